@@ -1,0 +1,40 @@
+# Everything that a person or CI runs here. Each target sets up what it needs.
+PYTHON ?= python3
+BASE ?= tiny
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: demo test lint fixtures sample-report clean browser help
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+.venv/ready: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: .venv/ready ## train an adapter, gate it, gate a damaged copy (BASE=tiny or smollm2)
+	$(BIN)/phi3-lora-qa demo --base $(BASE)
+
+# The report's tests open it in Chromium. As root on Debian it is installed; elsewhere install it
+# by hand, or those tests are reported as skipped.
+browser:
+	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+	else echo "no chromium: the browser tests will be skipped"; fi
+
+test: .venv/ready browser lint ## lint, types, all tests
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+lint: .venv/ready ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fixtures: .venv/ready ## make the tiny base and all bundled data again
+	$(BIN)/python fixtures/make_tiny.py
+
+clean: ## remove what the targets made
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Chat items, suites and training data: everything that a model is asked or taught."""

@@ -1,0 +1,95 @@
+"""Chat items: what the gate asks a model and what it should answer, read strictly with line numbers."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phi3_lora_qa.errors import DataError, escape
+
+ROLES = ("system", "user", "assistant")
+DEFAULT_GROUP = "target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question of a suite: the turns up to the answer, and the reference answer."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    reference: str
+    group: str = DEFAULT_GROUP
+
+
+def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
+    """Check one ``messages`` value: known roles, text contents, an assistant turn at the end.
+
+    Args:
+        raw: The value as it came from JSON, a data frame or a data set.
+        where: File and line, for the message.
+
+    Raises:
+        DataError: With ``where`` and the mend.
+    """
+    if isinstance(raw, str) or not isinstance(raw, Sequence) or not raw:
+        raise DataError(f"{where}: 'messages' must be a non-empty list of turns")
+    turns = []
+    for number, turn in enumerate(raw, 1):
+        if not isinstance(turn, Mapping):
+            raise DataError(f"{where}: turn {number} must be an object with 'role' and 'content'")
+        role, content = turn.get("role"), turn.get("content")
+        if role not in ROLES:
+            raise DataError(
+                f"{where}: turn {number} has the role {escape(repr(role), 40)}; "
+                f"use one of {', '.join(ROLES)}"
+            )
+        if not isinstance(content, str):
+            raise DataError(f"{where}: the content of turn {number} must be a string")
+        turns.append(Message(role=role, content=content))
+    if turns[-1].role != "assistant" or not turns[-1].content.strip():
+        raise DataError(
+            f"{where}: the last turn must be a non-empty assistant message; it is the reference"
+        )
+    if all(turn.role != "user" for turn in turns[:-1]):
+        raise DataError(f"{where}: there is no user turn before the reference; add one")
+    return tuple(turns)
+
+
+def parse_item(raw: object, where: str, fallback_id: str) -> Item:
+    """Turn one row ``{"id"?, "messages", "group"?}`` into an Item, or raise DataError."""
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{where}: a row must be an object with 'messages'")
+    turns = parse_conversation(raw.get("messages"), where)
+    identifier, group = raw.get("id", fallback_id), raw.get("group", DEFAULT_GROUP)
+    for name, value in (("id", identifier), ("group", group)):
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{where}: '{name}' must be a non-empty string")
+    return Item(id=identifier, prompt=turns[:-1], reference=turns[-1].content, group=group)
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield ``(where, value)`` for every non-empty line of a JSON-lines file.
+
+    Raises:
+        DataError: The file cannot be read, is no UTF-8, or a line is no JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}; give a UTF-8 file of JSON lines") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                yield where, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: no JSON ({error}); write one object a line") from error

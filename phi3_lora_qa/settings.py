@@ -1,0 +1,247 @@
+"""The gate's settings, each remembering where its value came from.
+
+Precedence: option > environment > file > default. A file is pytest's own configuration (keys
+``phi3_*``), then ``phi3-lora-qa.toml``, then the table ``[tool.phi3_lora_qa]`` in pyproject.toml.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi3_lora_qa.errors import InputError, escape
+
+STAGES = ("static", "math", "checkpoint", "quality", "export")
+DTYPES = ("float32", "bfloat16", "float16")
+ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
+SETTINGS_FILE = "phi3-lora-qa.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One setting: its name in every place, how it is read, and what it is for.
+
+    ``kind`` is ``text``, ``path``, ``flag`` or ``number``; a ``repeated`` one is a list, separated
+    by commas in the environment. A ``path`` in a file is relative to that file.
+    """
+
+    name: str
+    help: str
+    kind: str = "text"
+    repeated: bool = False
+    default: object = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+
+SPECS = (
+    Spec(
+        name="adapter",
+        kind="path",
+        repeated=True,
+        default=(),
+        metavar="PATH",
+        help="gate the LoRA adapter in this folder (may be repeated); without it the plugin sleeps",
+    ),
+    Spec(name="base", metavar="DIR_OR_ID", help="the trusted base: a folder, a hub id or a name"),
+    Spec(
+        name="suite",
+        kind="path",
+        repeated=True,
+        default=(),
+        metavar="FILE",
+        help="quality items: jsonl, csv, parquet or a data set folder (may be repeated)",
+    ),
+    Spec(name="thresholds", kind="path", metavar="FILE", help="limits for the quality stage"),
+    Spec(
+        name="report",
+        kind="path",
+        metavar="DIR",
+        help="where report.html, record.json, summary.md and items.parquet go",
+    ),
+    Spec(name="only", kind="flag", default=False, help="leave your own tests out"),
+    Spec(
+        name="stage",
+        repeated=True,
+        default=STAGES,
+        choices=STAGES,
+        metavar="NAME",
+        help=f"only this stage ({', '.join(STAGES)}; may be repeated)",
+    ),
+    Spec(name="seed", kind="number", default=0, metavar="N", help="one seed for everything random"),
+    Spec(
+        name="backend",
+        default="transformers",
+        choices=("transformers",),
+        metavar="NAME",
+        help="what runs the models: transformers",
+    ),
+    Spec(
+        name="dtype",
+        default="float32",
+        choices=DTYPES,
+        metavar="DTYPE",
+        help=f"what the models are scored in: {', '.join(DTYPES)}",
+    ),
+    Spec(
+        name="allow_inconclusive",
+        kind="flag",
+        default=False,
+        help="let INCONCLUSIVE exit with 0",
+    ),
+    Spec(
+        name="allow_bases",
+        repeated=True,
+        default=(),
+        metavar="ID",
+        help="further base ids that an adapter's config may name and the gate may then load",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """Every setting of one gate run; ``sources`` says per name where the value came from."""
+
+    adapter: tuple[Path, ...]
+    base: str | None
+    suite: tuple[str, ...]
+    thresholds: Path | None
+    report: Path | None
+    only: bool
+    stage: tuple[str, ...]
+    seed: int
+    backend: str
+    dtype: str
+    allow_inconclusive: bool
+    allow_bases: tuple[str, ...]
+    sources: Mapping[str, str]
+
+
+def option(spec: Spec) -> str:
+    """The command-line option of a setting."""
+    return "--phi3-" + spec.name.replace("_", "-")
+
+
+def resolve(
+    options: Mapping[str, object],
+    environment: Mapping[str, str],
+    ini: Mapping[str, object],
+    directory: Path,
+    ini_directory: Path,
+) -> GateSettings:
+    """Find each setting's value and its source.
+
+    Args:
+        options: Values given on the command line, by setting name; None where not given.
+        environment: The process's environment.
+        ini: Values of pytest's own configuration, by setting name; None where not given.
+        directory: Where relative paths of options and of the environment start.
+        ini_directory: The folder of pytest's configuration, where its relative paths start and
+            where the settings file and pyproject.toml are looked for.
+
+    Raises:
+        InputError: A value has the wrong type or is none of the choices, or a file is broken.
+    """
+    table, table_source = _read_table(ini_directory)
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for spec in SPECS:
+        variable = ENVIRONMENT_PREFIX + spec.name.upper()
+        candidates: list[tuple[object, str, Path]] = [
+            (options.get(spec.name), option(spec), directory),
+            (_from_text(spec, environment.get(variable)), variable, directory),
+            (ini.get(spec.name), f"pytest configuration, phi3_{spec.name}", ini_directory),
+            (table.get(spec.name), table_source, ini_directory),
+        ]
+        given = next((c for c in candidates if c[0] is not None), None)
+        if given is None:
+            values[spec.name], sources[spec.name] = spec.default, "default"
+        else:
+            value, source, start = given
+            values[spec.name] = _checked(spec, value, source, start)
+            sources[spec.name] = source
+    return GateSettings(**values, sources=sources)  # type: ignore[arg-type]
+
+
+def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
+    own, shared = directory / SETTINGS_FILE, directory / "pyproject.toml"
+    for path, keys in ((own, ()), (shared, ("tool", "phi3_lora_qa"))):
+        if not path.is_file():
+            continue
+        try:
+            table: object = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}; mend the TOML") from error
+        for key in keys:
+            table = table.get(key, {}) if isinstance(table, dict) else {}
+        if not isinstance(table, dict):
+            raise InputError(f"[tool.phi3_lora_qa] in {path} must be a table; write key = value")
+        if table:
+            known = {spec.name for spec in SPECS}
+            if unknown := sorted(set(table) - known):
+                raise InputError(
+                    f"{path} has the unknown setting {escape(unknown[0], 60)}; "
+                    f"known are {', '.join(sorted(known))}"
+                )
+            return table, str(path)
+    return {}, ""
+
+
+def _from_text(spec: Spec, text: str | None) -> object:
+    if text is None or not text.strip():
+        return None
+    if spec.repeated:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if spec.kind == "flag":
+        lowered = text.strip().lower()
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            lowered, text
+        )
+    if spec.kind == "number":
+        return int(text) if text.strip().lstrip("-").isdigit() else text
+    return text
+
+
+def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
+    def refuse(wanted: str) -> InputError:
+        return InputError(
+            f"{source}: {escape(repr(value), 80)} is no value for {spec.name}; give {wanted}"
+        )
+
+    wanted: dict[str, tuple[type, str]] = {
+        "flag": (bool, "true or false"),
+        "number": (int, "a whole number"),
+    }
+    if spec.kind in wanted:
+        kind, words = wanted[spec.kind]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise refuse(words)
+        return value
+    parts = value if spec.repeated else [value]
+    if isinstance(parts, str) or not isinstance(parts, Sequence):
+        raise refuse("a list")
+    if not all(isinstance(part, str | Path) and str(part) for part in parts):
+        raise refuse("text")
+    if spec.choices and (bad := [part for part in parts if part not in spec.choices]):
+        value = bad[0]
+        raise refuse(f"one of {', '.join(spec.choices)}")
+    read = _READERS.get(spec.name, str)
+    found = tuple(read(_placed(spec, str(part), start)) for part in parts)
+    return found if spec.repeated else found[0]
+
+
+def _placed(spec: Spec, text: str, start: Path) -> str:
+    """Make a relative path absolute; a suite that is no file here may be a data set's id."""
+    if spec.kind != "path":
+        return text
+    path = Path(text).expanduser()
+    placed = path if path.is_absolute() else start / path
+    return text if spec.name == "suite" and not placed.exists() else str(placed)
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "adapter": Path,
+    "thresholds": Path,
+    "report": Path,
+}
