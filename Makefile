@@ -4,7 +4,7 @@ BASE ?= tiny
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint fixtures sample-report clean browser help
+.PHONY: demo test lint fixtures sample-report bench clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,13 @@ lint: .venv/ready ## ruff and mypy
 
 fixtures: .venv/ready ## make the tiny base and all bundled data again
 	$(BIN)/python fixtures/make_tiny.py
+
+sample-report: .venv/ready ## gate the bundled adapter and keep its report as the sample
+	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter fixtures/tiny/adapter \
+		--phi3-base tiny --phi3-report reports/sample
+
+bench: .venv/ready ## what the plugin costs a session that does not use it
+	$(BIN)/python benchmarks/startup.py
 
 clean: ## remove what the targets made
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

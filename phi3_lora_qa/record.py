@@ -75,6 +75,28 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemRow:
+    """One question and what both models made of it; the rows are kept beside the record.
+
+    ``prompt`` is the turns before the answer, rendered as text. Losses are mean nats per
+    reference token over ``tokens`` tokens. ``scores`` maps the name of a metric, of which more
+    is better, to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
+    """
+
+    id: str
+    group: str
+    prompt: str
+    reference: str
+    base_answer: str
+    tuned_answer: str
+    base_loss: float
+    tuned_loss: float
+    tokens: int
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterEntry:
     """Which adapter was gated: the bytes that were judged, not just where they lay."""
 
@@ -181,7 +203,7 @@ def read_record(path: Path) -> RunRecord:
                 "settings": {k: SettingEntry(**v) for k, v in raw["settings"].items()},
                 "checks": [check_from_json(c) for c in raw["checks"]],
                 "metrics": [metric_from_json(m) for m in raw["metrics"]],
-                "spectra": [Spectrum(**_floats(Spectrum, s)) for s in raw["spectra"]],
+                "spectra": [spectrum_from_json(s) for s in raw["spectra"]],
                 "timings": [Timing(**t) for t in raw["timings"]],
             }
         )
@@ -199,6 +221,18 @@ def check_from_json(raw: Mapping[str, Json]) -> CheckResult:
 def metric_from_json(raw: Mapping[str, Json]) -> Metric:
     """Build a Metric from its JSON form."""
     return Metric(**_floats(Metric, raw) | {"outcome": Outcome(raw["outcome"])})
+
+
+def spectrum_from_json(raw: Mapping[str, Json]) -> Spectrum:
+    """Build a Spectrum from its JSON form."""
+    values = [float(value) for value in raw["singular_values"]]
+    return Spectrum(**_floats(Spectrum, raw) | {"singular_values": values})
+
+
+def item_from_json(raw: Mapping[str, Json]) -> ItemRow:
+    """Build an ItemRow from its JSON form."""
+    scores = {name: (float(pair[0]), float(pair[1])) for name, pair in raw["scores"].items()}
+    return ItemRow(**_floats(ItemRow, raw) | {"scores": scores})
 
 
 def to_plain(value: Json) -> Json:

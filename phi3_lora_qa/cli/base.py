@@ -1,0 +1,116 @@
+"""``phi3-lora-qa base``: which bases are known, where they lie, and what is in them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phi3_lora_qa.errors import BaseModelError, escape
+
+app = typer.Typer(help="The known bases: list them, fetch one, look into one.")
+
+_NameArgument = Annotated[str, typer.Argument(help="A known name or hub id, see `base list`.")]
+_BaseArgument = Annotated[str, typer.Argument(help="A known name, a hub id, or a folder.")]
+_DtypeOption = Annotated[
+    str, typer.Option(help="The dtype to load and fingerprint in; the gate's default is float32.")
+]
+
+
+@app.command("list")
+def list_bases() -> None:
+    """List the known bases and where each one lies on this machine."""
+    from phi3_lora_qa.models.registry import find_folder, known_bases
+
+    for known in known_bases():
+        folder = find_folder(known)
+        where = folder or f"not here; run: phi3-lora-qa base fetch {known.name}"
+        typer.echo(f"{known.name:<18}{known.id:<40}{known.license:<12}{where}")
+
+
+@app.command()
+def fetch(name: _NameArgument) -> None:
+    """Bring a known base to this machine; nothing happens when it is here already."""
+    from phi3_lora_qa.models import smollm2
+    from phi3_lora_qa.models.registry import find_known, known_bases, resolve_base
+
+    known = find_known(name)
+    if known is None:
+        names = ", ".join(known.name for known in known_bases())
+        raise BaseModelError(f"'{escape(name, 200)}' is no known base; give one of {names}")
+    if known.source == "built":
+        smollm2.fetch(lambda line: typer.echo(line, err=True))
+    elif known.source == "hub":
+        _download(known.id)
+    typer.echo(resolve_base(known.name).folder)
+
+
+@app.command()
+def info(base: _BaseArgument, dtype: _DtypeOption = "float32") -> None:
+    """Show a base's folder, shape, parameters, license and fingerprint."""
+    from phi3_lora_qa.models.fingerprint import fingerprint
+    from phi3_lora_qa.models.loading import load_base, weight_files
+    from phi3_lora_qa.models.registry import find_known, read_base_config, resolve_base
+
+    ref = resolve_base(base)
+    if ref.folder is None:
+        raise BaseModelError(
+            f"the base {ref.name} is not on this machine; run: phi3-lora-qa base fetch {ref.name}"
+        )
+    config, known = read_base_config(ref), find_known(ref.id)
+    sizes, dtypes = _weights(weight_files(ref.folder))
+    bytes_on_disk = sum(f.stat().st_size for f in ref.folder.rglob("*") if f.is_file())
+    loaded = load_base(ref, dtype)
+    rows = {
+        "id": ref.id,
+        "folder": ref.folder,
+        "about": known.about if known else "a folder of your own",
+        "license": known.license if known else "see the folder",
+        "layers": config.get("num_hidden_layers"),
+        "hidden size": config.get("hidden_size"),
+        "heads": f"{config.get('num_attention_heads')} "
+        f"({config.get('num_key_value_heads') or config.get('num_attention_heads')} key-value)",
+        "vocabulary": config.get("vocab_size"),
+        "parameters": f"{sizes:,}",
+        "dtype on disk": dtypes,
+        "size on disk": f"{bytes_on_disk / 1e6:,.1f} MB",
+        "fingerprint": f"{fingerprint(loaded.model)} (loaded as {dtype})",
+    }
+    for label, value in rows.items():
+        typer.echo(f"{label:<14} {escape(str(value))}")
+
+
+def _weights(files: tuple[Path, ...]) -> tuple[int, str]:
+    """Return the number of saved parameters and their dtypes, from the headers alone."""
+    from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    parameters, dtypes = 0, Counter[str]()
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 - the handle is no mapping
+                    part = file.get_slice(name)
+                    parameters += prod(part.get_shape())
+                    dtypes[part.get_dtype()] += 1
+        except (OSError, SafetensorError) as error:
+            raise BaseModelError(
+                f"cannot read {path}: {escape(str(error))}; download the base again"
+            ) from error
+    return parameters, ", ".join(dtype for dtype, _ in dtypes.most_common())
+
+
+def _download(identifier: str) -> None:
+    """Bring what loading needs from the hub: no code and no pickles."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            identifier, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
+        )
+    except Exception as error:  # the hub's client has many kinds of failure
+        raise BaseModelError(
+            f"cannot download {identifier} ({type(error).__name__}: {escape(str(error), 300)}); "
+            "check the network, or download it elsewhere and give its folder"
+        ) from error

@@ -1,0 +1,215 @@
+"""Put an adapter on a base without touching the base: a second module tree over the same tensors.
+
+PEFT rewrites the tree that it is given, and some adapters rewrite the weights too. So PEFT gets a
+twin: its modules and parameters are new objects, their storage is the base's. Only one copy of
+the weights is in memory, and an assignment to ``weight.data`` in the twin (what ``safe_merge`` and
+several initialisations do) leaves the base as it was. A write *into* a tensor would still reach
+the base, so whatever would make PEFT do that while loading is refused before it happens. Merging
+with ``safe_merge=False`` writes into tensors: do that on a copy.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.models.fingerprint import require_plain
+from phi3_lora_qa.models.quiet import quiet
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+_ADAPTER_NAME = "default"
+# These leave the base's weights alone; pissa, olora, corda, loftq and lora_ga subtract from them.
+_HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+_REWRITES_THE_TREE = ("layer_replication", "megatron_config", "arrow_config")
+
+
+def attach(base_model: "PreTrainedModel", adapter_folder: Path) -> "PeftModel":
+    """Return a PEFT model that shares the base's tensors, with every adapter tensor in place.
+
+    Args:
+        base_model: A plain Phi-3, as ``load_base`` returns it. It is not changed.
+        adapter_folder: Holds ``adapter_config.json`` and ``adapter_model.safetensors``. A pickle
+            is never read.
+
+    Returns:
+        The model in eval mode with the adapter ``default`` active and nothing trainable.
+
+    Raises:
+        AdapterError: A file is missing, the config would rewrite the base, or a tensor of the
+            file did not land bit for bit (up to the cast to the model's dtype).
+        BaseModelError: ``base_model`` carries PEFT layers already.
+    """
+    require_plain(base_model)
+    weights = adapter_folder / ADAPTER_WEIGHTS
+    for path in (adapter_folder / ADAPTER_CONFIG, weights):
+        if not path.is_file():
+            raise AdapterError(
+                f"the adapter folder {adapter_folder} has no {path.name}; "
+                "save the adapter with save_pretrained, as safetensors"
+            )
+    with quiet():
+        try:
+            return _attach(base_model, adapter_folder, weights)
+        except AdapterError:
+            raise
+        except Exception as error:  # whatever a library raises on a damaged adapter
+            raise AdapterError(
+                f"the adapter {adapter_folder} cannot be put on the base "
+                f"({type(error).__name__}: {escape(str(error), 300)}); "
+                "run phi3-lora-qa lint on it, and check that it was trained on this base"
+            ) from error
+
+
+def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path) -> "PeftModel":
+    from peft import PeftModelForCausalLM
+    from safetensors.torch import load_file
+
+    config = _read_config(folder)
+    saved = load_file(weights, device="cpu")
+    tuned = PeftModelForCausalLM(_twin(base_model), config, _ADAPTER_NAME)
+    _require_same_names(folder, saved, _adapter_tensors(tuned))
+    _require_own_storage(folder, base_model, _adapter_tensors(tuned))
+    tuned.load_adapter(str(folder), _ADAPTER_NAME, torch_device="cpu")
+    _require_same_values(folder, saved, _adapter_tensors(tuned))
+    _require_shared(folder, base_model, tuned)
+    return tuned.eval()
+
+
+def _read_config(folder: Path) -> "LoraConfig":
+    from peft import LoraConfig, PeftConfig
+
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise AdapterError(
+            f"the adapter {folder} is of type {escape(str(config.peft_type), 40)}; "
+            "give a LoRA adapter"
+        )
+    if config.task_type not in (None, "CAUSAL_LM"):
+        raise AdapterError(
+            f"the adapter {folder} is for the task {escape(str(config.task_type), 40)}; "
+            "give one that was trained with task_type CAUSAL_LM"
+        )
+    if config.init_lora_weights not in _HARMLESS_INITS:
+        raise AdapterError(
+            f"the adapter {folder} was initialised with "
+            f"{escape(repr(config.init_lora_weights), 40)}, which rewrites the base when it is "
+            "loaded; convert it to plain LoRA when saving, with "
+            "path_initial_model_for_weight_conversion"
+        )
+    for name in _REWRITES_THE_TREE:
+        if getattr(config, name, None):
+            raise AdapterError(
+                f"the adapter {folder} sets {name}, which rebuilds the base when it is loaded; "
+                "train it without"
+            )
+    config.inference_mode = True
+    return config
+
+
+def _twin(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Copy the module tree; parameters and buffers become new objects over the same storage."""
+    from torch import nn
+
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in model.parameters()
+    }
+    memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}
+    return copy.deepcopy(model, memo)
+
+
+def _adapter_tensors(tuned: "PeftModel") -> "dict[str, Tensor]":
+    from peft import get_peft_model_state_dict
+
+    # Left at "auto", PEFT would ask the hub whether the vocabulary grew.
+    return get_peft_model_state_dict(tuned, adapter_name=_ADAPTER_NAME, save_embedding_layers=False)
+
+
+def _require_same_names(
+    folder: Path, saved: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]"
+) -> None:
+    """PEFT drops what it does not know and leaves out what it lacks; so compare beforehand."""
+    strangers, missing = sorted(saved.keys() - wanted.keys()), sorted(wanted.keys() - saved.keys())
+    if strangers:
+        raise AdapterError(
+            f"the adapter {folder} holds {_count(strangers)} with no place in the base under its "
+            f"config: {_first(strangers)}; train against qkv_proj, o_proj, gate_up_proj, down_proj"
+        )
+    if missing:
+        raise AdapterError(
+            f"the adapter {folder} lacks {_count(missing)} that its config promises: "
+            f"{_first(missing)}; save the adapter again, whole"
+        )
+    shapes = sorted(name for name in saved if saved[name].shape != wanted[name].shape)
+    if shapes:
+        name = shapes[0]
+        raise AdapterError(
+            f"the adapter {folder} holds {_count(shapes)} of another shape than base and config "
+            f"ask for: {escape(name, 120)} is {tuple(saved[name].shape)}, not "
+            f"{tuple(wanted[name].shape)}; give the base that the adapter was trained on"
+        )
+
+
+def _require_own_storage(
+    folder: Path, base_model: "PreTrainedModel", wanted: "Mapping[str, Tensor]"
+) -> None:
+    """Loading copies into tensors in place: none of them may be the base's."""
+    base = {parameter.data_ptr() for parameter in base_model.parameters()}
+    overwritten = sorted(name for name, tensor in wanted.items() if tensor.data_ptr() in base)
+    if overwritten:
+        raise AdapterError(
+            f"the adapter {folder} would overwrite {_count(overwritten)} of the base: "
+            f"{_first(overwritten)}; train it with bias='none'"
+        )
+
+
+def _require_same_values(
+    folder: Path, saved: "Mapping[str, Tensor]", loaded: "Mapping[str, Tensor]"
+) -> None:
+    import torch
+
+    wrong = sorted(
+        name
+        for name, tensor in loaded.items()
+        if not torch.equal(_bits(saved[name].to(tensor.dtype)), _bits(tensor.cpu()))
+    )
+    if wrong:
+        raise AdapterError(
+            f"{_count(wrong)} of the adapter {folder} did not arrive in the model as saved: "
+            f"{_first(wrong)}; save it again with this version of peft, "
+            "with one value for weights that are tied"
+        )
+
+
+def _require_shared(folder: Path, base_model: "PreTrainedModel", tuned: "PeftModel") -> None:
+    held = {parameter.data_ptr() for parameter in tuned.parameters()}
+    replaced = sorted(n for n, p in base_model.named_parameters() if p.data_ptr() not in held)
+    if replaced:
+        raise AdapterError(
+            f"loading the adapter {folder} replaced {_count(replaced)} of the base: "
+            f"{_first(replaced)}; save it as plain LoRA"
+        )
+
+
+def _bits(tensor: "Tensor") -> "Tensor":
+    """The bytes of a tensor, so that a NaN equals itself."""
+    import torch
+
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _count(names: list[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+
+
+def _first(names: list[str], limit: int = 3) -> str:
+    shown = ", ".join(escape(name, 120) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown}, …"

@@ -1,0 +1,51 @@
+"""A model's identity as one hash: proof that a base is the same base, and stayed it."""
+
+import hashlib
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from phi3_lora_qa.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def fingerprint(model: "nn.Module") -> str:
+    """Hash every parameter and buffer of a plain model: names, shapes, dtypes and bytes.
+
+    The dtype is part of the identity: the same weights loaded as float32 and as bfloat16 are two
+    models that answer differently, and have two fingerprints. A tied weight counts under each of
+    its names.
+
+    Args:
+        model: A model without PEFT layers; its tensors may lie on any real device.
+
+    Returns:
+        The sha256 as 64 hexadecimal digits.
+
+    Raises:
+        BaseModelError: PEFT layers sit in the model.
+    """
+    import torch
+
+    require_plain(model)
+    digest = hashlib.sha256()
+    tensors = chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        head = f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0"
+        digest.update(head.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require_plain(model: "nn.Module") -> None:
+    """Raise BaseModelError when PEFT's layers sit in the model."""
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") or hasattr(module, "original_module"):
+            raise BaseModelError(
+                f"the model carries a PEFT layer at {name}; give the plain base, "
+                "or call unload() on the PEFT model first"
+            )

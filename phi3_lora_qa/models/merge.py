@@ -1,0 +1,103 @@
+"""Base plus adapter as a plain model on disk, shard by shard, beside one copy of the weights."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.models.loading import LoadedBase
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+
+SHARD_BYTES = 256 << 20
+INDEX = "model.safetensors.index.json"
+
+
+def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
+    """Write the merged model, its tokenizer and configs into a new folder.
+
+    Every adapted module is merged by PEFT in a copy of its own, so neither the base nor the
+    attached model changes, and no more than one shard of merged weights is held.
+
+    Args:
+        base: The plain base; gives dtype, names, tokenizer and configs.
+        tuned: What ``attach`` made of it.
+        folder: Must not exist yet.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    places: dict[str, str] = {}
+    shard: dict[str, Tensor] = {}
+    held = total = 0
+
+    def flush() -> None:
+        nonlocal held
+        name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, name))
+        shard.clear()
+        held = 0
+
+    untied = _touches_tied_weights(base, tuned)
+    for name, tensor in _merged_tensors(base, tuned, untied=untied):
+        shard[name] = tensor.contiguous()
+        held += tensor.nbytes
+        total += tensor.nbytes
+        if held >= SHARD_BYTES:
+            flush()
+    if shard:
+        flush()
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    config = copy.deepcopy(base.model.config)
+    config.tie_word_embeddings = config.tie_word_embeddings and not untied
+    config.save_pretrained(folder)
+    if base.model.generation_config is not None:
+        base.model.generation_config.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+
+
+def _merged_tensors(
+    base: LoadedBase, tuned: "PeftModel", *, untied: bool
+) -> "Iterator[tuple[str, Tensor]]":
+    modules = dict(tuned.get_base_model().named_modules())
+    tied = {"lm_head.weight"} if base.model.config.tie_word_embeddings and not untied else set()
+    for path, module in base.model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            continue
+        merged = _merged_module(modules[path], tuned.active_adapter)
+        for name in own:
+            full = f"{path}.{name}"
+            if full not in tied:
+                yield full, getattr(merged, name).detach()
+
+
+def _merged_module(module: Any, adapter: str) -> Any:
+    """The plain module that serves in place of an adapted one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    if isinstance(module, ModulesToSaveWrapper):
+        return module.modules_to_save[adapter]
+    if isinstance(module, BaseTunerLayer):
+        twin: Any = copy.deepcopy(module)
+        twin.merge(safe_merge=True)
+        return twin.get_base_layer()
+    return module
+
+
+def _touches_tied_weights(base: LoadedBase, tuned: "PeftModel") -> bool:
+    """Whether the adapter changes one of two weights that the base ties: they then part."""
+    if not base.model.config.tie_word_embeddings:
+        return False
+    inner = tuned.get_base_model()
+    return any(
+        hasattr(inner.get_submodule(path), wrapped)
+        for path in ("model.embed_tokens", "lm_head")
+        for wrapped in ("base_layer", "modules_to_save")
+    )

@@ -1,0 +1,60 @@
+"""A Llama as a Phi-3: the same arithmetic, with the projections fused.
+
+The rows of ``qkv_proj`` are those of q, k and v, the rows of ``gate_up_proj`` those of gate and up;
+everything else has the same name and shape in both.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import LlamaConfig, Phi3Config
+
+_SAME_IN_BOTH = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "rope_parameters",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+
+
+def phi3_config(llama: "LlamaConfig") -> "Phi3Config":
+    """Return the Phi-3 config of a Llama's arithmetic: same sizes, no sliding window."""
+    from transformers import Phi3Config
+
+    return Phi3Config(
+        **{name: getattr(llama, name) for name in _SAME_IN_BOTH},
+        original_max_position_embeddings=llama.max_position_embeddings,
+        sliding_window=None,
+    )
+
+
+def fuse(llama: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Rename a Llama's weights to Phi-3's: fused projections are stacked along their rows.
+
+    ``qkv_proj`` is (q + k + v rows, hidden), ``gate_up_proj`` (gate + up rows, hidden); all other
+    names are the same in both.
+    """
+    import torch
+
+    parts = {
+        "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    }
+    fused = dict(llama)
+    for whole, pieces in parts.items():
+        for name in [name for name in llama if f".{pieces[0]}." in name]:
+            rows = [fused.pop(name.replace(pieces[0], piece)) for piece in pieces]
+            fused[name.replace(pieces[0], whole)] = torch.cat(rows)
+    return fused

@@ -1,0 +1,38 @@
+"""Where files lie: data that ships with the package, and the cache of what was built from it."""
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from phi3_lora_qa.errors import InputError
+
+CACHE_VARIABLE = "PHI3_LORA_QA_CACHE"
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def bundled(name: str) -> Path:
+    """Return a file or folder that ships with the package.
+
+    Args:
+        name: Its path below the bundle, such as ``tiny/suite.jsonl``.
+
+    Returns:
+        The path in a wheel (``phi3_lora_qa/bundled``), else in a checkout (``fixtures``).
+
+    Raises:
+        InputError: It is in neither place.
+    """
+    for root in (_PACKAGE / "bundled", _PACKAGE.parent / "fixtures"):
+        if (root / name).exists():
+            return root / name
+    raise InputError(
+        f"the bundled {name} is missing from this installation; reinstall phi3-lora-qa"
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, else the user's cache folder."""
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override or user_cache_dir("phi3-lora-qa")).expanduser().resolve()

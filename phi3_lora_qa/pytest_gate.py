@@ -1,0 +1,311 @@
+"""The gate inside pytest: a virtual collector, items that nothing can replace, and a guard.
+
+The guard compares what ran with what must. The items are no Python test functions: so the user's
+``python_files``, ``python_functions`` and ``python_classes`` cannot filter them away, a conftest's
+fixture cannot slip another adapter in, and no autouse fixture touches them
+(docs/decisions/0001 and 0002).
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.gate.compose import Reported, compose
+from phi3_lora_qa.gate.context import Run
+from phi3_lora_qa.gate.journal import Journal
+from phi3_lora_qa.gate.plan import ROOT, PlannedCheck, choose, plan
+from phi3_lora_qa.gate.prepare import Target, prepare, snapshot
+from phi3_lora_qa.gate.run import run_check
+from phi3_lora_qa.gate.verdict import worst
+from phi3_lora_qa.progress import ProgressLine
+from phi3_lora_qa.pytest_fixtures import RUN
+from phi3_lora_qa.record import Outcome
+from phi3_lora_qa.report import write_report
+from phi3_lora_qa.settings import GateSettings
+
+WORKER_INPUT = "phi3_lora_qa"
+
+
+class CheckFailure(Exception):  # noqa: N818  it is shown, not caught
+    """Shown by pytest in place of a traceback: the check's own message and mend."""
+
+
+class CheckItem(pytest.Item):
+    """One check as a pytest item."""
+
+    planned: PlannedCheck
+    gate: "Gate"
+
+    def runtest(self) -> None:
+        """Run the check; its result goes into the journal before pytest hears of it."""
+        result = run_check(self.planned, self.gate.run)
+        match result.outcome:
+            case Outcome.PASSED:
+                return
+            case Outcome.NOT_RUN:
+                pytest.skip(result.message)
+            case Outcome.INCONCLUSIVE if self.gate.settings.allow_inconclusive:
+                return
+        mend = f"\n  mend: {result.fix}" if result.fix else ""
+        raise CheckFailure(f"{result.outcome.value.upper()}: {result.message}{mend}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Show a check's message without a traceback."""
+        if isinstance(excinfo.value, CheckFailure):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Say in listings and JUnit files what this is."""
+        return self.path, None, self.nodeid
+
+
+class StageCollector(pytest.Collector):
+    """One stage of the gate."""
+
+    gate: "Gate"
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """Yield the planned checks of this stage."""
+        for planned in self.gate.chosen:
+            if planned.check.stage == self.name:
+                name = planned.id.removeprefix(f"{ROOT}::{self.name}::")
+                item: CheckItem = CheckItem.from_parent(self, name=name, nodeid=planned.id)
+                item.planned, item.gate = planned, self.gate
+                yield item
+
+
+class GateCollector(pytest.Collector):
+    """The virtual root ``phi3``, which no file stands for."""
+
+    gate: "Gate"
+
+    def collect(self) -> Iterable[pytest.Collector]:
+        """Yield the stages that have chosen checks."""
+        for stage in dict.fromkeys(planned.check.stage for planned in self.gate.chosen):
+            node: StageCollector = StageCollector.from_parent(
+                self, name=stage, nodeid=f"{ROOT}::{stage}"
+            )
+            node.gate = self.gate
+            yield node
+
+
+@dataclass
+class Gate:
+    """The hooks of a session that gates adapters."""
+
+    settings: GateSettings
+    planned: Sequence[PlannedCheck]
+    chosen: Sequence[PlannedCheck]
+    run: Run
+    started: datetime
+    clock: float
+    is_worker: bool
+    reported: list[Reported] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, config: pytest.Config, settings: GateSettings) -> "Gate":
+        """Find out what must run; in the process that starts the run, copy the adapters too."""
+        given = getattr(config, "workerinput", {}).get(WORKER_INPUT)
+        targets = prepare(settings)
+        planned = plan([(target.name, target.limits) for target in targets], settings.stage)
+        if given is None:
+            ids, rest = _take_ids(config.args)
+            chosen = choose(planned, ids) if ids else planned
+            if ids or settings.only:
+                config.args = rest if ids else []
+            for report in _report_folders(settings, targets, partial=bool(ids)):
+                _require_writable(report)
+            folder = Path(tempfile.mkdtemp(prefix="phi3-lora-qa-"))
+            try:
+                snapshot(targets, folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        else:
+            handed = json.loads(given)
+            folder = Path(handed["folder"])
+            chosen = tuple(p for p in planned if p.id in set(handed["ids"]))
+        run = Run(settings=settings, targets=targets, folder=folder, journal=Journal(folder=folder))
+        run.progress = ProgressLine(config)
+        config.stash[RUN] = run
+        return cls(
+            settings=settings,
+            planned=planned,
+            chosen=chosen,
+            run=run,
+            started=datetime.now(UTC),
+            clock=time.perf_counter(),
+            is_worker=given is not None,
+        )
+
+    # Collection
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Hang the virtual collector into the session, in front of the user's own tests."""
+        report = yield
+        if isinstance(collector, pytest.Session):
+            node: GateCollector = GateCollector.from_parent(collector, name=ROOT, nodeid=ROOT)
+            node.gate = self
+            report.result = [node, *(report.result or [])]
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Put the gate's items first and in their order, whatever another plugin shuffled.
+
+        First, so that the base is scored before a user's test can touch a shared model.
+        """
+        yield
+        order = {planned.id: number for number, planned in enumerate(self.chosen)}
+        items.sort(key=lambda item: order.get(item.nodeid, len(order)))
+
+    # xdist
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker where the adapters' copies and the journal are, and what was chosen."""
+        handed = {"folder": str(self.run.folder), "ids": [planned.id for planned in self.chosen]}
+        node.workerinput[WORKER_INPUT] = json.dumps(handed)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Give all checks to one worker, so that the base is loaded once; the rest goes on."""
+        if config.getoption("dist") != "load":
+            return None
+        from phi3_lora_qa.xdist_scheduling import GateOnOneWorker
+
+        return GateOnOneWorker(config, log)
+
+    # Running and judging
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Judge when the loop has ended, however it ended.
+
+        Later is too late: pytest takes the exit status from ``testsfailed`` right after the loop.
+        """
+        try:
+            return (yield)
+        finally:
+            if not self.is_worker and not session.config.option.collectonly:
+                self._judge(session)
+
+    def _judge(self, session: pytest.Session) -> None:
+        self.run.release_base()
+        self.reported = compose(
+            self.run,
+            chosen=self.chosen,
+            partial=len(self.chosen) < len(self.planned),
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=time.perf_counter() - self.clock,
+        )
+        folders = _report_folders(
+            self.settings, self.run.targets, partial=len(self.chosen) < len(self.planned)
+        )
+        for reported, folder in zip(self.reported, folders, strict=True):
+            write_report(reported.record, reported.rows, folder)
+        if not all(reported.accepted for reported in self.reported):
+            session.testsfailed += 1
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Keep the exit status true to the verdict, after every other plugin had its say."""
+        result = yield
+        if not self.is_worker and not session.config.option.collectonly:
+            refused = not self.reported or not all(r.accepted for r in self.reported)
+            if refused and session.exitstatus in (
+                pytest.ExitCode.OK,
+                pytest.ExitCode.INTERRUPTED,
+                pytest.ExitCode.NO_TESTS_COLLECTED,
+            ):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return result
+
+    def pytest_unconfigure(self) -> None:
+        """Remove the private copies."""
+        if not self.is_worker:
+            shutil.rmtree(self.run.folder, ignore_errors=True)
+
+    # Words for people
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is gated, against what, and where each setting came from."""
+        lines = []
+        for target in self.run.targets:
+            base = target.base.id if target.base else "none"
+            lines.append(
+                f"phi3-lora-qa: adapter {target.name}, base {base}, {len(target.items)} items, "
+                f"{len(self.chosen)} checks"
+            )
+        chosen = {k: s for k, s in self.settings.sources.items() if s != "default"}
+        if chosen:
+            lines.append(
+                "phi3-lora-qa: " + ", ".join(f"{name} from {s}" for name, s in chosen.items())
+            )
+        return lines
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say the verdict, the reason and where the report is."""
+        if not self.reported:
+            return
+        folders = _report_folders(
+            self.settings, self.run.targets, partial=len(self.chosen) < len(self.planned)
+        )
+        terminalreporter.section("adapter gate")
+        for reported, folder in zip(self.reported, folders, strict=True):
+            record = reported.record
+            mark = {"green": True} if reported.accepted else {"red": True}
+            terminalreporter.write(f"{record.verdict}", bold=True, **mark)
+            terminalreporter.write_line(f" {record.adapter.name}: {record.reason}")
+            terminalreporter.write_line(f"  report: {folder / 'report.html'}")
+        if len(self.reported) > 1:
+            verdict = worst([reported.record.verdict for reported in self.reported])
+            terminalreporter.write_line(f"{verdict} for the run")
+
+
+def _take_ids(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split pytest's arguments into ids of the gate and everything else."""
+    ids = [arg for arg in args if arg == ROOT or arg.startswith(f"{ROOT}::")]
+    return ids, [arg for arg in args if arg not in ids]
+
+
+def _report_folders(
+    settings: GateSettings, targets: Sequence[Target], *, partial: bool
+) -> list[Path]:
+    """One report folder for each adapter; a partial run never replaces a whole run's report."""
+    folders = []
+    for target in targets:
+        if settings.report is None:
+            folder = Path.cwd() / "reports" / target.name
+        else:
+            folder = settings.report / target.name if len(targets) > 1 else settings.report
+        folders.append(folder / "partial" if partial else folder)
+    return folders
+
+
+def _require_writable(folder: Path) -> None:
+    """Find out before the run, not after it, that the report has a place to go."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the report folder {folder} cannot be written ({error.strerror}); "
+            "give another with --phi3-report"
+        ) from error

