@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.errors import InputError, escape
 
 SCHEMA_VERSION = 1
 
@@ -169,12 +169,6 @@ class RunRecord:
         """Return the record as strict JSON: a NaN or infinity becomes the string of its name."""
         return json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
 
-    def write(self, path: Path) -> None:
-        """Write ``record.json``; the rename makes the file whole or absent, never half written."""
-        temporary = path.with_suffix(".part")
-        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
-        temporary.replace(path)
-
 
 def read_record(path: Path) -> RunRecord:
     """Read a record.json.
@@ -209,7 +203,7 @@ def read_record(path: Path) -> RunRecord:
         )
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path} is damaged ({error}); gate the adapter again to write a new record"
+            f"{path} is damaged ({escape(str(error))}); gate the adapter again for a new record"
         ) from error
 
 
@@ -251,13 +245,17 @@ def _plain(value: Json) -> Json:
         case float() if not math.isfinite(value):
             return str(value)
         case str():
-            # A model may answer with half a surrogate pair, which UTF-8 cannot hold.
-            return str(value).encode("utf-8", "replace").decode("utf-8")
+            return _writable(value)
         case Mapping():
-            return {str(k): _plain(v) for k, v in value.items()}
+            return {_writable(str(k)): _plain(v) for k, v in value.items()}
         case list() | tuple():
             return [_plain(v) for v in value]
         case bool() | int() | float() | None:
             return value
         case _:
             return str(value)
+
+
+def _writable(text: str) -> str:
+    """A model may answer with half a surrogate pair, which UTF-8 cannot hold."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,24 @@
+"""``phi3-lora-qa report``: the page, rendered again from its record."""
+
+from pathlib import Path
+
+from phi3_lora_qa.errors import escape
+
+
+def report_command(record: Path, output: Path | None = None) -> Path:
+    """Render the page of a record.json, or of the folder that holds one, and say where it is.
+
+    Args:
+        record: The record, or its folder.
+        output: The page's file; ``report.html`` beside the record when not given.
+
+    Raises:
+        InputError: The record cannot be read or the page cannot be written.
+    """
+    from phi3_lora_qa.report.write import PAGE, RECORD, render_again
+
+    source = record / RECORD if record.is_dir() else record
+    target = output or source.with_name(PAGE)
+    render_again(source, target)
+    print(f"report: {escape(str(target), 1_000)}")
+    return target

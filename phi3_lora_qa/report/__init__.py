@@ -1,0 +1,17 @@
+"""The report: a record and its items in, HTML and Markdown out."""
+
+from phi3_lora_qa.record import ItemRow
+from phi3_lora_qa.report.html import render_html
+from phi3_lora_qa.report.items import read_items, write_items
+from phi3_lora_qa.report.markdown import render_markdown
+from phi3_lora_qa.report.write import render_again, write_report
+
+__all__ = [
+    "ItemRow",
+    "read_items",
+    "render_again",
+    "render_html",
+    "render_markdown",
+    "write_items",
+    "write_report",
+]

@@ -1,0 +1,86 @@
+"""The page: a pure function of the record and its items, self-contained and safe to open.
+
+Three defences stand behind each other. Every expression of the template is escaped, and made
+visible, by the environment and not by the template's author. Only numbers reach the plots. And
+the page's own policy lets nothing load and nothing run but the style and script known by hash.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phi3_lora_qa.record import ItemRow, RunRecord
+from phi3_lora_qa.report.page import build_page, rows_of
+from phi3_lora_qa.report.plots import INTERVAL_WIDTH
+from phi3_lora_qa.report.text import brief, duration, moment, number, plain, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_html(record: RunRecord, rows: Sequence[ItemRow]) -> str:
+    """Render the page; the same record and items give the same text, to the last byte."""
+    from markupsafe import Markup
+
+    style, script = _asset("report.css"), _asset("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            page=build_page(record, rows),
+            css=Markup(style),  # files of this package: no input reaches them
+            js=Markup(script),
+            csp=_policy(style, script),
+            interval_width=INTERVAL_WIDTH,
+        )
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "brief": brief,
+        "number": number,
+        "duration": duration,
+        "moment": moment,
+        "plain": plain,
+        "pairs": rows_of,
+    }
+    return environment
+
+
+def _finalize(value: object) -> object:
+    """Make every value that the template writes visible; markup of our own passes."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -1,0 +1,215 @@
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3_lora_qa.record import Outcome, RunRecord, SettingEntry, Verdict
+from phi3_lora_qa.report import render_html
+from phi3_lora_qa.report.html import TEMPLATES
+from phi3_lora_qa.report.text import TEXT_LIMIT, visible
+from tests.report.builders import (
+    HOSTILE,
+    checks,
+    failing,
+    hostile_items,
+    hostile_record,
+    incomplete,
+    item,
+    items,
+    metric,
+    passing,
+    spectra,
+)
+from tests.report.parsing import Parsed
+
+ANY_TEXT = st.text(st.characters(categories=None), max_size=200)
+PIECES = [*"<>/&;\"'=!-[]{}% \n\0a#x", "<script>", "</div>", "-->"]
+MARKUP = st.lists(st.sampled_from(PIECES)).map("".join)
+HARMLESS = Parsed(render_html(incomplete(), [item(1)]))
+LOADING = {"src", "href", "action", "formaction", "data", "srcset", "poster", "xlink:href"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(*[ANY_TEXT | MARKUP] * 4))
+def test_whatever_is_answered_the_page_has_the_same_elements_and_gives_the_text_back(
+    texts: tuple[str, str, str, str],
+) -> None:
+    prompt, reference, base, tuned = texts
+    row = item(1, prompt=prompt, reference=reference, base_answer=base, tuned_answer=tuned)
+    found = Parsed(render_html(incomplete(), [row]))
+    assert found.skeleton == HARMLESS.skeleton
+    assert found.texts["answer"] == [visible(base), visible(tuned)]
+    assert found.texts["text"] == [visible(prompt), visible(reference)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(ANY_TEXT | MARKUP)
+def test_whatever_the_record_says_the_page_has_the_same_elements(text: str) -> None:
+    def page(words: str) -> Parsed:
+        result = replace(failing().checks[5], message=words + "x", fix=words + "x")
+        words = words or "x"
+        record = incomplete(
+            reason=words,
+            adapter=replace(passing().adapter, name=words, path=words),
+            checks=[result],
+            metrics=[metric(group=words, method=words)],
+        )
+        return Parsed(render_html(record, []))
+
+    assert page(text).skeleton == page("harmless").skeleton
+
+
+def test_hostile_strings_in_every_place_open_no_element_and_load_nothing() -> None:
+    page = render_html(hostile_record(), hostile_items())
+    found = Parsed(page)
+    tags = [entry.split()[0] for entry in found.skeleton]
+    assert tags.count("<script") == tags.count("<style") == 1
+    assert not {"<img", "<iframe", "<object", "<base", "<embed"} & set(tags)
+    handlers = [name for _, name, _ in found.attributes if name.startswith("on")]
+    assert not handlers
+    targets = {value for _, name, value in found.attributes if name in LOADING}
+    assert all(value.startswith("#") or value == "data:," for value in targets)
+    assert not any(name == "style" for _, name, _ in found.attributes)
+
+
+def test_no_byte_of_the_page_misleads_and_all_of_them_can_be_written() -> None:
+    page = render_html(hostile_record(), hostile_items())
+    page.encode("utf-8")
+    assert visible(page) == page
+
+
+def test_the_same_record_and_items_give_the_same_page_in_any_order_of_calls() -> None:
+    first = render_html(failing(), items())
+    render_html(hostile_record(), hostile_items())
+    assert render_html(failing(), items()) == first
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_by_hash_and_nothing_else() -> None:
+    page = render_html(passing(), items(3))
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    allowed = policy[1].replace("&#39;", "'")
+    assert allowed.startswith("default-src 'none'; ")
+    assert "unsafe" not in allowed
+    assert "http" not in allowed
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in allowed
+
+
+@pytest.mark.parametrize("build", [passing, failing, incomplete])
+def test_the_verdict_its_reason_and_what_to_do_come_first(
+    build: Callable[[], RunRecord],
+) -> None:
+    record = build()
+    page = render_html(record, items(3))
+    places = [
+        page.index(f"</span>{record.verdict}</h1>"),
+        page.index('class="reason"'),
+        page.index('id="todo"'),
+        page.index('id="checks"'),
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_is_said_in_words_and_by_a_sign(verdict: Verdict) -> None:
+    found = Parsed(render_html(incomplete(verdict=verdict), []))
+    assert f"tone-{verdict}" in " ".join(found.texts)
+    assert found.texts["seal"][0]
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_can_be_shown(outcome: Outcome) -> None:
+    results = [replace(result, outcome=outcome) for result in checks()]
+    page = render_html(passing(checks=results, metrics=[metric(outcome=outcome)]), [])
+    assert f"tone-{outcome}" in page
+
+
+def test_only_failed_checks_are_to_be_done_the_failed_before_the_undecided() -> None:
+    found = Parsed(render_html(failing(), []))
+    heads = [" ".join(text.split()) for text in found.texts["outcome tone-failed"][:2]]
+    assert heads == ["failed", "failed"]
+    page = render_html(failing(), [])
+    todo = page[page.index('id="todo"') : page.index('id="metrics"')]
+    assert todo.index("lower learning rate or gradient clipping") < todo.index("140 items")
+    assert "<li" not in render_html(passing(), []).split("</style>")[1]
+
+
+def test_checks_that_say_the_same_are_one_thing_to_do() -> None:
+    page = render_html(incomplete(), [])
+    todo = page[page.index('id="todo"') : page.index('id="checks"')]
+    assert todo.count("<li") == 1
+    assert "and 10 more" in todo
+
+
+def test_a_pass_of_some_stages_is_no_leave_to_ship() -> None:
+    assert "may ship" in render_html(passing(), [])
+    settings = {"stage": SettingEntry(value=["static"], source="--phi3-stage")}
+    page = render_html(passing(settings=settings), [])
+    assert "chosen stages (static)" in page
+    assert "may ship" not in page
+
+
+def test_an_interval_of_the_tuned_mean_is_not_given_as_one_of_the_difference() -> None:
+    page = render_html(passing(metrics=[metric(limit="loss at most 1", low=0.5, high=0.7)]), [])
+    assert "tuned 0.500 to 0.700" in page
+    assert "+0.500 to" not in page
+
+
+def test_a_metric_without_a_limit_is_not_said_to_have_passed() -> None:
+    page = render_html(passing(metrics=[metric(limit="")], checks=[]), [])
+    assert "not judged" in page
+    assert "tone-passed" not in page.split('id="metrics"')[1].split('id="checks"')[0]
+
+
+def test_an_answer_too_long_is_cut_and_says_where_the_whole_is() -> None:
+    page = render_html(incomplete(), [item(1, tuned_answer="w" * (TEXT_LIMIT + 1))])
+    assert "The first 2000 of 2001 characters; items.parquet has the whole." in page
+    assert "w" * (TEXT_LIMIT + 1) not in page
+    assert "items.parquet has the whole" not in render_html(incomplete(), [item(1)])
+
+
+def test_a_record_whose_items_are_gone_says_so() -> None:
+    assert "was not beside the record" in render_html(passing(), [])
+    assert "No answers were made" in render_html(incomplete(), [])
+
+
+def test_numbers_that_are_none_do_not_break_the_page() -> None:
+    nan, inf = float("nan"), float("inf")
+    record = passing(
+        metrics=[metric(low=-inf, high=inf), metric(base=nan, tuned=nan, difference=nan)],
+        spectra=[replace(spectra()[0], frobenius=nan, singular_values=[nan, 1.0])],
+        seconds="nan",
+    )
+    page = render_html(record, [item(1, base_loss=nan, tuned_loss=inf)])
+    assert "no interval to draw" in page
+    assert "1 not finite" in page
+
+
+def test_the_page_is_small() -> None:
+    assert len(render_html(passing(), []).encode()) < 60_000
+    assert len(render_html(failing(), items(200)).encode()) < 500_000
+    for asset in ("report.css", "report.js"):
+        assert (TEMPLATES / asset).stat().st_size < 20_000
+
+
+def test_one_answer_of_a_megabyte_does_not_make_the_page_large() -> None:
+    row = item(1, base_answer=HOSTILE["long"], tuned_answer=HOSTILE["wide"] * 10)
+    assert len(render_html(incomplete(), [row]).encode()) < 60_000
+
+
+def test_a_config_of_a_megabyte_does_not_make_the_page_large() -> None:
+    long = HOSTILE["long"]
+    adapter = replace(passing().adapter, config={"r": long, "x": {"y": [long]}}, manifest=None)
+    result = replace(failing().checks[5], message=long, fix=long, measured={"m": long})
+    page = render_html(incomplete(adapter=adapter, checks=[result], reason=long), [])
+    assert len(page.encode()) < 60_000
+    assert "record.json has the whole" in page
