@@ -16,7 +16,8 @@ from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.scoring.score import ScoringOptions, score_items
 base = load_base(resolve_base(sys.argv[1]))
-score_items(base.model, base.tokenizer, read_suite([Path(p) for p in sys.argv[2:]]), ScoringOptions())
+suite = read_suite([Path(p) for p in sys.argv[2:]])
+score_items(base.model, base.tokenizer, suite, ScoringOptions())
 """
 
 

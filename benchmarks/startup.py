@@ -33,7 +33,9 @@ def main() -> None:
             without.append(seconds(folder, "-p", "no:phi3_lora_qa"))
         a, b = statistics.median(with_plugin), statistics.median(without)
         print(f"empty session: {a * 1000:.0f} ms with the plugin, {b * 1000:.0f} ms without it")
-        print(f"the plugin costs {(a - b) * 1000:.1f} ms ({a / b:.3f} times; wanted: at most 20 ms)")
+        print(
+            f"the plugin costs {(a - b) * 1000:.1f} ms ({a / b:.3f} times; wanted: at most 20 ms)"
+        )
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class GateCollector(pytest.Collector):
             yield node
 
 
-@dataclass
+@dataclass(eq=False)  # pluggy keeps plugins in sets
 class Gate:
     """The hooks of a session that gates adapters."""
 

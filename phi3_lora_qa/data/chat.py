@@ -1,4 +1,4 @@
-"""Chat items: what the gate asks a model and what it should answer, read strictly with line numbers."""
+"""Chat items: what the gate asks a model and what it should answer, read strictly."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

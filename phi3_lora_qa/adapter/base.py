@@ -1,0 +1,232 @@
+"""The files of a base model, looked at and never loaded: its config and its tensors' headers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from phi3_lora_qa.adapter.safetensors import SafetensorsFile, TensorInfo, open_path
+from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
+
+_MAX_CONFIG = 4 << 20
+_MAX_INDEX = 32 << 20
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class ModuleKind(StrEnum):
+    """What a module of the base is, which decides the shape of its LoRA factors."""
+
+    LINEAR = "linear"
+    EMBEDDING = "embedding"
+    NORM = "norm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModule:
+    """A module with a weight. Sizes are None where no base was given.
+
+    A linear weight is (outputs, inputs); an embedding has ``inputs`` rows of ``outputs`` numbers;
+    a norm has ``outputs`` numbers.
+    """
+
+    name: str
+    kind: ModuleKind
+    inputs: int | None = None
+    outputs: int | None = None
+    bias: bool = False
+
+    @property
+    def leaf(self) -> str:
+        """The last part of the name, such as ``qkv_proj``."""
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFiles:
+    """A base model's folder. ``modules`` is complete; tensors are read one at a time, if at all."""
+
+    path: Path
+    config: Mapping[str, Any]
+    modules: Mapping[str, BaseModule]
+    vocabulary: int
+    files: tuple[SafetensorsFile, ...]
+
+    @classmethod
+    def open(cls, path: Path | str) -> "BaseFiles":
+        """Read config.json, and the headers of the weights where they are there.
+
+        Without weights the modules follow from config.json, as the architecture is known.
+
+        Raises:
+            BaseModelError: The folder is unreadable, or holds no Phi-3.
+        """
+        folder = Path(path)
+        config = _read_object(folder, "config.json", _MAX_CONFIG)
+        if config.get("model_type") != "phi3":
+            raise BaseModelError(
+                f"{escape(str(folder))} holds a model of type "
+                f"{escape(str(config.get('model_type')))!r}; give the folder of a Phi-3"
+            )
+        files = tuple(open_path(f, error=BaseModelError) for f in _weight_files(folder))
+        tied = bool(config.get("tie_word_embeddings", False))
+        try:
+            modules = _from_tensors(files, tied=tied) if files else _from_config(config)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BaseModelError(
+                f"config.json in {escape(str(folder))} is not Phi-3's ({error}); fetch it again"
+            ) from error
+        vocabulary = _embedding_rows(modules)
+        return cls(path=folder, config=config, modules=modules, vocabulary=vocabulary, files=files)
+
+    def tensor(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
+        """Return where the weight of a module lies, or None where no weights are there."""
+        name = f"{module}.weight"
+        return next(((f, f.tensors[name]) for f in self.files if name in f.tensors), None)
+
+    def read_text(self, name: str, cap: int, /) -> bytes | None:
+        """Return a small file of the folder (a tokenizer's), or None where it is missing.
+
+        Raises:
+            BaseModelError: It cannot be read, or is larger than ``cap`` bytes.
+        """
+        path = self.path / name
+        try:
+            return _read(path, cap) if path.is_file() else None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def phi3_skeleton(layers: int) -> Mapping[str, BaseModule]:
+    """Return the modules of any Phi-3 with so many layers, sizes unknown."""
+    kinds = {
+        "self_attn.qkv_proj": ModuleKind.LINEAR,
+        "self_attn.o_proj": ModuleKind.LINEAR,
+        "mlp.gate_up_proj": ModuleKind.LINEAR,
+        "mlp.down_proj": ModuleKind.LINEAR,
+        "input_layernorm": ModuleKind.NORM,
+        "post_attention_layernorm": ModuleKind.NORM,
+    }
+    inner = {f"model.layers.{i}.{n}": kind for i in range(layers) for n, kind in kinds.items()}
+    named = (
+        {"model.embed_tokens": ModuleKind.EMBEDDING}
+        | inner
+        | {
+            "model.norm": ModuleKind.NORM,
+            "lm_head": ModuleKind.LINEAR,
+        }
+    )
+    return MappingProxyType({n: BaseModule(name=n, kind=kind) for n, kind in named.items()})
+
+
+def _from_config(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
+    hidden, middle = _size(config, "hidden_size"), _size(config, "intermediate_size")
+    heads, vocabulary = _size(config, "num_attention_heads"), _size(config, "vocab_size")
+    groups = config.get("num_key_value_heads") or heads
+    head = config.get("head_dim") or hidden // heads
+    sizes = {
+        "qkv_proj": (hidden, (heads + 2 * groups) * head),
+        "o_proj": (heads * head, hidden),
+        "gate_up_proj": (hidden, 2 * middle),
+        "down_proj": (middle, hidden),
+        "embed_tokens": (vocabulary, hidden),
+        "lm_head": (hidden, vocabulary),
+    }
+    bias = bool(config.get("attention_bias", False))
+    return MappingProxyType(
+        {
+            name: BaseModule(
+                name=name,
+                kind=module.kind,
+                inputs=sizes.get(module.leaf, (hidden, hidden))[0],
+                outputs=sizes.get(module.leaf, (hidden, hidden))[1],
+                bias=bias and module.leaf in ("qkv_proj", "o_proj"),
+            )
+            for name, module in phi3_skeleton(_size(config, "num_hidden_layers")).items()
+        }
+    )
+
+
+def _from_tensors(files: tuple[SafetensorsFile, ...], *, tied: bool) -> Mapping[str, BaseModule]:
+    shapes = {name: info.shape for file in files for name, info in file.tensors.items()}
+    modules = {}
+    for name, shape in shapes.items():
+        module, _, part = name.rpartition(".")
+        if part != "weight" or len(shape) not in (1, 2):
+            continue
+        embedding = module.endswith("embed_tokens")
+        kind = ModuleKind.EMBEDDING if embedding else ModuleKind.LINEAR
+        first, last = shape[0], shape[-1]
+        modules[module] = BaseModule(
+            name=module,
+            kind=kind if len(shape) == 2 else ModuleKind.NORM,
+            inputs=first if embedding else last,
+            outputs=last if embedding else first,
+            bias=f"{module}.bias" in shapes,
+        )
+    embedding_module = modules.get("model.embed_tokens")
+    if tied and embedding_module and "lm_head" not in modules:
+        modules["lm_head"] = BaseModule(
+            name="lm_head",
+            kind=ModuleKind.LINEAR,
+            inputs=embedding_module.outputs,
+            outputs=embedding_module.inputs,
+        )
+    if not embedding_module:
+        raise ValueError("its weights have no model.embed_tokens")
+    return MappingProxyType(modules)
+
+
+def _embedding_rows(modules: Mapping[str, BaseModule]) -> int:
+    module = modules.get("model.embed_tokens")
+    return module.inputs if module and module.inputs else 0
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        return []
+    table = _read_object(folder, _INDEX, _MAX_INDEX).get("weight_map")
+    names = set(table.values()) if isinstance(table, dict) else set()
+    if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
+        raise BaseModelError(
+            f"{_INDEX} in {escape(str(folder))} names no weight files; fetch the base again"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def _read_object(folder: Path, name: str, cap: int) -> dict[str, Any]:
+    path = folder / name
+    try:
+        return parse_object(_read(path, cap), where=str(path), max_bytes=cap)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except AdapterError as error:
+        raise BaseModelError(str(error)) from error
+
+
+def _read(path: Path, cap: int) -> bytes:
+    with path.open("rb") as handle:
+        data = handle.read(cap + 1)
+    if len(data) > cap:
+        raise BaseModelError(f"{escape(str(path))} is larger than {cap} bytes; fetch it again")
+    return data
+
+
+def _unreadable(path: Path, error: OSError) -> BaseModelError:
+    return BaseModelError(
+        f"cannot read {escape(str(path))}: {error.strerror}; "
+        "give a base by its folder (with config.json), or by a name that `base list` shows"
+    )
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value = config[name]
+    if type(value) is not int or not 0 < value < 1 << 24 or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}")
+    return value

@@ -1,0 +1,226 @@
+"""adapter_config.json as one typed value: what the adapter says of itself, and nothing unread."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from phi3_lora_qa.adapter.folder import CONFIG, AdapterFolder
+from phi3_lora_qa.adapter.schema import CHANGES_BASE, FIELDS, REFUSED
+from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.errors import AdapterError, escape
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraAdapterConfig:
+    """The fields of peft's LoraConfig that an accepted adapter may use.
+
+    Those that are not here were found to be null, false or empty (see `schema.REFUSED`), or are
+    ignored by peft for every accepted ``init_lora_weights``. ``raw`` is the file's content.
+    """
+
+    peft_type: str
+    task_type: str | None
+    peft_version: str | None
+    base_model_name_or_path: str | None
+    revision: str | None
+    inference_mode: bool
+    r: int
+    lora_alpha: float
+    lora_dropout: float
+    target_modules: tuple[str, ...] | str
+    exclude_modules: tuple[str, ...] | str
+    modules_to_save: tuple[str, ...]
+    layers_to_transform: tuple[int, ...] | None
+    layers_pattern: tuple[str, ...]
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+    use_dora: bool
+    lora_bias: bool
+    bias: str
+    fan_in_fan_out: bool
+    init_lora_weights: bool | str | None
+    raw: Mapping[str, Any]
+
+
+class ProblemKind(StrEnum):
+    """Why a field is no good."""
+
+    MISSING = "missing"
+    VALUE = "value"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigProblem:
+    """One fault of one field."""
+
+    kind: ProblemKind
+    field: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigReading:
+    """The outcome of reading: a config wherever its values could be read, and all problems."""
+
+    config: LoraAdapterConfig | None
+    problems: tuple[ConfigProblem, ...]
+
+
+def parse_config(raw: Mapping[str, Any]) -> ConfigReading:
+    """Read the content of an adapter_config.json, and collect everything that is wrong with it."""
+    problems = list(_foreign_fields(raw))
+    values: dict[str, Any] = {}
+    for name, spec in FIELDS.items():
+        if name not in raw:
+            values[name] = spec.default
+            if spec.required:
+                problems.append(_missing(name))
+            continue
+        try:
+            values[name] = spec.read(raw[name])
+        except ValueError as error:
+            problems.append(_bad_value(name, raw[name], str(error)))
+    if any(p.kind in (ProblemKind.MISSING, ProblemKind.VALUE) for p in problems):
+        return ConfigReading(config=None, problems=tuple(problems))
+    known = LoraAdapterConfig.__dataclass_fields__
+    config = LoraAdapterConfig(**{k: v for k, v in values.items() if k in known}, raw=dict(raw))
+    return ConfigReading(config=config, problems=(*problems, *_conflicts(config)))
+
+
+def read_config(folder: AdapterFolder) -> LoraAdapterConfig:
+    """Read a folder's adapter_config.json, for those who need a sound one.
+
+    Raises:
+        AdapterError: The file is missing or unreadable, or a field is no good; the first is named.
+    """
+    reading = parse_config(read_raw_config(folder))
+    if reading.problems or reading.config is None:
+        first = reading.problems[0]
+        raise AdapterError(f"{CONFIG}: {escape(first.message)}; {escape(first.fix)}")
+    return reading.config
+
+
+def read_raw_config(folder: AdapterFolder) -> dict[str, Any]:
+    """Read adapter_config.json as JSON, strictly.
+
+    Raises:
+        AdapterError: The file is missing, is no regular file, or is no strict JSON object.
+    """
+    data = folder.read_bytes(CONFIG, MAX_CONFIG_BYTES)
+    return parse_object(data, where=CONFIG, max_bytes=MAX_CONFIG_BYTES)
+
+
+def scaling_of(*, alpha: float, rank: int, use_rslora: bool) -> float:
+    """Return the factor s of delta = s · B·A.
+
+    alpha/r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha/sqrt(r) for rank-stabilised
+    LoRA (Kalajdzievski 2023, arXiv:2312.03732).
+    """
+    return alpha / math.sqrt(rank) if use_rslora else alpha / rank
+
+
+def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
+    found = []
+    for name, value in raw.items():
+        if name in FIELDS or not value:
+            continue
+        if name == "auto_mapping" and _inert_mapping(value):
+            continue
+        reason = REFUSED.get(name)
+        if name == "auto_mapping":
+            reason = "it names code to load the base with"
+        if reason:
+            fix = f"train without {name}, or set it to null if it was never meant"
+            message = f"{name} is set: {reason}"
+            found.append(_problem(ProblemKind.REFUSED, name, message, fix))
+        else:
+            message = f"the field {name} is unknown, and it is set, so it changes something"
+            fix = "remove the field if it means nothing, or save with a peft that this tool knows"
+            found.append(_problem(ProblemKind.UNKNOWN, name, message, fix))
+    return found
+
+
+def _inert_mapping(value: Any) -> bool:
+    """Whether auto_mapping is what peft itself writes when no task type was given.
+
+    Only AutoPeftModel reads it, which is never used here.
+    """
+    return (
+        isinstance(value, dict)
+        and set(value) == {"base_model_class", "parent_library"}
+        and all(isinstance(item, str) for item in value.values())
+        and value["parent_library"].startswith("transformers.models.phi3.")
+    )
+
+
+def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
+    """Find combinations that peft refuses, and init labels that change the base."""
+    found = []
+    label = config.init_lora_weights
+    for known, reason in CHANGES_BASE.items():
+        if isinstance(label, str) and label.startswith(known):
+            found.append(
+                _problem(
+                    ProblemKind.REFUSED,
+                    "init_lora_weights",
+                    f'init_lora_weights is "{label}": {reason}',
+                    "save with save_pretrained(path_initial_model_for_weight_conversion=…), which "
+                    "writes a plain LoRA adapter for the plain base",
+                )
+            )
+    by_pattern = isinstance(config.target_modules, str)
+    special = label not in (True, False)
+    odd = any(rank % 2 for rank in (config.r, *config.rank_pattern.values()))
+    pairs = (
+        (label == "orthogonal" and odd,
+         "init_lora_weights", 'may be "orthogonal" only with even ranks'),
+        (by_pattern and config.layers_to_transform is not None,
+         "layers_to_transform", "works only with a list as target_modules"),
+        (by_pattern and bool(config.layers_pattern),
+         "layers_pattern", "works only with a list as target_modules"),
+        (bool(config.layers_pattern) and config.layers_to_transform is None,
+         "layers_pattern", "needs layers_to_transform"),
+        (config.lora_bias and config.use_dora, "lora_bias", "does not go with use_dora"),
+        (config.lora_bias and special,
+         "lora_bias", "needs init_lora_weights to be true or false"),
+        (config.use_dora and label == "mica", "use_dora", 'does not go with "mica"'),
+    )  # fmt: skip
+    for holds, name, message in pairs:
+        if holds:
+            text = f"{name} {message}, so peft refuses to load the adapter"
+            found.append(_problem(ProblemKind.CONFLICT, name, text, f"correct or remove {name}"))
+    return found
+
+
+def _missing(name: str) -> ConfigProblem:
+    return _problem(
+        ProblemKind.MISSING,
+        name,
+        f"{name} is missing, and peft would silently take its own default",
+        "copy the adapter_config.json that peft wrote in training, whole",
+    )
+
+
+def _bad_value(name: str, value: Any, requirement: str) -> ConfigProblem:
+    if name == "target_modules" and value is None:
+        requirement = "must be given: peft knows no default for Phi-3"
+    shown = value if isinstance(value, (str, int, float, bool)) else type(value).__name__
+    return _problem(
+        ProblemKind.VALUE,
+        name,
+        f"{name}{'' if requirement.startswith('[') else ' '}{requirement}, not {shown!r}",
+        f"set {name} to the value used in training",
+    )
+
+
+def _problem(kind: ProblemKind, field: str, message: str, fix: str) -> ConfigProblem:
+    return ConfigProblem(kind=kind, field=field, message=message, fix=fix)

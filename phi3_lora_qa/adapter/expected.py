@@ -1,0 +1,162 @@
+"""The set of tensors that a config implies: exact names, shapes and dtypes, nothing more or less.
+
+With a base its own modules are taken. Without one they are those of a Phi-3 with as many layers as
+the file and the config speak of, and sizes are what most of the file agrees on.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from phi3_lora_qa.adapter.base import BaseModule, ModuleKind, phi3_skeleton
+from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.keys import Part, TensorKey, tensor_name
+from phi3_lora_qa.adapter.matching import Matching
+from phi3_lora_qa.adapter.safetensors import TensorInfo
+
+Shape = tuple[int | None, ...]
+
+MAX_LAYERS = 256
+"""More than any Phi-3 has; a tensor for a later layer is for no module."""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})(?:\.|$)")
+_OUTER = ("embed_tokens", "lm_head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedTensor:
+    """One tensor that must be there (or, if ``optional``, may be). None fits any size."""
+
+    name: str
+    module: str
+    part: Part
+    shape: Shape
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implied:
+    """What a config means for a base: adapted modules, whole saved modules, and the tensors."""
+
+    modules: Mapping[str, BaseModule]
+    targeted: Mapping[str, BaseModule]
+    saved: Mapping[str, BaseModule]
+    tensors: Mapping[str, ExpectedTensor]
+
+
+def imply(
+    config: LoraAdapterConfig, matching: Matching, modules: Mapping[str, BaseModule]
+) -> Implied:
+    """Work out which tensors an adapter with this config holds for a base with these modules."""
+    targeted = {
+        name: module
+        for name, module in modules.items()
+        if matching.targets(name, is_linear=_all_linear(module))
+    }
+    saved = {name: module for name, module in modules.items() if _is_saved(name, matching)}
+    tensors = [
+        *(t for m in targeted.values() for t in _lora_tensors(m, config, matching.rank(m.name))),
+        *(t for m in saved.values() for t in _saved_tensors(m)),
+    ]
+    return Implied(
+        modules=modules,
+        targeted=MappingProxyType(targeted),
+        saved=MappingProxyType(saved),
+        tensors=MappingProxyType({t.name: t for t in tensors}),
+    )
+
+
+def assumed_modules(
+    config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
+) -> Mapping[str, BaseModule]:
+    """Return the modules to compare with where no base was given."""
+    known = list(keys)
+    texts = [key.module for key in known]
+    if not isinstance(config.target_modules, str):
+        texts.extend(config.target_modules)
+    layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
+    layers.extend(config.layers_to_transform or ())
+    count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
+    sizes = _agreed_sizes(known, infos)
+    return MappingProxyType(
+        {
+            name: replace(module, inputs=sizes.get((module.leaf, "in")),
+                          outputs=sizes.get((module.leaf, "out")))
+            for name, module in phi3_skeleton(count).items()
+        }
+    )  # fmt: skip
+
+
+def _agreed_sizes(
+    keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
+) -> dict[tuple[str, str], int]:
+    """Let the factors of all layers vote on the sizes of each kind of module."""
+    votes: dict[tuple[str, str], Counter[int]] = {}
+    for key in keys:
+        shape = infos[key.name].shape
+        if len(shape) != 2 or 0 in shape:
+            continue
+        leaf = key.module.rpartition(".")[2]
+        if key.part in (Part.A, Part.EMBEDDING_A):
+            votes.setdefault((leaf, "in"), Counter())[shape[1]] += 1
+        elif key.part in (Part.B, Part.EMBEDDING_B):
+            votes.setdefault((leaf, "out"), Counter())[shape[0]] += 1
+    return {what: counter.most_common(1)[0][0] for what, counter in votes.items()}
+
+
+def _all_linear(module: BaseModule) -> bool:
+    return module.kind is ModuleKind.LINEAR and module.name != "lm_head"
+
+
+def _is_saved(name: str, matching: Matching) -> bool:
+    """Whether modules_to_save names the module, or a container that it is in."""
+    if not matching.config.modules_to_save:
+        return False
+    parts = name.split(".")
+    return any(matching.saves(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+
+
+def _lora_tensors(module: BaseModule, config: LoraAdapterConfig, r: int) -> list[ExpectedTensor]:
+    inputs, outputs = module.inputs, module.outputs
+    if module.kind is ModuleKind.NORM:
+        return []
+    if module.kind is ModuleKind.EMBEDDING:
+        shapes: dict[Part, Shape] = {Part.EMBEDDING_A: (r, inputs), Part.EMBEDDING_B: (outputs, r)}
+        whole: Shape = (inputs, outputs)
+    else:
+        shapes = {Part.A: (r, inputs), Part.B: (outputs, r)}
+        whole = (outputs, inputs)
+        if config.lora_bias:
+            shapes[Part.B_BIAS] = (outputs,)
+    if config.use_dora:
+        shapes[Part.MAGNITUDE] = (outputs,)
+    found = [_expected(module, part, shape) for part, shape in shapes.items()]
+    if module.leaf in _OUTER:
+        # peft writes the base's own table beside the factors when a table is adapted.
+        found.append(_expected(module, Part.BASE_WEIGHT, whole, optional=True))
+    return found
+
+
+def _saved_tensors(module: BaseModule) -> list[ExpectedTensor]:
+    inputs, outputs = module.inputs, module.outputs
+    shape: Shape = {
+        ModuleKind.LINEAR: (outputs, inputs),
+        ModuleKind.EMBEDDING: (inputs, outputs),
+        ModuleKind.NORM: (outputs,),
+    }[module.kind]
+    found = [_expected(module, Part.WEIGHT, shape)]
+    return [*found, _expected(module, Part.BIAS, (outputs,))] if module.bias else found
+
+
+def _expected(
+    module: BaseModule, part: Part, shape: Shape, *, optional: bool = False
+) -> ExpectedTensor:
+    return ExpectedTensor(
+        name=tensor_name(module.name, part),
+        module=module.name,
+        part=part,
+        shape=shape,
+        optional=optional,
+    )

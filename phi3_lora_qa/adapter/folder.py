@@ -1,0 +1,220 @@
+"""An adapter folder from a stranger: looked at before it is opened, read in place or copied.
+
+Nothing here follows a link, waits on a pipe, enters a sub-folder or opens a pickle.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from io import FileIO
+from pathlib import Path
+
+from phi3_lora_qa.errors import AdapterError, escape
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLED_WEIGHTS = "adapter_model.bin"
+MANIFEST = "lora_qa_manifest.json"
+MODEL_CARD = "README.md"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+MATTERS = (CONFIG, WEIGHTS, MANIFEST, MODEL_CARD, *TOKENIZER_FILES)
+"""The files that an adapter consists of; only these are copied, hashed and loaded."""
+
+MAX_ENTRIES = 1000
+MAX_FILE_BYTES = 32 << 30
+_CHUNK = 1 << 20
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+_CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
+
+
+class EntryKind(StrEnum):
+    """What a name in the folder is, by ``lstat``."""
+
+    FILE = "regular file"
+    FOLDER = "folder"
+    LINK = "symbolic link"
+    OTHER = "pipe, socket or device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One name in the folder. ``size`` is in bytes, and 0 for what is no regular file."""
+
+    name: str
+    kind: EntryKind
+    size: int
+    identity: tuple[int, int, int, int]
+
+    @property
+    def is_pickle(self) -> bool:
+        """Whether the name says that opening it may run code."""
+        return self.name.lower().endswith(_PICKLES)
+
+    @property
+    def is_code(self) -> bool:
+        """Whether the name says that the file is a program."""
+        return self.name.lower().endswith(_CODE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFolder:
+    """A folder as it was when it was opened; a file that changed since is refused."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+
+    @classmethod
+    def open(cls, path: Path | str) -> "AdapterFolder":
+        """List the folder without opening anything in it.
+
+        Raises:
+            AdapterError: The path is missing, is no folder, cannot be listed, or holds too much.
+        """
+        folder = Path(path)
+        shown = escape(str(folder))
+        try:
+            mode = folder.stat().st_mode
+        except (OSError, ValueError) as error:
+            reason = "there is no such folder" if isinstance(error, FileNotFoundError) else error
+            raise AdapterError(
+                f"cannot read the adapter {shown}: {reason}; give the folder that peft's "
+                f"save_pretrained wrote, the one that holds {CONFIG}"
+            ) from error
+        if not stat.S_ISDIR(mode):
+            raise AdapterError(
+                f"the adapter {shown} is no folder; give the folder that holds {CONFIG}, "
+                "not a file in it"
+            )
+        try:
+            entries = {entry.name: entry for entry in _list(folder)}
+        except OSError as error:
+            raise AdapterError(
+                f"cannot list the adapter {shown}: {error.strerror}; make the folder readable"
+            ) from error
+        return cls(path=folder, entries=dict(sorted(entries.items())))
+
+    def file(self, name: str) -> Entry | None:
+        """Return the entry of this name if it is a regular file, else None."""
+        entry = self.entries.get(name)
+        return entry if entry and entry.kind is EntryKind.FILE else None
+
+    def open_file(self, name: str) -> FileIO:
+        """Open a regular file for reading, without following a link.
+
+        Raises:
+            AdapterError: It is missing, no regular file, a pickle, too large, or it has changed.
+        """
+        entry = self.file(name)
+        where = f"{escape(name)} in {escape(str(self.path))}"
+        if entry is None or entry.is_pickle or entry.size > MAX_FILE_BYTES:
+            raise AdapterError(f"{where} is not a file that is read; save the adapter again")
+        # Non-blocking: should the file have turned into a pipe meanwhile, opening it must not hang.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self.path / name, flags)
+        except OSError as error:
+            raise AdapterError(
+                f"cannot open {where}: {error.strerror}; make it a readable regular file"
+            ) from error
+        handle = os.fdopen(descriptor, "rb", buffering=0)
+        if _identity(os.fstat(descriptor)) != entry.identity:
+            handle.close()
+            raise AdapterError(
+                f"{where} changed while it was being read; "
+                "wait until nothing writes to the folder, then run again"
+            )
+        return handle
+
+    def read_bytes(self, name: str, cap: int) -> bytes:
+        """Return the whole content of a file of at most ``cap`` bytes.
+
+        Raises:
+            AdapterError: As `open_file`, or the file is larger than ``cap``.
+        """
+        entry = self.file(name)
+        if entry and entry.size > cap:
+            raise AdapterError(
+                f"{escape(name)} has {entry.size} bytes, more than {cap}; "
+                "it is not what peft or transformers write, save it again"
+            )
+        with self.open_file(name) as handle:
+            return b"".join(iter(lambda: handle.read(_CHUNK), b""))
+
+    def sha256(self, name: str) -> str:
+        """Return the hexadecimal SHA-256 of a file, read in pieces."""
+        digest = hashlib.sha256()
+        with self.open_file(name) as handle:
+            while chunk := handle.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every file that matters, the manifest excepted."""
+        return {n: self.sha256(n) for n in MATTERS if n != MANIFEST and self.file(n)}
+
+    def snapshot(self, destination: Path) -> "AdapterFolder":
+        """Copy the regular files that matter into ``destination``, and open that.
+
+        What is linted, hashed and loaded later are then the same bytes, whatever happens to the
+        folder meanwhile. The copy is readable by its owner alone.
+
+        Raises:
+            AdapterError: A file cannot be read, or the copy cannot be written.
+        """
+        try:
+            destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in MATTERS:
+                if self.file(name):
+                    self._copy(name, destination / name)
+        except OSError as error:
+            raise AdapterError(
+                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}; "
+                "free some space there, or set TMPDIR to a folder that can be written"
+            ) from error
+        return AdapterFolder.open(destination)
+
+    def _copy(self, name: str, target: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with (
+            self.open_file(name) as source,
+            os.fdopen(os.open(target, flags, 0o600), "wb", buffering=0) as copy,
+        ):
+            while chunk := source.read(_CHUNK):
+                copy.write(chunk)
+
+
+def _list(folder: Path) -> Iterator[Entry]:
+    with os.scandir(folder) as names:
+        for count, item in enumerate(names):
+            if count >= MAX_ENTRIES:
+                raise AdapterError(
+                    f"{escape(str(folder))} holds more than {MAX_ENTRIES} names; "
+                    "give the folder of one adapter, without other files"
+                )
+            status = item.stat(follow_symlinks=False)
+            kind = _kind(status.st_mode)
+            size = status.st_size if kind is EntryKind.FILE else 0
+            yield Entry(name=item.name, kind=kind, size=size, identity=_identity(status))
+
+
+def _kind(mode: int) -> EntryKind:
+    if stat.S_ISREG(mode):
+        return EntryKind.FILE
+    if stat.S_ISDIR(mode):
+        return EntryKind.FOLDER
+    return EntryKind.LINK if stat.S_ISLNK(mode) else EntryKind.OTHER
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,149 @@
+"""The linter: run every rule over one adapter folder, and say what was found.
+
+An adapter is accepted when no rule found an error, and every rule could do its work.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.finding import (
+    Finding,
+    Need,
+    Rule,
+    Severity,
+    all_rules,
+    families,
+    find_rule,
+)
+from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.subject import Subject
+from phi3_lora_qa.errors import BaseModelError, escape
+
+__all__ = ["Finding", "LintReport", "Severity", "all_rules", "families", "find_rule", "lint"]
+
+MAX_FINDINGS = 10
+"""How many findings one rule may report; the last says how many more there are."""
+
+INTERNAL = "lint-internal-error"
+_OPTIONAL = ("base", "tokenizer", "manifest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LintReport:
+    """What the linter has to say of one adapter.
+
+    Attributes:
+        adapter: The folder's path, printable.
+        findings: Errors first, each group in the order of the families.
+        unchecked: What was not checked, because the base or a file was not there, in words.
+        rules_run: The ids of the rules that ran.
+    """
+
+    adapter: str
+    findings: tuple[Finding, ...]
+    unchecked: tuple[str, ...]
+    rules_run: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether nothing found is an error."""
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """``accepted`` or ``rejected``, as the contract writes it."""
+        return "accepted" if self.accepted else "rejected"
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings have this severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+
+def lint(folder: AdapterFolder, base: BaseFiles | None = None) -> LintReport:
+    """Check an adapter without running it.
+
+    Args:
+        folder: The adapter. Nothing in it is trusted.
+        base: The base's files; without them agreement with the base is left unchecked.
+
+    Raises:
+        BaseModelError: A file of the base cannot be read, so that nothing can be compared.
+    """
+    subject = Subject(folder, base)
+    findings: list[Finding] = []
+    unchecked: list[str] = []
+    ran: list[str] = []
+    blocked: list[Rule] = []
+    there: dict[Need, bool] = {}
+    for rule in all_rules():
+        for need in rule.needs:
+            if need not in there:
+                there[need] = _has(subject, need, findings)
+        missing = [need for need in rule.needs if not there[need]]
+        if not missing:
+            ran.append(rule.id)
+            findings.extend(_bounded(rule, _run(rule, subject)))
+        elif missing[0] in _OPTIONAL and missing[0] not in subject.errors:
+            unchecked.append(f"{rule.title} (needs the {missing[0]})")
+        else:
+            blocked.append(rule)
+    if blocked and all(finding.severity is not Severity.ERROR for finding in findings):
+        # A rule that could not work without anybody saying why must not look like a pass.
+        findings.append(_internal(f"{blocked[0].id} and {len(blocked) - 1} others could not run"))
+    order = list(Severity)
+    return LintReport(
+        adapter=escape(str(folder.path), limit=1000),
+        findings=tuple(sorted(findings, key=lambda f: order.index(f.severity))),
+        unchecked=tuple(unchecked),
+        rules_run=tuple(ran),
+    )
+
+
+def _has(subject: Subject, need: Need, findings: list[Finding]) -> bool:
+    try:
+        return subject.has(need)
+    except BaseModelError:
+        raise
+    except Exception as error:  # whatever a stranger's file does is a finding
+        findings.append(_crash(f"reading the {need}", error))
+        return False
+
+
+def _run(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    try:
+        yield from rule.findings(subject)
+    except BaseModelError:
+        raise
+    except Exception as error:  # a crash is a finding, never a pass
+        yield _crash(rule.id, error)
+
+
+def _bounded(rule: Rule, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Let the first findings of a rule through, and count the others."""
+    for shown, finding in enumerate(findings):
+        if shown < MAX_FINDINGS or finding.rule == INTERNAL:
+            yield finding
+            continue
+        rest = 1 + sum(1 for _ in findings)
+        yield Finding(
+            rule=rule.id,
+            severity=rule.severity,
+            where=f"{rest} more places",
+            message=f"{rest} more findings of this kind",
+            fix=rule.fix,
+        )
+
+
+def _crash(what: str, error: Exception) -> Finding:
+    return _internal(f"{what} failed with {type(error).__name__}: {error}")
+
+
+def _internal(message: str) -> Finding:
+    return Finding(
+        rule=INTERNAL,
+        severity=Severity.ERROR,
+        where="the linter",
+        message=escape(message),
+        fix=find_rule(INTERNAL).fix,
+    )

@@ -1,0 +1,163 @@
+"""lora_qa_manifest.json: what training recorded of an adapter, so that a gate can verify it.
+
+A manifest is as trustworthy as the folder it lies in. It proves that nothing was changed by
+accident, and says what the adapter's author claims.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from phi3_lora_qa.adapter.config import read_config
+from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, TOKENIZER_FILES, WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.keys import FACTORS, TensorKey, parse_key
+from phi3_lora_qa.adapter.matching import Matching
+from phi3_lora_qa.adapter.safetensors import open_safetensors
+from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.adapter.templates import chat_template
+from phi3_lora_qa.errors import AdapterError, escape
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What training recorded.
+
+    Attributes:
+        files: SHA-256 of each file that matters, by name.
+        base_id: The base's id or name as it was asked for.
+        base_revision: Its revision, or "" where it has none.
+        base_fingerprint: SHA-256 over the base's tensors, or "".
+        scaling: The factor s in delta = s · B·A of each adapted module, by its name in the base.
+        tokenizer_sha256: Over the tokenizer's files; "" where there is none.
+        chat_template_sha256: Over the chat template's text; "" where there is none.
+        data_sha256: Over the training data, or "".
+        seed: The seed of the training run.
+        versions: Of the libraries that trained, by distribution name.
+        final_losses: The last losses, by name ("train", "eval", …), in nats per token.
+    """
+
+    files: Mapping[str, str]
+    base_id: str
+    base_revision: str
+    base_fingerprint: str
+    scaling: Mapping[str, float]
+    tokenizer_sha256: str
+    chat_template_sha256: str
+    data_sha256: str
+    seed: int
+    versions: Mapping[str, str]
+    final_losses: Mapping[str, float]
+    schema_version: int = SCHEMA_VERSION
+
+
+def make_manifest(  # noqa: PLR0913 - the facts of one training run
+    folder: AdapterFolder,
+    *,
+    base_id: str,
+    base_revision: str = "",
+    base_fingerprint: str = "",
+    data_sha256: str = "",
+    seed: int,
+    versions: Mapping[str, str],
+    final_losses: Mapping[str, float],
+) -> Manifest:
+    """Record a finished folder: call it last, when every other file has been written.
+
+    Raises:
+        AdapterError: The folder's config or weights cannot be read.
+    """
+    return Manifest(
+        files=folder.hashes(),
+        base_id=base_id,
+        base_revision=base_revision,
+        base_fingerprint=base_fingerprint,
+        scaling=scaling_table(folder),
+        tokenizer_sha256=tokenizer_hash(folder),
+        chat_template_sha256=template_hash(chat_template(folder)),
+        data_sha256=data_sha256,
+        seed=seed,
+        versions=dict(versions),
+        final_losses=dict(final_losses),
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write the manifest into the folder, whole or not at all, and return its path."""
+    path = folder / MANIFEST
+    temporary = folder / f".{MANIFEST}.part"
+    content = json.dumps(asdict(manifest), indent=2, sort_keys=True, allow_nan=False)
+    temporary.write_text(content + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def read_manifest(folder: AdapterFolder) -> Manifest | None:
+    """Read a folder's manifest, or return None where it has none.
+
+    Raises:
+        AdapterError: There is one, but it is damaged or of another schema version.
+    """
+    if MANIFEST not in folder.entries:
+        return None
+    raw = parse_object(
+        folder.read_bytes(MANIFEST, MAX_MANIFEST_BYTES),
+        where=MANIFEST,
+        max_bytes=MAX_MANIFEST_BYTES,
+    )
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise AdapterError(
+            f"{MANIFEST} is not of schema version {SCHEMA_VERSION}; "
+            "train or sign off the adapter again with this version of phi3-lora-qa"
+        )
+    wrong = [f.name for f in fields(Manifest) if not _fits(raw.get(f.name), f.name)]
+    if wrong or set(raw) != {f.name for f in fields(Manifest)}:
+        strange = wrong or sorted(set(raw) - {f.name for f in fields(Manifest)})
+        raise AdapterError(
+            f"{MANIFEST} is damaged at {escape(', '.join(strange))}; "
+            "write it again, or remove it and the adapter is checked without"
+        )
+    return Manifest(**raw)
+
+
+def scaling_table(folder: AdapterFolder) -> dict[str, float]:
+    """Return the scaling of every module that has factors in the folder's weights file."""
+    matching = Matching(read_config(folder))
+    file = open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
+    keys = [key for key in map(parse_key, file.tensors) if isinstance(key, TensorKey)]
+    modules = sorted({key.module for key in keys if key.part in FACTORS})
+    return {module: matching.scaling(module) for module in modules}
+
+
+def tokenizer_hash(folder: AdapterFolder) -> str:
+    """Return one SHA-256 over the names and contents of the tokenizer's files, or ""."""
+    names = [name for name in TOKENIZER_FILES if folder.file(name)]
+    lines = "".join(f"{folder.sha256(name)}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest() if names else ""
+
+
+def template_hash(template: str | None) -> str:
+    """Return the SHA-256 of a chat template, or "" where there is none."""
+    return hashlib.sha256(template.encode()).hexdigest() if template is not None else ""
+
+
+def changed_files(folder: AdapterFolder, manifest: Manifest) -> tuple[str, ...]:
+    """Return the files whose content is not the recorded one, missing and new ones included."""
+    now = folder.hashes()
+    needed = {CONFIG, WEIGHTS, *now} | set(manifest.files)
+    return tuple(sorted(name for name in needed if now.get(name) != manifest.files.get(name)))
+
+
+def _fits(value: Any, name: str) -> bool:
+    if name in ("schema_version", "seed"):
+        return type(value) is int
+    if name in ("scaling", "final_losses"):
+        return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
+    if name in ("files", "versions"):
+        return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    return isinstance(value, str)

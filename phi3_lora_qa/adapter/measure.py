@@ -1,0 +1,159 @@
+"""What the weights' values say: finite or not, zero or not, and how large delta = s · B·A is.
+
+Every tensor is read once and let go. Norms and spectra come from the Gram matrices A·Aᵀ and Bᵀ·B,
+which are r x r: the eigenvalues of M = AAᵀ · BᵀB are the squared singular values of B·A, so that
+‖B·A‖_F² = Σσ² = tr M and Σσ⁴ = tr M². The delta itself (outputs x inputs) is never formed, and no
+eigenvalue is computed: LAPACK's threads cost more than the work at these sizes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phi3_lora_qa.adapter.keys import FACTORS, Part
+from phi3_lora_qa.adapter.safetensors import Array, SafetensorsFile
+
+_MAX_GRAM_RANK = 256
+_THREADLESS = 1 << 18
+"""OpenBLAS multiplies on one thread below this many operations.
+
+Its threads wait by spinning: on a busy machine that made the measuring twenty times slower.
+"""
+_BATCH = 1 << 20
+_BLOCK = 1 << 22
+
+Gram = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorMeasure:
+    """One tensor's values in short.
+
+    Attributes:
+        nan: How many elements are NaN.
+        infinite: How many are infinite.
+        zero: Whether all are zero.
+        constant: Whether all are one and the same number other than zero.
+        norm: The Frobenius norm; inf where it overflows, NaN where an element is.
+        gram: For factors of rank r, the r x r Gram matrix over the long side, else None.
+    """
+
+    nan: int
+    infinite: int
+    zero: bool
+    constant: bool
+    norm: float
+    gram: Gram | None
+
+    @property
+    def finite(self) -> bool:
+        """Whether every element is a finite number."""
+        return self.nan == 0 and self.infinite == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaMeasure:
+    """The size of one module's delta = s · B·A.
+
+    Attributes:
+        norm: Its Frobenius norm, or an upper bound of it where the rank is above 256.
+        effective_rank: How many directions it uses, (Σσ²)²/Σσ⁴ over its singular values σ: 1 where
+            one outweighs all others, r where all are equal; None where it was not computed.
+    """
+
+    norm: float
+    effective_rank: float | None
+
+
+def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
+    """Read one tensor and measure it.
+
+    Raises:
+        AdapterError: Its dtype is not read, or the file became shorter.
+    """
+    shape = file.tensors[name].shape
+    if part in FACTORS and len(shape) == 2:
+        return _measure(file.tensor(name), part)
+    rows = max(1, _BLOCK // max(1, file.tensors[name].size // max(1, shape[0] if shape else 1)))
+    count = shape[0] if shape else 1
+    blocks = [
+        _measure(file.tensor(name, slice(start, start + rows)), part)
+        for start in range(0, count, rows)
+    ]
+    return TensorMeasure(
+        nan=sum(b.nan for b in blocks),
+        infinite=sum(b.infinite for b in blocks),
+        zero=all(b.zero for b in blocks),
+        constant=len(blocks) == 1 and blocks[0].constant,
+        norm=float(np.sqrt(sum(b.norm**2 for b in blocks))),
+        gram=None,
+    )
+
+
+def delta(a: TensorMeasure, b: TensorMeasure, scaling: float) -> DeltaMeasure | None:
+    """Measure s · B·A from the factors' Gram matrices; None if a factor is not finite."""
+    factor = abs(scaling)
+    if not (a.finite and b.finite):
+        return None
+    if a.gram is None or b.gram is None or a.gram.shape != b.gram.shape:
+        return DeltaMeasure(norm=factor * a.norm * b.norm, effective_rank=None)
+    product = a.gram @ b.gram
+    square, fourth = float(np.trace(product)), float((product * product.T).sum())
+    return DeltaMeasure(
+        norm=factor * float(np.sqrt(max(square, 0.0))),
+        effective_rank=square**2 / fourth if fourth > 0 else None,
+    )
+
+
+def _measure(array: Array, part: Part) -> TensorMeasure:
+    gram = _gram(array, part)
+    flat = array.reshape(-1)
+    square = float(np.trace(gram)) if gram is not None else _square(flat)
+    nan = infinite = 0
+    if not np.isfinite(square):
+        nan = int(np.isnan(flat).sum())
+        infinite = int(np.isinf(flat).sum())
+        if not nan and not infinite:
+            # Finite numbers whose squares overflow float32: measure again in float64.
+            return _measure(array.astype(np.float64), part)
+    zero = square == 0 and not flat.any()
+    head = flat[:64]
+    constant = (
+        flat.size >= 16
+        and not zero
+        and bool((head == head[0]).all())
+        and bool((flat == flat[0]).all())
+    )
+    return TensorMeasure(
+        nan=nan,
+        infinite=infinite,
+        zero=bool(zero),
+        constant=constant,
+        norm=float(np.sqrt(square)),
+        gram=gram if nan == infinite == 0 else None,
+    )
+
+
+def _square(flat: Array) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(flat, flat))
+
+
+def _gram(array: Array, part: Part) -> Gram | None:
+    if part not in FACTORS or array.ndim != 2:
+        return None
+    tall = array.T if part in (Part.A, Part.EMBEDDING_A) else array
+    rows, rank = tall.shape
+    if not 0 < rank <= _MAX_GRAM_RANK:
+        return None
+    height = max(1, _THREADLESS // rank**2)
+    step = height * max(1, _BATCH // rank**2)
+    gram = np.zeros((rank, rank))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, rows - rows % height, step):
+            slab = tall[start : min(start + step, rows - rows % height)]
+            blocks = slab.reshape(-1, height, rank)
+            gram += np.matmul(blocks.transpose(0, 2, 1), blocks).sum(axis=0, dtype=np.float64)
+        rest = tall[rows - rows % height :]
+        return gram + rest.T @ rest

@@ -1,0 +1,270 @@
+"""The syntax of a safe part of Python's regular expressions, parsed into an automaton's states."""
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TypeAlias
+
+MAX_STATES = 4000
+MAX_NESTING = 40
+
+
+class PatternError(ValueError):
+    """The pattern is outside the supported syntax, or too large to match in bounded time."""
+
+
+Test: TypeAlias = Callable[[str], bool]
+
+
+class Place(Enum):
+    """A condition on a position between two letters."""
+
+    START = auto()
+    END = auto()
+    BORDER = auto()
+
+
+@dataclass(slots=True)
+class State:
+    """One state: it consumes a letter (``test``), asks for a place, or only leads on."""
+
+    out: list[int] = field(default_factory=list)
+    test: Test | None = None
+    place: Place | None = None
+
+
+def is_word(char: str) -> bool:
+    r"""Whether ``\w`` takes this letter."""
+    return char.isalnum() or char == "_"
+
+
+_CLASSES: dict[str, Test] = {
+    "d": str.isdecimal,
+    "w": is_word,
+    "s": str.isspace,
+    "D": lambda c: not c.isdecimal(),
+    "W": lambda c: not is_word(c),
+    "S": lambda c: not c.isspace(),
+}
+_PLACES = {"b": Place.BORDER, "A": Place.START, "Z": Place.END}
+
+
+@dataclass(slots=True)
+class Parser:
+    """Recursive descent over the pattern; every method returns (first state, last state)."""
+
+    text: str
+    states: list[State]
+    position: int = 0
+    nesting: int = 0
+
+    def parse(self) -> tuple[int, int]:
+        """Return the states where the whole pattern begins and ends.
+
+        Raises:
+            PatternError: It is no pattern, or not of the supported syntax.
+        """
+        part = self._alternatives()
+        if self.position != len(self.text):
+            raise PatternError("unbalanced parenthesis")
+        return part
+
+    def _add(self, *, test: Test | None = None, place: Place | None = None) -> int:
+        if len(self.states) >= MAX_STATES:
+            raise PatternError("the pattern is too large")
+        self.states.append(State(test=test, place=place))
+        return len(self.states) - 1
+
+    def _link(self, origin: int, target: int) -> None:
+        self.states[origin].out.append(target)
+
+    def _peek(self) -> str:
+        return self.text[self.position : self.position + 1]
+
+    def _alternatives(self) -> tuple[int, int]:
+        first, last = self._add(), self._add()
+        while True:
+            head, tail = self._sequence()
+            self._link(first, head)
+            self._link(tail, last)
+            if self._peek() != "|":
+                return first, last
+            self.position += 1
+
+    def _sequence(self) -> tuple[int, int]:
+        first = last = self._add()
+        while self._peek() not in ("", "|", ")"):
+            head, tail = self._repeated()
+            self._link(last, head)
+            last = tail
+        return first, last
+
+    def _repeated(self) -> tuple[int, int]:
+        begin = self.position
+        part = self._atom()
+        end = self.position
+        bounds = self._quantifier()
+        if bounds is None:
+            return part
+        if self.states[part[0]].place is not None:
+            raise PatternError("nothing to repeat")
+        after = self.position
+        low, high = bounds
+        copies = [part]
+        for _ in range(max(low, high or 0, 1) - 1):
+            self.position = begin
+            copies.append(self._atom())
+            if self.position != end:
+                raise PatternError("unsupported repetition")
+        self.position = after
+        return self._chain(copies, low, high)
+
+    def _chain(self, copies: list[tuple[int, int]], low: int, high: int | None) -> tuple[int, int]:
+        """Put copies in a row, with a way out after each that is not needed."""
+        first, last = self._add(), self._add()
+        end = first
+        for index, (head, tail) in enumerate(copies):
+            if index >= low:
+                self._link(end, last)
+            if high == 0:
+                return first, last
+            self._link(end, head)
+            end = tail
+        if high is None:
+            self._link(end, copies[-1][0])
+        self._link(end, last)
+        return first, last
+
+    def _quantifier(self) -> tuple[int, int | None] | None:
+        bounds: tuple[int, int | None]
+        match self._peek():
+            case "*":
+                bounds = (0, None)
+            case "+":
+                bounds = (1, None)
+            case "?":
+                bounds = (0, 1)
+            case "{":
+                bounds = self._braces()
+            case _:
+                return None
+        self.position += 1
+        if self._peek() == "?":
+            self.position += 1  # lazy: the same language
+        if self._peek() in ("*", "+", "?", "{"):
+            raise PatternError("repeated or possessive quantifier")
+        return bounds
+
+    def _braces(self) -> tuple[int, int | None]:
+        close = self.text.find("}", self.position)
+        low, comma, high = self.text[self.position + 1 : max(close, self.position)].partition(",")
+        known = all(len(t) <= 4 and (not t or (t.isdecimal() and t.isascii())) for t in (low, high))
+        if close < 0 or not known or not (low or high):
+            raise PatternError("a brace that is no repetition")
+        self.position = close
+        least = int(low or 0)
+        most = int(high) if high else (None if comma else least)
+        if most is not None and most < least:
+            raise PatternError("min repeat greater than max repeat")
+        return least, most
+
+    def _atom(self) -> tuple[int, int]:  # noqa: PLR0911 - one line for each kind of atom
+        char = self._peek()
+        self.position += 1
+        match char:
+            case "(":
+                return self._group()
+            case "[":
+                return self._letter(self._bracket())
+            case ".":
+                return self._letter(lambda c: c != "\n")
+            case "^":
+                return self._at(Place.START)
+            case "$":
+                return self._at(Place.END)
+            case "\\":
+                escaped = self._take_escaped()
+                if escaped in _PLACES:
+                    return self._at(_PLACES[escaped])
+                return self._letter(_escape_test(escaped))
+            case "*" | "+" | "?" | "{":
+                raise PatternError("nothing to repeat")
+            case _:
+                return self._letter(char.__eq__)
+
+    def _group(self) -> tuple[int, int]:
+        if self._peek() == "?":
+            rest = self.text[self.position :]
+            name = rest[3 : rest.find(">")] if rest.startswith("?P<") and ">" in rest else ""
+            if rest.startswith("?:"):
+                self.position += 2
+            elif name.isidentifier():
+                self.position += len(name) + 4
+            else:
+                raise PatternError("look-around, flags and back references are not supported")
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise PatternError("groups are nested too deeply")
+        part = self._alternatives()
+        self.nesting -= 1
+        if self._peek() != ")":
+            raise PatternError("missing )")
+        self.position += 1
+        return part
+
+    def _letter(self, test: Test) -> tuple[int, int]:
+        first, last = self._add(test=test), self._add()
+        self._link(first, last)
+        return first, last
+
+    def _at(self, place: Place) -> tuple[int, int]:
+        first, last = self._add(place=place), self._add()
+        self._link(first, last)
+        return first, last
+
+    def _take_escaped(self) -> str:
+        char = self._peek()
+        if not char:
+            raise PatternError("bad escape at the end")
+        self.position += 1
+        return char
+
+    def _bracket(self) -> Test:
+        negated = self._peek() == "^"
+        self.position += negated
+        tests: list[Test] = []
+        while self._peek() != "]" or not tests:
+            low, test = self._member()
+            if self._peek() == "-" and self.text[self.position + 1 : self.position + 2] != "]":
+                self.position += 1
+                high, _ = self._member()
+                if not low or not high or low > high:
+                    raise PatternError("bad character range")
+                test = _range_test(low, high)
+            tests.append(test)
+        self.position += 1
+        return lambda char: any(test(char) for test in tests) != negated
+
+    def _member(self) -> tuple[str, Test]:
+        """Return one member of a bracket: the letter ("" for a class of letters) and its test."""
+        char = self._peek()
+        if char in ("", "["):
+            raise PatternError("unsupported character set")
+        self.position += 1
+        if char != "\\":
+            return char, char.__eq__
+        escaped = self._take_escaped()
+        return "" if escaped in _CLASSES else escaped, _escape_test(escaped)
+
+
+def _range_test(low: str, high: str) -> Test:
+    return lambda char: low <= char <= high
+
+
+def _escape_test(char: str) -> Test:
+    if char in _CLASSES:
+        return _CLASSES[char]
+    if char in string.punctuation:
+        return char.__eq__
+    raise PatternError(f"unsupported escape \\{char}")

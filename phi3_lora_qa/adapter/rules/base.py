@@ -1,0 +1,118 @@
+"""Family base: agreement with the base's weights, read a few rows at a time.
+
+Names, shapes and layer counts are compared in family tensors: with a base, what the config implies
+is worked out from the base itself.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import CONFIG
+from phi3_lora_qa.adapter.keys import Part
+from phi3_lora_qa.adapter.safetensors import READABLE, Array, SafetensorsFile, TensorInfo
+from phi3_lora_qa.adapter.subject import Subject
+
+MAX_RATIO = 10.0
+"""How many times as large as the base's weight a healthy delta can be, in Frobenius norm."""
+
+_SAMPLE_ROWS = 64
+_BLOCK_ROWS = 4096
+
+
+@rule(
+    "base-embedding-copy",
+    severity=Severity.ERROR,
+    title="The base's embedding table in the file is the base's own",
+    why="peft saves a copy of the table when it is adapted, and loads it into the base. Another "
+    "table there changes the base for everyone who uses it afterwards.",
+    fix="use the base of the training, or remove the base_layer.weight tensors from the file",
+    needs=["implied", "base"],
+)
+def embedding_copy(subject: Subject) -> Iterator[Hit]:
+    """Compare base_layer.weight with the base's tensor, in the coarser of the two dtypes."""
+    for key in subject.keys.values():
+        if key.part is not Part.BASE_WEIGHT or key.module not in subject.base.modules:
+            continue
+        embedding = "model.embed_tokens" if subject.base.config.get("tie_word_embeddings") else ""
+        place = subject.base.tensor(key.module) or subject.base.tensor(embedding)
+        if place is None:
+            yield Hit(key.name, "the base has no weights to compare this copy with")
+            continue
+        ours, (file, theirs) = subject.info(key), place
+        if ours.shape != theirs.shape or not {ours.dtype, theirs.dtype} <= set(READABLE):
+            yield Hit(key.name, "shape or dtype differs from the base's table")
+        elif not _same(subject, ours, file, theirs):
+            yield Hit(key.name, f"it differs from the base's {theirs.name}")
+
+
+@rule(
+    "base-delta-size",
+    severity=Severity.ERROR,
+    title="No delta dwarfs the weight that it is added to",
+    why="A delta many times the size of its weight has replaced the base and not adapted it; "
+    "RMSNorm keeps the logits' size ordinary.",
+    fix="train again with a lower learning rate or alpha",
+    needs=["implied", "base"],
+)
+def delta_size(subject: Subject) -> Iterator[Hit]:
+    """Compare norms, the base's estimated from some rows of each weight."""
+    for module, sized in subject.deltas.items():
+        weight = _weight_norm(subject, module)
+        if weight and not sized.norm <= MAX_RATIO * weight:
+            yield Hit(module, f"the delta's norm is {sized.norm:.3g}, the weight's {weight:.3g}")
+
+
+@rule(
+    "base-bias-merge",
+    severity=Severity.WARNING,
+    title="A LoRA bias has a bias to merge into",
+    why="Phi-3's linear layers have no bias: an adapter with lora_bias runs, but cannot be merged.",
+    fix="train without lora_bias if the adapter is to be merged or exported",
+    needs=["implied", "base"],
+)
+def bias_merge(subject: Subject) -> Iterator[Hit]:
+    """Find lora_bias on modules without bias."""
+    bare = [m.name for m in subject.implied.targeted.values() if not m.bias]
+    if subject.config.lora_bias and bare:
+        yield Hit(f"{CONFIG}: lora_bias", f"{len(bare)} adapted modules have no bias")
+
+
+def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo) -> bool:
+    """Whether two tables hold the same numbers, as far as the coarser dtype can tell."""
+    coarse = min(ours.dtype, theirs.dtype, key=_MANTISSA.__getitem__)
+    for start in range(0, ours.shape[0], _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        mine = _rounded(subject.weights.tensor(ours.name, block), coarse)
+        base = _rounded(file.tensor(theirs.name, block), coarse)
+        if not np.array_equal(mine, base):
+            return False
+    return True
+
+
+_MANTISSA = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
+
+
+def _rounded(array: Array, dtype: str) -> NDArray[np.generic]:
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+        # Round half to even on the upper 16 bits, as casting to bfloat16 does.
+        return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return array.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
+
+
+def _weight_norm(subject: Subject, module: str) -> float:
+    """Estimate the Frobenius norm of a base weight from evenly spaced blocks of rows."""
+    place = subject.base.tensor(module)
+    if place is None or place[1].dtype not in READABLE or len(place[1].shape) != 2:
+        return 0.0
+    rows = place[1].shape[0]
+    count, step = min(rows, _SAMPLE_ROWS), max(1, rows // 8)
+    starts = range(0, rows, step) if rows > _SAMPLE_ROWS else (0,)
+    size = max(1, count // max(1, len(starts)))
+    sample = [place[0].tensor(place[1].name, slice(s, s + size)) for s in starts]
+    seen = sum(len(block) for block in sample)
+    square = sum(float(np.vdot(block, block)) for block in sample)
+    return float(np.sqrt(square * rows / max(1, seen)))

@@ -1,0 +1,172 @@
+"""Family config: what adapter_config.json says, by itself."""
+
+from collections.abc import Iterator
+
+from phi3_lora_qa.adapter.config import ProblemKind
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import CONFIG
+from phi3_lora_qa.adapter.subject import Subject
+
+
+def _problems(subject: Subject, *kinds: ProblemKind) -> Iterator[Hit]:
+    for problem in subject.reading.problems if subject.reading else ():
+        if problem.kind in kinds:
+            yield Hit(f"{CONFIG}: {problem.field}", problem.message, problem.fix)
+
+
+@rule(
+    "config-field-missing",
+    severity=Severity.ERROR,
+    title="Rank, alpha, targets and peft type are given",
+    why="peft fills a missing r or lora_alpha with 8, which changes the adapter's strength.",
+    fix="copy the adapter_config.json that peft wrote in training, whole",
+)
+def field_missing(subject: Subject) -> Iterator[Hit]:
+    """Find required fields that are not there."""
+    yield from _problems(subject, ProblemKind.MISSING)
+
+
+@rule(
+    "config-value",
+    severity=Severity.ERROR,
+    title="Every field has a value of its type and range",
+    why="A rank as text, a NaN alpha or another peft type fails late, or loads as something else.",
+    fix="set the field to the value used in training",
+)
+def value(subject: Subject) -> Iterator[Hit]:
+    """Find values that their field does not take."""
+    yield from _problems(subject, ProblemKind.VALUE)
+
+
+@rule(
+    "config-refused",
+    severity=Severity.ERROR,
+    title="No field changes the base or needs what is not checked",
+    why="layer_replication, PiSSA, OLoRA and others rewrite the base's weights while loading: what "
+    "the adapter is compared with is then no longer the base.",
+    fix="convert the adapter to plain LoRA, or train without the field",
+)
+def refused(subject: Subject) -> Iterator[Hit]:
+    """Find fields and init labels that are refused by name."""
+    yield from _problems(subject, ProblemKind.REFUSED)
+
+
+@rule(
+    "config-unknown-field",
+    severity=Severity.ERROR,
+    title="No unknown field is set",
+    why="peft drops fields that it does not know with a warning, and with them what they meant.",
+    fix="save with a peft version that this tool knows, or remove the field",
+)
+def unknown_field(subject: Subject) -> Iterator[Hit]:
+    """Find fields of no known peft version that hold something."""
+    yield from _problems(subject, ProblemKind.UNKNOWN)
+
+
+@rule(
+    "config-conflict",
+    severity=Severity.ERROR,
+    title="The fields go together",
+    why="peft raises on some combinations, but only once the base has been loaded.",
+    fix="correct one of the two fields",
+)
+def conflict(subject: Subject) -> Iterator[Hit]:
+    """Find combinations that peft refuses."""
+    yield from _problems(subject, ProblemKind.CONFLICT)
+
+
+@rule(
+    "config-pattern",
+    severity=Severity.ERROR,
+    title="Patterns can be matched in bounded time",
+    why="peft hands them to Python's re, where a short pattern can take longer than any CI waits.",
+    fix="write the modules' names as a list",
+    needs=["config"],
+)
+def pattern(subject: Subject) -> Iterator[Hit]:
+    """Find patterns outside the safe syntax, and invalid ones."""
+    if not subject.has("implied") and "matching" in subject.errors:
+        what, _, fix = subject.errors["matching"].rpartition("; ")
+        yield Hit(CONFIG, what, fix)
+
+
+@rule(
+    "config-alpha-zero",
+    severity=Severity.ERROR,
+    title="No module's alpha is zero",
+    why="With alpha 0 the scaling is 0, and the adapter does nothing.",
+    fix="set lora_alpha (and alpha_pattern) to the values used in training",
+    needs=["config"],
+)
+def alpha_zero(subject: Subject) -> Iterator[Hit]:
+    """Find alphas of zero."""
+    for where, alpha in _alphas(subject):
+        if alpha == 0:
+            yield Hit(where, f"{where.partition(': ')[2]} is 0, so the adapter has no effect")
+
+
+@rule(
+    "config-alpha-negative",
+    severity=Severity.WARNING,
+    title="No module's alpha is negative",
+    why="A negative alpha turns what was learned into its opposite. Task negation does so on "
+    "purpose; otherwise it is a mistake.",
+    fix="set the alpha used in training, or keep it if the task is to be negated",
+    needs=["config"],
+)
+def alpha_negative(subject: Subject) -> Iterator[Hit]:
+    """Find negative alphas."""
+    for where, alpha in _alphas(subject):
+        if alpha < 0:
+            yield Hit(where, f"{where.partition(': ')[2]} is {alpha:g}, which negates the adapter")
+
+
+@rule(
+    "config-task-type",
+    severity=Severity.ERROR,
+    title="The task is causal language modelling",
+    why="Another task type wraps the base in another class, with a head that Phi-3 does not have.",
+    fix='set task_type to "CAUSAL_LM", if the adapter was trained on a causal language model',
+    needs=["config"],
+)
+def task_type(subject: Subject) -> Iterator[Hit]:
+    """Find other task types; null is accepted, as peft loads it as it is."""
+    task = subject.config.task_type
+    if task not in (None, "CAUSAL_LM"):
+        yield Hit(f"{CONFIG}: task_type", f"task_type is {task!r}, not CAUSAL_LM")
+
+
+@rule(
+    "config-task-type-null",
+    severity=Severity.INFO,
+    title="The task type is given",
+    why="Loaders other than PeftModel take the class from it.",
+    fix='set task_type to "CAUSAL_LM"',
+    needs=["config"],
+)
+def task_type_null(subject: Subject) -> Iterator[Hit]:
+    """Find configs without a task type."""
+    if subject.config.task_type is None:
+        yield Hit(f"{CONFIG}: task_type", "task_type is null")
+
+
+@rule(
+    "config-machine-path",
+    severity=Severity.INFO,
+    title="The base is named by an id that others have too",
+    why="AutoPeftModel and others load the base from this field; a path of the training machine "
+    "means nothing elsewhere. It is never followed here.",
+    fix='set base_model_name_or_path to the hub id, such as "microsoft/Phi-3-mini-4k-instruct"',
+    needs=["config"],
+)
+def machine_path(subject: Subject) -> Iterator[Hit]:
+    """Find absolute and relative paths as the base's name."""
+    name = subject.config.base_model_name_or_path or ""
+    if name.startswith(("/", "./", "../", "~")) or "\\" in name or name[1:2] == ":":
+        yield Hit(f"{CONFIG}: base_model_name_or_path", f"{name} is a path of one machine")
+
+
+def _alphas(subject: Subject) -> Iterator[tuple[str, float]]:
+    yield f"{CONFIG}: lora_alpha", subject.config.lora_alpha
+    for key, alpha in subject.config.alpha_pattern.items():
+        yield f"{CONFIG}: alpha_pattern[{key}]", alpha

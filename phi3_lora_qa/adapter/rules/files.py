@@ -1,0 +1,164 @@
+"""Family files: what lies in the folder, before anything in it is understood."""
+
+from collections.abc import Iterator
+
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import CONFIG, MATTERS, PICKLED_WEIGHTS, WEIGHTS, EntryKind
+from phi3_lora_qa.adapter.subject import Subject
+
+
+@rule(
+    "files-not-regular",
+    severity=Severity.ERROR,
+    title="The folder holds only regular files and folders",
+    why="A link can lead out of the folder, a pipe can hang its reader, and what was checked need "
+    "not be what is loaded.",
+    fix="copy the folder with `cp -rL`, which replaces links by what they point to",
+)
+def not_regular(subject: Subject) -> Iterator[Hit]:
+    """Find links, pipes, sockets and devices, and folders where a file must be."""
+    for entry in subject.folder.entries.values():
+        if entry.kind in (EntryKind.LINK, EntryKind.OTHER):
+            yield Hit(entry.name, f"{entry.name} is a {entry.kind}, which is not followed")
+        elif entry.kind is EntryKind.FOLDER and entry.name in MATTERS:
+            yield Hit(entry.name, f"{entry.name} is a folder where a file must be")
+
+
+@rule(
+    "files-config-missing",
+    severity=Severity.ERROR,
+    title="adapter_config.json is there",
+    why="Without it nobody knows rank, scaling or targets; peft refuses the folder.",
+    fix=f"copy {CONFIG} from the training output; a checkpoint that is being written lacks it",
+)
+def config_missing(subject: Subject) -> Iterator[Hit]:
+    """Find a folder without a config."""
+    if CONFIG not in subject.folder.entries:
+        yield Hit(CONFIG, f"the folder has no {CONFIG}")
+
+
+@rule(
+    "files-weights-missing",
+    severity=Severity.ERROR,
+    title="adapter_model.safetensors is there",
+    why="peft takes the path for a hub id when there are no weights, and its message misleads.",
+    fix=f"copy {WEIGHTS} from the training output, to the top of the folder",
+)
+def weights_missing(subject: Subject) -> Iterator[Hit]:
+    """Find a folder without weights of any kind."""
+    names = subject.folder.entries
+    if WEIGHTS in names or PICKLED_WEIGHTS in names:
+        return
+    inside = [e.name for e in names.values() if e.kind is EntryKind.FOLDER]
+    hint = f"; it may lie in {', '.join(inside[:3])}" if inside else ""
+    yield Hit(WEIGHTS, f"the folder has no {WEIGHTS}{hint}")
+
+
+@rule(
+    "files-pickled-weights",
+    severity=Severity.ERROR,
+    title="The weights are no pickle",
+    why="A pickle runs code when it is opened; torch's weights_only mode has been broken twice.",
+    fix="save again with safe_serialization=True, peft's default since 0.6",
+)
+def pickled_weights(subject: Subject) -> Iterator[Hit]:
+    """Find weights that are there as a pickle only."""
+    names = subject.folder.entries
+    if PICKLED_WEIGHTS in names and WEIGHTS not in names:
+        yield Hit(PICKLED_WEIGHTS, f"the weights are only there as {PICKLED_WEIGHTS}, a pickle")
+
+
+@rule(
+    "files-weights-unreadable",
+    severity=Severity.ERROR,
+    title="adapter_model.safetensors is whole and unambiguous",
+    why="A truncated or tampered file loads partly, or as something else for another reader.",
+    fix="copy the file again, or save the adapter again",
+)
+def weights_unreadable(subject: Subject) -> Iterator[Hit]:
+    """Find weights whose header does not hold."""
+    if not subject.has("weights") and "weights" in subject.errors:
+        yield Hit(WEIGHTS, *_cut(subject.errors["weights"]))
+
+
+@rule(
+    "files-weights-empty",
+    severity=Severity.ERROR,
+    title="The weights file holds LoRA tensors",
+    why="peft loads an empty file with a warning, and the result is the bare base model.",
+    fix="gather all shards before saving: under ZeRO-3 set "
+    "stage3_gather_16bit_weights_on_model_save, under FSDP use FULL_STATE_DICT",
+    needs=["weights"],
+)
+def weights_empty(subject: Subject) -> Iterator[Hit]:
+    """Find a valid file without any tensor."""
+    if not subject.weights.tensors:
+        yield Hit(WEIGHTS, f"{WEIGHTS} is valid but holds no tensor")
+
+
+@rule(
+    "files-config-unreadable",
+    severity=Severity.ERROR,
+    title="adapter_config.json is strict JSON with one meaning",
+    why="A half-written config cannot be read; one with a key twice means two things.",
+    fix="copy the config again, or save the adapter again",
+)
+def config_unreadable(subject: Subject) -> Iterator[Hit]:
+    """Find a config that is no JSON object."""
+    if subject.reading is None and "config" in subject.errors:
+        yield Hit(CONFIG, *_cut(subject.errors["config"]))
+
+
+@rule(
+    "files-code",
+    severity=Severity.WARNING,
+    title="The folder holds no program",
+    why="An adapter needs no code; a loader with trust_remote_code would run it.",
+    fix="remove the file; it is never run here",
+)
+def code(subject: Subject) -> Iterator[Hit]:
+    """Find programs and libraries."""
+    for entry in subject.folder.entries.values():
+        if entry.is_code:
+            yield Hit(entry.name, f"{entry.name} is a program")
+
+
+@rule(
+    "files-pickle-beside",
+    severity=Severity.INFO,
+    title="No pickles or optimizer states lie beside the weights",
+    why="They are never opened here, but others may; an optimizer state is twice the adapter's "
+    "size and of no use to a reader.",
+    fix="leave the file out when the adapter is handed on",
+)
+def pickle_beside(subject: Subject) -> Iterator[Hit]:
+    """Find training_args.bin, optimizer.pt and the like."""
+    for entry in subject.folder.entries.values():
+        alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in subject.folder.entries
+        if entry.is_pickle and not alone:
+            yield Hit(entry.name, f"{entry.name} ({entry.size} bytes) is a pickle; not opened")
+
+
+@rule(
+    "files-subfolders",
+    severity=Severity.INFO,
+    title="The folder holds one adapter and no other folders",
+    why="Checkpoints and further adapters within it are not looked at.",
+    fix="give each adapter's own folder to check it too",
+)
+def subfolders(subject: Subject) -> Iterator[Hit]:
+    """Find folders within the folder."""
+    inside = [
+        e.name
+        for e in subject.folder.entries.values()
+        if e.kind is EntryKind.FOLDER and e.name not in MATTERS
+    ]
+    if inside:
+        shown = ", ".join(inside[:5]) + (", …" if len(inside) > 5 else "")
+        yield Hit(inside[0], f"not looked at: {shown}")
+
+
+def _cut(message: str) -> tuple[str, str]:
+    """Split an error's message into what is wrong and how to mend it."""
+    what, _, fix = message.rpartition("; ")
+    return what or message, fix

@@ -1,0 +1,92 @@
+"""Family manifest: the adapter is the one that its training recorded."""
+
+import math
+from collections.abc import Iterator
+
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import MANIFEST, MODEL_CARD
+from phi3_lora_qa.adapter.manifest import changed_files
+from phi3_lora_qa.adapter.subject import Subject
+
+
+@rule(
+    "manifest-unreadable",
+    severity=Severity.ERROR,
+    title="The manifest, where there is one, can be read",
+    why="A damaged manifest proves nothing.",
+    fix="write it again with the training, or remove it",
+)
+def unreadable(subject: Subject) -> Iterator[Hit]:
+    """Find a manifest that is there and no good."""
+    if MANIFEST in subject.folder.entries and not subject.has("manifest"):
+        what, _, fix = subject.errors["manifest"].rpartition("; ")
+        yield Hit(MANIFEST, what, fix)
+
+
+@rule(
+    "manifest-file-changed",
+    severity=Severity.ERROR,
+    title="Every file is the one that training recorded",
+    why="A file was damaged, mixed up or edited after training: what was evaluated then is not "
+    "what lies here.",
+    fix="copy the folder from the training output again, or record the change in a new manifest",
+    needs=["manifest"],
+)
+def file_changed(subject: Subject) -> Iterator[Hit]:
+    """Compare the hashes of all files that are loaded."""
+    for name in changed_files(subject.folder, subject.manifest):
+        if name != MODEL_CARD:
+            state = "not as recorded" if subject.folder.file(name) else "recorded, but not there"
+            yield Hit(name, f"{name} is {state}")
+
+
+@rule(
+    "manifest-card-changed",
+    severity=Severity.INFO,
+    title="The model card is the one that training recorded",
+    why="A card may be edited later; the adapter is the same.",
+    fix="record the change in a new manifest, or leave it",
+    needs=["manifest"],
+)
+def card_changed(subject: Subject) -> Iterator[Hit]:
+    """Compare the model card's hash."""
+    if MODEL_CARD in changed_files(subject.folder, subject.manifest):
+        yield Hit(MODEL_CARD, "the model card is not as recorded")
+
+
+@rule(
+    "manifest-scaling",
+    severity=Severity.ERROR,
+    title="Every module has the scaling that it was trained with",
+    why="A changed alpha, rank or use_rslora loads without a word, and the adapter acts too "
+    "strongly or too weakly.",
+    fix="restore lora_alpha, r, use_rslora and the patterns to what the manifest records",
+    needs=["manifest", "implied"],
+)
+def scaling(subject: Subject) -> Iterator[Hit]:
+    """Compare the factors of all adapted modules."""
+    recorded = dict(subject.manifest.scaling)
+    for module in subject.implied.targeted:
+        factor = subject.matching.scaling(module)
+        known = recorded.pop(module, None)
+        if known is None:
+            yield Hit(module, f"training recorded no scaling for {module}")
+        elif not math.isclose(known, factor, rel_tol=1e-9):
+            yield Hit(module, f"the scaling is {factor:g}, training recorded {known:g}")
+    for module in recorded:
+        yield Hit(module, f"training recorded a scaling, but the config does not adapt {module}")
+
+
+@rule(
+    "manifest-losses",
+    severity=Severity.ERROR,
+    title="Training ended with finite losses",
+    why="A loss of exactly 0 means that every label was masked, so that nothing was learned.",
+    fix="look at the data's masking, and train again",
+    needs=["manifest"],
+)
+def losses(subject: Subject) -> Iterator[Hit]:
+    """Find recorded losses that no training can end with."""
+    for name, loss in subject.manifest.final_losses.items():
+        if not math.isfinite(loss) or loss <= 0:
+            yield Hit(MANIFEST, f"the final loss {name} is {loss:g}")

@@ -1,0 +1,193 @@
+"""What the rules look at: an adapter folder and perhaps a base, each part read once, when asked."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import TypeVar
+
+from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.config import (
+    ConfigReading,
+    LoraAdapterConfig,
+    parse_config,
+    read_raw_config,
+)
+from phi3_lora_qa.adapter.expected import Implied, assumed_modules, imply
+from phi3_lora_qa.adapter.finding import Need
+from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, TOKENIZER_FILES, WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_keys, tensor_name
+from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
+from phi3_lora_qa.adapter.matching import Matching
+from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure, delta, measure
+from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_safetensors
+from phi3_lora_qa.errors import AdapterError
+
+T = TypeVar("T")
+
+
+class Subject:
+    """One adapter under the rules.
+
+    A rule says what it needs, and runs only where `has` holds for it; a part that is asked for and
+    not there raises LookupError, which the linter reports as its own fault. ``errors`` says why a
+    part could not be read: one rule reports each.
+    """
+
+    def __init__(self, folder: AdapterFolder, base: BaseFiles | None) -> None:
+        self.folder = folder
+        self._base = base
+        self.errors: dict[str, str] = {}
+
+    def has(self, need: Need) -> bool:
+        """Whether a part is there for a rule to look at."""
+        match need:
+            case "config":
+                return self._config is not None
+            case "weights":
+                return self._weights is not None
+            case "implied":
+                return self._implied is not None and self._weights is not None
+            case "base":
+                return self._base is not None
+            case "tokenizer":
+                return any(self.folder.file(name) for name in TOKENIZER_FILES)
+            case "manifest":
+                return self._manifest is not None
+
+    @property
+    def base(self) -> BaseFiles:
+        """The base's files (need: base)."""
+        return _there(self._base)
+
+    @property
+    def config(self) -> LoraAdapterConfig:
+        """The config, where its values could be read (need: config)."""
+        return _there(self._config)
+
+    @property
+    def matching(self) -> Matching:
+        """The config's patterns, compiled (need: implied)."""
+        return _there(self._matching)
+
+    @property
+    def weights(self) -> SafetensorsFile:
+        """The checked header of the weights (need: weights)."""
+        return _there(self._weights)
+
+    @property
+    def implied(self) -> Implied:
+        """What the config implies for the base, or for the Phi-3 that the file seems to be for.
+
+        (need: implied)
+        """
+        return _there(self._implied)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, where there is a sound one (need: manifest)."""
+        return _there(self._manifest)
+
+    @property
+    def keys(self) -> Mapping[str, TensorKey]:
+        """The tensors whose names are in the grammar, by the name that peft writes."""
+        return self._keys[0]
+
+    @property
+    def bad_keys(self) -> tuple[BadKey, ...]:
+        """The tensors whose names are not."""
+        return self._keys[1]
+
+    def info(self, key: TensorKey) -> TensorInfo:
+        """Return the header's entry of a tensor (need: weights)."""
+        return self.weights.tensors[key.name]
+
+    def factors(self, module: str) -> tuple[TensorMeasure, TensorMeasure] | None:
+        """Return the measures of a module's A and B, or None unless both are there."""
+        for first, second in ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B)):
+            a = self.measures.get(tensor_name(module, first))
+            b = self.measures.get(tensor_name(module, second))
+            if a and b:
+                return a, b
+        return None
+
+    @cached_property
+    def measures(self) -> Mapping[str, TensorMeasure]:
+        """The values of every implied tensor of a readable dtype, by the name that peft writes.
+
+        (need: implied)
+        """
+        return {
+            name: measure(self.weights, key.name, key.part)
+            for name, key in self.keys.items()
+            if name in self.implied.tensors and self.info(key).dtype in READABLE
+        }
+
+    @cached_property
+    def deltas(self) -> Mapping[str, DeltaMeasure]:
+        """The size of delta = s · B·A of each adapted module whose two factors are finite.
+
+        (need: implied)
+        """
+        found = {}
+        for module in self.implied.targeted:
+            pair = self.factors(module)
+            sized = delta(*pair, self.matching.scaling(module)) if pair else None
+            if sized is not None:
+                found[module] = sized
+        return found
+
+    @cached_property
+    def reading(self) -> ConfigReading | None:
+        """adapter_config.json with its problems; None if it is missing or no JSON."""
+        if self.folder.file(CONFIG) is None:
+            return None
+        return self._try("config", lambda: parse_config(read_raw_config(self.folder)))
+
+    @cached_property
+    def _config(self) -> LoraAdapterConfig | None:
+        return self.reading.config if self.reading else None
+
+    @cached_property
+    def _matching(self) -> Matching | None:
+        config = self._config
+        return None if config is None else self._try("matching", lambda: Matching(config))
+
+    @cached_property
+    def _weights(self) -> SafetensorsFile | None:
+        if self.folder.file(WEIGHTS) is None:
+            return None
+        opener = partial(self.folder.open_file, WEIGHTS)
+        return self._try("weights", lambda: open_safetensors(opener, WEIGHTS))
+
+    @cached_property
+    def _keys(self) -> tuple[Mapping[str, TensorKey], tuple[BadKey, ...]]:
+        return parse_keys(self._weights.tensors if self._weights else ())
+
+    @cached_property
+    def _implied(self) -> Implied | None:
+        config, matching = self._config, self._matching
+        if config is None or matching is None:
+            return None
+        infos = self._weights.tensors if self._weights else {}
+        modules = (
+            self._base.modules if self._base else assumed_modules(config, self.keys.values(), infos)
+        )
+        return self._try("matching", lambda: imply(config, matching, modules))
+
+    @cached_property
+    def _manifest(self) -> Manifest | None:
+        if MANIFEST not in self.folder.entries:
+            return None
+        return self._try("manifest", lambda: read_manifest(self.folder))
+
+    def _try(self, part: str, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except AdapterError as error:
+            self.errors[part] = str(error)
+            return None
+
+
+def _there(part: T | None) -> T:
+    if part is None:
+        raise LookupError("a rule looks at a part that it does not declare as needed")
+    return part

@@ -1,0 +1,115 @@
+"""``phi3-lora-qa demo``: the whole way once, with real training and two real gates."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.models.registry import bundled
+
+MARK = ".phi3-lora-qa-demo"
+"""Lies in a folder that the demo made: only such a folder is ever emptied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the demo trains on and holds the adapter against."""
+
+    config: Path
+    suites: tuple[Path, ...]
+    overrides: tuple[str, ...] = ()
+
+
+def demo_command(base: str, output: Path) -> int:
+    """Train, gate, damage, gate; return 0 when the good one passed and the damaged was refused."""
+    recipe = _recipe(base)
+    folder = _fresh(output / (base if base in ("tiny", "smollm2") else Path(base).name))
+    good, damaged = folder / "adapter", folder / "damaged"
+    _say(f"1/4 fine-tuning {base} with LoRA")
+    overrides = [f"--set={text}" for text in (f'output.dir="{good.resolve()}"', *recipe.overrides)]
+    trained = _run("phi3_lora_qa", "train", str(recipe.config), *overrides)
+    if trained:
+        return trained
+    _say("2/4 gating the adapter")
+    passed = _gate(good, base, recipe, folder / "report")
+    _say("3/4 damaging a copy of it: NaN into one lora_B")
+    _damage(good, damaged)
+    _say("4/4 gating the damaged copy")
+    refused = _gate(damaged, base, recipe, folder / "report-damaged")
+    _say(
+        f"the adapter:      {'PASS' if passed == 0 else 'not accepted'}, "
+        f"report {folder / 'report' / 'report.html'}"
+    )
+    _say(
+        f"the damaged copy: {'FAIL, refused' if refused == 1 else 'NOT REFUSED'}, "
+        f"report {folder / 'report-damaged' / 'report.html'}"
+    )
+    return 0 if passed == 0 and refused == 1 else 1
+
+
+def _recipe(base: str) -> Recipe:
+    if base == "smollm2":
+        data = bundled("smollm2")
+        return Recipe(
+            config=data / "train.toml", suites=(data / "target.jsonl", data / "general.jsonl")
+        )
+    data = bundled("tiny")
+    if base == "tiny":
+        return Recipe(config=data / "train.toml", suites=(data / "suite.jsonl",))
+    data = bundled("smollm2")
+    return Recipe(
+        config=data / "train.toml",
+        suites=(data / "target.jsonl", data / "general.jsonl"),
+        overrides=(f'model.base="{base}"',),
+    )
+
+
+def _fresh(folder: Path) -> Path:
+    """Make the demo's folder anew; never empty a folder that the demo did not make."""
+    if folder.exists():
+        if not (folder / MARK).is_file():
+            raise InputError(
+                f"{folder} exists and was not made by the demo; "
+                "move it, or give another place with --output"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("made by phi3-lora-qa demo; may be deleted\n", encoding="utf-8")
+    return folder
+
+
+def _gate(adapter: Path, base: str, recipe: Recipe, report: Path) -> int:
+    return _run(
+        "pytest",
+        "-q",
+        "--phi3-only",
+        f"--phi3-adapter={adapter}",
+        f"--phi3-base={base}",
+        f"--phi3-report={report}",
+        *(f"--phi3-suite={suite}" for suite in recipe.suites),
+    )
+
+
+def _damage(good: Path, damaged: Path) -> None:
+    """Copy the adapter and write NaN where a diverged training step would have left it."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(good, damaged)
+    weights = damaged / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    name = next(name for name in sorted(tensors) if "lora_B" in name)
+    tensors[name].flat[0] = np.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def _run(*module_and_arguments: str) -> int:
+    """Run a module in a process of its own, so that each step starts as a user's would."""
+    command = [sys.executable, "-m", *module_and_arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+def _say(text: str) -> None:
+    print(f"demo: {text}", flush=True)

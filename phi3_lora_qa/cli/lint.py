@@ -1,0 +1,148 @@
+"""Commands ``lint`` and ``explain``: show what the rules say, to people, programs and GitHub."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.lint import LintReport, Severity, find_rule, lint
+from phi3_lora_qa.errors import BaseModelError, InputError, escape
+
+SCHEMA_VERSION = 1
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+
+
+def lint_command(adapter: Path, base: str | None = None, format: str = "text") -> int:  # noqa: A002
+    """Lint an adapter and print the report.
+
+    Args:
+        adapter: The adapter's folder.
+        base: A known base's name or id, or a folder; None leaves agreement with it unchecked.
+        format: ``text``, ``json`` or ``github``.
+
+    Returns:
+        The exit status: 0 accepted, 1 rejected.
+
+    Raises:
+        InputError: The format is unknown, or the adapter's folder cannot be read at all.
+        BaseModelError: The base is unknown, not on this machine, or unreadable.
+    """
+    writers: Mapping[str, Callable[[LintReport], None]] = {
+        "text": _write_text,
+        "json": lambda report: print(to_json(report)),
+        "github": lambda report: print(to_github(report)),
+    }
+    if format not in writers:
+        raise InputError(f"unknown format {escape(format)!r}; choose text, json or github")
+    folder = AdapterFolder.open(adapter)
+    report = lint(folder, _open_base(base) if base is not None else None)
+    writers[format](report)
+    return 0 if report.accepted else 1
+
+
+def explain_command(rule: str) -> None:
+    """Print what a rule's finding means.
+
+    Raises:
+        InputError: There is no such rule; the message names similar ones.
+    """
+    found = find_rule(rule)
+    print(f"{found.id} ({found.severity})\n\n{found.title}.\n")
+    print(f"Why it matters: {found.why}\n\nHow to mend it: {found.fix}.")
+    if "base" in found.needs:
+        print("\nChecked only where a base is given (--base).")
+
+
+def to_json(report: LintReport) -> str:
+    """Return the report as one JSON object, as the contract lays it out."""
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "adapter": report.adapter,
+        "verdict": report.verdict,
+        "findings": [asdict(finding) for finding in report.findings],
+        "summary": {
+            "errors": report.count(Severity.ERROR),
+            "warnings": report.count(Severity.WARNING),
+            "infos": report.count(Severity.INFO),
+            "rules_run": len(report.rules_run),
+            "unchecked": list(report.unchecked),
+        },
+    }
+    return json.dumps(content, indent=2)
+
+
+def to_github(report: LintReport) -> str:
+    """Return workflow commands that annotate a run, and a last line for its log.
+
+    A line that a stranger's text could end early would be a command of theirs, so texts are
+    escaped as GitHub's own toolkit does it.
+    """
+    levels = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+    lines = [
+        f"::{levels[f.severity]} title={_property(f'{f.rule} at {f.where}')}::"
+        f"{_data(f'{f.message}. Fix: {f.fix}')}"
+        for f in report.findings
+    ]
+    return "\n".join([*lines, f"adapter {_data(report.adapter)} is {report.verdict}"])
+
+
+def _open_base(reference: str) -> BaseFiles:
+    from phi3_lora_qa.models.registry import resolve_base
+
+    ref = resolve_base(reference)
+    if ref.folder is None:
+        raise BaseModelError(
+            f"the base {escape(ref.id)} is not on this machine; download it, and give its folder"
+        )
+    return BaseFiles.open(ref.folder)
+
+
+def _write_text(report: LintReport) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    colour = "green" if report.accepted else "red"
+    headline = Text.assemble((report.verdict, f"bold {colour}"), f"  {report.adapter}")
+    console.print(headline)
+    console.print(_counts(report))
+    group = ""
+    for finding in report.findings:
+        family = finding.rule.partition("-")[0]
+        if family != group:
+            group = family
+            console.print(Text(f"\n{family}", style="bold"))
+        console.print(
+            Text.assemble(
+                (f"  {finding.severity:<8}", _COLOURS[finding.severity]),
+                (finding.rule, "bold"),
+                f"  {finding.where}",
+            )
+        )
+        console.print(Text(f"          {finding.message}"))
+        console.print(Text.assemble(("          fix: ", "green"), finding.fix))
+    if report.unchecked:
+        console.print(Text("\nnot checked", style="bold"))
+        for text in report.unchecked:
+            console.print(Text(f"  {text}"))
+
+
+def _counts(report: LintReport) -> str:
+    parts = [
+        f"{count} {severity}{'' if count == 1 else 's'}"
+        for severity in Severity
+        if (count := report.count(severity)) and severity is not Severity.INFO
+    ]
+    return f"{', '.join(parts) or 'nothing to mend'}; {len(report.rules_run)} rules ran"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,48 @@
+"""``phi3-lora-qa train``: a config in, an adapter folder out."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+STOPPED = 130
+"""The exit status of a command that was stopped with Ctrl-C."""
+
+
+def train_command(config: Path, set_: Sequence[str]) -> None:
+    """Fine-tune as the config says, and print where the adapter is.
+
+    Only the result goes to stdout; progress, losses and notes go to stderr.
+
+    Args:
+        config: The TOML file.
+        set_: ``table.key=value`` overrides.
+
+    Raises:
+        InputError: Something in the config, the data or the base cannot be used.
+        MissingDependencyError: A setting needs a package that is not installed.
+    """
+    from phi3_lora_qa.training import load_config, train_from_config
+    from phi3_lora_qa.training.progress import progress_bar
+
+    settings = load_config(config, set_)
+    try:
+        with progress_bar() as progress:
+            result = train_from_config(settings, progress)
+    except KeyboardInterrupt:
+        print(
+            "phi3-lora-qa: stopped, no adapter was saved; where a checkpoint was written, go on "
+            "with --set training.resume_from_checkpoint=true",
+            file=sys.stderr,
+        )
+        raise SystemExit(STOPPED) from None
+    for note in result.notes:
+        print(f"phi3-lora-qa: note: {note}", file=sys.stderr)
+    print(f"adapter {result.adapter}")
+    print(
+        f"validation loss {result.loss_before:.4f} before, {result.loss_after:.4f} after "
+        f"{result.steps} steps in {result.seconds:.0f} s, "
+        f"{result.trainable_parameters:,} parameters trained"
+    )
+    if result.pushed:
+        print(f"pushed to {result.pushed}")
+    print(f"gate it with: pytest --phi3-adapter {result.adapter}")

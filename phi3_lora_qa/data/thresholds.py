@@ -1,0 +1,161 @@
+"""Limits: what a metric of a group of items must reach for an adapter to pass."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phi3_lora_qa.data.chat import DEFAULT_GROUP
+from phi3_lora_qa.errors import DataError, escape
+
+EVERY_OTHER_GROUP = "*"
+
+METRICS = ("loss", "exact_match", "token_f1", "rouge_l")
+"""What a limit may name: the room metrics computes the answers' ones, the room scoring the loss."""
+
+RULES = {
+    "at_least": "at least {}",
+    "at_most": "at most {}",
+    "improve_by": "better than the base by more than {}",
+    "no_worse_than": "no worse than the base by more than {}",
+}
+"""The rules and how a report puts them."""
+
+_FIELDS = ("group", "metric", "rule", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One demand. ``value`` is in the metric's own unit: nats per token for the loss.
+
+    ``at_least`` and ``at_most`` bound the tuned mean; ``improve_by`` the improvement over the
+    base; ``no_worse_than`` is a non-inferiority margin. ``group`` may be ``*``: every group that
+    has no limit of its own for this metric.
+    """
+
+    group: str
+    metric: str
+    rule: str
+    value: float
+
+    def describe(self) -> str:
+        """Return the demand in words, for the report."""
+        return f"{self.metric} {RULES[self.rule].format(f'{self.value:g}')}"
+
+
+def default_limits(groups: Sequence[str]) -> tuple[Limit, ...]:
+    """Return the built-in profile for a suite of these groups.
+
+    Better at the target, where there is one, and nowhere much worse.
+    """
+    other = EVERY_OTHER_GROUP
+    limits = (
+        Limit(group=DEFAULT_GROUP, metric="loss", rule="improve_by", value=0.0),
+        Limit(group=DEFAULT_GROUP, metric="token_f1", rule="no_worse_than", value=0.05),
+        Limit(group=other, metric="loss", rule="no_worse_than", value=0.10),
+        Limit(group=other, metric="exact_match", rule="no_worse_than", value=0.10),
+        Limit(group=other, metric="token_f1", rule="no_worse_than", value=0.10),
+    )
+    return tuple(limit for limit in limits if limit.group in (other, *groups))
+
+
+def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit, ...]:
+    """Read a TOML file of ``[[limit]]`` tables with group, metric, rule and value.
+
+    Args:
+        path: The file.
+        metrics: The metrics that a limit may name.
+
+    Raises:
+        DataError: The file cannot be read, or a table is not exactly a limit; the message names
+            the table and the nearest name that would do.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(
+            f"cannot read the thresholds {path}: {error}; give a TOML file of [[limit]] tables"
+        ) from error
+    for name in raw:
+        if name != "limit":
+            raise DataError(_unknown(str(path), "table", name, ("limit",)))
+    tables = raw.get("limit")
+    if not isinstance(tables, list) or not tables:
+        raise DataError(f"{path} holds no limit; add at least one [[limit]] table")
+    limits = tuple(
+        _parse(table, metrics, f"{path}, limit {n}") for n, table in enumerate(tables, 1)
+    )
+    seen: set[tuple[str, str, str]] = set()
+    for number, limit in enumerate(limits, 1):
+        key = (limit.group, limit.metric, limit.rule)
+        if key in seen:
+            raise DataError(
+                f"{path}, limit {number}: group {escape(limit.group, 40)} has two limits "
+                f"{limit.rule} for {limit.metric}; keep one"
+            )
+        seen.add(key)
+    return limits
+
+
+def expand(limits: Iterable[Limit], groups: Sequence[str]) -> tuple[Limit, ...]:
+    """Spell the limits out, group by group: first the suite's groups, then those it lacks.
+
+    A limit for a group that the suite lacks is kept: it can never be judged, and the gate must say
+    that the run is incomplete rather than forget what was asked for.
+    """
+    limits = tuple(limits)
+    lacking = {limit.group: None for limit in limits if limit.group not in groups}
+    lacking.pop(EVERY_OTHER_GROUP, None)
+    own = {(limit.group, limit.metric) for limit in limits}
+    return tuple(
+        Limit(group=group, metric=limit.metric, rule=limit.rule, value=limit.value)
+        for group in (*groups, *lacking)
+        for limit in limits
+        if limit.group == group
+        or (
+            limit.group == EVERY_OTHER_GROUP
+            and group in groups
+            and (group, limit.metric) not in own
+        )
+    )
+
+
+def _parse(table: object, metrics: Sequence[str], where: str) -> Limit:
+    if not isinstance(table, Mapping):
+        raise DataError(f"{where} is no table; write [[limit]] and its four fields below")
+    for name in table:
+        if name not in _FIELDS:
+            raise DataError(_unknown(where, "field", name, _FIELDS))
+    for name in _FIELDS:
+        if name not in table:
+            raise DataError(f"{where} has no {name}; add it")
+    group, metric, rule = (_text(table[name], name, where) for name in ("group", "metric", "rule"))
+    if metric not in metrics:
+        raise DataError(_unknown(where, "metric", metric, metrics))
+    if rule not in RULES:
+        raise DataError(_unknown(where, "rule", rule, tuple(RULES)))
+    return Limit(group=group, metric=metric, rule=rule, value=_number(table["value"], rule, where))
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {name} must be a non-empty string; write it in quotes")
+    return value
+
+
+def _number(value: Any, rule: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: value must be a finite number; write one such as 0.05")
+    if value < 0 and rule in ("improve_by", "no_worse_than"):
+        raise DataError(f"{where}: {rule} needs a value of 0 or more; drop the sign")
+    return float(value)
+
+
+def _unknown(where: str, kind: str, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {escape(near[0], 60)}?" if near else "use one of them"
+    names = ", ".join(escape(other, 60) for other in known)
+    return f"{where}: unknown {kind} {escape(repr(name), 60)} (known: {names}); {hint}"

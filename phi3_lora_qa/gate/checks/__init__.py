@@ -1,0 +1,1 @@
+"""The checks, one module for each stage. Each gives ``checks()``: what the stage consists of."""

@@ -1,0 +1,141 @@
+"""Checkpoint stage: the adapter survives saving and merging, and the base survives the adapter."""
+
+import tempfile
+
+import numpy as np
+
+from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
+from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.context import Bench
+from phi3_lora_qa.gate.factors import weights_of
+from phi3_lora_qa.gate.layers import lora_linears, to_float64
+from phi3_lora_qa.lora import bounds, reference
+
+MEND_BASE = (
+    "the adapter rewrites the base; save it again as plain LoRA (init_lora_weights true, no "
+    "modules beside LoRA's own factors)"
+)
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the stage's checks."""
+    return tuple(
+        check_of("checkpoint", function)
+        for function in (
+            saved_and_loaded_is_bit_exact,
+            merged_matches_unmerged,
+            base_is_unchanged_when_attached,
+            base_is_back_when_disabled,
+            base_is_back_when_unloaded,
+        )
+    )
+
+
+def saved_and_loaded_is_bit_exact(bench: Bench) -> Held:
+    """What PEFT saves again holds the same tensors, value for value."""
+    original = weights_of(bench.folder)
+    with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
+        bench.tuned.save_pretrained(folder, save_embedding_layers=False)
+        again = weights_of(AdapterFolder.open(folder))
+        missing = sorted(set(original.tensors) ^ set(again.tensors))
+        if missing:
+            raise CheckFailedError(
+                f"saving gives other tensors than the file holds: {missing[0]}"
+                + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
+                f"load and save the adapter once with the installed peft; look at {WEIGHTS}",
+                {"tensors": missing[:20]},
+            )
+        changed = [
+            name
+            for name in sorted(original.tensors)
+            if not np.array_equal(original.tensor(name), again.tensor(name))
+        ]
+    if changed:
+        raise CheckFailedError(
+            f"{len(changed)} tensors change when the adapter is saved and loaded: {changed[0]}",
+            "train and save with the same peft version that serves the adapter",
+            {"tensors": changed[:20]},
+        )
+    return Held(message=f"{len(original.tensors)} tensors came back value for value")
+
+
+def merged_matches_unmerged(bench: Bench) -> Held:
+    """Module by module, PEFT's merged weight is W + delta within its rounding bound.
+
+    Each layer is merged in a copy, so that one layer and never the model is held twice.
+    """
+    import copy
+
+    worst, name, count = 0.0, "", 0
+    for layer in lora_linears(bench):
+        weight = layer.base_weight()
+        expected = reference.merged_weight(weight, layer.factors)
+        allowed = bounds.merge_bound(weight, layer.factors, layer.dtype)
+        twin = copy.deepcopy(layer.layer)
+        twin.merge(safe_merge=True)
+        error = np.abs(to_float64(twin.get_base_layer().weight) - expected)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = float(np.max(np.where(error == 0, 0.0, error / allowed)))
+        if not ratio <= worst:
+            worst, name = ratio, layer.name
+        count += 1
+    measured = {"modules": count, "largest_error_over_bound": worst, "module": name}
+    if not worst <= 1.0:
+        raise CheckFailedError(
+            f"merging {name} gives a weight {worst:.3g} times further from W + delta than rounding "
+            "explains",
+            "serve the adapter unmerged, or merge with a peft version that passes this check",
+            measured,
+        )
+    return Held(
+        message=f"{count} modules merge within their bounds (at most {worst:.2g} of it)",
+        measured=measured,
+    )
+
+
+def base_is_unchanged_when_attached(bench: Bench) -> Held:
+    """Every byte of the base is as before the adapter was attached."""
+    return _unchanged(bench, "attaching the adapter")
+
+
+def base_is_back_when_disabled(bench: Bench) -> Held:
+    """With the adapter switched off, the logits are the base's own, to the bit."""
+    expected = bench.run.probe_logits(bench)
+    with bench.tuned.disable_adapter():
+        found = bench.run.logits(bench, bench.tuned)
+    difference = float(np.max(np.abs(found - expected)))
+    if not difference == 0.0:
+        raise CheckFailedError(
+            f"with the adapter off, logits differ from the base's by up to {difference:.3g}",
+            MEND_BASE,
+            {"difference": difference},
+        )
+    return Held(message="with the adapter off, the logits are the base's to the bit")
+
+
+def base_is_back_when_unloaded(bench: Bench) -> Held:
+    """After the adapter was unloaded, bytes and logits are the base's own."""
+    expected = bench.run.probe_logits(bench)
+    plain = bench.detach()
+    difference = float(np.max(np.abs(bench.run.logits(bench, plain) - expected)))
+    if not difference == 0.0:
+        raise CheckFailedError(
+            f"after unloading, logits differ from the base's by up to {difference:.3g}",
+            MEND_BASE,
+            {"difference": difference},
+        )
+    held = _unchanged(bench, "unloading the adapter")
+    return Held(message=f"{held.message}, and the logits are the base's to the bit")
+
+
+def _unchanged(bench: Bench, act: str) -> Held:
+    from phi3_lora_qa.models.fingerprint import fingerprint
+
+    # The adapter must have been attached for this to prove anything.
+    _ = bench.tuned if act.startswith("attaching") else None
+    loaded = bench.run.base(bench)
+    before, after = bench.run.fingerprint(bench), fingerprint(loaded.model)
+    measured = {"before": before, "after": after}
+    if before != after:
+        raise CheckFailedError(f"{act} changed the base's weights", MEND_BASE, measured)
+    return Held(message=f"{act} left every byte of the base as it was", measured=measured)

@@ -1,0 +1,47 @@
+"""Export stage: the merged model, saved and loaded by itself, answers as the tuned one does."""
+
+import tempfile
+from pathlib import Path
+
+from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.context import Bench
+
+PROBES = 24
+LARGEST_LOSS_DIFFERENCE = 0.01
+"""Nats per token. Merging rounds each weight once more; fp32 moves losses by about 1e-5."""
+FEWEST_EQUAL_ANSWERS = 0.9
+"""A greedy answer may turn on a near tie of two tokens, so a few may differ."""
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the stage's checks."""
+    return (check_of("export", merged_model_answers_alike),)
+
+
+def merged_model_answers_alike(bench: Bench) -> Held:
+    """Merge, save, load with transformers alone, and compare losses and answers."""
+    from phi3_lora_qa.models.merge import merge_to_folder
+
+    items = bench.target.items[:: max(1, len(bench.target.items) // PROBES)][:PROBES]
+    tuned = {score.item_id: score for score in bench.tuned_scores}
+    with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
+        merged = Path(folder) / "merged"
+        merge_to_folder(bench.run.base(bench), bench.tuned, merged)
+        # One copy of the weights at a time: the base goes before the merged model comes.
+        bench.run.release_base()
+        scores = bench.run.score_folder(bench, merged, items)
+    largest = max(abs(score.loss - tuned[score.item_id].loss) for score in scores)
+    equal = sum(score.answer == tuned[score.item_id].answer for score in scores)
+    measured = {"items": len(scores), "equal_answers": equal, "largest_loss_difference": largest}
+    if not largest <= LARGEST_LOSS_DIFFERENCE or equal < FEWEST_EQUAL_ANSWERS * len(scores):
+        raise CheckFailedError(
+            f"the merged model differs: {equal} of {len(scores)} answers are the same, and losses "
+            f"differ by up to {largest:.3g} nats per token",
+            "serve the adapter unmerged, or merge in float32",
+            measured,
+        )
+    return Held(
+        message=f"{equal} of {len(scores)} answers are the same; losses differ by at most "
+        f"{largest:.2g} nats per token",
+        measured=measured,
+    )

@@ -1,0 +1,227 @@
+"""Math stage: does the adapter, as PEFT computes it, do what its files say?
+
+The expected values come from the files in float64 (``phi3_lora_qa.lora``); PEFT's come from the
+attached model. hypothesis draws modules and inputs; every bound comes from rounding analysis.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.context import Bench
+from phi3_lora_qa.gate.layers import LoraLinear, lora_linears
+from phi3_lora_qa.lora import bounds, reference
+from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.record import Spectrum
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DataObject
+
+EXAMPLES = 25
+LARGEST_RATIO = 10.0
+MEND_PEFT = "the installed peft does not do what the files say; pin a version that does"
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the stage's checks."""
+    return tuple(
+        check_of("math", function)
+        for function in (
+            delta_is_scaling_times_b_times_a,
+            rank_is_bounded,
+            delta_is_linear_in_alpha,
+            forward_adds_the_delta,
+            update_is_in_proportion,
+        )
+    )
+
+
+def delta_is_scaling_times_b_times_a(bench: Bench) -> Held:
+    """PEFT's delta equals scaling · B·A from the files."""
+
+    def measure(layer: LoraLinear) -> tuple[Array, Array]:
+        error = np.abs(layer.peft_delta() - reference.delta(layer.factors))
+        return error, bounds.delta_bound(layer.factors, layer.dtype)
+
+    return _every_drawn_module(bench, measure, "PEFT's delta differs from scaling · B·A", MEND_PEFT)
+
+
+def rank_is_bounded(bench: Bench) -> Held:
+    """The columns of PEFT's delta lie in the r-dimensional column space of B."""
+
+    def measure(layer: LoraLinear) -> tuple[Array, Array]:
+        found = layer.peft_delta()
+        basis = np.linalg.qr(layer.factors.B).Q
+        outside = np.linalg.norm(found - basis @ (basis.T @ found))
+        # Rounding of the projection itself: float64 on a matrix of this size.
+        projection = bounds.gamma(sum(found.shape), "float64") * np.linalg.norm(found)
+        allowed = np.linalg.norm(bounds.delta_bound(layer.factors, layer.dtype)) + projection
+        return np.array([outside]), np.array([allowed])
+
+    return _every_drawn_module(bench, measure, "the delta's rank exceeds r", MEND_PEFT)
+
+
+def delta_is_linear_in_alpha(bench: Bench) -> Held:
+    """Twice (half, minus once) the scaling gives twice (half, minus once) the delta."""
+    factors_drawn = (2.0, 0.5, -1.0, 3.0)
+
+    def measure(layer: LoraLinear) -> tuple[Array, Array]:
+        errors, allowed = [], []
+        for factor in factors_drawn:
+            f = layer.factors
+            scaled = Factors(A=f.A, B=f.B, scaling=factor * f.scaling)
+            errors.append(np.abs(layer.peft_delta(factor) - reference.delta(scaled)))
+            allowed.append(bounds.delta_bound(scaled, layer.dtype))
+        return np.stack(errors), np.stack(allowed)
+
+    return _every_drawn_module(bench, measure, "the delta is not linear in alpha", MEND_PEFT)
+
+
+def forward_adds_the_delta(bench: Bench) -> Held:
+    """For drawn inputs a module's output is W·x + scaling · B·(A·x), DoRA's where there is m."""
+
+    def measure(layer: LoraLinear, x: Array) -> tuple[Array, Array]:
+        weight, f = layer.base_weight(), layer.factors
+        expected = reference.merged_weight(weight, f) @ x
+        if f.magnitude is None:
+            allowed = bounds.forward_bound(weight, f, x, layer.dtype)
+        else:
+            merge = bounds.merge_bound(weight, f, layer.dtype)
+            inner = bounds.gamma(sum(weight.shape) + f.rank, layer.dtype)
+            gain = np.abs(f.magnitude) / np.linalg.norm(weight + reference.delta(f), axis=1)
+            size = np.abs(weight) + abs(f.scaling) * (np.abs(f.B) @ np.abs(f.A))
+            allowed = (merge + inner * gain[:, None] * size) @ np.abs(x)
+        return np.abs(layer.forward(x) - expected), allowed
+
+    layers = lora_linears(bench)
+    worst = _Worst()
+
+    def draw(data: "DataObject") -> None:
+        from hypothesis import strategies as st
+
+        layer = data.draw(st.sampled_from(layers))
+        seed = data.draw(st.integers(0, 2**31 - 1))
+        size = data.draw(st.sampled_from([1e-3, 1.0, 100.0]))
+        x = np.random.default_rng(seed).standard_normal(layer.inputs) * size
+        x = x.astype(np.float32).astype(np.float64)
+        worst.add(layer.name, *measure(layer, layer.representable(x)))
+
+    _draw(draw, bench.run.settings.seed)
+    return worst.verdict("a module's output is not W·x + scaling · B·A·x", MEND_PEFT, len(layers))
+
+
+def update_is_in_proportion(bench: Bench) -> Held:
+    """No update dwarfs the weight that it updates, and every module's spectrum is recorded.
+
+    RMSNorm renormalises what an exploded layer puts out, so logits barely show it; the ratio of
+    the spectral norms ‖delta‖ / ‖W‖ does.
+    """
+    spectra, worst_ratio, worst_name = [], 0.0, ""
+    for layer in lora_linears(bench):
+        values = reference.singular_values(layer.factors)
+        ratio = float(values[0]) / max(layer.base_norm(), 1e-30)
+        if ratio > worst_ratio or not np.isfinite(ratio):
+            worst_ratio, worst_name = ratio, layer.name
+        spectra.append(
+            Spectrum(
+                module=layer.name,
+                rank=layer.factors.rank,
+                scaling=layer.factors.scaling,
+                frobenius=float(np.linalg.norm(values)),
+                stable_rank=reference.stable_rank(values),
+                singular_values=[float(v) for v in values],
+            )
+        )
+    bench.add_spectra(spectra)
+    measured = {"largest_ratio": worst_ratio, "module": worst_name, "limit": LARGEST_RATIO}
+    if not worst_ratio <= LARGEST_RATIO:
+        raise CheckFailedError(
+            f"the update of {worst_name} is {worst_ratio:.3g} times as large as the weight that it "
+            f"updates (spectral norms; at most {LARGEST_RATIO:g})",
+            "train with a lower learning rate or alpha; compare lora_alpha with the training run's",
+            measured,
+        )
+    return Held(
+        message=f"the largest ‖delta‖/‖W‖ of {len(spectra)} modules is {worst_ratio:.3g}",
+        measured=measured,
+    )
+
+
+class _Worst:
+    """Keeps the case where the error comes nearest to its bound, or passes it."""
+
+    def __init__(self) -> None:
+        self.ratio, self.error, self.bound, self.name, self.cases = 0.0, 0.0, 0.0, "", 0
+
+    def add(self, name: str, error: Array, bound: Array) -> None:
+        self.cases += 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(error == 0, 0.0, error / bound)
+        where = int(np.argmax(np.where(np.isnan(ratios), np.inf, ratios)))
+        ratio = float(ratios.flat[where])
+        if not ratio <= self.ratio:
+            self.ratio, self.name = ratio, name
+            self.error, self.bound = float(error.flat[where]), float(bound.flat[where])
+
+    def verdict(self, fault: str, fix: str, modules: int) -> Held:
+        measured = {
+            "module": self.name,
+            "error": self.error,
+            "bound": self.bound,
+            "ratio": self.ratio,
+            "cases": self.cases,
+            "modules": modules,
+        }
+        if not self.ratio <= 1.0:
+            raise CheckFailedError(
+                f"{fault}: in {self.name} by {self.error:.3g}, where rounding allows "
+                f"{self.bound:.3g}",
+                fix,
+                measured,
+            )
+        return Held(
+            message=f"{self.cases} cases; the largest error is {self.ratio:.2g} of its bound",
+            measured=measured,
+        )
+
+
+def _every_drawn_module(
+    bench: Bench,
+    measure: Callable[[LoraLinear], tuple[Array, Array]],
+    fault: str,
+    fix: str,
+) -> Held:
+    """Measure modules that hypothesis draws, each of them once."""
+    layers, worst, seen = lora_linears(bench), _Worst(), set[str]()
+
+    def draw(data: "DataObject") -> None:
+        from hypothesis import strategies as st
+
+        layer = data.draw(st.sampled_from(layers))
+        if layer.name not in seen:
+            seen.add(layer.name)
+            worst.add(layer.name, *measure(layer))
+
+    _draw(draw, bench.run.settings.seed)
+    return worst.verdict(fault, fix, len(layers))
+
+
+def _draw(test: Callable[["DataObject"], None], seed: int) -> None:
+    """Run ``test`` on EXAMPLES draws from the seed, without hypothesis's database or deadline.
+
+    The profile is set here in full, so that a user's own hypothesis settings change nothing.
+    """
+    import hypothesis
+    from hypothesis import strategies as st
+
+    configured: Any = hypothesis.settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.seed(seed)(configured(hypothesis.given(st.data())(test)))()

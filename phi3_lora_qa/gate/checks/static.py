@@ -1,0 +1,49 @@
+"""Static stage: one check for each family of lint rules. No torch is loaded here."""
+
+from phi3_lora_qa.adapter.lint import Finding, Severity, families
+from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
+from phi3_lora_qa.gate.context import Bench
+from phi3_lora_qa.record import to_plain
+
+
+def checks() -> tuple[Check, ...]:
+    """Return one check for each rule family, and one that the linter itself came to an end."""
+    of_families = [Check(stage="static", name=name, run=_family(name)) for name in families()]
+    return (*of_families, check_of("static", every_rule_could_run))
+
+
+def every_rule_could_run(bench: Bench) -> Held:
+    """No rule crashed or was kept from its work; what it would have found is then unknown."""
+    internal = [f for f in bench.lint.findings if _family_of(f) not in families()]
+    if internal:
+        raise CheckFailedError(
+            internal[0].message, internal[0].fix, {"findings": [to_plain(f) for f in internal]}
+        )
+    unchecked = list(bench.lint.unchecked)
+    return Held(
+        message=f"{len(bench.lint.rules_run)} rules ran"
+        + (f"; not checked: {'; '.join(unchecked)}" if unchecked else ""),
+        measured={"rules": list(bench.lint.rules_run), "unchecked": unchecked},
+    )
+
+
+def _family_of(finding: Finding) -> str:
+    return finding.rule.partition("-")[0]
+
+
+def _family(name: str) -> CheckFunction:
+    def run(bench: Bench) -> Held:
+        report = bench.lint
+        findings = [f for f in report.findings if _family_of(f) == name]
+        errors = [f for f in findings if f.severity is Severity.ERROR]
+        measured = {"findings": [to_plain(f) for f in findings]}
+        if errors:
+            first = errors[0]
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise CheckFailedError(
+                f"{first.rule}: {first.where}: {first.message}{more}", first.fix, measured
+            )
+        notes = f"; {len(findings)} notes below an error" if findings else ""
+        return Held(message=f"no {name} rule was broken{notes}", measured=measured)
+
+    return run

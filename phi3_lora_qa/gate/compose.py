@@ -1,0 +1,136 @@
+"""From the journal to the record: judge each adapter and gather everything that was measured."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, MATTERS, AdapterFolder
+from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.gate.context import Run
+from phi3_lora_qa.gate.journal import Evidence
+from phi3_lora_qa.gate.plan import PlannedCheck
+from phi3_lora_qa.gate.prepare import Target, snapshot_of
+from phi3_lora_qa.gate.verdict import judge
+from phi3_lora_qa.models.registry import read_base_config
+from phi3_lora_qa.record import (
+    AdapterEntry,
+    BaseEntry,
+    ItemRow,
+    Json,
+    RunRecord,
+    SettingEntry,
+    to_plain,
+)
+from phi3_lora_qa.settings import SPECS
+
+ITEMS_FILE = "items.parquet"
+PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "numpy", "pytest")
+LARGEST_JSON = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """One adapter's record, its item rows, and whether the process may exit with 0."""
+
+    record: RunRecord
+    rows: tuple[ItemRow, ...]
+    accepted: bool
+
+
+def compose(
+    run: Run, *, chosen: Sequence[PlannedCheck], partial: bool, started: str, seconds: float
+) -> list[Reported]:
+    """Return a record for each adapter.
+
+    Args:
+        run: The run of the process that started it; its journal holds what all processes wrote.
+        chosen: The checks that must have run.
+        partial: Only chosen ids were run.
+        started: When the run began, ISO 8601 in UTC.
+        seconds: How long it took.
+    """
+    results, evidence = run.journal.results(), run.journal.evidence()
+    reported = []
+    for index, target in enumerate(run.targets):
+        mine = [piece for piece in evidence if piece.adapter == index]
+        judgement = judge(
+            [planned for planned in chosen if planned.adapter == index],
+            [result for adapter, result in results if adapter == index],
+            partial=partial,
+            allow_inconclusive=run.settings.allow_inconclusive,
+        )
+        rows = tuple(next((piece.items for piece in mine if piece.items), ()))
+        record = RunRecord(
+            verdict=judgement.verdict,
+            reason=judgement.reason,
+            adapter=_adapter(run, index, target),
+            base=_base(target, evidence),
+            settings={
+                spec.name: SettingEntry(
+                    value=to_plain(getattr(run.settings, spec.name)),
+                    source=run.settings.sources[spec.name],
+                )
+                for spec in SPECS
+            },
+            checks=judgement.checks,
+            metrics=next((piece.metrics for piece in mine if piece.metrics), ()),
+            items=ITEMS_FILE if rows else "",
+            spectra=next((piece.spectra for piece in mine if piece.spectra), ()),
+            timings=[timing for piece in mine for timing in piece.timings],
+            environment=_environment(run, evidence),
+            started=started,
+            seconds=seconds,
+        )
+        reported.append(Reported(record=record, rows=rows, accepted=judgement.accepted))
+    return reported
+
+
+def _adapter(run: Run, index: int, target: Target) -> AdapterEntry:
+    folder = AdapterFolder.open(snapshot_of(run.folder, index))
+    return AdapterEntry(
+        path=str(target.source),
+        name=target.name,
+        sha256={n: folder.sha256(n) for n in MATTERS if folder.file(n)},
+        config=_json_file(folder, CONFIG) or {},
+        manifest=_json_file(folder, MANIFEST),
+    )
+
+
+def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
+    """What a JSON file of the adapter says; None where it is broken (a rule reports that)."""
+    try:
+        data = folder.read_bytes(name, LARGEST_JSON)
+        return parse_object(data, where=name, max_bytes=LARGEST_JSON)
+    except AdapterError:
+        return None
+
+
+def _base(target: Target, evidence: Sequence[Evidence]) -> BaseEntry:
+    if target.base is None:
+        return BaseEntry(id="", fingerprint="", config={})
+    marks = [e.fingerprint for e in evidence if e.fingerprint and e.base == target.base.id]
+    try:
+        config = read_base_config(target.base)
+    except BaseModelError:
+        config = {}
+    return BaseEntry(id=target.base.id, fingerprint=marks[0] if marks else "", config=config)
+
+
+def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
+    measured = next((piece.environment for piece in evidence if piece.environment), {})
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "dtype": run.settings.dtype,
+        **{name: _version(name) for name in ("phi3-lora-qa", *PACKAGES)},
+        **measured,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

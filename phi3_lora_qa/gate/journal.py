@@ -1,0 +1,85 @@
+"""What the checks recorded, on disk: the only thing that the verdict is computed from.
+
+pytest's own reports can be rewritten by any conftest, and lie in another process under xdist. A
+check therefore writes its result here the moment it ends, one small file each, and the process
+that started the run reads them all at the end, however that end came.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phi3_lora_qa.record import (
+    CheckResult,
+    ItemRow,
+    Json,
+    Metric,
+    Spectrum,
+    Timing,
+    check_from_json,
+    item_from_json,
+    metric_from_json,
+    spectrum_from_json,
+    to_plain,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a process measured beside the checks' outcomes, for one adapter (or -1: for all)."""
+
+    adapter: int
+    metrics: Sequence[Metric] = ()
+    items: Sequence[ItemRow] = ()
+    spectra: Sequence[Spectrum] = ()
+    timings: Sequence[Timing] = ()
+    base: str = ""
+    fingerprint: str = ""
+    environment: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """A folder of result files, private to one run."""
+
+    folder: Path
+
+    def add_result(self, adapter: int, result: CheckResult) -> None:
+        """Write one check's result."""
+        self._write("check", {"adapter": adapter, "result": to_plain(result)})
+
+    def add_evidence(self, evidence: Evidence) -> None:
+        """Write measurements that belong into the record."""
+        self._write("evidence", to_plain(evidence))
+
+    def results(self) -> list[tuple[int, CheckResult]]:
+        """Return ``(adapter, result)`` of every check that ended, in the order of their ends."""
+        return [(raw["adapter"], check_from_json(raw["result"])) for raw in self._read("check")]
+
+    def evidence(self) -> list[Evidence]:
+        """Return everything that was measured, in the order of its writing."""
+        return [
+            Evidence(
+                **raw
+                | {
+                    "items": [item_from_json(row) for row in raw["items"]],
+                    "metrics": [metric_from_json(m) for m in raw["metrics"]],
+                    "spectra": [spectrum_from_json(s) for s in raw["spectra"]],
+                    "timings": [Timing(**t) for t in raw["timings"]],
+                }
+            )
+            for raw in self._read("evidence")
+        ]
+
+    def _write(self, kind: str, value: Json) -> None:
+        """Write whole or not at all: a process may be killed at any moment."""
+        name = f"{kind}-{uuid.uuid4().hex}"
+        part = self.folder / f"{name}.part"
+        part.write_text(json.dumps(value), encoding="utf-8")
+        part.rename(self.folder / f"{name}.json")
+
+    def _read(self, kind: str) -> list[Json]:
+        files = sorted(self.folder.glob(f"{kind}-*.json"), key=lambda file: file.stat().st_mtime_ns)
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]

@@ -1,0 +1,14 @@
+"""Metrics of answers against references, as ``evaluate`` modules of our own: no hub, no network.
+
+Nothing heavy is imported before the first call of ``per_item``.
+"""
+
+from phi3_lora_qa.metrics.catalogue import (
+    MetricInfo,
+    known_metrics,
+    metric_info,
+    metric_names,
+    per_item,
+)
+
+__all__ = ["MetricInfo", "known_metrics", "metric_info", "metric_names", "per_item"]

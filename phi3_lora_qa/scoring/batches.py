@@ -1,0 +1,31 @@
+"""Which items go through the model together: rows of like length, within a token budget."""
+
+from collections.abc import Sequence
+
+from phi3_lora_qa.scoring.prompts import PromptedItem
+
+
+def plan(
+    items: Sequence[PromptedItem], token_budget: int, alone_above: int | None = None
+) -> tuple[tuple[PromptedItem, ...], ...]:
+    """Return batches, the longest items first, so that trouble with memory shows at once.
+
+    Length and id alone decide, never the order in which the items came.
+
+    Args:
+        items: What to batch.
+        token_budget: The most tokens of a batch, padding and answers counted. A single item may
+            be longer.
+        alone_above: Items longer than this get a batch of their own: LongRoPE picks its
+            frequencies by the longest row, and no item's score may depend on its neighbours.
+    """
+    batches: list[tuple[PromptedItem, ...]] = []
+    batch: list[PromptedItem] = []
+    for item in sorted(items, key=lambda item: (-item.length, item.id)):
+        longest = batch[0].length if batch else item.length
+        full = longest * (len(batch) + 1) > token_budget
+        if batch and (full or (alone_above is not None and longest > alone_above)):
+            batches.append(tuple(batch))
+            batch = []
+        batch.append(item)
+    return (*batches, tuple(batch)) if batch else tuple(batches)

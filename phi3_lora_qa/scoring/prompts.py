@@ -1,0 +1,119 @@
+"""Items as tokens: what the model sees before it answers, and what its answer should be.
+
+The loss is conditioned on exactly the tokens that generation starts from. The turn ends with the
+stop token of the chat template; what the template writes behind it (Phi-3 a line break and the
+end of the text, ChatML a line break) belongs to no answer and is not scored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.errors import BaseModelError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MARKER = "qx7reference7xq"
+"""Stands for an answer while the template is looked at; no template writes it by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedItem:
+    """One item ready for a model.
+
+    ``prompt`` are the token ids up to and including the template's opening of the assistant turn;
+    ``reference`` those of the reference answer, the stop token at the end included.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+    answer_limit: int
+
+    @property
+    def length(self) -> int:
+        """The tokens of the longest row that this item can need."""
+        return len(self.prompt) + max(len(self.reference), self.answer_limit)
+
+
+def prompt_item(
+    tokenizer: "PreTrainedTokenizerBase", stop: int, item: Item, max_new_tokens: int
+) -> PromptedItem:
+    """Turn one item into tokens.
+
+    Args:
+        tokenizer: With a chat template.
+        stop: The token that ends an assistant turn, from ``stop_token``.
+        item: The item.
+        max_new_tokens: The most tokens of an answer. An answer gets twice its reference's tokens
+            and eight more, so that the limit of an item never depends on its neighbours.
+
+    Raises:
+        DataError: The template refuses the conversation (a role that it does not know), or the
+            reference has no tokens.
+    """
+    text = _render(tokenizer, item.prompt, opening=True)
+    prompt = _tokens(tokenizer, text)
+    whole = _tokens(tokenizer, text + item.reference)
+    if whole[: len(prompt)] == prompt:
+        answer = whole[len(prompt) :]
+    else:
+        # A reference that begins with white space can merge with the end of the prompt. The model
+        # will be given the prompt's own tokens, so the reference is read apart from them.
+        answer = _tokens(tokenizer, item.reference)
+    if not prompt or not answer:
+        raise DataError("the prompt or the reference has no tokens; write a question and an answer")
+    return PromptedItem(
+        id=item.id,
+        prompt=prompt,
+        reference=(*answer, stop),
+        answer_limit=min(max_new_tokens, 2 * len(answer) + 8),
+    )
+
+
+def stop_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the token that the chat template puts behind an assistant's answer.
+
+    Raises:
+        BaseModelError: There is no template, or it does not show an answer and something behind.
+    """
+    turns = (Message(role="user", content="?"), Message(role="assistant", content=_MARKER))
+    text = _render(tokenizer, turns, opening=False)
+    _, marker, behind = text.rpartition(_MARKER)
+    tokens = _tokens(tokenizer, behind) if marker else ()
+    if not tokens:
+        raise BaseModelError(
+            "the chat template puts nothing behind an assistant's answer, so no answer could end; "
+            "give a base whose tokenizer has a chat template with a stop token"
+        )
+    return tokens[0]
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Message], *, opening: bool
+) -> str:
+    import jinja2
+
+    if not tokenizer.chat_template:
+        raise BaseModelError(
+            "the tokenizer of the base has no chat template; "
+            "give a base that was tuned for conversations"
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": turn.role, "content": turn.content} for turn in turns],
+            add_generation_prompt=opening,
+            tokenize=False,
+        )
+    except jinja2.TemplateError as error:
+        raise DataError(
+            f"the chat template refuses these turns ({error}); use the roles that the base knows"
+        ) from error
+    return str(text)
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
+    """The template writes every special token itself, so none is added."""
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

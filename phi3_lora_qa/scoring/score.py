@@ -1,0 +1,195 @@
+"""Scores of items under one model; the trouble of one item stays with that item."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.errors import DataError, InputError, escape
+from phi3_lora_qa.models.threads import fitting_threads
+from phi3_lora_qa.scoring.answers import greedy_answers, stop_tokens
+from phi3_lora_qa.scoring.batches import plan
+from phi3_lora_qa.scoring.losses import reference_losses
+from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How to score. None of it but ``max_new_tokens`` changes a score beyond rounding.
+
+    ``token_budget`` bounds a batch, padding and answers counted; ``seed`` is what any randomness
+    inside a model is drawn from (a plain Phi-3 in eval mode has none).
+    """
+
+    max_new_tokens: int = 128
+    token_budget: int = 4096
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemScore:
+    """What one model made of one item.
+
+    ``loss`` is the mean over the ``tokens`` of the reference, the stop token included, in nats;
+    NaN where it could not be computed. ``answer`` is the greedy answer without special tokens,
+    ``stopped`` whether it ended by itself. A score with an ``error`` must never count as a pass.
+    """
+
+    item_id: str
+    loss: float
+    tokens: int
+    answer: str
+    stopped: bool
+    error: str = ""
+
+
+def score_items(
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    items: Sequence[Item],
+    options: ScoringOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ItemScore, ...]:
+    """Score every item under a model: the loss of its reference and the answer given.
+
+    Args:
+        model: A causal language model, plain or with a PEFT adapter. It is put in eval mode.
+        tokenizer: The base's, with its chat template.
+        items: With ids that differ.
+        options: Limits of answers and batches.
+        progress: Called with (items done, all items), first with 0 done.
+
+    Returns:
+        One score for each item, in the items' order. What goes wrong in one item stands in its
+        ``error``; nothing is left out.
+
+    Raises:
+        InputError: Two items share an id, or an option is no positive number.
+        BaseModelError: The tokenizer's chat template cannot be used for any item.
+    """
+    _check(items, options)
+    stop = stop_token(tokenizer)
+    run = _Run(_without_shell(model), tokenizer, stop)
+    scores: dict[str, ItemScore] = {}
+    prompted = []
+    for item in items:
+        try:
+            prompted.append(_prompt(run, item, options))
+        except Exception as error:  # one item's trouble, whatever a template or tokenizer raises
+            scores[item.id] = _failed(item.id, 0, error)
+    report = progress or (lambda done, total: None)
+    report(len(scores), len(items))
+    with _quiet_inference(model, options.seed):
+        for batch in plan(prompted, options.token_budget, _alone_above(run.model)):
+            scores |= {score.item_id: score for score in _score_batch(run, batch)}
+            report(len(scores), len(items))
+    return tuple(scores[item.id] for item in items)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same for every batch."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    stop: int
+
+
+def _score_batch(run: _Run, batch: Sequence[PromptedItem]) -> list[ItemScore]:
+    """Score a batch; if it breaks, each of its items alone, so that only the broken one suffers."""
+    try:
+        losses = reference_losses(run.model, batch)
+        answers = greedy_answers(run.model, batch, stop_tokens(run.model, run.stop))
+    except Exception as error:  # whatever torch raises, out of memory too
+        if len(batch) == 1:
+            return [_failed(batch[0].id, len(batch[0].reference), error)]
+        return [score for item in batch for score in _score_batch(run, (item,))]
+    return [
+        _finished(run, item, loss, answer)
+        for item, loss, answer in zip(batch, losses, answers, strict=True)
+    ]
+
+
+def _finished(run: _Run, item: PromptedItem, loss: float, answer: tuple[int, ...]) -> ItemScore:
+    stopped = bool(answer) and answer[-1] in stop_tokens(run.model, run.stop)
+    score = ItemScore(
+        item_id=item.id,
+        loss=loss,
+        tokens=len(item.reference),
+        answer=str(
+            run.tokenizer.decode(
+                list(answer), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        ),
+        stopped=stopped,
+    )
+    if math.isfinite(loss):
+        return score
+    return replace(
+        score, error=f"the loss is {loss}; look for NaN or infinite weights in the adapter"
+    )
+
+
+def _prompt(run: _Run, item: Item, options: ScoringOptions) -> PromptedItem:
+    prompted = prompt_item(run.tokenizer, run.stop, item, options.max_new_tokens)
+    positions = getattr(run.model.config, "max_position_embeddings", None)
+    if positions is not None and prompted.length > positions:
+        raise DataError(
+            f"prompt and answer need {prompted.length} tokens and the base has {positions} "
+            "positions; shorten the item"
+        )
+    return prompted
+
+
+def _failed(item_id: str, tokens: int, error: Exception) -> ItemScore:
+    return ItemScore(
+        item_id=item_id,
+        loss=math.nan,
+        tokens=tokens,
+        answer="",
+        stopped=False,
+        error=f"{type(error).__name__}: {escape(str(error))}",
+    )
+
+
+def _without_shell(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
+    """Return the model below PEFT's shell; the adapter's layers lie within it."""
+    shell: Any = model
+    inner: PreTrainedModel = shell.get_base_model() if hasattr(shell, "get_base_model") else shell
+    return inner
+
+
+def _alone_above(model: "PreTrainedModel") -> int | None:
+    return getattr(model.config, "original_max_position_embeddings", None)
+
+
+@contextmanager
+def _quiet_inference(model: "PreTrainedModel | PeftModel", seed: int) -> Iterator[None]:
+    """Eval mode, no gradients, and a random state of our own that leaves the caller's alone."""
+    import torch
+
+    devices = [model.device] if model.device.type == "cuda" else []
+    model.eval()
+    with (
+        fitting_threads(model),
+        torch.inference_mode(),
+        torch.random.fork_rng(devices=devices),
+    ):
+        torch.manual_seed(seed)
+        yield
+
+
+def _check(items: Sequence[Item], options: ScoringOptions) -> None:
+    if options.max_new_tokens < 1 or options.token_budget < 1:
+        raise InputError(
+            f"max_new_tokens is {options.max_new_tokens} and token_budget {options.token_budget}; "
+            "give positive numbers"
+        )
+    if len({item.id for item in items}) < len(items):
+        raise InputError("two items share an id; give every item an id of its own")

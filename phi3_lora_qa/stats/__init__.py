@@ -1,0 +1,1 @@
+"""Paired comparisons: is the tuned model better, and nowhere worse, on the same items?"""

@@ -1,0 +1,121 @@
+"""The exact interval for the difference of two paired proportions (right or wrong, item by item).
+
+Tango's score statistic orders the outcomes; the error rate is not taken from the normal curve but
+computed from the trinomial distribution and maximised over the one unknown that remains. So the
+promised level holds at every n, which Tango's own interval does not: at a margin of 0.10 and 15
+items it passes a model that stands exactly at the margin in 7.7 % of cases instead of 5 %.
+"""
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BISECTIONS = 30
+_NUISANCE_STEPS = 128
+
+
+def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
+    """Return Tango's score statistic for "the true difference is ``difference``".
+
+    Args:
+        gained: Items wrong before and right after.
+        lost: Items right before and wrong after.
+        n: All items, the concordant ones included.
+        difference: The hypothesis, share right after minus share right before, in (-1, 1).
+
+    Source: T. Tango, Statistics in Medicine 17 (1998) 891-908, equations 16 to 20.
+    """
+    import numpy as np
+
+    return float(_scores(np.array([gained]), np.array([lost]), n, difference)[0])
+
+
+@lru_cache(maxsize=4096)
+def exact_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    """Return the bounds of the difference in the share of right answers, each one-sided exact.
+
+    Both one-sided tests run at ``(1 - confidence) / 2``; the interval is what they cannot reject.
+    With n = 0 it is (-1, 1).
+
+    Source: unconditional exact tests with Tango's statistic: Hsueh, Liu and Chen, Biometrics 57
+    (2001) 478-483; Sidik, Statistics in Medicine 22 (2003) 265-278. Inversion of two one-sided
+    tests: Chan and Zhang, Biometrics 55 (1999) 1202-1209.
+    """
+    if n == 0:
+        return -1.0, 1.0
+    level = (1.0 - confidence) / 2.0
+    return _lower(gained, lost, n, level), -_lower(lost, gained, n, level)
+
+
+def _lower(gained: int, lost: int, n: int, level: float) -> float:
+    """Bisect for the smallest difference that is not rejected from above."""
+    rejected, kept = -1.0, (gained - lost) / n
+    for _ in range(_BISECTIONS):
+        middle = (rejected + kept) / 2.0
+        if _p_value(gained, lost, n, middle) > level:
+            kept = middle
+        else:
+            rejected = middle
+    return rejected
+
+
+def _p_value(gained: int, lost: int, n: int, difference: float) -> float:
+    """Return the largest P(score at least the one seen), whatever the share of discordant items.
+
+    The score rises with the gains and falls with the losses (Barnard convexity), so that for each
+    number of losses a smallest number of gains belongs to the tail: one binomial tail each.
+    """
+    import numpy as np
+    from scipy import special
+
+    losses = np.arange(n + 1)
+    fewest = _fewest_gains(losses, n, difference, tango_score(gained, lost, n, difference))
+    p_lost = np.linspace(max(0.0, -difference), (1.0 - difference) / 2.0, _NUISANCE_STEPS)[:, None]
+    p_gained = np.clip(p_lost + difference, 0.0, 1.0)
+    log_choose = math.lgamma(n + 1) - special.gammaln(losses + 1) - special.gammaln(n - losses + 1)
+    p_losses = np.exp(
+        log_choose + special.xlogy(losses, p_lost) + special.xlog1py(n - losses, -p_lost)
+    )
+    given = np.clip(p_gained / np.maximum(1.0 - p_lost, 1e-300), 0.0, 1.0)
+    tail = special.bdtrc(np.maximum(fewest - 1.0, 0.0), n - losses, given)
+    tail = np.where(fewest == 0, 1.0, np.where(fewest > n - losses, 0.0, tail))
+    return float((p_losses * tail).sum(axis=1).max())
+
+
+def _fewest_gains(
+    losses: "NDArray[np.int64]", n: int, difference: float, score: float
+) -> "NDArray[np.int64]":
+    """Return, for each number of losses, the fewest gains that score so high; n + 1 - l if none."""
+    import numpy as np
+
+    low, high = np.zeros_like(losses), n - losses + 1
+    # The seen outcome must lie in its own tail in spite of rounding.
+    bar = score - 1e-9 * max(1.0, abs(score)) if math.isfinite(score) else score
+    while (low < high).any():
+        middle = (low + high) // 2
+        reached = _scores(np.minimum(middle, n - losses), losses, n, difference) >= bar
+        active = low < high
+        high = np.where(active & reached, middle, high)
+        low = np.where(active & ~reached, middle + 1, low)
+    return low
+
+
+def _scores(
+    gained: "NDArray[np.int64]", lost: "NDArray[np.int64]", n: int, difference: float
+) -> "NDArray[np.float64]":
+    """Vectorised ``tango_score``; where the variance is zero, the sign of the deviation decides."""
+    import numpy as np
+
+    a = 2.0 * n
+    b = (2.0 * n - gained + lost) * difference - gained - lost
+    c = -lost * difference * (1.0 - difference)
+    p_lost = (np.sqrt(np.maximum(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
+    variance = n * (2.0 * p_lost + difference * (1.0 - difference))
+    deviation = gained - lost - n * difference
+    certain = variance <= 1e-12
+    score = deviation / np.sqrt(np.where(certain, 1.0, variance))
+    return np.where(certain & (deviation != 0.0), np.copysign(np.inf, deviation), score)

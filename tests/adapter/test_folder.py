@@ -1,0 +1,118 @@
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.adapter.folder import (
+    CONFIG,
+    MATTERS,
+    MAX_ENTRIES,
+    WEIGHTS,
+    AdapterFolder,
+    EntryKind,
+)
+from phi3_lora_qa.errors import AdapterError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "adapter"
+    path.mkdir()
+    (path / CONFIG).write_bytes(b"{}")
+    (path / WEIGHTS).write_bytes(b"weights")
+    (path / "optimizer.pt").write_bytes(b"pickle")
+    return path
+
+
+def test_a_path_that_is_no_folder_is_an_error_with_its_fix(folder: Path, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", folder / CONFIG, Path("a\0b")):
+        with pytest.raises(AdapterError, match=CONFIG):
+            AdapterFolder.open(path)
+
+
+def test_regular_files_are_read_and_hashed(folder: Path) -> None:
+    opened = AdapterFolder.open(folder)
+    assert opened.read_bytes(WEIGHTS, 100) == b"weights"
+    assert opened.sha256(WEIGHTS) == hashlib.sha256(b"weights").hexdigest()
+    assert set(opened.hashes()) == {CONFIG, WEIGHTS}
+
+
+def test_a_file_above_its_cap_is_not_read(folder: Path) -> None:
+    with pytest.raises(AdapterError, match="more than 3"):
+        AdapterFolder.open(folder).read_bytes(WEIGHTS, 3)
+
+
+def test_pickles_are_never_opened(folder: Path) -> None:
+    opened = AdapterFolder.open(folder)
+    assert opened.entries["optimizer.pt"].is_pickle
+    with pytest.raises(AdapterError):
+        opened.open_file("optimizer.pt")
+
+
+def test_links_pipes_sockets_and_folders_are_seen_and_not_opened(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "link").symlink_to(folder / WEIGHTS)
+    (folder / "dangling").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe")
+    (folder / "inside").mkdir()
+    monkeypatch.chdir(folder)  # the path of a socket may be no longer than 100 letters
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        opened = AdapterFolder.open(folder)
+    kinds = {name: opened.entries[name].kind for name in ("link", "dangling", "pipe", "socket")}
+    assert kinds == {
+        "link": EntryKind.LINK,
+        "dangling": EntryKind.LINK,
+        "pipe": EntryKind.OTHER,
+        "socket": EntryKind.OTHER,
+    }
+    for name in (*kinds, "inside", "../adapter/" + WEIGHTS, "absent"):
+        with pytest.raises(AdapterError):
+            opened.open_file(name)
+
+
+@pytest.mark.parametrize("change", ["content", "link", "pipe", "gone"])
+def test_a_file_that_changed_since_it_was_listed_is_refused(folder: Path, change: str) -> None:
+    opened = AdapterFolder.open(folder)
+    path = folder / WEIGHTS
+    path.unlink()
+    if change == "content":
+        path.write_bytes(b"others!")
+    elif change == "link":
+        path.symlink_to(CONFIG)
+    elif change == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(AdapterError):
+        opened.sha256(WEIGHTS)
+
+
+def test_too_many_names_are_refused(tmp_path: Path) -> None:
+    for number in range(MAX_ENTRIES + 1):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(AdapterError, match="the folder of one adapter"):
+        AdapterFolder.open(tmp_path)
+
+
+def test_a_snapshot_holds_only_what_matters_and_what_was_listed(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "tokenizer.json").symlink_to(CONFIG)
+    (folder / "evil.py").write_text("")
+    before = AdapterFolder.open(folder)
+    copy = before.snapshot(tmp_path / "private")
+    assert set(copy.entries) == {CONFIG, WEIGHTS}
+    assert set(copy.entries) <= set(MATTERS)
+    assert (tmp_path / "private").stat().st_mode & 0o077 == 0
+    assert copy.hashes() == before.hashes()
+    (folder / WEIGHTS).write_bytes(b"changed later")
+    assert copy.read_bytes(WEIGHTS, 100) == b"weights"
+
+
+def test_a_snapshot_does_not_overwrite(folder: Path, tmp_path: Path) -> None:
+    opened = AdapterFolder.open(folder)
+    opened.snapshot(tmp_path / "private")
+    with pytest.raises(AdapterError, match="cannot copy"):
+        opened.snapshot(tmp_path / "private")

@@ -1,0 +1,75 @@
+"""Rules that tell without rejecting: each is found, and the adapter is still accepted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phi3_lora_qa.adapter.lint import Severity, all_rules
+from tests.adapter.builders import LEAVES, Adapter, factors, module_names, plain, report_on
+
+
+def double(adapter: Adapter) -> None:
+    adapter.tensors = {n: adapter.array(n).astype("float64") for n in adapter.tensors}
+
+
+def collapse(adapter: Adapter) -> None:
+    for name in adapter.names("lora_B.weight"):
+        array = adapter.array(name).copy()
+        array[:, 1:] = array[:, :1] * np.array([2, -1, 0.5], "f4")
+        adapter.tensors[name] = array
+
+
+def split_names(adapter: Adapter) -> None:
+    adapter.config["target_modules"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    adapter.tensors = factors(module_names(("o_proj",)))
+
+
+def keep(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+
+
+MILD: dict[str, Callable[[Adapter], object]] = {
+    "files-code": lambda a: a.after.append(lambda f: keep(f, "modeling.py")),
+    "files-pickle-beside": lambda a: a.after.append(lambda f: keep(f, "optimizer.pt")),
+    "files-subfolders": lambda a: a.after.append(lambda f: (f / "checkpoint-1").mkdir()),
+    "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),
+    "config-task-type-null": lambda a: a.config.update(task_type=None),
+    "config-machine-path": lambda a: a.config.update(base_model_name_or_path="/home/me/phi3"),
+    "tensors-adapter-name": lambda a: a.rename(lambda n: n.replace(".weight", ".default.weight")),
+    "tensors-float64": double,
+    "tensors-target-idle": split_names,
+    "values-rank-collapse": collapse,
+}
+ELSEWHERE = {"base-bias-merge", "manifest-card-changed", "tokenizer-pad-is-stop"} | {
+    "tokenizer-template-declared"
+}
+
+
+@pytest.mark.parametrize("rule", MILD)
+def test_a_mild_fault_is_told_and_accepted(rule: str, tmp_path: Path) -> None:
+    adapter = plain()
+    MILD[rule](adapter)
+    report = report_on(adapter, tmp_path)
+    assert {f.rule for f in report.findings} == {rule}, report.findings
+    assert report.accepted
+
+
+def test_every_mild_rule_has_a_case() -> None:
+    mild = {rule.id for rule in all_rules() if rule.severity is not Severity.ERROR}
+    assert mild == {*MILD, *ELSEWHERE}
+
+
+def test_an_idle_pattern_is_told(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["rank_pattern"] = {"q_proj": 4}
+    report = report_on(adapter, tmp_path)
+    assert [f.rule for f in report.findings] == ["tensors-target-idle"]
+    assert "q_proj matches no adapted module" in report.findings[0].message
+
+
+def test_a_split_name_is_told_its_fused_one(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["target_modules"] = [*LEAVES, "up_proj"]
+    assert "gate_up_proj in place of up_proj" in report_on(adapter, tmp_path).findings[0].fix

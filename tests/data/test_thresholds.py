@@ -1,0 +1,130 @@
+"""Limits from a file: strict to read, complete when spelt out."""
+
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.data.thresholds import METRICS, Limit, default_limits, expand, read_thresholds
+from phi3_lora_qa.errors import DataError
+
+GOOD = """
+[[limit]]
+group = "target"
+metric = "loss"
+rule = "improve_by"
+value = 0
+
+[[limit]]
+group = "*"
+metric = "token_f1"
+rule = "no_worse_than"
+value = 0.05
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "limits.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
+    assert read_thresholds(write(tmp_path, GOOD)) == (
+        Limit(group="target", metric="loss", rule="improve_by", value=0.0),
+        Limit(group="*", metric="token_f1", rule="no_worse_than", value=0.05),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[[limit]]", "[[limits]]", r"unknown table 'limits'.*did you mean limit\?"),
+        ("metric =", "metrik =", r"limit 1.*unknown field 'metrik'.*did you mean metric\?"),
+        ('"loss"', '"los"', r"unknown metric 'los'.*did you mean loss\?"),
+        ('"improve_by"', '"improves_by"', r"unknown rule .*did you mean improve_by\?"),
+        ("value = 0\n", "", "has no value"),
+        ("value = 0\n", "value = true\n", "finite number"),
+        ("value = 0\n", "value = nan\n", "finite number"),
+        ("value = 0\n", "value = -0.1\n", "0 or more"),
+        ('group = "target"', "group = 3", "group must be a non-empty string"),
+        ('group = "target"', 'group = ""', "group must be a non-empty string"),
+        ("[[limit]]", "[limit", "cannot read"),
+    ],
+)
+def test_a_mistake_is_named_with_the_nearest_right_name(
+    old: str, new: str, complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        read_thresholds(write(tmp_path, GOOD.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize("text", ["", "limit = 3", "limit = []"])
+def test_a_file_without_limits_is_an_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no limit"):
+        read_thresholds(write(tmp_path, text))
+
+
+def test_a_list_of_something_else_than_tables_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no table"):
+        read_thresholds(write(tmp_path, "limit = [3]"))
+
+
+def test_the_metrics_that_a_limit_may_name_are_those_that_there_are() -> None:
+    from phi3_lora_qa.metrics import known_metrics
+
+    assert set(METRICS) == set(known_metrics())
+
+
+def test_a_metric_of_the_users_own_can_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace('"loss"', '"politeness"'))
+    with pytest.raises(DataError, match="unknown metric 'politeness'"):
+        read_thresholds(path)
+    assert read_thresholds(path, (*METRICS, "politeness"))[0].metric == "politeness"
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        read_thresholds(tmp_path / "none.toml")
+
+
+def test_two_limits_of_one_kind_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"limit 3.*two limits improve_by for loss"):
+        read_thresholds(write(tmp_path, GOOD + GOOD.split("\n\n", 1)[0]))
+
+
+def test_the_star_means_every_group_without_a_limit_of_its_own() -> None:
+    groups = ("target", "general", "code")
+    limits = expand(default_limits(groups), groups)
+    assert [(lim.group, lim.metric, lim.rule, lim.value) for lim in limits] == [
+        ("target", "loss", "improve_by", 0.0),
+        ("target", "token_f1", "no_worse_than", 0.05),
+        ("target", "exact_match", "no_worse_than", 0.1),
+        *(
+            (group, metric, "no_worse_than", 0.1)
+            for group in ("general", "code")
+            for metric in ("loss", "exact_match", "token_f1")
+        ),
+    ]
+
+
+def test_a_limit_for_a_group_that_is_not_there_is_not_forgotten() -> None:
+    limit = Limit(group="safty", metric="loss", rule="at_most", value=1.0)
+    assert expand([limit], ("target", "safety")) == (limit,)
+
+
+def test_the_built_in_limits_ask_nothing_of_a_target_that_is_not_there() -> None:
+    limits = expand(default_limits(("general",)), ("general",))
+    assert {limit.group for limit in limits} == {"general"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("at_least", "loss at least 0.5"),
+        ("at_most", "loss at most 0.5"),
+        ("improve_by", "loss better than the base by more than 0.5"),
+        ("no_worse_than", "loss no worse than the base by more than 0.5"),
+    ],
+)
+def test_a_limit_says_itself_in_words(rule: str, words: str) -> None:
+    assert Limit(group="target", metric="loss", rule=rule, value=0.5).describe() == words

@@ -1,0 +1,85 @@
+"""A random Phi-3 with the bundled tokenizer, the bundled base, and the plain way to score."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.data.suite import read_suite
+from phi3_lora_qa.models.loading import LoadedBase, load_base
+from phi3_lora_qa.models.registry import bundled, resolve_base
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LoadedBase:
+    return load_base(resolve_base("tiny"))
+
+
+@pytest.fixture(scope="session")
+def make_phi3(tiny: LoadedBase) -> Callable[..., Any]:
+    """A function that makes a Phi-3 that was taught nothing: it rambles and seldom stops."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    def make(**config: Any) -> Any:
+        torch.manual_seed(5)
+        small = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
+        settings = {**tiny.model.config.to_dict(), **small, "dtype": "float32", **config}
+        model = Phi3ForCausalLM(Phi3Config(**settings)).eval()
+        model.generation_config = tiny.model.generation_config
+        for parameter in model.parameters():
+            parameter.data.mul_(3.0)  # far from uniform, so that every loss is a figure of its own
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_phi3(make_phi3: Callable[..., Any]) -> Any:
+    return make_phi3()
+
+
+@pytest.fixture(scope="session")
+def suite() -> tuple[Item, ...]:
+    return read_suite([bundled("tiny") / "suite.jsonl"])
+
+
+@pytest.fixture(scope="session")
+def ragged(suite: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Two dozen items of lengths that differ much, several turns and a system turn among them."""
+    some = list(suite[:: len(suite) // 20])
+    words = " ".join(item.reference for item in suite[:12])
+    some += [
+        item(id="long", question=f"Tell me: {words}", answer="small"),
+        item(id="long-answer", question="What?", answer=words),
+        Item(
+            id="turns",
+            prompt=(
+                Message(role="system", content="Be brief."),
+                Message(role="user", content="What is a lobster?"),
+                Message(role="assistant", content="An animal."),
+                Message(role="user", content="How large is it?"),
+            ),
+            reference="The lobster is small.",
+        ),
+    ]
+    return tuple(some)
+
+
+def item(*, id: str, question: str, answer: str) -> Item:  # noqa: A002
+    return Item(id=id, prompt=(Message(role="user", content=question),), reference=answer)
+
+
+@pytest.fixture(scope="session")
+def make_item() -> Callable[..., Item]:
+    return item
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    found = resolve_base("smollm2").folder
+    if found is None:
+        pytest.skip("smollm2 is not on this machine; phi3-lora-qa base fetch smollm2")
+    return found

@@ -1,0 +1,51 @@
+"""The plan of batches."""
+
+from itertools import pairwise
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3_lora_qa.scoring.batches import plan
+from phi3_lora_qa.scoring.prompts import PromptedItem
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=60)
+
+
+def items_of(lengths: list[int]) -> list[PromptedItem]:
+    return [
+        PromptedItem(id=f"{n:03}", prompt=(0,) * length, reference=(), answer_limit=0)
+        for n, length in enumerate(lengths)
+    ]
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_every_item_is_in_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
+    items = items_of(lengths)
+    batches = plan(items, budget)
+    assert sorted(item.id for batch in batches for item in batch) == [item.id for item in items]
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(item.length for item in batch) <= budget
+
+
+@given(LENGTHS, st.integers(1, 1000), st.randoms(use_true_random=False))
+def test_the_order_of_the_items_changes_nothing(
+    lengths: list[int], budget: int, random: Random
+) -> None:
+    items = items_of(lengths)
+    shuffled = list(items)
+    random.shuffle(shuffled)
+    assert plan(shuffled, budget) == plan(items, budget)
+
+
+@given(LENGTHS)
+def test_batches_are_as_full_as_the_budget_allows(lengths: list[int]) -> None:
+    batches = plan(items_of(lengths), 600)
+    for batch, following in pairwise(batches):
+        assert (len(batch) + 1) * batch[0].length > 600
+        assert following[0].length <= batch[-1].length
+
+
+def test_an_item_beyond_the_switch_of_longrope_is_alone() -> None:
+    batches = plan(items_of([50, 60, 10, 20]), 10_000, alone_above=40)
+    assert [[item.length for item in batch] for batch in batches] == [[60], [50], [20, 10]]

@@ -1,0 +1,233 @@
+"""Base against tuned: the interval, the three verdicts, the items that are missing."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3_lora_qa.errors import DataError
+from phi3_lora_qa.record import Outcome
+from phi3_lora_qa.stats.paired import MANY_ITEMS, Interval, compare, decide, items_needed
+
+UNIT = (0.0, 1.0)
+
+
+def interval(low: float, high: float, n: int = 50, **others: float) -> Interval:
+    middle = (low + high) / 2
+    deviation = (high - low) / 2 * n**0.5 / 1.645
+    whole = Interval(
+        mean_base=0.5,
+        mean_tuned=0.5 + middle,
+        difference=middle,
+        low=low,
+        high=high,
+        tuned_low=0.5 + low,
+        tuned_high=0.5 + high,
+        deviation=deviation,
+        method="made for a test",
+        n=n,
+        confidence=0.90,
+    )
+    return replace(whole, **others)  # type: ignore[arg-type]  # n and method are not floats
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rule", "value", "higher_is_better", "outcome"),
+    [
+        (0.01, 0.2, "improve_by", 0.0, True, Outcome.PASSED),
+        (0.0, 0.2, "improve_by", 0.0, True, Outcome.INCONCLUSIVE),
+        (-0.2, 0.0, "improve_by", 0.0, True, Outcome.FAILED),
+        (-0.2, -0.01, "improve_by", 0.0, False, Outcome.PASSED),
+        (0.01, 0.2, "improve_by", 0.0, False, Outcome.FAILED),
+        (-0.2, 0.1, "improve_by", 0.0, False, Outcome.INCONCLUSIVE),
+        (-0.04, 0.3, "no_worse_than", 0.05, True, Outcome.PASSED),
+        (-0.06, 0.3, "no_worse_than", 0.05, True, Outcome.INCONCLUSIVE),
+        (-0.3, -0.06, "no_worse_than", 0.05, True, Outcome.FAILED),
+        (-0.3, 0.04, "no_worse_than", 0.05, False, Outcome.PASSED),
+        (-0.3, 0.06, "no_worse_than", 0.05, False, Outcome.INCONCLUSIVE),
+        (0.06, 0.3, "no_worse_than", 0.05, False, Outcome.FAILED),
+        (0.1, 0.2, "at_least", 0.55, True, Outcome.PASSED),
+        (0.0, 0.2, "at_least", 0.55, True, Outcome.INCONCLUSIVE),
+        (-0.2, 0.0, "at_least", 0.55, True, Outcome.FAILED),
+        (0.1, 0.2, "at_most", 0.75, False, Outcome.PASSED),
+        (0.2, 0.3, "at_most", 0.75, False, Outcome.INCONCLUSIVE),
+        (0.3, 0.4, "at_most", 0.75, False, Outcome.FAILED),
+        (0.0, 0.0, "no_worse_than", 0.0, True, Outcome.PASSED),
+        (0.0, 0.0, "improve_by", 0.0, True, Outcome.FAILED),
+    ],
+)
+def test_the_whole_interval_must_lie_on_one_side(
+    low: float, high: float, rule: str, value: float, higher_is_better: bool, outcome: Outcome
+) -> None:
+    assert decide(interval(low, high), rule, value, higher_is_better) is outcome
+
+
+def test_every_rule_of_a_threshold_file_can_be_decided() -> None:
+    from phi3_lora_qa.data.thresholds import RULES
+
+    for rule in RULES:
+        assert isinstance(decide(interval(0.0, 0.1), rule, 0.5, True), Outcome)
+
+
+def test_an_unknown_rule_and_a_nan_are_errors_and_no_pass() -> None:
+    with pytest.raises(DataError, match="unknown rule"):
+        decide(interval(0.0, 0.1), "no_better_than", 0.5, True)
+    with pytest.raises(DataError, match="NaN"):
+        decide(interval(math.nan, 0.1), "improve_by", 0.0, True)
+    with pytest.raises(DataError, match="NaN"):
+        decide(interval(0.1, 0.2), "improve_by", math.nan, True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_an_error(bad: float) -> None:
+    with pytest.raises(DataError, match="1 scores are not finite"):
+        compare([1.0] * 20, [*[0.5] * 19, bad], seed=0, binary=False)
+
+
+def test_scores_that_do_not_pair_or_leave_their_range_are_errors() -> None:
+    with pytest.raises(DataError, match="pair them"):
+        compare([1.0, 0.0], [1.0], seed=0, binary=True)
+    with pytest.raises(DataError, match="neither 0 nor 1"):
+        compare([1.0, 0.5], [1.0, 0.0], seed=0, binary=True)
+    with pytest.raises(DataError, match="outside"):
+        compare([1.5, 0.5], [1.0, 0.0], seed=0, binary=False, span=UNIT)
+
+
+@pytest.mark.parametrize("kind", ["binary", "bounded", "unbounded"])
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_a_handful_of_items_is_never_enough_however_well_they_look(kind: str, n: int) -> None:
+    found = compare(
+        [0.0] * n,
+        [1.0] * n,
+        seed=0,
+        binary=kind == "binary",
+        span=UNIT if kind == "bounded" else None,
+    )
+    if n < 5 or kind == "unbounded":
+        assert decide(found, "improve_by", 0.0, True) is Outcome.INCONCLUSIVE
+    equal = compare([1.0] * n, [1.0] * n, seed=0, binary=kind == "binary")
+    assert decide(equal, "no_worse_than", 0.1, True) is Outcome.INCONCLUSIVE
+    assert found.n == n
+
+
+def test_an_untouched_copy_of_the_base_has_not_improved_and_is_not_worse() -> None:
+    losses = list(np.random.default_rng(0).gamma(2.0, size=40))
+    found = compare(losses, losses, seed=0, binary=False)
+    assert decide(found, "improve_by", 0.0, higher_is_better=False) is Outcome.FAILED
+    assert decide(found, "no_worse_than", 0.1, higher_is_better=False) is Outcome.PASSED
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=10, max_size=30),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=15, deadline=None)
+def test_the_order_of_the_items_changes_no_bit(
+    pairs: list[tuple[float, float]], random: Random
+) -> None:
+    shuffled = list(pairs)
+    random.shuffle(shuffled)
+    first, second = (
+        compare([b for b, _ in rows], [t for _, t in rows], seed=3, binary=False)
+        for rows in (pairs, shuffled)
+    )
+    assert first == second
+
+
+def test_binary_differences_count_gains_and_losses() -> None:
+    base, tuned = [1, 1, 0, 0, 0] * 8, [1, 0, 1, 1, 0] * 8
+    found = compare(base, tuned, seed=0, binary=True)
+    assert (found.mean_base, found.mean_tuned) == (0.4, 0.6)
+    assert found.difference == pytest.approx(0.2)
+    assert found.low < 0.2 < found.high
+    assert "exact" in found.method
+
+
+def test_bounds_hold_the_means_that_they_are_for() -> None:
+    generator = np.random.default_rng(0)
+    base, tuned = generator.uniform(size=50), generator.uniform(size=50)
+    for binary, span, b, t in (
+        (False, None, base, tuned),
+        (False, UNIT, base, tuned),
+        (True, None, base.round(), tuned.round()),
+    ):
+        found = compare(list(b), list(t), seed=0, binary=binary, span=span)
+        assert found.low < found.difference < found.high
+        assert found.tuned_low < found.mean_tuned < found.tuned_high
+        assert found.deviation == pytest.approx((t - b).std(ddof=1))
+
+
+def test_paired_scores_see_what_unpaired_ones_cannot() -> None:
+    """Items differ by nats, models by hundredths: only the pairing shows it."""
+    generator = np.random.default_rng(1)
+    base = generator.normal(3.0, 1.0, size=60)
+    tuned = base - 0.05 + generator.normal(0.0, 0.05, size=60)
+    found = compare(list(base), list(tuned), seed=0, binary=False)
+    assert decide(found, "improve_by", 0.0, higher_is_better=False) is Outcome.PASSED
+    assert found.high - found.low < 0.1 * 2 * 1.645 * base.std() / 60**0.5
+
+
+def test_items_needed_scales_with_the_inverse_square_of_the_distance() -> None:
+    near = items_needed(interval(-0.09, 0.11, n=100), "improve_by", 0.0, True)
+    far = items_needed(interval(-0.08, 0.12, n=100), "improve_by", 0.0, True)
+    assert near == pytest.approx(4 * far, rel=0.01)
+    # Half width 0.1, distance 0.02, power 80 %: 100 * (0.1 / 0.02)^2 * (2.487 / 1.645)^2.
+    assert far == pytest.approx(5714, abs=2)
+
+
+def test_items_needed_of_equal_binary_scores_is_near_the_exact_number() -> None:
+    found = compare([1.0] * 12, [1.0] * 12, seed=0, binary=True)
+    assert 25 <= items_needed(found, "no_worse_than", 0.10, True) <= 32
+
+
+def test_items_needed_is_the_sample_size_for_a_power_of_four_in_five() -> None:
+    from statsmodels.stats.power import TTestPower  # type: ignore[import-untyped]
+
+    half = 1.645 * 0.5 / 40**0.5
+    needed = items_needed(interval(0.1 - half, 0.1 + half, n=40), "improve_by", 0.0, True)
+    planned = TTestPower().solve_power(
+        effect_size=0.1 / 0.5, power=0.8, alpha=0.05, alternative="larger"
+    )
+    assert needed == pytest.approx(planned, rel=0.02)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_items_needed_is_always_more_than_there_are(higher_is_better: bool) -> None:
+    straddling = interval(-0.2, 0.15, n=30)
+    for rule, value in (
+        ("improve_by", 0.0),
+        ("no_worse_than", 0.1),
+        ("at_least", 0.45),
+        ("at_most", 0.6),
+    ):
+        assert 30 < items_needed(straddling, rule, value, higher_is_better) <= MANY_ITEMS
+
+
+def test_where_the_estimate_lies_on_the_limit_no_suite_decides() -> None:
+    assert items_needed(interval(-0.1, 0.1), "improve_by", 0.0, True) == MANY_ITEMS
+
+
+def test_too_few_items_need_at_least_as_many_as_an_interval_takes() -> None:
+    few = compare([1.0, 2.0], [1.0, 1.5], seed=0, binary=False)
+    assert "too few" in few.method
+    assert items_needed(few, "improve_by", 0.0, False) == 10
+    equal = compare([1.0] * 12, [1.0] * 12, seed=0, binary=False)
+    assert items_needed(equal, "no_worse_than", 0.1, False) == 29
+    assert items_needed(compare([], [], seed=0, binary=True), "at_least", 0.5, True) == 10
+
+
+def test_a_model_at_the_margin_passes_at_most_five_times_in_a_hundred() -> None:
+    """The non-inferiority promise for losses, seen in 200 suites of 32 items at the margin."""
+    generator = np.random.default_rng(8)
+    suites, n, margin = 200, 32, 0.10
+    passed = 0
+    for _ in range(suites):
+        base = generator.gamma(2.0, 1.0, size=n)
+        tuned = base + margin + generator.normal(0.0, 0.3, size=n)
+        found = compare(list(base), list(tuned), seed=0, binary=False)
+        passed += decide(found, "no_worse_than", margin, higher_is_better=False) is Outcome.PASSED
+    assert passed / suites <= 0.05 + 3 * (0.05 * 0.95 / suites) ** 0.5

@@ -1,0 +1,91 @@
+"""The house keeps its floors: nothing imports upwards, and light rooms stay light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import phi3_lora_qa
+
+PACKAGE = Path(phi3_lora_qa.__file__).parent
+FLOORS = {
+    "errors": -1,  # imports nothing, so that everything may import it
+    "settings": 0, "record": 0,
+    "adapter": 1, "lora": 1, "stats": 1, "data": 1, "metrics": 1,
+    "models": 2,
+    "training": 3, "scoring": 3,
+    "gate": 4, "report": 4,
+    "plugin": 5, "pytest_gate": 5, "pytest_fixtures": 5, "xdist_scheduling": 5, "progress": 5,
+    "cli": 5, "__main__": 5,
+    "__init__": 6,  # the package's door: names resolved on first use
+}  # fmt: skip
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "pandas", "scipy")
+LIGHT_IMPORTS = {
+    "the package": "import phi3_lora_qa",
+    "the plugin": "import phi3_lora_qa.plugin",
+    "the commands": "import phi3_lora_qa.cli",
+    "the linter": "import phi3_lora_qa.adapter.lint, phi3_lora_qa.cli.lint",
+    "the gate's plan": "import phi3_lora_qa.pytest_gate",
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    for node in statements:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            module = node.module or ""
+            names = (
+                [f"{module}.{alias.name}" for alias in node.names]
+                if module == "phi3_lora_qa"
+                else [module]
+            )
+        else:
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "phi3_lora_qa" and len(parts) > 1 and parts[1] in FLOORS:
+                yield node.lineno, parts[1]
+
+
+def upward_imports(path: Path) -> list[str]:
+    own = room_of(path)
+    return [
+        f"{path.relative_to(PACKAGE)}:{line}: {own} imports {room}"
+        for line, room in imported_rooms(path)
+        if (room != own
+        and FLOORS[room] >= FLOORS[own]
+        and FLOORS[own] < 5)
+        or FLOORS[room] > FLOORS[own]
+    ]
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {room_of(path) for path in PACKAGE.rglob("*.py")} - {"bundled"} <= set(FLOORS)
+
+
+def test_no_room_imports_upwards() -> None:
+    assert [fault for path in PACKAGE.rglob("*.py") for fault in upward_imports(path)] == []
+
+
+def test_an_upward_import_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "lora").mkdir()
+    fault = tmp_path / "lora" / "bad.py"
+    fault.write_text("def f():\n    from phi3_lora_qa.gate import plan\n")
+    assert upward_imports(fault) == ["lora/bad.py:2: lora imports gate"]
+
+
+@pytest.mark.parametrize("statement", LIGHT_IMPORTS.values(), ids=LIGHT_IMPORTS.keys())
+def test_nothing_heavy_is_imported_by(statement: str) -> None:
+    code = f"{statement}\nimport sys\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
