@@ -64,9 +64,9 @@ class CheckItem(pytest.Item):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
-    def reportinfo(self) -> tuple[Path, None, str]:
+    def reportinfo(self) -> tuple[Path, int, str]:
         """Say in listings and JUnit files what this is."""
-        return self.path, None, self.nodeid
+        return self.path, 0, self.nodeid  # pytest wants a line when an item is skipped by a mark
 
 
 class StageCollector(pytest.Collector):
@@ -271,7 +271,7 @@ class Gate:
             record = reported.record
             mark = {"green": True} if reported.accepted else {"red": True}
             terminalreporter.write(f"{record.verdict}", bold=True, **mark)
-            terminalreporter.write_line(f" {record.adapter.name}: {record.reason}")
+            terminalreporter.write(f" {record.adapter.name}: {record.reason}\n")
             terminalreporter.write_line(f"  report: {folder / 'report.html'}")
         if len(self.reported) > 1:
             verdict = worst([reported.record.verdict for reported in self.reported])

@@ -61,9 +61,7 @@ def upward_imports(path: Path) -> list[str]:
     return [
         f"{path.relative_to(PACKAGE)}:{line}: {own} imports {room}"
         for line, room in imported_rooms(path)
-        if (room != own
-        and FLOORS[room] >= FLOORS[own]
-        and FLOORS[own] < 5)
+        if (room != own and FLOORS[room] >= FLOORS[own] and FLOORS[own] < 5)
         or FLOORS[room] > FLOORS[own]
     ]
 

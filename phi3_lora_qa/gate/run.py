@@ -35,11 +35,12 @@ def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
 
     bench = run.bench(planned.adapter)
     try:
-        with run.quietly(planned.check.stage):
-            if planned.check.stage != "static":
+        if planned.check.stage != "static":
+            with run.quietly("static"):
                 refusal = bench.refusal()
-                if refusal:
-                    return finish(Outcome.NOT_RUN, refusal, "mend the adapter's files first")
+            if refusal:
+                return finish(Outcome.NOT_RUN, refusal, "mend the adapter's files first")
+        with run.quietly(planned.check.stage):
             held = planned.check.run(bench)
     except CheckFailedError as failure:
         return finish(failure.outcome, failure.message, failure.fix, **failure.measured)

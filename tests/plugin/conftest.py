@@ -29,8 +29,33 @@ def nan_adapter(adapter_copy: Callable[[str], Path], pytester: pytest.Pytester) 
     return folder
 
 
+@pytest.fixture(scope="session")
+def libraries(good_adapter: Path) -> None:
+    """Import whatever a gate imports, by doing once what it does.
+
+    pytester takes modules that a run inside this process imported out of sys.modules again, and
+    torch and transformers do not survive being imported twice.
+    """
+    from peft.tuners.lora import layer  # noqa: F401
+
+    from phi3_lora_qa.data.suite import read_suite
+    from phi3_lora_qa.gate.table import join_scores, measure
+    from phi3_lora_qa.models import fingerprint, merge  # noqa: F401
+    from phi3_lora_qa.models.attach import attach
+    from phi3_lora_qa.models.loading import load_base
+    from phi3_lora_qa.models.registry import bundled, resolve_base
+    from phi3_lora_qa.scoring.score import ScoringOptions, score_items
+
+    base = load_base(resolve_base("tiny"))
+    items = read_suite([bundled("tiny") / "suite.jsonl"])[::60]
+    scores = score_items(base.model, base.tokenizer, items, ScoringOptions())
+    attach(base.model, good_adapter).unload()
+    rows = join_scores(items, scores, scores)
+    measure(rows, (), 0)
+
+
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def one_thread(libraries: None) -> Iterator[None]:
     """One thread a worker: tests share the machine's cores."""
     import torch
 
