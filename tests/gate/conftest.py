@@ -1,0 +1,30 @@
+"""A workbench with the bundled adapter on it, as the plugin would set it up."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.gate.context import Bench, Run
+from phi3_lora_qa.gate.journal import Journal
+from phi3_lora_qa.gate.prepare import prepare, snapshot
+from phi3_lora_qa.settings import resolve
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path, good_adapter: Path) -> MakeBench:
+    """A function that puts an adapter (the good one if none is given) on a workbench."""
+
+    def make(adapter: Path | None = None, **options: object) -> Bench:
+        options = {"adapter": [adapter or good_adapter], "base": "tiny", **options}
+        settings = resolve(options, {}, {}, tmp_path, tmp_path)
+        folder = tmp_path / "run"
+        folder.mkdir()
+        targets = prepare(settings)
+        snapshot(targets, folder)
+        run = Run(settings=settings, targets=targets, folder=folder, journal=Journal(folder=folder))
+        return run.bench(0)
+
+    return make

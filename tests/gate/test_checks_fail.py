@@ -1,0 +1,245 @@
+"""Every check of the later stages fails on the fault that it is for, and says what and how.
+
+Faults that an adapter's files can carry are put into files. Faults of the library that serves the
+adapter are planted in peft's own methods.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3_lora_qa.gate.check import CheckFailedError
+from phi3_lora_qa.gate.checks import checkpoint, export, mathematics, quality
+from phi3_lora_qa.record import Outcome
+from tests.gate.conftest import MakeBench
+
+
+def fails(check: Callable[..., Any], bench: Any) -> CheckFailedError:
+    with pytest.raises(CheckFailedError) as caught, bench.run.quietly("math"):
+        check(bench)
+    assert caught.value.fix
+    return caught.value
+
+
+def holds(check: Callable[..., Any], bench: Any) -> str:
+    with bench.run.quietly("math"):
+        return str(check(bench).message)
+
+
+def scale_weights(adapter: Path, factor: float, part: str = "lora_B") -> Path:
+    from safetensors.numpy import load_file, save_file
+
+    weights = adapter / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    scaled = {n: (t * factor).astype(t.dtype) if part in n else t for n, t in tensors.items()}
+    save_file(scaled, weights, metadata={"format": "pt"})
+    return adapter
+
+
+@pytest.fixture
+def lora_linear() -> Any:
+    from peft.tuners.lora.layer import Linear
+
+    return Linear
+
+
+def test_math_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    for check in mathematics.checks():
+        assert holds(check.run, bench), check.name
+
+
+def test_a_delta_scaled_twice_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+) -> None:
+    real = lora_linear.get_delta_weight
+    monkeypatch.setattr(lora_linear, "get_delta_weight", lambda s, a: real(s, a) * s.scaling[a])
+    error = fails(mathematics.delta_is_scaling_times_b_times_a, make_bench())
+    assert "scaling · B·A" in error.message
+    assert error.measured["ratio"] > 1
+
+
+def test_a_delta_of_too_high_rank_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+) -> None:
+    import torch
+
+    real = lora_linear.get_delta_weight
+
+    def noisy(self: Any, adapter: str) -> Any:
+        delta = real(self, adapter)
+        noise = torch.randn(delta.shape, generator=torch.Generator().manual_seed(0))
+        return delta + 1e-3 * delta.abs().mean() * noise
+
+    monkeypatch.setattr(lora_linear, "get_delta_weight", noisy)
+    assert "rank" in fails(mathematics.rank_is_bounded, make_bench()).message
+
+
+def test_a_scaling_that_does_not_take_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+) -> None:
+    monkeypatch.setattr(lora_linear, "set_scale", lambda *_: None)
+    assert "linear" in fails(mathematics.delta_is_linear_in_alpha, make_bench()).message
+
+
+def test_a_forward_without_the_update_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+) -> None:
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        _ = bench.tuned
+    monkeypatch.setattr(lora_linear, "forward", lambda s, x, *a, **k: s.base_layer(x))
+    assert "output" in fails(mathematics.forward_adds_the_delta, bench).message
+
+
+def test_an_exploded_update_is_found_and_a_sound_one_is_not(
+    make_bench: MakeBench, adapter_copy: Callable[[str], Path]
+) -> None:
+    bench = make_bench(scale_weights(adapter_copy("exploded"), 1e4))
+    error = fails(mathematics.update_is_in_proportion, bench)
+    assert "times as large" in error.message
+    assert "learning rate" in error.fix
+
+
+def test_checkpoint_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    for check in checkpoint.checks():
+        assert holds(check.run, bench), check.name
+
+
+def test_a_tensor_that_changes_when_saved_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft.peft_model
+
+    real: Any = vars(peft.peft_model)["get_peft_model_state_dict"]
+
+    def rounded(*args: Any, **kwargs: Any) -> Any:
+        return {n: t.bfloat16().float() for n, t in real(*args, **kwargs).items()}
+
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        _ = bench.tuned
+    monkeypatch.setattr(peft.peft_model, "get_peft_model_state_dict", rounded)
+    assert "change" in fails(checkpoint.saved_and_loaded_is_bit_exact, bench).message
+
+
+def test_a_merge_without_scaling_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+) -> None:
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        _ = bench.tuned
+    real = lora_linear.get_delta_weight
+    monkeypatch.setattr(
+        lora_linear, "get_delta_weight", lambda s, a: real(s, a) / s.scaling[a] * 1.5
+    )
+    assert "merging" in fails(checkpoint.merged_matches_unmerged, bench).message
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checkpoint.base_is_unchanged_when_attached,
+        checkpoint.base_is_back_when_disabled,
+        checkpoint.base_is_back_when_unloaded,
+    ],
+)
+def test_a_base_that_was_written_to_is_found(
+    make_bench: MakeBench, check: Callable[..., Any]
+) -> None:
+    import torch
+
+    bench = make_bench(stage=["checkpoint"])
+    with bench.run.quietly("math"), torch.no_grad():
+        _ = bench.tuned
+        bench.run.base(bench).model.model.layers[0].mlp.down_proj.weight[0].add_(0.5)
+    error = fails(check, bench)
+    assert "base" in error.message or "logits" in error.message
+
+
+def test_export_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
+    assert "answers are the same" in holds(export.merged_model_answers_alike, make_bench())
+
+
+def test_a_merged_model_that_answers_differently_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3_lora_qa.models import merge
+
+    monkeypatch.setattr(
+        merge,
+        "_merged_module",
+        lambda module, adapter: (
+            module.get_base_layer() if hasattr(module, "get_base_layer") else module
+        ),
+    )
+    assert "differs" in fails(export.merged_model_answers_alike, make_bench()).message
+
+
+def limits_file(folder: Path, *limits: tuple[str, str, str, float]) -> Path:
+    path = folder / "limits.toml"
+    path.write_text(
+        "".join(
+            f'[[limit]]\ngroup = "{g}"\nmetric = "{m}"\nrule = "{r}"\nvalue = {v}\n'
+            for g, m, r, v in limits
+        )
+    )
+    return path
+
+
+def test_quality_fails_when_the_sign_of_the_update_is_turned_round(
+    make_bench: MakeBench, adapter_copy: Callable[[str], Path]
+) -> None:
+    bench = make_bench(scale_weights(adapter_copy("negated"), -1.0))
+    checks = {check.label: check for check in quality.checks(bench.target.limits)}
+    error = fails(checks["loss[target]"].run, bench)
+    assert error.outcome is Outcome.FAILED
+    assert "wanted" in error.message
+
+
+def test_too_few_items_are_inconclusive_and_say_how_many_are_needed(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    suite = tmp_path / "few.jsonl"
+    rows = [
+        {
+            "id": f"q{n}",
+            "group": "other",
+            "messages": [
+                {"role": "user", "content": f"What is {n} plus 1?"},
+                {"role": "assistant", "content": str(n + 1)},
+            ],
+        }
+        for n in range(5)
+    ]
+    suite.write_text("\n".join(json.dumps(row) for row in rows))
+    bench = make_bench(suite=[suite])
+    checks = {check.label: check for check in quality.checks(bench.target.limits)}
+    error = fails(checks["exact_match[other]"].run, bench)
+    assert error.outcome is Outcome.INCONCLUSIVE
+    assert error.measured["items_needed"] > 5
+
+
+def test_a_limit_for_a_group_without_items_is_not_run(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    limits = limits_file(tmp_path, ("safety", "loss", "at_most", 1.0))
+    bench = make_bench(thresholds=limits)
+    checks = quality.checks(bench.target.limits)
+    assert [check.label for check in checks] == ["every_item_is_scored", "loss[safety]"]
+    assert fails(checks[1].run, bench).outcome is Outcome.NOT_RUN
+
+
+def test_an_item_without_a_loss_fails_and_is_named(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3_lora_qa.scoring import score
+
+    real: Any = vars(score)["reference_losses"]
+    monkeypatch.setattr(score, "reference_losses", lambda *a: [float("nan") for _ in real(*a)])
+    error = fails(quality.every_item_is_scored, make_bench())
+    assert "were not scored" in error.message

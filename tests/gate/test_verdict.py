@@ -1,0 +1,121 @@
+"""The verdict is what the worst of the required checks says, and never better."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.gate.check import Check, Held
+from phi3_lora_qa.gate.plan import PlannedCheck, choose, plan
+from phi3_lora_qa.gate.verdict import judge, worst
+from phi3_lora_qa.record import CheckResult, Outcome, Verdict
+
+IDS = ("phi3::static::files", "phi3::math::a", "phi3::quality::loss[target]")
+
+
+def planned(*ids: str) -> tuple[PlannedCheck, ...]:
+    return tuple(
+        PlannedCheck(
+            id=i,
+            adapter=0,
+            check=Check(
+                stage=i.split("::")[1], name=i.split("::")[2], run=lambda bench: Held(message="")
+            ),
+        )
+        for i in ids
+    )
+
+
+def result(identifier: str, outcome: Outcome) -> CheckResult:
+    return CheckResult(id=identifier, stage="static", outcome=outcome, message=f"said {outcome}")
+
+
+def verdict_of(*outcomes: Outcome | None, **options: bool) -> Verdict:
+    results = [result(i, o) for i, o in zip(IDS, outcomes, strict=True) if o is not None]
+    given_options = {"partial": False, "allow_inconclusive": False, **options}
+    return judge(planned(*IDS), results, **given_options).verdict
+
+
+P, F, U, E, N = (
+    Outcome.PASSED, Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.ERROR, Outcome.NOT_RUN,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ((P, P, P), Verdict.PASS),
+        ((P, F, P), Verdict.FAIL),
+        ((F, N, N), Verdict.FAIL),
+        ((P, P, U), Verdict.INCONCLUSIVE),
+        ((P, U, E), Verdict.INCOMPLETE),
+        ((P, P, N), Verdict.INCOMPLETE),
+        ((P, P, None), Verdict.INCOMPLETE),
+        ((None, None, None), Verdict.INCOMPLETE),
+    ],
+)
+def test_the_worst_outcome_decides(outcomes: tuple[Outcome | None, ...], verdict: Verdict) -> None:
+    assert verdict_of(*outcomes) is verdict
+
+
+@given(st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(Outcome)), max_size=12))
+def test_pass_means_that_every_check_ran_and_only_held(
+    results: list[tuple[str, Outcome]],
+) -> None:
+    judgement = judge(
+        planned(*IDS),
+        [result(i, o) for i, o in results],
+        partial=False,
+        allow_inconclusive=False,
+    )
+    clean = {i for i, _ in results} == set(IDS) and {o for _, o in results} == {Outcome.PASSED}
+    assert (judgement.verdict is Verdict.PASS) == clean
+    assert judgement.accepted == clean
+
+
+def test_nothing_chosen_is_no_pass() -> None:
+    judgement = judge((), [], partial=False, allow_inconclusive=True)
+    assert judgement.verdict is Verdict.INCOMPLETE
+    assert not judgement.accepted
+
+
+def test_a_rerun_that_passes_does_not_heal_a_failure() -> None:
+    results = [result(i, P) for i in IDS] + [result(IDS[0], F)] + [result(IDS[0], P)]
+    judgement = judge(planned(*IDS), results, partial=False, allow_inconclusive=False)
+    assert judgement.verdict is Verdict.FAIL
+
+
+def test_chosen_ids_are_partial_whatever_they_say() -> None:
+    assert verdict_of(P, P, P, partial=True) is Verdict.PARTIAL
+    assert verdict_of(P, F, P, partial=True) is Verdict.PARTIAL
+
+
+def test_inconclusive_is_accepted_only_when_allowed() -> None:
+    for allowed in (True, False):
+        judgement = judge(
+            planned(*IDS),
+            [result(i, U) for i in IDS],
+            partial=False,
+            allow_inconclusive=allowed,
+        )
+        assert judgement.accepted is allowed
+
+
+def test_the_run_is_as_bad_as_its_worst_adapter() -> None:
+    assert worst([Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL]) is Verdict.FAIL
+    assert worst([Verdict.PASS, Verdict.INCOMPLETE]) is Verdict.INCOMPLETE
+
+
+def test_ids_of_several_adapters_carry_their_names() -> None:
+    ids = [p.id for p in plan([("a", ()), ("b", ())], ("static", "export"))]
+    assert "phi3::static::files[a]" in ids
+    assert "phi3::export::merged_model_answers_alike[b]" in ids
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_stage_or_a_name_chooses_all_below_it() -> None:
+    all_of = plan([("a", ())], ("static", "math"))
+    assert {p.check.stage for p in choose(all_of, ["phi3::math"])} == {"math"}
+    assert choose(all_of, ["phi3"]) == all_of
+    with pytest.raises(InputError, match="no check has the id"):
+        choose(all_of, ["phi3::math::nothing"])

@@ -1,0 +1,74 @@
+"""A setting is found where it was given, in the order that was promised, with its source."""
+
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.settings import STAGES, GateSettings, resolve
+
+
+def settings(
+    tmp_path: Path,
+    options: dict[str, object] | None = None,
+    environment: dict[str, str] | None = None,
+    ini: dict[str, object] | None = None,
+) -> GateSettings:
+    return resolve(options or {}, environment or {}, ini or {}, tmp_path, tmp_path)
+
+
+def test_nothing_given_means_the_defaults(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    assert found.adapter == ()
+    assert found.stage == STAGES
+    assert (found.seed, found.dtype, found.only) == (0, "float32", False)
+    assert set(found.sources.values()) == {"default"}
+
+
+def test_option_before_environment_before_file(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.phi3_lora_qa]\nseed = 1\nbase = 'file'\n")
+    everywhere = settings(tmp_path, {"seed": 4}, {"PHI3_LORA_QA_SEED": "3"}, {"seed": 2})
+    assert (everywhere.seed, everywhere.sources["seed"]) == (4, "--phi3-seed")
+    no_option = settings(tmp_path, {}, {"PHI3_LORA_QA_SEED": "3"}, {"seed": 2})
+    assert (no_option.seed, no_option.sources["seed"]) == (3, "PHI3_LORA_QA_SEED")
+    file_only = settings(tmp_path)
+    assert file_only.seed == 1
+    assert file_only.sources["seed"].endswith("pyproject.toml")
+
+
+def test_the_own_file_wins_over_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.phi3_lora_qa]\nbase = 'a'\n")
+    (tmp_path / "phi3-lora-qa.toml").write_text("base = 'b'\n")
+    assert settings(tmp_path).base == "b"
+
+
+def test_a_path_in_a_file_starts_at_that_file(tmp_path: Path) -> None:
+    (tmp_path / "phi3-lora-qa.toml").write_text("adapter = ['a']\nthresholds = 't.toml'\n")
+    found = settings(tmp_path)
+    assert found.adapter == (tmp_path / "a",)
+    assert found.thresholds == tmp_path / "t.toml"
+
+
+def test_lists_in_the_environment_are_separated_by_commas(tmp_path: Path) -> None:
+    found = settings(tmp_path, {}, {"PHI3_LORA_QA_STAGE": "static, math"})
+    assert found.stage == ("static", "math")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed = 'x'", "whole number"),
+        ("seed = true", "whole number"),
+        ("only = 1", "true or false"),
+        ("stage = 'static'", "a list"),
+        ("stage = ['maths']", "static, math"),
+        ("dtype = 'int8'", "float32"),
+        ("base = 3", "text"),
+        ("sed = 1", "unknown setting sed"),
+        ("seed = ", "mend the TOML"),
+    ],
+)
+def test_a_bad_value_is_named_with_the_mend(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "phi3-lora-qa.toml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        settings(tmp_path)
