@@ -26,7 +26,7 @@ browser:
 	else echo "no chromium: the browser tests will be skipped"; fi
 
 test: .venv/ready browser lint ## lint, types, all tests
-	$(BIN)/python -m pytest -n $(WORKERS) -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .

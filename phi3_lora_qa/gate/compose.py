@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, MATTERS, AdapterFolder
 from phi3_lora_qa.adapter.strict_json import parse_object
@@ -69,7 +70,7 @@ def compose(
             base=_base(target, evidence),
             settings={
                 spec.name: SettingEntry(
-                    value=to_plain(getattr(run.settings, spec.name)),
+                    value=_shown(getattr(run.settings, spec.name)),
                     source=run.settings.sources[spec.name],
                 )
                 for spec in SPECS
@@ -90,12 +91,22 @@ def compose(
 def _adapter(run: Run, index: int, target: Target) -> AdapterEntry:
     folder = AdapterFolder.open(snapshot_of(run.folder, index))
     return AdapterEntry(
-        path=str(target.source),
+        path=_shown(target.source),
         name=target.name,
         sha256={n: folder.sha256(n) for n in MATTERS if folder.file(n)},
         config=_json_file(folder, CONFIG) or {},
         manifest=_json_file(folder, MANIFEST),
     )
+
+
+def _shown(value: object) -> Json:
+    """A setting's value as a reader in the same directory would type it."""
+    if isinstance(value, tuple):
+        return [_shown(part) for part in value]
+    if isinstance(value, Path):
+        here = Path.cwd()
+        return str(value.relative_to(here) if value.is_relative_to(here) else value)
+    return to_plain(value)
 
 
 def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
