@@ -1,6 +1,7 @@
 """One progress line of our own while the gate works, where the terminal can rewrite a line."""
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class ProgressLine:
         if total:
             left = (now - first) / done * (total - done) if done else 0.0
             words += f" {done}/{total}" + (f", {left:.0f} s left" if left >= 1 else "")
-        with self._capture.global_and_fixture_disabled():
+        past_capture = self._capture.global_and_fixture_disabled if self._capture else nullcontext
+        with past_capture():
             writer = self._reporter._tw
             writer.write(f"\r\x1b[2K{words[: writer.fullwidth - 1]}", flush=True)
             if total and done >= total:

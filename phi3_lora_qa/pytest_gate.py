@@ -111,6 +111,16 @@ class Gate:
     clock: float
     is_worker: bool
     reported: list[Reported] = field(default_factory=list)
+    unwritten: str = ""
+    """Why the reports could not be written; empty when they were."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether only chosen ids are run."""
+        return len(self.chosen) < len(self.planned)
+
+    def _folders(self) -> list[Path]:
+        return _report_folders(self.settings, self.run.targets, partial=self.partial)
 
     @classmethod
     def begin(cls, config: pytest.Config, settings: GateSettings) -> "Gate":
@@ -123,7 +133,7 @@ class Gate:
             chosen = choose(planned, ids) if ids else planned
             if ids or settings.only:
                 config.args = rest if ids else []
-            for report in _report_folders(settings, targets, partial=bool(ids)):
+            for report in _report_folders(settings, targets, partial=len(chosen) < len(planned)):
                 _require_writable(report)
             folder = Path(tempfile.mkdtemp(prefix="phi3-lora-qa-"))
             try:
@@ -135,8 +145,14 @@ class Gate:
             handed = json.loads(given)
             folder = Path(handed["folder"])
             chosen = tuple(p for p in planned if p.id in set(handed["ids"]))
-        run = Run(settings=settings, targets=targets, folder=folder, journal=Journal(folder=folder))
-        run.progress = ProgressLine(config)
+        run = Run(
+            settings=settings,
+            targets=targets,
+            folder=folder,
+            journal=Journal(folder=folder),
+            stages=frozenset(p.check.stage for p in chosen),
+            progress=ProgressLine(config),
+        )
         config.stash[RUN] = run
         return cls(
             settings=settings,
@@ -210,16 +226,16 @@ class Gate:
         self.reported = compose(
             self.run,
             chosen=self.chosen,
-            partial=len(self.chosen) < len(self.planned),
+            partial=self.partial,
             started=self.started.isoformat(timespec="seconds"),
             seconds=time.perf_counter() - self.clock,
         )
-        folders = _report_folders(
-            self.settings, self.run.targets, partial=len(self.chosen) < len(self.planned)
-        )
-        for reported, folder in zip(self.reported, folders, strict=True):
-            write_report(reported.record, reported.rows, folder)
-        if not all(reported.accepted for reported in self.reported):
+        try:
+            for reported, folder in zip(self.reported, self._folders(), strict=True):
+                write_report(reported.record, reported.rows, folder)
+        except InputError as error:
+            self.unwritten = str(error)
+        if self.unwritten or not all(reported.accepted for reported in self.reported):
             session.testsfailed += 1
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -227,7 +243,11 @@ class Gate:
         """Keep the exit status true to the verdict, after every other plugin had its say."""
         result = yield
         if not self.is_worker and not session.config.option.collectonly:
-            refused = not self.reported or not all(r.accepted for r in self.reported)
+            refused = (
+                bool(self.unwritten)
+                or not self.reported
+                or not all(r.accepted for r in self.reported)
+            )
             if refused and session.exitstatus in (
                 pytest.ExitCode.OK,
                 pytest.ExitCode.INTERRUPTED,
@@ -263,16 +283,16 @@ class Gate:
         """Say the verdict, the reason and where the report is."""
         if not self.reported:
             return
-        folders = _report_folders(
-            self.settings, self.run.targets, partial=len(self.chosen) < len(self.planned)
-        )
         terminalreporter.section("adapter gate")
-        for reported, folder in zip(self.reported, folders, strict=True):
+        for reported, folder in zip(self.reported, self._folders(), strict=True):
             record = reported.record
             mark = {"green": True} if reported.accepted else {"red": True}
             terminalreporter.write(f"{record.verdict}", bold=True, **mark)
             terminalreporter.write(f" {record.adapter.name}: {record.reason}\n")
-            terminalreporter.write_line(f"  report: {folder / 'report.html'}")
+            if not self.unwritten:
+                terminalreporter.write_line(f"  report: {folder / 'report.html'}")
+        if self.unwritten:
+            terminalreporter.write_line(f"no report: {self.unwritten}", red=True)
         if len(self.reported) > 1:
             verdict = worst([reported.record.verdict for reported in self.reported])
             terminalreporter.write_line(f"{verdict} for the run")

@@ -203,7 +203,10 @@ def _from_text(spec: Spec, text: str | None) -> object:
             lowered, text
         )
     if spec.kind == "number":
-        return int(text) if text.strip().lstrip("-").isdigit() else text
+        try:
+            return int(text)
+        except ValueError:
+            return text
     return text
 
 

@@ -72,3 +72,9 @@ def test_a_bad_value_is_named_with_the_mend(tmp_path: Path, text: str, words: st
     (tmp_path / "phi3-lora-qa.toml").write_text(text)
     with pytest.raises(InputError, match=words):
         settings(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["x", "--5", "²", "1.5"])
+def test_a_number_in_the_environment_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"PHI3_LORA_QA_SEED.*whole number"):
+        settings(tmp_path, {}, {"PHI3_LORA_QA_SEED": text})

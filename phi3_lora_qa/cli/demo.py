@@ -1,5 +1,6 @@
 """``phi3-lora-qa demo``: the whole way once, with real training and two real gates."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,10 @@ def demo_command(base: str, output: Path) -> int:
     folder = _fresh(output / (base if base in ("tiny", "smollm2") else Path(base).name))
     good, damaged = folder / "adapter", folder / "damaged"
     _say(f"1/4 fine-tuning {base} with LoRA")
-    overrides = [f"--set={text}" for text in (f'output.dir="{good.resolve()}"', *recipe.overrides)]
+    overrides = [
+        f"--set={text}"
+        for text in (f"output.dir={json.dumps(str(good.resolve()))}", *recipe.overrides)
+    ]
     trained = _run("phi3_lora_qa", "train", str(recipe.config), *overrides)
     if trained:
         return trained
@@ -50,19 +54,14 @@ def demo_command(base: str, output: Path) -> int:
 
 
 def _recipe(base: str) -> Recipe:
-    if base == "smollm2":
-        data = bundled("smollm2")
-        return Recipe(
-            config=data / "train.toml", suites=(data / "target.jsonl", data / "general.jsonl")
-        )
-    data = bundled("tiny")
     if base == "tiny":
+        data = bundled("tiny")
         return Recipe(config=data / "train.toml", suites=(data / "suite.jsonl",))
-    data = bundled("smollm2")
+    data = bundled("smollm2")  # real language: for any base but the tiny one
     return Recipe(
         config=data / "train.toml",
         suites=(data / "target.jsonl", data / "general.jsonl"),
-        overrides=(f'model.base="{base}"',),
+        overrides=(f"model.base={json.dumps(base)}",),
     )
 
 

@@ -24,7 +24,7 @@ from phi3_lora_qa.record import (
     SettingEntry,
     to_plain,
 )
-from phi3_lora_qa.settings import SPECS
+from phi3_lora_qa.settings import SPECS, STAGES
 
 ITEMS_FILE = "items.parquet"
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "numpy", "pytest")
@@ -65,7 +65,7 @@ def compose(
         rows = tuple(next((piece.items for piece in mine if piece.items), ()))
         record = RunRecord(
             verdict=judgement.verdict,
-            reason=judgement.reason,
+            reason=judgement.reason + _left_out(run),
             adapter=_adapter(run, index, target),
             base=_base(target, evidence),
             settings={
@@ -86,6 +86,12 @@ def compose(
         )
         reported.append(Reported(record=record, rows=rows, accepted=judgement.accepted))
     return reported
+
+
+def _left_out(run: Run) -> str:
+    """Words for the stages that were not chosen: a verdict must not seem to cover them."""
+    left = [stage for stage in STAGES if stage not in run.settings.stage]
+    return f" (stages left out: {', '.join(left)})" if left else ""
 
 
 def _adapter(run: Run, index: int, target: Target) -> AdapterEntry:

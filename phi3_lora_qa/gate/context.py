@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
@@ -28,8 +26,9 @@ from phi3_lora_qa.gate.prepare import Target, snapshot_of
 from phi3_lora_qa.gate.table import join_scores, measure, needed
 from phi3_lora_qa.lora.reference import Array, Factors
 from phi3_lora_qa.models.quiet import quiet
+from phi3_lora_qa.models.registry import BaseRef, resolve_base
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum, Timing
-from phi3_lora_qa.settings import GateSettings
+from phi3_lora_qa.settings import STAGES, GateSettings
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase
@@ -42,15 +41,6 @@ PROBE = "The probe: 1 + 2 = 3, and so on."
 
 
 @dataclass
-class _Loaded:
-    """The base in memory and what was learnt of it before any adapter came near."""
-
-    base: "LoadedBase"
-    fingerprint: str
-    probe: Array
-
-
-@dataclass
 class Run:
     """One process's share of a gate run."""
 
@@ -58,9 +48,11 @@ class Run:
     targets: Sequence[Target]
     folder: Path
     journal: Journal
+    stages: frozenset[str] = frozenset(STAGES)
+    """The stages that will run a check: what no check asks for is not computed beforehand."""
     progress: Progress = lambda phase, done, total: None
     _benches: dict[int, "Bench"] = field(default_factory=dict)
-    _loaded: _Loaded | None = None
+    _loaded: "LoadedBase | None" = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _probes: dict[str, Array] = field(default_factory=dict)
     _scores: dict[tuple[str, tuple[Item, ...]], tuple["ItemScore", ...]] = field(
@@ -108,20 +100,17 @@ class Run:
         ref = bench.target.base
         if ref is None:
             raise BaseModelError(bench.target.base_missing)
-        if self._loaded is None or self._loaded.base.ref != ref:
+        if self._loaded is None or self._loaded.ref != ref:
             self.release_base()
-            self._load(bench)
-        assert self._loaded is not None
-        return self._loaded.base
+            self._loaded = self._load(bench, ref)
+        return self._loaded
 
-    def _load(self, bench: "Bench") -> None:
+    def _load(self, bench: "Bench", ref: BaseRef) -> "LoadedBase":
         import torch
 
         from phi3_lora_qa.models.fingerprint import fingerprint
         from phi3_lora_qa.models.loading import load_base
 
-        ref = bench.target.base
-        assert ref is not None
         self.progress(f"loading the base {ref.id}", 0, 0)
         with self.timed("load base", bench.index):
             base = load_base(ref, self.settings.dtype)
@@ -131,8 +120,8 @@ class Run:
             raise BaseModelError(
                 f"the base {ref.id} changed on disk during the run; leave it alone and run again"
             )
-        self._loaded = _Loaded(base=base, fingerprint=mark, probe=np.empty(0))
-        self._probes.setdefault(ref.id, self.logits(bench, base.model))
+        if ref.id not in self._probes:
+            self._probes[ref.id] = _logits(base.model, base.tokenizer)
         self.journal.add_evidence(
             Evidence(
                 adapter=bench.index,
@@ -144,6 +133,7 @@ class Run:
                 },
             )
         )
+        return base
 
     def fingerprint(self, bench: "Bench") -> str:
         """The base's fingerprint from before any adapter was attached."""
@@ -155,14 +145,7 @@ class Run:
 
     def logits(self, bench: "Bench", model: Any) -> Array:
         """A model's logits on the fixed probe text, float64 (tokens, vocabulary)."""
-        import torch
-
-        from phi3_lora_qa.gate.layers import to_float64
-
-        assert self._loaded is not None
-        ids = self._loaded.base.tokenizer(PROBE, return_tensors="pt").input_ids
-        with torch.inference_mode():
-            return to_float64(model(input_ids=ids).logits[0])
+        return _logits(model, self.base(bench).tokenizer)
 
     def base_scores(self, bench: "Bench") -> tuple["ItemScore", ...]:
         """The base's scores on the adapter's items, computed once for all adapters."""
@@ -170,25 +153,29 @@ class Run:
         key = (base.ref.id, bench.target.items)
         if key not in self._scores:
             bench.require_detached()
-            self._scores[key] = self.score(bench, base.model, bench.target.items, "score base")
+            self._scores[key] = self.score(bench, base, base.model, "score base")
         return self._scores[key]
 
     def score(
-        self, bench: "Bench", model: Any, items: Sequence[Item], phase: str
+        self,
+        bench: "Bench",
+        base: "LoadedBase",
+        model: Any,
+        phase: str,
+        items: Sequence[Item] | None = None,
     ) -> tuple["ItemScore", ...]:
-        """Score a model on items, with progress and timing."""
+        """Score a model (``base`` itself or what stands on it) on the adapter's items or some."""
         from phi3_lora_qa.scoring.score import ScoringOptions, score_items
 
         scores: tuple[ItemScore, ...] = ()
         options = ScoringOptions(seed=self.settings.seed)
-        assert self._loaded is not None
-        tokenizer = self._loaded.base.tokenizer
+        asked = bench.target.items if items is None else items
 
         def report(done: int, total: int) -> None:
             self.progress(f"{phase}, {bench.target.name}", done, total)
 
         with self.timed(phase, bench.index, lambda: sum(score.tokens for score in scores)):
-            scores = score_items(model, tokenizer, items, options, report)
+            scores = score_items(model, base.tokenizer, asked, options, report)
         return scores
 
     def score_folder(
@@ -196,15 +183,10 @@ class Run:
     ) -> tuple["ItemScore", ...]:
         """Load a saved model beside no other, and score it."""
         from phi3_lora_qa.models.loading import load_base
-        from phi3_lora_qa.models.registry import resolve_base
 
         self.release_base()
         merged = load_base(resolve_base(str(folder)), self.settings.dtype)
-        self._loaded = _Loaded(base=merged, fingerprint="", probe=np.empty(0))
-        try:
-            return self.score(bench, merged.model, items, "score merged")
-        finally:
-            self.release_base()
+        return self.score(bench, merged, merged.model, "score merged", items)
 
     def release_base(self) -> None:
         """Let go of the base and whatever is attached to it."""
@@ -212,6 +194,16 @@ class Run:
             bench.forget_model()
         self._loaded = None
         gc.collect()
+
+
+def _logits(model: Any, tokenizer: Any) -> Array:
+    import torch
+
+    from phi3_lora_qa.gate.layers import to_float64
+
+    ids = tokenizer(PROBE, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        return to_float64(model(input_ids=ids).logits[0])
 
 
 class Bench:
@@ -258,7 +250,7 @@ class Bench:
             from phi3_lora_qa.models.attach import attach
 
             base = self.run.base(self)
-            if "quality" in self.run.settings.stage or "export" in self.run.settings.stage:
+            if "quality" in self.run.stages:
                 self.run.base_scores(self)
             for other in self.run._benches.values():
                 other.forget_model()
@@ -272,6 +264,23 @@ class Bench:
         self._tuned = None
         return plain
 
+    @property
+    def base_is_checked(self) -> bool:
+        """Whether the adapter is held against a base.
+
+        A base that is still to be downloaded is not looked at by the static stage, but attaching
+        compares every name and shape with it, if a later stage gets that far.
+        """
+        base = self.target.base
+        return base is not None and (base.folder is not None or self.run.stages != {"static"})
+
+    def require_items(self) -> None:
+        """Raise BaseModelError where there is nothing to ask the models."""
+        if not self.target.items:
+            raise BaseModelError(
+                self.target.base_missing or "the suite is empty; give items with --phi3-suite"
+            )
+
     def require_detached(self) -> None:
         """Assert the order that the comparison rests on."""
         if any(bench._tuned is not None for bench in self.run._benches.values()):
@@ -284,13 +293,12 @@ class Bench:
     @cached_property
     def tuned_scores(self) -> tuple["ItemScore", ...]:
         """The tuned model's scores on the items."""
-        return self.run.score(self, self.tuned, self.target.items, "score tuned")
+        return self.run.score(self, self.run.base(self), self.tuned, "score tuned")
 
     @cached_property
     def rows(self) -> tuple[ItemRow, ...]:
         """Base and tuned side by side, one row an item; journaled once."""
-        if not self.target.items:
-            raise BaseModelError(self.target.base_missing or "the suite is empty; give items")
+        self.require_items()
         base = self.run.base_scores(self)
         with self.run.timed("compute metrics", self.index):
             rows = join_scores(self.target.items, base, self.tuned_scores)

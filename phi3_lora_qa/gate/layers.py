@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +95,12 @@ class LoraLinear:
 
 
 def lora_linears(bench: "Bench") -> list[LoraLinear]:
-    """Return every adapted linear module, by name, paired with its factors on file."""
+    """Return every adapted linear module, by name, paired with its factors on file.
+
+    Raises:
+        AdapterError: The file has factors for a module that PEFT does not adapt.
+        CheckFailedError: There is no linear module at all; the check then has not been run.
+    """
     tuned = bench.tuned
     from peft.tuners.lora.layer import Linear
 
@@ -101,9 +109,18 @@ def lora_linears(bench: "Bench") -> list[LoraLinear]:
         for name, module in tuned.named_modules()
         if isinstance(module, Linear)
     }
-    adapter = tuned.active_adapter
+    if missing := sorted(bench.factors.keys() - found.keys()):
+        raise AdapterError(
+            f"the file has factors for {missing[0]}, which PEFT does not adapt; "
+            "name it in target_modules, or train again without it"
+        )
+    if not bench.factors:
+        raise CheckFailedError(
+            "the adapter has no linear module that could be checked",
+            "adapt linear modules (qkv_proj, o_proj, gate_up_proj, down_proj)",
+            outcome=Outcome.NOT_RUN,
+        )
     return [
-        LoraLinear(name, factors, found[name], adapter)
+        LoraLinear(name, factors, found[name], tuned.active_adapter)
         for name, factors in sorted(bench.factors.items())
-        if name in found
     ]

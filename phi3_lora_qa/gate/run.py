@@ -2,12 +2,13 @@
 
 import time
 import traceback
+from collections.abc import Mapping
 
 from phi3_lora_qa.errors import AdapterError, Phi3LoraQAError, escape
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.record import CheckResult, Outcome
+from phi3_lora_qa.record import CheckResult, Json, Outcome
 
 MEND_CRASH = "run this id again alone; if it still crashes, report it with record.json"
 
@@ -20,7 +21,9 @@ def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
     """
     started = time.perf_counter()
 
-    def finish(outcome: Outcome, message: str, fix: str = "", **measured: object) -> CheckResult:
+    def finish(
+        outcome: Outcome, message: str, fix: str = "", measured: Mapping[str, Json] | None = None
+    ) -> CheckResult:
         result = CheckResult(
             id=planned.id,
             stage=planned.check.stage,
@@ -28,7 +31,7 @@ def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
             message=message,
             fix=fix,
             seconds=time.perf_counter() - started,
-            measured=measured,
+            measured=measured or {},
         )
         run.journal.add_result(planned.adapter, result)
         return result
@@ -43,7 +46,7 @@ def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
         with run.quietly(planned.check.stage):
             held = planned.check.run(bench)
     except CheckFailedError as failure:
-        return finish(failure.outcome, failure.message, failure.fix, **failure.measured)
+        return finish(failure.outcome, failure.message, failure.fix, failure.measured)
     except AdapterError as error:
         return finish(Outcome.FAILED, escape(str(error), 2000), "see the message")
     except Phi3LoraQAError as error:
@@ -57,7 +60,7 @@ def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
             Outcome.ERROR,
             escape(f"it crashed: {type(error).__name__}: {error}", 2000),
             MEND_CRASH,
-            traceback=where.splitlines(),
+            {"traceback": where.splitlines()},
         )
     else:
-        return finish(Outcome.PASSED, held.message, **held.measured)
+        return finish(Outcome.PASSED, held.message, measured=held.measured)

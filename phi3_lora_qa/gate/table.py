@@ -12,8 +12,8 @@ from phi3_lora_qa.stats.paired import Interval, compare, decide, items_needed
 if TYPE_CHECKING:
     from phi3_lora_qa.scoring.score import ItemScore
 
-NO_LIMIT = Outcome.PASSED
-"""What a comparison without a limit counts as: nothing was asked of it."""
+NO_LIMIT = Outcome.NOT_RUN
+"""The outcome of a comparison that was not judged, because nothing was asked of it."""
 
 
 def join_scores(

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import checkpoint, export, mathematics, quality
+from phi3_lora_qa.gate.layers import lora_linears, to_float64
 from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench
 
@@ -243,3 +246,93 @@ def test_an_item_without_a_loss_fails_and_is_named(
     monkeypatch.setattr(score, "reference_losses", lambda *a: [float("nan") for _ in real(*a)])
     error = fails(quality.every_item_is_scored, make_bench())
     assert "were not scored" in error.message
+
+
+def test_a_limit_on_items_that_were_not_all_scored_is_not_run(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3_lora_qa.scoring import score
+
+    real: Any = vars(score)["reference_losses"]
+
+    def first_is_nan(*args: Any) -> list[float]:
+        return [float("nan"), *real(*args)[1:]]
+
+    monkeypatch.setattr(score, "reference_losses", first_is_nan)
+    bench = make_bench()
+    outcomes = {
+        fails(check.run, bench).outcome for check in quality.checks(bench.target.limits)[1:]
+    }
+    assert outcomes == {Outcome.NOT_RUN}
+
+
+def test_what_only_the_base_cannot_do_is_no_fault_of_the_adapter(make_bench: MakeBench) -> None:
+    from dataclasses import replace
+
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        scores = bench.run.base_scores(bench)
+        key = next(iter(bench.run._scores))
+        bench.run._scores[key] = (replace(scores[0], error="no answer"), *scores[1:])
+    assert fails(quality.every_item_is_scored, bench).outcome is Outcome.ERROR
+
+
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_a_nan_in_one_module_is_not_forgotten_at_the_next(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any, place: int
+) -> None:
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        spoilt = lora_linears(bench)[place].layer
+    real = lora_linear.merge
+
+    def merge(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        if self.out_features == spoilt.out_features and np.array_equal(
+            to_float64(self.lora_B["default"].weight), to_float64(spoilt.lora_B["default"].weight)
+        ):
+            self.get_base_layer().weight.data[0, 0] = float("nan")
+
+    monkeypatch.setattr(lora_linear, "merge", merge)
+    assert fails(checkpoint.merged_matches_unmerged, bench).measured["module"]
+
+
+def test_a_nan_case_stays_the_worst_case() -> None:
+    worst = mathematics._Worst()
+    for name, error in (("a", 0.5), ("b", float("nan")), ("c", 0.1)):
+        worst.add(name, np.array([error]), np.array([1.0]))
+    with pytest.raises(CheckFailedError, match="in b by nan"):
+        worst.verdict("fault", "fix", 3)
+
+
+def test_a_merged_model_without_a_loss_is_found_wherever_the_item_stands(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from phi3_lora_qa.gate.context import Run
+
+    real = Run.score_folder
+
+    def last_is_nan(*args: Any) -> Any:
+        scores = real(*args)
+        return (*scores[:-1], replace(scores[-1], loss=float("nan")))
+
+    monkeypatch.setattr(Run, "score_folder", last_is_nan)
+    assert "nan" in fails(export.merged_model_answers_alike, make_bench()).message
+
+
+def test_factors_that_peft_does_not_adapt_are_named(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    stray = dict(bench.factors)
+    stray["model.layers.9.mlp.down_proj"] = next(iter(stray.values()))
+    bench.__dict__["factors"] = stray
+    with bench.run.quietly("math"), pytest.raises(AdapterError, match=r"layers\.9"):
+        lora_linears(bench)
+
+
+def test_without_a_linear_module_the_math_has_not_been_run(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    bench.__dict__["factors"] = {}
+    for check in (*mathematics.checks(), checkpoint.checks()[1]):
+        assert fails(check.run, bench).outcome is Outcome.NOT_RUN, check.name

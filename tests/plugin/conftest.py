@@ -30,11 +30,11 @@ def nan_adapter(adapter_copy: Callable[[str], Path], pytester: pytest.Pytester) 
 
 
 @pytest.fixture(scope="session")
-def libraries(good_adapter: Path) -> None:
+def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Import whatever a gate imports, by doing once what it does.
 
     pytester takes modules that a run inside this process imported out of sys.modules again, and
-    torch and transformers do not survive being imported twice.
+    torch, transformers and pandas' parquet types do not survive being imported twice.
     """
     from peft.tuners.lora import layer  # noqa: F401
 
@@ -44,6 +44,7 @@ def libraries(good_adapter: Path) -> None:
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
     from phi3_lora_qa.models.registry import bundled, resolve_base
+    from phi3_lora_qa.report.items import write_items
     from phi3_lora_qa.scoring.score import ScoringOptions, score_items
 
     base = load_base(resolve_base("tiny"))
@@ -52,6 +53,7 @@ def libraries(good_adapter: Path) -> None:
     attach(base.model, good_adapter).unload()
     rows = join_scores(items, scores, scores)
     measure(rows, (), 0)
+    write_items(rows, tmp_path_factory.mktemp("items") / "items.parquet")
 
 
 @pytest.fixture

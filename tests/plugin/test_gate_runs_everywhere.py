@@ -259,6 +259,41 @@ def test_without_an_adapter_the_fixtures_skip_and_say_why(pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["*--phi3-adapter PATH*"])
 
 
+def test_a_verdict_over_some_stages_says_which_it_leaves_out(
+    pytester: pytest.Pytester, good_adapter: Path
+) -> None:
+    assert gate(pytester, good_adapter).ret == 0
+    assert "stages left out: checkpoint, quality, export" in record_of(pytester).reason
+
+
+def test_without_a_base_the_run_is_incomplete_and_names_the_option(
+    pytester: pytest.Pytester, adapter_copy: Callable[[str], Path]
+) -> None:
+    folder = adapter_copy("orphan")
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace('"tiny"', '"someone/else"'))
+    assert gate(pytester, folder).ret == 1
+    record = record_of(pytester)
+    assert record.verdict == "INCOMPLETE"
+    assert "--phi3-base" in record.reason
+
+
+def test_a_report_that_cannot_be_written_at_the_end_fails_the_run_without_a_traceback(
+    pytester: pytest.Pytester, good_adapter: Path
+) -> None:
+    pytester.makepyfile(
+        """
+        import pathlib
+        def test_takes_the_place_of_the_report():
+            pathlib.Path("out/report.html").mkdir()
+        """
+    )
+    result = gate(pytester, good_adapter)
+    assert result.ret == 1, result.stdout.str()
+    assert "no report: " in result.stdout.str()
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
 BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such adapter": (lambda tmp, good: [f"--phi3-adapter={tmp / 'no'}"], "no such folder"),
     "a file": (

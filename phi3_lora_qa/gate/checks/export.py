@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.context import Bench
 
@@ -22,6 +24,7 @@ def merged_model_answers_alike(bench: Bench) -> Held:
     """Merge, save, load with transformers alone, and compare losses and answers."""
     from phi3_lora_qa.models.merge import merge_to_folder
 
+    bench.require_items()
     items = bench.target.items[:: max(1, len(bench.target.items) // PROBES)][:PROBES]
     tuned = {score.item_id: score for score in bench.tuned_scores}
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
@@ -30,7 +33,8 @@ def merged_model_answers_alike(bench: Bench) -> Held:
         # One copy of the weights at a time: the base goes before the merged model comes.
         bench.run.release_base()
         scores = bench.run.score_folder(bench, merged, items)
-    largest = max(abs(score.loss - tuned[score.item_id].loss) for score in scores)
+    # numpy's max, unlike Python's, keeps a NaN wherever it stands.
+    largest = float(np.max([abs(score.loss - tuned[score.item_id].loss) for score in scores]))
     equal = sum(score.answer == tuned[score.item_id].answer for score in scores)
     measured = {"items": len(scores), "equal_answers": equal, "largest_loss_difference": largest}
     if not largest <= LARGEST_LOSS_DIFFERENCE or equal < FEWEST_EQUAL_ANSWERS * len(scores):

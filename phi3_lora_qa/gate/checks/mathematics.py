@@ -122,7 +122,8 @@ def update_is_in_proportion(bench: Bench) -> Held:
     for layer in lora_linears(bench):
         values = reference.singular_values(layer.factors)
         ratio = float(values[0]) / max(layer.base_norm(), 1e-30)
-        if ratio > worst_ratio or not np.isfinite(ratio):
+        ratio = float(np.nan_to_num(ratio, nan=np.inf))
+        if ratio > worst_ratio:
             worst_ratio, worst_name = ratio, layer.name
         spectra.append(
             Spectrum(
@@ -136,7 +137,7 @@ def update_is_in_proportion(bench: Bench) -> Held:
         )
     bench.add_spectra(spectra)
     measured = {"largest_ratio": worst_ratio, "module": worst_name, "limit": LARGEST_RATIO}
-    if not worst_ratio <= LARGEST_RATIO:
+    if worst_ratio > LARGEST_RATIO:
         raise CheckFailedError(
             f"the update of {worst_name} is {worst_ratio:.3g} times as large as the weight that it "
             f"updates (spectral norms; at most {LARGEST_RATIO:g})",
@@ -160,8 +161,9 @@ class _Worst:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.where(error == 0, 0.0, error / bound)
         where = int(np.argmax(np.where(np.isnan(ratios), np.inf, ratios)))
-        ratio = float(ratios.flat[where])
-        if not ratio <= self.ratio:
+        # A NaN counts as infinitely far: as NaN the next, sound module would replace it.
+        ratio = float(np.nan_to_num(ratios.flat[where], nan=np.inf))
+        if ratio > self.ratio:
             self.ratio, self.name = ratio, name
             self.error, self.bound = float(error.flat[where]), float(bound.flat[where])
 
@@ -174,7 +176,7 @@ class _Worst:
             "cases": self.cases,
             "modules": modules,
         }
-        if not self.ratio <= 1.0:
+        if self.ratio > 1.0:
             raise CheckFailedError(
                 f"{fault}: in {self.name} by {self.error:.3g}, where rounding allows "
                 f"{self.bound:.3g}",

@@ -36,6 +36,8 @@ def every_item_is_scored(bench: Bench) -> Held:
             f"{broken[0].error}",
             "look at these items in the report; NaN losses mean broken weights",
             {"items": [row.id for row in broken[:MOST_SHOWN]]},
+            # What the base alone could not do is no fault of the adapter.
+            Outcome.FAILED if any("tuned: " in row.error for row in broken) else Outcome.ERROR,
         )
     return Held(message=f"{len(rows)} items were scored by base and tuned model")
 
@@ -48,6 +50,13 @@ def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
 
 def _holds(limit: Limit) -> CheckFunction:
     def run(bench: Bench) -> Held:
+        if broken := [row for row in bench.rows if row.group == limit.group and row.error]:
+            raise CheckFailedError(
+                f"{len(broken)} items of {limit.group} were not scored; first {broken[0].id}: "
+                f"{broken[0].error}",
+                "see the check every_item_is_scored",
+                outcome=Outcome.NOT_RUN,
+            )
         metric = _find(bench.metrics, limit)
         words = (
             f"{limit.metric} on {limit.group}: base {metric.base:.4g}, tuned {metric.tuned:.4g}, "

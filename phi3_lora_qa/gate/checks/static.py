@@ -3,7 +3,7 @@
 from phi3_lora_qa.adapter.lint import Finding, Severity, families
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
 from phi3_lora_qa.gate.context import Bench
-from phi3_lora_qa.record import to_plain
+from phi3_lora_qa.record import Outcome, to_plain
 
 
 def checks() -> tuple[Check, ...]:
@@ -34,6 +34,14 @@ def _family_of(finding: Finding) -> str:
 def _family(name: str) -> CheckFunction:
     def run(bench: Bench) -> Held:
         report = bench.lint
+        if name == "base" and not bench.base_is_checked:
+            raise CheckFailedError(
+                f"the adapter was not held against a base: {bench.target.base_missing}"
+                if bench.target.base_missing
+                else "the base's files are not on this machine, so nothing was held against them",
+                "give a base that is here with --phi3-base DIR_OR_ID",
+                outcome=Outcome.NOT_RUN,
+            )
         findings = [f for f in report.findings if _family_of(f) == name]
         errors = [f for f in findings if f.severity is Severity.ERROR]
         measured = {"findings": [to_plain(f) for f in findings]}
