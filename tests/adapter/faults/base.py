@@ -1,0 +1,18 @@
+"""Disagreement with the base."""
+
+from tests.adapter.faults.ways import Fault, only, scale_all
+
+BASE: dict[str, Fault] = {
+    "another table": Fault(
+        rule="base-embedding-copy",
+        apply=scale_all("base_layer.weight", 1.001),
+        fits=only("embeddings"),
+        base_only=True,
+    ),
+    "delta dwarfs weight": Fault(
+        rule="base-delta-size",
+        apply=scale_all("lora_B.weight", 500),
+        fits=only("plain", "dora", "all-linear"),
+        base_only=True,
+    ),
+}  # fmt: skip

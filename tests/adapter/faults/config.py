@@ -1,0 +1,77 @@
+"""Configurations that PEFT refuses, or acts on otherwise than they say."""
+
+from typing import Any
+
+from tests.adapter.faults.ways import Fault, config, only, without
+
+CONFIG: dict[str, Fault] = {
+    "r missing": Fault(rule="config-field-missing", apply=without("r")),
+    "alpha missing": Fault(rule="config-field-missing", apply=without("lora_alpha")),
+    "peft type missing": Fault(rule="config-field-missing", apply=without("peft_type")),
+    "r zero": Fault(rule="config-value", apply=config(r=0)),
+    "r text": Fault(rule="config-value", apply=config(r="4")),
+    "r true": Fault(rule="config-value", apply=config(r=True)),
+    "r float": Fault(rule="config-value", apply=config(r=4.0)),
+    "r huge": Fault(rule="config-value", apply=config(r=10**9)),
+    "alpha text": Fault(rule="config-value", apply=config(lora_alpha="8")),
+    "alpha beyond float32": Fault(rule="config-value", apply=config(lora_alpha=1e300)),
+    "dropout one": Fault(rule="config-value", apply=config(lora_dropout=1.0)),
+    "another peft type": Fault(rule="config-value", apply=config(peft_type="IA3")),
+    "targets null": Fault(rule="config-value", apply=config(target_modules=None)),
+    "rslora a number": Fault(rule="config-value", apply=config(use_rslora=1)),
+    "init unknown": Fault(rule="config-value", apply=config(init_lora_weights="magic")),
+    "bias unknown": Fault(rule="config-value", apply=config(bias="some")),
+    "megatron core": Fault(rule="config-value", apply=config(megatron_core="os.path")),
+    "rank pattern text": Fault(rule="config-value", apply=config(rank_pattern={"o_proj": "4"})),
+    "alpha zero": Fault(rule="config-alpha-zero", apply=config(lora_alpha=0)),
+    "alpha pattern zero": Fault(
+        rule="config-alpha-zero", apply=config(alpha_pattern={"qkv_proj": 0})
+    ),
+    "classification": Fault(rule="config-task-type", apply=config(task_type="SEQ_CLS")),
+    "unknown field": Fault(rule="config-unknown-field", apply=config(use_magic=True)),
+    "layers need a list": Fault(
+        rule="config-conflict",
+        apply=config(layers_to_transform=[0]),
+        fits=only("all-linear", "regex"),
+    ),
+    "pattern without layers": Fault(
+        rule="config-conflict",
+        apply=config(layers_pattern=["layers"]),
+        fits=only("plain", "regex"),
+    ),
+    "bias with dora": Fault(
+        rule="config-conflict", apply=config(lora_bias=True), fits=only("dora")
+    ),
+    "odd orthogonal": Fault(
+        rule="config-conflict", apply=config(r=3), fits=only("orthogonal")
+    ),
+    "endless pattern": Fault(
+        rule="config-pattern", apply=config(rank_pattern={r"(a|a)*(?=b)": 4})
+    ),
+    "invalid pattern": Fault(rule="config-pattern", apply=config(target_modules="*o_proj")),
+    "back reference": Fault(rule="config-pattern", apply=config(exclude_modules=r"(x+)\1+y")),
+}  # fmt: skip
+
+REFUSED_VALUES: dict[str, Any] = {
+    "layer_replication": [[0, 2], [0, 2]],
+    "megatron_config": {"tensor_model_parallel_size": 1},
+    "runtime_config": {"ephemeral_gpu_offload": True},
+    "kasa_config": {"beta": 1e-4},
+    "arrow_config": {"top_k": 3},
+    "alora_invocation_tokens": [1, 2],
+    "use_bdlora": {"nblocks": 2},
+    "use_qalora": True,
+    "velora_config": {"num_groups": 4},
+    "monteclora_config": {"num_samples": 8},
+    "target_parameters": ["mlp.experts.weight"],
+    "trainable_token_indices": [0, 1],
+    "ensure_weight_tying": True,
+    "auto_mapping": {"base_model_class": "x", "parent_library": "os"},
+    "init_lora_weights": "pissa",
+}
+"""Fields that are refused by name, each with a value that peft would act on."""
+
+for _label in ("pissa_niter_4", "olora", "PiSSA", "corda", "loftq", "lora_ga"):
+    CONFIG[f"init {_label}"] = Fault(rule="config-refused", apply=config(init_lora_weights=_label))
+for _field, _value in REFUSED_VALUES.items():
+    CONFIG[f"set {_field}"] = Fault(rule="config-refused", apply=config(**{_field: _value}))

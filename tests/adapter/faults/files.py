@@ -1,0 +1,50 @@
+"""Damage to the files."""
+
+import os
+
+from tests.adapter.builders import pack
+from tests.adapter.faults.ways import (
+    CONFIG,
+    WEIGHTS,
+    Fault,
+    afterwards,
+    link,
+    only_pickle,
+    rewrite,
+    weights_link,
+)
+
+FILES: dict[str, Fault] = {
+    "truncated": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d[:-7])),
+    "trailing bytes": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d + b"\0")),
+    "empty file": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: b"")),
+    "git-lfs pointer": Fault(
+        rule="files-weights-unreadable",
+        apply=rewrite(lambda d: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    ),
+    "renamed pickle": Fault(
+        rule="files-weights-unreadable", apply=rewrite(lambda d: b"PK\x03\x04" + bytes(99))
+    ),
+    "no tensors": Fault(rule="files-weights-empty", apply=rewrite(lambda d: pack({}))),
+    "weights missing": Fault(
+        rule="files-weights-missing", apply=afterwards(lambda f: (f / WEIGHTS).unlink())
+    ),
+    "only a pickle": Fault(rule="files-pickled-weights", apply=afterwards(only_pickle)),
+    "config missing": Fault(
+        rule="files-config-missing", apply=afterwards(lambda f: (f / CONFIG).unlink())
+    ),
+    "config half written": Fault(
+        rule="files-config-unreadable", apply=rewrite(lambda d: d[: len(d) // 2], CONFIG)
+    ),
+    "config key twice": Fault(
+        rule="files-config-unreadable", apply=rewrite(lambda d: b'{"r": 1,' + d[1:], CONFIG)
+    ),
+    "config with NaN": Fault(
+        rule="files-config-unreadable", apply=rewrite(lambda d: b'{"x": NaN,' + d[1:], CONFIG)
+    ),
+    "link beside": Fault(rule="files-not-regular", apply=afterwards(link)),
+    "weights a link": Fault(rule="files-not-regular", apply=afterwards(weights_link)),
+    "pipe beside": Fault(
+        rule="files-not-regular", apply=afterwards(lambda f: os.mkfifo(f / "README.md"))
+    ),
+}  # fmt: skip

@@ -1,0 +1,174 @@
+"""The ways to spoil an adapter that the tables of faults are made of.
+
+A way is a function of an `Adapter` and a place, 0 for the first tensor of its kind and 1 for the
+last; what needs the written folder waits in ``adapter.after``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.adapter.builders import HIDDEN, Adapter
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A kind of damage. ``places`` is False where there is only one place for it."""
+
+    rule: str
+    apply: Callable[[Adapter, float], object]
+    fits: Callable[[str], bool] = lambda variant: True
+    places: bool = False
+    base_only: bool = False
+
+
+def at(names: list[str], place: float) -> str:
+    return names[round((len(names) - 1) * place)]
+
+
+def one_b(adapter: Adapter, place: float) -> str:
+    return at(adapter.names("lora_B.weight"), place)
+
+
+def one_a(adapter: Adapter, place: float) -> str:
+    return at(adapter.names("lora_A.weight"), place)
+
+
+def put(value: float) -> Callable[[Adapter, float], object]:
+    def apply(adapter: Adapter, place: float) -> None:
+        name = at(list(adapter.tensors), place)
+        array = adapter.array(name).copy()
+        array.reshape(-1)[round((array.size - 1) * place)] = value
+        adapter.tensors[name] = array
+
+    return apply
+
+
+def scale(name: Callable[[Adapter, float], str], by: float) -> Callable[[Adapter, float], object]:
+    def apply(adapter: Adapter, place: float) -> None:
+        key = name(adapter, place)
+        adapter.tensors[key] = adapter.array(key) * np.float32(by)
+
+    return apply
+
+
+def scale_all(end: str, by: float) -> Callable[[Adapter, float], object]:
+    def apply(adapter: Adapter, place: float) -> None:
+        for name in adapter.names(end):
+            adapter.tensors[name] = adapter.array(name) * np.float32(by)
+
+    return apply
+
+
+def shape(change: Callable[[Any], Any], kind: Callable[[Adapter, float], str] = one_b) -> Any:
+    def apply(adapter: Adapter, place: float) -> None:
+        name = kind(adapter, place)
+        adapter.tensors[name] = np.ascontiguousarray(change(adapter.array(name)))
+
+    return apply
+
+
+def drop(end: str) -> Callable[[Adapter, float], object]:
+    return lambda adapter, place: adapter.tensors.pop(at(adapter.names(end), place))
+
+
+def config(**fields: Any) -> Callable[[Adapter, float], object]:
+    return lambda adapter, place: adapter.config.update(fields)
+
+
+def without(field: str) -> Callable[[Adapter, float], object]:
+    return lambda adapter, place: adapter.config.pop(field)
+
+
+def rename(change: Callable[[str], str]) -> Callable[[Adapter, float], object]:
+    return lambda adapter, place: adapter.rename(change)
+
+
+def rename_one(change: Callable[[str], str]) -> Callable[[Adapter, float], object]:
+    def apply(adapter: Adapter, place: float) -> None:
+        chosen = one_b(adapter, place)
+        adapter.rename(lambda name: change(name) if name == chosen else name)
+
+    return apply
+
+
+def add(name: str, *shape: int) -> Callable[[Adapter, float], object]:
+    def apply(adapter: Adapter, place: float) -> None:
+        adapter.tensors[name] = np.linspace(0.1, 1, int(np.prod(shape)), dtype="f4").reshape(shape)
+
+    return apply
+
+
+def afterwards(step: Callable[[Path], object]) -> Callable[[Adapter, float], object]:
+    return lambda adapter, place: adapter.after.append(step)
+
+
+def rewrite(change: Callable[[bytes], bytes], name: str = WEIGHTS) -> Any:
+    def step(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+    return afterwards(step)
+
+
+def swap_all(adapter: Adapter, place: float) -> None:
+    swap = {"lora_A": "lora_B", "lora_B": "lora_A"}
+    adapter.rename(lambda n: ".".join(swap.get(part, part) for part in n.split(".")))
+
+
+def cut_layer(adapter: Adapter, place: float) -> None:
+    adapter.tensors = {n: t for n, t in adapter.tensors.items() if ".layers.0." not in n}
+
+
+def shift_layers(adapter: Adapter, place: float) -> None:
+    adapter.rename(lambda n: n.replace(".layers.1.", ".layers.7."))
+
+
+def shard_all(adapter: Adapter, place: float) -> None:
+    for name in adapter.names("qkv_proj.lora_A.weight"):
+        adapter.tensors[name] = adapter.array(name)[:, : HIDDEN // 2].copy()
+
+
+def double(adapter: Adapter, place: float) -> None:
+    name = one_b(adapter, place)
+    adapter.tensors[name.replace(".weight", ".default.weight")] = adapter.tensors[name]
+
+
+def link(folder: Path) -> None:
+    (folder / "outside").symlink_to("/etc/hostname")
+
+
+def weights_link(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "blob")
+    (folder / WEIGHTS).symlink_to("blob")
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x02}.")
+
+
+def linear(variant: str) -> bool:
+    return variant not in ("float16", "bfloat16")
+
+
+def fixed_layers(variant: str) -> bool:
+    """Whether the config alone says that layer 0 must be there."""
+    return variant not in ("one_layer", "full_names") and linear(variant)
+
+
+def listed(variant: str) -> bool:
+    return variant in ("plain", "rslora", "gaussian", "dora", "rank_pattern", "lora_bias")
+
+
+def only(*variants: str) -> Callable[[str], bool]:
+    return lambda variant: variant in variants
+
+
+def trained_b(variant: str) -> bool:
+    return linear(variant)
