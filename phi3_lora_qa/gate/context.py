@@ -299,9 +299,9 @@ class Bench:
     def rows(self) -> tuple[ItemRow, ...]:
         """Base and tuned side by side, one row an item; journaled once."""
         self.require_items()
-        base = self.run.base_scores(self)
+        base, tuned = self.run.base_scores(self), self.tuned_scores
         with self.run.timed("compute metrics", self.index):
-            rows = join_scores(self.target.items, base, self.tuned_scores)
+            rows = join_scores(self.target.items, base, tuned)
         self.run.journal.add_evidence(Evidence(adapter=self.index, items=rows))
         return rows
 
