@@ -46,6 +46,13 @@ class LoraAdapterConfig:
     init_lora_weights: bool | str | None
     raw: Mapping[str, Any]
 
+    @property
+    def merge_refusal(self) -> str:
+        """Why peft cannot merge the adapter into a Phi-3; empty where it can."""
+        if self.lora_bias:
+            return "lora_bias needs a bias to be added to, and Phi-3's linear layers have none"
+        return ""
+
 
 class ProblemKind(StrEnum):
     """Why a field is no good."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
 from phi3_lora_qa.data.chat import Item
@@ -178,7 +179,7 @@ class Run:
             scores = score_items(model, base.tokenizer, asked, options, report)
         return scores
 
-    def score_folder(
+    def score_merged(
         self, bench: "Bench", folder: Path, items: Sequence[Item]
     ) -> tuple["ItemScore", ...]:
         """Load a saved model beside no other, and score it."""
@@ -187,6 +188,16 @@ class Run:
         self.release_base()
         merged = load_base(resolve_base(str(folder)), self.settings.dtype)
         return self.score(bench, merged, merged.model, "score merged", items)
+
+    def score_saved_adapter(
+        self, bench: "Bench", folder: Path, items: Sequence[Item]
+    ) -> tuple["ItemScore", ...]:
+        """Load the base again, put a saved adapter on it, and score that."""
+        from phi3_lora_qa.models.attach import attach
+
+        self.release_base()
+        base = self.base(bench)
+        return self.score(bench, base, attach(base.model, folder), "score exported", items)
 
     def release_base(self) -> None:
         """Let go of the base and whatever is attached to it."""
@@ -237,6 +248,11 @@ class Bench:
         if not errors:
             return ""
         return f"not run: the static stage refused the adapter ({errors[0].rule})"
+
+    @cached_property
+    def config(self) -> LoraAdapterConfig:
+        """The adapter's config, which the static stage accepted."""
+        return read_config(self.folder)
 
     @cached_property
     def factors(self) -> Mapping[str, Factors]:

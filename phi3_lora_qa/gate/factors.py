@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import Part, parse_keys
 from phi3_lora_qa.adapter.matching import scaling
 from phi3_lora_qa.adapter.safetensors import SafetensorsFile, open_safetensors
-from phi3_lora_qa.lora.reference import Factors
+from phi3_lora_qa.lora.reference import Array, Factors
 
 
 def weights_of(folder: AdapterFolder) -> SafetensorsFile:
@@ -18,9 +18,11 @@ def weights_of(folder: AdapterFolder) -> SafetensorsFile:
 
 
 def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
-    """Return the factors of every linear module, by the module's path in the base.
+    """Return the factors of every adapted module, by the module's path in the base.
 
-    Embeddings and modules that are saved whole are not among them.
+    An embedding is taken as the linear layer that its transposed table (dim, rows) makes: its
+    lora_embedding_A (r, rows) and lora_embedding_B (dim, r) are A and B of that layer. Modules that
+    are saved whole are not among them.
 
     Raises:
         AdapterError: The config or the weights cannot be read.
@@ -29,17 +31,23 @@ def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
     weights = weights_of(folder)
     keys, _ = parse_keys(weights.tensors)
     parts = {(key.module, key.part): key.name for key in keys.values()}
+
+    def read(module: str, part: Part) -> Array | None:
+        name = parts.get((module, part))
+        return weights.tensor(name).astype(np.float64) if name else None
+
     factors = {}
-    for module, part in parts:
-        if part is not Part.A or (module, Part.B) not in parts:
-            continue
-        magnitude = parts.get((module, Part.MAGNITUDE))
-        factors[module] = Factors(
-            A=weights.tensor(parts[module, Part.A]).astype(np.float64),
-            B=weights.tensor(parts[module, Part.B]).astype(np.float64),
-            scaling=scaling(config, module),
-            magnitude=weights.tensor(magnitude).astype(np.float64).reshape(-1)
-            if magnitude
-            else None,
-        )
+    for module in dict.fromkeys(module for module, _ in parts):
+        for first, second in ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B)):
+            a, b = read(module, first), read(module, second)
+            if a is None or b is None:
+                continue
+            magnitude = read(module, Part.MAGNITUDE)
+            factors[module] = Factors(
+                A=a,
+                B=b,
+                scaling=scaling(config, module),
+                magnitude=None if magnitude is None else magnitude.reshape(-1),
+                bias=read(module, Part.B_BIAS),
+            )
     return factors

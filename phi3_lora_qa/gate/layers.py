@@ -1,5 +1,6 @@
-"""The adapter's linear modules, each from both sides: its factors on file, and PEFT's layer."""
+"""The adapter's modules, each from both sides: its factors on file, and PEFT's layer."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,11 @@ def to_float64(tensor: "torch.Tensor") -> Array:
 
 
 @dataclass(frozen=True)
-class LoraLinear:
-    """One adapted linear module.
+class LoraLayer:
+    """One adapted module, seen as a linear layer with a weight (out, in).
+
+    An embedding is the linear layer whose weight is its table transposed, (dim, rows), and whose
+    inputs are one-hot: a token's id picks a column.
 
     Attributes:
         name: The module's path in the base, such as ``model.layers.0.mlp.down_proj``.
@@ -40,15 +44,20 @@ class LoraLinear:
     layer: Any
     adapter: str
 
-    @property
-    def inputs(self) -> int:
-        """The length of an input."""
-        return int(self.factors.A.shape[1])
+    @cached_property
+    def is_embedding(self) -> bool:
+        """Whether the module takes tokens rather than vectors."""
+        return self.adapter in self.layer.lora_embedding_A
 
     @cached_property
     def dtype(self) -> str:
         """What PEFT computes this module's update in, such as ``float32``."""
-        names = {str(t.dtype) for t in (self._weight, self.layer.lora_A[self.adapter].weight)}
+        factor = (
+            self.layer.lora_embedding_A[self.adapter]
+            if self.is_embedding
+            else self.layer.lora_A[self.adapter].weight
+        )
+        names = {str(t.dtype) for t in (self._weight, factor)}
         order = ("torch.bfloat16", "torch.float16", "torch.float32", "torch.float64")
         return min(names, key=order.index).removeprefix("torch.")
 
@@ -59,7 +68,7 @@ class LoraLinear:
 
     def base_weight(self) -> Array:
         """The base's W, float64 (out, in)."""
-        return to_float64(self._weight)
+        return self._as_linear(self._weight)
 
     def base_norm(self) -> float:
         """The spectral norm of W, to about a percent, by power iteration from a fixed start."""
@@ -76,38 +85,57 @@ class LoraLinear:
         """PEFT's delta at ``factor`` times the adapter's scaling, float64 (out, in)."""
         self.layer.set_scale(self.adapter, factor)
         try:
-            return to_float64(self.layer.get_delta_weight(self.adapter))
+            return self._as_linear(self.layer.get_delta_weight(self.adapter))
         finally:
             self.layer.set_scale(self.adapter, 1.0)
 
-    def representable(self, x: Array) -> Array:
-        """Round an input to what the layer's dtype can hold, as float64."""
+    def peft_merged(self) -> Array:
+        """The weight after PEFT merged a copy of the layer, float64 (out, in)."""
+        twin = copy.deepcopy(self.layer)
+        twin.merge(safe_merge=True)
+        return self._as_linear(twin.get_base_layer().weight)
+
+    def draw_input(self, seed: int, size: float) -> Array:
+        """An input (in,) that the layer's dtype can hold: normal numbers, or a token's one-hot."""
         import torch
 
-        return to_float64(torch.from_numpy(x).to(self._weight.dtype))
+        generator, inputs = np.random.default_rng(seed), int(self.factors.A.shape[1])
+        if self.is_embedding:
+            return np.eye(1, inputs, int(generator.integers(inputs)))[0]
+        x = torch.from_numpy(generator.standard_normal(inputs) * size)
+        return to_float64(x.to(torch.float32).to(self._weight.dtype))
 
     def forward(self, x: Array) -> Array:
         """PEFT's output for one input (in,), float64 (out,)."""
         import torch
 
+        given = (
+            torch.tensor([int(x.argmax())])
+            if self.is_embedding
+            else torch.from_numpy(x).to(self._weight.dtype)[None]
+        )
         with torch.inference_mode():
-            return to_float64(self.layer(torch.from_numpy(x).to(self._weight.dtype)[None])[0])
+            return to_float64(self.layer(given)[0])
+
+    def _as_linear(self, weight: "torch.Tensor") -> Array:
+        values = to_float64(weight)
+        return values.T if self.is_embedding else values
 
 
-def lora_linears(bench: "Bench") -> list[LoraLinear]:
-    """Return every adapted linear module, by name, paired with its factors on file.
+def lora_layers(bench: "Bench") -> list[LoraLayer]:
+    """Return every adapted module, by name, paired with its factors on file.
 
     Raises:
         AdapterError: The file has factors for a module that PEFT does not adapt.
-        CheckFailedError: There is no linear module at all; the check then has not been run.
+        CheckFailedError: No module is adapted at all; the check then has not been run.
     """
     tuned = bench.tuned
-    from peft.tuners.lora.layer import Linear
+    from peft.tuners.lora.layer import Embedding, Linear
 
     found = {
         name.removeprefix("base_model.model."): module
         for name, module in tuned.named_modules()
-        if isinstance(module, Linear)
+        if isinstance(module, (Linear, Embedding))
     }
     if missing := sorted(bench.factors.keys() - found.keys()):
         raise AdapterError(
@@ -116,11 +144,11 @@ def lora_linears(bench: "Bench") -> list[LoraLinear]:
         )
     if not bench.factors:
         raise CheckFailedError(
-            "the adapter has no linear module that could be checked",
+            "the adapter has no LoRA module that could be checked",
             "adapt linear modules (qkv_proj, o_proj, gate_up_proj, down_proj)",
             outcome=Outcome.NOT_RUN,
         )
     return [
-        LoraLinear(name, factors, found[name], tuned.active_adapter)
+        LoraLayer(name, factors, found[name], tuned.active_adapter)
         for name, factors in sorted(bench.factors.items())
     ]

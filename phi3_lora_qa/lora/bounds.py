@@ -60,11 +60,12 @@ def merge_bound(weight: Array, factors: Factors, dtype: str) -> Array:
 
 
 def forward_bound(weight: Array, factors: Factors, x: Array, dtype: str) -> Array:
-    """Bound |fl(y) - y| for y = W·x + s · B·(A·x), float64 (out,), without DoRA.
+    """Bound |fl(y) - y| for y = W·x + s · (B·(A·x) + b), float64 (out,), without DoRA.
 
     W·x errs by gamma_in |W||x|. A·x errs by gamma_in |A||x|, is multiplied by B (gamma_r) and by
     s (two roundings), and one sum joins the two paths; gathered (Higham, lemma 3.3):
-    gamma_{in+1} |W||x| + gamma_{in+r+3} |s| |B||A||x|.
+    gamma_{in+1} |W||x| + gamma_{in+r+3} |s| |B||A||x|. A bias b adds one sum to the low-rank path,
+    and meets s and the joining sum itself: gamma_{in+r+4} there, and gamma_4 |s||b|.
 
     Args:
         weight: W, float64 (out, in).
@@ -76,9 +77,12 @@ def forward_bound(weight: Array, factors: Factors, x: Array, dtype: str) -> Arra
     size = np.abs(x)
     plain = gamma(inside + 1, dtype) * (np.abs(weight) @ size)
     reach = np.abs(factors.B) @ (np.abs(factors.A) @ size)
-    low_rank = gamma(inside + factors.rank + 3, dtype) * abs(factors.scaling) * reach
+    terms = inside + factors.rank + (3 if factors.bias is None else 4)
+    low_rank = gamma(terms, dtype) * abs(factors.scaling) * reach
     bound: Array = plain + low_rank + _underflow(factors, dtype)
-    return bound
+    if factors.bias is None:
+        return bound
+    return bound + gamma(4, dtype) * abs(factors.scaling) * np.abs(factors.bias)
 
 
 def _underflow(factors: Factors, dtype: str) -> float:

@@ -20,12 +20,14 @@ class Factors:
         B: lora_B, float64 (out, r).
         scaling: s = alpha / r, or alpha / sqrt(r) for rsLoRA.
         magnitude: DoRA's m, float64 (out,); None without DoRA.
+        bias: lora_B's own bias, float64 (out,), added times s; None without lora_bias.
     """
 
     A: Array
     B: Array
     scaling: float
     magnitude: Array | None = None
+    bias: Array | None = None
 
     @property
     def rank(self) -> int:
@@ -37,6 +39,15 @@ def delta(factors: Factors) -> Array:
     """Return delta = s · B·A, float64 (out, in) (Hu et al. 2021, eq. 3)."""
     product: Array = factors.scaling * (factors.B @ factors.A)
     return product
+
+
+def output(weight: Array, factors: Factors, x: Array) -> Array:
+    """Return W'·x + s · b for one input x, float64 (in,) to (out,), without the base's own bias.
+
+    W' is `merged_weight`; b is lora_B's bias, zero without lora_bias.
+    """
+    y: Array = merged_weight(weight, factors) @ x
+    return y if factors.bias is None else y + factors.scaling * factors.bias
 
 
 def singular_values(factors: Factors) -> Array:

@@ -26,6 +26,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
 _ADAPTER_NAME = "default"
+_PREFIX, _TABLE = "base_model.model.", ".base_layer.weight"
 # These leave the base's weights alone; pissa, olora, corda, loftq and lora_ga subtract from them.
 _HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 _REWRITES_THE_TREE = ("layer_replication", "megatron_config", "arrow_config")
@@ -74,8 +75,10 @@ def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path) -> "Peft
 
     config = _read_config(folder)
     saved = load_file(weights, device="cpu")
+    _require_own_tables(folder, base_model, saved)
+    own = {name: t for name, t in saved.items() if not name.endswith(_TABLE)}
     tuned = PeftModelForCausalLM(_twin(base_model), config, _ADAPTER_NAME)
-    _require_same_names(folder, saved, _adapter_tensors(tuned))
+    _require_same_names(folder, own, _adapter_tensors(tuned))
     _require_own_storage(folder, base_model, _adapter_tensors(tuned))
     tuned.load_adapter(str(folder), _ADAPTER_NAME, torch_device="cpu")
     _require_same_values(folder, saved, _adapter_tensors(tuned))
@@ -131,6 +134,27 @@ def _adapter_tensors(tuned: "PeftModel") -> "dict[str, Tensor]":
 
     # Left at "auto", PEFT would ask the hub whether the vocabulary grew.
     return get_peft_model_state_dict(tuned, adapter_name=_ADAPTER_NAME, save_embedding_layers=False)
+
+
+def _require_own_tables(
+    folder: Path, base_model: "PreTrainedModel", saved: "Mapping[str, Tensor]"
+) -> None:
+    """PEFT saves the base's table beside factors for it, and copies it into the base again."""
+    import torch
+
+    base = base_model.state_dict()
+    for name in (n for n in saved if n.endswith(_TABLE)):
+        path = name.removeprefix(_PREFIX).removesuffix(_TABLE)
+        table, given = base.get(f"{path}.weight"), saved[name]
+        if (
+            table is None
+            or table.shape != given.shape
+            or not torch.equal(_bits(given.to(table.dtype)), _bits(table.cpu()))
+        ):
+            raise AdapterError(
+                f"the adapter {folder} would put another {escape(path, 120)} into the base; give "
+                "the base that it was trained on, or remove its base_layer.weight tensors"
+            )
 
 
 def _require_same_names(

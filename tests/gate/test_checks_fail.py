@@ -15,7 +15,7 @@ import pytest
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import checkpoint, export, mathematics, quality
-from phi3_lora_qa.gate.layers import lora_linears, to_float64
+from phi3_lora_qa.gate.layers import lora_layers, to_float64
 from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench
 
@@ -165,7 +165,7 @@ def test_a_base_that_was_written_to_is_found(
 
 
 def test_export_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
-    assert "answers are the same" in holds(export.merged_model_answers_alike, make_bench())
+    assert "answers alike" in holds(export.exported_model_answers_alike, make_bench())
 
 
 def test_a_merged_model_that_answers_differently_is_found(
@@ -180,7 +180,7 @@ def test_a_merged_model_that_answers_differently_is_found(
             module.get_base_layer() if hasattr(module, "get_base_layer") else module
         ),
     )
-    assert "differs" in fails(export.merged_model_answers_alike, make_bench()).message
+    assert "differs" in fails(export.exported_model_answers_alike, make_bench()).message
 
 
 def limits_file(folder: Path, *limits: tuple[str, str, str, float]) -> Path:
@@ -283,7 +283,7 @@ def test_a_nan_in_one_module_is_not_forgotten_at_the_next(
 ) -> None:
     bench = make_bench()
     with bench.run.quietly("math"):
-        spoilt = lora_linears(bench)[place].layer
+        spoilt = lora_layers(bench)[place].layer
     real = lora_linear.merge
 
     def merge(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -312,14 +312,14 @@ def test_a_merged_model_without_a_loss_is_found_wherever_the_item_stands(
 
     from phi3_lora_qa.gate.context import Run
 
-    real = Run.score_folder
+    real = Run.score_merged
 
     def last_is_nan(*args: Any) -> Any:
         scores = real(*args)
         return (*scores[:-1], replace(scores[-1], loss=float("nan")))
 
-    monkeypatch.setattr(Run, "score_folder", last_is_nan)
-    assert "nan" in fails(export.merged_model_answers_alike, make_bench()).message
+    monkeypatch.setattr(Run, "score_merged", last_is_nan)
+    assert "nan" in fails(export.exported_model_answers_alike, make_bench()).message
 
 
 def test_factors_that_peft_does_not_adapt_are_named(make_bench: MakeBench) -> None:
@@ -328,7 +328,7 @@ def test_factors_that_peft_does_not_adapt_are_named(make_bench: MakeBench) -> No
     stray["model.layers.9.mlp.down_proj"] = next(iter(stray.values()))
     bench.__dict__["factors"] = stray
     with bench.run.quietly("math"), pytest.raises(AdapterError, match=r"layers\.9"):
-        lora_linears(bench)
+        lora_layers(bench)
 
 
 def test_without_a_linear_module_the_math_has_not_been_run(make_bench: MakeBench) -> None:

@@ -1,4 +1,4 @@
-"""Export stage: the merged model, saved and loaded by itself, answers as the tuned one does."""
+"""Export stage: what is served, saved and loaded by itself, answers as the tuned model does."""
 
 import tempfile
 from pathlib import Path
@@ -17,35 +17,41 @@ FEWEST_EQUAL_ANSWERS = 0.9
 
 def checks() -> tuple[Check, ...]:
     """Return the stage's checks."""
-    return (check_of("export", merged_model_answers_alike),)
+    return (check_of("export", exported_model_answers_alike),)
 
 
-def merged_model_answers_alike(bench: Bench) -> Held:
-    """Merge, save, load with transformers alone, and compare losses and answers."""
+def exported_model_answers_alike(bench: Bench) -> Held:
+    """Merge, save, load with transformers alone, and compare losses and answers.
+
+    An adapter that cannot be merged is served as it is: it is saved and put on the base again.
+    """
     from phi3_lora_qa.models.merge import merge_to_folder
 
+    what = "merged model" if not bench.config.merge_refusal else "adapter, saved and loaded again,"
     bench.require_items()
     items = bench.target.items[:: max(1, len(bench.target.items) // PROBES)][:PROBES]
     tuned = {score.item_id: score for score in bench.tuned_scores}
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
-        merged = Path(folder) / "merged"
-        merge_to_folder(bench.run.base(bench), bench.tuned, merged)
-        # One copy of the weights at a time: the base goes before the merged model comes.
-        bench.run.release_base()
-        scores = bench.run.score_folder(bench, merged, items)
+        place = Path(folder) / "exported"
+        if bench.config.merge_refusal:
+            bench.tuned.save_pretrained(place, save_embedding_layers=False)
+            scores = bench.run.score_saved_adapter(bench, place, items)
+        else:
+            merge_to_folder(bench.run.base(bench), bench.tuned, place)
+            scores = bench.run.score_merged(bench, place, items)
     # numpy's max, unlike Python's, keeps a NaN wherever it stands.
     largest = float(np.max([abs(score.loss - tuned[score.item_id].loss) for score in scores]))
     equal = sum(score.answer == tuned[score.item_id].answer for score in scores)
     measured = {"items": len(scores), "equal_answers": equal, "largest_loss_difference": largest}
     if not largest <= LARGEST_LOSS_DIFFERENCE or equal < FEWEST_EQUAL_ANSWERS * len(scores):
         raise CheckFailedError(
-            f"the merged model differs: {equal} of {len(scores)} answers are the same, and losses "
+            f"the {what} differs: {equal} of {len(scores)} answers are the same, and losses "
             f"differ by up to {largest:.3g} nats per token",
             "serve the adapter unmerged, or merge in float32",
             measured,
         )
     return Held(
-        message=f"{equal} of {len(scores)} answers are the same; losses differ by at most "
-        f"{largest:.2g} nats per token",
+        message=f"the {what} gives {equal} of {len(scores)} answers alike; losses differ by "
+        f"at most {largest:.2g} nats per token",
         measured=measured,
     )

@@ -5,15 +5,16 @@ attached model. hypothesis draws modules and inputs; every bound comes from roun
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.context import Bench
-from phi3_lora_qa.gate.layers import LoraLinear, lora_linears
+from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
 from phi3_lora_qa.lora import bounds, reference
-from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.lora.reference import Array
 from phi3_lora_qa.record import Spectrum
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def checks() -> tuple[Check, ...]:
 def delta_is_scaling_times_b_times_a(bench: Bench) -> Held:
     """PEFT's delta equals scaling · B·A from the files."""
 
-    def measure(layer: LoraLinear) -> tuple[Array, Array]:
+    def measure(layer: LoraLayer) -> tuple[Array, Array]:
         error = np.abs(layer.peft_delta() - reference.delta(layer.factors))
         return error, bounds.delta_bound(layer.factors, layer.dtype)
 
@@ -51,7 +52,7 @@ def delta_is_scaling_times_b_times_a(bench: Bench) -> Held:
 def rank_is_bounded(bench: Bench) -> Held:
     """The columns of PEFT's delta lie in the r-dimensional column space of B."""
 
-    def measure(layer: LoraLinear) -> tuple[Array, Array]:
+    def measure(layer: LoraLayer) -> tuple[Array, Array]:
         found = layer.peft_delta()
         basis = np.linalg.qr(layer.factors.B).Q
         outside = np.linalg.norm(found - basis @ (basis.T @ found))
@@ -67,11 +68,11 @@ def delta_is_linear_in_alpha(bench: Bench) -> Held:
     """Twice (half, minus once) the scaling gives twice (half, minus once) the delta."""
     factors_drawn = (2.0, 0.5, -1.0, 3.0)
 
-    def measure(layer: LoraLinear) -> tuple[Array, Array]:
+    def measure(layer: LoraLayer) -> tuple[Array, Array]:
         errors, allowed = [], []
         for factor in factors_drawn:
             f = layer.factors
-            scaled = Factors(A=f.A, B=f.B, scaling=factor * f.scaling)
+            scaled = replace(f, scaling=factor * f.scaling)
             errors.append(np.abs(layer.peft_delta(factor) - reference.delta(scaled)))
             allowed.append(bounds.delta_bound(scaled, layer.dtype))
         return np.stack(errors), np.stack(allowed)
@@ -82,20 +83,25 @@ def delta_is_linear_in_alpha(bench: Bench) -> Held:
 def forward_adds_the_delta(bench: Bench) -> Held:
     """For drawn inputs a module's output is W·x + scaling · B·(A·x), DoRA's where there is m."""
 
-    def measure(layer: LoraLinear, x: Array) -> tuple[Array, Array]:
+    def measure(layer: LoraLayer, x: Array) -> tuple[Array, Array]:
         weight, f = layer.base_weight(), layer.factors
-        expected = reference.merged_weight(weight, f) @ x
+        if layer.is_embedding and f.magnitude is None:
+            # A one-hot input picks a column: no sum over the other tokens is ever rounded.
+            column = x != 0
+            weight, f, at = weight[:, column], replace(f, A=f.A[:, column]), x[column]
+        else:
+            at = x
         if f.magnitude is None:
-            allowed = bounds.forward_bound(weight, f, x, layer.dtype)
+            allowed = bounds.forward_bound(weight, f, at, layer.dtype)
         else:
             merge = bounds.merge_bound(weight, f, layer.dtype)
             inner = bounds.gamma(sum(weight.shape) + f.rank, layer.dtype)
             gain = np.abs(f.magnitude) / np.linalg.norm(weight + reference.delta(f), axis=1)
             size = np.abs(weight) + abs(f.scaling) * (np.abs(f.B) @ np.abs(f.A))
-            allowed = (merge + inner * gain[:, None] * size) @ np.abs(x)
-        return np.abs(layer.forward(x) - expected), allowed
+            allowed = (merge + inner * gain[:, None] * size) @ np.abs(at)
+        return np.abs(layer.forward(x) - reference.output(weight, f, at)), allowed
 
-    layers = lora_linears(bench)
+    layers = lora_layers(bench)
     worst = _Worst()
 
     def draw(data: "DataObject") -> None:
@@ -104,9 +110,7 @@ def forward_adds_the_delta(bench: Bench) -> Held:
         layer = data.draw(st.sampled_from(layers))
         seed = data.draw(st.integers(0, 2**31 - 1))
         size = data.draw(st.sampled_from([1e-3, 1.0, 100.0]))
-        x = np.random.default_rng(seed).standard_normal(layer.inputs) * size
-        x = x.astype(np.float32).astype(np.float64)
-        worst.add(layer.name, *measure(layer, layer.representable(x)))
+        worst.add(layer.name, *measure(layer, layer.draw_input(seed, size)))
 
     _draw(draw, bench.run.settings.seed)
     return worst.verdict("a module's output is not W·x + scaling · B·A·x", MEND_PEFT, len(layers))
@@ -119,7 +123,7 @@ def update_is_in_proportion(bench: Bench) -> Held:
     the spectral norms ‖delta‖ / ‖W‖ does.
     """
     spectra, worst_ratio, worst_name = [], 0.0, ""
-    for layer in lora_linears(bench):
+    for layer in lora_layers(bench):
         values = reference.singular_values(layer.factors)
         ratio = float(values[0]) / max(layer.base_norm(), 1e-30)
         ratio = float(np.nan_to_num(ratio, nan=np.inf))
@@ -191,12 +195,12 @@ class _Worst:
 
 def _every_drawn_module(
     bench: Bench,
-    measure: Callable[[LoraLinear], tuple[Array, Array]],
+    measure: Callable[[LoraLayer], tuple[Array, Array]],
     fault: str,
     fix: str,
 ) -> Held:
     """Measure modules that hypothesis draws, each of them once."""
-    layers, worst, seen = lora_linears(bench), _Worst(), set[str]()
+    layers, worst, seen = lora_layers(bench), _Worst(), set[str]()
 
     def draw(data: "DataObject") -> None:
         from hypothesis import strategies as st

@@ -1,0 +1,52 @@
+"""Healthy adapters of every kind of LoRA that trains on a Phi-3, made by peft itself."""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "vanilla": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "lora_bias": {"lora_bias": True},
+    "rank_pattern": {"rank_pattern": {"o_proj": 2, r"layers\.1\.mlp\..*": 6}},
+    "alpha_pattern": {"alpha_pattern": {"down_proj": 32, "model.layers.0.self_attn.qkv_proj": 4}},
+    "all_linear": {"target_modules": "all-linear"},
+    "saved_head": {"modules_to_save": ["lm_head"]},
+    "saved_norms": {"modules_to_save": ["norm", "embed_tokens"]},
+    "embeddings": {"target_modules": [*FUSED, "embed_tokens"]},
+    "head": {"target_modules": [*FUSED, "lm_head"]},
+    "dora_everywhere": {"target_modules": [*FUSED, "embed_tokens", "lm_head"], "use_dora": True},
+    "layers": {"layers_to_transform": [1]},
+    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "regex": {"target_modules": r".*layers\.\d+\.(self_attn\.qkv|mlp\.down)_proj"},
+    "excluded": {"exclude_modules": ["o_proj"]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "mica": {"init_lora_weights": "mica"},
+    "eva_label": {"init_lora_weights": "eva"},
+    "bias_all": {"bias": "all"},
+    "no_task": {"task_type": None},
+}
+
+
+def train(model: Any, folder: Path, **options: Any) -> Any:
+    """Train a copy of a model for two steps with peft's own code, save it, and return it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": FUSED, "task_type": "CAUSAL_LM"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuned = get_peft_model(copy.deepcopy(model), LoraConfig(**{**config, **options}))
+        optimizer = torch.optim.AdamW((p for p in tuned.parameters() if p.requires_grad), lr=1e-2)
+        tokens = torch.randint(3, 96, (4, 12))
+        for _ in range(2):
+            tuned(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        tuned.save_pretrained(str(folder))
+    return tuned.eval()
