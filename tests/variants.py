@@ -29,6 +29,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "eva_label": {"init_lora_weights": "eva"},
     "bias_all": {"bias": "all"},
     "no_task": {"task_type": None},
+    "token_rows": {"trainable_token_indices": [3, 5]},
+    "token_rows_of_both": {"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [3]}},
+    "parameters": {
+        "target_modules": ["qkv_proj"],
+        "target_parameters": ["mlp.down_proj.weight", "mlp.gate_up_proj.weight"],
+    },
+    "block_diagonal": {
+        "use_bdlora": {
+            "target_modules_bd_a": ["o_proj", "down_proj"],
+            "target_modules_bd_b": ["qkv_proj", "gate_up_proj"],
+            "nblocks": 2,
+        }
+    },
+    "velora": {"velora_config": {"num_groups": 4}},
+    "monteclora": {"monteclora_config": {"num_samples": 4}},
+    "tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
 }
 
 
@@ -36,7 +52,14 @@ def train(model: Any, folder: Path, **options: Any) -> Any:
     """Train a copy of a model for two steps with peft's own code, save it, and return it."""
     import torch
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.config import BdLoraConfig, MontecloraConfig, VeloraConfig
 
+    kinds = {
+        "use_bdlora": BdLoraConfig,
+        "velora_config": VeloraConfig,
+        "monteclora_config": MontecloraConfig,
+    }
+    options = {n: kinds[n](**v) if n in kinds else v for n, v in options.items()}
     torch.manual_seed(1)
     config = {"r": 4, "lora_alpha": 8, "target_modules": FUSED, "task_type": "CAUSAL_LM"}
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ from typing import Any
 from phi3_lora_qa.adapter.folder import CONFIG, AdapterFolder
 from phi3_lora_qa.adapter.schema import CHANGES_BASE, FIELDS, REFUSED
 from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.adapter.variants import BlockDiagonal
 from phi3_lora_qa.errors import AdapterError, escape
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -19,7 +20,9 @@ class LoraAdapterConfig:
     """The fields of peft's LoraConfig that an accepted adapter may use.
 
     Those that are not here were found to be null, false or empty (see `schema.REFUSED`), or are
-    ignored by peft for every accepted ``init_lora_weights``. ``raw`` is the file's content.
+    ignored by peft for every accepted ``init_lora_weights``. ``velora_config`` is the number of
+    groups and ``monteclora_config`` the number of samples, 0 where there is none. ``raw`` is the
+    file's content.
     """
 
     peft_type: str
@@ -44,6 +47,12 @@ class LoraAdapterConfig:
     bias: str
     fan_in_fan_out: bool
     init_lora_weights: bool | str | None
+    ensure_weight_tying: bool
+    target_parameters: tuple[str, ...]
+    trainable_token_indices: Mapping[str, tuple[int, ...]]
+    use_bdlora: BlockDiagonal | None
+    velora_config: int
+    monteclora_config: int
     raw: Mapping[str, Any]
 
     @property
@@ -187,6 +196,19 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
     by_pattern = isinstance(config.target_modules, str)
     special = label not in (True, False)
     odd = any(rank % 2 for rank in (config.r, *config.rank_pattern.values()))
+    variants = [
+        name
+        for name, is_set in (
+            ("use_dora", config.use_dora),
+            ('init_lora_weights "mica"', label == "mica"),
+            ("use_bdlora", config.use_bdlora),
+            ("velora_config", config.velora_config),
+            ("monteclora_config", config.monteclora_config),
+        )
+        if is_set
+    ]
+    saved_tokens = set(config.trainable_token_indices) & set(config.modules_to_save)
+    whole = (*variants, *(["lora_bias"] if config.lora_bias else ()))
     pairs = (
         (label == "orthogonal" and odd,
          "init_lora_weights", 'may be "orthogonal" only with even ranks'),
@@ -199,7 +221,12 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
         (config.lora_bias and config.use_dora, "lora_bias", "does not go with use_dora"),
         (config.lora_bias and special,
          "lora_bias", "needs init_lora_weights to be true or false"),
-        (config.use_dora and label == "mica", "use_dora", 'does not go with "mica"'),
+        (len(variants) > 1, variants[0] if variants else "",
+         f"does not go with {' and '.join(variants[1:])}"),
+        (bool(saved_tokens), "trainable_token_indices",
+         f"names {', '.join(sorted(saved_tokens))}, which modules_to_save holds whole"),
+        (bool(config.target_parameters) and bool(whole or config.lora_dropout),
+         "target_parameters", f"does not go with {' and '.join(whole) or 'lora_dropout'}"),
     )  # fmt: skip
     for holds, name, message in pairs:
         if holds:

@@ -22,7 +22,8 @@ MAX_LAYERS = 256
 """More than any Phi-3 has; a tensor for a later layer is for no module."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})(?:\.|$)")
-_OUTER = ("embed_tokens", "lm_head")
+TABLES = ("embed_tokens", "lm_head")
+"""The modules with a row for each token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,34 +39,64 @@ class ExpectedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Implied:
-    """What a config means for a base: adapted modules, whole saved modules, and the tensors."""
+    """What a config means for a base: adapted modules, whole saved modules, and the tensors.
+
+    ``twice`` are modules that target_modules and target_parameters both adapt.
+    """
 
     modules: Mapping[str, BaseModule]
     targeted: Mapping[str, BaseModule]
     saved: Mapping[str, BaseModule]
+    twice: tuple[str, ...]
     tensors: Mapping[str, ExpectedTensor]
 
 
 def imply(
-    config: LoraAdapterConfig, matching: Matching, modules: Mapping[str, BaseModule]
+    config: LoraAdapterConfig,
+    matching: Matching,
+    modules: Mapping[str, BaseModule],
+    *,
+    tied: bool | None,
 ) -> Implied:
-    """Work out which tensors an adapter with this config holds for a base with these modules."""
-    targeted = {
+    """Work out which tensors an adapter with this config holds for a base with these modules.
+
+    Args:
+        config: The adapter's config.
+        matching: Its patterns, compiled.
+        modules: The base's modules, or those of the Phi-3 that the file seems to be for.
+        tied: Whether the base ties its two tables; None where there is no base to tell.
+    """
+    by_module = {
         name: module
         for name, module in modules.items()
         if matching.targets(name, is_linear=_all_linear(module))
     }
+    by_parameter = {
+        name: module for name, module in modules.items() if matching.targets_weight(name)
+    }
+    targeted = by_module | by_parameter
     saved = {name: module for name, module in modules.items() if _is_saved(name, matching)}
     tensors = [
         *(t for m in targeted.values() for t in _lora_tensors(m, config, matching.rank(m.name))),
         *(t for m in saved.values() for t in _saved_tensors(m)),
+        *_token_tensors(config, modules, tied=tied),
+        *_tied_tensors(config, modules, saved, tied=tied),
     ]
     return Implied(
         modules=modules,
         targeted=MappingProxyType(targeted),
         saved=MappingProxyType(saved),
-        tensors=MappingProxyType({t.name: t for t in tensors}),
+        twice=tuple(name for name in by_module if name in by_parameter),
+        tensors=MappingProxyType(_by_name(tensors)),
     )
+
+
+def _by_name(tensors: Iterable[ExpectedTensor]) -> dict[str, ExpectedTensor]:
+    """What a module implies itself goes before what a tied table may imply for it."""
+    found: dict[str, ExpectedTensor] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.name, tensor)
+    return found
 
 
 def assumed_modules(
@@ -79,7 +110,7 @@ def assumed_modules(
     layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
     layers.extend(config.layers_to_transform or ())
     count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
-    sizes = _agreed_sizes(known, infos)
+    sizes = _agreed_sizes(config, known, infos)
     return MappingProxyType(
         {
             name: replace(module, inputs=sizes.get((module.leaf, "in")),
@@ -90,7 +121,7 @@ def assumed_modules(
 
 
 def _agreed_sizes(
-    keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
+    config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, str], int]:
     """Let the factors of all layers vote on the sizes of each kind of module."""
     votes: dict[tuple[str, str], Counter[int]] = {}
@@ -100,7 +131,9 @@ def _agreed_sizes(
             continue
         leaf = key.module.rpartition(".")[2]
         if key.part in (Part.A, Part.EMBEDDING_A):
-            votes.setdefault((leaf, "in"), Counter())[shape[1]] += 1
+            blocks = config.use_bdlora
+            parts = blocks.blocks if blocks and blocks.splits_a(key.module) else 1
+            votes.setdefault((leaf, "in"), Counter())[parts * shape[1]] += 1
         elif key.part in (Part.B, Part.EMBEDDING_B):
             votes.setdefault((leaf, "out"), Counter())[shape[0]] += 1
     return {what: counter.most_common(1)[0][0] for what, counter in votes.items()}
@@ -126,17 +159,83 @@ def _lora_tensors(module: BaseModule, config: LoraAdapterConfig, r: int) -> list
         shapes: dict[Part, Shape] = {Part.EMBEDDING_A: (r, inputs), Part.EMBEDDING_B: (outputs, r)}
         whole: Shape = (inputs, outputs)
     else:
-        shapes = {Part.A: (r, inputs), Part.B: (outputs, r)}
+        shapes = _linear_shapes(module, config, r)
         whole = (outputs, inputs)
-        if config.lora_bias:
-            shapes[Part.B_BIAS] = (outputs,)
     if config.use_dora:
         shapes[Part.MAGNITUDE] = (outputs,)
     found = [_expected(module, part, shape) for part, shape in shapes.items()]
-    if module.leaf in _OUTER:
+    if module.leaf in TABLES:
         # peft writes the base's own table beside the factors when a table is adapted.
         found.append(_expected(module, Part.BASE_WEIGHT, whole, optional=True))
     return found
+
+
+def _linear_shapes(module: BaseModule, config: LoraAdapterConfig, r: int) -> dict[Part, Shape]:
+    """The parts that every linear module has, and those of its variant, with their shapes."""
+    inputs, outputs = module.inputs, module.outputs
+    shapes: dict[Part, Shape] = {Part.A: (r, inputs), Part.B: (outputs, r)}
+    blocks, groups, samples = config.use_bdlora, config.velora_config, config.monteclora_config
+    if blocks and blocks.splits_a(module.name):
+        shapes[Part.A] = (r, _part_of(inputs, blocks.blocks))
+    elif blocks and blocks.splits_b(module.name):
+        shapes[Part.B] = (outputs, _part_of(r, blocks.blocks))
+    if config.lora_bias:
+        shapes[Part.B_BIAS] = (outputs,)
+    if groups:
+        shapes[Part.VELORA] = (_part_of(inputs, groups),)
+    if samples:
+        shapes |= {
+            Part.EXPERTS: (samples,),
+            Part.EXPERTS_PRIOR: (samples,),
+            Part.VARIANCE_PRIOR: (r, r),
+            Part.DEVIATION_PRIOR: (r,),
+        }
+    return shapes
+
+
+def _part_of(size: int | None, count: int) -> int | None:
+    """One of ``count`` equal parts; peft refuses what does not divide, so no file can hold it."""
+    return None if size is None else size // count if size % count == 0 else 0
+
+
+def _token_tensors(
+    config: LoraAdapterConfig, modules: Mapping[str, BaseModule], *, tied: bool | None
+) -> list[ExpectedTensor]:
+    """The trained rows; two tied tables with the same tokens share one tensor."""
+    found: dict[str, ExpectedTensor] = {}
+    table = config.trainable_token_indices
+    for name, tokens in table.items():
+        for module in modules.values():
+            if module.name != name and not module.name.endswith(f".{name}"):
+                continue
+            width = module.outputs if module.kind is ModuleKind.EMBEDDING else module.inputs
+            shares = module.leaf == "lm_head" and any(
+                tokens == other for key, other in table.items() if key != name
+            )
+            if not (shares and tied):
+                found[module.name] = _expected(
+                    module, Part.TOKENS, (len(tokens), width), optional=shares and tied is None
+                )
+    return list(found.values())
+
+
+def _tied_tensors(
+    config: LoraAdapterConfig,
+    modules: Mapping[str, BaseModule],
+    saved: Mapping[str, BaseModule],
+    *,
+    tied: bool | None,
+) -> list[ExpectedTensor]:
+    """With ensure_weight_tying peft saves both of two tied tables where one was trained whole."""
+    both = {m.leaf: m for m in modules.values() if m.leaf in TABLES}
+    trained = [m for m in saved.values() if m.leaf in TABLES]
+    if not config.ensure_weight_tying or not trained or tied is False:
+        return []
+    return [
+        _expected(module, tensor.part, tensor.shape, optional=tied is None)
+        for module in both.values()
+        for tensor in _saved_tensors(module)
+    ]
 
 
 def _saved_tensors(module: BaseModule) -> list[ExpectedTensor]:

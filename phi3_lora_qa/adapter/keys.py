@@ -24,6 +24,12 @@ class Part(StrEnum):
     EMBEDDING_A = "lora_embedding_A"
     EMBEDDING_B = "lora_embedding_B"
     MAGNITUDE = "lora_magnitude_vector"
+    VELORA = "lora_velora_embed"
+    EXPERTS = "lora_monteclora_sampler.expert_weights"
+    EXPERTS_PRIOR = "lora_monteclora_sampler.expert_weights_prior"
+    VARIANCE_PRIOR = "lora_monteclora_sampler.gaussian_var_prior"
+    DEVIATION_PRIOR = "lora_monteclora_sampler.std_prior"
+    TOKENS = "token_adapter.trainable_tokens_delta"
     BASE_WEIGHT = "base_layer.weight"
     BASE_BIAS = "base_layer.bias"
     WEIGHT = "weight"
@@ -31,7 +37,17 @@ class Part(StrEnum):
 
 
 FACTORS = (Part.A, Part.B, Part.EMBEDDING_A, Part.EMBEDDING_B)
-LORA_PARTS = (*FACTORS, Part.B_BIAS, Part.MAGNITUDE)
+TRAINED = (*FACTORS, Part.B_BIAS, Part.MAGNITUDE, Part.TOKENS)
+"""What training moves and every forward pass uses; the other parts only serve training."""
+
+LORA_PARTS = (
+    *TRAINED,
+    Part.VELORA,
+    Part.EXPERTS,
+    Part.EXPERTS_PRIOR,
+    Part.VARIANCE_PRIOR,
+    Part.DEVIATION_PRIOR,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,11 @@ class Matching:
             return is_linear
         return self._target(module) and self._in_layers(module)
 
+    def targets_weight(self, module: str) -> bool:
+        """Whether target_parameters names the weight of this module; peft compares its end."""
+        parameter = f".{module}.weight"
+        return any(parameter.endswith(f".{name}") for name in self.config.target_parameters)
+
     def saves(self, module: str) -> bool:
         """Whether modules_to_save names this module; peft compares ends of names, dots or not."""
         return module.endswith(self.config.modules_to_save)

@@ -91,12 +91,18 @@ def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
     )
 
 
-def delta(a: TensorMeasure, b: TensorMeasure, scaling: float) -> DeltaMeasure | None:
-    """Measure s · B·A from the factors' Gram matrices; None if a factor is not finite."""
+def delta(
+    a: TensorMeasure, b: TensorMeasure, scaling: float, *, stacked: bool = False
+) -> DeltaMeasure | None:
+    """Measure s · B·A from the factors' Gram matrices; None if a factor is not finite.
+
+    Where a factor is stored as ``stacked`` blocks of a block-diagonal matrix, its Gram matrix is
+    another one, and only the bound ‖B‖·‖A‖ is given.
+    """
     factor = abs(scaling)
     if not (a.finite and b.finite):
         return None
-    if a.gram is None or b.gram is None or a.gram.shape != b.gram.shape:
+    if stacked or a.gram is None or b.gram is None or a.gram.shape != b.gram.shape:
         return DeltaMeasure(norm=factor * a.norm * b.norm, effective_rank=None)
     product = a.gram @ b.gram
     square, fourth = float(np.trace(product)), float((product * product.T).sum())

@@ -130,7 +130,9 @@ class Subject:
         found = {}
         for module in self.implied.targeted:
             pair = self.factors(module)
-            sized = delta(*pair, self.matching.scaling(module)) if pair else None
+            stacked = self.config.use_bdlora is not None
+            scaling = self.matching.scaling(module)
+            sized = delta(*pair, scaling, stacked=stacked) if pair else None
             if sized is not None:
                 found[module] = sized
         return found
@@ -171,7 +173,8 @@ class Subject:
         modules = (
             self._base.modules if self._base else assumed_modules(config, self.keys.values(), infos)
         )
-        return self._try("matching", lambda: imply(config, matching, modules))
+        tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
+        return self._try("matching", lambda: imply(config, matching, modules, tied=tied))
 
     @cached_property
     def _manifest(self) -> Manifest | None:

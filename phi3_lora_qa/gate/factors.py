@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import Part, parse_keys
 from phi3_lora_qa.adapter.matching import scaling
 from phi3_lora_qa.adapter.safetensors import SafetensorsFile, open_safetensors
-from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.lora.reference import Array, Factors, block_diagonal
 
 
 def weights_of(folder: AdapterFolder) -> SafetensorsFile:
@@ -42,6 +42,9 @@ def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
             a, b = read(module, first), read(module, second)
             if a is None or b is None:
                 continue
+            if split := config.use_bdlora:
+                a = block_diagonal(a, split.blocks) if split.splits_a(module) else a
+                b = block_diagonal(b, split.blocks) if split.splits_b(module) else b
             magnitude = read(module, Part.MAGNITUDE)
             factors[module] = Factors(
                 A=a,

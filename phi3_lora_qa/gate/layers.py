@@ -85,9 +85,21 @@ class LoraLayer:
         """PEFT's delta at ``factor`` times the adapter's scaling, float64 (out, in)."""
         self.layer.set_scale(self.adapter, factor)
         try:
-            return self._as_linear(self.layer.get_delta_weight(self.adapter))
+            return self._as_linear(self._delta())
         finally:
             self.layer.set_scale(self.adapter, 1.0)
+
+    def _delta(self) -> "torch.Tensor":
+        from peft.tuners.lora.variants import BdLoraLinearVariant
+
+        variant = self.layer.lora_variant.get(self.adapter)
+        if isinstance(variant, BdLoraLinearVariant):
+            # get_delta_weight does not know the stacked blocks; merging into zeros gives the delta.
+            zeros = self._weight.new_zeros(self._weight.shape)
+            merged: torch.Tensor = variant.merge_safe(self.layer, self.adapter, zeros)
+            return merged
+        delta: torch.Tensor = self.layer.get_delta_weight(self.adapter)
+        return delta
 
     def peft_merged(self) -> Array:
         """The weight after PEFT merged a copy of the layer, float64 (out, in)."""
@@ -130,12 +142,12 @@ def lora_layers(bench: "Bench") -> list[LoraLayer]:
         CheckFailedError: No module is adapted at all; the check then has not been run.
     """
     tuned = bench.tuned
-    from peft.tuners.lora.layer import Embedding, Linear
+    from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper
 
     found = {
         name.removeprefix("base_model.model."): module
         for name, module in tuned.named_modules()
-        if isinstance(module, (Linear, Embedding))
+        if isinstance(module, (Linear, Embedding, ParamWrapper))
     }
     if missing := sorted(bench.factors.keys() - found.keys()):
         raise AdapterError(

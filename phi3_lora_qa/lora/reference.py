@@ -50,6 +50,16 @@ def output(weight: Array, factors: Factors, x: Array) -> Array:
     return y if factors.bias is None else y + factors.scaling * factors.bias
 
 
+def block_diagonal(stacked: Array, blocks: int) -> Array:
+    """Return the block-diagonal matrix (n, blocks · m) of blocks stacked as (n, m)."""
+    rows, width = stacked.shape[0] // blocks, stacked.shape[1]
+    dense = np.zeros((stacked.shape[0], blocks * width))
+    for block in range(blocks):
+        place = slice(block * rows, (block + 1) * rows)
+        dense[place, block * width : (block + 1) * width] = stacked[place]
+    return dense
+
+
 def singular_values(factors: Factors) -> Array:
     """Return the r singular values of delta, largest first, without forming delta.
 

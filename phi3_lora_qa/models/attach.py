@@ -114,6 +114,9 @@ def _read_config(folder: Path) -> "LoraConfig":
                 "train it without"
             )
     config.inference_mode = True
+    if config.monteclora_config:
+        # Its samples are drawn when a layer is made, and used in training alone.
+        config.monteclora_config.buffer_size = 1
     return config
 
 

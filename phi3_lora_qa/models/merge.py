@@ -80,8 +80,10 @@ def _merged_tensors(
 def _merged_module(module: Any, adapter: str) -> Any:
     """The plain module that serves in place of an adapted one."""
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import ModulesToSaveWrapper
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
+    if isinstance(module, TrainableTokensWrapper):
+        module = module.token_adapter
     if isinstance(module, ModulesToSaveWrapper):
         return module.modules_to_save[adapter]
     if isinstance(module, BaseTunerLayer):

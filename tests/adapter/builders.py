@@ -219,6 +219,59 @@ def saved_head() -> Adapter:
     return adapter
 
 
+def trained_tokens() -> Adapter:
+    adapter = plain()
+    adapter.config["trainable_token_indices"] = {"embed_tokens": [3, 90], "lm_head": [3]}
+    table = base_tensors()["model.embed_tokens.weight"]
+    for module, tokens in (("model.embed_tokens", [3, 90]), ("lm_head", [3])):
+        name = f"{P}{module}.token_adapter.trainable_tokens_delta"
+        adapter.tensors[name] = table[tokens] * np.float32(1.1)
+    return adapter
+
+
+def block_diagonal() -> Adapter:
+    adapter = plain()
+    a, b = ["o_proj", "down_proj"], ["qkv_proj", "gate_up_proj"]
+    adapter.config["use_bdlora"] = {
+        "target_modules_bd_a": a, "target_modules_bd_b": b, "nblocks": 2, "match_strict": True,
+    }  # fmt: skip
+    for module in module_names():
+        part = "lora_A" if module.endswith(tuple(a)) else "lora_B"
+        name = f"{P}{module}.{part}.weight"
+        array = adapter.array(name)
+        adapter.tensors[name] = array[:, : array.shape[1] // 2].copy()
+    return adapter
+
+
+def velora() -> Adapter:
+    adapter = plain()
+    adapter.config["velora_config"] = {
+        "num_groups": 4, "scale": 1.0, "init_type": "batch_average_once",
+    }  # fmt: skip
+    for module in module_names():
+        width = sizes(module)[0] // 4
+        adapter.tensors[f"{P}{module}.lora_velora_embed"] = np.zeros(width, "float32")
+    return adapter
+
+
+def monteclora() -> Adapter:
+    adapter = plain()
+    adapter.config["monteclora_config"] = {
+        "num_samples": 8, "use_entropy": True, "dirichlet_prior": 1.0, "sample_scaler": 3e-4,
+        "kl_loss_weight": 1e-5, "buffer_size": 10,
+    }  # fmt: skip
+    sampler = {
+        "expert_weights": np.full(8, 0.125, "float32"),
+        "expert_weights_prior": np.linspace(0.1, 0.9, 8, dtype="float32"),
+        "gaussian_var_prior": np.eye(RANK, dtype="float32"),
+        "std_prior": np.linspace(0.1, 0.9, RANK, dtype="float32"),
+    }
+    for module in module_names():
+        for name, tensor in sampler.items():
+            adapter.tensors[f"{P}{module}.lora_monteclora_sampler.{name}"] = tensor
+    return adapter
+
+
 def half(kind: str) -> Callable[[], Adapter]:
     def make() -> Adapter:
         adapter = plain()
@@ -276,6 +329,15 @@ HEALTHY: dict[str, Callable[[], Adapter]] = {
         },
     ),
     "future_fields": _with(use_something=False, something_config=None, somethings=[], note=""),
+    "trained_tokens": trained_tokens,
+    "block_diagonal": block_diagonal,
+    "velora": velora,
+    "monteclora": monteclora,
+    "parameters": _with(
+        target_modules=["qkv_proj", "o_proj"],
+        target_parameters=["mlp.gate_up_proj.weight", "mlp.down_proj.weight"],
+    ),
+    "weight_tying": _with(ensure_weight_tying=True),
     "converted_pissa": _with(corda_config={"corda_method": "kpm"}),
 }
 """Adapters that peft loads and that do what they were trained to do."""

@@ -19,6 +19,11 @@ VARIANTS = [
     "all-linear",
     "regex",
     "orthogonal",
+    "trained_tokens",
+    "block_diagonal",
+    "velora",
+    "monteclora",
+    "parameters",
 ]
 
 

@@ -11,9 +11,20 @@ from phi3_lora_qa.adapter.rules import (
     files,
     linter,
     manifest,
+    targets,
     tensors,
     tokenizer,
     values,
 )
 
-__all__ = ["base", "config", "files", "linter", "manifest", "tensors", "tokenizer", "values"]
+__all__ = [
+    "base",
+    "config",
+    "files",
+    "linter",
+    "manifest",
+    "targets",
+    "tensors",
+    "tokenizer",
+    "values",
+]

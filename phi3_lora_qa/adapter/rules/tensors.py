@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator, Mapping
 
-from phi3_lora_qa.adapter.base import ModuleKind
 from phi3_lora_qa.adapter.expected import ExpectedTensor, Shape
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.keys import FACTORS, LORA_PARTS, Part, TensorKey
 from phi3_lora_qa.adapter.matching import tails
+from phi3_lora_qa.adapter.rules.targets import SPLIT
 from phi3_lora_qa.adapter.subject import Subject
 
-_SPLIT = {
-    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
-}  # fmt: skip
 _SPLIT_FIX = "Phi-3 has this projection fused: turn the split adapter into a fused one with convert"
+_FIELDS = {
+    Part.MAGNITUDE: "use_dora", Part.B_BIAS: "lora_bias", Part.TOKENS: "trainable_token_indices",
+    Part.VELORA: "velora_config", Part.EXPERTS: "monteclora_config",
+    Part.EXPERTS_PRIOR: "monteclora_config", Part.VARIANCE_PRIOR: "monteclora_config",
+    Part.DEVIATION_PRIOR: "monteclora_config",
+}  # fmt: skip
+"""The config's field that asks for a part beside the factors."""
 _PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
@@ -98,7 +101,8 @@ def untargeted(subject: Subject) -> Iterator[Hit]:
     implied, seen = subject.implied, set[str]()
     for key in _unexpected(subject):
         known = key.module in implied.modules and key.module not in implied.targeted
-        if key.part in LORA_PARTS and known and key.module not in seen:
+        is_factor = key.part in LORA_PARTS and key.part is not Part.TOKENS
+        if is_factor and known and key.module not in seen:
             seen.add(key.module)
             yield Hit(key.name, f"the config does not target {key.module}, so this is dropped")
 
@@ -109,16 +113,16 @@ def untargeted(subject: Subject) -> Iterator[Hit]:
     title="No module has a tensor that its config knows nothing of",
     why="A magnitude without use_dora, or a bias without lora_bias, is dropped without a word, and "
     "what is left is another adapter.",
-    fix="set use_dora or lora_bias to what was trained",
+    fix="set use_dora, lora_bias or the variant's field to what was trained",
     needs=["implied"],
 )
 def unimplied(subject: Subject) -> Iterator[Hit]:
     """Find parts of a targeted module that the config does not ask for."""
-    flags = {Part.MAGNITUDE: "use_dora", Part.B_BIAS: "lora_bias"}
     for key in _unexpected(subject):
-        if key.part in LORA_PARTS and key.module in subject.implied.targeted:
-            flag = flags.get(key.part)
-            fix = f"set {flag} to true in {CONFIG}, if it was trained so" if flag else ""
+        known = key.module in subject.implied.targeted or key.part is Part.TOKENS
+        if key.part in LORA_PARTS and known:
+            field = _FIELDS.get(key.part)
+            fix = f"set {field} in {CONFIG} to what was trained" if field else ""
             message = f"the config implies no {key.part} for {key.module}"
             yield Hit(key.name, message, fix)
 
@@ -227,48 +231,6 @@ def float64(subject: Subject) -> Iterator[Hit]:
         yield Hit(doubles[0], f"{len(doubles)} tensors are float64")
 
 
-@rule(
-    "tensors-target-unsupported",
-    severity=Severity.ERROR,
-    title="Only linear layers and embeddings are targeted",
-    why="peft raises on any other kind of layer.",
-    fix="remove the name from target_modules; a norm can be trained through modules_to_save",
-    needs=["implied"],
-)
-def target_unsupported(subject: Subject) -> Iterator[Hit]:
-    """Find norms as targets, and targets that match nothing at all."""
-    for module in subject.implied.targeted.values():
-        if module.kind is ModuleKind.NORM:
-            yield Hit(f"{CONFIG}: target_modules", f"{module.name} is a norm")
-    if not subject.implied.targeted:
-        message = "the config's targets match no module, so peft refuses the adapter"
-        fix = "Phi-3's modules are qkv_proj, o_proj, gate_up_proj, down_proj"
-        yield Hit(f"{CONFIG}: target_modules", message, fix)
-
-
-@rule(
-    "tensors-target-idle",
-    severity=Severity.WARNING,
-    title="Every target names a module of the base",
-    why="Phi-3 has its projections fused: q_proj, k_proj, v_proj, gate_proj and up_proj match "
-    "nothing, and nothing of attention's input or the MLP's was trained.",
-    fix="train again with qkv_proj, o_proj, gate_up_proj and down_proj",
-    needs=["implied"],
-)
-def target_idle(subject: Subject) -> Iterator[Hit]:
-    """Find names in target_modules, and patterns, that match nothing."""
-    targets = subject.matching.config.target_modules
-    if isinstance(targets, tuple):
-        ends = {tail for name in subject.implied.modules for tail in tails(name)}
-        for target in sorted(set(targets) - ends):
-            near = _SPLIT.get(target.rpartition(".")[2])
-            fix = f"train again with {near} in place of {target}" if near else ""
-            yield Hit(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
-    for field, pattern in subject.matching.idle_patterns(subject.implied.targeted):
-        fix = f"correct or remove the entry in {field}"
-        yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
-
-
 def _unexpected(subject: Subject) -> Iterator[TensorKey]:
     for name, key in subject.keys.items():
         if name not in subject.implied.tensors:
@@ -277,8 +239,8 @@ def _unexpected(subject: Subject) -> Iterator[TensorKey]:
 
 def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
-    if leaf in _SPLIT:
-        return f"{_SPLIT_FIX}; its name here is {_SPLIT[leaf]}"
+    if leaf in SPLIT:
+        return f"{_SPLIT_FIX}; its name here is {SPLIT[leaf]}"
     known = next((by_tail[t] for t in tails(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 

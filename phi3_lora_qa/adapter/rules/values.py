@@ -5,7 +5,7 @@ from statistics import median
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.keys import LORA_PARTS, Part
+from phi3_lora_qa.adapter.keys import TRAINED, Part
 from phi3_lora_qa.adapter.subject import Subject
 
 MAX_GAIN = 100.0
@@ -100,7 +100,7 @@ def dead_module(subject: Subject) -> Iterator[Hit]:
 def constant(subject: Subject) -> Iterator[Hit]:
     """Find constant fill in the LoRA tensors."""
     for name, found in subject.measures.items():
-        if found.constant and subject.keys[name].part in LORA_PARTS:
+        if found.constant and subject.keys[name].part in TRAINED:
             yield Hit(name, "all values are one and the same number")
 
 

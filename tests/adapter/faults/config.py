@@ -45,6 +45,33 @@ CONFIG: dict[str, Fault] = {
     "odd orthogonal": Fault(
         rule="config-conflict", apply=config(r=3), fits=only("orthogonal")
     ),
+    "two variants": Fault(
+        rule="config-conflict",
+        apply=config(velora_config={"num_groups": 4}),
+        fits=only("dora", "block_diagonal", "monteclora"),
+    ),
+    "parameters with dropout": Fault(
+        rule="config-conflict", apply=config(lora_dropout=0.1), fits=only("parameters")
+    ),
+    "a table whole and in rows": Fault(
+        rule="config-conflict",
+        apply=config(modules_to_save=["embed_tokens"]),
+        fits=only("trained_tokens"),
+    ),
+    "no samples": Fault(
+        rule="config-value", apply=config(monteclora_config={"num_samples": 0})
+    ),
+    "blocks a text": Fault(rule="config-value", apply=config(use_bdlora="yes")),
+    "blocks of another version": Fault(
+        rule="config-value", apply=config(use_bdlora={"nblocks": 2, "rows": 1})
+    ),
+    "groups missing": Fault(rule="config-value", apply=config(velora_config={"scale": 1})),
+    "a token twice": Fault(
+        rule="config-value", apply=config(trainable_token_indices=[3, 3])
+    ),
+    "a negative token": Fault(
+        rule="config-value", apply=config(trainable_token_indices={"lm_head": [-1]})
+    ),
     "endless pattern": Fault(
         rule="config-pattern", apply=config(rank_pattern={r"(a|a)*(?=b)": 4})
     ),
@@ -59,13 +86,7 @@ REFUSED_VALUES: dict[str, Any] = {
     "kasa_config": {"beta": 1e-4},
     "arrow_config": {"top_k": 3},
     "alora_invocation_tokens": [1, 2],
-    "use_bdlora": {"nblocks": 2},
     "use_qalora": True,
-    "velora_config": {"num_groups": 4},
-    "monteclora_config": {"num_samples": 8},
-    "target_parameters": ["mlp.experts.weight"],
-    "trainable_token_indices": [0, 1],
-    "ensure_weight_tying": True,
     "auto_mapping": {"base_model_class": "x", "parent_library": "os"},
     "init_lora_weights": "pissa",
 }

@@ -158,6 +158,81 @@ TENSORS: dict[str, Fault] = {
         places=True,
         fits=linear,
     ),
+    "token rows missing": Fault(
+        rule="tensors-missing",
+        apply=drop("trainable_tokens_delta"),
+        places=True,
+        fits=only("trained_tokens"),
+    ),
+    "token rows not asked for": Fault(
+        rule="tensors-unimplied",
+        apply=config(trainable_token_indices=None),
+        fits=only("trained_tokens"),
+    ),
+    "a token row too few": Fault(
+        rule="tensors-shape",
+        apply=config(trainable_token_indices={"embed_tokens": [3], "lm_head": [3]}),
+        fits=only("trained_tokens"),
+    ),
+    "tokens of no table": Fault(
+        rule="tensors-token-rows",
+        apply=config(trainable_token_indices={"embed_tokens": [3, 90], "o_proj": [3]}),
+        fits=only("trained_tokens"),
+    ),
+    "a token beyond the table": Fault(
+        rule="tensors-token-rows",
+        apply=config(trainable_token_indices={"embed_tokens": [3, 96], "lm_head": [3]}),
+        fits=only("trained_tokens"),
+        base_only=True,
+    ),
+    "more blocks": Fault(
+        rule="tensors-shape",
+        apply=config(use_bdlora={"target_modules_bd_b": list(LEAVES), "nblocks": 4}),
+        fits=only("block_diagonal"),
+    ),
+    "blocks forgotten": Fault(
+        rule="tensors-shape", apply=config(use_bdlora=None), fits=only("block_diagonal")
+    ),
+    "a module in both lists": Fault(
+        rule="tensors-target-unsupported",
+        apply=config(use_bdlora={"target_modules_bd_a": ["proj"], "target_modules_bd_b": ["o_"]}),
+        fits=only("plain", "block_diagonal"),
+    ),
+    "a module in no list": Fault(
+        rule="tensors-target-unsupported",
+        apply=config(use_bdlora={"target_modules_bd_a": ["qkv_proj"]}),
+        fits=only("plain", "block_diagonal"),
+    ),
+    "sampler forgotten": Fault(
+        rule="tensors-unimplied", apply=config(monteclora_config=None), fits=only("monteclora")
+    ),
+    "sampler lost": Fault(
+        rule="tensors-missing", apply=drop("std_prior"), places=True, fits=only("monteclora")
+    ),
+    "another sampler": Fault(
+        rule="tensors-shape",
+        apply=config(monteclora_config={"num_samples": 4}),
+        fits=only("monteclora"),
+    ),
+    "groups forgotten": Fault(
+        rule="tensors-unimplied", apply=config(velora_config=None), fits=only("velora")
+    ),
+    "groups that do not divide": Fault(
+        rule="tensors-shape", apply=config(velora_config={"num_groups": 5}), fits=only("velora")
+    ),
+    "parameters forgotten": Fault(
+        rule="tensors-untargeted", apply=config(target_parameters=None), fits=only("parameters")
+    ),
+    "a weight adapted twice": Fault(
+        rule="tensors-target-unsupported",
+        apply=config(target_modules=list(LEAVES)),
+        fits=only("parameters"),
+    ),
+    "tied factors": Fault(
+        rule="tensors-target-unsupported",
+        apply=config(ensure_weight_tying=True),
+        fits=only("embeddings"),
+    ),
     "a norm as target": Fault(
         rule="tensors-target-unsupported", apply=config(target_modules=[*LEAVES, "norm"]),
         fits=listed,

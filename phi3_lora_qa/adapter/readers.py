@@ -1,0 +1,138 @@
+"""How a value of adapter_config.json is read: its one accepted form, or a ValueError.
+
+The error's text is the end of a sentence that begins with the field's name.
+"""
+
+# ruff: noqa: TRY004 - a wrong type is a wrong value of a file here, reported like any other
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+MAX_RANK = 1 << 16
+MAX_NAMES = 2048
+MAX_PATTERNS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """How one field is read; ``default`` is what a missing field means."""
+
+    read: Callable[[Any], Any]
+    default: Any = None
+    required: bool = False
+
+
+def boolean(value: Any) -> bool:
+    """Read true or false; 0 and 1 are numbers."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def rank(value: Any) -> int:
+    """Read a rank: a positive integer."""
+    if type(value) is not int or not 1 <= value <= MAX_RANK:
+        raise ValueError(f"must be an integer from 1 to {MAX_RANK}")
+    return value
+
+
+def number(value: Any) -> float:
+    """Read a finite number that float32 holds, as all arithmetic with it is float32."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("must be a number")
+    if not math.isfinite(value) or abs(value) > 3e38:
+        raise ValueError("must be a finite number")
+    return float(value)
+
+
+def probability(value: Any) -> float:
+    """Read a number from 0 up to, but not including, 1."""
+    read = number(value)
+    if not 0 <= read < 1:
+        raise ValueError("must be at least 0 and less than 1")
+    return read
+
+
+def text(value: Any) -> str:
+    """Read a text."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+def optional(read: Callable[[Any], Any], default: Any = None) -> Callable[[Any], Any]:
+    """Let null stand for the default."""
+    return lambda value: default if value is None else read(value)
+
+
+def one_of(*choices: Any) -> Callable[[Any], Any]:
+    """Read one of these values, type included: 1 is not true."""
+
+    def read(value: Any) -> Any:
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return choice
+        raise ValueError(f"must be one of {', '.join(map(_shown, choices))}")
+
+    return read
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """Read a list of names."""
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ValueError("must be a list of names")
+    if len(value) > MAX_NAMES:
+        raise ValueError(f"must hold no more than {MAX_NAMES} names")
+    return tuple(value)
+
+
+def names_or_pattern(value: Any) -> tuple[str, ...] | str:
+    """Read a list of names, or one regular expression."""
+    return text(value) if isinstance(value, str) else names(value)
+
+
+def name_or_names(value: Any) -> tuple[str, ...]:
+    """Read one name or a list of them; an empty text means none, as it does for peft."""
+    return tuple(filter(None, (value,))) if isinstance(value, str) else names(value)
+
+
+def layers(value: Any) -> tuple[int, ...] | None:
+    """Read one layer index or a list of them; an empty list means all, as it does for peft."""
+    items = value if isinstance(value, list) else [value]
+    if not all(type(item) is int and 0 <= item < 100_000 for item in items):
+        raise ValueError("must be a layer index or a list of them")
+    if len(items) > MAX_NAMES:
+        raise ValueError(f"must hold no more than {MAX_NAMES} indices")
+    return tuple(items) or None
+
+
+def table(read: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
+    """Read an object that maps patterns to values, in its order: the first match counts."""
+
+    def read_table(value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError("must map names to numbers")
+        if len(value) > MAX_PATTERNS:
+            raise ValueError(f"must hold no more than {MAX_PATTERNS} entries")
+        found = {}
+        for key, item in value.items():
+            try:
+                found[key] = read(item)
+            except ValueError as error:
+                raise ValueError(f"[{key!r}] {error}") from None
+        return MappingProxyType(found)
+
+    return read_table
+
+
+def ignored_object(value: Any) -> None:
+    """Accept null or an object that peft ignores, for every init label that is accepted here."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("must be an object or null")
+
+
+def _shown(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
