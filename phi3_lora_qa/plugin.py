@@ -6,16 +6,24 @@ imports the standard library and the ground floor only. What the gate does with 
 """
 
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import pytest
 
 from phi3_lora_qa import pytest_fixtures
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.settings import SPECS, Spec, option, resolve
+from phi3_lora_qa.settings import SPECS, GateSettings, Spec, option, resolve
 
 BAD_INPUT = 2
 """pytest's exit status when an option's value cannot be used."""
+
+GATE_PLUGIN = "phi3-lora-qa-gate"
+_SEEMS_FINE = (
+    pytest.ExitCode.OK,
+    pytest.ExitCode.INTERRUPTED,
+    pytest.ExitCode.NO_TESTS_COLLECTED,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,25 +36,86 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addini(f"phi3_{spec.name}", f"default of {option(spec)}", _ini_kind(spec), None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Take the settings down before a conftest.py could change them, and watch the exit status."""
+    early_config.stash[_ASKED] = _ask(early_config, early_config.known_args_namespace)
+    # The first cleanup that is registered is the last one that runs, after every plugin's hooks.
+    early_config.add_cleanup(lambda: _keep_refusal(early_config))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixtures; and the gate when, and only when, an adapter was given."""
     config.pluginmanager.register(pytest_fixtures, "phi3-lora-qa-fixtures")
+    if _ASKED not in config.stash:  # named in a conftest.py, and so loaded after it
+        config.stash[_ASKED] = _ask(config, config.option)
+    asked = config.stash[_ASKED]
+    try:
+        if isinstance(asked.settings, InputError):
+            raise asked.settings
+        if not asked.settings.adapter:
+            return
+        from phi3_lora_qa.pytest_gate import GATE, Gate
+
+        gate = Gate.begin(config, asked.settings, only_listed=asked.only_listed)
+    except InputError as error:
+        _refuse(config, str(error))
+    config.stash[GATE] = gate
+    if config.pluginmanager.register(gate, GATE_PLUGIN) is None:
+        _refuse(config, f"-p no:{GATE_PLUGIN} would switch the gate off; leave it out")
+
+
+def _refuse(config: pytest.Config, why: str) -> NoReturn:
+    config.stash[_REFUSED] = True
+    pytest.exit(why, returncode=BAD_INPUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What the user asked for: the settings, or what is wrong with them."""
+
+    settings: GateSettings | InputError
+    only_listed: bool
+
+
+_ASKED: pytest.StashKey[_Asked] = pytest.StashKey()
+_REFUSED: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def _ask(config: pytest.Config, given: Any) -> _Asked:
+    settings: GateSettings | InputError
     try:
         settings = resolve(
-            options={s.name: config.getoption(f"phi3_{s.name}") for s in SPECS},
+            options={s.name: getattr(given, f"phi3_{s.name}", None) for s in SPECS},
             environment=os.environ,
             ini={s.name: config.getini(f"phi3_{s.name}") for s in SPECS},
             directory=config.invocation_params.dir,
             ini_directory=config.inipath.parent if config.inipath else config.rootpath,
         )
-        if not settings.adapter:
-            return
-        from phi3_lora_qa.pytest_gate import Gate
-
-        config.pluginmanager.register(Gate.begin(config, settings), "phi3-lora-qa-gate")
     except InputError as error:
-        pytest.exit(str(error), returncode=BAD_INPUT)
+        settings = error
+    return _Asked(settings=settings, only_listed=bool(given.collectonly))
+
+
+def _keep_refusal(config: pytest.Config) -> None:
+    """Make the exit status true to the verdict, whatever another plugin made of it.
+
+    A gate that was asked for and did not come to a verdict refuses, too.
+    """
+    asked = config.stash[_ASKED]
+    session = config.pluginmanager.get_plugin("session")
+    if session is None or hasattr(config, "workerinput"):
+        return
+    if config.stash.get(_REFUSED, False):
+        session.exitstatus = BAD_INPUT
+    elif isinstance(asked.settings, GateSettings) and asked.settings.adapter:
+        from phi3_lora_qa.pytest_gate import GATE
+
+        gate = config.stash.get(GATE, None)
+        judged = asked.only_listed or (gate is not None and gate.accepted)
+        if not judged and session.exitstatus in _SEEMS_FINE:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _option_kind(spec: Spec) -> dict[str, Any]:
@@ -55,8 +124,6 @@ def _option_kind(spec: Spec) -> dict[str, Any]:
     kind: dict[str, Any] = {"default": None, "metavar": spec.metavar}
     if spec.repeated:
         kind["action"] = "append"
-    if spec.kind == "number":
-        kind["type"] = int
     return kind
 
 

@@ -7,6 +7,7 @@ fixture cannot slip another adapter in, and no autouse fixture touches them
 """
 
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -23,16 +24,17 @@ from phi3_lora_qa.gate.compose import Reported, compose
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.plan import ROOT, PlannedCheck, choose, plan
-from phi3_lora_qa.gate.prepare import Target, prepare, snapshot
+from phi3_lora_qa.gate.prepare import Target, hand_over, handed_over, prepare, snapshot
 from phi3_lora_qa.gate.run import run_check
 from phi3_lora_qa.gate.verdict import worst
 from phi3_lora_qa.progress import ProgressLine
 from phi3_lora_qa.pytest_fixtures import RUN
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.report import write_report
+from phi3_lora_qa.report import remove_report, write_report
 from phi3_lora_qa.settings import GateSettings
 
 WORKER_INPUT = "phi3_lora_qa"
+_ID = re.compile(rf"(?:\.\./)*({ROOT}(?:::.*)?)", re.DOTALL)
 
 
 class CheckFailure(Exception):  # noqa: N818  it is shown, not caught
@@ -110,9 +112,17 @@ class Gate:
     started: datetime
     clock: float
     is_worker: bool
+    only_listed: bool = False
+    """Whether the user asked for the list of tests, so that nothing is run or judged."""
     reported: list[Reported] = field(default_factory=list)
     unwritten: str = ""
     """Why the reports could not be written; empty when they were."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there is a verdict, every adapter was accepted, and the report was written."""
+        accepted = [reported.accepted for reported in self.reported]
+        return bool(accepted) and all(accepted) and not self.unwritten
 
     @property
     def partial(self) -> bool:
@@ -123,27 +133,29 @@ class Gate:
         return _report_folders(self.settings, self.run.targets, partial=self.partial)
 
     @classmethod
-    def begin(cls, config: pytest.Config, settings: GateSettings) -> "Gate":
+    def begin(cls, config: pytest.Config, settings: GateSettings, *, only_listed: bool) -> "Gate":
         """Find out what must run; in the process that starts the run, copy the adapters too."""
         given = getattr(config, "workerinput", {}).get(WORKER_INPUT)
-        targets = prepare(settings)
-        planned = plan([(target.name, target.limits) for target in targets], settings.stage)
+        ids, rest = _take_ids(config.args)
+        if ids or settings.only:
+            config.args = rest if ids else []
         if given is None:
-            ids, rest = _take_ids(config.args)
+            targets = prepare(settings)
+            planned = plan([(target.name, target.limits) for target in targets], settings.stage)
             chosen = choose(planned, ids) if ids else planned
-            if ids or settings.only:
-                config.args = rest if ids else []
-            for report in _report_folders(settings, targets, partial=len(chosen) < len(planned)):
+            reports = _report_folders(settings, targets, partial=len(chosen) < len(planned))
+            for report in reports:
                 _require_writable(report)
-            folder = Path(tempfile.mkdtemp(prefix="phi3-lora-qa-"))
-            try:
-                snapshot(targets, folder)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+            folder = _private_copies(targets)
+            if not only_listed:
+                # Should this run be killed, the report of another one must not stand for it.
+                for report in reports:
+                    remove_report(report)
         else:
             handed = json.loads(given)
             folder = Path(handed["folder"])
+            targets = handed_over(folder)
+            planned = plan([(target.name, target.limits) for target in targets], settings.stage)
             chosen = tuple(p for p in planned if p.id in set(handed["ids"]))
         run = Run(
             settings=settings,
@@ -162,6 +174,7 @@ class Gate:
             started=datetime.now(UTC),
             clock=time.perf_counter(),
             is_worker=given is not None,
+            only_listed=only_listed,
         )
 
     # Collection
@@ -218,7 +231,7 @@ class Gate:
         try:
             return (yield)
         finally:
-            if not self.is_worker and not session.config.option.collectonly:
+            if not self.is_worker and not self.only_listed:
                 self._judge(session)
 
     def _judge(self, session: pytest.Session) -> None:
@@ -235,26 +248,8 @@ class Gate:
                 write_report(reported.record, reported.rows, folder)
         except InputError as error:
             self.unwritten = str(error)
-        if self.unwritten or not all(reported.accepted for reported in self.reported):
+        if not self.accepted:
             session.testsfailed += 1
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Keep the exit status true to the verdict, after every other plugin had its say."""
-        result = yield
-        if not self.is_worker and not session.config.option.collectonly:
-            refused = (
-                bool(self.unwritten)
-                or not self.reported
-                or not all(r.accepted for r in self.reported)
-            )
-            if refused and session.exitstatus in (
-                pytest.ExitCode.OK,
-                pytest.ExitCode.INTERRUPTED,
-                pytest.ExitCode.NO_TESTS_COLLECTED,
-            ):
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        return result
 
     def pytest_unconfigure(self) -> None:
         """Remove the private copies."""
@@ -298,10 +293,29 @@ class Gate:
             terminalreporter.write_line(f"{verdict} for the run")
 
 
+GATE: "pytest.StashKey[Gate]" = pytest.StashKey()
+"""Where a session keeps its gate, out of reach of the plugin manager."""
+
+
 def _take_ids(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split pytest's arguments into ids of the gate and everything else."""
-    ids = [arg for arg in args if arg == ROOT or arg.startswith(f"{ROOT}::")]
-    return ids, [arg for arg in args if arg not in ids]
+    """Split pytest's arguments into ids of the gate and everything else.
+
+    Below the root directory pytest prints the ids as paths, with ``../`` before them.
+    """
+    found = [(arg, _ID.fullmatch(arg)) for arg in args]
+    return [m[1] for _, m in found if m], [arg for arg, m in found if not m]
+
+
+def _private_copies(targets: Sequence[Target]) -> Path:
+    """Copy the adapters, and what the workers must know, to a folder of this run alone."""
+    folder = Path(tempfile.mkdtemp(prefix="phi3-lora-qa-"))
+    try:
+        snapshot(targets, folder)
+        hand_over(targets, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def _report_folders(

@@ -14,6 +14,7 @@ STAGES = ("static", "math", "checkpoint", "quality", "export")
 DTYPES = ("float32", "bfloat16", "float16")
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,11 @@ SPECS = (
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """Every setting of one gate run; ``sources`` says per name where the value came from."""
+    """Every setting of one gate run.
+
+    ``sources`` says per name where the value came from, and ``starts`` where a relative path of
+    its would start: a base may be a path, but a known name goes first.
+    """
 
     adapter: tuple[Path, ...]
     base: str | None
@@ -115,6 +120,7 @@ class GateSettings:
     allow_inconclusive: bool
     allow_bases: tuple[str, ...]
     sources: Mapping[str, str]
+    starts: Mapping[str, Path]
 
 
 def option(spec: Spec) -> str:
@@ -145,22 +151,23 @@ def resolve(
     table, table_source = _read_table(ini_directory)
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
+    starts: dict[str, Path] = {}
     for spec in SPECS:
         variable = ENVIRONMENT_PREFIX + spec.name.upper()
         candidates: list[tuple[object, str, Path]] = [
-            (options.get(spec.name), option(spec), directory),
+            (_from_option(spec, options.get(spec.name)), option(spec), directory),
             (_from_text(spec, environment.get(variable)), variable, directory),
             (ini.get(spec.name), f"pytest configuration, phi3_{spec.name}", ini_directory),
             (table.get(spec.name), table_source, ini_directory),
         ]
         given = next((c for c in candidates if c[0] is not None), None)
         if given is None:
-            values[spec.name], sources[spec.name] = spec.default, "default"
+            given = (spec.default, "default", directory)
+            values[spec.name] = spec.default
         else:
-            value, source, start = given
-            values[spec.name] = _checked(spec, value, source, start)
-            sources[spec.name] = source
-    return GateSettings(**values, sources=sources)  # type: ignore[arg-type]
+            values[spec.name] = _checked(spec, *given)
+        sources[spec.name], starts[spec.name] = given[1:]
+    return GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
 
 
 def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
@@ -192,6 +199,11 @@ def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
     return {}, ""
 
 
+def _from_option(spec: Spec, value: object) -> object:
+    """A number comes as text from the command line: argparse would refuse it with a usage page."""
+    return _from_text(spec, value) if spec.kind == "number" and isinstance(value, str) else value
+
+
 def _from_text(spec: Spec, text: str | None) -> object:
     if text is None or not text.strip():
         return None
@@ -218,11 +230,13 @@ def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
 
     wanted: dict[str, tuple[type, str]] = {
         "flag": (bool, "true or false"),
-        "number": (int, "a whole number"),
+        "number": (int, f"a whole number from 0 to {LARGEST_SEED}"),
     }
     if spec.kind in wanted:
         kind, words = wanted[spec.kind]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise refuse(words)
+        if isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
             raise refuse(words)
         return value
     parts = value if spec.repeated else [value]

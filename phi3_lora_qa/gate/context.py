@@ -232,8 +232,8 @@ class Bench:
         pickles, programs), so that the rules on files see it.
         """
         copied = AdapterFolder.open(snapshot_of(self.run.folder, self.index))
-        given = AdapterFolder.open(self.target.source)
-        return replace(copied, entries={**given.entries, **copied.entries})
+        given = self.target.listing.entries
+        return replace(copied, entries={**given, **copied.entries})
 
     @cached_property
     def lint(self) -> LintReport:

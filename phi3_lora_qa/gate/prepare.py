@@ -4,6 +4,8 @@ Bad input ends here, with one line: a path that is no adapter, a base that is no
 that cannot be read. What remains is the same in every process of the run.
 """
 
+import itertools
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from phi3_lora_qa.models.registry import (
 )
 from phi3_lora_qa.settings import GateSettings
 
+_HANDED = "targets.pickle"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -30,7 +34,8 @@ class Target:
 
     Attributes:
         name: Its name in test ids and reports.
-        source: The folder that the user gave; only the static stage looks at it.
+        source: The folder that the user gave.
+        listing: What lay in it when the run began; the rules on files see what was not copied.
         base: The trusted base; None where none is known.
         base_missing: Why there is none, with the mend; empty otherwise.
         items: The quality items.
@@ -39,6 +44,7 @@ class Target:
 
     name: str
     source: Path
+    listing: AdapterFolder
     base: BaseRef | None
     base_missing: str
     items: tuple[Item, ...]
@@ -55,7 +61,8 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
     given = read_suite([Path(path) for path in settings.suite]) if settings.suite else None
     targets = []
     for name, source in zip(adapter_names(settings.adapter), settings.adapter, strict=True):
-        base, missing = _base_of(source, settings)
+        listing = AdapterFolder.open(source)
+        base, missing = _base_of(listing, settings)
         if given is not None:
             items: tuple[Item, ...] = given
         else:
@@ -65,6 +72,7 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
             Target(
                 name=name,
                 source=source,
+                listing=listing,
                 base=base,
                 base_missing=missing,
                 items=items,
@@ -77,7 +85,21 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
 def snapshot(targets: Sequence[Target], run_folder: Path) -> None:
     """Copy every adapter to a private place: what is linted is what will be loaded."""
     for index, target in enumerate(targets):
-        AdapterFolder.open(target.source).snapshot(snapshot_of(run_folder, index))
+        target.listing.snapshot(snapshot_of(run_folder, index))
+
+
+def hand_over(targets: Sequence[Target], run_folder: Path) -> None:
+    """Write the targets down for the run's other processes; nobody else can write there."""
+    (run_folder / _HANDED).write_bytes(pickle.dumps(tuple(targets)))
+
+
+def handed_over(run_folder: Path) -> tuple[Target, ...]:
+    """Return what the process that started the run wrote down.
+
+    Suites and adapters may change on disk meanwhile: all processes must see the same ones.
+    """
+    targets: tuple[Target, ...] = pickle.loads((run_folder / _HANDED).read_bytes())
+    return targets
 
 
 def snapshot_of(run_folder: Path, index: int) -> Path:
@@ -86,20 +108,19 @@ def snapshot_of(run_folder: Path, index: int) -> Path:
 
 
 def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return a name for each adapter folder: its own name, with a number where two are alike."""
+    """Return a name for each adapter folder: its own name, with a number where it is taken."""
     names: list[str] = []
     for path in paths:
-        name = escape(path.resolve().name, 80) or "adapter"
-        alike = sum(1 for other in names if other == name or other.startswith(f"{name}~"))
-        names.append(f"{name}~{alike + 1}" if alike else name)
+        own = escape(path.resolve().name, 80) or "adapter"
+        tried = (own if number == 1 else f"{own}~{number}" for number in itertools.count(1))
+        names.append(next(name for name in tried if name not in names))
     return tuple(names)
 
 
-def _base_of(source: Path, settings: GateSettings) -> tuple[BaseRef | None, str]:
+def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:
     """The configured base; else the adapter's own, only when it is known or allowed by name."""
-    folder = AdapterFolder.open(source)
     if settings.base is not None:
-        base = resolve_base(settings.base)
+        base = resolve_base(settings.base, settings.starts["base"])
         read_base_config(base)
         return base, ""
     try:

@@ -103,7 +103,7 @@ def find_folder(known: KnownBase) -> Path | None:
             return _hub_snapshot(known.id)
 
 
-def resolve_base(reference: str) -> BaseRef:
+def resolve_base(reference: str, start: Path | None = None) -> BaseRef:
     """Find the base that a reference means.
 
     A known name or id goes before a folder of the same name, so that a file tree cannot put
@@ -111,13 +111,14 @@ def resolve_base(reference: str) -> BaseRef:
 
     Args:
         reference: A known name, a known hub id, or a folder that holds a ``config.json``.
+        start: Where a relative path starts; the current directory where it is None.
 
     Raises:
         BaseModelError: The reference means nothing, or the base has to be fetched first.
     """
     known = find_known(reference)
     if known is None:
-        return _resolve_folder(reference)
+        return _resolve_folder(reference, start or Path())
     folder = find_folder(known)
     if folder is None and known.source == "built":
         raise BaseModelError(
@@ -165,9 +166,9 @@ def read_base_config(ref: BaseRef) -> Mapping[str, object]:
     return config
 
 
-def _resolve_folder(reference: str) -> BaseRef:
+def _resolve_folder(reference: str, start: Path) -> BaseRef:
     try:
-        folder = Path(reference).expanduser().resolve()
+        folder = (start / Path(reference).expanduser()).resolve()
         is_folder, exists = folder.is_dir(), folder.exists()
         has_config = is_folder and (folder / CONFIG_FILE).is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop, or an unknown ~user

@@ -4,11 +4,12 @@ from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.report.html import render_html
 from phi3_lora_qa.report.items import read_items, write_items
 from phi3_lora_qa.report.markdown import render_markdown
-from phi3_lora_qa.report.write import render_again, write_report
+from phi3_lora_qa.report.write import remove_report, render_again, write_report
 
 __all__ = [
     "ItemRow",
     "read_items",
+    "remove_report",
     "render_again",
     "render_html",
     "render_markdown",

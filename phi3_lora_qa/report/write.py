@@ -41,6 +41,21 @@ def write_report(record: RunRecord, rows: Sequence[ItemRow], directory: Path) ->
     return directory / PAGE
 
 
+def remove_report(directory: Path) -> None:
+    """Remove the files of an earlier report, where there is one.
+
+    Raises:
+        InputError: One of them cannot be removed.
+    """
+    if not (directory / RECORD).is_file():
+        return
+    for name in (RECORD, ITEMS, SUMMARY, PAGE):
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(directory / name, error) from error
+
+
 def render_again(record_path: Path, output: Path) -> None:
     """Render the page from a record.json and the items beside it, where they are.
 

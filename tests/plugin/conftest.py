@@ -34,10 +34,11 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     """Import whatever a gate imports, by doing once what it does.
 
     pytester takes modules that a run inside this process imported out of sys.modules again, and
-    torch, transformers and pandas' parquet types do not survive being imported twice.
+    torch, transformers, pandas' parquet types and our rules do not survive being imported twice.
     """
     from peft.tuners.lora import layer  # noqa: F401
 
+    from phi3_lora_qa.adapter.finding import all_rules
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.gate.table import join_scores, measure
     from phi3_lora_qa.models import fingerprint, merge  # noqa: F401
@@ -47,6 +48,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     from phi3_lora_qa.report.items import write_items
     from phi3_lora_qa.scoring.score import ScoringOptions, score_items
 
+    all_rules()
     base = load_base(resolve_base("tiny"))
     items = read_suite([bundled("tiny") / "suite.jsonl"])[::60]
     scores = score_items(base.model, base.tokenizer, items, ScoringOptions())
