@@ -83,7 +83,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: The file cannot be read, is no UTF-8, or a line is no JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}; give a UTF-8 file of JSON lines") from error
     for number, line in enumerate(text.split("\n"), 1):

@@ -45,6 +45,17 @@ def read_suite(paths: Sequence[Path]) -> tuple[Item, ...]:
     return tuple(items.values())
 
 
+def without_copies(items: Sequence[Item]) -> tuple[Item, ...]:
+    """Return the items without those that ask and expect what an earlier one of their group does.
+
+    A question that is asked ten times is one observation and not ten: counted as ten, it would
+    make every interval too narrow.
+    """
+    kept = {(item.group, item.prompt, item.reference): item for item in reversed(items)}
+    first = {item.id for item in kept.values()}
+    return tuple(item for item in items if item.id in first)
+
+
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``(where, row)`` from a file of any kind."""
     suffix = path.suffix.lower()

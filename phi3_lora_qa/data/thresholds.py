@@ -49,11 +49,12 @@ class Limit:
 def default_limits(groups: Sequence[str]) -> tuple[Limit, ...]:
     """Return the built-in profile for a suite of these groups.
 
-    Better at the target, where there is one, and nowhere much worse.
+    Better at the target, where there is one, by about 5 % of perplexity (0.05 nats per token): less
+    is not worth shipping, and a nearly dead adapter must not pass. Nowhere much worse.
     """
     other = EVERY_OTHER_GROUP
     limits = (
-        Limit(group=DEFAULT_GROUP, metric="loss", rule="improve_by", value=0.0),
+        Limit(group=DEFAULT_GROUP, metric="loss", rule="improve_by", value=0.05),
         Limit(group=DEFAULT_GROUP, metric="token_f1", rule="no_worse_than", value=0.05),
         Limit(group=other, metric="loss", rule="no_worse_than", value=0.10),
         Limit(group=other, metric="exact_match", rule="no_worse_than", value=0.10),

@@ -65,7 +65,7 @@ def compose(
         rows = tuple(next((piece.items for piece in mine if piece.items), ()))
         record = RunRecord(
             verdict=judgement.verdict,
-            reason=judgement.reason + _left_out(run),
+            reason=judgement.reason + _left_out(run, target),
             adapter=_adapter(run, index, target),
             base=_base(target, evidence),
             settings={
@@ -88,10 +88,14 @@ def compose(
     return reported
 
 
-def _left_out(run: Run) -> str:
-    """Words for the stages that were not chosen: a verdict must not seem to cover them."""
+def _left_out(run: Run, target: Target) -> str:
+    """Words for what was not asked: a verdict must not seem to cover it."""
     left = [stage for stage in STAGES if stage not in run.settings.stage]
-    return f" (stages left out: {', '.join(left)})" if left else ""
+    words = [f"stages left out: {', '.join(left)}"] if left else []
+    better = any(limit.rule != "no_worse_than" for limit in target.limits)
+    if "quality" in run.settings.stage and target.items and not better:
+        words.append("no limit asks that anything be better than with the base")
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _adapter(run: Run, index: int, target: Target) -> AdapterEntry:

@@ -54,6 +54,7 @@ class Run:
     progress: Progress = lambda phase, done, total: None
     _benches: dict[int, "Bench"] = field(default_factory=dict)
     _loaded: "LoadedBase | None" = None
+    _unloadable: dict[str, str] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _probes: dict[str, Array] = field(default_factory=dict)
     _scores: dict[tuple[str, tuple[Item, ...]], tuple["ItemScore", ...]] = field(
@@ -112,9 +113,15 @@ class Run:
         from phi3_lora_qa.models.fingerprint import fingerprint
         from phi3_lora_qa.models.loading import load_base
 
+        if ref.id in self._unloadable:  # trying again, a hub would be asked for each check
+            raise BaseModelError(self._unloadable[ref.id])
         self.progress(f"loading the base {ref.id}", 0, 0)
-        with self.timed("load base", bench.index):
-            base = load_base(ref, self.settings.dtype)
+        try:
+            with self.timed("load base", bench.index):
+                base = load_base(ref, self.settings.dtype)
+        except BaseModelError as error:
+            self._unloadable[ref.id] = str(error)
+            raise
         mark = fingerprint(base.model)
         # A base that is loaded again (after an export) must be the one that was scored.
         if self._fingerprints.setdefault(ref.id, mark) != mark:

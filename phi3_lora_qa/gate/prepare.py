@@ -13,12 +13,13 @@ from pathlib import Path
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.data.suite import read_suite
+from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.data.thresholds import Limit, default_limits, expand, read_thresholds
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
+    bundled_thresholds,
     known_bases,
     read_base_config,
     resolve_base,
@@ -38,7 +39,8 @@ class Target:
         listing: What lay in it when the run began; the rules on files see what was not copied.
         base: The trusted base; None where none is known.
         base_missing: Why there is none, with the mend; empty otherwise.
-        items: The quality items.
+        items: The quality items, each question once.
+        copies: How many items were left out because they repeat another.
         limits: The thresholds, one for each group and metric.
     """
 
@@ -48,6 +50,7 @@ class Target:
     base: BaseRef | None
     base_missing: str
     items: tuple[Item, ...]
+    copies: int
     limits: tuple[Limit, ...]
 
 
@@ -67,7 +70,11 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
             items: tuple[Item, ...] = given
         else:
             items = read_suite([bundled_suite(base)]) if base else ()
-        groups = sorted({item.group for item in items})
+        distinct = without_copies(items)
+        limits = asked
+        if limits is None and given is None and base and (shipped := bundled_thresholds(base)):
+            limits = read_thresholds(shipped)
+        groups = sorted({item.group for item in distinct})
         targets.append(
             Target(
                 name=name,
@@ -75,8 +82,9 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
                 listing=listing,
                 base=base,
                 base_missing=missing,
-                items=items,
-                limits=expand(default_limits(groups) if asked is None else asked, groups),
+                items=distinct,
+                copies=len(items) - len(distinct),
+                limits=expand(default_limits(groups) if limits is None else limits, groups),
             )
         )
     return tuple(targets)

@@ -16,6 +16,10 @@ NO_LIMIT = Outcome.NOT_RUN
 """The outcome of a comparison that was not judged, because nothing was asked of it."""
 
 
+BASE, TUNED = "base: ", "tuned: "
+"""How an item's error begins, by the model that it befell."""
+
+
 def join_scores(
     items: Sequence[Item], base: Sequence["ItemScore"], tuned: Sequence["ItemScore"]
 ) -> tuple[ItemRow, ...]:
@@ -33,7 +37,7 @@ def join_scores(
     }
     rows = []
     for number, (item, before, after) in enumerate(zip(items, base, tuned, strict=True)):
-        errors = [f"{side}: {s.error}" for side, s in (("base", before), ("tuned", after))]
+        sides = ((BASE, before), (TUNED, after))
         rows.append(
             ItemRow(
                 id=item.id,
@@ -46,7 +50,7 @@ def join_scores(
                 tuned_loss=after.loss,
                 tokens=after.tokens,
                 scores={name: pairs[number] for name, pairs in scores.items()},
-                error="; ".join(e for e, s in zip(errors, (before, after), strict=True) if s.error),
+                error="; ".join(side + s.error for side, s in sides if s.error),
             )
         )
     return tuple(rows)

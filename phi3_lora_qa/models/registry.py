@@ -15,6 +15,7 @@ __all__ = [
     "KnownBase",
     "bundled",
     "bundled_suite",
+    "bundled_thresholds",
     "cache_folder",
     "find_folder",
     "find_known",
@@ -43,7 +44,8 @@ class KnownBase:
 
     ``source`` says how it comes here: it ships with the package, is built from a package of the
     package index, or is downloaded from the Hugging Face hub. ``suite`` is the bundled suite that
-    suits it, as a name for :func:`bundled`.
+    suits it, as a name for :func:`bundled`; ``thresholds`` are the limits that belong to that
+    suite, empty where the built-in profile has to do.
     """
 
     name: str
@@ -52,6 +54,7 @@ class KnownBase:
     license: str
     about: str
     suite: str = _GENERAL_SUITE
+    thresholds: str = ""
 
 
 def _microsoft(name: str, model: str, about: str) -> KnownBase:
@@ -66,6 +69,7 @@ _KNOWN = (
         license="Apache-2.0",
         about="a small trained Phi-3 that ships with the package",
         suite="tiny/suite.jsonl",
+        thresholds="tiny/thresholds.toml",
     ),
     KnownBase(
         name=smollm2.NAME,
@@ -132,6 +136,12 @@ def bundled_suite(ref: BaseRef) -> Path:
     """Return the suite file that ships for this base; an unknown base gets the general one."""
     known = find_known(ref.id)
     return bundled(known.suite if known else _GENERAL_SUITE)
+
+
+def bundled_thresholds(ref: BaseRef) -> Path | None:
+    """Return the limits that ship with this base's suite, where there are any."""
+    known = find_known(ref.id)
+    return bundled(known.thresholds) if known and known.thresholds else None
 
 
 def read_base_config(ref: BaseRef) -> Mapping[str, object]:

@@ -159,9 +159,11 @@ class _Worst:
 
     def __init__(self) -> None:
         self.ratio, self.error, self.bound, self.name, self.cases = 0.0, 0.0, 0.0, "", 0
+        self.seen: set[str] = set()
 
     def add(self, name: str, error: Array, bound: Array) -> None:
         self.cases += 1
+        self.seen.add(name)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.where(error == 0, 0.0, error / bound)
         where = int(np.argmax(np.where(np.isnan(ratios), np.inf, ratios)))
@@ -179,6 +181,7 @@ class _Worst:
             "ratio": self.ratio,
             "cases": self.cases,
             "modules": modules,
+            "modules_drawn": len(self.seen),
         }
         if self.ratio > 1.0:
             raise CheckFailedError(
@@ -188,7 +191,8 @@ class _Worst:
                 measured,
             )
         return Held(
-            message=f"{self.cases} cases; the largest error is {self.ratio:.2g} of its bound",
+            message=f"{self.cases} cases on {len(self.seen)} of {modules} modules; the largest "
+            f"error is {self.ratio:.2g} of its bound",
             measured=measured,
         )
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held
 from phi3_lora_qa.gate.context import Bench
-from phi3_lora_qa.record import Metric, Outcome, to_plain
+from phi3_lora_qa.gate.table import TUNED
+from phi3_lora_qa.record import ItemRow, Metric, Outcome, to_plain
 
 MOST_SHOWN = 5
 
@@ -34,12 +35,19 @@ def every_item_is_scored(bench: Bench) -> Held:
         raise CheckFailedError(
             f"{len(broken)} of {len(rows)} items were not scored; first {broken[0].id}: "
             f"{broken[0].error}",
-            "look at these items in the report; NaN losses mean broken weights",
+            "look at these items in the report: mend those that the base cannot do either; where "
+            "the tuned model alone gives no finite loss, its weights are broken",
             {"items": [row.id for row in broken[:MOST_SHOWN]]},
-            # What the base alone could not do is no fault of the adapter.
-            Outcome.FAILED if any("tuned: " in row.error for row in broken) else Outcome.ERROR,
+            # What the base could not do either is a fault of the item, and none of the adapter.
+            Outcome.FAILED if any(_tuned_alone(row) for row in broken) else Outcome.ERROR,
         )
-    return Held(message=f"{len(rows)} items were scored by base and tuned model")
+    copies = bench.target.copies
+    left_out = f"; {copies} that repeat another item were left out" if copies else ""
+    return Held(message=f"{len(rows)} items were scored by base and tuned model{left_out}")
+
+
+def _tuned_alone(row: ItemRow) -> bool:
+    return row.error.startswith(TUNED)
 
 
 def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
