@@ -109,7 +109,7 @@ class AdapterEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseEntry:
-    """Which base it was compared with. ``fingerprint`` is empty where no base was loaded."""
+    """Which base it was compared with; ``fingerprint`` is empty where its files are not here."""
 
     id: str
     fingerprint: str

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from phi3_lora_qa.adapter.identity import fingerprint
 from phi3_lora_qa.adapter.safetensors import SafetensorsFile, TensorInfo, open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
@@ -82,6 +84,11 @@ class BaseFiles:
             ) from error
         vocabulary = _embedding_rows(modules)
         return cls(path=folder, config=config, modules=modules, vocabulary=vocabulary, files=files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The base's identity (see `identity.fingerprint`); empty where no weights are there."""
+        return fingerprint(self.files, tied=bool(self.config.get("tie_word_embeddings", False)))
 
     def tensor(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
         """Return where the weight of a module lies, or None where no weights are there."""

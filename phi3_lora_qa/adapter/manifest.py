@@ -32,7 +32,7 @@ class Manifest:
         files: SHA-256 of each file that matters, by name.
         base_id: The base's id or name as it was asked for.
         base_revision: Its revision, or "" where it has none.
-        base_fingerprint: SHA-256 over the base's tensors, or "".
+        base_fingerprint: The base's identity (see `identity.fingerprint`), or "".
         scaling: The factor s in delta = s · B·A of each adapted module, by its name in the base.
         tokenizer_sha256: Over the tokenizer's files; "" where there is none.
         chat_template_sha256: Over the chat template's text; "" where there is none.

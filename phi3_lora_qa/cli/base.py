@@ -12,9 +12,6 @@ app = typer.Typer(help="The known bases: list them, fetch one, look into one.")
 
 _NameArgument = Annotated[str, typer.Argument(help="A known name or hub id, see `base list`.")]
 _BaseArgument = Annotated[str, typer.Argument(help="A known name, a hub id, or a folder.")]
-_DtypeOption = Annotated[
-    str, typer.Option(help="The dtype to load and fingerprint in; the gate's default is float32.")
-]
 
 
 @app.command("list")
@@ -46,11 +43,15 @@ def fetch(name: _NameArgument) -> None:
 
 
 @app.command()
-def info(base: _BaseArgument, dtype: _DtypeOption = "float32") -> None:
+def info(base: _BaseArgument) -> None:
     """Show a base's folder, shape, parameters, license and fingerprint."""
-    from phi3_lora_qa.models.fingerprint import fingerprint
-    from phi3_lora_qa.models.loading import load_base, weight_files
-    from phi3_lora_qa.models.registry import find_known, read_base_config, resolve_base
+    from phi3_lora_qa.models.loading import weight_files
+    from phi3_lora_qa.models.registry import (
+        base_fingerprint,
+        find_known,
+        read_base_config,
+        resolve_base,
+    )
 
     ref = resolve_base(base)
     if ref.folder is None:
@@ -60,7 +61,6 @@ def info(base: _BaseArgument, dtype: _DtypeOption = "float32") -> None:
     config, known = read_base_config(ref), find_known(ref.id)
     sizes, dtypes = _weights(weight_files(ref.folder))
     bytes_on_disk = sum(f.stat().st_size for f in ref.folder.rglob("*") if f.is_file())
-    loaded = load_base(ref, dtype)
     rows = {
         "id": ref.id,
         "folder": ref.folder,
@@ -74,7 +74,7 @@ def info(base: _BaseArgument, dtype: _DtypeOption = "float32") -> None:
         "parameters": f"{sizes:,}",
         "dtype on disk": dtypes,
         "size on disk": f"{bytes_on_disk / 1e6:,.1f} MB",
-        "fingerprint": f"{fingerprint(loaded.model)} (loaded as {dtype})",
+        "fingerprint": base_fingerprint(ref),
     }
     for label, value in rows.items():
         typer.echo(f"{label:<14} {escape(str(value))}")

@@ -14,7 +14,7 @@ from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.prepare import Target, snapshot_of
 from phi3_lora_qa.gate.verdict import judge
-from phi3_lora_qa.models.registry import read_base_config
+from phi3_lora_qa.models.registry import base_fingerprint, read_base_config
 from phi3_lora_qa.record import (
     AdapterEntry,
     BaseEntry,
@@ -67,7 +67,7 @@ def compose(
             verdict=judgement.verdict,
             reason=judgement.reason + _left_out(run, target),
             adapter=_adapter(run, index, target),
-            base=_base(target, evidence),
+            base=_base(target),
             settings={
                 spec.name: SettingEntry(
                     value=_shown(getattr(run.settings, spec.name)),
@@ -128,15 +128,14 @@ def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
         return None
 
 
-def _base(target: Target, evidence: Sequence[Evidence]) -> BaseEntry:
+def _base(target: Target) -> BaseEntry:
     if target.base is None:
         return BaseEntry(id="", fingerprint="", config={})
-    marks = [e.fingerprint for e in evidence if e.fingerprint and e.base == target.base.id]
     try:
-        config = read_base_config(target.base)
+        config, identity = read_base_config(target.base), base_fingerprint(target.base)
     except BaseModelError:
-        config = {}
-    return BaseEntry(id=target.base.id, fingerprint=marks[0] if marks else "", config=config)
+        config, identity = {}, ""
+    return BaseEntry(id=target.base.id, fingerprint=identity, config=config)
 
 
 def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:

@@ -1,7 +1,7 @@
 """What a process holds while it gates: one base, one attached adapter, the scores.
 
 Everything is made when a check first asks for it, and in the one order that can be trusted: the
-base is fingerprinted and scored before any adapter is attached to it.
+base is hashed and scored before any adapter is attached to it.
 """
 
 import gc
@@ -55,7 +55,7 @@ class Run:
     _benches: dict[int, "Bench"] = field(default_factory=dict)
     _loaded: "LoadedBase | None" = None
     _unloadable: dict[str, str] = field(default_factory=dict)
-    _fingerprints: dict[str, str] = field(default_factory=dict)
+    _checksums: dict[str, str] = field(default_factory=dict)
     _probes: dict[str, Array] = field(default_factory=dict)
     _scores: dict[tuple[str, tuple[Item, ...]], tuple["ItemScore", ...]] = field(
         default_factory=dict
@@ -98,7 +98,7 @@ class Run:
         )
 
     def base(self, bench: "Bench") -> "LoadedBase":
-        """The adapter's base, loaded once, fingerprinted before anything else happens to it."""
+        """The adapter's base, loaded once, hashed before anything else happens to it."""
         ref = bench.target.base
         if ref is None:
             raise BaseModelError(bench.target.base_missing)
@@ -110,7 +110,7 @@ class Run:
     def _load(self, bench: "Bench", ref: BaseRef) -> "LoadedBase":
         import torch
 
-        from phi3_lora_qa.models.fingerprint import fingerprint
+        from phi3_lora_qa.models.checksum import checksum
         from phi3_lora_qa.models.loading import load_base
 
         if ref.id in self._unloadable:  # trying again, a hub would be asked for each check
@@ -122,9 +122,9 @@ class Run:
         except BaseModelError as error:
             self._unloadable[ref.id] = str(error)
             raise
-        mark = fingerprint(base.model)
+        mark = checksum(base.model)
         # A base that is loaded again (after an export) must be the one that was scored.
-        if self._fingerprints.setdefault(ref.id, mark) != mark:
+        if self._checksums.setdefault(ref.id, mark) != mark:
             raise BaseModelError(
                 f"the base {ref.id} changed on disk during the run; leave it alone and run again"
             )
@@ -133,8 +133,6 @@ class Run:
         self.journal.add_evidence(
             Evidence(
                 adapter=bench.index,
-                base=ref.id,
-                fingerprint=mark,
                 environment={
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
@@ -143,9 +141,9 @@ class Run:
         )
         return base
 
-    def fingerprint(self, bench: "Bench") -> str:
-        """The base's fingerprint from before any adapter was attached."""
-        return self._fingerprints[self.base(bench).ref.id]
+    def checksum(self, bench: "Bench") -> str:
+        """The base's checksum from before any adapter was attached."""
+        return self._checksums[self.base(bench).ref.id]
 
     def probe_logits(self, bench: "Bench") -> Array:
         """The base's logits on the probe from before any adapter was attached."""

@@ -35,8 +35,6 @@ class Evidence:
     items: Sequence[ItemRow] = ()
     spectra: Sequence[Spectrum] = ()
     timings: Sequence[Timing] = ()
-    base: str = ""
-    fingerprint: str = ""
     environment: Mapping[str, Json] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.errors import AdapterError, escape
-from phi3_lora_qa.models.fingerprint import require_plain
+from phi3_lora_qa.models.checksum import require_plain
 from phi3_lora_qa.models.quiet import quiet
 
 if TYPE_CHECKING:

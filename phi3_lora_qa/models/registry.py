@@ -13,6 +13,7 @@ from phi3_lora_qa.models.places import bundled, cache_folder
 __all__ = [
     "BaseRef",
     "KnownBase",
+    "base_fingerprint",
     "bundled",
     "bundled_suite",
     "bundled_thresholds",
@@ -142,6 +143,19 @@ def bundled_thresholds(ref: BaseRef) -> Path | None:
     """Return the limits that ship with this base's suite, where there are any."""
     known = find_known(ref.id)
     return bundled(known.thresholds) if known and known.thresholds else None
+
+
+def base_fingerprint(ref: BaseRef) -> str:
+    """Return the identity of a base's files; empty where its weights are not on this machine.
+
+    Raises:
+        BaseModelError: A file of the base cannot be read.
+    """
+    from phi3_lora_qa.adapter.base import BaseFiles
+
+    known = find_known(ref.id)
+    folder = ref.folder or (find_folder(known) if known else None)
+    return BaseFiles.open(folder).fingerprint if folder else ""
 
 
 def read_base_config(ref: BaseRef) -> Mapping[str, object]:

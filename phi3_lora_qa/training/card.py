@@ -25,7 +25,7 @@ A LoRA adapter for `{base}`, trained with phi3-lora-qa.
 
 | | |
 |---|---|
-| base fingerprint ({dtype}) | `{fingerprint}` |
+| base fingerprint | `{fingerprint}` |
 | data sha256 | `{data_sha256}` |
 | rows | {train_rows} to train, {validation_rows} to validate |
 | trained parameters | {parameters:,} |
@@ -81,7 +81,6 @@ def model_card(
         name=result.adapter.name,
         base=job.base.id,
         base_yaml=json.dumps(job.base.id, ensure_ascii=False),
-        dtype=trained.dtype,
         fingerprint=trained.base_fingerprint,
         data_sha256=data.sha256,
         train_rows=len(data.train),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.training import TrainingData
 from phi3_lora_qa.errors import InputError, MissingDependencyError, Phi3LoraQAError, escape
-from phi3_lora_qa.models.fingerprint import fingerprint
 from phi3_lora_qa.models.loading import LoadedBase, load_base
+from phi3_lora_qa.models.registry import base_fingerprint
 from phi3_lora_qa.models.threads import fitting_threads
 from phi3_lora_qa.training.labels import Labelled, label_rows, stop_tokens
 from phi3_lora_qa.training.output import Places
@@ -166,7 +166,7 @@ def _final_loss(trainer: "LocalTrainer", watcher: "Watcher") -> float:
 def _load(job: "Job", dtype: str) -> tuple[LoadedBase, str]:
     """Load the base, take its fingerprint before anything touches it, and check the targets."""
     plain = load_base(job.base, dtype)
-    identity = fingerprint(plain.model)
+    identity = base_fingerprint(job.base)
     check_targets(job.peft.values["target_modules"], linear_names(plain.model))
     if job.quantization.values:
         tokenizer = plain.tokenizer

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import MANIFEST, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.adapter.manifest import (
@@ -14,7 +15,14 @@ from phi3_lora_qa.adapter.manifest import (
     write_manifest,
 )
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter.builders import Adapter, dora, plain, rank_pattern, tokenizer_files
+from tests.adapter.builders import (
+    Adapter,
+    dora,
+    plain,
+    rank_pattern,
+    tokenizer_files,
+    write_base,
+)
 
 
 def signed(adapter: Adapter, folder: Path) -> Manifest:
@@ -60,6 +68,18 @@ def test_a_folder_as_it_was_signed_is_accepted(tmp_path: Path) -> None:
     report = linted(tmp_path)
     assert report.findings == ()
     assert "manifest-scaling" in report.rules_run
+
+
+def test_another_base_than_that_of_the_training_is_refused(tmp_path: Path) -> None:
+    base = BaseFiles.open(write_base(tmp_path / "base"))
+    adapter = plain()
+    adapter.files = tokenizer_files()
+    manifest = signed(adapter, tmp_path / "adapter")
+    folder = AdapterFolder.open(tmp_path / "adapter")
+    for recorded, rules in ((base.fingerprint, set()), ("ab" * 32, {"manifest-base"}), ("", set())):
+        write_manifest(folder.path, replace(manifest, base_fingerprint=recorded))
+        found = lint(AdapterFolder.open(folder.path), base)
+        assert {f.rule for f in found.findings} == rules
 
 
 def test_without_a_manifest_it_says_what_was_not_checked(tmp_path: Path) -> None:

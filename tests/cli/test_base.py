@@ -9,10 +9,9 @@ from typer.testing import CliRunner, Result
 from phi3_lora_qa.cli.base import app
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models import smollm2
-from phi3_lora_qa.models.fingerprint import fingerprint
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.places import bundled
-from phi3_lora_qa.models.registry import known_bases, resolve_base
+from phi3_lora_qa.models.registry import base_fingerprint, known_bases, resolve_base
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +61,7 @@ def test_info_shows_what_is_in_a_base() -> None:
     assert shown["folder"] == str(ref.folder)
     assert shown["license"] == "Apache-2.0"
     assert shown["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
-    assert shown["fingerprint"] == f"{fingerprint(model)} (loaded as float32)"
+    assert shown["fingerprint"] == base_fingerprint(ref)
 
 
 def test_info_of_a_base_that_is_not_here_says_the_command_that_brings_it() -> None:

@@ -96,7 +96,7 @@ def test_the_star_means_every_group_without_a_limit_of_its_own() -> None:
     groups = ("target", "general", "code")
     limits = expand(default_limits(groups), groups)
     assert [(lim.group, lim.metric, lim.rule, lim.value) for lim in limits] == [
-        ("target", "loss", "improve_by", 0.0),
+        ("target", "loss", "improve_by", 0.05),
         ("target", "token_f1", "no_worse_than", 0.05),
         ("target", "exact_match", "no_worse_than", 0.1),
         *(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import checkpoint, export, mathematics, quality
 from phi3_lora_qa.gate.layers import lora_layers, to_float64
@@ -47,6 +47,86 @@ def lora_linear() -> Any:
     from peft.tuners.lora.layer import Linear
 
     return Linear
+
+
+def rewrite(adapter: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    from safetensors.numpy import load_file, save_file
+
+    weights = adapter / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    change(tensors)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return adapter
+
+
+def shuffle_rows(tensors: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    for name in [n for n in tensors if "lora_B" in n]:
+        tensors[name] = np.ascontiguousarray(random.permutation(tensors[name]))
+
+
+def swap_layers(tensors: dict[str, Any]) -> None:
+    for name in [n for n in tensors if ".layers.2." in n]:
+        other = name.replace(".layers.2.", ".layers.3.")
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+
+
+def negate_a_layer(tensors: dict[str, Any]) -> None:
+    for name in [n for n in tensors if ".layers.3." in n and "lora_B" in n]:
+        tensors[name] = -tensors[name]
+
+
+def weaken(tensors: dict[str, Any]) -> None:
+    for name in [n for n in tensors if "lora_B" in n]:
+        tensors[name] = tensors[name] / 4  # what lora_alpha / 4 or a lost use_rslora does
+
+
+@pytest.mark.parametrize("change", [shuffle_rows, swap_layers, negate_a_layer, weaken])
+def test_a_spoilt_adapter_fails_the_limits_that_belong_to_the_bundled_suite(
+    change: Callable[[dict[str, Any]], object],
+    make_bench: MakeBench,
+    adapter_copy: Callable[[str], Path],
+) -> None:
+    bench = make_bench(rewrite(adapter_copy("spoilt"), change), stage=["quality"])
+    assert not bench.refusal()
+    outcomes = set()
+    with bench.run.quietly("quality"):
+        for check in quality.checks(bench.target.limits):
+            try:
+                check.run(bench)
+            except CheckFailedError as error:
+                outcomes.add(error.outcome)
+    assert Outcome.FAILED in outcomes
+
+
+def test_an_item_that_the_base_cannot_do_either_is_no_fault_of_the_adapter(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    item = {"prompt": "word " * 6000, "reference": "yes"}
+    (tmp_path / "long.jsonl").write_text(json.dumps(item))
+    bench = make_bench(suite=[tmp_path / "long.jsonl"])
+    error = fails(quality.every_item_is_scored, bench)
+    assert error.outcome is Outcome.ERROR
+    assert "base: " in error.message
+
+
+def test_a_base_that_cannot_be_loaded_is_tried_once(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3_lora_qa.models import loading
+
+    tried = []
+
+    def refuse(*args: object) -> None:
+        tried.append(args)
+        raise BaseModelError("no such hub")
+
+    monkeypatch.setattr(loading, "load_base", refuse)
+    bench = make_bench()
+    for _ in range(2):
+        with pytest.raises(BaseModelError, match="no such hub"):
+            bench.run.base(bench)
+    assert len(tried) == 1
 
 
 def test_math_holds_on_the_good_adapter(make_bench: MakeBench) -> None:

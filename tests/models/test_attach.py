@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.models import attach as attach_module
 from phi3_lora_qa.models.attach import attach
-from phi3_lora_qa.models.fingerprint import fingerprint
+from phi3_lora_qa.models.checksum import checksum
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef
@@ -33,21 +33,21 @@ def logits(model: nn.Module) -> Tensor:
 
 def refused(base: LoadedBase, adapter: Path, what: str) -> None:
     """The adapter is refused, and the base is what it was."""
-    before, tree = fingerprint(base.model), str(base.model)
+    before, tree = checksum(base.model), str(base.model)
     with pytest.raises(AdapterError, match=what) as error:
         attach(base.model, adapter)
     assert str(error.value).isprintable()
-    assert (fingerprint(base.model), str(base.model)) == (before, tree)
+    assert (checksum(base.model), str(base.model)) == (before, tree)
 
 
 def test_the_base_answers_bit_for_bit_as_before(
     loaded: LoadedBase, make_adapter: MakeAdapter
 ) -> None:
-    before, identity, tree = logits(loaded.model), fingerprint(loaded.model), str(loaded.model)
+    before, identity, tree = logits(loaded.model), checksum(loaded.model), str(loaded.model)
     tuned = attach(loaded.model, make_adapter())
     assert not torch.equal(logits(tuned), before)
     assert torch.equal(logits(loaded.model), before)
-    assert (fingerprint(loaded.model), str(loaded.model)) == (identity, tree)
+    assert (checksum(loaded.model), str(loaded.model)) == (identity, tree)
 
 
 def test_it_is_the_model_that_peft_itself_would_load(
@@ -93,14 +93,14 @@ def test_with_the_adapter_off_the_twin_is_the_base(
     tuned = attach(loaded.model, make_adapter())
     with tuned.disable_adapter():
         assert torch.equal(logits(tuned), logits(loaded.model))
-    assert fingerprint(tuned.unload()) == fingerprint(loaded.model)
+    assert checksum(tuned.unload()) == checksum(loaded.model)
 
 
 def test_a_safe_merge_leaves_the_base_alone(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
-    before = fingerprint(loaded.model)
+    before = checksum(loaded.model)
     merged = attach(loaded.model, make_adapter()).merge_and_unload(safe_merge=True)
-    assert fingerprint(merged) != before
-    assert fingerprint(loaded.model) == before
+    assert checksum(merged) != before
+    assert checksum(loaded.model) == before
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_every_tensor_lands_whatever_the_kind_of_lora(
     loaded: LoadedBase, toy_ref: BaseRef, make_adapter: MakeAdapter, settings: dict[str, Any]
 ) -> None:
     adapter = make_adapter(**settings)
-    before = fingerprint(loaded.model)
+    before = checksum(loaded.model)
     tuned = attach(loaded.model, adapter)
     with quiet():
         reference = PeftModel.from_pretrained(load_base(toy_ref).model, adapter)
     assert torch.equal(logits(tuned), logits(reference))
-    assert fingerprint(loaded.model) == before
+    assert checksum(loaded.model) == before
 
 
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -41,7 +41,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     from phi3_lora_qa.adapter.finding import all_rules
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.gate.table import join_scores, measure
-    from phi3_lora_qa.models import fingerprint, merge  # noqa: F401
+    from phi3_lora_qa.models import checksum, merge  # noqa: F401
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
     from phi3_lora_qa.models.registry import bundled, resolve_base

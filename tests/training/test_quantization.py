@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.manifest import read_manifest
 from phi3_lora_qa.errors import BaseModelError, InputError, MissingDependencyError
-from phi3_lora_qa.models.fingerprint import fingerprint
 from phi3_lora_qa.models.loading import LoadedBase
+from phi3_lora_qa.models.registry import base_fingerprint
 
 NF4: dict[str, Any] = {
     "load_in_4bit": True,
@@ -43,7 +43,7 @@ def test_qlora_trains_an_adapter_for_the_base_as_it_is(
     assert result.loss_after < result.loss_before
     manifest = read_manifest(AdapterFolder.open(result.adapter))
     assert manifest is not None
-    assert manifest.base_fingerprint == fingerprint(tiny.model)
+    assert manifest.base_fingerprint == base_fingerprint(tiny.ref)
     tensors = load_file(result.adapter / "adapter_model.safetensors")
     assert len(tensors) == 2 * 4 * tiny.model.config.num_hidden_layers
     assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)

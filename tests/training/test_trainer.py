@@ -12,9 +12,8 @@ from phi3_lora_qa.adapter.manifest import changed_files, read_manifest
 from phi3_lora_qa.data.training import load_training_data
 from phi3_lora_qa.errors import BaseModelError, InputError
 from phi3_lora_qa.models.attach import attach
-from phi3_lora_qa.models.fingerprint import fingerprint
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.models.registry import bundled
+from phi3_lora_qa.models.registry import base_fingerprint, bundled
 from phi3_lora_qa.training import TrainResult, train
 from phi3_lora_qa.training.labels import label_rows, stop_tokens
 
@@ -118,7 +117,7 @@ def test_the_manifest_is_there_and_true(trained: TrainResult, rows: Path, tiny: 
         hashlib.sha256(weights(trained.adapter)).hexdigest()
     )
     assert manifest.base_id == "tiny"
-    assert manifest.base_fingerprint == fingerprint(tiny.model)
+    assert manifest.base_fingerprint == base_fingerprint(tiny.ref)
     assert manifest.data_sha256 == load_training_data(rows).sha256
     assert len(manifest.scaling) == 4 * tiny.model.config.num_hidden_layers
     assert set(manifest.scaling.values()) == {2.0}

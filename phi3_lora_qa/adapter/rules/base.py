@@ -10,13 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.folder import CONFIG
+from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.adapter.safetensors import READABLE, Array, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.subject import Subject
 
 MAX_RATIO = 10.0
 """How many times as large as the base's weight a healthy delta can be, in Frobenius norm."""
+
+MIN_RATIO = 1e-4
+"""What the largest ‖delta‖ / ‖W‖ of a trained adapter's modules is at least, in Frobenius norms.
+
+One step of Adam at a learning rate of 1e-4 from B = 0 moves every element of B by about 1e-4, and
+with r = 16 and s = 2 leaves a ratio of about 4e-4 on Phi-3-mini (‖B·A‖_F near 1e-4 · sqrt(out · r)
+· ‖a‖ with rows ‖a‖ near 0.58; ‖W‖_F near 60). Below a quarter of that, less than a step is left.
+"""
 
 _SAMPLE_ROWS = 64
 _BLOCK_ROWS = 4096
@@ -63,6 +71,34 @@ def delta_size(subject: Subject) -> Iterator[Hit]:
         weight = _weight_norm(subject, module)
         if weight and not sized.norm <= MAX_RATIO * weight:
             yield Hit(module, f"the delta's norm is {sized.norm:.3g}, the weight's {weight:.3g}")
+
+
+@rule(
+    "base-delta-negligible",
+    severity=Severity.ERROR,
+    title="The deltas are more than one step of training would leave",
+    why="Factors that were scaled down, or trained with next to no learning rate, load and pass "
+    "for an adapter; what runs is the bare base, and merging in bfloat16 loses even the rest.",
+    fix="look for a learning rate or alpha that is far too small, or factors scaled when exported",
+    needs=["implied", "base"],
+)
+def delta_negligible(subject: Subject) -> Iterator[Hit]:
+    """Find an adapter whose largest delta is next to nothing beside its weight."""
+    config = subject.config
+    others = config.use_dora or config.lora_bias or config.trainable_token_indices
+    if others or subject.implied.saved:
+        return  # what was trained may lie in magnitudes, biases, rows or whole modules
+    if any(sized.norm == 0 for sized in subject.deltas.values()):
+        return  # values-untrained and values-dead-module say it
+    ratios = [
+        sized.norm / weight
+        for module, sized in subject.deltas.items()
+        if (weight := _weight_norm(subject, module))
+    ]
+    if ratios and max(ratios) < MIN_RATIO:
+        yield Hit(
+            WEIGHTS, f"the largest delta is {max(ratios):.2g} of the weight that it is added to"
+        )
 
 
 @rule(

@@ -55,6 +55,26 @@ def card_changed(subject: Subject) -> Iterator[Hit]:
 
 
 @rule(
+    "manifest-base",
+    severity=Severity.ERROR,
+    title="The base is the one that the adapter was trained on",
+    why="Bases of one family have the same shapes: an adapter for another one, or for another "
+    "revision, loads without a word and changes the wrong weights.",
+    fix="give the base of the training, or train again on this one",
+    needs=["manifest", "base"],
+)
+def base(subject: Subject) -> Iterator[Hit]:
+    """Compare the two fingerprints, where both are known."""
+    recorded, found = subject.manifest.base_fingerprint, subject.base.fingerprint
+    if recorded and found and recorded != found:
+        name = f" ({subject.manifest.base_id})" if subject.manifest.base_id else ""
+        yield Hit(
+            MANIFEST,
+            f"training recorded the base {recorded[:12]}…{name}, this one is {found[:12]}…",
+        )
+
+
+@rule(
     "manifest-scaling",
     severity=Severity.ERROR,
     title="Every module has the scaling that it was trained with",

@@ -165,9 +165,9 @@ def base_is_back_when_unloaded(bench: Bench) -> Held:
 
 
 def _unchanged(bench: Bench, act: str) -> Held:
-    from phi3_lora_qa.models.fingerprint import fingerprint
+    from phi3_lora_qa.models.checksum import checksum
 
-    before, after = bench.run.fingerprint(bench), fingerprint(bench.run.base(bench).model)
+    before, after = bench.run.checksum(bench), checksum(bench.run.base(bench).model)
     measured = {"before": before, "after": after}
     if before != after:
         raise CheckFailedError(f"{act} changed the base's weights", MEND_BASE, measured)

@@ -9,6 +9,12 @@ BASE: dict[str, Fault] = {
         fits=only("embeddings"),
         base_only=True,
     ),
+    "delta next to nothing": Fault(
+        rule="base-delta-negligible",
+        apply=scale_all("lora_B.weight", 1e-5),
+        fits=only("plain", "all-linear", "velora"),
+        base_only=True,
+    ),
     "delta dwarfs weight": Fault(
         rule="base-delta-size",
         apply=scale_all("lora_B.weight", 500),

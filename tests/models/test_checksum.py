@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from phi3_lora_qa.errors import BaseModelError
-from phi3_lora_qa.models.fingerprint import fingerprint
+from phi3_lora_qa.models.checksum import checksum
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef
@@ -39,7 +39,7 @@ def hide_a_zero(model: nn.Module) -> None:
 
 
 def test_the_same_base_has_the_same_fingerprint_each_time_it_is_loaded(toy_ref: BaseRef) -> None:
-    first, second = (fingerprint(load_base(toy_ref).model) for _ in range(2))
+    first, second = (checksum(load_base(toy_ref).model) for _ in range(2))
     assert first == second
     assert len(first) == 64
 
@@ -51,28 +51,28 @@ def test_the_smallest_change_changes_it(
     loaded: LoadedBase, change: Callable[[nn.Module], None]
 ) -> None:
     next(loaded.model.parameters()).data.view(-1)[0] = 0.0
-    before = fingerprint(loaded.model)
+    before = checksum(loaded.model)
     change(loaded.model)
-    assert fingerprint(loaded.model) != before
+    assert checksum(loaded.model) != before
 
 
 def test_the_dtype_is_part_of_it(toy_ref: BaseRef) -> None:
-    prints = {fingerprint(load_base(toy_ref, dtype).model) for dtype in ("float32", "bfloat16")}
+    prints = {checksum(load_base(toy_ref, dtype).model) for dtype in ("float32", "bfloat16")}
     assert len(prints) == 2
 
 
 def test_a_tied_weight_counts_under_each_of_its_names() -> None:
     tied, untied = nn.Linear(4, 4), nn.Linear(4, 4)
     separate = nn.ModuleDict({"a": tied, "b": copy.deepcopy(tied)})
-    assert fingerprint(separate) == fingerprint(nn.ModuleDict({"a": tied, "b": tied}))
-    assert fingerprint(separate) != fingerprint(nn.ModuleDict({"a": tied, "b": untied}))
+    assert checksum(separate) == checksum(nn.ModuleDict({"a": tied, "b": tied}))
+    assert checksum(separate) != checksum(nn.ModuleDict({"a": tied, "b": untied}))
 
 
 def test_a_model_with_peft_layers_is_refused_until_they_are_unloaded(loaded: LoadedBase) -> None:
-    before = fingerprint(loaded.model)
+    before = checksum(loaded.model)
     with quiet():
         tuned = get_peft_model(loaded.model, LoraConfig(target_modules="all-linear"))
     assert isinstance(tuned, PeftModel)
     with pytest.raises(BaseModelError, match=r"PEFT layer at .*layers.0.*call unload\(\)"):
-        fingerprint(tuned)
-    assert fingerprint(tuned.unload()) == before
+        checksum(tuned)
+    assert checksum(tuned.unload()) == before

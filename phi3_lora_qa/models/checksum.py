@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def fingerprint(model: "nn.Module") -> str:
+def checksum(model: "nn.Module") -> str:
     """Hash every parameter and buffer of a plain model: names, shapes, dtypes and bytes.
 
     The dtype is part of the identity: the same weights loaded as float32 and as bfloat16 are two

@@ -1,0 +1,58 @@
+"""What a run is about: names, items and limits, settled before anything runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.gate.prepare import Target, adapter_names, hand_over, handed_over, prepare
+from phi3_lora_qa.settings import resolve
+
+
+def targets(tmp_path: Path, adapter: Path, **options: object) -> tuple[Target, ...]:
+    given = {"adapter": [adapter], "base": "tiny", **options}
+    return prepare(resolve(given, {}, {}, tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x", "b/x"], ("x", "x~2")),
+        (["x~2", "a/x", "b/x"], ("x~2", "x", "x~3")),
+        (["a/x", "x~2", "b/x"], ("x", "x~2", "x~3")),
+        (["a/x", "b/x~2", "c/x", "d/x~2"], ("x", "x~2", "x~3", "x~2~2")),
+    ],
+)
+def test_no_two_adapters_share_a_name(paths: list[str], names: tuple[str, ...]) -> None:
+    assert adapter_names([Path(path) for path in paths]) == names
+
+
+def test_a_question_that_is_repeated_counts_once(tmp_path: Path, good_adapter: Path) -> None:
+    rows = [{"prompt": "one?", "reference": "1", "id": str(n)} for n in range(5)]
+    rows += [
+        {"prompt": "one?", "reference": "2", "id": "other reference"},
+        {"prompt": "one?", "reference": "1", "id": "other group", "group": "general"},
+    ]
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (target,) = targets(tmp_path, good_adapter, suite=["s.jsonl"])
+    assert [item.id for item in target.items] == ["0", "other reference", "other group"]
+    assert target.copies == 4
+
+
+def test_the_bundled_suite_has_limits_of_its_own(tmp_path: Path, good_adapter: Path) -> None:
+    (own,) = targets(tmp_path, good_adapter)
+    assert ("target", "exact_match", "at_least") in {
+        (limit.group, limit.metric, limit.rule) for limit in own.limits
+    }
+    suite = [{"prompt": "one?", "reference": "1"}]
+    (tmp_path / "s.jsonl").write_text(json.dumps(suite[0]))
+    (other,) = targets(tmp_path, good_adapter, suite=["s.jsonl"])
+    assert "at_least" not in {limit.rule for limit in other.limits}
+
+
+def test_every_process_sees_the_same_targets(tmp_path: Path, good_adapter: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({"prompt": "one?", "reference": "1"}))
+    found = targets(tmp_path, good_adapter, suite=["s.jsonl"])
+    hand_over(found, tmp_path)
+    (tmp_path / "s.jsonl").write_text("changed")
+    assert handed_over(tmp_path) == found
