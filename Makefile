@@ -4,7 +4,7 @@ BASE ?= tiny
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint fixtures sample-report bench clean browser help
+.PHONY: demo test lint docs fixtures sample-report bench clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +32,9 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/ready ## write docs/rules from the rules
+	$(BIN)/python docs/make_rules.py
 
 fixtures: .venv/ready ## make the tiny base and all bundled data again
 	$(BIN)/python fixtures/make_tiny.py

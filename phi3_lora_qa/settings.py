@@ -90,6 +90,27 @@ SPECS = (
         help="let INCONCLUSIVE exit with 0",
     ),
     Spec(
+        name="lint_select",
+        repeated=True,
+        default=(),
+        metavar="RULE",
+        help="only this rule or family of the static stage (may be repeated)",
+    ),
+    Spec(
+        name="lint_ignore",
+        repeated=True,
+        default=(),
+        metavar="RULE",
+        help="leave this rule or family of the static stage out (may be repeated)",
+    ),
+    Spec(
+        name="lint_levels",
+        repeated=True,
+        default=(),
+        metavar="RULE=LEVEL",
+        help="give a rule's findings another level: error, warning or info (may be repeated)",
+    ),
+    Spec(
         name="allow_bases",
         repeated=True,
         default=(),
@@ -118,6 +139,9 @@ class GateSettings:
     backend: str
     dtype: str
     allow_inconclusive: bool
+    lint_select: tuple[str, ...]
+    lint_ignore: tuple[str, ...]
+    lint_levels: tuple[str, ...]
     allow_bases: tuple[str, ...]
     sources: Mapping[str, str]
     starts: Mapping[str, Path]

@@ -118,7 +118,9 @@ def all_rules() -> tuple[Rule, ...]:
     """Return every rule in the order in which they run and are shown: a reader's order."""
     import phi3_lora_qa.adapter.rules  # noqa: F401 - importing registers the rules
 
-    order = ("files", "config", "tensors", "values", "base", "tokenizer", "manifest", "lint")
+    order = (
+        "files", "config", "tensors", "values", "base", "tokenizer", "manifest", "export", "lint",
+    )  # fmt: skip
     return tuple(sorted(_RULES.values(), key=lambda r: order.index(r.family)))
 
 

@@ -4,7 +4,7 @@ An adapter is accepted when no rule found an error, and every rule could do its 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.finding import (
@@ -17,6 +17,7 @@ from phi3_lora_qa.adapter.finding import (
     find_rule,
 )
 from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.selection import Selection
 from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.errors import BaseModelError, escape
 
@@ -37,12 +38,14 @@ class LintReport:
         adapter: The folder's path, printable.
         findings: Errors first, each group in the order of the families.
         unchecked: What was not checked, because the base or a file was not there, in words.
+        ignored: The ids of the rules that the user left out.
         rules_run: The ids of the rules that ran.
     """
 
     adapter: str
     findings: tuple[Finding, ...]
     unchecked: tuple[str, ...]
+    ignored: tuple[str, ...]
     rules_run: tuple[str, ...]
 
     @property
@@ -60,30 +63,35 @@ class LintReport:
         return sum(finding.severity is severity for finding in self.findings)
 
 
-def lint(folder: AdapterFolder, base: BaseFiles | None = None) -> LintReport:
+def lint(
+    folder: AdapterFolder, base: BaseFiles | None = None, selection: Selection | None = None
+) -> LintReport:
     """Check an adapter without running it.
 
     Args:
         folder: The adapter. Nothing in it is trusted.
         base: The base's files; without them agreement with the base is left unchecked.
+        selection: Which rules count, and how much; all of them as they are by default.
 
     Raises:
         BaseModelError: A file of the base cannot be read, so that nothing can be compared.
     """
-    subject = Subject(folder, base)
+    subject, selection = Subject(folder, base), selection or Selection()
     findings: list[Finding] = []
     unchecked: list[str] = []
     ran: list[str] = []
     blocked: list[Rule] = []
     there: dict[Need, bool] = {}
-    for rule in all_rules():
+    for rule in filter(selection.takes, all_rules()):
         for need in rule.needs:
             if need not in there:
                 there[need] = _has(subject, need, findings)
         missing = [need for need in rule.needs if not there[need]]
         if not missing:
             ran.append(rule.id)
-            findings.extend(_bounded(rule, _run(rule, subject)))
+            level = selection.severity(rule)
+            found = _bounded(rule, _run(rule, subject))
+            findings.extend(replace(f, severity=level) if f.rule == rule.id else f for f in found)
         elif missing[0] in _OPTIONAL and missing[0] not in subject.errors:
             unchecked.append(f"{rule.title} (needs the {missing[0]})")
         else:
@@ -96,6 +104,7 @@ def lint(folder: AdapterFolder, base: BaseFiles | None = None) -> LintReport:
         adapter=escape(str(folder.path), limit=1000),
         findings=tuple(sorted(findings, key=lambda f: order.index(f.severity))),
         unchecked=tuple(unchecked),
+        ignored=selection.left_out(),
         rules_run=tuple(ran),
     )
 

@@ -50,17 +50,28 @@ def train(
 
 
 @app.command()
-def lint(
+def lint(  # noqa: PLR0913, PLR0917 - typer makes options of arguments
     adapter: Annotated[Path, typer.Argument(help="The adapter's folder.")],
     base: Annotated[
         str | None, typer.Option(metavar="DIR_OR_ID", help="The base it belongs to.")
     ] = None,
-    format_: Annotated[str, typer.Option("--format", help="text, json or github.")] = "text",
+    format_: Annotated[str, typer.Option("--format", help="text, json, github or sarif.")] = "text",
+    select: Annotated[
+        list[str] | None, typer.Option(metavar="RULE", help="Only these rules or families.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="RULE", help="Leave these rules or families out.")
+    ] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE=LEVEL", help="Another level: error, warning or info."),
+    ] = None,
 ) -> None:
     """Check an adapter's files, without torch and without running a model."""
-    from phi3_lora_qa.cli.lint import lint_command
+    from phi3_lora_qa.cli.lint import Asked, lint_command
 
-    raise typer.Exit(lint_command(adapter, base, format_))
+    asked = Asked(base=base, select=select, ignore=ignore, levels=level)
+    raise typer.Exit(lint_command(adapter, asked, format_))
 
 
 @app.command()

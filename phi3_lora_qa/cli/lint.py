@@ -1,45 +1,63 @@
 """Commands ``lint`` and ``explain``: show what the rules say, to people, programs and GitHub."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, find_rule, lint
+from phi3_lora_qa.adapter.selection import read_selection
+from phi3_lora_qa.cli.sarif import to_sarif
 from phi3_lora_qa.errors import BaseModelError, InputError, escape
+from phi3_lora_qa.settings import GateSettings, resolve
 
 SCHEMA_VERSION = 1
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
-def lint_command(adapter: Path, base: str | None = None, format: str = "text") -> int:  # noqa: A002
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What was given on the command line; None where the project's configuration decides."""
+
+    base: str | None = None
+    select: list[str] | None = None
+    ignore: list[str] | None = None
+    levels: list[str] | None = None
+
+
+def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # noqa: A002
     """Lint an adapter and print the report.
 
     Args:
         adapter: The adapter's folder.
-        base: A known base's name or id, or a folder; None leaves agreement with it unchecked.
-        format: ``text``, ``json`` or ``github``.
+        asked: The base, and which rules count. Without a base agreement with it is unchecked.
+        format: ``text``, ``json``, ``github`` or ``sarif``.
 
     Returns:
         The exit status: 0 accepted, 1 rejected.
 
     Raises:
-        InputError: The format is unknown, or the adapter's folder cannot be read at all.
+        InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
     writers: Mapping[str, Callable[[LintReport], None]] = {
         "text": _write_text,
         "json": lambda report: print(to_json(report)),
         "github": lambda report: print(to_github(report)),
+        "sarif": lambda report: print(to_sarif(report)),
     }
     if format not in writers:
-        raise InputError(f"unknown format {escape(format)!r}; choose text, json or github")
+        raise InputError(f"unknown format {escape(format)!r}; choose text, json, github or sarif")
+    settings = _settings(asked)
+    selection = read_selection(settings.lint_select, settings.lint_ignore, settings.lint_levels)
     folder = AdapterFolder.open(adapter)
-    report = lint(folder, _open_base(base) if base is not None else None)
+    base = None if asked.base is None else _open_base(asked.base)
+    report = lint(folder, base, selection)
     writers[format](report)
     return 0 if report.accepted else 1
 
@@ -70,6 +88,7 @@ def to_json(report: LintReport) -> str:
             "infos": report.count(Severity.INFO),
             "rules_run": len(report.rules_run),
             "unchecked": list(report.unchecked),
+            "ignored": list(report.ignored),
         },
     }
     return json.dumps(content, indent=2)
@@ -88,6 +107,16 @@ def to_github(report: LintReport) -> str:
         for f in report.findings
     ]
     return "\n".join([*lines, f"adapter {_data(report.adapter)} is {report.verdict}"])
+
+
+def _settings(asked: Asked) -> GateSettings:
+    """What the gate would be set to here, so that both follow the same rules."""
+    options = {
+        "lint_select": asked.select, "lint_ignore": asked.ignore, "lint_levels": asked.levels,
+    }  # fmt: skip
+    here = Path.cwd()
+    given = {name: value or None for name, value in options.items()}
+    return resolve(given, os.environ, {}, here, here)
 
 
 def _open_base(reference: str) -> BaseFiles:
@@ -125,6 +154,9 @@ def _write_text(report: LintReport) -> None:
         )
         console.print(Text(f"          {finding.message}"))
         console.print(Text.assemble(("          fix: ", "green"), finding.fix))
+    if report.ignored:
+        console.print(Text("\nignored", style="bold"))
+        console.print(Text(f"  {', '.join(report.ignored)}"))
     if report.unchecked:
         console.print(Text("\nnot checked", style="bold"))
         for text in report.unchecked:

@@ -92,6 +92,9 @@ def _left_out(run: Run, target: Target) -> str:
     """Words for what was not asked: a verdict must not seem to cover it."""
     left = [stage for stage in STAGES if stage not in run.settings.stage]
     words = [f"stages left out: {', '.join(left)}"] if left else []
+    softened = (*run.settings.lint_select, *run.settings.lint_ignore, *run.settings.lint_levels)
+    if softened and "static" in run.settings.stage:
+        words.append("rules chosen or ignored by settings: see static::every_rule_could_run")
     better = any(limit.rule != "no_worse_than" for limit in target.limits)
     if "quality" in run.settings.stage and target.items and not better:
         words.append("no limit asks that anything be better than with the base")

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.adapter.lint import Severity, all_rules
-from tests.adapter.builders import LEAVES, Adapter, factors, module_names, plain, report_on
+from tests.adapter.builders import (
+    HEALTHY,
+    LEAVES,
+    Adapter,
+    factors,
+    module_names,
+    plain,
+    report_on,
+)
 
 
 def double(adapter: Adapter) -> None:
@@ -42,9 +50,8 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "tensors-target-idle": split_names,
     "values-rank-collapse": collapse,
 }
-ELSEWHERE = {"base-bias-merge", "manifest-card-changed", "tokenizer-pad-is-stop"} | {
-    "tokenizer-template-declared"
-}
+ELSEWHERE = {"manifest-card-changed", "tokenizer-pad-is-stop", "tokenizer-template-declared"}
+EXPORT = {"export-merge", "export-vllm", "export-llama-cpp", "export-scaling"}
 
 
 @pytest.mark.parametrize("rule", MILD)
@@ -58,7 +65,47 @@ def test_a_mild_fault_is_told_and_accepted(rule: str, tmp_path: Path) -> None:
 
 def test_every_mild_rule_has_a_case() -> None:
     mild = {rule.id for rule in all_rules() if rule.severity is not Severity.ERROR}
-    assert mild == {*MILD, *ELSEWHERE}
+    assert mild == {*MILD, *ELSEWHERE, *EXPORT}
+
+
+@pytest.mark.parametrize(
+    ("variant", "rules"),
+    [
+        ("plain", set()),
+        ("bfloat16", set()),
+        ("dora", {"export-vllm", "export-llama-cpp"}),
+        ("lora_bias", {"export-merge", "export-vllm", "export-llama-cpp"}),
+        ("rslora", {"export-scaling"}),
+        ("rank_pattern", {"export-scaling"}),
+        ("saved_head", {"export-vllm", "export-llama-cpp"}),
+        ("embeddings", {"export-vllm"}),
+        ("trained_tokens", {"export-vllm", "export-llama-cpp"}),
+    ],
+)
+def test_what_other_programs_do_with_it_is_told(
+    variant: str, rules: set[str], tmp_path: Path
+) -> None:
+    report = report_on(HEALTHY[variant](), tmp_path)
+    assert {f.rule for f in report.findings if f.rule.startswith("export-")} == rules
+    assert report.accepted
+
+
+@pytest.mark.parametrize(("rank", "words"), [(16, ""), (32, "only if told"), (1024, "up to 512")])
+def test_the_ranks_that_vllm_takes(rank: int, words: str, tmp_path: Path) -> None:
+    names = module_names(("o_proj",))
+    tensors = factors(names, ranks=dict.fromkeys(names, rank))
+    adapter = Adapter(config={**plain().config, "r": rank}, tensors=tensors)
+    adapter.config["target_modules"] = ["o_proj"]
+    found = [f for f in report_on(adapter, tmp_path).findings if f.rule == "export-vllm"]
+    assert len(found) == bool(words)
+    assert all(words in f.message for f in found)
+
+
+def test_a_scaling_of_another_program_is_told_by_its_number(tmp_path: Path) -> None:
+    report = report_on(HEALTHY["rslora"](), tmp_path)
+    (found,) = [f for f in report.findings if f.rule == "export-scaling"]
+    assert "llama.cpp scales 8 of 8 modules otherwise" in found.message
+    assert "by 2 in place of 4" in found.message
 
 
 def test_an_idle_pattern_is_told(tmp_path: Path) -> None:

@@ -123,15 +123,51 @@ def test_the_script_exits_with_2_and_one_line_when_it_could_not_run(tmp_path: Pa
 def test_lint_loads_nothing_heavy(good: Path) -> None:
     program = (
         "import sys\n"
-        "from phi3_lora_qa.cli.lint import lint_command\n"
+        "from phi3_lora_qa.cli.lint import Asked, lint_command\n"
         "from pathlib import Path\n"
-        f"assert lint_command(Path({str(good)!r}), None, 'json') == 0\n"
+        f"assert lint_command(Path({str(good)!r}), Asked(), 'json') == 0\n"
         "heavy = {'torch', 'transformers', 'peft', 'pandas', 'scipy', 'safetensors'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"
+
+
+def test_rules_are_chosen_on_the_command_line_and_in_the_projects_file(
+    bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("lint", bad).exit_code == 1
+    ignored = run("lint", bad, "--ignore", "values-nan")
+    assert ignored.exit_code == 0
+    assert "ignored\n  values-nan" in ignored.stdout
+    assert run("lint", bad, "--level", "values-nan=info").exit_code == 0
+    assert run("lint", bad, "--select", "files", "--select", "config").exit_code == 0
+    (tmp_path / "phi3-lora-qa.toml").write_text('lint_ignore = ["values"]\n')
+    assert run("lint", bad).exit_code == 0
+    assert run("lint", bad, "--ignore", "files-code").exit_code == 1
+    assert isinstance(run("lint", bad, "--ignore", "valuess").exception, InputError)
+
+
+def test_sarif_names_every_rule_and_places_every_finding(hostile: Path, bad: Path) -> None:
+    for adapter in (hostile, bad):
+        result = run("lint", adapter, "--format", "sarif")
+        assert result.exit_code == 1
+        log = json.loads(result.stdout)
+        assert log["version"] == "2.1.0"
+        (one,) = log["runs"]
+        rules = one["tool"]["driver"]["rules"]
+        assert [rule["id"] for rule in rules] == [rule.id for rule in all_rules()]
+        assert one["results"]
+        for found in one["results"]:
+            assert rules[found["ruleIndex"]]["id"] == found["ruleId"]
+            assert found["level"] in ("error", "warning", "note")
+            assert found["message"]["text"].isprintable()
+            (place,) = found["locations"]
+            uri = place["physicalLocation"]["artifactLocation"]["uri"]
+            assert uri.startswith(f"file://{adapter}/")
+            assert re.fullmatch(r"[A-Za-z0-9_./:%~-]+", uri)
 
 
 def test_explain_says_of_every_rule_what_why_and_how() -> None:

@@ -259,6 +259,20 @@ def test_without_an_adapter_the_fixtures_skip_and_say_why(pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["*--phi3-adapter PATH*"])
 
 
+def test_rules_that_are_ignored_are_told_in_the_record(
+    pytester: pytest.Pytester, nan_adapter: Path
+) -> None:
+    result = gate(
+        pytester, nan_adapter, "--phi3-lint-ignore=values-nan", stages=("--phi3-stage=static",)
+    )
+    assert result.ret == 0
+    record = record_of(pytester)
+    assert record.settings["lint_ignore"].value == ["values-nan"]
+    assert "ignored by settings" in record.reason
+    (ran,) = [c for c in record.checks if c.id.endswith("every_rule_could_run")]
+    assert ran.measured["ignored"] == ["values-nan"]
+
+
 def test_a_verdict_over_some_stages_says_which_it_leaves_out(
     pytester: pytest.Pytester, good_adapter: Path
 ) -> None:

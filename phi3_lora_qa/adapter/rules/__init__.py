@@ -8,6 +8,7 @@ it must find, and a healthy variant if it could ever be wrong.
 from phi3_lora_qa.adapter.rules import (
     base,
     config,
+    export,
     files,
     linter,
     manifest,
@@ -20,6 +21,7 @@ from phi3_lora_qa.adapter.rules import (
 __all__ = [
     "base",
     "config",
+    "export",
     "files",
     "linter",
     "manifest",

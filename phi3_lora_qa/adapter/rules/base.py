@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
+from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.adapter.safetensors import READABLE, Array, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.subject import Subject
@@ -99,21 +99,6 @@ def delta_negligible(subject: Subject) -> Iterator[Hit]:
         yield Hit(
             WEIGHTS, f"the largest delta is {max(ratios):.2g} of the weight that it is added to"
         )
-
-
-@rule(
-    "base-bias-merge",
-    severity=Severity.WARNING,
-    title="A LoRA bias has a bias to merge into",
-    why="Phi-3's linear layers have no bias: an adapter with lora_bias runs, but cannot be merged.",
-    fix="train without lora_bias if the adapter is to be merged or exported",
-    needs=["implied", "base"],
-)
-def bias_merge(subject: Subject) -> Iterator[Hit]:
-    """Find lora_bias on modules without bias."""
-    bare = [m.name for m in subject.implied.targeted.values() if not m.bias]
-    if subject.config.lora_bias and bare:
-        yield Hit(f"{CONFIG}: lora_bias", f"{len(bare)} adapted modules have no bias")
 
 
 def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo) -> bool:

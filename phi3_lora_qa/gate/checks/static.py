@@ -20,12 +20,15 @@ def every_rule_could_run(bench: Bench) -> Held:
         raise CheckFailedError(
             internal[0].message, internal[0].fix, {"findings": [to_plain(f) for f in internal]}
         )
-    unchecked = list(bench.lint.unchecked)
+    unchecked, ignored = list(bench.lint.unchecked), list(bench.lint.ignored)
     return Held(
         message=f"{len(bench.lint.rules_run)} rules ran"
+        + (f"; ignored by your settings: {', '.join(ignored)}" if ignored else "")
         + (f"; not checked: {'; '.join(unchecked)}" if unchecked else ""),
-        measured={"rules": list(bench.lint.rules_run), "unchecked": unchecked},
-    )
+        measured={
+            "rules": list(bench.lint.rules_run), "unchecked": unchecked, "ignored": ignored,
+        },
+    )  # fmt: skip
 
 
 def _family_of(finding: Finding) -> str:
