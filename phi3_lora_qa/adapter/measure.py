@@ -6,7 +6,7 @@ which are r x r: the eigenvalues of M = AAᵀ · BᵀB are the squared singular 
 eigenvalue is computed: LAPACK's threads cost more than the work at these sizes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ Its threads wait by spinning: on a busy machine that made the measuring twenty t
 """
 _BATCH = 1 << 20
 _BLOCK = 1 << 22
+_LARGEST_HALF, _SMALLEST_HALF = 65504.0, 2.0**-14
 
 Gram = NDArray[np.float64]
 
@@ -37,6 +38,9 @@ class TensorMeasure:
         constant: Whether all are one and the same number other than zero.
         norm: The Frobenius norm; inf where it overflows, NaN where an element is.
         gram: For factors of rank r, the r x r Gram matrix over the long side, else None.
+        clipped: How many lie at the largest number of float16, for tensors stored in it.
+        subnormal: Which share of those that are not zero has lost bits below float16's smallest
+            normal number, for tensors stored in it.
     """
 
     nan: int
@@ -45,6 +49,8 @@ class TensorMeasure:
     constant: bool
     norm: float
     gram: Gram | None
+    clipped: int = 0
+    subnormal: float = 0.0
 
     @property
     def finite(self) -> bool:
@@ -74,7 +80,9 @@ def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
     """
     shape = file.tensors[name].shape
     if part in FACTORS and len(shape) == 2:
-        return _measure(file.tensor(name), part)
+        array = file.tensor(name)
+        found = _measure(array, part)
+        return _in_float16(found, array) if file.tensors[name].dtype == "F16" else found
     rows = max(1, _BLOCK // max(1, file.tensors[name].size // max(1, shape[0] if shape else 1)))
     count = shape[0] if shape else 1
     blocks = [
@@ -139,6 +147,14 @@ def _measure(array: Array, part: Part) -> TensorMeasure:
         norm=float(np.sqrt(square)),
         gram=gram if nan == infinite == 0 else None,
     )
+
+
+def _in_float16(found: TensorMeasure, array: Array) -> TensorMeasure:
+    sizes = np.abs(array)
+    used = int((sizes > 0).sum())
+    low = int(((sizes > 0) & (sizes < _SMALLEST_HALF)).sum())
+    clipped = int((sizes == _LARGEST_HALF).sum())
+    return replace(found, clipped=clipped, subnormal=low / used if used else 0.0)
 
 
 def _square(flat: Array) -> float:

@@ -161,10 +161,10 @@ def _with(tensors: dict[str, Array | Raw] | None = None, **config: Any) -> Calla
 def dora() -> Adapter:
     adapter = plain()
     adapter.config["use_dora"] = True
-    random = np.random.default_rng(1)
+    random, base = np.random.default_rng(1), base_tensors()
     for module in module_names():
-        size = sizes(module)[1]
-        magnitude = random.uniform(0.5, 1.5, size).astype("float32")
+        norms = np.linalg.norm(base[f"{module}.weight"], axis=1)
+        magnitude = (norms * random.uniform(0.8, 1.2, norms.shape)).astype("float32")
         adapter.tensors[f"{P}{module}.lora_magnitude_vector"] = magnitude
     return adapter
 

@@ -34,6 +34,27 @@ def test_a_template_in_a_file_of_its_own_is_the_same_template(tmp_path: Path, ba
     assert rules(files, tmp_path, base) == []
 
 
+def test_a_stop_token_that_is_no_token_is_rejected(tmp_path: Path, base: Path) -> None:
+    files = tokenizer_files()
+    settings = json.loads(files["tokenizer_config.json"])
+    files["tokenizer_config.json"] = json.dumps({**settings, "eos_token": "<|stop|>"}).encode()
+    assert rules(files, tmp_path, base) == ["tokenizer-stop-token"]
+
+
+def test_tokens_on_spare_rows_must_be_trained(tmp_path: Path, base: Path) -> None:
+    adapter = plain()
+    adapter.files = tokenizer_files(extra={"<|tool|>": 5})
+    found = report_on(adapter, tmp_path / "untrained", base)
+    assert [f.rule for f in found.findings] == ["tokenizer-untrained-tokens"]
+    assert found.accepted
+    table = adapter.array("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight")
+    adapter.config["trainable_token_indices"] = [5]
+    name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    adapter.tensors[name] = table[:1, :32].copy()
+    trained = report_on(adapter, tmp_path / "trained", base)
+    assert "tokenizer-untrained-tokens" not in {f.rule for f in trained.findings}
+
+
 def test_another_template_is_rejected(tmp_path: Path, base: Path) -> None:
     assert rules(tokenizer_files(template=OTHER), tmp_path, base) == ["tokenizer-template"]
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from phi3_lora_qa.adapter.base import BaseModule
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.keys import Part
+from phi3_lora_qa.adapter.keys import Part, tensor_name
 from phi3_lora_qa.adapter.safetensors import READABLE, Array, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.subject import Subject
 
@@ -25,6 +26,9 @@ One step of Adam at a learning rate of 1e-4 from B = 0 moves every element of B 
 with r = 16 and s = 2 leaves a ratio of about 4e-4 on Phi-3-mini (‖B·A‖_F near 1e-4 · sqrt(out · r)
 · ‖a‖ with rows ‖a‖ near 0.58; ‖W‖_F near 60). Below a quarter of that, less than a step is left.
 """
+
+MAGNITUDE_RANGE = 4.0
+"""How far from the rows' norms, as a factor, a healthy adapter's magnitudes are in the median."""
 
 _SAMPLE_ROWS = 64
 _BLOCK_ROWS = 4096
@@ -99,6 +103,44 @@ def delta_negligible(subject: Subject) -> Iterator[Hit]:
         yield Hit(
             WEIGHTS, f"the largest delta is {max(ratios):.2g} of the weight that it is added to"
         )
+
+
+@rule(
+    "base-dora-magnitude",
+    severity=Severity.ERROR,
+    title="DoRA's magnitudes are about the norms of the base's rows",
+    why="They begin as the norms of the base's own rows and move little: others were trained on "
+    "another base, or were scaled, and rescale every output of their module.",
+    fix="give the base of the training, or take the magnitudes from the training output again",
+    needs=["implied", "base"],
+)
+def dora_magnitude(subject: Subject) -> Iterator[Hit]:
+    """Compare m with ‖W + delta‖ on some rows of every linear module."""
+    for module in subject.implied.targeted.values():
+        ratio = _magnitude_ratio(subject, module)
+        if ratio is not None and not 1 / MAGNITUDE_RANGE < ratio < MAGNITUDE_RANGE:
+            yield Hit(module.name, f"its magnitudes are about {ratio:.3g} times its rows' norms")
+
+
+def _magnitude_ratio(subject: Subject, module: BaseModule) -> float | None:
+    """Return the median of |m| / ‖W + delta‖ over some rows; None where it cannot be told."""
+    names = [tensor_name(module.name, part) for part in (Part.A, Part.B, Part.MAGNITUDE)]
+    place = subject.base.tensor(module.name)
+    if place is None or not all(
+        name in subject.measures and subject.measures[name].finite for name in names
+    ):
+        return None
+    file, info = place
+    a, b, m = (subject.weights.tensor(subject.keys[name].name) for name in names)
+    outputs = b.shape[0]
+    if info.dtype not in READABLE or info.shape != (outputs, a.shape[1]) or m.size != outputs:
+        return None  # tensors-shape says it
+    rows = sorted({number * (outputs - 1) // 7 for number in range(8)})
+    weight = np.concatenate([file.tensor(info.name, slice(row, row + 1)) for row in rows])
+    with np.errstate(over="ignore", invalid="ignore"):
+        combined = weight + subject.matching.scaling(module.name) * (b[rows] @ a)
+        norms = np.linalg.norm(combined, axis=1)
+        return float(np.median(np.abs(m.reshape(-1)[rows]) / np.maximum(norms, 1e-30)))
 
 
 def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo) -> bool:

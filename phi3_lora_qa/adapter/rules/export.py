@@ -77,6 +77,26 @@ def llama_cpp(subject: Subject) -> Iterator[Hit]:
 
 
 @rule(
+    "export-tied-tables",
+    severity=Severity.INFO,
+    title="Merging leaves the base's two tables tied",
+    why="The base uses one table for its input and its output. An adapter that changes one of "
+    "them, or each by itself, unties them: a merged model that says it is tied loses one of both.",
+    fix="save the merged model with tie_word_embeddings set to false",
+    needs=["implied", "base"],
+)
+def tied_tables(subject: Subject) -> Iterator[Hit]:
+    """Find adapters of one table of a base that ties them."""
+    config = subject.config
+    if not subject.base.config.get("tie_word_embeddings") or config.ensure_weight_tying:
+        return
+    implied = subject.implied
+    changed = [m for m in (*implied.targeted, *implied.saved) if m.endswith(TABLES)]
+    if changed:
+        yield Hit(f"{CONFIG}: target_modules", f"it changes {', '.join(changed)} by itself")
+
+
+@rule(
     "export-scaling",
     severity=Severity.INFO,
     title="Other programs compute the scaling that peft computes",

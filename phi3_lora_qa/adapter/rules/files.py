@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG, MATTERS, PICKLED_WEIGHTS, WEIGHTS, EntryKind
+from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.adapter.subject import Subject
 
 
@@ -156,6 +157,24 @@ def subfolders(subject: Subject) -> Iterator[Hit]:
     if inside:
         shown = ", ".join(inside[:5]) + (", …" if len(inside) > 5 else "")
         yield Hit(inside[0], f"not looked at: {shown}")
+
+
+@rule(
+    "files-oversized",
+    severity=Severity.INFO,
+    title="The weights file holds little that the base has already",
+    why="peft copies the base's table into the file when it is adapted; the copy is never needed.",
+    fix="save with save_embedding_layers=False",
+    needs=["weights"],
+)
+def oversized(subject: Subject) -> Iterator[Hit]:
+    """Find a file that is mostly a copy of the base's tables."""
+    infos = {key.name: subject.info(key) for key in subject.keys.values()}
+    copies = [k.name for k in subject.keys.values() if k.part is Part.BASE_WEIGHT]
+    size = sum(infos[name].stop - infos[name].start for name in copies)
+    if size > subject.weights.size / 2:
+        message = f"{size} of its {subject.weights.size} bytes are copies of the base's tables"
+        yield Hit(WEIGHTS, message)
 
 
 def _cut(message: str) -> tuple[str, str]:

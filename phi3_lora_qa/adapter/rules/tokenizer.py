@@ -133,6 +133,60 @@ def added_tokens(subject: Subject) -> Iterator[Hit]:
             yield Hit(VOCABULARY, text)
 
 
+@rule(
+    "tokenizer-stop-token",
+    severity=Severity.ERROR,
+    title="The stop token is in the vocabulary",
+    why="Without it generation never ends by itself, and the template's end of turn is cut into "
+    "pieces that mean nothing.",
+    fix="save the base's own tokenizer beside the adapter",
+    needs=["tokenizer"],
+)
+def stop_token(subject: Subject) -> Iterator[Hit]:
+    """Find an eos_token that no entry of tokenizer.json stands for."""
+    stop = special_token(_settings(subject), "eos_token")
+    known = _tokens(subject)
+    if stop is not None and known and stop not in known:
+        yield Hit(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
+
+
+@rule(
+    "tokenizer-untrained-tokens",
+    severity=Severity.WARNING,
+    title="Every added token was trained",
+    why="A token that the base does not know uses a spare row of its table, which holds noise "
+    "until it is trained: the model reads and writes noise there.",
+    fix="train with modules_to_save or trainable_token_indices for the new tokens' rows",
+    needs=["tokenizer", "base", "config"],
+)
+def untrained_tokens(subject: Subject) -> Iterator[Hit]:
+    """Find tokens on spare rows of the base, in an adapter that leaves the table alone."""
+    config = subject.config
+    trained = {t for tokens in config.trainable_token_indices.values() for t in tokens}
+    named = (*config.modules_to_save, *config.target_modules)
+    if any("embed_tokens" in name for name in named):
+        return
+    base_data = vocabulary_bytes(subject.base)
+    theirs = token_ids(base_data) if base_data is not None else {}
+    rows = subject.base.vocabulary
+    added = [
+        token
+        for token, number in _tokens(subject).items()
+        if token not in theirs and number < rows and number not in trained
+    ]
+    if added and theirs:
+        shown = ", ".join(map(repr, added[:3]))
+        yield Hit(VOCABULARY, f"{len(added)} tokens that the base does not know: {shown}")
+
+
+def _tokens(subject: Subject) -> dict[str, int]:
+    try:
+        data = vocabulary_bytes(subject.folder)
+        return {} if data is None else token_ids(data)
+    except AdapterError:
+        return {}  # tokenizer-unreadable reports it
+
+
 def _settings(subject: Subject) -> dict[str, object]:
     try:
         return dict(tokenizer_settings(subject.folder))

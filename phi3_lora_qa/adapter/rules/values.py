@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from statistics import median
 
+import numpy as np
+
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.keys import TRAINED, Part
+from phi3_lora_qa.adapter.keys import TRAINED, Part, tensor_name
 from phi3_lora_qa.adapter.subject import Subject
 
 MAX_GAIN = 100.0
@@ -18,6 +20,8 @@ alpha/r = 16 about 6. Logits hide an explosion, as the next norm takes it out ag
 
 MAX_OUTLIER = 1000.0
 """How many times the median of all modules one module's gain may be, if it is above 1 too."""
+
+MOST_SUBNORMAL = 0.9
 
 _COLLAPSED = 1.00005
 """An effective rank below this means that no other singular value is 1/200 of the largest."""
@@ -105,6 +109,60 @@ def constant(subject: Subject) -> Iterator[Hit]:
 
 
 @rule(
+    "values-copied",
+    severity=Severity.ERROR,
+    title="No two modules have the same B",
+    why="Training never gives two modules the same numbers: a layer was written twice, and another "
+    "one is lost.",
+    fix="take the tensors from the training output again",
+    needs=["implied"],
+)
+def copied(subject: Subject) -> Iterator[Hit]:
+    """Find trained factors that are bit for bit those of another module."""
+    seen: dict[tuple[float, tuple[int, ...]], str] = {}
+    for module in subject.implied.targeted:
+        pair = subject.factors(module)
+        if pair is None or pair[1].zero or not pair[1].finite:
+            continue
+        name = _b_name(subject, module)
+        info = subject.info(subject.keys[name])
+        first = seen.setdefault((pair[1].norm, info.shape), name)
+        if first != name and _equal(subject, first, name):
+            yield Hit(name, f"it is a copy of {first}")
+
+
+@rule(
+    "values-float16-clipped",
+    severity=Severity.ERROR,
+    title="No value was clipped to float16's range",
+    why="A value at 65504 was larger when it was trained: the file holds another adapter.",
+    fix="save in bfloat16 or float32, and lower the learning rate if the weights grow so large",
+    needs=["implied"],
+)
+def float16_clipped(subject: Subject) -> Iterator[Hit]:
+    """Find values that sit at float16's largest number."""
+    for name, found in subject.measures.items():
+        if found.clipped:
+            yield Hit(name, f"{found.clipped} values are at float16's limit of 65504")
+
+
+@rule(
+    "values-float16-subnormal",
+    severity=Severity.WARNING,
+    title="The values are not too small for float16",
+    why="Below 6e-5 float16 has fewer and fewer bits: a short training's B can lose most of them.",
+    fix="save in bfloat16 or float32",
+    needs=["implied"],
+)
+def float16_subnormal(subject: Subject) -> Iterator[Hit]:
+    """Find an adapter most of whose factors lie below float16's normal numbers."""
+    small = [name for name, found in subject.measures.items() if found.subnormal > MOST_SUBNORMAL]
+    if small:
+        share = subject.measures[small[0]].subnormal
+        yield Hit(small[0], f"{share:.0%} of its values are below float16's normal numbers")
+
+
+@rule(
     "values-explosion",
     severity=Severity.ERROR,
     title="No delta is larger than any healthy one",
@@ -169,6 +227,16 @@ def _dead(subject: Subject) -> Iterator[tuple[str, str]]:
             zeros = [name for name, found in zip("AB", pair, strict=True) if found.zero]
             if zeros:
                 yield module, f"{' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} zero"
+
+
+def _b_name(subject: Subject, module: str) -> str:
+    name = tensor_name(module, Part.B)
+    return name if name in subject.measures else tensor_name(module, Part.EMBEDDING_B)
+
+
+def _equal(subject: Subject, first: str, second: str) -> bool:
+    one, other = (subject.weights.tensor(subject.keys[name].name) for name in (first, second))
+    return np.array_equal(one, other)
 
 
 def _gains(subject: Subject) -> dict[str, float]:

@@ -9,6 +9,12 @@ BASE: dict[str, Fault] = {
         fits=only("embeddings"),
         base_only=True,
     ),
+    "magnitudes of another base": Fault(
+        rule="base-dora-magnitude",
+        apply=scale_all("magnitude_vector", 8),
+        fits=only("dora"),
+        base_only=True,
+    ),
     "delta next to nothing": Fault(
         rule="base-delta-negligible",
         apply=scale_all("lora_B.weight", 1e-5),

@@ -4,6 +4,8 @@ import numpy as np
 
 from tests.adapter.faults.ways import (
     Fault,
+    clip_to_float16,
+    copy_a_b,
     linear,
     one_a,
     one_b,
@@ -41,6 +43,12 @@ VALUES: dict[str, Fault] = {
     ),
     "filled with ones": Fault(
         rule="values-constant", apply=shape(np.ones_like), places=True, fits=linear
+    ),
+    "a layer written twice": Fault(
+        rule="values-copied", apply=copy_a_b, fits=lambda v: linear(v) and v != "one_layer"
+    ),
+    "clipped": Fault(
+        rule="values-float16-clipped", apply=clip_to_float16, fits=only("plain", "dora")
     ),
     "all exploded": Fault(
         rule="values-explosion", apply=scale_all("lora_B.weight", 1e4), fits=linear

@@ -139,6 +139,21 @@ def double(adapter: Adapter, place: float) -> None:
     adapter.tensors[name.replace(".weight", ".default.weight")] = adapter.tensors[name]
 
 
+def copy_a_b(adapter: Adapter, place: float) -> None:
+    for kind in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
+        names = adapter.names(f"{kind}.lora_B.weight")
+        if len(names) > 1:
+            adapter.tensors[names[1]] = adapter.tensors[names[0]]
+            return
+
+
+def clip_to_float16(adapter: Adapter, place: float) -> None:
+    for name in adapter.names("lora_B.weight"):
+        adapter.tensors[name] = adapter.array(name).astype("float16")
+    name = one_b(adapter, place)
+    adapter.array(name).flat[0] = 65504
+
+
 def link(folder: Path) -> None:
     (folder / "outside").symlink_to("/etc/hostname")
 
