@@ -43,8 +43,9 @@ sample-report: .venv/ready ## gate the bundled adapter and keep its report as th
 	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter fixtures/tiny/adapter \
 		--phi3-base tiny --phi3-report reports/sample
 
-bench: .venv/ready ## what the plugin costs a session that does not use it
+bench: .venv/ready ## what the plugin costs a session that does not use it, and what lint costs
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/lint.py
 
 clean: ## remove what the targets made
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

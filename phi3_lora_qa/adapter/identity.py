@@ -2,8 +2,6 @@
 
 import hashlib
 
-import numpy as np
-
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo
 
 _ROWS = 8
@@ -24,6 +22,8 @@ def fingerprint(files: tuple[SafetensorsFile, ...], *, tied: bool) -> str:
     Returns:
         64 hexadecimal digits, or "" where there are no weights.
     """
+    import numpy as np
+
     digest = hashlib.sha256()
     tensors = {name: (file, info) for file in files for name, info in file.tensors.items()}
     for name, (file, info) in sorted(tensors.items()):

@@ -7,12 +7,16 @@ eigenvalue is computed: LAPACK's threads cost more than the work at these sizes.
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phi3_lora_qa.adapter.keys import FACTORS, Part
-from phi3_lora_qa.adapter.safetensors import Array, SafetensorsFile
+from phi3_lora_qa.adapter.safetensors import SafetensorsFile
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.safetensors import Array
 
 _MAX_GRAM_RANK = 256
 _THREADLESS = 1 << 18
@@ -120,7 +124,7 @@ def delta(
     )
 
 
-def _measure(array: Array, part: Part) -> TensorMeasure:
+def _measure(array: "Array", part: Part) -> TensorMeasure:
     gram = _gram(array, part)
     flat = array.reshape(-1)
     square = float(np.trace(gram)) if gram is not None else _square(flat)
@@ -149,7 +153,7 @@ def _measure(array: Array, part: Part) -> TensorMeasure:
     )
 
 
-def _in_float16(found: TensorMeasure, array: Array) -> TensorMeasure:
+def _in_float16(found: TensorMeasure, array: "Array") -> TensorMeasure:
     sizes = np.abs(array)
     used = int((sizes > 0).sum())
     low = int(((sizes > 0) & (sizes < _SMALLEST_HALF)).sum())
@@ -157,12 +161,12 @@ def _in_float16(found: TensorMeasure, array: Array) -> TensorMeasure:
     return replace(found, clipped=clipped, subnormal=low / used if used else 0.0)
 
 
-def _square(flat: Array) -> float:
+def _square(flat: "Array") -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.dot(flat, flat))
 
 
-def _gram(array: Array, part: Part) -> Gram | None:
+def _gram(array: "Array", part: Part) -> Gram | None:
     if part not in FACTORS or array.ndim != 2:
         return None
     tall = array.T if part in (Part.A, Part.EMBEDDING_A) else array

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, escape
+
+if TYPE_CHECKING:  # numpy is loaded when the first tensor is read: headers alone need none
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 16384
@@ -34,8 +37,6 @@ BITS = {
 
 READABLE = ("F64", "F32", "F16", "BF16")
 """The dtypes that `SafetensorsFile.tensor` decodes."""
-
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class SafetensorsFile:
     size: int
     opener: Callable[[], FileIO]
 
-    def tensor(self, name: str, rows: slice | None = None) -> Array:
+    def tensor(self, name: str, rows: slice | None = None) -> "Array":
         """Read one tensor, or some of its rows, as float32 (float64 where the file has F64).
 
         It is read and not mapped: a mapped file that somebody truncates kills the process.
@@ -72,6 +73,8 @@ class SafetensorsFile:
         Raises:
             AdapterError: The dtype is none of `READABLE`, or the file became shorter.
         """
+        import numpy as np
+
         info = self.tensors[name]
         if info.dtype not in READABLE:
             raise AdapterError(
@@ -206,7 +209,7 @@ def _counts(value: Any) -> bool:
     )
 
 
-def _read_exactly(handle: FileIO, buffer: NDArray[np.uint8], start: int, label: str) -> None:
+def _read_exactly(handle: FileIO, buffer: "NDArray[np.uint8]", start: int, label: str) -> None:
     view = buffer.data
     done = 0
     while done < len(view):
@@ -216,7 +219,9 @@ def _read_exactly(handle: FileIO, buffer: NDArray[np.uint8], start: int, label: 
         done += count
 
 
-def _decode(raw: NDArray[np.uint8], dtype: str) -> Array:
+def _decode(raw: "NDArray[np.uint8]", dtype: str) -> "Array":
+    import numpy as np
+
     if dtype == "BF16":
         # A bfloat16 is the upper half of the float32 of the same value.
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.config import (
@@ -17,9 +17,11 @@ from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, TOKENIZER_FILES, WEIGH
 from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_keys, tensor_name
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.matching import Matching
-from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure, delta, measure
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_safetensors
 from phi3_lora_qa.errors import AdapterError
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure
 
 T = TypeVar("T")
 
@@ -100,7 +102,7 @@ class Subject:
         """Return the header's entry of a tensor (need: weights)."""
         return self.weights.tensors[key.name]
 
-    def factors(self, module: str) -> tuple[TensorMeasure, TensorMeasure] | None:
+    def factors(self, module: str) -> "tuple[TensorMeasure, TensorMeasure] | None":
         """Return the measures of a module's A and B, or None unless both are there."""
         for first, second in ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B)):
             a = self.measures.get(tensor_name(module, first))
@@ -110,11 +112,13 @@ class Subject:
         return None
 
     @cached_property
-    def measures(self) -> Mapping[str, TensorMeasure]:
+    def measures(self) -> "Mapping[str, TensorMeasure]":
         """The values of every implied tensor of a readable dtype, by the name that peft writes.
 
         (need: implied)
         """
+        from phi3_lora_qa.adapter.measure import measure
+
         return {
             name: measure(self.weights, key.name, key.part)
             for name, key in self.keys.items()
@@ -122,11 +126,13 @@ class Subject:
         }
 
     @cached_property
-    def deltas(self) -> Mapping[str, DeltaMeasure]:
+    def deltas(self) -> "Mapping[str, DeltaMeasure]":
         """The size of delta = s · B·A of each adapted module whose two factors are finite.
 
         (need: implied)
         """
+        from phi3_lora_qa.adapter.measure import delta
+
         found = {}
         for module in self.implied.targeted:
             pair = self.factors(module)

@@ -5,91 +5,88 @@ Nothing heavy is imported before a command needs it, so that ``--help`` and ``li
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from phi3_lora_qa.cli import base
 from phi3_lora_qa.errors import Phi3LoraQAError
 
 BAD_INPUT = 2
 
-app = typer.Typer(
-    name="phi3-lora-qa",
-    help="Fine-tune Phi-3 with LoRA, and decide whether the adapter may ship.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.add_typer(base.app, name="base")
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="phi3-lora-qa")
+def app() -> None:
+    """Fine-tune Phi-3 with LoRA, and decide whether the adapter may ship."""
+
+
+app.add_command(base.app)
 
 
 @app.command()
-def demo(
-    base: Annotated[str, typer.Option(help="tiny, smollm2, or a folder with a Phi-3.")] = "tiny",
-    output: Annotated[Path, typer.Option(help="Where the demo puts what it makes.")] = Path("demo"),
-) -> None:
+@click.option("--base", default="tiny", show_default=True, help="tiny, smollm2, or a folder.")
+@click.option("--output", type=_PATH, default="demo", show_default=True, help="Where it works.")
+def demo(base: str, output: Path) -> None:
     """Train an adapter, gate it, damage a copy and gate that: one PASS, one FAIL, two reports."""
     from phi3_lora_qa.cli.demo import demo_command
 
-    raise typer.Exit(demo_command(base, output))
+    sys.exit(demo_command(base, output))
 
 
 @app.command()
-def train(
-    config: Annotated[Path, typer.Argument(help="The TOML file that says what to train.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override one value of the file."),
-    ] = None,
-) -> None:
-    """Fine-tune an adapter with LoRA or QLoRA, evaluate it, and save it with its manifest."""
+@click.argument("config", type=_PATH)
+@click.option(
+    "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value."
+)
+def train(config: Path, settings: tuple[str, ...]) -> None:
+    """Fine-tune an adapter as CONFIG, a TOML file, says; evaluate it; save it with a manifest."""
     from phi3_lora_qa.cli.train import train_command
 
-    train_command(config, set_ or [])
+    train_command(config, list(settings))
 
 
 @app.command()
-def lint(  # noqa: PLR0913, PLR0917 - typer makes options of arguments
-    adapter: Annotated[Path, typer.Argument(help="The adapter's folder.")],
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_ID", help="The base it belongs to.")
-    ] = None,
-    format_: Annotated[str, typer.Option("--format", help="text, json, github or sarif.")] = "text",
-    select: Annotated[
-        list[str] | None, typer.Option(metavar="RULE", help="Only these rules or families.")
-    ] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option(metavar="RULE", help="Leave these rules or families out.")
-    ] = None,
-    level: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE=LEVEL", help="Another level: error, warning or info."),
-    ] = None,
+@click.argument("adapter", type=_PATH)
+@click.option("--base", metavar="DIR_OR_ID", help="The base it belongs to.")
+@click.option(
+    "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
+)
+@click.option("--select", multiple=True, metavar="RULE", help="Only these rules or families.")
+@click.option("--ignore", multiple=True, metavar="RULE", help="Leave these rules or families out.")
+@click.option(
+    "--level", multiple=True, metavar="RULE=LEVEL", help="Another level: error, warning or info."
+)
+def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
+    adapter: Path,
+    base: str | None,
+    format_: str,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    level: tuple[str, ...],
 ) -> None:
-    """Check an adapter's files, without torch and without running a model."""
+    """Check the files of ADAPTER, without torch and without running a model."""
     from phi3_lora_qa.cli.lint import Asked, lint_command
 
     asked = Asked(base=base, select=select, ignore=ignore, levels=level)
-    raise typer.Exit(lint_command(adapter, asked, format_))
+    sys.exit(lint_command(adapter, asked, format_))
 
 
 @app.command()
-def explain(
-    rule: Annotated[str, typer.Argument(help="A rule's id, as a finding shows it.")],
-) -> None:
-    """Say what a finding means, why it matters and how to mend it."""
+@click.argument("rule")
+def explain(rule: str) -> None:
+    """Say what a finding of RULE means, why it matters and how to mend it."""
     from phi3_lora_qa.cli.lint import explain_command
 
     explain_command(rule)
 
 
 @app.command()
-def report(
-    record: Annotated[Path, typer.Argument(help="A record.json, or the folder that holds one.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page's file.")] = None,
-) -> None:
-    """Render the HTML report again from its record."""
+@click.argument("record", type=_PATH)
+@click.option("-o", "--output", type=_PATH, help="The page's file.")
+def report(record: Path, output: Path | None) -> None:
+    """Render the HTML report again from RECORD, a record.json or the folder that holds one."""
     from phi3_lora_qa.cli.report import report_command
 
     report_command(record, output)

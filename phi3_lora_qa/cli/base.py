@@ -2,16 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from phi3_lora_qa.errors import BaseModelError, escape
 
-app = typer.Typer(help="The known bases: list them, fetch one, look into one.")
 
-_NameArgument = Annotated[str, typer.Argument(help="A known name or hub id, see `base list`.")]
-_BaseArgument = Annotated[str, typer.Argument(help="A known name, a hub id, or a folder.")]
+@click.group("base")
+def app() -> None:
+    """List the known bases, fetch one, look into one."""
 
 
 @app.command("list")
@@ -22,12 +21,13 @@ def list_bases() -> None:
     for known in known_bases():
         folder = find_folder(known)
         where = folder or f"not here; run: phi3-lora-qa base fetch {known.name}"
-        typer.echo(f"{known.name:<18}{known.id:<40}{known.license:<12}{where}")
+        click.echo(f"{known.name:<18}{known.id:<40}{known.license:<12}{where}")
 
 
 @app.command()
-def fetch(name: _NameArgument) -> None:
-    """Bring a known base to this machine; nothing happens when it is here already."""
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Bring the known base NAME to this machine; nothing happens when it is here already."""
     from phi3_lora_qa.models import smollm2
     from phi3_lora_qa.models.registry import find_known, known_bases, resolve_base
 
@@ -36,15 +36,16 @@ def fetch(name: _NameArgument) -> None:
         names = ", ".join(known.name for known in known_bases())
         raise BaseModelError(f"'{escape(name, 200)}' is no known base; give one of {names}")
     if known.source == "built":
-        smollm2.fetch(lambda line: typer.echo(line, err=True))
+        smollm2.fetch(lambda line: click.echo(line, err=True))
     elif known.source == "hub":
         _download(known.id)
-    typer.echo(resolve_base(known.name).folder)
+    click.echo(str(resolve_base(known.name).folder))
 
 
 @app.command()
-def info(base: _BaseArgument) -> None:
-    """Show a base's folder, shape, parameters, license and fingerprint."""
+@click.argument("base")
+def info(base: str) -> None:
+    """Show what BASE, a known name, a hub id or a folder, is and holds."""
     from phi3_lora_qa.models.loading import weight_files
     from phi3_lora_qa.models.registry import (
         base_fingerprint,
@@ -77,7 +78,7 @@ def info(base: _BaseArgument) -> None:
         "fingerprint": base_fingerprint(ref),
     }
     for label, value in rows.items():
-        typer.echo(f"{label:<14} {escape(str(value))}")
+        click.echo(f"{label:<14} {escape(str(value))}")
 
 
 def _weights(files: tuple[Path, ...]) -> tuple[int, str]:

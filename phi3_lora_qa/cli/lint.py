@@ -12,7 +12,6 @@ from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, find_rule, lint
 from phi3_lora_qa.adapter.selection import read_selection
-from phi3_lora_qa.cli.sarif import to_sarif
 from phi3_lora_qa.errors import BaseModelError, InputError, escape
 from phi3_lora_qa.settings import GateSettings, resolve
 
@@ -22,12 +21,12 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "c
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What was given on the command line; None where the project's configuration decides."""
+    """What was given on the command line; empty where the project's configuration decides."""
 
     base: str | None = None
-    select: list[str] | None = None
-    ignore: list[str] | None = None
-    levels: list[str] | None = None
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
 
 
 def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # noqa: A002
@@ -49,7 +48,7 @@ def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # n
         "text": _write_text,
         "json": lambda report: print(to_json(report)),
         "github": lambda report: print(to_github(report)),
-        "sarif": lambda report: print(to_sarif(report)),
+        "sarif": _write_sarif,
     }
     if format not in writers:
         raise InputError(f"unknown format {escape(format)!r}; choose text, json, github or sarif")
@@ -109,13 +108,19 @@ def to_github(report: LintReport) -> str:
     return "\n".join([*lines, f"adapter {_data(report.adapter)} is {report.verdict}"])
 
 
+def _write_sarif(report: LintReport) -> None:
+    from phi3_lora_qa.cli.sarif import to_sarif
+
+    print(to_sarif(report))
+
+
 def _settings(asked: Asked) -> GateSettings:
     """What the gate would be set to here, so that both follow the same rules."""
     options = {
         "lint_select": asked.select, "lint_ignore": asked.ignore, "lint_levels": asked.levels,
     }  # fmt: skip
     here = Path.cwd()
-    given = {name: value or None for name, value in options.items()}
+    given = {name: list(value) or None for name, value in options.items()}
     return resolve(given, os.environ, {}, here, here)
 
 

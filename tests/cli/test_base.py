@@ -2,9 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
+from click.testing import CliRunner, Result
 from huggingface_hub import constants
-from typer.testing import CliRunner, Result
 
 from phi3_lora_qa.cli.base import app
 from phi3_lora_qa.errors import BaseModelError
@@ -22,9 +21,7 @@ def empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> Result:
-    outer = typer.Typer()
-    outer.add_typer(app, name="base")
-    return CliRunner().invoke(outer, ["base", *arguments])
+    return CliRunner().invoke(app, arguments)
 
 
 def refusal(*arguments: str) -> str:

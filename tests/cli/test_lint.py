@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import CliRunner, Result
 
 from phi3_lora_qa.adapter.lint import all_rules
 from phi3_lora_qa.cli import app
@@ -168,6 +168,17 @@ def test_sarif_names_every_rule_and_places_every_finding(hostile: Path, bad: Pat
             uri = place["physicalLocation"]["artifactLocation"]["uri"]
             assert uri.startswith(f"file://{adapter}/")
             assert re.fullmatch(r"[A-Za-z0-9_./:%~-]+", uri)
+
+
+def test_headers_alone_need_no_numpy(good: Path) -> None:
+    program = (
+        "import sys\n"
+        "from phi3_lora_qa.cli.lint import Asked, lint_command\n"
+        "from pathlib import Path\n"
+        f"assert lint_command(Path({str(good)!r}), Asked(ignore=('values',)), 'json') == 0\n"
+        "assert 'numpy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
 
 
 def test_explain_says_of_every_rule_what_why_and_how() -> None:

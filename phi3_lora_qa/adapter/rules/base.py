@@ -4,17 +4,22 @@ Names, shapes and layer counts are compared in family tensors: with a base, what
 is worked out from the base itself.
 """
 
+import math
 from collections.abc import Iterator
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.base import BaseModule
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.keys import Part, tensor_name
-from phi3_lora_qa.adapter.safetensors import READABLE, Array, SafetensorsFile, TensorInfo
+from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.subject import Subject
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from phi3_lora_qa.adapter.safetensors import Array
 
 MAX_RATIO = 10.0
 """How many times as large as the base's weight a healthy delta can be, in Frobenius norm."""
@@ -124,6 +129,8 @@ def dora_magnitude(subject: Subject) -> Iterator[Hit]:
 
 def _magnitude_ratio(subject: Subject, module: BaseModule) -> float | None:
     """Return the median of |m| / ‖W + delta‖ over some rows; None where it cannot be told."""
+    import numpy as np
+
     names = [tensor_name(module.name, part) for part in (Part.A, Part.B, Part.MAGNITUDE)]
     place = subject.base.tensor(module.name)
     if place is None or not all(
@@ -145,6 +152,8 @@ def _magnitude_ratio(subject: Subject, module: BaseModule) -> float | None:
 
 def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo) -> bool:
     """Whether two tables hold the same numbers, as far as the coarser dtype can tell."""
+    import numpy as np
+
     coarse = min(ours.dtype, theirs.dtype, key=_MANTISSA.__getitem__)
     for start in range(0, ours.shape[0], _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
@@ -158,7 +167,9 @@ def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: Ten
 _MANTISSA = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
 
 
-def _rounded(array: Array, dtype: str) -> NDArray[np.generic]:
+def _rounded(array: "Array", dtype: str) -> "NDArray[np.generic]":
+    import numpy as np
+
     if dtype == "BF16":
         bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
         # Round half to even on the upper 16 bits, as casting to bfloat16 does.
@@ -177,5 +188,5 @@ def _weight_norm(subject: Subject, module: str) -> float:
     size = max(1, count // max(1, len(starts)))
     sample = [place[0].tensor(place[1].name, slice(s, s + size)) for s in starts]
     seen = sum(len(block) for block in sample)
-    square = sum(float(np.vdot(block, block)) for block in sample)
-    return float(np.sqrt(square * rows / max(1, seen)))
+    square = sum(float((block * block).sum()) for block in sample)
+    return math.sqrt(square * rows / max(1, seen))

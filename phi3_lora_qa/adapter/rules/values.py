@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from statistics import median
 
-import numpy as np
-
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.keys import TRAINED, Part, tensor_name
@@ -236,7 +234,7 @@ def _b_name(subject: Subject, module: str) -> str:
 
 def _equal(subject: Subject, first: str, second: str) -> bool:
     one, other = (subject.weights.tensor(subject.keys[name].name) for name in (first, second))
-    return np.array_equal(one, other)
+    return bool((one == other).all())
 
 
 def _gains(subject: Subject) -> dict[str, float]:
