@@ -16,8 +16,8 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
 
 _MAX_CONFIG = 4 << 20
 _MAX_INDEX = 32 << 20
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 class ModuleKind(StrEnum):
@@ -59,10 +59,14 @@ class BaseFiles:
     files: tuple[SafetensorsFile, ...]
 
     @classmethod
-    def open(cls, path: Path | str) -> "BaseFiles":
+    def open(cls, path: Path | str, elsewhere: tuple[SafetensorsFile, ...] = ()) -> "BaseFiles":
         """Read config.json, and the headers of the weights where they are there.
 
         Without weights the modules follow from config.json, as the architecture is known.
+
+        Args:
+            path: The folder.
+            elsewhere: The weights, where they are not in the folder.
 
         Raises:
             BaseModelError: The folder is unreadable, or holds no Phi-3.
@@ -74,7 +78,8 @@ class BaseFiles:
                 f"{escape(str(folder))} holds a model of type "
                 f"{escape(str(config.get('model_type')))!r}; give the folder of a Phi-3"
             )
-        files = tuple(open_path(f, error=BaseModelError) for f in _weight_files(folder))
+        here = (open_path(f, error=BaseModelError) for f in _weight_files(folder))
+        files = elsewhere or tuple(here)
         tied = bool(config.get("tie_word_embeddings", False))
         try:
             modules = _from_tensors(files, tied=tied) if files else _from_config(config)
@@ -194,17 +199,26 @@ def _embedding_rows(modules: Mapping[str, BaseModule]) -> int:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    if not (folder / _INDEX).is_file():
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / WEIGHTS_INDEX).is_file():
         return []
-    table = _read_object(folder, _INDEX, _MAX_INDEX).get("weight_map")
+    return [folder / name for name in indexed_files(folder)]
+
+
+def indexed_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the weight files that a folder's index names.
+
+    Raises:
+        BaseModelError: The index cannot be read, or names none, or names a path.
+    """
+    table = _read_object(folder, WEIGHTS_INDEX, _MAX_INDEX).get("weight_map")
     names = set(table.values()) if isinstance(table, dict) else set()
     if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
         raise BaseModelError(
-            f"{_INDEX} in {escape(str(folder))} names no weight files; fetch the base again"
+            f"{WEIGHTS_INDEX} in {escape(str(folder))} names no weight files; fetch the base again"
         )
-    return [folder / name for name in sorted(names)]
+    return tuple(sorted(names))
 
 
 def _read_object(folder: Path, name: str, cap: int) -> dict[str, Any]:

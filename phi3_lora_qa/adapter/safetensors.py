@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import FileIO
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,7 +63,7 @@ class SafetensorsFile:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     size: int
-    opener: Callable[[], FileIO]
+    opener: Callable[[], RawIOBase]
 
     def tensor(self, name: str, rows: slice | None = None) -> "Array":
         """Read one tensor, or some of its rows, as float32 (float64 where the file has F64).
@@ -98,7 +98,7 @@ class SafetensorsFile:
 
 
 def open_safetensors(
-    opener: Callable[[], FileIO], label: str, *, error: type[Exception] = AdapterError
+    opener: Callable[[], RawIOBase], label: str, *, error: type[Exception] = AdapterError
 ) -> SafetensorsFile:
     """Read and check the header of a safetensors file.
 
@@ -113,7 +113,8 @@ def open_safetensors(
     label = escape(label)
     try:
         with opener() as handle:
-            size = os.fstat(handle.fileno()).st_size
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(0)
             header_bytes = _read_header(handle, size, label)
         tensors, metadata = _parse(header_bytes, size, label)
     except AdapterError as problem:
@@ -130,8 +131,8 @@ def open_path(path: Path, *, error: type[Exception]) -> SafetensorsFile:
     return open_safetensors(lambda: path.open("rb", buffering=0), path.name, error=error)
 
 
-def _read_header(handle: FileIO, size: int, label: str) -> bytes:
-    start = handle.read(128)
+def _read_header(handle: RawIOBase, size: int, label: str) -> bytes:
+    start = handle.read(128) or b""
     if not start:
         raise AdapterError(f"{label} is empty (0 bytes); {_AGAIN}")
     if start.startswith(b"version https://git-lfs"):
@@ -152,7 +153,7 @@ def _read_header(handle: FileIO, size: int, label: str) -> bytes:
     if 8 + length > size:
         raise AdapterError(f"{label} ends within its header; {_AGAIN}")
     handle.seek(8)
-    header = handle.read(length)
+    header = handle.read(length) or b""
     if len(header) != length or not header.startswith(b"{"):
         raise AdapterError(f"{label} has no JSON header; {_AGAIN}")
     return header
@@ -209,12 +210,13 @@ def _counts(value: Any) -> bool:
     )
 
 
-def _read_exactly(handle: FileIO, buffer: "NDArray[np.uint8]", start: int, label: str) -> None:
+def _read_exactly(handle: RawIOBase, buffer: "NDArray[np.uint8]", start: int, label: str) -> None:
     view = buffer.data
     done = 0
+    handle.seek(start)
     while done < len(view):
-        count = os.preadv(handle.fileno(), [view[done : done + (1 << 30)]], start + done)
-        if count == 0:
+        count = handle.readinto(view[done : done + (1 << 30)])
+        if not count:
             raise AdapterError(f"{label} became shorter while it was read; {_AGAIN}")
         done += count
 

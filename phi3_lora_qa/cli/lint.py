@@ -12,7 +12,7 @@ from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, find_rule, lint
 from phi3_lora_qa.adapter.selection import read_selection
-from phi3_lora_qa.errors import BaseModelError, InputError, escape
+from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings, resolve
 
 SCHEMA_VERSION = 1
@@ -125,14 +125,13 @@ def _settings(asked: Asked) -> GateSettings:
 
 
 def _open_base(reference: str) -> BaseFiles:
-    from phi3_lora_qa.models.registry import resolve_base
+    from phi3_lora_qa.models.hub import is_hub_id, open_hub_base
+    from phi3_lora_qa.models.registry import find_known, resolve_base
 
+    if is_hub_id(reference) and not Path(reference).exists() and not find_known(reference):
+        return open_hub_base(reference)
     ref = resolve_base(reference)
-    if ref.folder is None:
-        raise BaseModelError(
-            f"the base {escape(ref.id)} is not on this machine; download it, and give its folder"
-        )
-    return BaseFiles.open(ref.folder)
+    return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder)
 
 
 def _write_text(report: LintReport) -> None:
