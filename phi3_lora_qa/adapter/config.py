@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from phi3_lora_qa.adapter.folder import CONFIG, AdapterFolder
-from phi3_lora_qa.adapter.schema import CHANGES_BASE, FIELDS, REFUSED
+from phi3_lora_qa.adapter.schema import CHANGES_BASE, FIELDS, REFUSED, SET_WHEN_EMPTY
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.variants import BlockDiagonal
 from phi3_lora_qa.errors import AdapterError, escape
@@ -147,7 +147,7 @@ def scaling_of(*, alpha: float, rank: int, use_rslora: bool) -> float:
 def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
     found = []
     for name, value in raw.items():
-        if name in FIELDS or not value:
+        if name in FIELDS or value is None or (not value and name not in SET_WHEN_EMPTY):
             continue
         if name == "auto_mapping" and _inert_mapping(value):
             continue

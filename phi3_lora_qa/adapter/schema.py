@@ -77,7 +77,7 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
         "corda_config": Field(read=ignored_object),
         "lora_ga_config": Field(read=ignored_object),
         "megatron_core": Field(read=optional(one_of("megatron.core")), default="megatron.core"),
-        "qalora_group_size": Field(read=optional(rank), default=16),
+        "qalora_group_size": Field(read=optional(number), default=16),
         "ensure_weight_tying": Field(read=boolean, default=False),
         "target_parameters": Field(read=optional(names, ()), default=()),
         "trainable_token_indices": Field(read=optional(trained_tokens, {}), default={}),
@@ -102,3 +102,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Fields that are refused unless they are null, false or empty, each with the reason."""
+
+SET_WHEN_EMPTY = ("arrow_config", "kasa_config")
+"""Of those, what peft takes for set, with default values, even where it is an empty object."""

@@ -51,10 +51,8 @@ class BlockDiagonal:
         return any(part in module for part in self.b)
 
 
-def block_diagonal(value: Any) -> BlockDiagonal | None:
-    """Read use_bdlora: false, or BdLoraConfig."""
-    if value is False:
-        return None
+def block_diagonal(value: Any) -> BlockDiagonal:
+    """Read use_bdlora: the fields of BdLoraConfig."""
     found = _object(
         value,
         target_modules_bd_a=Field(read=optional(names, ()), default=()),
@@ -74,7 +72,7 @@ def velora(value: Any) -> int:
     """Read velora_config, and return its number of groups."""
     found = _object(
         value,
-        num_groups=Field(read=_count(MAX_BLOCKS), required=True),
+        num_groups=Field(read=_count(MAX_BLOCKS), default=64),
         scale=Field(read=number),
         init_type=Field(read=text),
     )
@@ -85,7 +83,7 @@ def monteclora(value: Any) -> int:
     """Read monteclora_config, and return its number of samples."""
     found = _object(
         value,
-        num_samples=Field(read=_count(MAX_SAMPLES), required=True),
+        num_samples=Field(read=_count(MAX_SAMPLES), default=8),
         use_entropy=Field(read=boolean),
         dirichlet_prior=Field(read=number),
         sample_scaler=Field(read=number),
@@ -98,7 +96,7 @@ def monteclora(value: Any) -> int:
 def trained_tokens(value: Any) -> Mapping[str, tuple[int, ...]]:
     """Read trainable_token_indices: token ids for the input embeddings, or for named tables."""
     if isinstance(value, list):
-        value = {"embed_tokens": value} if value else {}
+        value = {"embed_tokens": value}
     if not isinstance(value, dict) or len(value) > MAX_NAMES:
         raise ValueError("must be a list of token ids, or map names of tables to such lists")
     return MappingProxyType({name: _token_ids(ids) for name, ids in value.items()})
@@ -131,8 +129,6 @@ def _object(value: Any, **fields: Field) -> dict[str, Any]:
         raise ValueError(f"must not have a field {unknown[0]!r}")
     found = {}
     for name, field in fields.items():
-        if name not in value and field.required:
-            raise ValueError(f"must have a field {name}")
         try:
             found[name] = field.read(value[name]) if name in value else field.default
         except ValueError as error:

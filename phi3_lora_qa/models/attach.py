@@ -28,7 +28,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_NAME = "default"
 _PREFIX, _TABLE = "base_model.model.", ".base_layer.weight"
 # These leave the base's weights alone; pissa, olora, corda, loftq and lora_ga subtract from them.
-_HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+_HARMLESS_INITS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 _REWRITES_THE_TREE = ("layer_replication", "megatron_config", "arrow_config")
 
 

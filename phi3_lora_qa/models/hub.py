@@ -76,7 +76,10 @@ class RangeFile(io.RawIOBase):
     """
 
     def __init__(self, url: str) -> None:
-        from huggingface_hub.utils import build_hf_headers, get_session
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # both are documented
+            build_hf_headers,
+            get_session,
+        )
 
         super().__init__()
         self._url, self._client, self._at = url, get_session(), 0

@@ -381,7 +381,10 @@ MODEL_CONFIG = {
     "vocab_size": VOCABULARY, "tie_word_embeddings": False,
 }  # fmt: skip
 
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def tokenizer_files(

@@ -139,8 +139,9 @@ def _magnitude_ratio(subject: Subject, module: BaseModule) -> float | None:
         return None
     file, info = place
     a, b, m = (subject.weights.tensor(subject.keys[name].name) for name in names)
-    outputs = b.shape[0]
-    if info.dtype not in READABLE or info.shape != (outputs, a.shape[1]) or m.size != outputs:
+    outputs = b.shape[0] if b.ndim else 0
+    fits = a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] and m.size == outputs
+    if not fits or info.dtype not in READABLE or info.shape != (outputs, a.shape[1]):
         return None  # tensors-shape says it
     rows = sorted({number * (outputs - 1) // 7 for number in range(8)})
     weight = np.concatenate([file.tensor(info.name, slice(row, row + 1)) for row in rows])

@@ -65,7 +65,9 @@ CONFIG: dict[str, Fault] = {
     "blocks of another version": Fault(
         rule="config-value", apply=config(use_bdlora={"nblocks": 2, "rows": 1})
     ),
-    "groups missing": Fault(rule="config-value", apply=config(velora_config={"scale": 1})),
+    "groups a text": Fault(
+        rule="config-value", apply=config(velora_config={"num_groups": "4"})
+    ),
     "a token twice": Fault(
         rule="config-value", apply=config(trainable_token_indices=[3, 3])
     ),
@@ -78,6 +80,11 @@ CONFIG: dict[str, Fault] = {
     "invalid pattern": Fault(rule="config-pattern", apply=config(target_modules="*o_proj")),
     "back reference": Fault(rule="config-pattern", apply=config(exclude_modules=r"(x+)\1+y")),
 }  # fmt: skip
+
+for _field in ("arrow_config", "kasa_config"):  # peft takes defaults where they are empty
+    CONFIG[f"empty {_field}"] = Fault(rule="config-refused", apply=config(**{_field: {}}))
+for _field, _value in {"use_bdlora": False, "trainable_token_indices": []}.items():
+    CONFIG[f"nothing as {_field}"] = Fault(rule="config-value", apply=config(**{_field: _value}))
 
 REFUSED_VALUES: dict[str, Any] = {
     "layer_replication": [[0, 2], [0, 2]],

@@ -1,0 +1,240 @@
+"""Render a stranger's chat template: a small program that `rendering` starts and can end.
+
+Jinja's sandbox keeps a template from the interpreter, but not from its time and memory. So this
+runs as a process of its own, gives up what it does not need, and only then reads the template.
+
+It is run by its path, in an interpreter without environment and site-packages; its arguments are
+the folders that hold jinja2 and what jinja2 needs. It imports nothing else, the package included.
+On stdin it takes one JSON object: ``template``, ``special_tokens`` (name to text) and
+``conversations``, each with ``messages`` and ``add_generation_prompt``. On stdout it writes
+`READY` when the template is about to be read, then one JSON object: ``texts``, in which an object
+``{"refusal": message}`` stands for a conversation that the template itself refuses, or ``error``.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
+    from jinja2.runtime import Macro
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+CPU_SECONDS = 2
+"""Of computing time, the interpreter's start included."""
+
+MEMORY_MIB = 512
+"""Of address space, the interpreter's own 30 or so included."""
+
+MAX_CHARACTERS = 1 << 20
+"""In all texts together; a prompt has some hundreds."""
+
+MAX_MESSAGE = 400
+"""Characters of an error's text, which may quote the template."""
+
+READY = b"ready\n"
+_TEMPLATE_FILE = "<template>"  # what jinja2 calls a template made from a string
+
+
+class _TooLongError(Exception):
+    """The texts have grown over the cap."""
+
+
+def main() -> None:
+    """Take the job from stdin, and write the answer to stdout."""
+    limit_resources()
+    sys.path.extend(sys.argv[1:])
+    environment = make_environment()
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
+    answer = answer_to(json.load(sys.stdin.buffer), environment)
+    # ASCII: a lone surrogate in a text has no bytes of its own.
+    sys.stdout.buffer.write(json.dumps(answer).encode("ascii"))
+
+
+def limit_resources() -> None:
+    """Give up time, memory, files and processes, as far as the system knows such limits."""
+    try:
+        import resource
+    except ImportError:  # not POSIX: the parent's clock is what remains
+        return
+    memory = MEMORY_MIB << 20
+    for name, soft, hard in (
+        ("RLIMIT_CPU", CPU_SECONDS, CPU_SECONDS + 1),
+        ("RLIMIT_AS", memory, memory),
+        ("RLIMIT_FSIZE", 0, 0),
+        ("RLIMIT_NOFILE", 16, 16),
+        ("RLIMIT_NPROC", 0, 0),
+        ("RLIMIT_CORE", 0, 0),
+    ):
+        kind = getattr(resource, name, None)
+        if kind is None:
+            continue
+        _, ceiling = resource.getrlimit(kind)
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)  # noqa: PLW2901 - never raised
+        try:
+            resource.setrlimit(kind, (soft, hard))
+        except (OSError, ValueError):  # macOS knows RLIMIT_AS by name only
+            continue
+
+
+def make_environment() -> "ImmutableSandboxedEnvironment":
+    """Return the sandbox that transformers renders chat templates in.
+
+    Like there: blocks are trimmed, loops can be left, ``{% generation %}`` marks an answer, JSON
+    is not escaped for HTML, and dictionaries and namespaces keep their inner parts to themselves.
+    """
+    import jinja2.ext
+    from jinja2 import nodes
+    from jinja2.exceptions import SecurityError, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    class Generation(jinja2.ext.Extension):
+        """The tag around what the model is to write; it adds nothing to the text."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2's own form
+
+        def parse(self, parser: "Parser") -> "Node":
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            call = self.call_method("_body")
+            return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+        def _body(self, caller: "Macro") -> str:
+            return caller()
+
+    class Dictionary:
+        def __call__(self, *args: Any, **fields: Any) -> dict[Any, Any]:
+            return dict(*args, **fields)
+
+        def fromkeys(self, *args: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args)
+
+    class Attributes(Namespace):
+        def __init__(*args: Any, **fields: Any) -> None:
+            attributes = dict(*args[1:], **fields)
+            for name in attributes:
+                check_name(name)
+            Namespace.__init__(args[0], attributes)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            check_name(name)
+            Namespace.__setitem__(self, name, value)
+
+    def check_name(name: Any) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a namespace has no attribute {name!r}")
+
+    def raise_exception(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        from datetime import datetime
+
+        return datetime.now().strftime(form)
+
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals |= {
+        "raise_exception": raise_exception,
+        "strftime_now": strftime_now,
+        "dict": Dictionary(),
+        "namespace": Attributes,
+    }
+    return environment
+
+
+def answer_to(
+    job: Mapping[str, Any], environment: "ImmutableSandboxedEnvironment"
+) -> dict[str, Any]:
+    """Render every conversation, or say what went wrong with the first that fails."""
+    try:
+        template = environment.from_string(job["template"])
+        texts: list[str | dict[str, str]] = []
+        room = MAX_CHARACTERS
+        for conversation in job["conversations"]:
+            text = _render(template, conversation, job["special_tokens"], room)
+            room -= len(text) if isinstance(text, str) else 0
+            texts.append(text)
+    except Exception as error:  # whatever a template does is what the answer tells
+        return {"error": _cut(explain(error))}
+    return {"texts": texts}
+
+
+def explain(error: Exception) -> str:
+    """Return what a template did wrong, in words."""
+    from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+    match error:
+        case MemoryError():
+            return f"needed more than {MEMORY_MIB} MiB of memory"
+        case RecursionError():
+            return "calls itself without end, or is nested too deeply"
+        case _TooLongError():
+            return f"wrote more than {MAX_CHARACTERS} characters"
+        case TemplateSyntaxError():
+            return f"syntax error in line {error.lineno}: {_cut(str(error.message))}"
+    said = _cut(str(error))
+    if isinstance(error, SecurityError) or said.startswith("Range too big"):
+        return f"refused by the sandbox{_line(error)}: {said}"
+    return f"{type(error).__name__}{_line(error)}: {said}"
+
+
+def _render(
+    template: "Template", conversation: Mapping[str, Any], tokens: Mapping[str, str], room: int
+) -> str | dict[str, str]:
+    from jinja2.exceptions import TemplateError
+
+    names = {**tokens, **conversation, "tools": None, "documents": None}
+    pieces = []
+    try:
+        for piece in template.generate(names):
+            room -= len(piece)
+            if room < 0:
+                raise _TooLongError
+            pieces.append(piece)
+    except TemplateError as error:
+        if type(error) is TemplateError:  # jinja2 itself raises subclasses only
+            return {"refusal": _cut(str(error))}
+        raise
+    return "".join(pieces)
+
+
+def _line(error: Exception) -> str:
+    """Return where in the template an error arose; jinja2 writes its lines into the traceback."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == _TEMPLATE_FILE:
+            found = f" in line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+if __name__ == "__main__":
+    main()
