@@ -42,7 +42,7 @@ def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
         shard.clear()
         held = 0
 
-    untied = _touches_tied_weights(base, tuned)
+    untied = _unties(base, tuned)
     for name, tensor in _merged_tensors(base, tuned, untied=untied):
         shard[name] = tensor.contiguous()
         held += tensor.nbytes
@@ -93,13 +93,15 @@ def _merged_module(module: Any, adapter: str) -> Any:
     return module
 
 
-def _touches_tied_weights(base: LoadedBase, tuned: "PeftModel") -> bool:
-    """Whether the adapter changes one of two weights that the base ties: they then part."""
+def _unties(base: LoadedBase, tuned: "PeftModel") -> bool:
+    """Whether the adapter leaves two tables different that the base ties."""
+    import torch
+
     if not base.model.config.tie_word_embeddings:
         return False
     inner = tuned.get_base_model()
-    return any(
-        hasattr(inner.get_submodule(path), wrapped)
+    first, second = (
+        _merged_module(inner.get_submodule(path), tuned.active_adapter).weight
         for path in ("model.embed_tokens", "lm_head")
-        for wrapped in ("base_layer", "modules_to_save")
     )
+    return not torch.equal(first, second)

@@ -1,5 +1,7 @@
 """No healthy adapter is refused: every kind of LoRA passes the stages that look at its layers."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,35 @@ def test_a_healthy_adapter_of_each_kind_holds(
     bench = make_bench(tmp_path / "adapter", suite=[few_items])
     assert not bench.refusal()
     for check in (*mathematics.checks(), *checkpoint.checks(), *export.checks()):
+        assert run(check.run, bench), check.name
+
+
+@pytest.fixture(scope="module")
+def tied_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with its embedding table as its head."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("tied") / "base"
+    shutil.copytree(bundled("tiny") / "base", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "variant", ["vanilla", "saved_head", "embeddings", "head", "tied", "token_rows_of_both"]
+)
+def test_a_base_that_ties_its_tables_is_gated_too(
+    variant: str, tied_base: Path, few_items: Path, make_bench: MakeBench, tmp_path: Path
+) -> None:
+    model = load_base(resolve_base(str(tied_base))).model
+    train(model, tmp_path / "adapter", **VARIANTS[variant])
+    bench = make_bench(tmp_path / "adapter", suite=[few_items], base=str(tied_base))
+    assert not bench.refusal()
+    for check in (*checkpoint.checks(), *export.checks()):
         assert run(check.run, bench), check.name
 
 
