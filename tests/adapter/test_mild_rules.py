@@ -142,6 +142,19 @@ def test_an_idle_pattern_is_told(tmp_path: Path) -> None:
     assert "q_proj matches no adapted module" in report.findings[0].message
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("exclude_modules", ["q_proj"]), ("target_parameters", ["mlp.experts"])]
+)
+def test_a_name_that_matches_nothing_is_told(field: str, value: object, tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config[field] = value
+    report = report_on(adapter, tmp_path)
+    assert {f.rule for f in report.findings if f.rule.startswith("tensors")} == {
+        "tensors-target-idle"
+    }
+    assert report.accepted
+
+
 def test_a_split_name_is_told_its_fused_one(tmp_path: Path) -> None:
     adapter = plain()
     adapter.config["target_modules"] = [*LEAVES, "up_proj"]

@@ -90,6 +90,17 @@ def target_idle(subject: Subject) -> Iterator[Hit]:
             near = SPLIT.get(target.rpartition(".")[2])
             fix = f"train again with {near} in place of {target}" if near else ""
             yield Hit(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
+    excluded = subject.config.exclude_modules
+    if isinstance(excluded, tuple):
+        ends = {tail for name in subject.implied.modules for tail in tails(name)}
+        for name in sorted(set(excluded) - ends):
+            fix = f"correct or remove {name} in exclude_modules"
+            yield Hit(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
+    weights = [f".{module}.weight" for module in subject.implied.modules]
+    for name in subject.config.target_parameters:
+        if not any(weight.endswith(f".{name}") for weight in weights):
+            fix = f"correct or remove {name} in target_parameters"
+            yield Hit(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
     for field, pattern in subject.matching.idle_patterns(subject.implied.targeted):
         fix = f"correct or remove the entry in {field}"
         yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
