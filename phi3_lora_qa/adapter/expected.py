@@ -110,7 +110,7 @@ def assumed_modules(
     layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
     layers.extend(config.layers_to_transform or ())
     count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
-    sizes = _agreed_sizes(config, known, infos)
+    sizes = agreed_sizes(config, known, infos)
     return MappingProxyType(
         {
             name: replace(module, inputs=sizes.get((module.leaf, "in")),
@@ -120,10 +120,14 @@ def assumed_modules(
     )  # fmt: skip
 
 
-def _agreed_sizes(
+def agreed_sizes(
     config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, str], int]:
-    """Let the factors of all layers vote on the sizes of each kind of module."""
+    """Let the factors of all layers vote on the sizes of each kind of module.
+
+    Returns:
+        Sizes by the module's last name and ``in`` or ``out``.
+    """
     votes: dict[tuple[str, str], Counter[int]] = {}
     for key in keys:
         shape = infos[key.name].shape

@@ -119,7 +119,7 @@ def all_rules() -> tuple[Rule, ...]:
     import phi3_lora_qa.adapter.rules  # noqa: F401 - importing registers the rules
 
     order = (
-        "files", "config", "tensors", "values", "base", "tokenizer", "manifest", "export", "lint",
+        "files", "config", "base", "tensors", "values", "tokenizer", "manifest", "export", "lint",
     )  # fmt: skip
     return tuple(sorted(_RULES.values(), key=lambda r: order.index(r.family)))
 

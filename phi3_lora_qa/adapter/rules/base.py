@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.adapter.base import BaseModule
+from phi3_lora_qa.adapter.base import BaseModule, ModuleKind
+from phi3_lora_qa.adapter.expected import agreed_sizes
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.keys import Part, tensor_name
@@ -37,6 +38,32 @@ MAGNITUDE_RANGE = 4.0
 
 _SAMPLE_ROWS = 64
 _BLOCK_ROWS = 4096
+
+
+@rule(
+    "base-sizes",
+    severity=Severity.ERROR,
+    title="The adapter's sizes are those of the base",
+    why="Most of the file's factors agree on sizes that the base does not have: it is for another "
+    "model of the family.",
+    fix="give the base that the adapter was trained on",
+    needs=["implied", "base", "weights"],
+)
+def sizes(subject: Subject) -> Iterator[Hit]:
+    """Compare the sizes that the file's factors agree on with the base's, and name one."""
+    found = agreed_sizes(subject.config, subject.keys.values(), subject.weights.tensors)
+    for module in {m.leaf: m for m in subject.base.modules.values()}.values():
+        is_table = module.kind is ModuleKind.EMBEDDING
+        for way, size in (("in", module.inputs), ("out", module.outputs)):
+            other = found.get((module.leaf, way))
+            if other and size and other != size:
+                word = "rows" if is_table and way == "in" else f"{way}puts"
+                yield Hit(
+                    WEIGHTS,
+                    f"its factors are for a {module.leaf} with {other} {word}, the base's has "
+                    f"{size}: this is another base",
+                )
+                return
 
 
 @rule(

@@ -1,12 +1,18 @@
 """Disagreement with the base."""
 
-from tests.adapter.faults.ways import Fault, only, scale_all
+from tests.adapter.faults.ways import Fault, only, scale_all, widen
 
 BASE: dict[str, Fault] = {
     "another table": Fault(
         rule="base-embedding-copy",
         apply=scale_all("base_layer.weight", 1.001),
         fits=only("embeddings"),
+        base_only=True,
+    ),
+    "a base of another width": Fault(
+        rule="base-sizes",
+        apply=widen,
+        fits=only("plain", "dora", "all-linear", "velora", "rank_pattern"),
         base_only=True,
     ),
     "magnitudes of another base": Fault(
