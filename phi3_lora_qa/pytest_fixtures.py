@@ -13,7 +13,8 @@ import pytest
 
 if TYPE_CHECKING:
     from phi3_lora_qa.data.chat import Message
-    from phi3_lora_qa.gate.context import Bench, Run
+    from phi3_lora_qa.gate.bench import Bench
+    from phi3_lora_qa.gate.context import Run
 
 RUN: "pytest.StashKey[Run]" = pytest.StashKey()
 """Where a session that gates adapters keeps its run. Private: checks do not ask fixtures."""

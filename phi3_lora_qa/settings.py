@@ -4,9 +4,11 @@ Precedence: option > environment > file > default. A file is pytest's own config
 ``phi3_*``), then ``phi3-lora-qa.toml``, then the table ``[tool.phi3_lora_qa]`` in pyproject.toml.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from phi3_lora_qa.errors import InputError, escape
 
@@ -15,6 +17,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
 LARGEST_SEED = 2**32 - 1
+LOCAL_BACKEND = "transformers"
+SERVER_PREFIX = "openai:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,8 @@ class Spec:
     """One setting: its name in every place, how it is read, and what it is for.
 
     ``kind`` is ``text``, ``path``, ``flag`` or ``number``; a ``repeated`` one is a list, separated
-    by commas in the environment. A ``path`` in a file is relative to that file.
+    by commas in the environment. A ``path`` in a file is relative to that file. ``choices`` are all
+    values; where they cannot be listed, ``accepts`` tells them and ``forms`` names them in words.
     """
 
     name: str
@@ -31,7 +36,25 @@ class Spec:
     repeated: bool = False
     default: object = None
     choices: tuple[str, ...] = ()
+    accepts: Callable[[str], bool] | None = None
+    forms: str = ""
     metavar: str | None = None
+
+
+def server_of(backend: str) -> str:
+    """Return the address in ``openai:URL`` without a slash at its end; empty for another backend.
+
+    The address is http or https with a host, and nothing behind its path. User and password do not
+    belong into it: settings are written into the record.
+    """
+    url = backend.removeprefix(SERVER_PREFIX).rstrip("/")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return ""
+    plain = url.isascii() and url.isprintable() and not set(url) & set(' @?#\\"<>')
+    return url if usable and plain and backend.startswith(SERVER_PREFIX) else ""
 
 
 SPECS = (
@@ -71,10 +94,13 @@ SPECS = (
     Spec(name="seed", kind="number", default=0, metavar="N", help="one seed for everything random"),
     Spec(
         name="backend",
-        default="transformers",
-        choices=("transformers",),
+        default=LOCAL_BACKEND,
+        accepts=lambda text: text == LOCAL_BACKEND or bool(server_of(text)),
+        forms=f"{LOCAL_BACKEND}, or {SERVER_PREFIX}URL with the http or https address of a server, "
+        f"such as {SERVER_PREFIX}http://localhost:8000/v1",
         metavar="NAME",
-        help="what runs the models: transformers",
+        help="what runs the models of the quality stage: transformers, or openai:URL (vLLM or "
+        "another OpenAI-compatible server)",
     ),
     Spec(
         name="dtype",
@@ -248,8 +274,9 @@ def _from_text(spec: Spec, text: str | None) -> object:
 
 def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
     def refuse(wanted: str) -> InputError:
+        shown = re.sub(r"//.*@", "//…@", repr(value))  # a password is not to be told
         return InputError(
-            f"{source}: {escape(repr(value), 80)} is no value for {spec.name}; give {wanted}"
+            f"{source}: {escape(shown, 80)} is no value for {spec.name}; give {wanted}"
         )
 
     wanted: dict[str, tuple[type, str]] = {
@@ -271,6 +298,9 @@ def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
     if spec.choices and (bad := [part for part in parts if part not in spec.choices]):
         value = bad[0]
         raise refuse(f"one of {', '.join(spec.choices)}")
+    if spec.accepts and (bad := [part for part in parts if not spec.accepts(str(part))]):
+        value = bad[0]
+        raise refuse(spec.forms)
     read = _READERS.get(spec.name, str)
     found = tuple(read(_placed(spec, str(part), start)) for part in parts)
     return found if spec.repeated else found[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.settings import STAGES, GateSettings, resolve
+from phi3_lora_qa.settings import STAGES, GateSettings, resolve, server_of
 
 
 def settings(
@@ -78,3 +78,53 @@ def test_a_bad_value_is_named_with_the_mend(tmp_path: Path, text: str, words: st
 def test_a_number_in_the_environment_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"PHI3_LORA_QA_SEED.*whole number"):
         settings(tmp_path, {}, {"PHI3_LORA_QA_SEED": text})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "transformers",
+        "openai:http://localhost:8000/v1",
+        "openai:https://models.example.org/v1/",
+        "openai:http://[::1]:8000/v1",
+        "openai:http://127.0.0.1",
+    ],
+)
+def test_a_backend_is_transformers_or_the_address_of_a_server(tmp_path: Path, text: str) -> None:
+    found = settings(tmp_path, {"backend": text})
+    assert found.backend == text
+    assert server_of(text) == text.removeprefix("openai:").removesuffix("/").removeprefix(
+        "transformers"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vllm",
+        "transformers ",
+        "openai",
+        "openai:",
+        "openai:localhost:8000",
+        "openai:ftp://localhost/v1",
+        "openai:http:///v1",
+        "openai:http://localhost:port/v1",
+        "openai:http://localhost:99999/v1",
+        "openai:http://[::1/v1",
+        "openai:http://localhost/v1?key=1",
+        "openai:http://localhost/v1#a",
+        "openai:http://local host/v1",
+        "openai:http://localhost/v1\n",
+        "OPENAI:http://localhost/v1",
+    ],
+)
+def test_another_backend_is_refused_with_both_forms(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"--phi3-backend: .*transformers, or openai:URL"):
+        settings(tmp_path, {"backend": text})
+    assert server_of(text) == ""
+
+
+def test_a_password_in_a_servers_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no value for backend") as caught:
+        settings(tmp_path, {"backend": "openai:https://me:hush@models.example.org/v1"})
+    assert "hush" not in str(caught.value)

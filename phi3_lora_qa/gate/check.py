@@ -8,7 +8,7 @@ from phi3_lora_qa.errors import Phi3LoraQAError
 from phi3_lora_qa.record import Json, Outcome
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.gate.context import Bench
+    from phi3_lora_qa.gate.bench import Bench
 
 
 @dataclass(frozen=True, kw_only=True)

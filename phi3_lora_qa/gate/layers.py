@@ -15,7 +15,7 @@ from phi3_lora_qa.record import Outcome
 if TYPE_CHECKING:
     import torch
 
-    from phi3_lora_qa.gate.context import Bench
+    from phi3_lora_qa.gate.bench import Bench
 
 
 def to_float64(tensor: "torch.Tensor") -> Array:

@@ -59,6 +59,27 @@ def load_base(ref: BaseRef, dtype: str = "float32") -> LoadedBase:
     return LoadedBase(model=model, tokenizer=tokenizer, ref=ref)
 
 
+def load_tokenizer(ref: BaseRef) -> "PreTrainedTokenizerBase":
+    """Load a base's tokenizer alone, for a base that runs elsewhere; its weights may be missing.
+
+    Args:
+        ref: What :func:`~phi3_lora_qa.models.registry.resolve_base` found. A hub id that is not
+            on this machine is downloaded, without the weights.
+
+    Raises:
+        BaseModelError: The base is no Phi-3, or its tokenizer is missing or does not fit.
+    """
+    vocabulary = read_base_config(ref).get("vocab_size")
+    source = _source(ref, weights=False)
+    with quiet():
+        try:
+            return _tokenizer(source, vocabulary if isinstance(vocabulary, int) else None)
+        except BaseModelError:
+            raise
+        except Exception as error:  # whatever a library raises on a damaged folder
+            raise BaseModelError(_failure(ref, source, error)) from error
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors files of a model folder, in order.
 
@@ -91,12 +112,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _source(ref: BaseRef) -> str:
+def _source(ref: BaseRef, *, weights: bool = True) -> str:
     """Return the folder when it is whole, else the hub id, which then is downloaded."""
     if ref.folder is None:
         return ref.id
     try:
-        weight_files(ref.folder)
+        if weights:
+            weight_files(ref.folder)
         _require_tokenizer(ref.folder)
     except BaseModelError:
         known = find_known(ref.id)
@@ -116,7 +138,7 @@ def _require_tokenizer(folder: Path) -> None:
 
 def _load(source: str, dtype: str) -> "tuple[Phi3ForCausalLM, PreTrainedTokenizerBase]":
     import torch
-    from transformers import AutoTokenizer, Phi3ForCausalLM
+    from transformers import Phi3ForCausalLM
 
     loaded: Any = Phi3ForCausalLM.from_pretrained(
         source,
@@ -129,13 +151,19 @@ def _load(source: str, dtype: str) -> "tuple[Phi3ForCausalLM, PreTrainedTokenize
     )
     model, report = loaded
     _require_all_landed(source, report)
+    return model.eval(), _tokenizer(source, model.config.vocab_size)
+
+
+def _tokenizer(source: str, vocabulary: int | None) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if len(tokenizer) > model.config.vocab_size:
+    if vocabulary is not None and len(tokenizer) > vocabulary:
         raise BaseModelError(
             f"the tokenizer of {source} knows {len(tokenizer)} tokens, the model "
-            f"{model.config.vocab_size}; give a base with its own tokenizer"
+            f"{vocabulary}; give a base with its own tokenizer"
         )
-    return model.eval(), tokenizer
+    return tokenizer
 
 
 def _require_all_landed(source: str, report: dict[str, Any]) -> None:

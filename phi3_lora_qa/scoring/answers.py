@@ -1,13 +1,15 @@
 """The answers that a model gives by itself: greedy, in batches, each item within its own limit."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.models.registry import BaseRef, find_known
 from phi3_lora_qa.scoring.prompts import PromptedItem
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def greedy_answers(
@@ -40,8 +42,7 @@ def greedy_answers(
     )
     answers = generated[:, width:].tolist()
     return [
-        _cut(answer[: item.answer_limit], stops)
-        for answer, item in zip(answers, batch, strict=True)
+        cut(answer[: item.answer_limit], stops) for answer, item in zip(answers, batch, strict=True)
     ]
 
 
@@ -52,6 +53,36 @@ def stop_tokens(model: "PreTrainedModel", fallback: int) -> frozenset[int]:
     added otherwise: a base that does not stop there when served must not do so here.
     """
     named = model.generation_config.eos_token_id if model.generation_config else None
+    return _as_set(named, fallback)
+
+
+def stop_tokens_of(base: BaseRef, fallback: int) -> frozenset[int]:
+    """Return what `stop_tokens` would for a base that is not loaded, from its files.
+
+    Without a generation_config.json its config.json names them, as transformers has it.
+    """
+    from transformers import GenerationConfig, Phi3Config
+
+    known = find_known(base.id)
+    source = str(base.folder or base.id)
+    if known and known.source == "hub" and not (Path(source) / "generation_config.json").is_file():
+        source = base.id  # only part of it is in the hub's cache
+    config: Any
+    try:
+        config = GenerationConfig.from_pretrained(source)
+    except OSError:
+        config = Phi3Config.from_pretrained(source)
+    return _as_set(config.eos_token_id, fallback)
+
+
+def answer_text(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int]) -> str:
+    """Return an answer's words, without special tokens."""
+    return str(
+        tokenizer.decode(list(answer), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
+
+
+def _as_set(named: int | Sequence[int] | None, fallback: int) -> frozenset[int]:
     if named is None:
         return frozenset({fallback})
     return frozenset([named] if isinstance(named, int) else named)
@@ -87,7 +118,7 @@ def _greedy(max_new_tokens: int, stops: frozenset[int], pad: int) -> "Generation
     )
 
 
-def _cut(answer: list[int], stops: frozenset[int]) -> tuple[int, ...]:
+def cut(answer: Sequence[int], stops: frozenset[int]) -> tuple[int, ...]:
     """Keep everything up to the first stop token; what follows is padding."""
     for place, token in enumerate(answer):
         if token in stops:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.errors import DataError, InputError, escape
 from phi3_lora_qa.models.threads import fitting_threads
-from phi3_lora_qa.scoring.answers import greedy_answers, stop_tokens
+from phi3_lora_qa.scoring.answers import answer_text, greedy_answers, stop_tokens
 from phi3_lora_qa.scoring.batches import plan
 from phi3_lora_qa.scoring.losses import reference_losses
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
@@ -73,7 +73,7 @@ def score_items(
         InputError: Two items share an id, or an option is no positive number.
         BaseModelError: The tokenizer's chat template cannot be used for any item.
     """
-    _check(items, options)
+    check_request(items, options)
     stop = stop_token(tokenizer)
     run = _Run(_without_shell(model), tokenizer, stop)
     scores: dict[str, ItemScore] = {}
@@ -82,7 +82,7 @@ def score_items(
         try:
             prompted.append(_prompt(run, item, options))
         except Exception as error:  # one item's trouble, whatever a template or tokenizer raises
-            scores[item.id] = _failed(item.id, 0, error)
+            scores[item.id] = failed(item.id, 0, error)
     report = progress or (lambda done, total: None)
     report(len(scores), len(items))
     with _quiet_inference(model, options.seed):
@@ -108,32 +108,57 @@ def _score_batch(run: _Run, batch: Sequence[PromptedItem]) -> list[ItemScore]:
         answers = greedy_answers(run.model, batch, stop_tokens(run.model, run.stop))
     except Exception as error:  # whatever torch raises, out of memory too
         if len(batch) == 1:
-            return [_failed(batch[0].id, len(batch[0].reference), error)]
+            return [failed(batch[0].id, len(batch[0].reference), error)]
         return [score for item in batch for score in _score_batch(run, (item,))]
+    stops = stop_tokens(run.model, run.stop)
     return [
-        _finished(run, item, loss, answer)
+        finished(
+            item,
+            loss,
+            answer_text(run.tokenizer, answer),
+            stopped=bool(answer) and answer[-1] in stops,
+        )
         for item, loss, answer in zip(batch, losses, answers, strict=True)
     ]
 
 
-def _finished(run: _Run, item: PromptedItem, loss: float, answer: tuple[int, ...]) -> ItemScore:
-    stopped = bool(answer) and answer[-1] in stop_tokens(run.model, run.stop)
+def finished(item: PromptedItem, loss: float, answer: str, *, stopped: bool) -> ItemScore:
+    """Return an item's score; a loss that is no finite number is an error."""
     score = ItemScore(
-        item_id=item.id,
-        loss=loss,
-        tokens=len(item.reference),
-        answer=str(
-            run.tokenizer.decode(
-                list(answer), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        ),
-        stopped=stopped,
+        item_id=item.id, loss=loss, tokens=len(item.reference), answer=answer, stopped=stopped
     )
     if math.isfinite(loss):
         return score
     return replace(
         score, error=f"the loss is {loss}; look for NaN or infinite weights in the adapter"
     )
+
+
+def failed(item_id: str, tokens: int, error: Exception) -> ItemScore:
+    """Return the score of an item that could not be scored."""
+    return ItemScore(
+        item_id=item_id,
+        loss=math.nan,
+        tokens=tokens,
+        answer="",
+        stopped=False,
+        error=f"{type(error).__name__}: {escape(str(error))}",
+    )
+
+
+def check_request(items: Sequence[Item], options: ScoringOptions) -> None:
+    """Refuse what cannot be scored, whatever runs the model.
+
+    Raises:
+        InputError: Two items share an id, or an option is no positive number.
+    """
+    if options.max_new_tokens < 1 or options.token_budget < 1:
+        raise InputError(
+            f"max_new_tokens is {options.max_new_tokens} and token_budget {options.token_budget}; "
+            "give positive numbers"
+        )
+    if len({item.id for item in items}) < len(items):
+        raise InputError("two items share an id; give every item an id of its own")
 
 
 def _prompt(run: _Run, item: Item, options: ScoringOptions) -> PromptedItem:
@@ -145,17 +170,6 @@ def _prompt(run: _Run, item: Item, options: ScoringOptions) -> PromptedItem:
             "positions; shorten the item"
         )
     return prompted
-
-
-def _failed(item_id: str, tokens: int, error: Exception) -> ItemScore:
-    return ItemScore(
-        item_id=item_id,
-        loss=math.nan,
-        tokens=tokens,
-        answer="",
-        stopped=False,
-        error=f"{type(error).__name__}: {escape(str(error))}",
-    )
 
 
 def _without_shell(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
@@ -183,13 +197,3 @@ def _quiet_inference(model: "PreTrainedModel | PeftModel", seed: int) -> Iterato
     ):
         torch.manual_seed(seed)
         yield
-
-
-def _check(items: Sequence[Item], options: ScoringOptions) -> None:
-    if options.max_new_tokens < 1 or options.token_budget < 1:
-        raise InputError(
-            f"max_new_tokens is {options.max_new_tokens} and token_budget {options.token_budget}; "
-            "give positive numbers"
-        )
-    if len({item.id for item in items}) < len(items):
-        raise InputError("two items share an id; give every item an id of its own")

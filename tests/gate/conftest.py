@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.gate.context import Bench, Run
+from phi3_lora_qa.gate.bench import Bench
+from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.prepare import prepare, snapshot
 from phi3_lora_qa.settings import resolve

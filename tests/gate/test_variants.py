@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import checkpoint, export, mathematics
-from phi3_lora_qa.gate.context import Bench
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
 from tests.gate.conftest import MakeBench

@@ -6,8 +6,8 @@ import numpy as np
 
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import Part
+from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
-from phi3_lora_qa.gate.context import Bench
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import lora_layers
 from phi3_lora_qa.lora import bounds, reference

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
-from phi3_lora_qa.gate.context import Bench
 
 PROBES = 24
 LARGEST_LOSS_DIFFERENCE = 0.01
@@ -30,7 +30,7 @@ def exported_model_answers_alike(bench: Bench) -> Held:
     what = "merged model" if not bench.config.merge_refusal else "adapter, saved and loaded again,"
     bench.require_items()
     items = bench.target.items[:: max(1, len(bench.target.items) // PROBES)][:PROBES]
-    tuned = {score.item_id: score for score in bench.tuned_scores}
+    tuned = {score.item_id: score for score in bench.local_tuned_scores(items)}
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
         place = Path(folder) / "exported"
         if bench.config.merge_refusal:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
-from phi3_lora_qa.gate.context import Bench
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
 from phi3_lora_qa.lora import bounds, reference
 from phi3_lora_qa.lora.reference import Array

@@ -2,8 +2,8 @@
 
 from phi3_lora_qa.adapter.folder import MANIFEST
 from phi3_lora_qa.adapter.lint import Finding, Severity, families
+from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
-from phi3_lora_qa.gate.context import Bench
 from phi3_lora_qa.record import Outcome, to_plain
 
 
