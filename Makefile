@@ -3,8 +3,9 @@ PYTHON ?= python3
 BASE ?= tiny
 BIN := .venv/bin
 WORKERS ?= 2
+FOLDERS ?= 20000
 
-.PHONY: demo test lint docs fixtures sample-report bench clean browser help
+.PHONY: demo test lint docs fuzz fixtures sample-report bench clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +47,9 @@ sample-report: .venv/ready ## gate the bundled adapter and keep its report as th
 bench: .venv/ready ## what the plugin costs a session that does not use it, and what lint costs
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/lint.py
+
+fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what breaks a promise
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --folders $(FOLDERS) --workers $(WORKERS)
 
 clean: ## remove what the targets made
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

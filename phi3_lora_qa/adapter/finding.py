@@ -76,7 +76,7 @@ class Rule:
             yield Finding(
                 rule=self.id,
                 severity=self.severity,
-                where=escape(hit.where),
+                where=escape(hit.where) or '""',  # a name from the file may be empty
                 message=escape(hit.message),
                 fix=escape(hit.fix or self.fix),
             )

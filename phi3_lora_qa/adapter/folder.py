@@ -33,6 +33,8 @@ MATTERS = (CONFIG, WEIGHTS, MANIFEST, MODEL_CARD, *TOKENIZER_FILES)
 
 MAX_ENTRIES = 1000
 MAX_FILE_BYTES = 32 << 30
+MAX_HOLLOW = 64 << 20
+"""A larger file of which less than an eighth is data is refused."""
 _CHUNK = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
@@ -128,6 +130,12 @@ class AdapterFolder:
                 f"cannot open {where}: {error.strerror}; make it a readable regular file"
             ) from error
         handle = os.fdopen(descriptor, "rb", buffering=0)
+        if entry.size > MAX_HOLLOW and _is_hollow(descriptor, entry.size):
+            handle.close()
+            raise AdapterError(
+                f"{where} claims {entry.size} bytes, most of which are a hole without content; "
+                "copy the file again"
+            )
         if _identity(os.fstat(descriptor)) != entry.identity:
             handle.close()
             raise AdapterError(
@@ -206,6 +214,26 @@ def _list(folder: Path) -> Iterator[Entry]:
             kind = _kind(status.st_mode)
             size = status.st_size if kind is EntryKind.FILE else 0
             yield Entry(name=item.name, kind=kind, size=size, identity=_identity(status))
+
+
+def _is_hollow(descriptor: int, size: int) -> bool:
+    """Whether most of a large file is no data at all, but holes that cost its author nothing.
+
+    Systems that do not tell holes from data say that all is data.
+    """
+    if not hasattr(os, "SEEK_DATA"):
+        return False
+    data = position = 0
+    try:
+        while data < size // 8:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            position = os.lseek(descriptor, start, os.SEEK_HOLE)
+            data += position - start
+    except OSError:  # no more data
+        return data < size // 8
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    return False
 
 
 def _kind(mode: int) -> EntryKind:

@@ -6,13 +6,21 @@ accident, and says what the adapter's author claims.
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.adapter.config import read_config
-from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, TOKENIZER_FILES, WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.folder import (
+    CONFIG,
+    MANIFEST,
+    MATTERS,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    AdapterFolder,
+)
 from phi3_lora_qa.adapter.keys import FACTORS, TensorKey, parse_key
 from phi3_lora_qa.adapter.matching import Matching
 from phi3_lora_qa.adapter.safetensors import open_safetensors
@@ -148,16 +156,32 @@ def template_hash(template: str | None) -> str:
 
 def changed_files(folder: AdapterFolder, manifest: Manifest) -> tuple[str, ...]:
     """Return the files whose content is not the recorded one, missing and new ones included."""
-    now = folder.hashes()
+    now = {name: _hash_or_none(folder, name) for name in MATTERS if name != MANIFEST}
+    now = {name: digest for name, digest in now.items() if digest is not None}
     needed = {CONFIG, WEIGHTS, *now} | set(manifest.files)
     return tuple(sorted(name for name in needed if now.get(name) != manifest.files.get(name)))
+
+
+def _hash_or_none(folder: AdapterFolder, name: str) -> str | None:
+    """Return a file's hash, "" where it cannot be read, or None where it is missing."""
+    if folder.file(name) is None:
+        return None
+    try:
+        return folder.sha256(name)
+    except AdapterError:
+        return ""
 
 
 def _fits(value: Any, name: str) -> bool:
     if name in ("schema_version", "seed"):
         return type(value) is int
     if name in ("scaling", "final_losses"):
-        return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
+        return isinstance(value, dict) and all(map(_is_number, value.values()))
     if name in ("files", "versions"):
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
     return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that a float holds; JSON has integers beyond."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -6,6 +6,7 @@ which are r x r: the eigenvalues of M = AAᵀ · BᵀB are the squared singular 
 eigenvalue is computed: LAPACK's threads cost more than the work at these sizes.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
         found = _measure(array, part)
         return _in_float16(found, array) if file.tensors[name].dtype == "F16" else found
     rows = max(1, _BLOCK // max(1, file.tensors[name].size // max(1, shape[0] if shape else 1)))
-    count = shape[0] if shape else 1
+    count = shape[0] if shape and file.tensors[name].size else 1
     blocks = [
         _measure(file.tensor(name, slice(start, start + rows)), part)
         for start in range(0, count, rows)
@@ -98,7 +99,7 @@ def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
         infinite=sum(b.infinite for b in blocks),
         zero=all(b.zero for b in blocks),
         constant=len(blocks) == 1 and blocks[0].constant,
-        norm=float(np.sqrt(sum(b.norm**2 for b in blocks))),
+        norm=math.hypot(*(b.norm for b in blocks)),
         gram=None,
     )
 
@@ -116,11 +117,14 @@ def delta(
         return None
     if stacked or a.gram is None or b.gram is None or a.gram.shape != b.gram.shape:
         return DeltaMeasure(norm=factor * a.norm * b.norm, effective_rank=None)
-    product = a.gram @ b.gram
-    square, fourth = float(np.trace(product)), float((product * product.T).sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = a.gram @ b.gram
+        square, fourth = float(np.trace(product)), float((product * product.T).sum())
+    if not math.isfinite(square):
+        return DeltaMeasure(norm=factor * a.norm * b.norm, effective_rank=None)
     return DeltaMeasure(
-        norm=factor * float(np.sqrt(max(square, 0.0))),
-        effective_rank=square**2 / fourth if fourth > 0 else None,
+        norm=factor * math.sqrt(max(square, 0.0)),
+        effective_rank=square * square / fourth if 0 < fourth < math.inf else None,
     )
 
 
@@ -132,9 +136,11 @@ def _measure(array: "Array", part: Part) -> TensorMeasure:
     if not np.isfinite(square):
         nan = int(np.isnan(flat).sum())
         infinite = int(np.isinf(flat).sum())
-        if not nan and not infinite:
+        if not nan and not infinite and array.dtype == np.float32:
             # Finite numbers whose squares overflow float32: measure again in float64.
             return _measure(array.astype(np.float64), part)
+        if not nan and not infinite:  # they overflow float64 too
+            gram = None
     zero = square == 0 and not flat.any()
     head = flat[:64]
     constant = (
@@ -148,7 +154,7 @@ def _measure(array: "Array", part: Part) -> TensorMeasure:
         infinite=infinite,
         zero=bool(zero),
         constant=constant,
-        norm=float(np.sqrt(square)),
+        norm=math.sqrt(square) if square >= 0 else math.nan,
         gram=gram if nan == infinite == 0 else None,
     )
 

@@ -8,6 +8,9 @@ from typing import TypeAlias
 
 MAX_STATES = 4000
 MAX_NESTING = 40
+MAX_RANGES = 32
+MAX_WORK = 100_000
+"""Letters of sets that are read, repeated ones each time."""
 
 
 class PatternError(ValueError):
@@ -58,6 +61,7 @@ class Parser:
     states: list[State]
     position: int = 0
     nesting: int = 0
+    work: int = 0
 
     def parse(self) -> tuple[int, int]:
         """Return the states where the whole pattern begins and ends.
@@ -75,6 +79,11 @@ class Parser:
             raise PatternError("the pattern is too large")
         self.states.append(State(test=test, place=place))
         return len(self.states) - 1
+
+    def _work(self, steps: int) -> None:
+        self.work += steps
+        if self.work > MAX_WORK:
+            raise PatternError("the pattern is too large")
 
     def _link(self, origin: int, target: int) -> None:
         self.states[origin].out.append(target)
@@ -231,20 +240,31 @@ class Parser:
         return char
 
     def _bracket(self) -> Test:
+        begin = self.position
         negated = self._peek() == "^"
         self.position += negated
-        tests: list[Test] = []
-        while self._peek() != "]" or not tests:
-            low, test = self._member()
+        first = self.position
+        letters, tests = set[str](), dict[str, Test]()
+        while self._peek() != "]" or self.position == first:
+            start = self.position
+            letter, test = self._member()
             if self._peek() == "-" and self.text[self.position + 1 : self.position + 2] != "]":
                 self.position += 1
                 high, _ = self._member()
-                if not low or not high or low > high:
+                if not letter or not high or letter > high:
                     raise PatternError("bad character range")
-                test = _range_test(low, high)
-            tests.append(test)
+                letter, test = "", _range_test(letter, high)
+            if letter:
+                letters.add(letter)
+            else:
+                tests[self.text[start : self.position]] = test
         self.position += 1
-        return lambda char: any(test(char) for test in tests) != negated
+        if len(tests) > MAX_RANGES:
+            raise PatternError("a character set of too many ranges")
+        self._work(self.position - begin)
+        return lambda char: (
+            (char in letters or any(test(char) for test in tests.values())) != negated
+        )
 
     def _member(self) -> tuple[str, Test]:
         """Return one member of a bracket: the letter ("" for a class of letters) and its test."""

@@ -44,8 +44,9 @@ class Pattern:
         self._states: list[State] = []
         self._budget = budget or Budget()
         self._budget.spend(10 * len(text))
-        self._start, self._accept = Parser(text, self._states).parse()
-        self._budget.spend(10 * len(self._states))
+        parser = Parser(text, self._states)
+        self._start, self._accept = parser.parse()
+        self._budget.spend(10 * len(self._states) + parser.work)
         self._closures: dict[tuple[frozenset[int], str, str], frozenset[int]] = {}
         self._moves: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 

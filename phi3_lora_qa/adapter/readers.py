@@ -43,7 +43,7 @@ def number(value: Any) -> float:
     """Read a finite number that float32 holds, as all arithmetic with it is float32."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("must be a number")
-    if not math.isfinite(value) or abs(value) > 3e38:
+    if abs(value) > 3e38 or not math.isfinite(value):  # isfinite raises on huge integers
         raise ValueError("must be a finite number")
     return float(value)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # numpy is loaded when the first tensor is read: headers alon
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 16384
 MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 36
 _AGAIN = "save the adapter again; the file is damaged or was not finished"
 
 BITS = {
@@ -200,6 +201,9 @@ def _tensor(name: str, entry: Any, data: int, label: str) -> TensorInfo:
         raise AdapterError(f"{where} has impossible data_offsets; {_AGAIN}")
     if math.prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
         raise AdapterError(f"{where}: shape and dtype do not fill its bytes; {_AGAIN}")
+    if math.prod(filter(None, shape)) > MAX_ELEMENTS:
+        # A dimension of 0 hides the size of the others from the sum of bytes, not from numpy.
+        raise AdapterError(f"{where} has an impossible shape; {_AGAIN}")
     start, stop = (data + offset for offset in offsets)
     return TensorInfo(name=name, dtype=dtype, shape=tuple(shape), start=start, stop=stop)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from phi3_lora_qa.errors import AdapterError, escape
@@ -65,8 +66,8 @@ def parse_object(data: bytes, *, where: str, max_bytes: int) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise _RefusedError(f"the key {twice!r} stands twice")
     return found
 

@@ -38,10 +38,11 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
             what, _, fix = str(error).rpartition("; ")
             yield Hit(name, what, fix)
             return
-    data = vocabulary_bytes(subject.folder) if not subject.has("base") else None
-    if data is not None:
+    if not subject.has("base"):
         try:
-            token_ids(data)
+            data = vocabulary_bytes(subject.folder)
+            if data is not None:
+                token_ids(data)
         except AdapterError as error:
             what, _, fix = str(error).rpartition("; ")
             yield Hit(VOCABULARY, what, fix)
@@ -209,10 +210,11 @@ def _base_template(subject: Subject) -> str | None:
 
 
 def _vocabulary_faults(subject: Subject) -> Iterator[tuple[str, str]]:
-    data, base_data = vocabulary_bytes(subject.folder), vocabulary_bytes(subject.base)
-    if data is None or data == base_data:
-        return
+    base_data = vocabulary_bytes(subject.base)
     try:
+        data = vocabulary_bytes(subject.folder)
+        if data is None or data == base_data:
+            return
         ours = token_ids(data)
     except AdapterError as error:
         yield "differs", str(error)

@@ -1,0 +1,351 @@
+"""The long run of the linter's fuzzing: folders spoilt at random, in processes that may die.
+
+Usage: python benchmarks/fuzz.py [--folders 20000] [--seed 0] [--workers 2]
+       python benchmarks/fuzz.py --recipe "('plain', (), (('retitle', 0, ''),), 'whole')"
+
+Each folder is drawn by the strategies of tests/adapter/fuzz.py and held to the oracle there; every
+tenth goes through the command line too. A worker has 3 GiB of address space. One that dies, or is
+silent for a minute, is ended, and the folder that it was at counts as a failure. The exit status is
+1 if anything was found.
+"""
+
+import argparse
+import collections
+import contextlib
+import io
+import itertools
+import json
+import multiprocessing
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from phi3_lora_qa.adapter.base import BaseFiles
+from tests.adapter.fuzz import (
+    BrokenPromise,
+    Recipe,
+    build,
+    check,
+    clear,
+    outcome,
+    read_recipe,
+    recipes,
+    warm_up,
+    write_bases,
+)
+
+CHUNK = 100
+ADDRESS_SPACE = 3 << 30
+SILENCE = 60.0
+TELL = 60.0
+EVERY = 10
+ANNOTATIONS = tuple(f"::{level} title=" for level in ("error", "warning", "notice"))
+FORMATS = ("json", "text", "github", "sarif")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one folder; ``kind`` and ``detail`` are empty unless something was found."""
+
+    recipe: str
+    verdict: str
+    seconds: float
+    peak: int
+    kind: str = ""
+    detail: str = ""
+
+
+class Runner:
+    """Makes folders in a place of its own, and lints them."""
+
+    def __init__(self, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        self._room = place / "room"
+        self._bases = write_bases(place)
+        self._numbers = itertools.count()
+        warm_up(self._bases)
+
+    def run(self, recipe: Recipe) -> Result:
+        """Run one recipe; whatever goes wrong is in the result."""
+        self._room.mkdir()
+        start = time.monotonic()
+        kind = detail = ""
+        verdict = "broken"
+        try:
+            folder = build(recipe, self._room)
+            start = time.monotonic()
+            verdict = check(folder, self._bases[recipe.base])
+            taken = time.monotonic() - start
+            number = next(self._numbers)
+            if number % EVERY == 0:
+                form = FORMATS[number // EVERY % len(FORMATS)]
+                check_command(folder, self._bases[recipe.base], form)
+        except BrokenPromise as error:
+            taken, kind, detail = time.monotonic() - start, error.kind, str(error)
+        except Exception as error:  # the fuzzer's own fault, shown like any other
+            taken, kind, detail = time.monotonic() - start, "the fuzzer failed", repr(error)
+        finally:
+            clear(self._room)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        return Result(str(recipe), verdict, taken, peak, kind, detail)
+
+    def smallest(self, recipe: Recipe, kind: str) -> Recipe:
+        """Leave out every step without which the same is still found."""
+        for step in recipe.steps:
+            steps = tuple(other for other in recipe.steps if other is not step)
+            less = Recipe(recipe.variant, recipe.extras, steps, recipe.base)
+            if self.run(less).kind == kind:
+                recipe = less
+        return recipe
+
+
+def check_command(folder: Path, base: BaseFiles, form: str) -> None:
+    """Run ``phi3-lora-qa lint`` on a folder: status 0, 1 or 2, and an output that can be read.
+
+    Raises:
+        BrokenPromise: It ends in another way, or says something else than the linter said.
+    """
+    from phi3_lora_qa.cli import main
+
+    words = ["phi3-lora-qa", "lint", f"--base={base.path}", f"--format={form}", "--", str(folder)]
+    out, err = io.StringIO(), io.StringIO()
+    status: Any = 0
+    with (
+        mock.patch.object(sys, "argv", words),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        except Exception as error:
+            raise BrokenPromise("the command raised", repr(error)) from error
+    expected = {"accepted": 0, "rejected": 1, "error": 2}[outcome(folder, base)]
+    if status != expected:
+        raise BrokenPromise(f"the command's status is not {expected}", f"{status}")
+    # Not splitlines, which takes more for the end of a line than a terminal does.
+    lines = out.getvalue().rstrip("\n").split("\n")
+    if not all(line.isprintable() for line in (*lines, err.getvalue().rstrip("\n"))):
+        raise BrokenPromise("the command's output is not printable", repr(lines)[:1000])
+    if status == 2:
+        return
+    if form == "github" and not all(line.startswith(ANNOTATIONS) for line in lines[:-1]):
+        raise BrokenPromise("a line for GitHub is no command of ours", repr(lines)[:1000])
+    if form == "sarif":
+        parse(out.getvalue())
+    if form == "json" and parse(out.getvalue())["verdict"] != ("accepted", "rejected")[status]:
+        raise BrokenPromise("the command's verdict is not its status")
+
+
+def parse(text: str) -> Any:
+    """Return what an output holds.
+
+    Raises:
+        BrokenPromise: It is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BrokenPromise("the command's output is no JSON", repr(error)) from error
+
+
+def work(pipe: Connection, place: Path, first: int, step: int) -> None:
+    """Draw chunk after chunk of recipes and run them, until ended by the parent."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    runner = Runner(place)
+    seen = set[str]()
+
+    def one(recipe: Recipe) -> None:
+        pipe.send(str(recipe))
+        result = runner.run(recipe)
+        pipe.send(result)
+        if result.kind and result.kind not in seen and "too long" not in result.kind:
+            seen.add(result.kind)
+            least = runner.smallest(recipe, result.kind)
+            pipe.send(("smallest", result.kind, str(least)))
+
+    for number in itertools.count(first, step):
+        draw(one, number, CHUNK)
+
+
+def draw(one: Callable[[Recipe], None], number: int, count: int) -> None:
+    """Hand over recipes as hypothesis draws them from a seed."""
+    quiet = settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    seed(number)(quiet(given(recipes())(one)))()
+
+
+@dataclass
+class Tally:
+    """What all workers have found so far."""
+
+    verdicts: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: dict[str, list[Result]] = field(default_factory=dict)
+    smallest: dict[str, str] = field(default_factory=dict)
+    slowest: Result = Result("", "", 0.0, 0)
+    peak: int = 0
+
+    def add(self, result: Result) -> None:
+        """Count one folder."""
+        self.verdicts[result.verdict] += 1
+        self.peak = max(self.peak, result.peak)
+        if result.seconds > self.slowest.seconds:
+            self.slowest = result
+        if result.kind:
+            self.failures.setdefault(result.kind, []).append(result)
+
+    def show(self) -> None:
+        """Print counts, the extremes, and every failure with what reproduces it."""
+        parts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items()))
+        print(f"{self.verdicts.total()} folders: {parts or 'none'}")
+        print(f"slowest: {self.slowest.seconds:.2f} s for both lints of {self.slowest.recipe}")
+        print(f"peak memory of a worker: {self.peak} MiB")
+        for kind, results in sorted(self.failures.items(), key=lambda item: -len(item[1])):
+            print(f"\nFOUND {len(results)} times: {kind}")
+            if kind in self.smallest:
+                print(f"  smallest: --recipe {shlex.quote(self.smallest[kind])}")
+            for result in sorted(results, key=lambda o: len(o.recipe))[:SHOWN]:
+                print(f"  {result.detail[:500]}\n    --recipe {shlex.quote(result.recipe)}")
+        if not self.failures:
+            print("nothing found")
+
+
+class Worker:
+    """A process that runs folders, and the folder that it is at."""
+
+    def __init__(self, place: Path, first: int, step: int) -> None:
+        self.place, self.chunk, self._step = place, first, step
+        self.start()
+
+    def start(self) -> None:
+        """Start a process; after another one, with other folders."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe(duplex=False)
+        # Not at the chunk that the one before died of, which would be drawn again.
+        arguments = (theirs, self.place / str(self.chunk), self.chunk, self._step)
+        self.process = context.Process(target=work, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+        self.chunk += 1_000_000
+        self.recipe, self.heard = "", time.monotonic()
+
+    def take(self) -> Iterator[Any]:
+        """Yield what the process has sent.
+
+        Raises:
+            EOFError: It has died.
+        """
+        while self.pipe.poll():
+            message = self.pipe.recv()
+            self.heard = time.monotonic()
+            if isinstance(message, str):
+                self.recipe = message
+            else:
+                yield message
+
+    def end(self) -> int | None:
+        """End the process, and return its exit status or the signal's number, negative."""
+        self.process.join(1)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        return self.process.exitcode
+
+
+def long_run(folders: int, first: int, workers: int) -> Tally:
+    """Run so many folders, or a few more, and return what was found."""
+    tally, start, told = Tally(), time.monotonic(), 0.0
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        crew = [
+            Worker(Path(place), first * 1_000_000_000 + number, workers)
+            for number in range(workers)
+        ]
+        try:
+            while tally.verdicts.total() < folders:
+                wait([worker.pipe for worker in crew], timeout=1)
+                for worker in crew:
+                    listen(worker, tally)
+                passed = time.monotonic() - start
+                if passed >= told + TELL:
+                    told = passed
+                    done, found = tally.verdicts.total(), sum(map(len, tally.failures.values()))
+                    print(f"{passed:.0f} s: {done} folders, {found} failures", flush=True)
+        except KeyboardInterrupt:
+            print("stopped before the end")
+        finally:
+            for worker in crew:
+                worker.process.kill()
+                worker.end()
+    return tally
+
+
+def listen(worker: Worker, tally: Tally) -> None:
+    """Take what a worker has to tell; begin again with another in place of one that is lost."""
+    lost = ""
+    try:
+        for message in worker.take():
+            if isinstance(message, Result):
+                tally.add(message)
+            else:
+                _, kind, recipe = message
+                tally.smallest[kind] = recipe
+    except EOFError:
+        lost = "the worker died"
+    if not lost and time.monotonic() - worker.heard > SILENCE:
+        lost = "the worker was silent"
+        worker.process.kill()
+    if lost:
+        status = worker.end()
+        tally.add(Result(worker.recipe, "broken", 0.0, 0, lost, f"{lost}, status {status}"))
+        worker.start()
+
+
+def single(recipe: Recipe) -> Tally:
+    """Run one recipe in this process, through every format of the command too."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        runner = Runner(Path(place))
+        for _ in range(1 + EVERY * (len(FORMATS) - 1)):
+            tally.add(runner.run(recipe))
+            if tally.failures:
+                break
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--folders", type=int, default=20_000, help="how many at least")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other folders")
+    parser.add_argument("--workers", type=int, default=2, help="how many processes")
+    parser.add_argument("--recipe", help="run this one alone, as a failure printed it")
+    given_ = parser.parse_args()
+    if given_.recipe:
+        tally = single(read_recipe(given_.recipe))
+    else:
+        tally = long_run(given_.folders, given_.seed, given_.workers)
+    tally.show()
+    sys.exit(1 if tally.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

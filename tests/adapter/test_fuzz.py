@@ -1,0 +1,263 @@
+"""Whole folders from strangers, spoilt at random; `python benchmarks/fuzz.py` runs many more."""
+
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.folder import (
+    CONFIG,
+    MANIFEST,
+    MATTERS,
+    MODEL_CARD,
+    WEIGHTS,
+    AdapterFolder,
+)
+from phi3_lora_qa.adapter.lint import LintReport, lint
+from phi3_lora_qa.errors import AdapterError
+from tests.adapter import fuzz
+from tests.adapter.builders import HEALTHY, P
+from tests.adapter.fuzz import BrokenPromise, Recipe, Step
+
+QKV = f"{P}model.layers.0.self_attn.qkv_proj.lora_A.weight"
+FAR = ("put", CONFIG, "target_modules", "@far:255")
+ALL = ("tokenizer", "card", "manifest")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, BaseFiles]:
+    made = fuzz.write_bases(tmp_path_factory.mktemp("bases"))
+    fuzz.warm_up(made)
+    return made
+
+
+def run(recipe: Recipe, bases: Mapping[str, BaseFiles]) -> str:
+    with tempfile.TemporaryDirectory() as place:
+        room = Path(place) / "room"
+        room.mkdir()
+        folder = fuzz.build(recipe, room)
+        try:
+            return fuzz.check(folder, bases[recipe.base])
+        finally:
+            fuzz.clear(room)
+
+
+@settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=260,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(recipe=fuzz.recipes(quick=True))
+def test_any_folder_gets_a_verdict_or_a_typed_error_and_nothing_else_happens(
+    bases: Mapping[str, BaseFiles], recipe: Recipe
+) -> None:
+    assert run(recipe, bases) in ("accepted", "rejected", "error")
+
+
+def is_small(recipe: Recipe) -> bool:
+    return not any(step[0].startswith("sparse") for step in recipe.steps)
+
+
+@settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(recipe=fuzz.recipes(quick=True).filter(is_small))
+def test_a_private_copy_of_any_folder_holds_regular_files_that_matter_or_is_refused(
+    recipe: Recipe,
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        room, copy = Path(place) / "room", Path(place) / "copy"
+        room.mkdir()
+        folder = fuzz.build(recipe, room)
+        with contextlib.suppress(AdapterError):
+            AdapterFolder.open(folder).snapshot(copy)
+        for path in copy.iterdir() if copy.is_dir() else ():
+            assert path.name in MATTERS
+            assert stat.S_ISREG(path.lstat().st_mode)
+            assert path.read_bytes() == (folder / path.name).read_bytes()
+        fuzz.clear(room)
+
+
+@pytest.mark.parametrize("base", ["whole", "tied", "bare"])
+@pytest.mark.parametrize("variant", ["plain", "dora", "trained_tokens"])
+def test_a_recipe_without_steps_is_the_healthy_variant(
+    variant: str, base: str, bases: Mapping[str, BaseFiles]
+) -> None:
+    assert run(Recipe(variant, base=base), bases) == "accepted"
+
+
+@settings(max_examples=200, deadline=None)
+@given(fuzz.recipes())
+def test_a_printed_recipe_is_read_again(recipe: Recipe) -> None:
+    assert fuzz.read_recipe(str(recipe)) == recipe
+
+
+# What fuzzing has found. Each once crashed a rule, hung, or took memory without bound.
+
+FOUND: dict[str, tuple[Step, ...]] = {
+    "an alpha that no float holds": (("put", CONFIG, "lora_alpha", "@digits:400"),),
+    "an alpha of a pattern that no float holds": (
+        ("put", CONFIG, "alpha_pattern", '{"o_proj":1' + "0" * 400 + "}"),
+    ),
+    "a recorded loss that no float holds": (
+        ("put", MANIFEST, "final_losses", '{"train":1' + "0" * 400 + "}"),
+    ),
+    "a recorded scaling that no float holds": (
+        ("node", MANIFEST, 3, 0, "@digits:400"),
+        ("put", MANIFEST, "scaling", '{"model.layers.0.mlp.down_proj":1' + "0" * 400 + "}"),
+    ),
+    "the last of very many keys twice": (("crowd", CONFIG, 90_000, 1),),
+    "the last of very many tensors twice": (("crowd", fuzz.HEADER, 90_000, 1),),
+    "an empty tensor of endless rows": (("tensor", 0, "F32", (1 << 62, 0), "zero"),),
+    "an empty tensor of endless columns": (("tensor", 0, "F32", (0, 1 << 62), "zero"),),
+    "an empty tensor of many rows and three dimensions": (
+        ("tensor", 0, "F32", (1 << 40, 0, 1), "zero"),
+    ),
+    "an empty tensor of many rows, read in blocks": (
+        ("tensor", 0, "F32", (1 << 36, 0, 1), "zero"),
+    ),
+    "float64 whose squares overflow": (("recast", "", "F64", "largest"),),
+    "float64 whose fourth powers overflow": (("recast", "", "F64", "wide"),),
+    "float32 whose fourth powers overflow": (("recast", "", "F32", "largest"),),
+    "numbers of every size": (("recast", "", "F64", "spread"),),
+    "a scalar in place of a factor": (("tensor", 1, "F32", (), "one"),),
+    "a tensor without a name": (("retitle", 0, ""),),
+    "a set of letters, repeated": (("put", CONFIG, "target_modules", "@pattern:33"),),
+    "many sets of letters, repeated": (("put", CONFIG, "rank_pattern", "@patterns:33"),),
+    "many sets of letters and ranges": (FAR, ("put", CONFIG, "rank_pattern", "@patterns:34")),
+    "a tokenizer over its cap": (("sparse", "tokenizer.json", 65 << 20),),
+    "a model card over every cap": (("sparse", MODEL_CARD, 33 << 30),),
+    "a model card of nothing": (("sparse", MODEL_CARD, 5 << 30),),
+    "weights of nothing": (("sparse_tensor", 0, 1 << 30),),
+    "a factor of nothing, under the cap": (("sparse_tensor", 0, 1 << 20),),
+}
+
+
+@pytest.mark.parametrize("variant", ["plain", "dora"])
+@pytest.mark.parametrize("found", FOUND)
+def test_what_fuzzing_found_is_mended(
+    found: str, variant: str, bases: Mapping[str, BaseFiles]
+) -> None:
+    assert run(Recipe(variant, ALL, FOUND[found]), bases) in ("accepted", "rejected")
+
+
+def test_the_worst_of_everything_together_takes_no_longer_than_promised(
+    bases: Mapping[str, BaseFiles],
+) -> None:
+    steps = (
+        FAR,
+        ("put", CONFIG, "rank_pattern", "@dotted:512"),
+        ("put", CONFIG, "alpha_pattern", "@patterns:0"),
+        ("put", CONFIG, "target_parameters", "@names:2048"),
+        ("put", CONFIG, "modules_to_save", "@names:2048"),
+        ("put", CONFIG, "trainable_token_indices", "@lists:2048"),
+        ("swarm", "layers", 1000),
+    )
+    assert run(Recipe("plain", ALL, steps), bases) == "rejected"
+
+
+# The oracle itself: it must see what it is there to see.
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Spoiler":
+    return Spoiler(fuzz.build(Recipe("plain"), tmp_path), monkeypatch)
+
+
+class Spoiler:
+    """A healthy folder, linted by something that does more than it may."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._patch = monkeypatch
+
+    def outcome(self, deed: str, base: BaseFiles) -> str:
+        def deceitful(folder: AdapterFolder, base: BaseFiles | None = None) -> LintReport:
+            exec(deed, {"folder": folder.path, "os": os, "subprocess": subprocess, "sys": sys})
+            return lint(folder, base)
+
+        self._patch.setattr(fuzz, "lint", deceitful)
+        return fuzz.check(self.folder, base)
+
+
+DEEDS = {
+    "open('/dev/full', 'w')": "open",
+    "os.mkdir(folder / 'x')": "os.mkdir",
+    "(folder / 'README.md').open('rb').close()": "open",
+    "os.close(os.open(folder / 'kept.bin', os.O_RDONLY | os.O_NOFOLLOW))": "open",
+    "os.remove(folder / 'kept.bin')": "os.remove",
+    "os.rename(folder / 'kept.bin', folder / 'x')": "os.rename",
+    "subprocess.run([sys.executable, '-c', ''])": "subprocess.Popen",
+    "__import__('socket').socket().close()": "socket",
+    "__import__('pickle').loads(b'cos\\nsystem\\n.')": "pickle",
+    "os.waitpid(os.fork() or os._exit(0), 0)": "os.fork",
+    "(folder / 'kept.bin').chmod(0o600)": "os.chmod",
+    "__import__('warnings').warn('x', RuntimeWarning)": "RuntimeWarning",
+    "bytearray(2 << 30)": "MemoryError",
+    "raise ValueError": "ValueError",
+    "globals()['kept'] = os.open(folder, 0); sys.kept = kept": "left open",
+    "os.utime(folder / 'kept.bin', (1, 1))": "os.utime",
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limits and /proc")
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_linter_that_does_more_than_it_may_is_found_out(
+    deed: str, spoilt: Spoiler, bases: Mapping[str, BaseFiles]
+) -> None:
+    for name in ("README.md", "kept.bin"):
+        (spoilt.folder / name).write_text("x")
+    with pytest.raises(BrokenPromise, match=DEEDS[deed]):
+        spoilt.outcome(deed, bases["whole"])
+    if hasattr(sys, "kept"):
+        os.close(sys.kept)
+        del sys.kept
+
+
+def test_a_linter_that_hangs_is_found_out(
+    spoilt: Spoiler, bases: Mapping[str, BaseFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.1)
+    with pytest.raises(BrokenPromise, match="too long"):
+        spoilt.outcome("while True: pass", bases["whole"])
+
+
+def test_a_linter_that_does_nothing_more_is_not(
+    spoilt: Spoiler, bases: Mapping[str, BaseFiles]
+) -> None:
+    assert spoilt.outcome("", bases["whole"]) == "accepted"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads every file")
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, MODEL_CARD, "tokenizer.json", MANIFEST])
+def test_a_file_that_may_not_be_read_is_a_finding(
+    name: str, bases: Mapping[str, BaseFiles]
+) -> None:
+    assert run(Recipe("plain", ALL, (("closed", name),)), bases) in ("accepted", "rejected")
+
+
+def test_a_folder_that_is_none_is_a_typed_error(
+    tmp_path: Path, bases: Mapping[str, BaseFiles]
+) -> None:
+    for kind in ("nothing", "file", "pipe", "loop"):
+        assert run(Recipe("plain", (), (("instead", kind),)), bases) == "error"
+    with pytest.raises(AdapterError):
+        AdapterFolder.open(tmp_path / "a\0b")
+
+
+def test_every_variant_can_be_drawn() -> None:
+    assert {name for name in HEALTHY if fuzz.pristine(name, ())} == set(HEALTHY)
