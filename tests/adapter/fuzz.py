@@ -23,7 +23,6 @@ import struct
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -64,6 +63,9 @@ from tests.adapter.builders import (
 )
 
 MAX_SECONDS = 5.0
+"""Of computing, the child's included. Three times as long by the clock is the end in any case: a
+busy machine must not look like a slow linter, nor one that waits for ever like a quick one."""
+
 MAX_BYTES = 1 << 30
 CHILD = "phi3_lora_qa.adapter.render_child"
 """The only program that linting may start: it renders a chat template under limits of its own."""
@@ -657,7 +659,7 @@ _TEXTS = st.one_of(
         P + "model.layers.1.self_attn.o_proj.lora_A.default.weight", P + "x.lora_A.\u202e.weight",
         P + "model.layers.999999.mlp.down_proj.lora_A.weight", P + "model.layers.٣.x.lora_B.weight",
         P + "model.embed_tokens.base_layer.weight", "model.layers.0.lora_a.module._orig_mod",
-        P * 40, P + "model.layers.0.mlp.down_proj.lora_magnitude_vector.weight", "x" * 100_000,
+        P * 40, P + "model.layers.0.mlp.down_proj.lora_magnitude_vector.weight", "x" * 9_000,
         P + "lm_head.token_adapter.trainable_tokens_delta", P + "lm_head.lora_B.bias",
     ]),
 )  # fmt: skip
@@ -914,7 +916,7 @@ def _check_accepted(folder: Path) -> None:
 
 def _bounded_lint(folder: Path, base: BaseFiles | None) -> LintReport:
     deeds: list[tuple[str, str]] = []
-    start, peak = time.monotonic(), _peak()
+    start, peak = _computed(), _peak()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
@@ -923,9 +925,9 @@ def _bounded_lint(folder: Path, base: BaseFiles | None) -> LintReport:
         except _Overtime:
             raise BrokenPromise("it took too long", f"more than {3 * MAX_SECONDS:g} s") from None
         finally:
-            taken, grown = time.monotonic() - start, _peak() - peak
-            if MAX_SECONDS < taken < 3 * MAX_SECONDS:
-                raise BrokenPromise("it took too long", f"{taken:.1f} s")
+            taken, grown = _computed() - start, _peak() - peak
+            if taken > MAX_SECONDS:
+                raise BrokenPromise("it took too long", f"{taken:.1f} s of computing")
             if grown > MAX_BYTES:
                 raise BrokenPromise("it took too much memory", f"{grown >> 20} MiB")
             if deeds:
@@ -950,6 +952,11 @@ def _snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
 def _descriptors() -> int:
     place = Path("/proc/self/fd")
     return sum(1 for _ in place.iterdir()) if place.is_dir() else 0
+
+
+def _computed() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _peak() -> int:
