@@ -32,6 +32,11 @@ FAR = ("put", CONFIG, "target_modules", "@far:255")
 ALL = ("tokenizer", "card", "manifest")
 
 
+# Here a bound against hanging only: two workers share the machine's caches, and a slow machine must
+# not fail the suite. benchmarks/fuzz.py holds the linter to the five seconds that are promised.
+fuzz.MAX_SECONDS = 20.0
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, BaseFiles]:
     made = fuzz.write_bases(tmp_path_factory.mktemp("bases"))
