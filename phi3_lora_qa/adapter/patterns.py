@@ -14,7 +14,7 @@ from phi3_lora_qa.adapter.pattern_syntax import Parser, PatternError, Place, Sta
 __all__ = ["Budget", "Pattern", "PatternError"]
 
 MAX_LENGTH = 8192
-MAX_STEPS = 3_000_000
+MAX_STEPS = 2_000_000
 
 
 @dataclass(slots=True)
