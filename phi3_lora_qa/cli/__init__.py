@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it, so that ``--help`` and ``li
 """
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 import click
@@ -94,6 +95,10 @@ def report(record: Path, output: Path | None) -> None:
 
 def main() -> None:
     """Run the console script; an error made on purpose is one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not look like a rejection.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Phi3LoraQAError as error:

@@ -1,6 +1,7 @@
 """Commands lint and explain, through the console script's own application."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -168,6 +169,19 @@ def test_sarif_names_every_rule_and_places_every_finding(hostile: Path, bad: Pat
             uri = place["physicalLocation"]["artifactLocation"]["uri"]
             assert uri.startswith(f"file://{adapter}/")
             assert re.fullmatch(r"[A-Za-z0-9_./:%~-]+", uri)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "github", "sarif"])
+def test_a_name_that_the_terminal_lacks_is_no_rejection(form: str, tmp_path: Path) -> None:
+    folder = plain().save(tmp_path / "d\N{GREEK SMALL LETTER PI}")
+    program = "from phi3_lora_qa.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "lint", str(folder), "--format", form],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_headers_alone_need_no_numpy(good: Path) -> None:
