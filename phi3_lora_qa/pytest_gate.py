@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.gate.compose import Reported, compose
 from phi3_lora_qa.gate.context import Run
@@ -112,6 +113,8 @@ class Gate:
     started: datetime
     clock: float
     is_worker: bool
+    reports: Sequence[Path] = ()
+    """Where each adapter's report goes; found out before a test could change the directory."""
     only_listed: bool = False
     """Whether the user asked for the list of tests, so that nothing is run or judged."""
     reported: list[Reported] = field(default_factory=list)
@@ -129,9 +132,6 @@ class Gate:
         """Whether only chosen ids are run."""
         return len(self.chosen) < len(self.planned)
 
-    def _folders(self) -> list[Path]:
-        return _report_folders(self.settings, self.run.targets, partial=self.partial)
-
     @classmethod
     def begin(cls, config: pytest.Config, settings: GateSettings, *, only_listed: bool) -> "Gate":
         """Find out what must run; in the process that starts the run, copy the adapters too."""
@@ -141,7 +141,7 @@ class Gate:
             config.args = rest if ids else []
         if given is None:
             targets = prepare(settings)
-            planned = plan([(target.name, target.limits) for target in targets], settings.stage)
+            planned = _plan(targets, settings)
             chosen = choose(planned, ids) if ids else planned
             reports = _report_folders(settings, targets, partial=len(chosen) < len(planned))
             for report in reports:
@@ -154,8 +154,8 @@ class Gate:
         else:
             handed = json.loads(given)
             folder = Path(handed["folder"])
-            targets = handed_over(folder)
-            planned = plan([(target.name, target.limits) for target in targets], settings.stage)
+            targets, reports = handed_over(folder), []
+            planned = _plan(targets, settings)
             chosen = tuple(p for p in planned if p.id in set(handed["ids"]))
         run = Run(
             settings=settings,
@@ -174,6 +174,7 @@ class Gate:
             started=datetime.now(UTC),
             clock=time.perf_counter(),
             is_worker=given is not None,
+            reports=reports,
             only_listed=only_listed,
         )
 
@@ -244,7 +245,7 @@ class Gate:
             seconds=time.perf_counter() - self.clock,
         )
         try:
-            for reported, folder in zip(self.reported, self._folders(), strict=True):
+            for reported, folder in zip(self.reported, self.reports, strict=True):
                 write_report(reported.record, reported.rows, folder)
         except InputError as error:
             self.unwritten = str(error)
@@ -279,7 +280,7 @@ class Gate:
         if not self.reported:
             return
         terminalreporter.section("adapter gate")
-        for reported, folder in zip(self.reported, self._folders(), strict=True):
+        for reported, folder in zip(self.reported, self.reports, strict=True):
             record = reported.record
             mark = {"green": True} if reported.accepted else {"red": True}
             terminalreporter.write(f"{record.verdict}", bold=True, **mark)
@@ -295,6 +296,11 @@ class Gate:
 
 GATE: "pytest.StashKey[Gate]" = pytest.StashKey()
 """Where a session keeps its gate, out of reach of the plugin manager."""
+
+
+def _plan(targets: Sequence[Target], settings: GateSettings) -> tuple[PlannedCheck, ...]:
+    adapters = [(target.name, target.limits) for target in targets]
+    return plan(adapters, settings.stage, selection_of(settings))
 
 
 def _take_ids(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -126,15 +126,6 @@ def layer_index(module: str, containers: tuple[str, ...] = ()) -> int | None:
     return None
 
 
-def scaling(config: LoraAdapterConfig, module: str) -> float:
-    """Return the factor s in delta = s · B·A of one module, patterns included.
-
-    Raises:
-        AdapterError: A pattern cannot be matched in bounded time.
-    """
-    return Matching(config).scaling(module)
-
-
 def _names_or_pattern(value: tuple[str, ...] | str, field: str, budget: Budget) -> Matcher:
     if isinstance(value, str):
         if value.lower() == ALL_LINEAR and field == "target_modules":

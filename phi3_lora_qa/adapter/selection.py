@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from phi3_lora_qa.adapter.finding import Rule, Severity, all_rules, families, find_rule
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.settings import GateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,15 @@ class Selection:
     def left_out(self) -> tuple[str, ...]:
         """Return the ids of all rules that are not run."""
         return tuple(rule.id for rule in all_rules() if not self.takes(rule))
+
+
+def selection_of(settings: GateSettings) -> Selection:
+    """Return the choice of rules that a project's settings make.
+
+    Raises:
+        InputError: As `read_selection`.
+    """
+    return read_selection(settings.lint_select, settings.lint_ignore, settings.lint_levels)
 
 
 def read_selection(

@@ -18,7 +18,8 @@ from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_keys, tenso
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.matching import Matching
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_safetensors
-from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.adapter.templates import chat_template, same_vocabulary, vocabulary
+from phi3_lora_qa.errors import AdapterError, BaseModelError
 
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure
@@ -144,6 +145,36 @@ class Subject:
         return found
 
     @cached_property
+    def tokens(self) -> Mapping[str, int]:
+        """The adapter's own vocabulary; empty where there is none that can be read."""
+        return self._try("vocabulary", lambda: vocabulary(self.folder)) or {}
+
+    @cached_property
+    def base_tokens(self) -> Mapping[str, int]:
+        """The base's vocabulary; empty where it has none (need: base).
+
+        Raises:
+            BaseModelError: It cannot be read.
+        """
+        if same_vocabulary(self.folder, self.base):
+            return self.tokens
+        return _of_base(lambda: vocabulary(self.base)) or {}
+
+    @cached_property
+    def template(self) -> str | None:
+        """The adapter's own chat template; None where there is none that can be read."""
+        return self._try("template", lambda: chat_template(self.folder))
+
+    @cached_property
+    def base_template(self) -> str | None:
+        """The base's chat template (need: base).
+
+        Raises:
+            BaseModelError: It cannot be read.
+        """
+        return _of_base(lambda: chat_template(self.base))
+
+    @cached_property
     def reading(self) -> ConfigReading | None:
         """adapter_config.json with its problems; None if it is missing or no JSON."""
         if self.folder.file(CONFIG) is None:
@@ -194,6 +225,13 @@ class Subject:
         except AdapterError as error:
             self.errors[part] = str(error)
             return None
+
+
+def _of_base(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except AdapterError as error:
+        raise BaseModelError(f"the base's tokenizer: {error}") from error
 
 
 def _there(part: T | None) -> T:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.strict_json import parse_object
-from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.errors import AdapterError, BaseModelError
 
 TEMPLATE = "chat_template.jinja"
 SETTINGS = "tokenizer_config.json"
@@ -59,21 +59,30 @@ def special_token(settings: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def vocabulary_bytes(folder: AdapterFolder | BaseFiles) -> bytes | None:
-    """Return tokenizer.json as it lies there, or None.
+def vocabulary(folder: AdapterFolder | BaseFiles) -> dict[str, int] | None:
+    """Return every token of a tokenizer.json with its id, added tokens included, or None.
 
     Raises:
-        AdapterError: It is larger than a tokenizer can be.
+        AdapterError: The file is too large, is no strict JSON, or not laid out as a tokenizer.
     """
+    data = _vocabulary_bytes(folder)
+    return None if data is None else _token_ids(data)
+
+
+def same_vocabulary(folder: AdapterFolder, base: BaseFiles) -> bool:
+    """Whether both have the same tokenizer.json, byte for byte; False where one cannot be read."""
+    try:
+        ours, theirs = _vocabulary_bytes(folder), _vocabulary_bytes(base)
+    except (AdapterError, BaseModelError):
+        return False  # reading it says why
+    return ours is not None and ours == theirs
+
+
+def _vocabulary_bytes(folder: AdapterFolder | BaseFiles) -> bytes | None:
     return _source(folder)(VOCABULARY, MAX_VOCABULARY_BYTES)
 
 
-def token_ids(data: bytes) -> dict[str, int]:
-    """Return every token of a tokenizer.json with its id, added tokens included.
-
-    Raises:
-        AdapterError: The file is no strict JSON, or not laid out as a tokenizer.
-    """
+def _token_ids(data: bytes) -> dict[str, int]:
     raw = parse_object(data, where=VOCABULARY, max_bytes=MAX_VOCABULARY_BYTES)
     model, added = raw.get("model"), raw.get("added_tokens", [])
     words = model.get("vocab") if isinstance(model, dict) else None

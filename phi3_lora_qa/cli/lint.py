@@ -11,7 +11,7 @@ from typing import Any
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, find_rule, lint
-from phi3_lora_qa.adapter.selection import read_selection
+from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings, resolve
 
@@ -52,8 +52,7 @@ def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # n
     }
     if format not in writers:
         raise InputError(f"unknown format {escape(format)!r}; choose text, json, github or sarif")
-    settings = _settings(asked)
-    selection = read_selection(settings.lint_select, settings.lint_ignore, settings.lint_levels)
+    selection = selection_of(_settings(asked))
     folder = AdapterFolder.open(adapter)
     base = None if asked.base is None else _open_base(asked.base)
     report = lint(folder, base, selection)

@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
-from phi3_lora_qa.adapter.selection import read_selection
+from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import BaseModelError
@@ -48,9 +48,7 @@ class Bench:
         """The lint report of the private copy, against the base's files where they are on disk."""
         base = self.target.base
         files = BaseFiles.open(base.folder) if base and base.folder else None
-        asked = self.run.settings
-        selection = read_selection(asked.lint_select, asked.lint_ignore, asked.lint_levels)
-        return lint(self.folder, files, selection)
+        return lint(self.folder, files, selection_of(self.run.settings))
 
     def refusal(self) -> str:
         """Why no model may be run with this adapter; empty when the static stage accepts it."""

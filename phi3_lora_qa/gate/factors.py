@@ -7,7 +7,7 @@ import numpy as np
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import Part, parse_keys
-from phi3_lora_qa.adapter.matching import scaling
+from phi3_lora_qa.adapter.matching import Matching
 from phi3_lora_qa.adapter.safetensors import SafetensorsFile, open_safetensors
 from phi3_lora_qa.lora.reference import Array, Factors, block_diagonal
 
@@ -28,6 +28,7 @@ def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
         AdapterError: The config or the weights cannot be read.
     """
     config = read_config(folder)
+    matching = Matching(config)
     weights = weights_of(folder)
     keys, _ = parse_keys(weights.tensors)
     parts = {(key.module, key.part): key.name for key in keys.values()}
@@ -49,7 +50,7 @@ def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
             factors[module] = Factors(
                 A=a,
                 B=b,
-                scaling=scaling(config, module),
+                scaling=matching.scaling(module),
                 magnitude=None if magnitude is None else magnitude.reshape(-1),
                 bias=read(module, Part.B_BIAS),
             )

@@ -7,6 +7,7 @@ the verdict holds what ran against it. What pytest later drops, by whatever mean
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from phi3_lora_qa.adapter.selection import Selection
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.check import Check
@@ -26,19 +27,22 @@ class PlannedCheck:
 
 
 def plan(
-    adapters: Sequence[tuple[str, Sequence[Limit]]], stages: Sequence[str]
+    adapters: Sequence[tuple[str, Sequence[Limit]]],
+    stages: Sequence[str],
+    selection: Selection | None = None,
 ) -> tuple[PlannedCheck, ...]:
     """Return every check that must run, adapter by adapter, in the stages' order.
 
     Args:
         adapters: Each adapter's name and its quality limits, in the order given by the user.
         stages: The chosen stages.
+        selection: The chosen rules of the static stage; all by default.
     """
     planned: list[PlannedCheck] = []
     for index, (name, limits) in enumerate(adapters):
         suffix = f"[{name}]" if len(adapters) > 1 else ""
         checks = {
-            "static": static.checks(),
+            "static": static.checks(selection or Selection()),
             "math": mathematics.checks(),
             "checkpoint": checkpoint.checks(),
             "quality": quality.checks(limits),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.selection import read_selection
+from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.data.thresholds import Limit, default_limits, expand, read_thresholds
@@ -61,7 +61,7 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
     Raises:
         InputError: A path, base, suite or thresholds file cannot be used.
     """
-    read_selection(settings.lint_select, settings.lint_ignore, settings.lint_levels)
+    selection_of(settings)  # what is wrong with it is bad input too
     asked = read_thresholds(settings.thresholds) if settings.thresholds else None
     given = read_suite([Path(path) for path in settings.suite]) if settings.suite else None
     targets = []

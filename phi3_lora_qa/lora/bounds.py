@@ -27,6 +27,16 @@ def gamma(n: int, dtype: str) -> float:
     return nu / (1.0 - nu) if nu < 1.0 else float("inf")
 
 
+def ratios(error: Array, bound: Array) -> Array:
+    """Return error / bound elementwise, 0 where there is no error.
+
+    A NaN counts as infinitely far: as NaN the next, smaller ratio would replace it.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(error == 0, 0.0, error / bound)
+    return np.where(np.isnan(found), np.inf, found)
+
+
 def delta_bound(factors: Factors, dtype: str) -> Array:
     """Bound |fl(s · B·A) - s · B·A|, float64 (out, in).
 

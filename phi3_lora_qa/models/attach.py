@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
+from phi3_lora_qa.adapter.keys import PREFIX, Part
+from phi3_lora_qa.adapter.schema import SAFE_INIT
 from phi3_lora_qa.errors import AdapterError, escape
 from phi3_lora_qa.models.checksum import require_plain
 from phi3_lora_qa.models.quiet import quiet
@@ -22,13 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-
 _ADAPTER_NAME = "default"
-_PREFIX, _TABLE = "base_model.model.", ".base_layer.weight"
+_TABLE = f".{Part.BASE_WEIGHT}"
 # These leave the base's weights alone; pissa, olora, corda, loftq and lora_ga subtract from them.
-_HARMLESS_INITS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+_HARMLESS_INITS = (None, *SAFE_INIT)
 _REWRITES_THE_TREE = ("layer_replication", "megatron_config", "arrow_config")
 
 
@@ -49,8 +49,8 @@ def attach(base_model: "PreTrainedModel", adapter_folder: Path) -> "PeftModel":
         BaseModelError: ``base_model`` carries PEFT layers already.
     """
     require_plain(base_model)
-    weights = adapter_folder / ADAPTER_WEIGHTS
-    for path in (adapter_folder / ADAPTER_CONFIG, weights):
+    weights = adapter_folder / WEIGHTS
+    for path in (adapter_folder / CONFIG, weights):
         if not path.is_file():
             raise AdapterError(
                 f"the adapter folder {adapter_folder} has no {path.name}; "
@@ -147,7 +147,7 @@ def _require_own_tables(
 
     base = base_model.state_dict()
     for name in (n for n in saved if n.endswith(_TABLE)):
-        path = name.removeprefix(_PREFIX).removesuffix(_TABLE)
+        path = name.removeprefix(PREFIX).removesuffix(_TABLE)
         table, given = base.get(f"{path}.weight"), saved[name]
         if (
             table is None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.base import WEIGHTS, WEIGHTS_INDEX
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -86,23 +85,23 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         BaseModelError: There are none, only pickles, or a shard is missing.
     """
-    if (folder / _WEIGHTS).is_file():
-        return (folder / _WEIGHTS,)
-    if not (folder / _INDEX).is_file():
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / WEIGHTS_INDEX).is_file():
         if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
             raise BaseModelError(
                 f"the base in {folder} has its weights in a pickle, which can run code when it is "
                 "read; save it again with safe_serialization, as model.safetensors"
             )
-        raise BaseModelError(f"the base in {folder} has no {_WEIGHTS}; download it again")
+        raise BaseModelError(f"the base in {folder} has no {WEIGHTS}; download it again")
     try:
         names = set(
-            json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values()
         )
         shards = tuple(sorted(folder / Path(name).name for name in names))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BaseModelError(
-            f"cannot read {folder / _INDEX}: {escape(str(error))}; download the base again"
+            f"cannot read {folder / WEIGHTS_INDEX}: {escape(str(error))}; download the base again"
         ) from error
     for shard in shards:
         if not shard.is_file():

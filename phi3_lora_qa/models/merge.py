@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.base import WEIGHTS_INDEX
 from phi3_lora_qa.models.loading import LoadedBase
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 256 << 20
-INDEX = "model.safetensors.index.json"
 
 
 def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
@@ -52,7 +52,7 @@ def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
     if shard:
         flush()
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    (folder / WEIGHTS_INDEX).write_text(json.dumps(index), encoding="utf-8")
     config = copy.deepcopy(base.model.config)
     config.tie_word_embeddings = config.tie_word_embeddings and not untied
     config.save_pretrained(folder)

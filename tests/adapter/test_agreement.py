@@ -76,26 +76,6 @@ DAMAGE: dict[str, Callable[[Tensors, str], object]] = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    import torch
-    from transformers import Phi3Config, Phi3ForCausalLM
-
-    torch.manual_seed(0)
-    config = Phi3Config(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=96, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return Phi3ForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def base(model: Any, tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
-    folder = tmp_path_factory.mktemp("base")
-    model.save_pretrained(folder)
-    return BaseFiles.open(folder)
-
-
-@pytest.fixture(scope="module")
 def trained(model: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("trained")
     for name, options in VARIANTS.items():
@@ -124,7 +104,7 @@ def draw(source: Path, folder: Path, chosen: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", range(DRAWS))
 def test_what_the_linter_accepts_peft_takes_whole(
-    seed: int, model: Any, base: BaseFiles, trained: list[Path], tmp_path: Path
+    seed: int, model: Any, model_files: BaseFiles, trained: list[Path], tmp_path: Path
 ) -> None:
     import torch
 
@@ -132,7 +112,7 @@ def test_what_the_linter_accepts_peft_takes_whole(
     for number in range(CASES):
         folder = tmp_path / str(number)
         what = draw(chosen.choice(trained), folder, chosen)
-        report = lint(AdapterFolder.open(folder), base)
+        report = lint(AdapterFolder.open(folder), model_files)
         assert not any(f.rule == "lint-internal-error" for f in report.findings), what
         if not report.accepted:
             continue

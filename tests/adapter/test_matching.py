@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, parse_config
-from phi3_lora_qa.adapter.matching import Matching, layer_index, scaling
+from phi3_lora_qa.adapter.matching import Matching, layer_index
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.builders import base_config
 
@@ -82,8 +82,8 @@ def test_the_first_pattern_that_fits_gives_rank_and_alpha_as_in_peft(
 
 def test_scaling_follows_the_patterns() -> None:
     read = config(r=4, lora_alpha=8, rank_pattern={"o_proj": 16}, use_rslora=True)
-    assert scaling(read, "model.layers.0.self_attn.o_proj") == 2.0
-    assert scaling(read, "model.layers.0.self_attn.qkv_proj") == 4.0
+    assert Matching(read).scaling("model.layers.0.self_attn.o_proj") == 2.0
+    assert Matching(read).scaling("model.layers.0.self_attn.qkv_proj") == 4.0
 
 
 def test_a_layers_index_is_the_first_number_within_the_name() -> None:

@@ -16,29 +16,9 @@ from phi3_lora_qa.adapter.matching import Matching
 from tests.variants import FUSED, VARIANTS, train
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    import torch
-    from transformers import Phi3Config, Phi3ForCausalLM
-
-    torch.manual_seed(0)
-    config = Phi3Config(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=96, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return Phi3ForCausalLM(config)
-
-
-@pytest.fixture(scope="module")
-def base(model: Any, tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
-    folder = tmp_path_factory.mktemp("base")
-    model.save_pretrained(folder)
-    return BaseFiles.open(folder)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_peft_trained_is_accepted_and_means_the_same_to_peft(
-    variant: str, model: Any, base: BaseFiles, tmp_path: Path
+    variant: str, model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
     import torch
     from peft import PeftModel
@@ -46,7 +26,7 @@ def test_what_peft_trained_is_accepted_and_means_the_same_to_peft(
 
     tuned = train(model, tmp_path, **VARIANTS[variant])
     folder = AdapterFolder.open(tmp_path)
-    for report in (lint(folder), lint(folder, base)):
+    for report in (lint(folder), lint(folder, model_files)):
         assert [f for f in report.findings if f.severity is not Severity.INFO] == []
 
     with warnings.catch_warnings():
@@ -79,7 +59,7 @@ def test_an_untrained_adapter_of_each_kind_is_rejected(model: Any, tmp_path: Pat
 
 
 def test_names_with_the_default_adapter_name_load_in_peft_and_are_warned_of(
-    model: Any, base: BaseFiles, tmp_path: Path
+    model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
     import torch
     from peft import PeftModel
@@ -89,7 +69,7 @@ def test_names_with_the_default_adapter_name_load_in_peft_and_are_warned_of(
     tensors = load_file(tmp_path / WEIGHTS)
     renamed = {n.replace(".weight", ".default.weight"): t for n, t in tensors.items()}
     save_file(renamed, tmp_path / WEIGHTS)
-    report = lint(AdapterFolder.open(tmp_path), base)
+    report = lint(AdapterFolder.open(tmp_path), model_files)
     assert [f.rule for f in report.findings] == ["tensors-adapter-name"]
     assert report.accepted
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from phi3_lora_qa.adapter.selection import Selection
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import static
 from phi3_lora_qa.record import Outcome
@@ -14,7 +15,7 @@ Copy = Callable[[str], Path]
 
 
 def outcome(bench: object, name: str) -> Outcome:
-    check = next(check for check in static.checks() if check.name == name)
+    check = next(check for check in static.checks(Selection()) if check.name == name)
     try:
         check.run(bench)  # type: ignore[arg-type]
     except CheckFailedError as error:
@@ -24,7 +25,7 @@ def outcome(bench: object, name: str) -> Outcome:
 
 def test_every_family_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
     bench = make_bench()
-    assert {outcome(bench, check.name) for check in static.checks()} == {Outcome.PASSED}
+    assert {outcome(bench, check.name) for check in static.checks(Selection())} == {Outcome.PASSED}
 
 
 def test_weights_that_are_a_link_are_refused(make_bench: MakeBench, adapter_copy: Copy) -> None:

@@ -119,6 +119,21 @@ def test_a_bias_that_peft_drops_when_merging_is_found(
         run(checkpoint.merged_matches_unmerged, bench)
 
 
+def test_a_failure_to_merge_for_another_reason_is_no_refusal(
+    tiny: Any, make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.tuners.lora.layer import Linear
+
+    def no_memory(self: Any, safe_merge: bool = False) -> None:
+        raise RuntimeError("not enough memory")
+
+    train(tiny, tmp_path / "adapter", lora_bias=True)
+    bench = make_bench(tmp_path / "adapter")
+    monkeypatch.setattr(Linear, "merge", no_memory)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        run(checkpoint.merged_matches_unmerged, bench)
+
+
 def test_a_whole_module_does_not_hide_a_base_that_stays_changed(
     tiny: Any, make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,6 +273,37 @@ def test_rules_that_are_ignored_are_told_in_the_record(
     assert ran.measured["ignored"] == ["values-nan"]
 
 
+def test_a_family_that_is_ignored_whole_has_no_check_that_passes(
+    pytester: pytest.Pytester, nan_adapter: Path
+) -> None:
+    only_static = ("--phi3-stage=static",)
+    assert gate(pytester, nan_adapter, "--phi3-lint-ignore=values", stages=only_static).ret == 0
+    names = {check.id.rpartition("::")[2] for check in record_of(pytester).checks}
+    assert "values" not in names
+    assert {"files", "every_rule_could_run"} <= names
+
+
+def test_a_check_says_how_many_of_its_rules_ran(
+    pytester: pytest.Pytester, adapter_copy: Callable[[str], Path]
+) -> None:
+    assert gate(pytester, adapter_copy("bare"), stages=("--phi3-stage=static",)).ret == 0
+    found = {check.id: check.message for check in record_of(pytester).checks}
+    assert found["phi3::static::manifest"].startswith("1 of ")  # that there is none
+    assert not found["phi3::static::files"].startswith("1 of ")
+
+
+def test_a_test_that_changes_the_directory_does_not_move_the_report(
+    pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = pytester.mkdir("elsewhere")
+    place(pytester, {"test_user.py": f"import os\ndef test_it(): os.chdir({str(elsewhere)!r})"})
+    monkeypatch.chdir(pytester.path)
+    result = pytester.runpytest_inprocess(f"--phi3-adapter={good_adapter}", "--phi3-stage=static")
+    assert result.ret == 0
+    assert (pytester.path / "reports" / "adapter" / "record.json").is_file()
+    assert not list(elsewhere.iterdir())
+
+
 def test_a_verdict_over_some_stages_says_which_it_leaves_out(
     pytester: pytest.Pytester, good_adapter: Path
 ) -> None:

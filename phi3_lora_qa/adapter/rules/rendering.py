@@ -16,11 +16,10 @@ from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.adapter.templates import (
     SETTINGS,
     TEMPLATE,
-    chat_template,
     special_token,
     tokenizer_settings,
 )
-from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.errors import AdapterError
 
 KNOWN_GOOD = frozenset(
     {
@@ -139,24 +138,16 @@ def _rendering(subject: Subject) -> Rendering | None:
     Rendered once for each subject, as two rules ask; the subject's end is the entry's end.
     """
     if subject not in _rendered:
-        template = _own_template(subject)
-        tokens = _special_tokens(subject) if template is not None else {}
-        _rendered[subject] = None if template is None else render(template, _CONVERSATIONS, tokens)
+        own = subject.template
+        if (
+            own is None
+            or template_hash(own) in KNOWN_GOOD
+            or (subject.has("base") and own == subject.base_template)
+        ):
+            _rendered[subject] = None
+        else:
+            _rendered[subject] = render(own, _CONVERSATIONS, _special_tokens(subject))
     return _rendered[subject]
-
-
-def _own_template(subject: Subject) -> str | None:
-    try:
-        own = chat_template(subject.folder)
-    except AdapterError:
-        return None  # tokenizer-unreadable reports it
-    if own is None or template_hash(own) in KNOWN_GOOD:
-        return None
-    try:
-        base = chat_template(subject.base) if subject.has("base") else None
-    except AdapterError as error:
-        raise BaseModelError(f"the base's tokenizer: {error}") from error
-    return None if own == base else own
 
 
 def _special_tokens(subject: Subject) -> dict[str, str]:

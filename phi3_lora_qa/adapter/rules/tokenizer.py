@@ -12,11 +12,9 @@ from phi3_lora_qa.adapter.templates import (
     VOCABULARY,
     chat_template,
     special_token,
-    token_ids,
     tokenizer_settings,
-    vocabulary_bytes,
 )
-from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.errors import AdapterError
 
 _TURN_END = "<|end|>"
 
@@ -38,14 +36,9 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
             what, _, fix = str(error).rpartition("; ")
             yield Hit(name, what, fix)
             return
-    if not subject.has("base"):
-        try:
-            data = vocabulary_bytes(subject.folder)
-            if data is not None:
-                token_ids(data)
-        except AdapterError as error:
-            what, _, fix = str(error).rpartition("; ")
-            yield Hit(VOCABULARY, what, fix)
+    if not subject.has("base") and not subject.tokens and "vocabulary" in subject.errors:
+        what, _, fix = subject.errors["vocabulary"].rpartition("; ")
+        yield Hit(VOCABULARY, what, fix)
 
 
 @rule(
@@ -60,7 +53,7 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
 )
 def template(subject: Subject) -> Iterator[Hit]:
     """Compare the two templates' texts."""
-    ours, theirs = _template(subject), _base_template(subject)
+    ours, theirs = subject.template, subject.base_template
     declared = subject.manifest.chat_template_sha256 if subject.has("manifest") else None
     if ours is None or theirs is None or ours == theirs or template_hash(ours) == declared:
         return
@@ -79,7 +72,7 @@ def template(subject: Subject) -> Iterator[Hit]:
 )
 def template_declared(subject: Subject) -> Iterator[Hit]:
     """Find templates that differ and are declared."""
-    ours, theirs = _template(subject), _base_template(subject)
+    ours, theirs = subject.template, subject.base_template
     declared = template_hash(ours) == subject.manifest.chat_template_sha256
     if ours is not None and theirs is not None and ours != theirs and declared:
         yield Hit(TEMPLATE, "the chat template is not the base's, as the manifest says")
@@ -146,8 +139,7 @@ def added_tokens(subject: Subject) -> Iterator[Hit]:
 def stop_token(subject: Subject) -> Iterator[Hit]:
     """Find an eos_token that no entry of tokenizer.json stands for."""
     stop = special_token(_settings(subject), "eos_token")
-    known = _tokens(subject)
-    if stop is not None and known and stop not in known:
+    if stop is not None and subject.tokens and stop not in subject.tokens:
         yield Hit(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
 
 
@@ -167,25 +159,15 @@ def untrained_tokens(subject: Subject) -> Iterator[Hit]:
     named = (*config.modules_to_save, *config.target_modules)
     if any("embed_tokens" in name for name in named):
         return
-    base_data = vocabulary_bytes(subject.base)
-    theirs = token_ids(base_data) if base_data is not None else {}
-    rows = subject.base.vocabulary
+    theirs, rows = subject.base_tokens, subject.base.vocabulary
     added = [
         token
-        for token, number in _tokens(subject).items()
+        for token, number in subject.tokens.items()
         if token not in theirs and number < rows and number not in trained
     ]
     if added and theirs:
         shown = ", ".join(map(repr, added[:3]))
         yield Hit(VOCABULARY, f"{len(added)} tokens that the base does not know: {shown}")
-
-
-def _tokens(subject: Subject) -> dict[str, int]:
-    try:
-        data = vocabulary_bytes(subject.folder)
-        return {} if data is None else token_ids(data)
-    except AdapterError:
-        return {}  # tokenizer-unreadable reports it
 
 
 def _settings(subject: Subject) -> dict[str, object]:
@@ -195,34 +177,12 @@ def _settings(subject: Subject) -> dict[str, object]:
         return {}  # tokenizer-unreadable reports it
 
 
-def _template(subject: Subject) -> str | None:
-    try:
-        return chat_template(subject.folder)
-    except AdapterError:
-        return None  # tokenizer-unreadable reports it
-
-
-def _base_template(subject: Subject) -> str | None:
-    try:
-        return chat_template(subject.base)
-    except AdapterError as error:
-        raise BaseModelError(f"the base's tokenizer: {error}") from error
-
-
 def _vocabulary_faults(subject: Subject) -> Iterator[tuple[str, str]]:
-    base_data = vocabulary_bytes(subject.base)
-    try:
-        data = vocabulary_bytes(subject.folder)
-        if data is None or data == base_data:
-            return
-        ours = token_ids(data)
-    except AdapterError as error:
-        yield "differs", str(error)
+    ours, theirs = subject.tokens, subject.base_tokens
+    if not ours or ours is theirs:
+        if "vocabulary" in subject.errors:
+            yield "differs", subject.errors["vocabulary"]
         return
-    try:
-        theirs = token_ids(base_data) if base_data is not None else {}
-    except AdapterError as error:
-        raise BaseModelError(f"the base's tokenizer: {error}") from error
     moved = [t for t, number in ours.items() if theirs.get(t, number) != number]
     gone = [t for t in theirs if t not in ours]
     if moved or gone:

@@ -75,11 +75,7 @@ def merged_matches_unmerged(bench: Bench) -> Held:
         weight = layer.base_weight()
         expected = reference.merged_weight(weight, layer.factors)
         allowed = bounds.merge_bound(weight, layer.factors, layer.dtype)
-        error = np.abs(layer.peft_merged() - expected)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(error == 0, 0.0, error / allowed)
-        # A NaN counts as infinitely far: as NaN the next, sound module would replace it.
-        ratio = float(np.max(np.nan_to_num(ratios, nan=np.inf)))
+        ratio = float(np.max(bounds.ratios(np.abs(layer.peft_merged() - expected), allowed)))
         if ratio > worst:
             worst, name = ratio, layer.name
         count += 1
@@ -101,7 +97,10 @@ def _merging_is_refused(bench: Bench) -> Held:
     for layer in lora_layers(bench):
         try:
             layer.peft_merged()
-        except (RuntimeError, NotImplementedError, ValueError):
+        except RuntimeError as error:
+            # Its own words for it: another failure (no memory, say) proves nothing, and is raised.
+            if "lora_bias" not in str(error):
+                raise
             continue
         raise CheckFailedError(
             f"PEFT merges {layer.name} and drops part of it: {bench.config.merge_refusal}",

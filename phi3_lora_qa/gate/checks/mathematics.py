@@ -164,11 +164,9 @@ class _Worst:
     def add(self, name: str, error: Array, bound: Array) -> None:
         self.cases += 1
         self.seen.add(name)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(error == 0, 0.0, error / bound)
-        where = int(np.argmax(np.where(np.isnan(ratios), np.inf, ratios)))
-        # A NaN counts as infinitely far: as NaN the next, sound module would replace it.
-        ratio = float(np.nan_to_num(ratios.flat[where], nan=np.inf))
+        ratios = bounds.ratios(error, bound)
+        where = int(np.argmax(ratios))
+        ratio = float(ratios.flat[where])
         if ratio > self.ratio:
             self.ratio, self.name = ratio, name
             self.error, self.bound = float(error.flat[where]), float(bound.flat[where])

@@ -1,15 +1,21 @@
 """Static stage: one check for each family of lint rules. No torch is loaded here."""
 
-from phi3_lora_qa.adapter.folder import MANIFEST
-from phi3_lora_qa.adapter.lint import Finding, Severity, families
+from phi3_lora_qa.adapter.lint import Finding, LintReport, Severity, all_rules, families
+from phi3_lora_qa.adapter.selection import Selection
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
 from phi3_lora_qa.record import Outcome, to_plain
 
 
-def checks() -> tuple[Check, ...]:
-    """Return one check for each rule family, and one that the linter itself came to an end."""
-    of_families = [Check(stage="static", name=name, run=_family(name)) for name in families()]
+def checks(selection: Selection) -> tuple[Check, ...]:
+    """Return one check for each rule family, and one that the linter itself came to an end.
+
+    A family of which the user wants no rule has no check that could hold.
+    """
+    taken = {rule.family for rule in filter(selection.takes, all_rules())}
+    of_families = [
+        Check(stage="static", name=name, run=_family(name)) for name in families() if name in taken
+    ]
     return (*of_families, check_of("static", every_rule_could_run))
 
 
@@ -35,6 +41,12 @@ def _family_of(finding: Finding) -> str:
     return finding.rule.partition("-")[0]
 
 
+def _ran(report: LintReport, family: str) -> str:
+    """How many rules of a family ran: those that lack what they look at have found nothing."""
+    known = [rule.id for rule in all_rules() if rule.family == family]
+    return f"{len(set(known) & set(report.rules_run))} of {len(known)} rules"
+
+
 def _family(name: str) -> CheckFunction:
     def run(bench: Bench) -> Held:
         report = bench.lint
@@ -56,8 +68,6 @@ def _family(name: str) -> CheckFunction:
                 f"{first.rule}: {first.where}: {first.message}{more}", first.fix, measured
             )
         notes = f"; {len(findings)} notes below an error" if findings else ""
-        if name == "manifest" and MANIFEST not in bench.folder.entries:
-            notes += "; there is no manifest, so nothing was held against one"
-        return Held(message=f"no {name} rule was broken{notes}", measured=measured)
+        return Held(message=f"{_ran(report, name)} ran, none was broken{notes}", measured=measured)
 
     return run
