@@ -17,7 +17,7 @@ from phi3_lora_qa.gate.factors import read_factors
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.prepare import Target, snapshot_of
 from phi3_lora_qa.gate.table import join_scores, measure, needed
-from phi3_lora_qa.lora.reference import Factors
+from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
 from phi3_lora_qa.gate.prepare import Target
-from phi3_lora_qa.lora.reference import Array
+from phi3_lora_qa.lora import Array
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, resolve_base
 from phi3_lora_qa.record import Timing

@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import Part, parse_keys
 from phi3_lora_qa.adapter.matching import Matching
 from phi3_lora_qa.adapter.safetensors import SafetensorsFile, open_safetensors
-from phi3_lora_qa.lora.reference import Array, Factors, block_diagonal
+from phi3_lora_qa.lora import Array, Factors, block_diagonal
 
 
 def weights_of(folder: AdapterFolder) -> SafetensorsFile:

@@ -9,7 +9,7 @@ import numpy as np
 
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.check import CheckFailedError
-from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.lora import Array, Factors
 from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ elementwise, for stored factors taken as exact.
 
 import numpy as np
 
-from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.lora.factors import Array, Factors
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST_NORMAL = {

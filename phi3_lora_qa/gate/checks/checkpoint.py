@@ -4,13 +4,14 @@ import tempfile
 
 import numpy as np
 
+from phi3_lora_qa import lora
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import lora_layers
-from phi3_lora_qa.lora import bounds, reference
+from phi3_lora_qa.lora import bounds
 
 MEND_BASE = (
     "the adapter rewrites the base; save it again as plain LoRA (init_lora_weights true, no "
@@ -73,7 +74,7 @@ def merged_matches_unmerged(bench: Bench) -> Held:
     worst, name, count = 0.0, "", 0
     for layer in lora_layers(bench):
         weight = layer.base_weight()
-        expected = reference.merged_weight(weight, layer.factors)
+        expected = lora.merged_weight(weight, layer.factors)
         allowed = bounds.merge_bound(weight, layer.factors, layer.dtype)
         ratio = float(np.max(bounds.ratios(np.abs(layer.peft_merged() - expected), allowed)))
         if ratio > worst:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phi3_lora_qa import lora
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
-from phi3_lora_qa.lora import bounds, reference
-from phi3_lora_qa.lora.reference import Array
+from phi3_lora_qa.lora import Array, bounds
 from phi3_lora_qa.record import Spectrum
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def delta_is_scaling_times_b_times_a(bench: Bench) -> Held:
     """PEFT's delta equals scaling · B·A from the files."""
 
     def measure(layer: LoraLayer) -> tuple[Array, Array]:
-        error = np.abs(layer.peft_delta() - reference.delta(layer.factors))
+        error = np.abs(layer.peft_delta() - lora.delta(layer.factors))
         return error, bounds.delta_bound(layer.factors, layer.dtype)
 
     return _every_drawn_module(bench, measure, "PEFT's delta differs from scaling · B·A", MEND_PEFT)
@@ -73,7 +73,7 @@ def delta_is_linear_in_alpha(bench: Bench) -> Held:
         for factor in factors_drawn:
             f = layer.factors
             scaled = replace(f, scaling=factor * f.scaling)
-            errors.append(np.abs(layer.peft_delta(factor) - reference.delta(scaled)))
+            errors.append(np.abs(layer.peft_delta(factor) - lora.delta(scaled)))
             allowed.append(bounds.delta_bound(scaled, layer.dtype))
         return np.stack(errors), np.stack(allowed)
 
@@ -96,10 +96,10 @@ def forward_adds_the_delta(bench: Bench) -> Held:
         else:
             merge = bounds.merge_bound(weight, f, layer.dtype)
             inner = bounds.gamma(sum(weight.shape) + f.rank, layer.dtype)
-            gain = np.abs(f.magnitude) / np.linalg.norm(weight + reference.delta(f), axis=1)
+            gain = np.abs(f.magnitude) / np.linalg.norm(weight + lora.delta(f), axis=1)
             size = np.abs(weight) + abs(f.scaling) * (np.abs(f.B) @ np.abs(f.A))
             allowed = (merge + inner * gain[:, None] * size) @ np.abs(at)
-        return np.abs(layer.forward(x) - reference.output(weight, f, at)), allowed
+        return np.abs(layer.forward(x) - lora.output(weight, f, at)), allowed
 
     layers = lora_layers(bench)
     worst = _Worst()
@@ -124,7 +124,7 @@ def update_is_in_proportion(bench: Bench) -> Held:
     """
     spectra, worst_ratio, worst_name = [], 0.0, ""
     for layer in lora_layers(bench):
-        values = reference.singular_values(layer.factors)
+        values = lora.singular_values(layer.factors)
         ratio = float(values[0]) / max(layer.base_norm(), 1e-30)
         ratio = float(np.nan_to_num(ratio, nan=np.inf))
         if ratio > worst_ratio:
@@ -135,7 +135,7 @@ def update_is_in_proportion(bench: Bench) -> Held:
                 rank=layer.factors.rank,
                 scaling=layer.factors.scaling,
                 frobenius=float(np.linalg.norm(values)),
-                stable_rank=reference.stable_rank(values),
+                stable_rank=lora.stable_rank(values),
                 singular_values=[float(v) for v in values],
             )
         )

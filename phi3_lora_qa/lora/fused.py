@@ -1,0 +1,188 @@
+"""Phi-3's fused projections: adapters of q, k, v or gate, up as one adapter, and back, exactly.
+
+qkv_proj stacks the rows of q, k and v, gate_up_proj those of gate and up. So the delta of the fused
+module is the stack of the parts' deltas, which a single pair of factors gives without any rounding:
+A = [A_q; A_k; A_v] and B block-placed, rank r_q + r_k + r_v.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.lora.factors import Array, Factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One part of a fused projection: its name, and how many output rows it has."""
+
+    name: str
+    rows: int
+
+
+Layout = tuple[Block, ...]
+"""The parts of a fused projection, in the order of their rows."""
+
+
+def qkv_layout(*, heads: int, kv_heads: int, head_dim: int) -> Layout:
+    """Return the blocks of Phi-3's qkv_proj; with grouped-query attention k and v are smaller."""
+    return (
+        Block(name="q_proj", rows=heads * head_dim),
+        Block(name="k_proj", rows=kv_heads * head_dim),
+        Block(name="v_proj", rows=kv_heads * head_dim),
+    )
+
+
+def gate_up_layout(*, intermediate: int) -> Layout:
+    """Return the blocks of Phi-3's gate_up_proj, each of the MLP's intermediate size."""
+    return (Block(name="gate_proj", rows=intermediate), Block(name="up_proj", rows=intermediate))
+
+
+def row_slices(layout: Layout) -> dict[str, slice]:
+    """Return the rows of the fused projection that belong to each part."""
+    ends = np.cumsum([block.rows for block in layout]).tolist()
+    return {b.name: slice(end - b.rows, end) for b, end in zip(layout, ends, strict=True)}
+
+
+def fuse(parts: Mapping[str, Factors], layout: Layout, *, rounded: bool = False) -> Factors:
+    """Return the factors of the fused projection whose delta stacks the parts' deltas.
+
+    Parts of different rank are allowed, and parts without an adapter get rows of zeros. Parts with
+    the same A share it, so that ``fuse(split(f, layout), layout)`` is f itself.
+
+    The scaling is that of the first part whose s is not zero. Another part's s_i is folded into
+    its rows of B as s_i / s, which is exact where that is a power of two (or zero).
+
+    Args:
+        parts: The parts' factors by the names in the layout.
+        layout: The blocks of the fused projection.
+        rounded: Fold a ratio that is no power of two, too: every entry of that part's delta then
+            errs by at most `FOLDING_ERROR` times s_i · |B|·|A|, before B is stored in any dtype.
+
+    Raises:
+        InputError: A part is unknown, misshapen or alone in having DoRA, or the scalings cannot be
+            brought together exactly and ``rounded`` is not set.
+    """
+    _check(parts, layout)
+    given = {block.name: parts[block.name] for block in layout if block.name in parts}
+    common = next((f.scaling for f in given.values() if f.scaling != 0), 0.0)
+    sources: list[Array] = []
+    columns: dict[str, slice] = {}
+    for name, factors in given.items():
+        columns[name] = _columns(sources, factors.A)
+    out = sum(block.rows for block in layout)
+    B = np.zeros((out, sum(len(a) for a in sources)))
+    bias = np.zeros(out)
+    rows = row_slices(layout)
+    for name, factors in given.items():
+        ratio = _ratio(name, factors, common, rounded=rounded)
+        B[rows[name], columns[name]] = ratio * factors.B
+        if factors.bias is not None:
+            bias[rows[name]] = ratio * factors.bias
+    return Factors(
+        A=np.concatenate(sources),
+        B=B,
+        scaling=common,
+        magnitude=_magnitude(given, layout),
+        bias=bias if any(f.bias is not None for f in given.values()) else None,
+    )
+
+
+def split(fused: Factors, layout: Layout) -> dict[str, Factors]:
+    """Return the factors of each part of a fused projection: all of A, and its own rows of B.
+
+    Nothing is rounded. `trim` drops the rows of A that a part does not use.
+
+    Raises:
+        InputError: The layout has another number of rows than B.
+    """
+    rows = sum(block.rows for block in layout)
+    if rows != fused.B.shape[0]:
+        raise InputError(
+            f"the layout has {rows} rows and B has {fused.B.shape[0]}; "
+            "take heads, kv_heads and sizes from the config of this base"
+        )
+    return {
+        name: Factors(
+            A=fused.A,
+            B=fused.B[at],
+            scaling=fused.scaling,
+            magnitude=None if fused.magnitude is None else fused.magnitude[at],
+            bias=None if fused.bias is None else fused.bias[at],
+        )
+        for name, at in row_slices(layout).items()
+    }
+
+
+def trim(factors: Factors) -> Factors:
+    """Return the same delta without the rank-one terms whose column of B is zero."""
+    used = factors.B.any(axis=0)
+    return Factors(
+        A=factors.A[used],
+        B=factors.B[:, used],
+        scaling=factors.scaling,
+        magnitude=factors.magnitude,
+        bias=factors.bias,
+    )
+
+
+FOLDING_ERROR = 2.0**-52
+"""What folding adds, relative to s_i · |B|·|A|: u for s_i / s and u for each product, in float64,
+2·u + u² to be exact, less the u of a result that is a float64 itself (Higham 2002, lemma 3.1)."""
+
+
+def _columns(sources: list[Array], a: Array) -> slice:
+    """Find where the rows of ``a`` stand in the stacked A; add them if they are new."""
+    start = 0
+    for known in sources:
+        if np.array_equal(known, a):
+            return slice(start, start + len(known))
+        start += len(known)
+    sources.append(a)
+    return slice(start, start + len(a))
+
+
+def _ratio(name: str, factors: Factors, common: float, *, rounded: bool) -> float:
+    if factors.scaling == common:
+        return 1.0
+    ratio = factors.scaling / common
+    is_power = abs(math.frexp(ratio)[0]) in (0.0, 0.5) and ratio * common == factors.scaling
+    if is_power or rounded:
+        return ratio
+    raise InputError(
+        f"{name} has the scaling {factors.scaling!r}, another part {common!r}, and their ratio is "
+        "no power of two: no fused B holds both without rounding; train them with the same "
+        "alpha/r, or fuse with rounded=True"
+    )
+
+
+def _magnitude(given: Mapping[str, Factors], layout: Layout) -> Array | None:
+    magnitudes = [f.magnitude for f in given.values() if f.magnitude is not None]
+    if not magnitudes:
+        return None
+    if len(magnitudes) < len(layout):
+        raise InputError(
+            "some parts have DoRA's magnitude and some have not, whose rows then would need the "
+            "base's norms; give every part of the projection a magnitude"
+        )
+    return np.concatenate(magnitudes)
+
+
+def _check(parts: Mapping[str, Factors], layout: Layout) -> None:
+    names = [block.name for block in layout]
+    if not parts or not parts.keys() <= set(names):
+        raise InputError(f"there are no parts but {', '.join(names)}; give at least one of them")
+    inputs = {f.A.shape[1] for f in parts.values()}
+    if len(inputs) > 1:
+        raise InputError(
+            f"the parts read inputs of {sorted(inputs)} features; give parts of one projection"
+        )
+    for block in layout:
+        if block.name in parts and parts[block.name].B.shape[0] != block.rows:
+            raise InputError(
+                f"{block.name} has {parts[block.name].B.shape[0]} rows of B, the layout has "
+                f"{block.rows}; take heads, kv_heads and sizes from the config of this base"
+            )
