@@ -5,9 +5,39 @@ scaling s, delta = s · B·A, y = W·x + s · B·(A·x). numpy only, so that not
 what it checks.
 """
 
+from phi3_lora_qa.lora.bounds import (
+    cycles_bound,
+    delta_bound,
+    extraction_bound,
+    merge_bound,
+    refactoring_bound,
+    unmerge_bound,
+)
+from phi3_lora_qa.lora.compose import (
+    LowRank,
+    Mixture,
+    concatenate,
+    mix,
+    mix_factors,
+    refactor,
+    truncate,
+    weighted_delta,
+)
+from phi3_lora_qa.lora.compose_bounds import (
+    concatenate_bound,
+    fuse_bound,
+    mix_bound,
+    weighted_delta_bound,
+)
 from phi3_lora_qa.lora.factors import Array, Factors, delta, merged_weight, output, stored
+from phi3_lora_qa.lora.formats import FORMATS, Format, format_of, gamma, ratios, round_to
+from phi3_lora_qa.lora.forward_bounds import (
+    dense_forward_bound,
+    forward_bound,
+    merged_forward_bound,
+    sum_forward_bound,
+)
 from phi3_lora_qa.lora.fused import (
-    FOLDING_ERROR,
     Block,
     Layout,
     fuse,
@@ -17,6 +47,7 @@ from phi3_lora_qa.lora.fused import (
     split,
     trim,
 )
+from phi3_lora_qa.lora.gradients import FactorArrays, factor_gradients, gradient_bound
 from phi3_lora_qa.lora.layouts import (
     as_kernel,
     block_diagonal,
@@ -27,6 +58,7 @@ from phi3_lora_qa.lora.layouts import (
     patches,
     peft_conv,
 )
+from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
 from phi3_lora_qa.lora.scaling import (
     ModuleScaling,
     ScalingConfig,
@@ -43,31 +75,60 @@ from phi3_lora_qa.lora.spectrum import (
 )
 
 __all__ = [
-    "FOLDING_ERROR",
+    "FORMATS",
+    "Approximation",
+    "Arithmetic",
     "Array",
     "Block",
+    "FactorArrays",
     "Factors",
+    "Format",
     "Layout",
+    "LowRank",
+    "Mixture",
     "ModuleScaling",
     "ScalingConfig",
     "alpha_for",
+    "arithmetic_of",
     "as_kernel",
     "block_diagonal",
+    "concatenate",
+    "concatenate_bound",
+    "cycles_bound",
     "delta",
+    "delta_bound",
+    "dense_forward_bound",
     "dense_kernel",
     "effective_rank",
     "embedding_delta",
+    "exact",
+    "extraction_bound",
+    "factor_gradients",
+    "format_of",
+    "forward_bound",
     "frobenius",
     "fuse",
+    "fuse_bound",
+    "gamma",
     "gate_up_layout",
+    "gradient_bound",
     "loralib_conv_delta",
+    "merge_bound",
+    "merged_forward_bound",
     "merged_linear",
     "merged_weight",
+    "mix",
+    "mix_bound",
+    "mix_factors",
     "module_scaling",
     "output",
     "patches",
     "peft_conv",
     "qkv_layout",
+    "ratios",
+    "refactor",
+    "refactoring_bound",
+    "round_to",
     "row_slices",
     "scaling_of",
     "singular_values",
@@ -75,5 +136,10 @@ __all__ = [
     "split",
     "stable_rank",
     "stored",
+    "sum_forward_bound",
     "trim",
+    "truncate",
+    "unmerge_bound",
+    "weighted_delta",
+    "weighted_delta_bound",
 ]

@@ -1,101 +1,144 @@
-"""Rounding-error bounds: how far a correct implementation may be from the reference.
+"""Rounding-error bounds on weights: delta, merging, unmerging, and reading a delta back.
 
-Standard model of floating-point arithmetic (Higham, Accuracy and Stability of Numerical
-Algorithms, 2nd ed. 2002): fl(a op b) = (a op b)(1 + d), |d| <= u, with unit roundoff u. An inner
-product of length n, summed in any order, errs by at most gamma_n · |x|ᵀ|y| with
-gamma_n = n·u / (1 - n·u) (section 3.1, eq. 3.5; matrices: section 3.5, eq. 3.13). All bounds are
-elementwise, for stored factors taken as exact.
+Each bound is elementwise and deterministic: a correct implementation can't be farther from the
+reference, whatever the order of its sums. The stored factors count as exact. ``dtype`` is what the
+layer computes in, or an `Arithmetic` that also says how inner products are accumulated. Notation:
+u the unit roundoff of the dtype, v that of the accumulation, gamma_n for v, all from
+`phi3_lora_qa.lora.rounding`; f(z) = u·|z| and the underflow of one operation, infinite where z
+leaves the dtype's range.
 """
 
 import numpy as np
 
 from phi3_lora_qa.lora.factors import Array, Factors
-
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-SMALLEST_NORMAL = {
-    "float64": 2.0**-1022,
-    "float32": 2.0**-126,
-    "float16": 2.0**-14,
-    "bfloat16": 2.0**-126,
-}
-"""Below it the relative model fails; every bound adds this much for each operation's underflow."""
+from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
 
 
-def gamma(n: int, dtype: str) -> float:
-    """Return gamma_n = n·u / (1 - n·u); infinite where n·u >= 1, since nothing is promised then."""
-    nu = n * UNIT_ROUNDOFF[dtype]
-    return nu / (1.0 - nu) if nu < 1.0 else float("inf")
-
-
-def ratios(error: Array, bound: Array) -> Array:
-    """Return error / bound elementwise, 0 where there is no error.
-
-    A NaN counts as infinitely far: as NaN the next, smaller ratio would replace it.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.where(error == 0, 0.0, error / bound)
-    return np.where(np.isnan(found), np.inf, found)
-
-
-def delta_bound(factors: Factors, dtype: str) -> Array:
+def delta_bound(factors: Factors, dtype: str | Arithmetic) -> Array:
     """Bound |fl(s · B·A) - s · B·A|, float64 (out, in).
 
-    r products and r - 1 sums give gamma_r; rounding s to ``dtype`` and the multiplication by it
-    add one factor (1 + d) each, hence gamma_{r+2} · |s| · |B|·|A|.
+    With P = B·A, the product is within e = gamma_r · |B|·|A| (+ f(P) if v is not u, as it is then
+    stored), and the scaling within |s|·e + |fl(s) - s|·|P| + f(s·P), without the last for a power
+    of two (Higham 2002, section 3.5, eq. 3.13). Terms with a zero factor count neither in r.
     """
-    reach = abs(factors.scaling) * (np.abs(factors.B) @ np.abs(factors.A))
-    bound: Array = gamma(factors.rank + 2, dtype) * reach + _underflow(factors, dtype)
-    return bound
+    return approximate_delta(factors, arithmetic_of(dtype)).error
 
 
-def merge_bound(weight: Array, factors: Factors, dtype: str) -> Array:
+def merge_bound(weight: Array, factors: Factors, dtype: str | Arithmetic) -> Array:
     """Bound |fl(W') - W'| for the merged weight W' (DoRA's where there is a magnitude).
 
-    Without DoRA: the error e of delta, then one addition: e·(1 + u) + u·|W + delta|.
-    With DoRA, V = W + delta is computed within that bound E. The row norm errs relatively by at
-    most gamma_{in+2} plus ‖E‖/‖V‖, and the quotient m/‖V‖ and the product add two roundings, so
-    |error| <= m/‖V‖ · (E + |V| · (gamma_{in+6} + ‖E‖/‖V‖)) · (1 + 2·‖E‖/‖V‖) to first order.
-    """
-    u = UNIT_ROUNDOFF[dtype]
-    combined = weight + factors.scaling * (factors.B @ factors.A)
-    error: Array = delta_bound(factors, dtype) * (1 + u) + u * np.abs(combined)
-    if factors.magnitude is None:
-        return error
-    norms = np.linalg.norm(combined, axis=1, keepdims=True)
-    relative = np.linalg.norm(error, axis=1, keepdims=True) / norms
-    gain = np.abs(factors.magnitude)[:, None] / norms
-    spread = np.abs(combined) * (gamma(weight.shape[1] + 6, dtype) + relative)
-    bound: Array = gain * (error + spread) * (1 + 2 * relative)
-    return bound
-
-
-def forward_bound(weight: Array, factors: Factors, x: Array, dtype: str) -> Array:
-    """Bound |fl(y) - y| for y = W·x + s · (B·(A·x) + b), float64 (out,), without DoRA.
-
-    W·x errs by gamma_in |W||x|. A·x errs by gamma_in |A||x|, is multiplied by B (gamma_r) and by
-    s (two roundings), and one sum joins the two paths; gathered (Higham, lemma 3.3):
-    gamma_{in+1} |W||x| + gamma_{in+r+3} |s| |B||A||x|. A bias b adds one sum to the low-rank path,
-    and meets s and the joining sum itself: gamma_{in+r+4} there, and gamma_4 |s||b|.
+    Without DoRA: the error e of delta, then one addition: e + f(|W + delta| + e).
+    With DoRA, V = W + delta is computed within that bound E. The norm N of a row errs by at most
+    ‖E‖ + (gamma_in/2 + v)·N + f(N), the quotient m/N accordingly, and the product m/N · V is
+    rounded once more.
 
     Args:
         weight: W, float64 (out, in).
-        factors: The module's LoRA, without magnitude.
-        x: One input, float64 (in,).
+        factors: The module's LoRA.
         dtype: What the layer computes in.
     """
-    inside = int(weight.shape[1])
-    size = np.abs(x)
-    plain = gamma(inside + 1, dtype) * (np.abs(weight) @ size)
-    reach = np.abs(factors.B) @ (np.abs(factors.A) @ size)
-    terms = inside + factors.rank + (3 if factors.bias is None else 4)
-    low_rank = gamma(terms, dtype) * abs(factors.scaling) * reach
-    bound: Array = plain + low_rank + _underflow(factors, dtype)
-    if factors.bias is None:
-        return bound
-    return bound + gamma(4, dtype) * abs(factors.scaling) * np.abs(factors.bias)
+    return approximate_merge(exact(weight), factors, arithmetic_of(dtype)).error
 
 
-def _underflow(factors: Factors, dtype: str) -> float:
-    """What results below the smallest normal number may lose, summed over the operations."""
-    operations = factors.rank + 2
-    return operations * SMALLEST_NORMAL[dtype] * max(1.0, abs(factors.scaling))
+def unmerge_bound(weight: Array, factors: Factors, dtype: str | Arithmetic) -> Array:
+    """Bound |fl(fl(W + D) - D) - W|, how far merging and unmerging leaves W changed.
+
+    The same computed D is added and taken off, so its own error cancels: what is left is the
+    rounding of both sums, e1 = f(|W + D| + error of D) and f(|W| + e1). In mixed dtypes D may be
+    rounded anew before it is taken off, f(D) more. With DoRA the product with g = m/N and its
+    division by the same g add f(g·V)/|g| and f(V).
+
+    The delta has to be computed to the same bits both times, as it is for the same shapes and
+    number of threads.
+    """
+    return _cycle(exact(weight), factors, arithmetic_of(dtype)).error
+
+
+def cycles_bound(weight: Array, factors: Factors, dtype: str | Arithmetic, cycles: int) -> Array:
+    """Bound the drift of W after any number of merges and unmerges.
+
+    Rounding to nearest with ties to even does not drift: with + and - rounded, x = (w + d) - d
+    satisfies (x + d) - d = x, so all cycles after the first change nothing (Reiser and Knuth 1975,
+    "Evading the drift in floating-point addition", Information Processing Letters 3; Knuth, The Art
+    of Computer Programming 2, section 4.2.2, theorem D). The bound is that of one cycle.
+
+    With DoRA or mixed dtypes the theorem does not apply, and the bound of one cycle, with the drift
+    so far added to |W|, accumulates.
+    """
+    arithmetic = arithmetic_of(dtype)
+    drifts = factors.magnitude is not None or arithmetic.mixed
+    state = exact(weight)
+    for _ in range(cycles if drifts else min(cycles, 1)):
+        moved = _cycle(state, factors, arithmetic)
+        state = Approximation(value=weight, error=moved.error)
+    return state.error
+
+
+def extraction_bound(weight: Array, factors: Factors, dtype: str | Arithmetic) -> Array:
+    """Bound |fl(fl(W') - W) - (W' - W)|, the delta read back from a merged checkpoint.
+
+    The merge's error e, and the rounding of the difference: e + f(|W' - W| + e). Subtracting in a
+    wider dtype only saves the second part.
+    """
+    arithmetic = arithmetic_of(dtype)
+    merged = approximate_merge(exact(weight), factors, arithmetic)
+    return arithmetic.subtract(merged, exact(weight)).error
+
+
+def refactoring_bound(weight: Array, factors: Factors, dtype: str | Arithmetic) -> float:
+    """Bound ‖X - delta‖_F for X the best approximation of rank r of the delta that was read back.
+
+    With M = delta + E read back, ‖X - M‖ <= ‖delta - M‖ as delta has rank r itself, hence
+    ‖X - delta‖ <= 2·‖E‖_F, with E from `extraction_bound`. Without DoRA only. The rounding of the
+    SVD itself (float64) is not counted.
+    """
+    return 2.0 * float(np.linalg.norm(extraction_bound(weight, factors, dtype)))
+
+
+def approximate_delta(factors: Factors, arithmetic: Arithmetic) -> Approximation:
+    """Return s · B·A and how far a computed one may be."""
+    product = arithmetic.product(exact(factors.B), exact(factors.A))
+    return arithmetic.scale(product, factors.scaling)
+
+
+def approximate_merge(
+    weight: Approximation, factors: Factors, arithmetic: Arithmetic
+) -> Approximation:
+    """Return the merged weight and how far a computed one may be."""
+    combined = arithmetic.add(weight, approximate_delta(factors, arithmetic))
+    if factors.magnitude is None:
+        return combined
+    gain = approximate_gain(combined, factors.magnitude, arithmetic)
+    return arithmetic.times(gain.column(), combined)
+
+
+def approximate_gain(
+    combined: Approximation, magnitude: Array, arithmetic: Arithmetic
+) -> Approximation:
+    """Return DoRA's m / ‖V‖ (out,) for V = W + delta."""
+    return arithmetic.divide(exact(magnitude), arithmetic.row_norms(combined))
+
+
+def _cycle(weight: Approximation, factors: Factors, arithmetic: Arithmetic) -> Approximation:
+    """Merge and unmerge; what is computed twice to the same bits cancels."""
+    delta = approximate_delta(factors, arithmetic)
+    combined = arithmetic.add(weight, delta)
+    kept = weight.error + arithmetic.rounding(np.abs(combined.value) + weight.error + delta.error)
+    if factors.magnitude is not None:
+        kept = kept + _scaled_and_back(combined, factors.magnitude, arithmetic)
+    if arithmetic.mixed:
+        kept = kept + arithmetic.rounding(delta.reach)
+    error = kept + arithmetic.rounding(np.abs(weight.value) + kept)
+    if factors.magnitude is None:
+        error = np.where(delta.reach > 0, error, weight.error)
+    return Approximation(value=weight.value, error=error)
+
+
+@np.errstate(all="ignore")
+def _scaled_and_back(combined: Approximation, magnitude: Array, arithmetic: Arithmetic) -> Array:
+    """Bound |fl(fl(g·V) / g) - V| for one and the same computed g."""
+    gain = approximate_gain(combined, magnitude, arithmetic).column()
+    least = np.abs(gain.value) - gain.error
+    back = arithmetic.rounding(gain.reach * combined.reach) / np.where(least > 0, least, 0.0)
+    lost = back + arithmetic.rounding(combined.reach + back)
+    return np.where(np.isnan(lost), np.inf, lost)

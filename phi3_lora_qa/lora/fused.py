@@ -59,8 +59,8 @@ def fuse(parts: Mapping[str, Factors], layout: Layout, *, rounded: bool = False)
     Args:
         parts: The parts' factors by the names in the layout.
         layout: The blocks of the fused projection.
-        rounded: Fold a ratio that is no power of two, too: every entry of that part's delta then
-            errs by at most `FOLDING_ERROR` times s_i · |B|·|A|, before B is stored in any dtype.
+        rounded: Fold a ratio that is no power of two, too, with the error that
+            `phi3_lora_qa.lora.fuse_bound` states.
 
     Raises:
         InputError: A part is unknown, misshapen or alone in having DoRA, or the scalings cannot be
@@ -127,11 +127,6 @@ def trim(factors: Factors) -> Factors:
         magnitude=factors.magnitude,
         bias=factors.bias,
     )
-
-
-FOLDING_ERROR = 2.0**-52
-"""What folding adds, relative to s_i · |B|·|A|: u for s_i / s and u for each product, in float64,
-2·u + u² to be exact, less the u of a result that is a float64 itself (Higham 2002, lemma 3.1)."""
 
 
 def _columns(sources: list[Array], a: Array) -> slice:

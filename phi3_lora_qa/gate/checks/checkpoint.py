@@ -11,7 +11,6 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import lora_layers
-from phi3_lora_qa.lora import bounds
 
 MEND_BASE = (
     "the adapter rewrites the base; save it again as plain LoRA (init_lora_weights true, no "
@@ -75,8 +74,8 @@ def merged_matches_unmerged(bench: Bench) -> Held:
     for layer in lora_layers(bench):
         weight = layer.base_weight()
         expected = lora.merged_weight(weight, layer.factors)
-        allowed = bounds.merge_bound(weight, layer.factors, layer.dtype)
-        ratio = float(np.max(bounds.ratios(np.abs(layer.peft_merged() - expected), allowed)))
+        allowed = lora.merge_bound(weight, layer.factors, layer.dtype)
+        ratio = float(np.max(lora.ratios(np.abs(layer.peft_merged() - expected), allowed)))
         if ratio > worst:
             worst, name = ratio, layer.name
         count += 1

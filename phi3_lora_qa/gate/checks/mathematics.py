@@ -14,7 +14,7 @@ from phi3_lora_qa import lora
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
-from phi3_lora_qa.lora import Array, bounds
+from phi3_lora_qa.lora import Array
 from phi3_lora_qa.record import Spectrum
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def delta_is_scaling_times_b_times_a(bench: Bench) -> Held:
 
     def measure(layer: LoraLayer) -> tuple[Array, Array]:
         error = np.abs(layer.peft_delta() - lora.delta(layer.factors))
-        return error, bounds.delta_bound(layer.factors, layer.dtype)
+        return error, lora.delta_bound(layer.factors, layer.dtype)
 
     return _every_drawn_module(bench, measure, "PEFT's delta differs from scaling · B·A", MEND_PEFT)
 
@@ -57,8 +57,8 @@ def rank_is_bounded(bench: Bench) -> Held:
         basis = np.linalg.qr(layer.factors.B).Q
         outside = np.linalg.norm(found - basis @ (basis.T @ found))
         # Rounding of the projection itself: float64 on a matrix of this size.
-        projection = bounds.gamma(sum(found.shape), "float64") * np.linalg.norm(found)
-        allowed = np.linalg.norm(bounds.delta_bound(layer.factors, layer.dtype)) + projection
+        projection = lora.gamma(sum(found.shape), "float64") * np.linalg.norm(found)
+        allowed = np.linalg.norm(lora.delta_bound(layer.factors, layer.dtype)) + projection
         return np.array([outside]), np.array([allowed])
 
     return _every_drawn_module(bench, measure, "the delta's rank exceeds r", MEND_PEFT)
@@ -74,7 +74,7 @@ def delta_is_linear_in_alpha(bench: Bench) -> Held:
             f = layer.factors
             scaled = replace(f, scaling=factor * f.scaling)
             errors.append(np.abs(layer.peft_delta(factor) - lora.delta(scaled)))
-            allowed.append(bounds.delta_bound(scaled, layer.dtype))
+            allowed.append(lora.delta_bound(scaled, layer.dtype))
         return np.stack(errors), np.stack(allowed)
 
     return _every_drawn_module(bench, measure, "the delta is not linear in alpha", MEND_PEFT)
@@ -85,21 +85,8 @@ def forward_adds_the_delta(bench: Bench) -> Held:
 
     def measure(layer: LoraLayer, x: Array) -> tuple[Array, Array]:
         weight, f = layer.base_weight(), layer.factors
-        if layer.is_embedding and f.magnitude is None:
-            # A one-hot input picks a column: no sum over the other tokens is ever rounded.
-            column = x != 0
-            weight, f, at = weight[:, column], replace(f, A=f.A[:, column]), x[column]
-        else:
-            at = x
-        if f.magnitude is None:
-            allowed = bounds.forward_bound(weight, f, at, layer.dtype)
-        else:
-            merge = bounds.merge_bound(weight, f, layer.dtype)
-            inner = bounds.gamma(sum(weight.shape) + f.rank, layer.dtype)
-            gain = np.abs(f.magnitude) / np.linalg.norm(weight + lora.delta(f), axis=1)
-            size = np.abs(weight) + abs(f.scaling) * (np.abs(f.B) @ np.abs(f.A))
-            allowed = (merge + inner * gain[:, None] * size) @ np.abs(at)
-        return np.abs(layer.forward(x) - lora.output(weight, f, at)), allowed
+        error = np.abs(layer.forward(x) - lora.output(weight, f, x))
+        return error, lora.forward_bound(weight, f, x, layer.dtype)
 
     layers = lora_layers(bench)
     worst = _Worst()
@@ -164,7 +151,7 @@ class _Worst:
     def add(self, name: str, error: Array, bound: Array) -> None:
         self.cases += 1
         self.seen.add(name)
-        ratios = bounds.ratios(error, bound)
+        ratios = lora.ratios(error, bound)
         where = int(np.argmax(ratios))
         ratio = float(ratios.flat[where])
         if ratio > self.ratio:

@@ -1,0 +1,117 @@
+"""Rounding-error bounds on outputs: a layer's forward pass, unmerged and merged.
+
+The terms and the notation are those of `phi3_lora_qa.lora.bounds`. Inputs are rows (..., in), as in
+torch. An embedding's lookup is a one-hot row, a convolution a row of `patches`; their zeros cost
+nothing in the bound. Products by Winograd's or Strassen's method are not covered.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+
+from phi3_lora_qa.lora.bounds import approximate_delta, approximate_gain, approximate_merge
+from phi3_lora_qa.lora.factors import Array, Factors
+from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
+
+
+def forward_bound(
+    weight: Array,
+    factors: Factors,
+    x: Array,
+    dtype: str | Arithmetic,
+    base_bias: Array | None = None,
+) -> Array:
+    """Bound |fl(y) - y| for the unmerged y = W·x + s · (B·(A·x) + b), float64 (..., out).
+
+    h = A·x errs by e_h = gamma_in · |A||x| + f(h), z = B·h by e_z = |B|·e_h + gamma_r · |B||h| +
+    f(z), s·z by |s|·e_z + |fl(s) - s|·|z| + f(s·z), W·x by gamma_in · |W||x| + f(W·x), and the sum
+    by both errors and f(y). The f of a product falls away where v is u. The bias b is added to z.
+
+    With DoRA y = g·(W·x + s·z), g = m/N as in `merge_bound`, is computed as PEFT does it,
+    W·x + ((g - 1)·W·x + g·z·s), which also covers g·(W·x) + g·z·s and g·(W·x + s·z).
+
+    Args:
+        weight: W, float64 (out, in).
+        factors: The module's LoRA.
+        x: Inputs, float64 (..., in).
+        dtype: What the layer computes in.
+        base_bias: The base layer's bias (out,), which belongs to y as well.
+    """
+    arithmetic = arithmetic_of(dtype)
+    rows = exact(x.reshape(-1, x.shape[-1]))
+    base = arithmetic.product(rows, exact(weight).transposed())
+    y = base if base_bias is None else arithmetic.add(base, exact(base_bias))
+    low_rank = _low_rank(factors, x, arithmetic)
+    if factors.magnitude is None:
+        y = arithmetic.add(y, arithmetic.scale(low_rank, factors.scaling))
+    else:
+        combined = arithmetic.add(exact(weight), approximate_delta(factors, arithmetic))
+        gain = approximate_gain(combined, factors.magnitude, arithmetic).column().transposed()
+        # PEFT takes the bias off again before it scales.
+        bare = base if base_bias is None else arithmetic.subtract(y, exact(base_bias))
+        more = arithmetic.times(arithmetic.subtract(gain, exact(np.ones((1, 1)))), bare)
+        update = arithmetic.scale(arithmetic.times(gain, low_rank), factors.scaling)
+        y = arithmetic.add(y, arithmetic.add(more, update))
+    return y.error.reshape(*x.shape[:-1], -1)
+
+
+def sum_forward_bound(
+    weight: Array, adapters: Sequence[Factors], x: Array, dtype: str | Arithmetic
+) -> Array:
+    """Bound |fl(y) - y| for y = W·x + Σ s_i · (B_i·(A_i·x) + b_i), several adapters at once.
+
+    Each update as in `forward_bound`, added one after the other in the given order. Without DoRA.
+    """
+    arithmetic = arithmetic_of(dtype)
+    base = arithmetic.product(exact(x.reshape(-1, x.shape[-1])), exact(weight).transposed())
+    updates = [arithmetic.scale(_low_rank(f, x, arithmetic), f.scaling) for f in adapters]
+    y = reduce(arithmetic.add, updates, base)
+    return y.error.reshape(*x.shape[:-1], -1)
+
+
+def dense_forward_bound(
+    weight: Array, factors: Factors, x: Array, dtype: str | Arithmetic
+) -> Array:
+    """Bound |fl(y) - y| for y = W·x + s · (P·x) with P = B·A formed first: loralib's MergedLinear.
+
+    P errs by e_P = gamma_r · |B||A| + f(P), and z = P·x by e_P·|x| + gamma_in · |P||x| + f(z); the
+    rest is as in `forward_bound`. Without DoRA and lora_bias.
+    """
+    arithmetic = arithmetic_of(dtype)
+    rows = exact(x.reshape(-1, x.shape[-1]))
+    dense = arithmetic.product(exact(factors.B), exact(factors.A))
+    update = arithmetic.scale(arithmetic.product(rows, dense.transposed()), factors.scaling)
+    y = arithmetic.add(arithmetic.product(rows, exact(weight).transposed()), update)
+    return y.error.reshape(*x.shape[:-1], -1)
+
+
+def merged_forward_bound(
+    weight: Array,
+    factors: Factors,
+    x: Array,
+    dtype: str | Arithmetic,
+    base_bias: Array | None = None,
+) -> Array:
+    """Bound |fl(fl(W')·x + b') - y| for a merged layer, float64 (..., out).
+
+    W' errs by E (`merge_bound`), so W'·x errs by E·|x| + gamma_in · |W'||x| + f(W'·x). A bias
+    b' = base_bias + s·b, merged likewise, adds its own error and f(y).
+    """
+    arithmetic = arithmetic_of(dtype)
+    merged = approximate_merge(exact(weight), factors, arithmetic)
+    y = arithmetic.product(exact(x.reshape(-1, x.shape[-1])), merged.transposed())
+    biases = [] if base_bias is None else [exact(base_bias)]
+    if factors.bias is not None:
+        biases.append(arithmetic.scale(exact(factors.bias), factors.scaling))
+    if biases:
+        y = arithmetic.add(y, reduce(arithmetic.add, biases))
+    return y.error.reshape(*x.shape[:-1], -1)
+
+
+def _low_rank(factors: Factors, x: Array, arithmetic: Arithmetic) -> Approximation:
+    """B·(A·x) + b for the rows of x, which are cast to the adapter's dtype first."""
+    rows = arithmetic.given(x.reshape(-1, x.shape[-1]))
+    h = arithmetic.product(rows, exact(factors.A).transposed())
+    z = arithmetic.product(h, exact(factors.B).transposed())
+    return z if factors.bias is None else arithmetic.add(z, exact(factors.bias))
