@@ -59,6 +59,9 @@ _PEFT_REFUSED = {
     "peft_version": "it is set when the adapter is saved; leave it out",
     "layer_replication": "it changes the base that the adapter is compared with; leave it out",
 }
+_LORALIB = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "inference_mode",
+)  # fmt: skip
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva")
 
 
@@ -126,6 +129,25 @@ def peft_arguments(raw: Mapping[str, Any]) -> Arguments:
     if values.get("target_modules") is None:
         values["target_modules"] = "all-linear"
     return Arguments(values=values, notes=tuple(notes))
+
+
+def require_loralibs(peft: Arguments) -> None:
+    """Refuse settings of LoraConfig that loralib's layers do not know.
+
+    Raises:
+        InputError: With the setting.
+    """
+    for name, value in peft.values.items():
+        if name not in _LORALIB and value not in (None, False, [], {}):
+            raise InputError(
+                f"[peft]: loralib knows no '{name}', only {', '.join(_LORALIB[:4])}; "
+                'leave it out, or use [engine] name = "peft"'
+            )
+    if peft.values.get("bias", "none") != "none":
+        raise InputError(
+            "[peft]: with trained biases a loralib model is no adapter over its base; "
+            'set bias = "none"'
+        )
 
 
 def quantization_arguments(raw: Mapping[str, Any]) -> Arguments:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def model_card(
         "training": {**job.training.values, "seed": trained.seed},
         "peft": dict(job.peft.values),
     }
+    if job.is_loralib:
+        recipe["engine"] = asdict(job.config.engine)
     if job.quantization.values:
         recipe["quantization"] = dict(job.quantization.values)
     notes = "".join(f"- {note}\n" for note in result.notes)

@@ -11,6 +11,7 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.training.strict import require_known, require_type
 
 Table = TypeVar("Table")
+_ENGINES = ("peft", "loralib")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -47,9 +48,14 @@ class HubTable:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTable:
-    """What trains: "peft" is TRL's SFTTrainer with PEFT."""
+    """Whose layers TRL's SFTTrainer trains: "peft" or "loralib".
+
+    ``masks`` is loralib's: which blocks of a fused layer are trained, such as
+    ``{"qkv_proj": {"q": True, "k": False, "v": True}}``; all where it is not named.
+    """
 
     name: str = "peft"
+    masks: dict[str, dict[str, bool] | list[bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +93,14 @@ class TrainConfig:
                 f"data.validation_fraction is {self.data.validation_fraction}; "
                 "give a share between 0 and 1, or name a data.validation file"
             )
-        if self.engine.name != "peft":
+        if self.engine.name not in _ENGINES:
             raise InputError(
-                f"engine.name is '{escape(self.engine.name, 40)}', which cannot train yet; "
-                'use name = "peft"'
+                f"engine.name is '{escape(self.engine.name, 40)}', which cannot train; "
+                f"use one of {', '.join(_ENGINES)}"
+            )
+        if self.engine.masks and self.engine.name != "loralib":
+            raise InputError(
+                'engine.masks is for loralib\'s MergedLinear; drop it, or use name = "loralib"'
             )
 
 

@@ -1,12 +1,13 @@
 """One training run in memory: load the base, build TRL's trainer, evaluate, train, evaluate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.training import TrainingData
+from phi3_lora_qa.engines.loralib import LoralibConfig
 from phi3_lora_qa.errors import InputError, MissingDependencyError, Phi3LoraQAError, escape
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.registry import base_fingerprint
@@ -19,7 +20,6 @@ from phi3_lora_qa.training.targets import check_targets, linear_names
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
 
     from phi3_lora_qa.training.sft import LocalTrainer, Watcher
     from phi3_lora_qa.training.trainer import Job
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A tuned model in memory, and what its training measured. Losses: nats per learned token."""
+    """A tuned model in memory, and what its training measured. Losses: nats per learned token.
 
-    model: "PeftModel"
+    ``save`` writes the adapter into a folder, as the engine that trained it does.
+    """
+
+    model: Any
+    save: Callable[[Path], None]
     tokenizer: Any
     base_fingerprint: str
     dtype: str
@@ -49,6 +53,8 @@ def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> Train
     Raises:
         InputError: The libraries refuse a setting, a loss is no number, or nothing was learned.
     """
+    from peft import LoraConfig
+
     from phi3_lora_qa.training.sft import Watcher, build_trainer
 
     tell.phase("loading the base")
@@ -61,13 +67,13 @@ def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> Train
         trainer = build_trainer(
             base=base,
             training=values,
-            peft=job.peft.values,
+            adapter=_loralib(job, base) if job.is_loralib else LoraConfig(**job.peft.values),
             train_rows=train.rows,
             validation_rows=held_out.rows,
             watcher=watcher,
         )
-    start = _trainable(trainer.peft_model)
-    with fitting_threads(trainer.peft_model):
+    start = _trainable(trainer.model)
+    with fitting_threads(trainer.model):
         tell.phase("evaluating the base")
         before = trainer.evaluate()["eval_loss"]
         tell.phase("training")
@@ -75,9 +81,10 @@ def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> Train
         outcome = trainer.train(resume_from_checkpoint=resume)
         tell.phase("evaluating the adapter")
         after = _final_loss(trainer, watcher)
-    require_learned(start, _trainable(trainer.peft_model))
+    require_learned(start, _trainable(trainer.model))
     return Trained(
-        model=trainer.peft_model,
+        model=trainer.model,
+        save=trainer.save_adapter,
         tokenizer=base.tokenizer,
         base_fingerprint=identity,
         dtype=dtype,
@@ -178,6 +185,20 @@ def _load(job: "Job", dtype: str) -> tuple[LoadedBase, str]:
         with _settings():
             plain.model.set_attn_implementation(job.config.model.attn_implementation)
     return plain, identity
+
+
+def _loralib(job: "Job", base: LoadedBase) -> LoralibConfig:
+    """Return what loralib is told for the same [peft] table; PEFT's defaults hold for both."""
+    from peft import LoraConfig
+
+    values = LoraConfig(**job.peft.values)
+    return LoralibConfig(
+        rank=values.r,
+        alpha=values.lora_alpha,
+        dropout=values.lora_dropout,
+        targets=check_targets(job.peft.values["target_modules"], linear_names(base.model)),
+        masks=job.config.engine.masks,
+    )
 
 
 def _label(

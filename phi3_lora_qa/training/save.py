@@ -21,10 +21,10 @@ def write_adapter(
     folder: Path, trained: Trained, result: "TrainResult", job: "Job", data: TrainingData
 ) -> None:
     """Write everything into a folder that exists and is empty; the manifest comes last."""
-    # Never with the base's embeddings: an adapter must not be able to change its base.
-    trained.model.save_pretrained(str(folder), save_embedding_layers=False)
+    trained.save(folder)
     trained.tokenizer.save_pretrained(str(folder))
-    versions = {name: version(name) for name in _LIBRARIES}
+    libraries = (*_LIBRARIES, "loralib") if job.is_loralib else _LIBRARIES
+    versions = {name: version(name) for name in libraries}
     card = folder / "README.md"
     card.write_text(model_card(trained, result, job, data, versions), encoding="utf-8")
     # safetensors writes for the owner alone; the adapter is as readable as its card.

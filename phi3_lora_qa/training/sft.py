@@ -3,21 +3,36 @@
 import copy
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import PrinterCallback, TrainerCallback
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from phi3_lora_qa.engines.loralib import (
+    LoralibConfig,
+    adapt,
+    load_lora_state,
+    read_checkpoint,
+    save_model,
+    to_peft,
+)
+from phi3_lora_qa.engines.peft_folder import write_adapter
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.training.progress import LogEntry, Progress
 
+LORALIB_WEIGHTS = "loralib.safetensors"
+
 
 class LocalTrainer(SFTTrainer):
-    """SFTTrainer without its telemetry, and with checkpoints that need no look at a hub."""
+    """SFTTrainer without its telemetry, and with checkpoints that hold the adapter alone."""
+
+    base_id = ""
 
     def _send_telemetry(self) -> None:
         """Send nothing: training is nobody else's business."""
@@ -25,16 +40,36 @@ class LocalTrainer(SFTTrainer):
     def create_model_card(self, *arguments: object, **named: object) -> None:
         """Write no card into checkpoints; the finished adapter gets one of ours."""
 
-    @property
-    def peft_model(self) -> PeftModel:
-        """The base with its adapter, as what it is."""
-        return cast("PeftModel", self.model)
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter, as PEFT does."""
+        # Never with the base's embeddings: an adapter must not be able to change its base. PEFT's
+        # default would ask the hub whether the vocabulary has grown.
+        cast("PeftModel", self.model).save_pretrained(str(folder), save_embedding_layers=False)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # PEFT's default asks the hub whether the vocabulary has grown; ours never does.
         if self.args.should_save:
-            folder = output_dir or self.args.output_dir
-            self.peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            self.save_adapter(folder)
+
+
+class LoralibTrainer(LocalTrainer):
+    """The same over loralib's layers: its checkpoint, and the PEFT adapter that it converts to."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write loralib's factors with their description, and what PEFT would have written."""
+        model = cast("nn.Module", self.model)
+        save_model(folder / LORALIB_WEIGHTS, model)
+        checkpoint = read_checkpoint(folder / LORALIB_WEIGHTS)
+        names = [name for name, _ in model.named_modules()]
+        write_adapter(folder, to_peft(checkpoint, self.base_id), names)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        state = read_checkpoint(Path(resume_from_checkpoint) / LORALIB_WEIGHTS).tensors
+        load_lora_state(cast("nn.Module", model or self.model), state)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 class Watcher(TrainerCallback):
@@ -78,7 +113,7 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     *,
     base: LoadedBase,
     training: Mapping[str, Any],
-    peft: Mapping[str, Any],
+    adapter: LoraConfig | LoralibConfig,
     train_rows: Dataset,
     validation_rows: Dataset,
     watcher: Watcher,
@@ -88,20 +123,36 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     The tokenizer is given as a copy: the trainer may give it a pad token, and what lies beside the
     adapter in the end must be the base's own.
     """
-    trainer = LocalTrainer(
+    arguments = SFTConfig(**training)
+    is_peft = not isinstance(adapter, LoralibConfig)
+    if isinstance(adapter, LoralibConfig):
+        set_seed(arguments.seed)  # loralib draws its A here, before the trainer sets the seed
+        adapt(base.model, adapter)
+        if arguments.gradient_checkpointing:
+            base.model.enable_input_require_grads()
+    trainer = (LocalTrainer if is_peft else LoralibTrainer)(
         model=base.model,
-        args=SFTConfig(**training),
-        peft_config=LoraConfig(**peft),
+        args=arguments,
+        peft_config=None if isinstance(adapter, LoralibConfig) else adapter,
         processing_class=copy.deepcopy(base.tokenizer),
         train_dataset=train_rows,
         eval_dataset=validation_rows,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watcher)
-    config = cast("LoraConfig", trainer.peft_model.peft_config["default"])
-    # PEFT writes the path that was loaded from; the id is what another machine can resolve. It also
-    # writes a set, in an order that changes from run to run.
-    config.base_model_name_or_path = base.ref.id
+    trainer.base_id = base.ref.id
+    if is_peft:
+        _settle(trainer, base.ref.id)
+    return trainer
+
+
+def _settle(trainer: LocalTrainer, base_id: str) -> None:
+    """Let PEFT's config say the same on every machine.
+
+    PEFT writes the path that was loaded from; the id is what another machine can resolve. It also
+    writes a set, in an order that changes from run to run.
+    """
+    config = cast("LoraConfig", cast("PeftModel", trainer.model).peft_config["default"])
+    config.base_model_name_or_path = base_id
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
-    return trainer

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.training import TrainingData, load_training_data
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, read_base_config, resolve_base
 from phi3_lora_qa.training.arguments import (
     Arguments,
     peft_arguments,
     quantization_arguments,
+    require_loralibs,
     training_arguments,
 )
 from phi3_lora_qa.training.config import TrainConfig, config_from_tables
@@ -57,6 +59,11 @@ class Job:
     training: Arguments
     peft: Arguments
     quantization: Arguments
+
+    @property
+    def is_loralib(self) -> bool:
+        """Whether loralib's layers are trained, and not PEFT's."""
+        return self.config.engine.name == "loralib"
 
     @property
     def resume(self) -> str | bool | None:
@@ -184,6 +191,8 @@ def check_job(config: TrainConfig) -> Job:
         quantization = quantization_arguments(config.quantization)
     if config.quantization:
         require_bitsandbytes("[quantization]")
+    if config.engine.name == "loralib":
+        _check_loralib(peft, quantization)
     optimizer = str(training.values.get("optim", ""))
     if "8bit" in optimizer or "paged" in optimizer or "bnb" in optimizer:
         require_bitsandbytes(f"[training] optim = '{optimizer}'")
@@ -192,6 +201,18 @@ def check_job(config: TrainConfig) -> Job:
     if known:
         check_targets(peft.values["target_modules"], known)
     return Job(config=config, base=base, training=training, peft=peft, quantization=quantization)
+
+
+def _check_loralib(peft: Arguments, quantization: Arguments) -> None:
+    from phi3_lora_qa.engines.loralib import require_loralib
+
+    require_loralib()
+    require_loralibs(peft)
+    if quantization.values:
+        raise InputError(
+            "[quantization]: loralib's layers need the base's weights as they are; "
+            'leave the table out, or use [engine] name = "peft"'
+        )
 
 
 def _data_notes(data: TrainingData, trained: "Trained") -> list[str]:

@@ -9,6 +9,7 @@ from phi3_lora_qa.engines.loralib.check import Problem, check
 from phi3_lora_qa.engines.loralib.checkpoint import (
     Checkpoint,
     read_checkpoint,
+    save_model,
     write_checkpoint,
 )
 from phi3_lora_qa.engines.loralib.config import Layer, LoralibConfig, require_loralib
@@ -40,6 +41,7 @@ __all__ = [
     "read_checkpoint",
     "replace",
     "require_loralib",
+    "save_model",
     "to_peft",
     "write_checkpoint",
 ]

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.engines.loralib.config import Bias
+from phi3_lora_qa.engines.loralib.config import Bias, require_loralib
 from phi3_lora_qa.engines.loralib.state import (
-    lora_modules,
     merged_modules,
     shown,
     silent_biases,
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One fault: its short name, what is wrong, in which modules, why it matters, how to mend it."""
+    """One fault: its name, what is wrong, in which modules, why it matters, how to mend it."""
 
     fault: str
     what: str
@@ -44,6 +43,7 @@ def check(model: "nn.Module", bias: Bias = "none") -> tuple[Problem, ...]:
     Raises:
         MissingDependencyError: loralib is not installed.
     """
+    require_loralib()
     return tuple(_find(model, bias))
 
 

@@ -91,7 +91,7 @@ class Layer:
 
     @property
     def scaling(self) -> float:
-        """s = alpha / r, as loralib computes it."""
+        """The factor s = alpha / r, as loralib computes it."""
         return self.alpha / self.rank
 
     @property

@@ -8,7 +8,14 @@ computed before. ``merge_weights`` is off: loralib would add the delta to the we
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.engines.blocks import Blocks, expand, phi3_blocks
+from phi3_lora_qa.engines.blocks import (
+    Blocks,
+    expand,
+    is_called,
+    mask_of,
+    phi3_blocks,
+    require_used,
+)
 from phi3_lora_qa.engines.loralib.config import Kind, Layer, LoralibConfig, require_loralib
 from phi3_lora_qa.engines.loralib.state import mark_only_lora_as_trainable
 from phi3_lora_qa.errors import InputError, escape
@@ -42,14 +49,14 @@ def plan(model: "nn.Module", config: LoralibConfig) -> tuple[Layer, ...]:
     settings = getattr(model, "config", None)
     fused = phi3_blocks(settings.to_dict()) if settings is not None else {}
     modules = {name: module for name, module in model.named_modules() if name}
-    missed = [t for t in config.targets if not any(_ends(name, t) for name in modules)]
-    missed += [m for m in config.masks if not any(_ends(name, m) for name in modules)]
+    missed = [t for t in config.targets if not any(is_called(name, t) for name in modules)]
     if missed:
         raise InputError(
             f"no layer of the model is called {escape(missed[0], 80)}; name one of "
             f"{', '.join(sorted({n.rpartition('.')[2] for n in modules if _is_leaf(modules[n])}))}"
         )
-    chosen = [name for name in modules if any(_ends(name, t) for t in config.targets)]
+    chosen = [name for name in modules if any(is_called(name, t) for t in config.targets)]
+    require_used(config.masks, chosen)
     return tuple(_layer(name, modules[name], config, fused) for name in chosen)
 
 
@@ -97,7 +104,7 @@ def _layer(
     name: str, module: "nn.Module", config: LoralibConfig, fused: Mapping[str, Blocks]
 ) -> Layer:
     leaf = name.rpartition(".")[2]
-    given = next((mask for key, mask in config.masks.items() if _ends(name, key)), None)
+    given = mask_of(name, config.masks)
     blocks = fused.get(leaf, {})
     if given is None and blocks:
         given = dict.fromkeys(blocks, True)
@@ -271,10 +278,6 @@ def _described(name: str, module: Any) -> Layer:
         mask=tuple(bool(on) for on in module.enable_lora) if kind == "MergedLinear" else (),
         groups=module.conv.groups if kind == "Conv2d" else 1,
     )
-
-
-def _ends(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
 
 
 def _is_leaf(module: "nn.Module") -> bool:

@@ -140,7 +140,9 @@ def strangers(model: "nn.Module") -> list[str]:
     loralib looks for "lora_" anywhere in a name.
     """
     own = {f"{name}.{factor}" for name in lora_modules(model) for factor in FACTORS}
-    return [name for name in model.state_dict(keep_vars=True) if "lora_" in name and name not in own]
+    return [
+        name for name in model.state_dict(keep_vars=True) if "lora_" in name and name not in own
+    ]
 
 
 def silent_biases(model: "nn.Module") -> list[str]:
