@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from phi3_lora_qa.cli import base
+from phi3_lora_qa.cli import base, convert
 from phi3_lora_qa.errors import Phi3LoraQAError
 
 BAD_INPUT = 2
@@ -24,6 +24,7 @@ def app() -> None:
 
 
 app.add_command(base.app)
+app.add_command(convert.app)
 
 
 @app.command()

@@ -4,11 +4,12 @@ Only plain LoRA is read: what a conversion could not carry over is refused by it
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.base import BaseModule
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import BadKey, Part, parse_keys, tensor_name
@@ -142,6 +143,19 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # safetensors writes for the owner alone; the adapter is as readable as its config.
     (folder / WEIGHTS).chmod((folder / "adapter_config.json").stat().st_mode)
+
+
+def require_fit(adapter: PeftAdapter, base: Mapping[str, BaseModule]) -> None:
+    """Raise InputError where a module's factors do not belong to the base; for 2-D factors."""
+    for module in adapter.modules:
+        at = base.get(module.name)
+        shape = (module.B.shape[0], module.A.shape[1])
+        if at is None or shape != (at.outputs, at.inputs):
+            held = "no such layer" if at is None else f"({at.outputs}, {at.inputs}) there"
+            raise InputError(
+                f"the factors of {escape(module.name, 160)} are for {shape}, and the base has "
+                f"{held}; give the base that the adapter was trained on"
+            )
 
 
 def exact_alpha(scaling: float, rank: int, name: str) -> float:

@@ -124,16 +124,20 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     adapter in the end must be the base's own.
     """
     arguments = SFTConfig(**training)
-    is_peft = not isinstance(adapter, LoralibConfig)
+    kind: type[LocalTrainer] = LocalTrainer
+    peft_config: LoraConfig | None = None
     if isinstance(adapter, LoralibConfig):
         set_seed(arguments.seed)  # loralib draws its A here, before the trainer sets the seed
         adapt(base.model, adapter)
         if arguments.gradient_checkpointing:
             base.model.enable_input_require_grads()
-    trainer = (LocalTrainer if is_peft else LoralibTrainer)(
+        kind = LoralibTrainer
+    else:
+        peft_config = adapter
+    trainer = kind(
         model=base.model,
         args=arguments,
-        peft_config=None if isinstance(adapter, LoralibConfig) else adapter,
+        peft_config=peft_config,
         processing_class=copy.deepcopy(base.tokenizer),
         train_dataset=train_rows,
         eval_dataset=validation_rows,
@@ -141,7 +145,7 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watcher)
     trainer.base_id = base.ref.id
-    if is_peft:
+    if peft_config is not None:
         _settle(trainer, base.ref.id)
     return trainer
 

@@ -1,0 +1,175 @@
+"""``phi3-lora-qa convert``: other LoRA files to PEFT adapters, exactly, and back to loralib."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from phi3_lora_qa.errors import InputError, escape
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.base import BaseFiles
+    from phi3_lora_qa.engines.blocks import Blocks, Mask
+
+_PATH = click.Path(path_type=Path)
+_force = click.option("--force", is_flag=True, help="Replace what is there already.")
+_mask = click.option(
+    "--mask",
+    "masks",
+    multiple=True,
+    metavar="LAYER=BLOCKS",
+    help="The blocks that have factors: names (qkv_proj=q,v), or 0 and 1 for each (qkv_proj=1,0).",
+)
+
+
+@click.group("convert")
+def app() -> None:
+    """Convert LoRA files exactly: loralib to and from PEFT, split projections to fused."""
+
+
+@app.command("loralib-to-peft")
+@click.argument("checkpoint", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="The adapter's folder.")
+@click.option("--base", required=True, metavar="DIR_OR_ID", help="The base it was trained on.")
+@click.option("--alpha", type=float, help="lora_alpha, where no description lies beside.")
+@_mask
+@click.option("--allow-pickle", is_flag=True, help="Read what torch.save wrote, tensors alone.")
+@_force
+def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of arguments
+    checkpoint: Path,
+    output: Path,
+    base: str,
+    alpha: float | None,
+    masks: tuple[str, ...],
+    allow_pickle: bool,
+    force: bool,
+) -> None:
+    """Turn CHECKPOINT, loralib's state, into a PEFT adapter with the same deltas."""
+    from dataclasses import replace
+
+    from phi3_lora_qa.engines.blocks import phi3_blocks
+    from phi3_lora_qa.engines.loralib import infer_layers, read_checkpoint, to_peft
+    from phi3_lora_qa.engines.output import staged
+    from phi3_lora_qa.engines.peft_folder import require_fit, write_adapter
+
+    identity, files = _open_base(base)
+    read = read_checkpoint(checkpoint, allow_pickle=allow_pickle)
+    if read.layers is None:
+        if alpha is None:
+            raise InputError(
+                f"no description lies beside {escape(str(checkpoint))}, and no tensor says alpha; "
+                "give --alpha, as the layers were built with (loralib's default is 1)"
+            )
+        blocks = phi3_blocks(files.config)
+        wanted = parse_masks(masks, blocks)
+        layers = infer_layers(read.tensors, files.modules, alpha=alpha, masks=wanted, blocks=blocks)
+        read = replace(read, layers=layers)
+    elif alpha is not None or masks:
+        raise InputError(
+            f"a description lies beside {escape(str(checkpoint))} and says alpha and masks; "
+            "drop --alpha and --mask, or move it away"
+        )
+    adapter = to_peft(read, identity)
+    require_fit(adapter, files.modules)
+    with staged(output, force=force) as staging:
+        (staging / output.name).mkdir()
+        write_adapter(staging / output.name, adapter, files.modules)
+    _tell_adapter(output, len(adapter.modules))
+
+
+@app.command("peft-to-loralib")
+@click.argument("adapter", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="The .safetensors file.")
+@click.option("--base", metavar="DIR_OR_ID", help="Its base, where masks name blocks.")
+@_mask
+@_force
+def peft_to_loralib(
+    adapter: Path, output: Path, base: str | None, masks: tuple[str, ...], force: bool
+) -> None:
+    """Turn ADAPTER, a PEFT folder, into a loralib checkpoint with the same deltas."""
+    from phi3_lora_qa.engines.blocks import phi3_blocks
+    from phi3_lora_qa.engines.loralib import from_peft, write_checkpoint
+    from phi3_lora_qa.engines.loralib.checkpoint import beside
+    from phi3_lora_qa.engines.output import staged
+    from phi3_lora_qa.engines.peft_folder import read_adapter
+
+    blocks = phi3_blocks(_open_base(base)[1].config) if base else {}
+    checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
+    with staged(output, beside(output), force=force) as staging:
+        write_checkpoint(staging / output.name, checkpoint)
+    click.echo(f"checkpoint {output}, described in {beside(output)}")
+
+
+@app.command("fuse")
+@click.argument("adapter", type=_PATH)
+@click.option("--base", required=True, metavar="DIR_OR_ID", help="The Phi-3 with fused layers.")
+@click.option("-o", "--output", type=_PATH, required=True, help="The fused adapter's folder.")
+@_force
+def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
+    """Turn ADAPTER with factors for q, k, v, gate, up into one for qkv_proj and gate_up_proj."""
+    from dataclasses import replace
+
+    from phi3_lora_qa.adapter.folder import TOKENIZER_FILES, AdapterFolder
+    from phi3_lora_qa.engines.blocks import phi3_layouts
+    from phi3_lora_qa.engines.fuse import fuse_adapter
+    from phi3_lora_qa.engines.output import staged
+    from phi3_lora_qa.engines.peft_folder import read_adapter, require_fit, write_adapter
+
+    identity, files = _open_base(base)
+    fused = replace(fuse_adapter(read_adapter(adapter), phi3_layouts(files.config)), base=identity)
+    require_fit(fused, files.modules)
+    source = AdapterFolder.open(adapter)
+    with staged(output, force=force) as staging:
+        folder = staging / output.name
+        folder.mkdir()
+        write_adapter(folder, fused, files.modules)
+        for name in filter(source.file, TOKENIZER_FILES):
+            with source.open_file(name) as content, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(content, copy)
+    _tell_adapter(output, len(fused.modules))
+
+
+def parse_masks(texts: Sequence[str], blocks: Mapping[str, "Blocks"]) -> "dict[str, Mask]":
+    """Read ``LAYER=BLOCKS``: names of blocks, or a 0 or 1 for each equal block, with commas.
+
+    Raises:
+        InputError: A text is neither.
+    """
+    masks: dict[str, Mask] = {}
+    for text in texts:
+        layer, sign, given = text.partition("=")
+        chosen = [part.strip() for part in given.split(",")]
+        if not layer or not sign or not all(chosen) or layer in masks:
+            raise InputError(
+                f"--mask '{escape(text, 80)}' is no LAYER=BLOCKS, one for each layer; "
+                "write it such as qkv_proj=q,v or qkv_proj=1,0,1"
+            )
+        if set(chosen) <= {"0", "1"}:
+            masks[layer] = [part == "1" for part in chosen]
+        else:
+            known = blocks.get(layer.rpartition(".")[2], {})
+            if not known:
+                raise InputError(
+                    f"--mask '{escape(text, 80)}': the blocks of this layer have no known names; "
+                    "give --base with its Phi-3, or the mask as 0 and 1"
+                )
+            masks[layer] = {name: name in chosen for name in known} | {
+                name: True for name in chosen if name not in known
+            }
+    return masks
+
+
+def _open_base(reference: str) -> "tuple[str, BaseFiles]":
+    from phi3_lora_qa.adapter.base import BaseFiles
+    from phi3_lora_qa.models.hub import open_hub_base
+    from phi3_lora_qa.models.registry import resolve_base
+
+    ref = resolve_base(reference)
+    return ref.id, open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder)
+
+
+def _tell_adapter(output: Path, modules: int) -> None:
+    click.echo(f"adapter {output}, {modules} modules")
+    click.echo(f"gate it with: pytest --phi3-adapter {output}")
