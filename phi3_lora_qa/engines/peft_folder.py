@@ -190,7 +190,8 @@ def _read_tensors(folder: AdapterFolder) -> "dict[str, Tensor]":
     from safetensors.torch import load
 
     open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)  # its strict reading of the header
-    return load(folder.read_bytes(WEIGHTS, MAX_WEIGHTS_BYTES))
+    # The library gives them in an order that changes from run to run.
+    return dict(sorted(load(folder.read_bytes(WEIGHTS, MAX_WEIGHTS_BYTES)).items()))
 
 
 def _module(name: str, found: "dict[Part, Tensor]", matching: Matching) -> PeftModule:

@@ -85,6 +85,7 @@ def train(  # noqa: PLR0913 - the source's two dictionaries, and what they canno
     dtype: str = "auto",
     attn_implementation: str | None = None,
     quantization_config: Mapping[str, Any] | None = None,
+    engine: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> TrainResult:
@@ -103,6 +104,7 @@ def train(  # noqa: PLR0913 - the source's two dictionaries, and what they canno
         dtype: Of the base: "auto", "float32", "bfloat16" or "float16".
         attn_implementation: "sdpa", "eager" or "flash_attention_2".
         quantization_config: Keyword arguments of transformers' BitsAndBytesConfig, for QLoRA.
+        engine: The [engine] table, such as ``{"name": "loralib", "masks": {...}}``.
         overwrite: Replace an adapter that is already there.
         show_progress: Show a bar and the logged losses on stderr.
 
@@ -121,6 +123,7 @@ def train(  # noqa: PLR0913 - the source's two dictionaries, and what they canno
         "training": dict(training_config or {}),
         "peft": dict(peft_config or {}),
         "quantization": dict(quantization_config or {}),
+        "engine": dict(engine or {}),
         "output": {} if output_dir is None else {"dir": Path(output_dir)},
     }
     if overwrite:

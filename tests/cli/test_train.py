@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_half_adapter(config: Path) -> None:
         (["train.toml", "--set", "data.train=absent.jsonl"], "cannot read absent.jsonl"),
         (["train.toml", "--set", "model.base=phi4"], "neither known nor a folder"),
         (["train.toml", "--set", 'peft.target_modules=["q_proj"]'], 'use target_modules = ["qkv_'),
-        (["train.toml", "--set", "engine.name=loralib"], "engine.name is 'loralib'"),
+        (["train.toml", "--set", "engine.name=lorax"], "engine.name is 'lorax'"),
         (["train.toml", "--set", "output.dir=rows.jsonl"], "is a file; name a folder"),
     ],
 )

@@ -115,7 +115,8 @@ def test_a_path_in_an_override_is_relative_to_where_the_command_runs(
         ("[model]", "[model]\ndtype = 'int4'", "use one of auto, float32"),
         ("[output]", "[output]\noverwrite = 'yes'", "give true or false"),
         ("[output]", "[training]\noutput_dir = 'x'\n[output]", "both output.dir and"),
-        ("[output]", "[engine]\nname = 'loralib'\n[output]", "engine.name is 'loralib'"),
+        ("[output]", "[engine]\nname = 'lorax'\n[output]", "use one of peft, loralib"),
+        ("[output]", "[engine]\nmasks = { a = [true] }\n[output]", "for loralib's MergedLinear"),
         ("[output]", "training = 3\n[output]", "unknown key 'training'"),
         ("[model]", "training = 3\n[model]", "'training' is a value; make it a table"),
         ("[model]", "[model", "cannot read the training config"),
@@ -139,3 +140,9 @@ def test_a_config_that_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'base' is no table"):
         load(tmp_path, GOOD, "model.base.name=3")
+
+
+def test_the_masks_of_loralib_are_read_by_name_and_can_be_set_one_by_one(tmp_path: Path) -> None:
+    text = GOOD + "[engine]\nname = 'loralib'\nmasks.qkv_proj = { q = true, k = true, v = true }\n"
+    config = load(tmp_path, text, "engine.masks.qkv_proj.k=false")
+    assert config.engine.masks == {"qkv_proj": {"q": True, "k": False, "v": True}}

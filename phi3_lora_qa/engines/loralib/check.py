@@ -61,11 +61,11 @@ def _find(model: "nn.Module", bias: Bias) -> Iterator[Problem]:
     for fault, names in found.items():
         where = names()
         if where:
-            what, why, fix = _TEXTS[fault]
+            what, why, fix = FAULTS[fault]
             yield Problem(fault=fault, what=what, where=tuple(where), why=why, fix=fix)
 
 
-_TEXTS = {
+FAULTS = {
     "conv-shape": (
         "loralib's Conv1d or Conv3d with a kernel larger than 1",
         "its factors are shaped for two dimensions, and the forward pass fails",
@@ -109,6 +109,7 @@ _TEXTS = {
         'use bias="all" or "none"',
     ),
 }
+"""What is wrong, why it matters and how to mend it, by the fault's short name."""
 
 
 def _where(model: "nn.Module", is_faulty: Callable[[Any], bool]) -> list[str]:

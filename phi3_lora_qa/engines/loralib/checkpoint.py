@@ -5,6 +5,7 @@ Such a file is read when that is asked for, and what it lacks has to be given.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ def _load(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     open_path(path, error=InputError)  # its strict reading of the header
-    return load_file(path, device="cpu")
+    # The library gives them in an order that changes from run to run.
+    return dict(sorted(load_file(path, device="cpu").items()))
 
 
 def _unpickle(path: Path, shown: str) -> "dict[str, Tensor]":
@@ -114,7 +116,9 @@ def _unpickle(path: Path, shown: str) -> "dict[str, Tensor]":
 
     again = "save loralib's lora_state_dict(model), with safetensors.torch.save_file"
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of the pickle's age
+            content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a hostile pickle brings up
         reason = escape(str(error).partition("\n")[0], 200)
         raise InputError(f"{shown} holds more than tensors ({reason}); {again}") from error

@@ -89,8 +89,9 @@ def _to_module(layer: Layer, a: "Tensor", b: "Tensor") -> PeftModule:
 def _dense(layer: Layer, a: "Tensor", b: "Tensor") -> "Tensor":
     import torch
 
-    wide = merged_linear(a.double().numpy(), b.double().numpy(), layer.scaling, layer.mask)
-    return torch.from_numpy(wide.B).to(b.dtype)  # back from float64, which holds each value
+    A, B = (factor.detach().cpu().double().numpy() for factor in (a, b))
+    dense = merged_linear(A, B, layer.scaling, layer.mask).B
+    return torch.from_numpy(dense).to(b.dtype)  # back from float64, which holds each value
 
 
 def _to_conv(layer: Layer, a: "Tensor", b: "Tensor", size: int) -> "tuple[Tensor, Tensor]":
