@@ -1,0 +1,51 @@
+"""Hypothesis strategies for LoRA: factors, layers, configs, adapters, batches.
+
+They shrink to the smallest shapes, rank 1, ones and float32. Everything is drawn from a few
+choices, large arrays too, so that they are fast.
+"""
+
+from phi3_lora_qa.strategies.arrays import (
+    DTYPES,
+    FILLS,
+    Fill,
+    alphas,
+    arrays,
+    dtypes,
+    ranks,
+    rounded,
+    shapes,
+)
+from phi3_lora_qa.strategies.cases import (
+    ConvCase,
+    EmbeddingCase,
+    LayerCase,
+    MergedLinearCase,
+    conv_cases,
+    embedding_cases,
+    linear_cases,
+    merged_linear_cases,
+)
+from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+
+__all__ = [
+    "DTYPES",
+    "FILLS",
+    "KINDS",
+    "ConvCase",
+    "EmbeddingCase",
+    "Fill",
+    "Kind",
+    "LayerCase",
+    "MergedLinearCase",
+    "alphas",
+    "arrays",
+    "conv_cases",
+    "dtypes",
+    "embedding_cases",
+    "linear_cases",
+    "lora_factors",
+    "merged_linear_cases",
+    "ranks",
+    "rounded",
+    "shapes",
+]

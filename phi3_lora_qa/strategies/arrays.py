@@ -1,0 +1,108 @@
+"""Shapes, ranks, alphas and arrays whose values a given dtype holds exactly.
+
+Arrays are float64, as `phi3_lora_qa.lora` takes them, filled by a numpy generator from a drawn
+seed: one choice for hypothesis, whatever the size.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from hypothesis import strategies as st
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.lora import Array
+
+Fill = Literal["ones", "zeros", "integers", "normal", "wide"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+FILLS: tuple[Fill, ...] = ("ones", "zeros", "integers", "normal", "wide")
+NONZERO_FILLS: tuple[Fill, ...] = ("ones", "integers", "normal", "wide")
+LARGEST_ENTRY = 8.0
+"""No fill goes beyond it, so that a sum of products stays finite in float16 too."""
+
+_SEEDED: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+    "integers": lambda rng, shape: rng.integers(-3, 4, shape).astype(np.float64),
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "wide": lambda rng, shape: rng.standard_normal(shape) * 2.0 ** rng.integers(-12, 1, shape),
+}
+
+
+def dtypes() -> st.SearchStrategy[str]:
+    """Draw the name of a dtype that adapters are stored in; simplest: float32."""
+    return st.sampled_from(DTYPES)
+
+
+def shapes(*, max_side: int = 32) -> st.SearchStrategy[tuple[int, int]]:
+    """Draw the shape (out, in) of a weight; simplest: (1, 1)."""
+    return st.tuples(st.integers(1, max_side), st.integers(1, max_side))
+
+
+def ranks(out: int, inside: int, *, max_rank: int = 8) -> st.SearchStrategy[int]:
+    """Draw a rank r that a weight (out, inside) can use in full; simplest: 1."""
+    return st.integers(1, min(out, inside, max_rank))
+
+
+def alphas(
+    *, largest: int = 64, zero: bool = False, negative: bool = False
+) -> st.SearchStrategy[float]:
+    """Draw lora_alpha: positive whole numbers, then fractions; simplest: 1.
+
+    Args:
+        largest: Bound of its size.
+        zero: Whether it may be 0, which switches the adapter off.
+        negative: Whether it may be negative, which subtracts the adapter.
+    """
+    positive: st.SearchStrategy[float] = st.integers(1, largest) | st.floats(
+        0.0625, largest, width=32
+    )
+    drawn = positive | st.just(0) if zero else positive
+    return drawn | positive.map(lambda alpha: -alpha) if negative else drawn
+
+
+def rounded(values: Array, dtype: str) -> Array:
+    """Return the values rounded to the nearest that ``dtype`` holds, ties to even, as float64.
+
+    bfloat16 is float32 without its lower 16 bits.
+
+    Raises:
+        InputError: The dtype is not one of `DTYPES`.
+    """
+    single = np.asarray(values).astype(np.float32)
+    if dtype == "float32":
+        return single.astype(np.float64)
+    if dtype == "float16":
+        return np.asarray(values).astype(np.float16).astype(np.float64)
+    if dtype == "bfloat16":
+        bits = single.view(np.uint32)
+        tie_to_even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        upper = (bits + tie_to_even) & np.uint32(0xFFFF0000)
+        return upper.view(np.float32).astype(np.float64)
+    raise InputError(f"strategies: no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+
+
+@st.composite
+def arrays(
+    draw: st.DrawFn,
+    shape: tuple[int, ...],
+    *,
+    dtype: str = "float32",
+    fills: Sequence[Fill] = FILLS,
+) -> Array:
+    """Draw a float64 array of values that ``dtype`` holds exactly; simplest: the first fill.
+
+    Args:
+        draw: Given by hypothesis.
+        shape: The array's shape.
+        dtype: Which values it may hold.
+        fills: What it may be filled with, simplest first: ones, zeros, integers (-3 to 3), normal
+            (standard), wide (normal times powers of two from 2⁻¹² to 1). No entry exceeds 8.
+    """
+    fill = draw(st.sampled_from(fills))
+    if fill == "ones":
+        return np.ones(shape)
+    if fill == "zeros":
+        return np.zeros(shape)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = np.clip(_SEEDED[fill](rng, shape), -LARGEST_ENTRY, LARGEST_ENTRY)
+    return rounded(values, dtype)
