@@ -39,7 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Take the settings down before a conftest.py could change them, and watch the exit status."""
-    early_config.stash[_ASKED] = _ask(early_config, early_config.known_args_namespace)
+    asked = early_config.stash[_ASKED] = _ask(early_config, early_config.known_args_namespace)
+    if isinstance(asked.settings, GateSettings) and asked.settings.layers:
+        from phi3_lora_qa.pytest_layers import register_profiles
+
+        register_profiles()
     # The first cleanup that is registered is the last one that runs, after every plugin's hooks.
     early_config.add_cleanup(lambda: _keep_refusal(early_config))
 
@@ -54,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         if isinstance(asked.settings, InputError):
             raise asked.settings
+        if asked.settings.layers:
+            _test_layers(config, asked.settings)
         if not asked.settings.adapter:
             return
         from phi3_lora_qa.pytest_gate import GATE, Gate
@@ -64,6 +70,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[GATE] = gate
     if config.pluginmanager.register(gate, GATE_PLUGIN) is None:
         _refuse(config, f"-p no:{GATE_PLUGIN} would switch the gate off; leave it out")
+
+
+def _test_layers(config: pytest.Config, settings: GateSettings) -> None:
+    """Add the property suite of the installed libraries to the session."""
+    from phi3_lora_qa.pytest_layers import Layers
+
+    layers = Layers(config, seed=settings.seed, only=settings.only)
+    if layers.ids and settings.adapter:
+        raise InputError(
+            "an id of phi3::layers was given together with an adapter, which is gated whole; "
+            "run them one after the other"
+        )
+    config.pluginmanager.register(layers, "phi3-lora-qa-layers")
 
 
 def _refuse(config: pytest.Config, why: str) -> NoReturn:

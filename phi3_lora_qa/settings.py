@@ -82,6 +82,12 @@ SPECS = (
         metavar="DIR",
         help="where report.html, record.json, summary.md and items.parquet go",
     ),
+    Spec(
+        name="layers",
+        kind="flag",
+        default=False,
+        help="test the LoRA layers of the installed peft and loralib against LoRA's mathematics",
+    ),
     Spec(name="only", kind="flag", default=False, help="leave your own tests out"),
     Spec(
         name="stage",
@@ -159,6 +165,7 @@ class GateSettings:
     suite: tuple[str, ...]
     thresholds: Path | None
     report: Path | None
+    layers: bool
     only: bool
     stage: tuple[str, ...]
     seed: int

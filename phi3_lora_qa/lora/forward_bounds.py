@@ -24,9 +24,10 @@ def forward_bound(
 ) -> Array:
     """Bound |fl(y) - y| for the unmerged y = W·x + s · (B·(A·x) + b), float64 (..., out).
 
-    h = A·x errs by e_h = gamma_in · |A||x| + f(h), z = B·h by e_z = |B|·e_h + gamma_r · |B||h| +
-    f(z), s·z by |s|·e_z + |fl(s) - s|·|z| + f(s·z), W·x by gamma_in · |W||x| + f(W·x), and the sum
-    by both errors and f(y). The f of a product falls away where v is u. The bias b is added to z.
+    W·x + b' errs by gamma_{in+1} · (|W||x| + |b'|) + f(W·x + b'), as a bias may be the first or the
+    last summand. h = A·x errs by e_h = gamma_in · |A||x| + f(h), z = B·h by e_z = |B|·e_h +
+    gamma_r · |B||h| + f(z), s·z by |s|·e_z + |fl(s) - s|·|z| + f(s·z), and the sum by both errors
+    and f(y). The f of a product falls away where v is u. The bias b is added to z.
 
     With DoRA y = g·(W·x + s·z), g = m/N as in `merge_bound`, is computed as PEFT does it,
     W·x + ((g - 1)·W·x + g·z·s), which also covers g·(W·x) + g·z·s and g·(W·x + s·z).
@@ -39,9 +40,7 @@ def forward_bound(
         base_bias: The base layer's bias (out,), which belongs to y as well.
     """
     arithmetic = arithmetic_of(dtype)
-    rows = exact(x.reshape(-1, x.shape[-1]))
-    base = arithmetic.product(rows, exact(weight).transposed())
-    y = base if base_bias is None else arithmetic.add(base, exact(base_bias))
+    base = y = _affine(exact(weight), _exact_bias(base_bias), x, arithmetic)
     low_rank = _low_rank(factors, x, arithmetic)
     if factors.magnitude is None:
         y = arithmetic.add(y, arithmetic.scale(low_rank, factors.scaling))
@@ -71,7 +70,11 @@ def sum_forward_bound(
 
 
 def dense_forward_bound(
-    weight: Array, factors: Factors, x: Array, dtype: str | Arithmetic
+    weight: Array,
+    factors: Factors,
+    x: Array,
+    dtype: str | Arithmetic,
+    base_bias: Array | None = None,
 ) -> Array:
     """Bound |fl(y) - y| for y = W·x + s · (P·x) with P = B·A formed first: loralib's MergedLinear.
 
@@ -82,7 +85,8 @@ def dense_forward_bound(
     rows = exact(x.reshape(-1, x.shape[-1]))
     dense = arithmetic.product(exact(factors.B), exact(factors.A))
     update = arithmetic.scale(arithmetic.product(rows, dense.transposed()), factors.scaling)
-    y = arithmetic.add(arithmetic.product(rows, exact(weight).transposed()), update)
+    base = _affine(exact(weight), _exact_bias(base_bias), x, arithmetic)
+    y = arithmetic.add(base, update)
     return y.error.reshape(*x.shape[:-1], -1)
 
 
@@ -100,13 +104,29 @@ def merged_forward_bound(
     """
     arithmetic = arithmetic_of(dtype)
     merged = approximate_merge(exact(weight), factors, arithmetic)
-    y = arithmetic.product(exact(x.reshape(-1, x.shape[-1])), merged.transposed())
     biases = [] if base_bias is None else [exact(base_bias)]
     if factors.bias is not None:
         biases.append(arithmetic.scale(exact(factors.bias), factors.scaling))
-    if biases:
-        y = arithmetic.add(y, reduce(arithmetic.add, biases))
-    return y.error.reshape(*x.shape[:-1], -1)
+    bias = reduce(arithmetic.add, biases) if biases else None
+    return _affine(merged, bias, x, arithmetic).error.reshape(*x.shape[:-1], -1)
+
+
+def _affine(
+    weight: Approximation, bias: Approximation | None, x: Array, arithmetic: Arithmetic
+) -> Approximation:
+    """W·x + b' for rows of x, as one inner product: the bias is one more column, times 1."""
+    rows = x.reshape(-1, x.shape[-1])
+    if bias is not None:
+        rows = np.hstack([rows, np.ones((len(rows), 1))])
+        weight = Approximation(
+            value=np.column_stack([weight.value, bias.value]),
+            error=np.column_stack([weight.error, bias.error]),
+        )
+    return arithmetic.product(exact(rows), weight.transposed())
+
+
+def _exact_bias(bias: Array | None) -> Approximation | None:
+    return None if bias is None else exact(bias)
 
 
 def _low_rank(factors: Factors, x: Array, arithmetic: Arithmetic) -> Approximation:

@@ -27,7 +27,7 @@ from phi3_lora_qa.engines.loralib import (
 from phi3_lora_qa.engines.loralib.config import Kind
 from phi3_lora_qa.engines.peft_folder import PeftAdapter, PeftModule, exact_alpha, write_adapter
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.lora.bounds import forward_bound, gamma, ratios
+from phi3_lora_qa.lora import forward_bound, gamma, ratios
 from phi3_lora_qa.lora.factors import Factors
 from phi3_lora_qa.models.attach import attach
 

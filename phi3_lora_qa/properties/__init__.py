@@ -1,0 +1,30 @@
+"""Executable properties of LoRA layers: PEFT's, loralib's, an adapter's, and one's own.
+
+Describe a layer of your own as a `Layer` (or `TorchLayer`, if it is a torch module), and run every
+property that applies to it as a test of its own:
+
+    @lora_properties(MyLayer)
+    def test_my_layer(check):
+        check()
+"""
+
+from phi3_lora_qa.properties.layer import Gradients, Layer
+from phi3_lora_qa.properties.property import Comparison, Property, all_properties
+from phi3_lora_qa.properties.run import Held, PropertyBroken, run_property
+from phi3_lora_qa.properties.testing import lora_properties
+from phi3_lora_qa.properties.torch_layer import TorchLayer, to_float64, to_tensor
+
+__all__ = [
+    "Comparison",
+    "Gradients",
+    "Held",
+    "Layer",
+    "Property",
+    "PropertyBroken",
+    "TorchLayer",
+    "all_properties",
+    "lora_properties",
+    "run_property",
+    "to_float64",
+    "to_tensor",
+]

@@ -1,0 +1,173 @@
+"""How the properties see a LoRA layer: as a linear map, whatever library it comes from.
+
+Every kind of LoRA layer is one. An embedding maps one-hot vectors, so that a token picks a column.
+A convolution maps the numbers below its kernel. Fused projections are linear layers whose B has
+blocks of zeros. Seen so, one set of properties holds for all of them (docs/decisions/0005).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from phi3_lora_qa.lora import Arithmetic, Array, Factors, arithmetic_of
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
+
+    from phi3_lora_qa.strategies import LayerCase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """Gradients of sum(g · y) after one backward pass; None for what is frozen or has none.
+
+    Attributes:
+        A: float64 (r, in).
+        B: float64 (out, r).
+        frozen: Names of parameters of the base that received a gradient; there must be none.
+    """
+
+    A: Array | None
+    B: Array | None
+    frozen: tuple[str, ...] = ()
+
+
+class Layer(ABC):
+    """One LoRA layer under test. Arrays are float64; what goes in, the layer's dtype holds exactly.
+
+    A subclass says how to build the layer and how to use it. What it does not define is not asked
+    of it: a property that needs, say, `merge` does not apply to a layer without.
+
+    Attributes:
+        known_faults: Properties that the library is known to break, by id, and why.
+        lacks: Abilities that a base class defines and this kind has not.
+        takes_any_input: Whether it maps every vector; an embedding maps one-hot ones only.
+        forms: What the unmerged forward pass forms before it meets x: nothing ("factors": W·x +
+            s·B·(A·x)), the "delta" (W·x + s·(B·A)·x) or the "weight" ((W + s·B·A)·x).
+    """
+
+    known_faults: ClassVar[Mapping[str, str]] = {}
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    takes_any_input: ClassVar[bool] = True
+    forms: ClassVar[Literal["factors", "delta", "weight"]] = "factors"
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """What to build it from; linear layers with ordinary and extreme factors in every dtype."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases()
+
+    @classmethod
+    def arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """What the layer computes in, for the rounding that is allowed."""
+        return arithmetic_of(case.dtype)
+
+    @classmethod
+    def entries_of_b(cls, case: "LayerCase") -> Array:
+        """Return 1.0 where an entry of B (out, r) is a parameter, 0.0 where it is always zero."""
+        return np.ones_like(case.factors.B)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, case: "LayerCase") -> Self:
+        """Build the layer with the case's weight and factors, in eval mode and not merged."""
+
+    @abstractmethod
+    def forward(self, x: Array) -> Array:
+        """Return the outputs (batch, out) for inputs (batch, in)."""
+
+    @classmethod
+    def fresh(cls, case: "LayerCase") -> Self:
+        """Build the layer with the case's weight, and factors as the library initialises them."""
+        raise NotImplementedError
+
+    def factors(self) -> Factors:
+        """Return the factors that the layer holds now."""
+        raise NotImplementedError
+
+    def weight(self) -> Array:
+        """Return the base's weight as it lies in the layer now, (out, in)."""
+        raise NotImplementedError
+
+    def delta(self) -> Array:
+        """Return s · B·A as the library computes it, (out, in)."""
+        raise NotImplementedError
+
+    def merge(self) -> None:
+        """Add the delta to the weight."""
+        raise NotImplementedError
+
+    def unmerge(self) -> None:
+        """Take the delta out again."""
+        raise NotImplementedError
+
+    def switch(self, on: bool) -> None:
+        """Switch the adapter off or on again."""
+        raise NotImplementedError
+
+    def set_scale(self, factor: float) -> None:
+        """Make the scaling ``factor`` times what the config says."""
+        raise NotImplementedError
+
+    def gradients(self, x: Array, g: Array) -> Gradients:
+        """Return the gradients of sum(g · forward(x)), in training mode without dropout."""
+        raise NotImplementedError
+
+    def trainable(self) -> tuple[str, ...]:
+        """Return names of the base's parameters that would be trained; there must be none."""
+        raise NotImplementedError
+
+    @classmethod
+    def with_dropout(cls, case: "LayerCase", rate: float) -> Self:
+        """Build the layer as `build` does, with dropout on the adapter's input."""
+        raise NotImplementedError
+
+    def train(self) -> None:
+        """Go into training mode, in which dropout acts."""
+        raise NotImplementedError
+
+    def eval(self) -> None:  # noqa: B027 - a layer without dropout has nothing to do
+        """Go into eval mode, in which dropout does not act."""
+
+    def saved_and_loaded(self) -> "Layer":
+        """Save the adapter as the library does, and load it onto the same base in a new layer."""
+        raise NotImplementedError
+
+    def output_dtype(self, x: Array, dtype: str) -> str:
+        """Return the dtype of the output for inputs of ``dtype``."""
+        raise NotImplementedError
+
+    def add(self, name: str, factors: Factors) -> None:
+        """Add a second adapter, not active."""
+        raise NotImplementedError
+
+    def activate(self, *names: str) -> None:
+        """Make these adapters the active ones; the first is called ``default``."""
+        raise NotImplementedError
+
+    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+        """Return outputs where each row has an adapter of its own; ``__base__`` stands for none."""
+        raise NotImplementedError
+
+    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
+        """Combine adapters into a new one, and return its factors."""
+        raise NotImplementedError
+
+
+def abilities(kind: type) -> frozenset[str]:
+    """Return the names of what a kind of layer defines beyond `Layer`."""
+    names = [name for name, value in vars(Layer).items() if name[0] != "_" and _function(value)]
+    own = (
+        n for n in names if _function(getattr(kind, n, None)) is not _function(getattr(Layer, n))
+    )
+    return frozenset(own) - getattr(kind, "lacks", frozenset())
+
+
+def _function(found: Any) -> Any:
+    """Return a method's function; None for what is no method."""
+    found = getattr(found, "__func__", found)
+    return found if callable(found) else None

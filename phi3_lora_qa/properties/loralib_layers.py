@@ -1,0 +1,339 @@
+"""loralib's layers, built and used as its README says: train() unmerges, eval() merges."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from phi3_lora_qa.lora import Array, Factors, block_diagonal, merged_linear, scaling_of
+from phi3_lora_qa.properties.layer import Gradients, Layer
+from phi3_lora_qa.properties.torch_layer import TorchLayer
+from phi3_lora_qa.strategies import Kind, LayerCase
+
+MODEST: tuple[Kind, ...] = ("ordinary", "fresh", "degenerate", "ill_conditioned", "tiny")
+
+if TYPE_CHECKING:
+    import torch
+    from hypothesis import strategies as st
+
+
+class LoralibLinear(TorchLayer):
+    """loralib's Linear."""
+
+    fan_in_fan_out: ClassVar[bool] = False
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers without rsLoRA, which loralib does not know."""
+        return plain_cases()
+
+    def make(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
+        """Return the layer, its base frozen by mark_only_lora_as_trainable."""
+        import loralib
+
+        found = self.layer(case, dropout).to(_dtype(case))
+        loralib.mark_only_lora_as_trainable(found)
+        return found
+
+    def layer(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
+        """Return loralib's layer."""
+        import loralib
+
+        out, inside = case.weight.shape
+        found: torch.nn.Module = loralib.Linear(
+            inside, out, r=case.factors.rank, lora_alpha=case.alpha, lora_dropout=dropout,
+            fan_in_fan_out=self.fan_in_fan_out, bias=case.base_bias is not None,
+        )  # fmt: skip
+        return found
+
+    def __init__(self, case: LayerCase, dropout: float = 0.0) -> None:
+        super().__init__(case, dropout)
+        self.unmerge()
+
+    def tensor(self, part: str) -> "torch.Tensor":
+        """Return a parameter."""
+        names = {"weight": "weight", "base_bias": "bias", "A": "lora_A", "B": "lora_B"}
+        found: torch.Tensor = getattr(self.module, names[part])
+        return found
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Transpose the weight where it is stored (in, out)."""
+        transposed = part == "weight" and self.fan_in_fan_out
+        return values.T if transposed else super().laid_out(part, values)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Transpose it back."""
+        transposed = part == "weight" and self.fan_in_fan_out
+        return values.T if transposed else super().seen(part, values)
+
+    def scaling(self) -> float:
+        """Return loralib's own scaling."""
+        found: Any = self.module.scaling
+        return float(found)
+
+    def merge(self) -> None:
+        """Go to eval mode, which merges."""
+        self.module.eval()
+
+    def unmerge(self) -> None:
+        """Go to training mode, which unmerges."""
+        self.module.train()
+
+    def gradients(self, x: Array, g: Array) -> Gradients:
+        """As for every module, and back to the unmerged state."""
+        found = super().gradients(x, g)
+        self.unmerge()
+        return found
+
+    def saved_and_loaded(self) -> "Layer":
+        """Hand lora_state_dict over to a new layer by load_state_dict with strict=False."""
+        import loralib
+
+        twin = type(self)(self.case)
+        state = loralib.lora_state_dict(self.module)
+        twin.module.load_state_dict(state, strict=False)
+        return twin
+
+
+class LoralibTransposed(LoralibLinear):
+    """loralib's Linear with fan_in_fan_out."""
+
+    fan_in_fan_out = True
+
+
+class LoralibEmbedding(LoralibLinear):
+    """loralib's Embedding: one-hot inputs pick columns of the transposed table."""
+
+    takes_any_input = False
+    lacks = frozenset({"with_dropout"})
+    fan_in_fan_out = True  # the table is (tokens, dimensions)
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Embeddings as linear layers."""
+        from phi3_lora_qa.properties.peft_layers import picking
+
+        return plain_cases().map(picking)
+
+    def layer(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
+        """Return loralib's layer, which has no dropout."""
+        import loralib
+
+        out, inside = case.weight.shape
+        found: torch.nn.Module = loralib.Embedding(
+            inside, out, r=case.factors.rank, lora_alpha=case.alpha
+        )
+        return found
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the tokens that one-hot rows pick."""
+        import torch
+
+        return torch.from_numpy(x.argmax(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class StoredCase(LayerCase):
+    """A layer whose parameters are not the factors that it amounts to.
+
+    Attributes:
+        stored_a: What the library's lora_A holds, float64.
+        stored_b: What its lora_B holds, float64.
+        shape: Of the weight as stored, for a convolution.
+        enable: enable_lora, for a MergedLinear.
+    """
+
+    stored_a: Array
+    stored_b: Array
+    shape: tuple[int, ...] = ()
+    enable: tuple[bool, ...] = ()
+
+
+class LoralibMergedLinear(LoralibLinear):
+    """loralib's MergedLinear: fused blocks of output rows, some of them adapted."""
+
+    forms = "delta"
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Fused layers with masks; the factors are the dense ones that they amount to."""
+        from phi3_lora_qa.strategies import merged_linear_cases
+
+        return merged_linear_cases().map(
+            lambda case: StoredCase(
+                dtype=case.dtype, weight=case.weight, base_bias=case.base_bias,
+                factors=merged_linear(case.A, case.B, case.scaling, case.enable),
+                alpha=case.alpha, rslora=False, x=case.x,
+                stored_a=case.A, stored_b=case.B, enable=case.enable,
+            )
+        )  # fmt: skip
+
+    def layer(self, case: Any, dropout: float) -> "torch.nn.Module":
+        """Return loralib's layer."""
+        import loralib
+
+        out, inside = case.weight.shape
+        found: torch.nn.Module = loralib.MergedLinear(
+            inside, out, r=case.stored_b.shape[1], lora_alpha=case.alpha, lora_dropout=dropout,
+            enable_lora=list(case.enable), bias=case.base_bias is not None,
+        )  # fmt: skip
+        return found
+
+    @classmethod
+    def entries_of_b(cls, case: Any) -> Array:
+        """Blocks that are not enabled, and places beside a block, are no parameters."""
+        return merged_linear(
+            np.ones_like(case.stored_a), np.ones_like(case.stored_b), 1.0, case.enable
+        ).B
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Take a block's entries out of the dense B."""
+        if part != "B":
+            return super().laid_out(part, values)
+        case: Any = self.case
+        rows = values.reshape(len(case.enable), -1, values.shape[1])[list(case.enable)]
+        rank = case.stored_b.shape[1]
+        blocks = [block[:, i * rank : (i + 1) * rank] for i, block in enumerate(rows)]
+        return np.concatenate(blocks)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Put blocks into the dense B, or its gradient."""
+        case: Any = self.case
+        if part != "B":
+            return super().seen(part, values)
+        return merged_linear(case.stored_a, values, 1.0, case.enable).B
+
+
+class LoralibConv2d(LoralibLinear):
+    """loralib's Conv2d over an input as large as its square kernel, which makes one output."""
+
+    forms = "weight"
+    lacks = frozenset({"gradients"})  # one parameter stands in several places of the factors
+    dims: ClassVar[int] = 2
+    known_faults: ClassVar[dict[str, str]] = {
+        "dropout_acts_in_training": "loralib's convolutions take lora_dropout and ignore it; put "
+        "dropout in front of the layer instead",
+    }
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Convolutions in loralib's factorisation: A (r·k, in·k), B (out·k, r·k)."""
+        return _conv_cases(cls.dims)
+
+    def layer(self, case: Any, dropout: float) -> "torch.nn.Module":
+        """Return loralib's layer."""
+        import loralib
+
+        kind = {1: loralib.Conv1d, 2: loralib.Conv2d, 3: loralib.Conv3d}[self.dims]
+        out, channels, kernel = case.shape[:3]
+        found: torch.nn.Module = kind(
+            channels, out, kernel, r=len(case.stored_a) // kernel, lora_alpha=case.alpha,
+            lora_dropout=dropout, bias=case.base_bias is not None,
+        )  # fmt: skip
+        return found
+
+    def tensor(self, part: str) -> "torch.Tensor":
+        """Return a parameter; the base's are those of an inner convolution."""
+        if part in ("weight", "base_bias"):
+            inner: Any = self.module.conv
+            found: torch.Tensor = inner.weight if part == "weight" else inner.bias
+            return found
+        return super().tensor(part)
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """A and B are what the case has stored, unless they are loralib's own size already."""
+        case: Any = self.case
+        stored = {"A": case.stored_a, "B": case.stored_b}
+        return stored[part] if part in stored else super().laid_out(part, values)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Return A or B as the factors that it amounts to."""
+        case: Any = self.case
+        a, b = (values if part == name else stored for name, stored in
+                (("A", case.stored_a), ("B", case.stored_b)))  # fmt: skip
+        if part in ("A", "B"):
+            found = conv_factors(a, b, 1.0, len(case.weight))
+            return found.A if part == "A" else found.B
+        return super().seen(part, values)
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the inputs with channels and space."""
+        case: Any = self.case
+        found: torch.Tensor = super().given(x.reshape(len(x), *case.shape[1:]))
+        return found
+
+
+class LoralibConv1d(LoralibConv2d):
+    """loralib's Conv1d, which works for a kernel of one only."""
+
+    dims = 1
+
+
+class LoralibConv3d(LoralibConv2d):
+    """loralib's Conv3d, which works for a kernel of one only."""
+
+    dims = 3
+
+
+def plain_cases() -> "st.SearchStrategy[LayerCase]":
+    """Return linear cases whose scaling is alpha / r."""
+    from phi3_lora_qa.strategies import linear_cases
+
+    def plain(case: LayerCase) -> LayerCase:
+        scaling = scaling_of(case.alpha, case.factors.rank)
+        return replace(case, rslora=False, factors=replace(case.factors, scaling=scaling))
+
+    return linear_cases(kinds=MODEST).map(plain)
+
+
+def conv_factors(a: Array, b: Array, scaling: float, out: int) -> Factors:
+    """Return the factors that loralib's convolution amounts to, on inputs flattened per output.
+
+    B·A is read row by row in the kernel's shape, so n = rows(B) / out rows of it, side by side,
+    make one output's kernel: B' (out, n·r) takes n rows of B, and A' has A on its diagonal n times.
+    """
+    rows = len(b) // out
+    return Factors(
+        A=block_diagonal(np.tile(a, (rows, 1)), rows), B=b.reshape(out, -1), scaling=scaling
+    )
+
+
+def _conv_cases(dims: int) -> "st.SearchStrategy[LayerCase]":
+    from hypothesis import strategies as st
+
+    from phi3_lora_qa.strategies import alphas, arrays, dtypes, lora_factors
+
+    @st.composite
+    def cases(draw: st.DrawFn) -> StoredCase:
+        out, channels, rank = (draw(st.integers(1, 4)) for _ in range(3))
+        kernel = draw(st.integers(1, 3)) if dims == 2 else 1
+        dtype, alpha = draw(dtypes()), draw(alphas())
+        scaling = scaling_of(alpha, rank)
+        stored = draw(
+            lora_factors(
+                out=out * kernel, inside=channels * kernel, rank=rank * kernel, dtype=dtype,
+                kinds=MODEST, scaling=scaling,
+            )
+        )  # fmt: skip
+        inside = channels * kernel**dims
+        return StoredCase(
+            dtype=dtype,
+            weight=draw(arrays((out, inside), dtype=dtype)),
+            base_bias=draw(arrays((out,), dtype=dtype)) if draw(st.booleans()) else None,
+            factors=conv_factors(stored.A, stored.B, scaling, out),
+            alpha=alpha,
+            rslora=False,
+            x=draw(arrays((draw(st.integers(1, 3)), inside), dtype=dtype)),
+            stored_a=stored.A,
+            stored_b=stored.B,
+            shape=(out, channels, *[kernel] * dims),
+        )
+
+    return cases()
+
+
+def _dtype(case: LayerCase) -> "torch.dtype":
+    import torch
+
+    found: torch.dtype = getattr(torch, case.dtype)
+    return found

@@ -1,0 +1,415 @@
+"""PEFT's LoRA layers, put into a model and loaded as PEFT does it."""
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from phi3_lora_qa.lora import Arithmetic, Array, Factors, alpha_for
+from phi3_lora_qa.properties.layer import Layer
+from phi3_lora_qa.properties.torch_layer import TorchLayer, to_float64, to_tensor
+
+if TYPE_CHECKING:
+    import torch
+    from hypothesis import strategies as st
+
+    from phi3_lora_qa.strategies import LayerCase
+
+ADAPTER = "default"
+_PLACES = {"A": "lora_A", "B": "lora_B", "magnitude": "lora_magnitude_vector"}
+
+
+_RSLORA = (
+    "add_weighted_adapter sets lora_alpha to the new rank r, which makes the scaling 1, and copies "
+    "use_rslora, which makes it sqrt(r); combine adapters without rsLoRA, or set the scale to "
+    "1 / sqrt(r) afterwards"
+)
+
+
+_CONV_SVD = (
+    "add_weighted_adapter with svd knows Conv2d only, and no kernel of one with a single channel: "
+    "factors come out in the wrong shape, or an error; combine such adapters with cat"
+)
+
+
+class PeftLinear(TorchLayer):
+    """`torch.nn.Linear` below PEFT's LoRA."""
+
+    known_faults: ClassVar[Mapping[str, str]] = {
+        "a_combination_with_rslora_keeps_its_scale": _RSLORA
+    }
+
+    target: ClassVar[Sequence[str] | None] = ("layer",)
+    autocast: ClassVar[bool] = False
+    safe_merge: ClassVar[bool] = False
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers, with lora_bias or without."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases(bias=None)
+
+    def base(self, case: "LayerCase") -> "torch.nn.Module":
+        """Return the base layer, in the case's dtype."""
+        import torch
+
+        out, inside = case.weight.shape
+        dtype = getattr(torch, case.dtype)
+        return torch.nn.Linear(inside, out, bias=case.base_bias is not None, dtype=dtype)
+
+    def config(self, factors: Factors, alpha: float, *, rslora: bool, dropout: float) -> Any:
+        """Return the LoraConfig of an adapter with these factors."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=factors.rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT takes fractions, too
+            use_rslora=rslora,
+            lora_dropout=dropout,
+            use_dora=factors.magnitude is not None,
+            lora_bias=factors.bias is not None,
+            target_modules=None if self.target is None else list(self.target),
+        )
+
+    def make(self, case: "LayerCase", dropout: float) -> "torch.nn.Module":
+        """Return a model with one layer, adapted by get_peft_model."""
+        from peft import get_peft_model
+
+        config = self.config(case.factors, case.alpha, rslora=case.rslora, dropout=dropout)
+        base: Any = boxed(self.base(case))
+        found: torch.nn.Module = get_peft_model(base, config, autocast_adapter_dtype=self.autocast)
+        return found
+
+    @property
+    def model(self) -> Any:
+        """The PeftModel."""
+        return self.module
+
+    @property
+    def layer(self) -> Any:
+        """PEFT's layer."""
+        return self.model.base_model.model.layer
+
+    def tensor(self, part: str) -> "torch.Tensor":
+        """Return a parameter of the layer or of its base."""
+        return self.tensor_of(part, ADAPTER)
+
+    def tensor_of(self, part: str, adapter: str) -> "torch.Tensor":
+        """Return a parameter of one adapter, or of the base."""
+        found: torch.Tensor
+        if part in ("weight", "base_bias"):
+            base = self.layer.get_base_layer()
+            found = base.weight if part == "weight" else base.bias
+        elif part == "bias":
+            found = self.layer.lora_B[adapter].bias
+        else:
+            found = getattr(self.layer, _PLACES[part])[adapter].weight
+        return found
+
+    def scaling(self) -> float:
+        """Return PEFT's own scaling."""
+        return float(self.layer.scaling[ADAPTER])
+
+    def delta(self) -> Array:
+        """Return PEFT's get_delta_weight."""
+        return self.seen("weight", to_float64(self.layer.get_delta_weight(ADAPTER)))
+
+    def merge(self) -> None:
+        """Merge the active adapters."""
+        with _quiet():
+            self.model.merge_adapter(safe_merge=self.safe_merge)
+
+    def unmerge(self) -> None:
+        """Unmerge whatever is merged."""
+        with _quiet():
+            self.model.unmerge_adapter()
+
+    def switch(self, on: bool) -> None:
+        """Disable or enable the adapter layers."""
+        with _quiet():
+            if on:
+                self.model.base_model.enable_adapter_layers()
+            else:
+                self.model.base_model.disable_adapter_layers()
+
+    def set_scale(self, factor: float) -> None:
+        """Set the scale relative to the config's."""
+        self.layer.set_scale(ADAPTER, factor)
+
+    def saved_and_loaded(self) -> "Layer":
+        """Save with save_pretrained, load with from_pretrained."""
+        from peft import PeftModel
+
+        twin = type(self)(self.case)
+        base: Any = boxed(self.base(self.case))
+        with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, _quiet():
+            self.model.save_pretrained(folder)
+            twin.module = PeftModel.from_pretrained(
+                base, folder, autocast_adapter_dtype=self.autocast
+            )
+        twin.fill("weight", self.case.weight)
+        if self.case.base_bias is not None:
+            twin.fill("base_bias", self.case.base_bias)
+        return twin
+
+    def add(self, name: str, factors: Factors) -> None:
+        """Add an adapter with add_adapter."""
+        alpha = alpha_for(factors.scaling, factors.rank)
+        config = self.config(factors, alpha, rslora=False, dropout=0.0)
+        with _quiet():
+            self.model.add_adapter(name, config, autocast_adapter_dtype=self.autocast)
+        parts = {"A": factors.A, "B": factors.B, "magnitude": factors.magnitude,
+                 "bias": factors.bias}  # fmt: skip
+        for part, values in parts.items():
+            if values is not None:
+                tensor = self.tensor_of(part, name)
+                shape = (len(values), *self.tensor_of(part, ADAPTER).shape[1:])
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                tensor.data = to_tensor(self._shaped(part, values, shape), dtype)
+
+    def _shaped(self, part: str, values: Array, shape: tuple[int, ...]) -> Array:
+        """Lay out a further adapter's part: of another rank than the first one's."""
+        if part == "B":
+            return values.reshape(len(values), values.shape[1], *[1] * (len(shape) - 2))
+        return values.reshape(shape)
+
+    def activate(self, *names: str) -> None:
+        """Set the active adapters."""
+        self.model.base_model.set_adapter(list(names))
+
+    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+        """Pass adapter_names along with the batch."""
+        import torch
+
+        with torch.no_grad():
+            found = self.model(self.given(x), adapter_names=list(names))
+        return to_float64(found).reshape(len(x), -1)
+
+    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
+        """Combine with add_weighted_adapter, at density 1 where there is one."""
+        with _quiet():
+            self.model.add_weighted_adapter(
+                list(names), list(weights), "combined", combination_type=how, density=1.0
+            )
+        a, b = (to_float64(self.tensor_of(part, "combined")) for part in ("A", "B"))
+        return Factors(
+            A=a.reshape(len(a), -1),
+            B=b.reshape(len(b), -1),
+            scaling=float(self.layer.scaling["combined"]),
+        )
+
+
+class PeftSafeMerge(PeftLinear):
+    """A linear layer that is merged with safe_merge."""
+
+    safe_merge = True
+
+
+class PeftMixed(PeftLinear):
+    """A base in low precision with factors in float32: PEFT's default when it loads."""
+
+    autocast = True
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers in bfloat16 and float16."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases(dtypes=("bfloat16", "float16"))
+
+    @classmethod
+    def arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """Some results are rounded to the base's dtype, some are kept in float32."""
+        return Arithmetic(dtype=case.dtype, mixed=True)
+
+
+class PeftDora(PeftLinear):
+    """A linear layer with DoRA."""
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers with magnitudes."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases(magnitude=True)
+
+
+class PeftConv1D(PeftLinear):
+    """transformers' Conv1D, a linear layer that stores its weight (in, out): fan_in_fan_out."""
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases()
+
+    def base(self, case: "LayerCase") -> "torch.nn.Module":
+        """Return a Conv1D, which always has a bias."""
+        import torch
+        from transformers.pytorch_utils import Conv1D
+
+        out, inside = case.weight.shape
+        kind: Any = Conv1D
+        found: torch.nn.Module = kind(out, inside).to(getattr(torch, case.dtype))
+        return found
+
+    def config(self, factors: Factors, alpha: float, *, rslora: bool, dropout: float) -> Any:
+        """Return a config that says fan_in_fan_out."""
+        config = super().config(factors, alpha, rslora=rslora, dropout=dropout)
+        config.fan_in_fan_out = True
+        return config
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Transpose the weight."""
+        return values.T if part == "weight" else super().laid_out(part, values)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Transpose the weight back."""
+        return values.T if part == "weight" else super().seen(part, values)
+
+
+class PeftEmbedding(PeftLinear):
+    """`torch.nn.Embedding`: one-hot inputs pick columns of the transposed table."""
+
+    takes_any_input = False
+    lacks = frozenset({"with_dropout"})  # PEFT takes lora_dropout there and has no use for it
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Embeddings as linear layers."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases().map(picking)
+
+    def base(self, case: "LayerCase") -> "torch.nn.Module":
+        """Return an embedding of ``in`` tokens in ``out`` dimensions."""
+        import torch
+
+        out, inside = case.weight.shape
+        return torch.nn.Embedding(inside, out, dtype=getattr(torch, case.dtype))
+
+    def tensor_of(self, part: str, adapter: str) -> "torch.Tensor":
+        """Return a parameter; the factors are called lora_embedding_A and _B."""
+        if part in ("A", "B"):
+            found: torch.Tensor = getattr(self.layer, f"lora_embedding_{part}")[adapter]
+            return found
+        return super().tensor_of(part, adapter)
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Transpose the table."""
+        return values.T if part == "weight" else super().laid_out(part, values)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Transpose the table back."""
+        return values.T if part == "weight" else super().seen(part, values)
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the tokens that one-hot rows pick."""
+        import torch
+
+        return torch.from_numpy(x.argmax(axis=1))
+
+
+class PeftConv2d(PeftLinear):
+    """`torch.nn.Conv2d` over an input as large as its kernel, which makes one output."""
+
+    known_faults: ClassVar[Mapping[str, str]] = {
+        **PeftLinear.known_faults,
+        "an_svd_is_the_best_of_its_rank": _CONV_SVD,
+    }
+    dims: ClassVar[int] = 2
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers; the kernel is cut out of ``in``."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases()
+
+    def base(self, case: "LayerCase") -> "torch.nn.Module":
+        """Return the convolution."""
+        import torch
+
+        kind: Any = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[self.dims]
+        channels, *kernel = _cut(case.weight.shape[1], self.dims)
+        found: torch.nn.Module = kind(
+            channels,
+            len(case.weight),
+            tuple(kernel),
+            bias=case.base_bias is not None,
+            dtype=getattr(torch, case.dtype),
+        )
+        return found
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the inputs with channels and space."""
+        shape = _cut(x.shape[1], self.dims)
+        return to_tensor(x.reshape(len(x), *shape), self.case.dtype)
+
+
+class PeftConv1d(PeftConv2d):
+    """`torch.nn.Conv1d`."""
+
+    dims = 1
+
+
+class PeftConv3d(PeftConv2d):
+    """`torch.nn.Conv3d`, without kernels (1, 1, k): PEFT 0.21.2 takes them for a Conv2d's of 1 x 1.
+
+    Such a layer cannot be merged and has no delta; its forward pass works.
+    """
+
+    dims = 3
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers whose ``in`` gives another kernel than (1, 1, k)."""
+        return super().cases().filter(lambda case: _cut(case.x.shape[1], 3)[1:3] != (1, 1))
+
+
+def picking(case: "LayerCase") -> "LayerCase":
+    """Return a linear case as one of an embedding: its inputs are one-hot rows."""
+    columns = np.abs(case.x).argmax(axis=1)
+    return replace(case, x=np.eye(case.x.shape[1])[columns], base_bias=None)
+
+
+def boxed(layer: "torch.nn.Module") -> "torch.nn.Module":
+    """Return a model whose only layer is called ``layer``."""
+    import torch
+
+    class Box(torch.nn.Module):
+        """A model of one layer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.layer(x)
+            return found
+
+    return Box()
+
+
+def _cut(inside: int, dims: int) -> tuple[int, ...]:
+    """Cut a number into channels and a kernel of small sides."""
+    kernel = []
+    for _ in range(dims):
+        side = next((k for k in (3, 2) if inside % k == 0), 1)
+        kernel.append(side)
+        inside //= side
+    return (inside, *kernel)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PEFT warns of what the properties do on purpose, such as merging twice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

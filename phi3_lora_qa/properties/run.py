@@ -1,0 +1,130 @@
+"""Run a property on a kind of layer: draw cases, shrink the one that breaks it, say how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from phi3_lora_qa.properties.property import Comparison, Property, UnderTest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How much is drawn.
+
+    Attributes:
+        name: As in ``--hypothesis-profile``.
+        examples: Cases for each property and kind of layer.
+    """
+
+    name: str
+    examples: int
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(name="default", examples=12),
+        Profile(name="thorough", examples=1000),
+    )
+}
+
+
+class PropertyBroken(AssertionError):  # noqa: N818 - what came out, and no mistake
+    """A property does not hold; the message has the shrunk example, the error and its bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a property that holds has seen.
+
+    Attributes:
+        cases: How many were drawn.
+        ratio: The largest error, as a share of its bound; 0 where everything was equal.
+    """
+
+    cases: int
+    ratio: float
+
+
+def run_property(  # noqa: PLR0913 - choices, by keyword only
+    tested: Property,
+    kind: type[UnderTest],
+    *,
+    examples: int = PROFILES["default"].examples,
+    seed: int = 0,
+    shrink: bool = True,
+    again: str = "",
+) -> Held:
+    """Run one property on cases of one kind, drawn from the seed.
+
+    Args:
+        tested: The property.
+        kind: The class of layers that it is run on.
+        examples: How many cases to draw.
+        seed: The same seed draws the same cases.
+        shrink: Whether to look for a smaller case that breaks it, too.
+        again: A command line that runs this again, for the message.
+
+    Raises:
+        PropertyBroken: It does not hold, or the layer raised an error.
+    """
+    import hypothesis
+    from hypothesis import strategies as st
+
+    cases = kind.cases()
+    count, worst = 0, 0.0
+    last: list[Any] = [None, None]
+
+    def body(data: Any) -> None:
+        nonlocal count, worst
+        last[:] = [None, None]
+        case = last[0] = data.draw(cases)
+        count += 1
+        for found in tested.check(kind, case, data.draw):
+            last[1] = found
+            ratio = found.worst[0]
+            if not ratio <= 1.0:
+                raise PropertyBroken(found.what)
+            worst = max(worst, ratio)
+        last[1] = None
+
+    phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]
+    configured: Any = hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=phases,
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
+    try:
+        test()
+    except PropertyBroken as error:
+        raise PropertyBroken(_told(tested, kind, last[0], _difference(last[1]), again)) from error
+    except Exception as error:
+        what = f"it raised {type(error).__name__}: {error}"
+        raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error
+    return Held(cases=count, ratio=worst)
+
+
+def _difference(found: Comparison | None) -> str:
+    if found is None:
+        return "it does not break it each time: the layer's results change from run to run"
+    _, error, bound = found.worst
+    if bound == 0.0:
+        return f"{found.what} is off by {error:.3g}, where nothing is rounded"
+    return f"{found.what} is off by {error:.3g}, where rounding allows {bound:.3g}"
+
+
+def _told(tested: Property, kind: type[UnderTest], case: Any, what: str, again: str) -> str:
+    lines = [
+        f"{tested.id} does not hold for {kind.__name__}: {what}",
+        f"  property: {tested.summary}",
+        f"  example: {case!r}",
+    ]
+    if again:
+        lines.append(f"  run it again: {again}")
+    return "\n".join(lines)

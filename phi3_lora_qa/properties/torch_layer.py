@@ -1,0 +1,177 @@
+"""A LoRA layer that is a torch module: values go in and come out as float64 numpy."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from phi3_lora_qa.lora import Array, Factors
+from phi3_lora_qa.properties.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    import torch
+
+    from phi3_lora_qa.strategies import LayerCase
+
+
+class TorchLayer(Layer):
+    """Base of layers under test that are torch modules.
+
+    A subclass gives `make` and `tensor`; for layers that are no linear ones also the views.
+
+    Attributes:
+        module: What is called with the inputs.
+        case: What the layer was built from.
+    """
+
+    module: "torch.nn.Module"
+
+    def __init__(self, case: "LayerCase", dropout: float = 0.0) -> None:
+        self.case = case
+        self.module = self.make(case, dropout)
+        self.fill("weight", case.weight)
+        if case.base_bias is not None:
+            self.fill("base_bias", case.base_bias)
+        self.module.eval()
+
+    @abstractmethod
+    def make(self, case: "LayerCase", dropout: float) -> "torch.nn.Module":
+        """Return the module, its weight not filled yet and its factors as the library sets them."""
+
+    @abstractmethod
+    def tensor(self, part: str) -> "torch.Tensor":
+        """Return the parameter: weight, base_bias, A, B, magnitude or bias."""
+
+    def scaling(self) -> float:
+        """Return the scaling that the layer works with."""
+        return self.case.factors.scaling
+
+    # Views: how the library lays out what the properties see as matrices.
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Return a part as the library's parameter has it; by default only reshaped."""
+        return values.reshape(self.tensor(part).shape)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Return a parameter's values as the matrix or vector that the properties see."""
+        shapes = {"weight": self.case.weight.shape, "A": (len(values), -1), "B": (len(values), -1)}
+        return values.reshape(shapes.get(part, (-1,)))
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return inputs (batch, in) as the module takes them."""
+        return to_tensor(x, self.case.dtype)
+
+    # Layer
+
+    @classmethod
+    def build(cls, case: "LayerCase") -> Self:
+        """Build the module and fill in the case's factors."""
+        return cls._filled(case, 0.0)
+
+    @classmethod
+    def with_dropout(cls, case: "LayerCase", rate: float) -> Self:
+        """Build the module with dropout, and fill in the case's factors."""
+        return cls._filled(case, rate)
+
+    @classmethod
+    def _filled(cls, case: "LayerCase", dropout: float) -> Self:
+        built = cls(case, dropout)
+        f = case.factors
+        for part, values in (("A", f.A), ("B", f.B), ("magnitude", f.magnitude), ("bias", f.bias)):
+            if values is not None:
+                built.fill(part, values)
+        return built
+
+    @classmethod
+    def fresh(cls, case: "LayerCase") -> Self:
+        """Build the module with the factors that the library draws."""
+        import torch
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return cls(case)
+
+    def fill(self, part: str, values: Array) -> None:
+        """Write a part's values into its parameter."""
+        tensor = self.tensor(part)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        tensor.data = to_tensor(self.laid_out(part, values), dtype)
+
+    def read(self, part: str) -> Array:
+        """Return a part's values."""
+        return self.seen(part, to_float64(self.tensor(part)))
+
+    def factors(self) -> Factors:
+        """Return the factors that the module holds."""
+        f = self.case.factors
+        return Factors(
+            A=self.read("A"),
+            B=self.read("B"),
+            scaling=self.scaling(),
+            magnitude=None if f.magnitude is None else self.read("magnitude"),
+            bias=None if f.bias is None else self.read("bias"),
+        )
+
+    def weight(self) -> Array:
+        """Return the base's weight."""
+        return self.read("weight")
+
+    def forward(self, x: Array) -> Array:
+        """Return the module's outputs (batch, out)."""
+        import torch
+
+        with torch.no_grad():
+            return to_float64(self.module(self.given(x))).reshape(len(x), -1)
+
+    def gradients(self, x: Array, g: Array) -> Gradients:
+        """Return the gradients of one backward pass from g."""
+        self.train()
+        self.module.zero_grad(set_to_none=True)
+        y = self.module(self.given(x))
+        y.backward(gradient=to_tensor(g, self.case.dtype).reshape(y.shape))
+        self.module.eval()
+        return Gradients(
+            A=self._gradient("A"),
+            B=self._gradient("B"),
+            frozen=tuple(n for n, p in self.base_parameters() if p.grad is not None),
+        )
+
+    def train(self) -> None:
+        """Go into training mode."""
+        self.module.train()
+
+    def eval(self) -> None:
+        """Go into eval mode."""
+        self.module.eval()
+
+    def trainable(self) -> tuple[str, ...]:
+        """Return the base's parameters that require a gradient."""
+        return tuple(name for name, p in self.base_parameters() if p.requires_grad)
+
+    def output_dtype(self, x: Array, dtype: str) -> str:
+        """Return the output's dtype."""
+        return str(self.module(self.given(x)).dtype).removeprefix("torch.")
+
+    def base_parameters(self) -> Iterator[tuple[str, "torch.nn.Parameter"]]:
+        """Yield the base's own parameters by name: those without ``lora`` in it."""
+        return ((n, p) for n, p in self.module.named_parameters() if "lora" not in n.lower())
+
+    def _gradient(self, part: str) -> Array | None:
+        found = self.tensor(part).grad
+        return None if found is None else self.seen(part, to_float64(found))
+
+
+def to_float64(tensor: "torch.Tensor") -> Array:
+    """Return a tensor's values as float64 numpy, exactly."""
+    import torch
+
+    return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64).numpy())
+
+
+def to_tensor(values: Array, dtype: str) -> "torch.Tensor":
+    """Return values as a contiguous tensor of a dtype named as torch names it."""
+    import torch
+
+    wanted: torch.dtype = getattr(torch, dtype)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(wanted)

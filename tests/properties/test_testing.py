@@ -1,0 +1,77 @@
+"""A user's own layer is tested by one decorator."""
+
+import loralib
+import peft
+import pytest
+import transformers
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.properties import Layer, lora_properties
+
+# What is first imported inside of pytester is dropped after it, and torch does not survive that.
+_ = loralib, peft, transformers
+
+LAYER = """
+import torch
+from phi3_lora_qa.properties import TorchLayer, lora_properties
+
+class MyLora(torch.nn.Module):
+    def __init__(self, inside, out, r, alpha, dtype):
+        super().__init__()
+        self.base = torch.nn.Linear(inside, out, dtype=dtype).requires_grad_(False)
+        self.lora_down = torch.nn.Parameter(torch.randn(r, inside, dtype=dtype))
+        self.lora_up = torch.nn.Parameter(torch.zeros(out, r, dtype=dtype))
+        self.scale = {scale}
+
+    def forward(self, x):
+        return self.base(x) + (x @ self.lora_down.T @ self.lora_up.T) * self.scale
+
+class MyLayer(TorchLayer):
+    lacks = frozenset({{"with_dropout"}})
+
+    def make(self, case, dropout):
+        out, inside = case.weight.shape
+        return MyLora(inside, out, case.factors.rank, case.alpha, getattr(torch, case.dtype))
+
+    def tensor(self, part):
+        base = self.module.base
+        return {{"weight": base.weight, "base_bias": base.bias,
+                "A": self.module.lora_down, "B": self.module.lora_up}}[part]
+
+    @classmethod
+    def cases(cls):
+        from phi3_lora_qa.strategies import linear_cases
+        return linear_cases().filter(lambda case: case.base_bias is not None and not case.rslora)
+
+@lora_properties(MyLayer)
+def test_my_layer(check):
+    check()
+"""
+
+
+def test_a_right_layer_holds_every_property_that_applies(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(LAYER.format(scale="alpha / r"))
+    result = pytester.runpytest_inprocess("-q")
+    assert result.parseoutcomes().keys() == {"passed"}
+    assert result.parseoutcomes()["passed"] >= 9
+
+
+def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(LAYER.format(scale="alpha"))
+    result = pytester.runpytest_inprocess("-q", "-k", "forward_adds_the_delta")
+    assert result.ret == 1
+    shown = result.stdout.str()
+    assert "forward_adds_the_delta does not hold for MyLayer: the output is off by" in shown
+    assert "where rounding allows" in shown
+    # The smallest rank at which alpha / r is not alpha.
+    assert "A=array([[1.0], [1.0]])" in shown or "A=array([[1.0, 1.0], [1.0, 1.0]])" in shown
+    assert "run it again: pytest" in shown
+    assert "test_my_layer[forward_adds_the_delta]" in shown
+
+
+def test_what_is_no_layer_is_refused() -> None:
+    class Nothing(Layer):
+        lacks = frozenset({"forward"})
+
+    with pytest.raises(InputError, match="no property applies to Other"):
+        lora_properties(type("Other", (), {}))
