@@ -57,6 +57,7 @@ def mix_bound(
     The weight sqrt(|w·s|) is itself rounded, within u; each tensor is scaled, and n of them are
     summed, gamma_{n-1} over the sum of magnitudes. "ties" divides by a count, one rounding more;
     where the sum that elects a sign is within its own rounding of zero, nothing is promised.
+    Nor is it for entries of equal magnitude of which pruning keeps some.
     """
     arithmetic = arithmetic_of(dtype)
     roots = [np.sqrt(abs(w * f.scaling)) for w, f in zip(weights, parts, strict=True)]
@@ -105,14 +106,19 @@ def _mix_error(
         )
         scaled.append(arithmetic.times(exact(tensor * mask), weight))
     mixed = arithmetic.total(scaled)
-    if mixture.kind != "ties":
-        return mixed.error
-    mixed = arithmetic.divide(mixed, exact(np.maximum(chosen.sum(axis=0), 1)))
-    if mixture.majority == "frequency":
-        return mixed.error
-    votes = arithmetic.total([exact(tensor) for tensor in kept])
-    tossed = (np.abs(votes.value) <= votes.error) & (kept != 0).any(axis=0)
-    return np.where(tossed, np.inf, mixed.error)
+    open_choice = np.any([_contested(t, k) for t, k in zip(tensors, kept, strict=True)], axis=0)
+    if mixture.kind == "ties":
+        mixed = arithmetic.divide(mixed, exact(np.maximum(chosen.sum(axis=0), 1)))
+        if mixture.majority == "total":
+            votes = arithmetic.total([exact(tensor) for tensor in kept])
+            open_choice |= (np.abs(votes.value) <= votes.error) & (kept != 0).any(axis=0)
+    return np.where(open_choice, np.inf, mixed.error)
+
+
+def _contested(tensor: Array, kept: Array) -> Array:
+    """Where pruning had to choose among equal magnitudes: what was kept is matched by a loser."""
+    lost = np.abs(tensor[tensor != kept])
+    return np.isin(np.abs(tensor), lost) & np.isin(np.abs(tensor), np.abs(kept[kept != 0]))
 
 
 @np.errstate(all="ignore")

@@ -5,6 +5,7 @@ One model of many layers serves for as many cases: one call combines the adapter
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,84 +24,95 @@ MIXTURES = {
     "dare_ties": Mixture(kind="ties"),
 }
 RANK = 3
-Combined = tuple[list[list[Factors]], list[float], Any]
+NAMES = ("first", "second", "third")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model whose every layer carries the same number of drawn adapters.
+
+    Attributes:
+        model: PEFT's LoraModel.
+        layers: Its adapted layers.
+        parts: The adapters of each layer.
+        weights: One for each adapter.
+    """
+
+    model: Any
+    layers: list[Any]
+    parts: list[list[Factors]]
+    weights: list[float]
+
+    def combine(self, kind: str, density: float) -> list[Any]:
+        """Let PEFT add the combination of this kind, named after it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            names = list(NAMES[: len(self.weights)])
+            self.model.add_weighted_adapter(names, self.weights, kind, kind, density=density)
+        return self.layers
 
 
 def mixtures(dtype: str) -> Iterator[Measurement]:
-    for kind, mixture in MIXTURES.items():
-        density = mixture.density
-        for seed in range(2):
-            parts, weights, layers = combined(dtype, seed, CASES // 2, kind, density=density)
-            for own, layer in zip(parts, layers, strict=True):
-                expected = lora.mix_factors(own, weights, mixture)
-                bound = lora.mix_bound(own, weights, mixture, dtype)
-                yield f"{kind} A", to_numpy(layer.lora_A["all"].weight), expected.A, bound.A
-                yield f"{kind} B", to_numpy(layer.lora_B["all"].weight), expected.B, bound.B
-
-
-def concatenation(dtype: str) -> Iterator[Measurement]:
-    for seed in range(2):
-        parts, weights, layers = combined(dtype, seed, CASES // 2, "cat")
-        for own, layer in zip(parts, layers, strict=True):
-            a, b = (to_numpy(x["all"].weight) for x in (layer.lora_A, layer.lora_B))
-            exact = lora.weighted_delta(own, weights)
-            yield "cat", b @ a, exact, lora.concatenate_bound(own, weights, dtype)
-            expected = lora.concatenate(own, weights)
-            assert np.array_equal(b, expected.B)
+    for count in (2, 3):
+        adapted = build(dtype, count)
+        for kind, mixture in MIXTURES.items():
+            layers = adapted.combine(kind, mixture.density)
+            for own, layer in zip(adapted.parts, layers, strict=True):
+                expected = lora.mix_factors(own, adapted.weights, mixture)
+                bound = lora.mix_bound(own, adapted.weights, mixture, dtype)
+                yield f"{kind} A", to_numpy(layer.lora_A[kind].weight), expected.A, bound.A
+                yield f"{kind} B", to_numpy(layer.lora_B[kind].weight), expected.B, bound.B
 
 
 def sums(dtype: str) -> Iterator[Measurement]:
-    """The first step of PEFT's "svd", its weighted sum of computed deltas."""
+    """PEFT's "cat", and the first step of its "svd", the weighted sum of computed deltas."""
     import torch
     from peft.utils.merge_utils import task_arithmetic
 
-    parts, weights, layers = combined(dtype, 5, CASES, "cat")
-    for own, layer in zip(parts, layers, strict=True):
-        deltas = [layer.get_delta_weight(name) for name in ("first", "second", "third")[: len(own)]]
-        found = to_numpy(task_arithmetic(deltas, torch.tensor(weights)))
-        expected = lora.weighted_delta(own, weights)
-        yield "sum", found, expected, lora.weighted_delta_bound(own, weights, dtype)
+    for count in (2, 3):
+        adapted = build(dtype, count)
+        weights = adapted.weights
+        layers = adapted.combine("cat", 1.0)
+        for own, layer in zip(adapted.parts, layers, strict=True):
+            exact = lora.weighted_delta(own, weights)
+            a, b = (to_numpy(part["cat"].weight) for part in (layer.lora_A, layer.lora_B))
+            yield "cat", b @ a, exact, lora.concatenate_bound(own, weights, dtype)
+            assert np.array_equal(b, lora.concatenate(own, weights).B)
+            deltas = [layer.get_delta_weight(name) for name in NAMES[:count]]
+            found = to_numpy(task_arithmetic(deltas, torch.tensor(weights)))
+            yield "sum", found, exact, lora.weighted_delta_bound(own, weights, dtype)
 
 
-def combined(
-    dtype: str, seed: int, layers: int, kind: str, density: float | None = None, **more: Any
-) -> Combined:
-    """Build a model of linear layers with two or three adapters, and combine them as "all"."""
+def build(dtype: str, count: int) -> Adapted:
+    """Build a model of linear layers of drawn sizes with drawn adapters."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from torch import nn
 
-    rng = np.random.default_rng([seed, DTYPES.index(dtype), len(kind)])
-    count = 2 + seed % 2
-    names = ("first", "second", "third")[:count]
+    rng = np.random.default_rng([count, DTYPES.index(dtype)])
     model = nn.Sequential()
-    for n in range(layers):
+    for _ in range(CASES // 2):
         inputs, out = (int(side) for side in rng.integers(1, 9, 2))
-        model.add_module(f"layer{n}", nn.Linear(inputs, out, bias=False))
+        model.append(nn.ModuleDict({"linear": nn.Linear(inputs, out, bias=False)}))
     model.to(to_torch(np.zeros(1), dtype).dtype)
-    targets = [f"layer{n}" for n in range(layers)]
-    tuned = LoraModel(model, LoraConfig(r=RANK, target_modules=targets), names[0])
-    for name in names[1:]:
-        tuned.peft_config[name] = LoraConfig(r=RANK, target_modules=targets)
+    tuned = LoraModel(model, LoraConfig(r=RANK, target_modules=["linear"]), NAMES[0])
+    for name in NAMES[1:count]:
+        tuned.peft_config[name] = LoraConfig(r=RANK, target_modules=["linear"])
         tuned.inject_adapter(tuned.model, name)
-    found = [module for module in tuned.model.children() if hasattr(module, "lora_A")]
-    parts = []
-    for layer in found:
-        own = []
-        for name in names:
-            a = lora.round_to(rng.standard_normal((RANK, layer.in_features)), dtype)
-            b = lora.round_to(rng.standard_normal((layer.out_features, RANK)), dtype)
-            f = Factors(A=a, B=b, scaling=float(rng.choice(SCALINGS)))
-            layer.lora_A[name].weight.data = to_torch(a, dtype)
-            layer.lora_B[name].weight.data = to_torch(b, dtype)
-            layer.scaling[name] = f.scaling
-            own.append(f)
-        parts.append(own)
+    layers = [module["linear"] for module in tuned.model.children()]
+    parts = [[_fill(rng, layer, name, dtype) for name in NAMES[:count]] for layer in layers]
     weights = [float(w) for w in rng.choice(WEIGHTS, count)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tuned.add_weighted_adapter(list(names), weights, "all", kind, density=density, **more)
-    return parts, weights, found
+    return Adapted(tuned, layers, parts, weights)
 
 
-ORACLES = (mixtures, concatenation, sums)
+def _fill(rng: np.random.Generator, layer: Any, name: str, dtype: str) -> Factors:
+    a = lora.round_to(rng.standard_normal((RANK, layer.in_features)), dtype)
+    b = lora.round_to(rng.standard_normal((layer.out_features, RANK)), dtype)
+    factors = Factors(A=a, B=b, scaling=float(rng.choice(SCALINGS)))
+    layer.lora_A[name].weight.data = to_torch(a, dtype)
+    layer.lora_B[name].weight.data = to_torch(b, dtype)
+    layer.scaling[name] = factors.scaling
+    return factors
+
+
+ORACLES = (mixtures, sums)
