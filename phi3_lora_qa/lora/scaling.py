@@ -60,22 +60,21 @@ def scaling_of(alpha: float, rank: int, *, rslora: bool = False) -> float:
 
 
 def alpha_for(scale: float, rank: int, *, rslora: bool = False) -> float:
-    """Return an alpha for which `scaling_of` gives exactly ``scale``, for a config that needs one.
+    """Return the alpha for which `scaling_of` gives exactly ``scale``, for a config that needs one.
 
-    scale · r rounds, and so does the division that undoes it; among the neighbours of the product
-    the nearest that divides back to ``scale`` is taken.
+    That is scale · r if any: it is the float64 nearest to what is asked, and where dividing it by r
+    does not give ``scale`` back, its neighbours lie farther off.
 
     Raises:
         InputError: No float64 alpha gives this scaling exactly, or the rank is not positive.
     """
-    product = scale * (math.sqrt(rank) if rslora else rank)
-    for alpha in (product, math.nextafter(product, -math.inf), math.nextafter(product, math.inf)):
-        if scaling_of(alpha, rank, rslora=rslora) == scale:
-            return alpha
-    raise InputError(
-        f"no lora_alpha gives the scaling {scale!r} exactly at rank {rank}; "
-        "pad the factors with zeros to a rank that is a power of two"
-    )
+    alpha = scale * (math.sqrt(rank) if rslora else rank)
+    if scaling_of(alpha, rank, rslora=rslora) != scale:
+        raise InputError(
+            f"no lora_alpha gives the scaling {scale!r} exactly at rank {rank}; pad the factors "
+            f"with zeros to a rank that is a power of {'four' if rslora else 'two'}"
+        )
+    return alpha
 
 
 def module_scaling(module: str, config: ScalingConfig) -> ModuleScaling:

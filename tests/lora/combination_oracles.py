@@ -1,7 +1,4 @@
-"""What PEFT's add_weighted_adapter makes of drawn adapters, with the reference and the bound.
-
-One model of many layers serves for as many cases: one call combines the adapters of them all.
-"""
+"""What PEFT's add_weighted_adapter makes of drawn adapters, with the reference and the bound."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,8 +9,9 @@ import numpy as np
 
 from phi3_lora_qa import lora
 from phi3_lora_qa.lora import Factors, Mixture
-from tests.lora.drawing import CASES, DTYPES, SCALINGS, to_numpy, to_torch
+from tests.lora.drawing import CASES, DTYPES, SCALINGS, cases, to_numpy, to_torch
 from tests.lora.measuring import Measurement
+from tests.lora.peft_oracles import several
 
 WEIGHTS = (1.0, -0.5, 0.7, 2.0, -1.3, 1 / 3)
 MIXTURES = {
@@ -21,7 +19,7 @@ MIXTURES = {
     "ties": Mixture(kind="ties", density=0.6),
     "magnitude_prune": Mixture(kind="magnitude_prune", density=0.5),
     "dare_linear": Mixture(),
-    "dare_ties": Mixture(kind="ties"),
+    "dare_ties": Mixture(kind="ties", majority="frequency"),
 }
 RANK = 3
 NAMES = ("first", "second", "third")
@@ -43,25 +41,25 @@ class Adapted:
     parts: list[list[Factors]]
     weights: list[float]
 
-    def combine(self, kind: str, density: float) -> list[Any]:
-        """Let PEFT add the combination of this kind, named after it."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            names = list(NAMES[: len(self.weights)])
-            self.model.add_weighted_adapter(names, self.weights, kind, kind, density=density)
-        return self.layers
-
 
 def mixtures(dtype: str) -> Iterator[Measurement]:
-    for count in (2, 3):
-        adapted = build(dtype, count)
+    """What add_weighted_adapter calls for each layer, on layers without a model around them."""
+    from peft.tuners.lora import LoraModel
+
+    mixed = vars(LoraModel)["_generalized_task_arithmetic_weighted_adapter"]
+    for number, (rng, case) in enumerate(cases(dtype, seed=30)):
+        names = NAMES[: 2 + number % 2]
+        layer, own = several(rng, case, dtype, names)
+        weights = [float(w) for w in rng.choice(WEIGHTS, len(names))]
         for kind, mixture in MIXTURES.items():
-            layers = adapted.combine(kind, mixture.density)
-            for own, layer in zip(adapted.parts, layers, strict=True):
-                expected = lora.mix_factors(own, adapted.weights, mixture)
-                bound = lora.mix_bound(own, adapted.weights, mixture, dtype)
-                yield f"{kind} A", to_numpy(layer.lora_A[kind].weight), expected.A, bound.A
-                yield f"{kind} B", to_numpy(layer.lora_B[kind].weight), expected.B, bound.B
+            given = (kind, list(names), weights, layer, mixture.density, mixture.majority)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                a, b = (to_numpy(factor) for factor in mixed(None, *given))
+            expected = lora.mix_factors(own, weights, mixture)
+            bound = lora.mix_bound(own, weights, mixture, dtype)
+            yield f"{kind} A", a, expected.A, bound.A
+            yield f"{kind} B", b, expected.B, bound.B
 
 
 def sums(dtype: str) -> Iterator[Measurement]:
@@ -72,8 +70,8 @@ def sums(dtype: str) -> Iterator[Measurement]:
     for count in (2, 3):
         adapted = build(dtype, count)
         weights = adapted.weights
-        layers = adapted.combine("cat", 1.0)
-        for own, layer in zip(adapted.parts, layers, strict=True):
+        adapted.model.add_weighted_adapter(list(NAMES[:count]), weights, "cat", "cat")
+        for own, layer in zip(adapted.parts, adapted.layers, strict=True):
             exact = lora.weighted_delta(own, weights)
             a, b = (to_numpy(part["cat"].weight) for part in (layer.lora_A, layer.lora_B))
             yield "cat", b @ a, exact, lora.concatenate_bound(own, weights, dtype)
@@ -84,7 +82,7 @@ def sums(dtype: str) -> Iterator[Measurement]:
 
 
 def build(dtype: str, count: int) -> Adapted:
-    """Build a model of linear layers of drawn sizes with drawn adapters."""
+    """Build a model of linear layers of drawn sizes, each a case of its own."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from torch import nn

@@ -1,7 +1,7 @@
 """What PEFT's real layers compute, with the reference and the bound for each."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,14 @@ from tests.lora.drawing import CASES, Case, cases, to_numpy, to_torch, with_bias
 from tests.lora.measuring import Measurement
 
 
-def peft_linear(case: Case, dtype: str, *, base_bias: Array | None = None, **config: Any) -> Any:
+def peft_linear(
+    case: Case,
+    dtype: str,
+    *,
+    name: str = "default",
+    base_bias: Array | None = None,
+    **config: Any,
+) -> Any:
     """Build PEFT's Linear with the case's numbers."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
@@ -29,14 +36,14 @@ def peft_linear(case: Case, dtype: str, *, base_bias: Array | None = None, **con
         base = _conv1d(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        layer = Linear(base, "default", config=LoraConfig(**config), r=f.rank, lora_alpha=1)
-    layer.lora_A["default"].weight.data = to_torch(f.A, dtype)
-    layer.lora_B["default"].weight.data = to_torch(f.B, dtype)
+        layer = Linear(base, name, config=LoraConfig(**config), r=f.rank, lora_alpha=1)
+    layer.lora_A[name].weight.data = to_torch(f.A, dtype)
+    layer.lora_B[name].weight.data = to_torch(f.B, dtype)
     if f.bias is not None:
-        layer.lora_B["default"].bias.data = to_torch(f.bias, dtype)
+        layer.lora_B[name].bias.data = to_torch(f.bias, dtype)
     if f.magnitude is not None:
-        layer.lora_magnitude_vector["default"].weight.data = to_torch(f.magnitude, dtype)
-    layer.scaling["default"] = f.scaling
+        layer.lora_magnitude_vector[name].weight.data = to_torch(f.magnitude, dtype)
+    layer.scaling[name] = f.scaling
     return layer.eval()
 
 
@@ -95,26 +102,35 @@ def fan_in_fan_out(dtype: str) -> Iterator[Measurement]:
 
 
 def several_adapters(dtype: str) -> Iterator[Measurement]:
-    from peft import LoraConfig
-
     for number, (rng, case) in enumerate(cases(dtype, seed=5)):
-        layer = peft_linear(case, dtype)
-        adapters = [case.factors]
-        for name in ("second", "third")[: 1 + number % 2]:
-            other = replace(
-                case.factors,
-                A=lora.round_to(rng.standard_normal(case.factors.A.shape), dtype),
-                scaling=0.75,
-            )
-            layer.update_layer(name, other.rank, lora_alpha=1, config=LoraConfig())
-            layer.lora_A[name].weight.data = to_torch(other.A, dtype)
-            layer.lora_B[name].weight.data = to_torch(other.B, dtype)
-            layer.scaling[name] = other.scaling
-            adapters.append(other)
-        layer.set_adapter(["default", "second", "third"][: len(adapters)])
+        names = ("first", "second", "third")[: 2 + number % 2]
+        layer, adapters = several(rng, case, dtype, names)
+        layer.set_adapter(list(names))
         found = to_numpy(layer(to_torch(case.x, dtype)))
         expected = case.x @ (case.weight + sum(lora.delta(f) for f in adapters)).T
         yield "sum", found, expected, lora.sum_forward_bound(case.weight, adapters, case.x, dtype)
+
+
+def several(
+    rng: np.random.Generator, case: Case, dtype: str, names: Sequence[str]
+) -> tuple[Any, list[Factors]]:
+    """Build a layer with one drawn adapter for each name, all like the case's in size."""
+    from peft import LoraConfig
+
+    layer, adapters = peft_linear(case, dtype, name=names[0]), [case.factors]
+    for name in names[1:]:
+        other = replace(
+            case.factors,
+            A=lora.round_to(rng.permuted(case.factors.A), dtype),
+            B=lora.round_to(rng.permuted(-case.factors.B), dtype),
+            scaling=0.75,
+        )
+        layer.update_layer(name, other.rank, lora_alpha=1, config=LoraConfig())
+        layer.lora_A[name].weight.data = to_torch(other.A, dtype)
+        layer.lora_B[name].weight.data = to_torch(other.B, dtype)
+        layer.scaling[name] = other.scaling
+        adapters.append(other)
+    return layer, adapters
 
 
 def mixed_dtypes(dtype: str) -> Iterator[Measurement]:
