@@ -7,6 +7,7 @@ design, the tail, is far larger than rounding.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from phi3_lora_qa.lora.bounds import approximate_delta
 from phi3_lora_qa.lora.compose import Mixture, majority, pruned
@@ -115,7 +116,7 @@ def _mix_error(
     return np.where(open_choice, np.inf, mixed.error)
 
 
-def _contested(tensor: Array, kept: Array) -> Array:
+def _contested(tensor: Array, kept: Array) -> NDArray[np.bool_]:
     """Where pruning had to choose among equal magnitudes: what was kept is matched by a loser."""
     lost = np.abs(tensor[tensor != kept])
     return np.isin(np.abs(tensor), lost) & np.isin(np.abs(tensor), np.abs(kept[kept != 0]))

@@ -1,6 +1,7 @@
 """Bounds on weights, pinned by hand; that they hold and are tight is test_oracles.py's matter."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,8 @@ def test_where_ties_to_even_do_not_help_every_cycle_counts(kind: str) -> None:
 def test_a_second_cycle_never_moves_what_the_first_has_left() -> None:
     """Reiser and Knuth's theorem, on a million sums of float32 and of float16."""
     rng = np.random.default_rng(0)
-    for kind in (np.float32, np.float16):
+    kinds: tuple[Any, ...] = (np.float32, np.float16)
+    for kind in kinds:
         w, d = (rng.standard_normal(10**6) * 2.0 ** rng.integers(-6, 6, 10**6) for _ in range(2))
         start, step = w.astype(kind), d.astype(kind)
         once = (start + step) - step
@@ -137,7 +139,7 @@ def test_factors_from_a_merged_checkpoint_are_within_their_bound_and_it_is_tight
             f, w = case.factors, case.weight
             merged = lora.round_to(w + lora.round_to(lora.delta(f), dtype), dtype)
             best = lora.refactor(lora.round_to(merged - w, dtype), f.rank)
-            error = np.linalg.norm(lora.delta(best.factors) - lora.delta(f))
+            error = float(np.linalg.norm(lora.delta(best.factors) - lora.delta(f)))
             bound = lora.refactoring_bound(w, f, dtype)
             assert error <= bound * (1 + 2.0**-20) + 2.0**-40 * np.linalg.norm(lora.delta(f))
             looseness.append(bound / error if error > 0 else 1.0 if bound == 0 else np.inf)

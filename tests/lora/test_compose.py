@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_the_majority_may_be_counted_instead_and_a_draw_is_positive() -> None:
 @pytest.mark.parametrize("majority", ["total", "frequency"])
 @pytest.mark.parametrize("density", [0.4, 0.8, 1.0])
 def test_mixtures_are_pefts_own_on_whole_numbers_in_a_thousand_draws(
-    majority: str, density: float
+    majority: Literal["total", "frequency"], density: float
 ) -> None:
     import torch
     from peft.utils import merge_utils
@@ -169,8 +170,13 @@ def test_mixtures_are_pefts_own_on_whole_numbers_in_a_thousand_draws(
         tensors: Array = (whole * rng.choice([-1, 1], whole.shape)).reshape(shape).astype(float)
         weights = rng.choice([-2.0, 1.0, 3.0], shape[0])
         there, share = list(torch.from_numpy(tensors)), torch.from_numpy(weights)
-        for kind in ("linear", "magnitude_prune", "ties"):
-            mixture = Mixture(kind=kind, density=density, majority=majority)  # type: ignore[arg-type]
+        kinds: tuple[Literal["linear", "magnitude_prune", "ties"], ...] = (
+            "linear",
+            "magnitude_prune",
+            "ties",
+        )
+        for kind in kinds:
+            mixture = Mixture(kind=kind, density=density, majority=majority)
             if kind == "linear":
                 expected = merge_utils.task_arithmetic(there, share)
             elif kind == "ties":

@@ -35,7 +35,7 @@ def drawn() -> Iterator[tuple[dict[str, Factors], Layout]]:
             if number % 2
             else lora.gate_up_layout(intermediate=heads * size)
         )
-        parts = {}
+        parts: dict[str, Factors] = {}
         for block in layout:
             if rng.random() < 0.8 or not parts:
                 rank = int(rng.integers(1, 4))
