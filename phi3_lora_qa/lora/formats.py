@@ -63,7 +63,7 @@ def gamma(n: "float | Array", dtype: str) -> Array:
     """Return gamma_n = n·u / (1 - n·u); infinite where n·u >= 1, since nothing is promised then."""
     nu = np.asarray(n, dtype=np.float64) * format_of(dtype).u
     with np.errstate(divide="ignore"):
-        return np.where(nu < 1.0, nu / np.maximum(1.0 - nu, 0.0), np.inf)
+        return np.where(nu < 1.0, nu / (1.0 - nu), np.inf)
 
 
 def round_to(values: Array, dtype: str) -> Array:

@@ -150,7 +150,7 @@ class Arithmetic:
         if format_of(self.accumulate).flushes:
             # Inputs below the smallest normal number may be taken for zero as well.
             ends = left.sum(axis=1)[:, None] + right.sum(axis=0)
-            lost = lost + format_of(self.accumulate).floor * np.where(reach > 0, ends, 0.0)
+            lost = lost + format_of(self.accumulate).floor * ends
         error = carried + np.where(reach > 0, own + lost, 0.0)
         error = np.where(reach + own > format_of(self.accumulate).largest, np.inf, error)
         return self._store(value, error)
@@ -185,7 +185,7 @@ class Arithmetic:
         lost = n * form.floor
         under = np.where(reach > 0, np.minimum(np.sqrt(lost), lost / reach), 0.0)
         error = carried + share * reach + under
-        error = np.where((reach > 0) & (reach**2 * (1 + relative) > form.largest), np.inf, error)
+        error = np.where(reach**2 * (1.0 + relative) > form.largest, np.inf, error)
         return self._store(value, error)
 
     def _store(self, value: Array, error: Array) -> Approximation:
