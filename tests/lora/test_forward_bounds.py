@@ -49,7 +49,7 @@ def test_biases_are_added_and_rounded_where_they_belong() -> None:
     total = 3 * (LOW + 100)
     assert found == near(BASE + 2 * UPDATE + 2 * total + BASE + total)
     found = units(lora.forward_bound(W, F, X, "float32", np.array([1000.0])))
-    assert found == near(BASE + (BASE + 1000) + 3 * UPDATE + Y + 1000)
+    assert found == near(2 * (BASE + 1000) + 3 * UPDATE + Y + 1000)
 
 
 def test_dora_is_counted_as_peft_computes_it() -> None:
@@ -69,8 +69,8 @@ def test_dora_on_a_biased_base_takes_the_bias_off_first() -> None:
     f = replace(F, magnitude=np.array([428.0]))
     plain = units(lora.forward_bound(W, f, X, "float32"))
     found = units(lora.forward_bound(W, f, X, "float32", np.array([1000.0])))
-    # One sum more, and a difference that carries it, both into g - 1 = 3 times it; y is larger.
-    expected = plain + (BASE + 1000) + 3 * (BASE + 1000 + BASE) + 1000
+    # One summand more, and a difference that carries it, both into g - 1 = 3 times it; y is larger.
+    expected = plain + (BASE + 2000) + 3 * (BASE + 2000 + BASE) + 1000
     assert found == near(expected)
 
 
@@ -98,9 +98,9 @@ def test_the_merged_pass_carries_the_merges_error() -> None:
     assert found == near(11 * merge + Y)
     biased = replace(F, bias=np.array([100.0]))
     found = units(lora.merged_forward_bound(W, biased, X, "float32"))
-    assert found == near(11 * merge + Y + 300 + Y + 300)
+    assert found == near(11 * merge + 300 + 2 * (Y + 300))
     found = units(lora.merged_forward_bound(W, biased, X, "float32", np.array([1000.0])))
-    assert found == near(11 * merge + Y + 300 + 1300 + Y + 1300)
+    assert found == near(11 * merge + 300 + 1300 + 2 * (Y + 1300))
 
 
 def test_bounds_have_the_shape_of_the_outputs() -> None:
