@@ -18,18 +18,21 @@ Update = Callable[[Any, str, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, and the kinds of layers that have it."""
+    """A fault, the kind of layer that has it, and a property that it must break."""
 
-    kinds: tuple[str, ...]
+    kind: str
+    breaks: str
     plant: Callable[[Patch], object]
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(*kinds: str) -> Callable[[Callable[[Patch], object]], Callable[[Patch], object]]:
+def fault(
+    breaks: str, kind: str = "peft.linear"
+) -> Callable[[Callable[[Patch], object]], Callable[[Patch], object]]:
     def keep(plant: Callable[[Patch], object]) -> Callable[[Patch], object]:
-        FAULTS[plant.__name__] = Fault(kinds or ("peft.linear",), plant)
+        FAULTS[plant.__name__] = Fault(kind, breaks, plant)
         return plant
 
     return keep
@@ -76,32 +79,32 @@ def plain(self: Any, name: str, x: torch.Tensor) -> torch.Tensor:
 # Scaling
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def alpha_and_rank_swapped(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.r[n] / m.lora_alpha[n])
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def scaling_is_alpha(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n])
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def rslora_is_forgotten(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n] / m.r[n])
 
 
-@fault()
+@fault("delta_is_linear_in_the_scaling")
 def rslora_is_used_always(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n] / m.r[n] ** 0.5)
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def scaling_is_a_whole_number(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: float(max(1, m.lora_alpha[n] // m.r[n])))
 
 
-@fault()
+@fault("delta_is_linear_in_the_scaling")
 def set_scale_adds_up(patch: Patch) -> None:
     def wrong(self: Any, adapter: str, scale: float) -> None:
         self.scaling[adapter] *= scale
@@ -112,32 +115,32 @@ def set_scale_adds_up(patch: Patch) -> None:
 # Forward
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_scales_twice(patch: Patch) -> None:
     forward(patch, lambda m, n, x: plain(m, n, x) * m.scaling[n])
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_does_not_scale(patch: Patch) -> None:
     forward(patch, lambda m, n, x: m.lora_B[n](m.lora_A[n](x)))
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_scales_the_input_of_a_bias_only(patch: Patch) -> None:
     forward(patch, lambda m, n, x: m.lora_B[n](m.lora_A[n](x) * m.scaling[n]))
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_drops_the_bias_of_b(patch: Patch) -> None:
     forward(patch, lambda m, n, x: (m.lora_A[n](x) @ m.lora_B[n].weight.T) * m.scaling[n])
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_adds_the_update_twice(patch: Patch) -> None:
     forward(patch, lambda m, n, x: 2 * plain(m, n, x))
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_flips_the_ranks_of_b(patch: Patch) -> None:
     forward(
         patch,
@@ -145,22 +148,22 @@ def forward_flips_the_ranks_of_b(patch: Patch) -> None:
     )
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_mixes_the_rows_of_a_batch(patch: Patch) -> None:
     forward(patch, lambda m, n, x: plain(m, n, x).flip(0))
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_normalises_over_the_batch(patch: Patch) -> None:
     forward(patch, lambda m, n, x: plain(m, n, x - x.mean(0)))
 
 
-@fault()
+@fault("forward_adds_the_delta")
 def forward_computes_in_bfloat16(patch: Patch) -> None:
     forward(patch, lambda m, n, x: plain(m, n, x).to(torch.bfloat16))
 
 
-@fault()
+@fault("dropout_ends_with_training")
 def dropout_is_left_on(patch: Patch) -> None:
     def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
         rate = getattr(m.lora_dropout[n], "p", 0.0)
@@ -169,12 +172,12 @@ def dropout_is_left_on(patch: Patch) -> None:
     forward(patch, update)
 
 
-@fault()
+@fault("dropout_acts_in_training")
 def dropout_is_forgotten(patch: Patch) -> None:
     forward(patch, plain)
 
 
-@fault("peft.mixed_dtypes")
+@fault("output_has_the_dtype_of_the_base", "peft.mixed_dtypes")
 def output_stays_in_float32(patch: Patch) -> None:
     after(patch, layer.Linear, "forward", lambda y, *args, **kwargs: y.float())
 
@@ -182,12 +185,12 @@ def output_stays_in_float32(patch: Patch) -> None:
 # Delta and merge
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def delta_scales_twice(patch: Patch) -> None:
     after(patch, layer.Linear, "get_delta_weight", lambda d, m, n: d * m.scaling[n])
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def delta_is_transposed_where_it_fits(patch: Patch) -> None:
     after(
         patch,
@@ -197,7 +200,7 @@ def delta_is_transposed_where_it_fits(patch: Patch) -> None:
     )
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def delta_has_its_last_row_missing(patch: Patch) -> None:
     def change(d: torch.Tensor, *_: Any) -> torch.Tensor:
         d[-1] = 0
@@ -206,12 +209,12 @@ def delta_has_its_last_row_missing(patch: Patch) -> None:
     after(patch, layer.Linear, "get_delta_weight", change)
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def delta_is_rounded_to_bfloat16(patch: Patch) -> None:
     after(patch, layer.Linear, "get_delta_weight", lambda d, *_: d.bfloat16().to(d.dtype))
 
 
-@fault()
+@fault("delta_is_scaling_times_b_times_a")
 def delta_has_a_higher_rank(patch: Patch) -> None:
     after(
         patch,
@@ -221,7 +224,7 @@ def delta_has_a_higher_rank(patch: Patch) -> None:
     )
 
 
-@fault()
+@fault("merging_both_adds_both")
 def merge_does_not_scale(patch: Patch) -> None:
     def change(_: None, m: Any, *args: Any, **kwargs: Any) -> None:
         for name in m.merged_adapters:
@@ -231,20 +234,20 @@ def merge_does_not_scale(patch: Patch) -> None:
     after(patch, layer.Linear, "merge", change)
 
 
-@fault()
+@fault("merging_twice_adds_it_once")
 def merge_does_it_again_when_merged(patch: Patch) -> None:
     patch.setattr(
         layer, "check_adapters_to_merge", lambda m, names=None: names or m.active_adapters
     )
 
 
-@fault()
+@fault("merging_both_adds_both")
 def merge_takes_the_first_adapter_only(patch: Patch) -> None:
     original = tuners_utils.check_adapters_to_merge
     patch.setattr(layer, "check_adapters_to_merge", lambda m, names=None: original(m, names)[:1])
 
 
-@fault("peft.safe_merge")
+@fault("merging_both_adds_both", "peft.safe_merge")
 def safe_merge_forgets_to_write(patch: Patch) -> None:
     original = layer.Linear.merge
 
@@ -257,7 +260,7 @@ def safe_merge_forgets_to_write(patch: Patch) -> None:
     patch.setattr(layer.Linear, "merge", changed)
 
 
-@fault()
+@fault("merged_it_puts_out_the_same")
 def merge_forgets_the_bias_of_b(patch: Patch) -> None:
     original = layer.Linear.merge
 
@@ -271,7 +274,7 @@ def merge_forgets_the_bias_of_b(patch: Patch) -> None:
     patch.setattr(layer.Linear, "merge", changed)
 
 
-@fault()
+@fault("merging_both_adds_both")
 def unmerge_adds_again(patch: Patch) -> None:
     def change(_: None, m: Any) -> None:
         m.get_base_layer().weight.data += 2 * m.get_delta_weight("default")
@@ -279,12 +282,12 @@ def unmerge_adds_again(patch: Patch) -> None:
     after(patch, layer.Linear, "unmerge", change)
 
 
-@fault()
+@fault("merging_both_adds_both")
 def unmerge_leaves_the_weight(patch: Patch) -> None:
     patch.setattr(layer.Linear, "unmerge", lambda self: self.merged_adapters.clear())
 
 
-@fault()
+@fault("switched_off_while_merged_it_is_the_base")
 def unmerge_leaves_the_bias(patch: Patch) -> None:
     original = layer.Linear.unmerge
 
@@ -298,7 +301,7 @@ def unmerge_leaves_the_bias(patch: Patch) -> None:
     patch.setattr(layer.Linear, "unmerge", changed)
 
 
-@fault()
+@fault("unmerging_restores_the_weight")
 def every_cycle_of_merging_drifts(patch: Patch) -> None:
     def change(_: None, m: Any) -> None:
         m.get_base_layer().weight.data *= 1 + 2.0**-22
@@ -306,7 +309,7 @@ def every_cycle_of_merging_drifts(patch: Patch) -> None:
     after(patch, layer.Linear, "unmerge", change)
 
 
-@fault("peft.fan_in_fan_out")
+@fault("delta_is_scaling_times_b_times_a", "peft.fan_in_fan_out")
 def fan_in_fan_out_is_forgotten_in_the_delta(patch: Patch) -> None:
     after(patch, layer.Linear, "get_delta_weight", lambda d, *_: d.T)
 
@@ -314,12 +317,12 @@ def fan_in_fan_out_is_forgotten_in_the_delta(patch: Patch) -> None:
 # Switching, several adapters
 
 
-@fault()
+@fault("switched_off_it_is_the_base")
 def switching_off_does_nothing(patch: Patch) -> None:
     patch.setattr(layer.Linear, "disable_adapters", property(lambda self: False))
 
 
-@fault()
+@fault("switched_off_while_merged_it_is_the_base")
 def switching_off_leaves_it_merged(patch: Patch) -> None:
     original = layer.Linear.forward
 
@@ -332,21 +335,21 @@ def switching_off_leaves_it_merged(patch: Patch) -> None:
     patch.setattr(layer.Linear, "forward", changed)
 
 
-@fault()
+@fault("only_the_active_adapter_acts")
 def the_first_adapter_stays_active(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTunerLayer, "active_adapters", property(lambda self: ["default"])
     )
 
 
-@fault()
+@fault("only_the_active_adapter_acts")
 def every_adapter_is_active(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTunerLayer, "active_adapters", property(lambda self: list(self.lora_A))
     )
 
 
-@fault()
+@fault("active_adapters_add_up")
 def only_the_last_active_adapter_counts(patch: Patch) -> None:
     original = layer.Linear.forward
 
@@ -361,7 +364,7 @@ def only_the_last_active_adapter_counts(patch: Patch) -> None:
     patch.setattr(layer.Linear, "forward", changed)
 
 
-@fault()
+@fault("rows_of_a_mixed_batch_are_separate_runs")
 def mixed_batches_give_the_base_an_adapter(patch: Patch) -> None:
     original = layer.LoraLayer._mixed_batch_forward
 
@@ -372,7 +375,7 @@ def mixed_batches_give_the_base_an_adapter(patch: Patch) -> None:
     patch.setattr(layer.LoraLayer, "_mixed_batch_forward", changed)
 
 
-@fault()
+@fault("rows_of_a_mixed_batch_are_separate_runs")
 def mixed_batches_turn_the_names_round(patch: Patch) -> None:
     original = layer.LoraLayer._mixed_batch_forward
 
@@ -382,7 +385,7 @@ def mixed_batches_turn_the_names_round(patch: Patch) -> None:
     patch.setattr(layer.LoraLayer, "_mixed_batch_forward", changed)
 
 
-@fault()
+@fault("a_concatenation_is_the_weighted_sum")
 def a_concatenation_forgets_the_weights(patch: Patch) -> None:
     original = lora_model.LoraModel.add_weighted_adapter
 
@@ -393,7 +396,7 @@ def a_concatenation_forgets_the_weights(patch: Patch) -> None:
     patch.setattr(lora_model.LoraModel, "add_weighted_adapter", changed)
 
 
-@fault()
+@fault("an_svd_is_the_best_of_its_rank")
 def an_svd_loses_its_largest_value(patch: Patch) -> None:
     original = torch.linalg.svd
 
@@ -404,7 +407,7 @@ def an_svd_loses_its_largest_value(patch: Patch) -> None:
     patch.setattr(torch.linalg, "svd", changed)
 
 
-@fault()
+@fault("a_linear_combination_mixes_the_factors")
 def a_linear_combination_forgets_signs(patch: Patch) -> None:
     original = lora_model.LoraModel.add_weighted_adapter
 
@@ -419,7 +422,7 @@ def a_linear_combination_forgets_signs(patch: Patch) -> None:
 # DoRA
 
 
-@fault("peft.dora")
+@fault("forward_adds_the_delta", "peft.dora")
 def the_dora_norm_is_the_bases(patch: Patch) -> None:
     original = dora.DoraLinearLayer.get_weight_norm
 
@@ -429,7 +432,7 @@ def the_dora_norm_is_the_bases(patch: Patch) -> None:
     patch.setattr(dora.DoraLinearLayer, "get_weight_norm", changed)
 
 
-@fault("peft.dora")
+@fault("forward_adds_the_delta", "peft.dora")
 def the_dora_norm_forgets_the_scaling(patch: Patch) -> None:
     original = dora.DoraLinearLayer.get_weight_norm
 
@@ -439,7 +442,7 @@ def the_dora_norm_forgets_the_scaling(patch: Patch) -> None:
     patch.setattr(dora.DoraLinearLayer, "get_weight_norm", changed)
 
 
-@fault("peft.dora")
+@fault("forward_adds_the_delta", "peft.dora")
 def the_dora_norm_is_never_refreshed(patch: Patch) -> None:
     original = dora.DoraLinearLayer.get_weight_norm
 
@@ -451,7 +454,7 @@ def the_dora_norm_is_never_refreshed(patch: Patch) -> None:
     patch.setattr(dora.DoraLinearLayer, "get_weight_norm", changed)
 
 
-@fault("peft.dora")
+@fault("forward_adds_the_delta", "peft.dora")
 def the_dora_magnitude_is_ignored(patch: Patch) -> None:
     def change(result: torch.Tensor, self: Any, x: torch.Tensor, **kw: Any) -> torch.Tensor:
         update: torch.Tensor = kw["lora_B"](kw["lora_A"](x)) * kw["scaling"]
@@ -460,7 +463,7 @@ def the_dora_magnitude_is_ignored(patch: Patch) -> None:
     after(patch, dora.DoraLinearLayer, "forward", change)
 
 
-@fault("peft.dora")
+@fault("merging_adds_the_delta_to_the_weight", "peft.dora")
 def merging_dora_drops_the_magnitude(patch: Patch) -> None:
     def wrong(module: Any, name: str, weight: Any) -> None:
         weight.data += module.get_delta_weight(name)
@@ -471,7 +474,7 @@ def merging_dora_drops_the_magnitude(patch: Patch) -> None:
 # Start, training, saving
 
 
-@fault()
+@fault("fresh_it_is_the_base")
 def b_does_not_start_at_zero(patch: Patch) -> None:
     def change(_: None, m: Any, name: str, *args: Any) -> None:
         torch.nn.init.normal_(m.lora_B[name].weight)
@@ -479,7 +482,7 @@ def b_does_not_start_at_zero(patch: Patch) -> None:
     after(patch, layer.LoraLayer, "reset_lora_parameters", change)
 
 
-@fault()
+@fault("fresh_it_is_the_base")
 def both_factors_start_at_zero(patch: Patch) -> None:
     def change(_: None, m: Any, name: str, *args: Any) -> None:
         torch.nn.init.zeros_(m.lora_A[name].weight)
@@ -487,19 +490,19 @@ def both_factors_start_at_zero(patch: Patch) -> None:
     after(patch, layer.LoraLayer, "reset_lora_parameters", change)
 
 
-@fault()
+@fault("the_base_gets_no_gradient")
 def the_base_is_not_frozen(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTuner, "_mark_only_adapters_as_trainable", lambda self, model: None
     )
 
 
-@fault()
+@fault("gradients_are_the_products")
 def a_gets_no_gradient(patch: Patch) -> None:
     forward(patch, lambda m, n, x: m.lora_B[n](m.lora_A[n](x).detach()) * m.scaling[n])
 
 
-@fault()
+@fault("fresh_the_other_factor_does_not_move")
 def gradients_are_doubled(patch: Patch) -> None:
     def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
         y = plain(m, n, x)
@@ -508,7 +511,7 @@ def gradients_are_doubled(patch: Patch) -> None:
     forward(patch, update)
 
 
-@fault()
+@fault("saving_and_loading_changes_nothing")
 def saving_drops_b(patch: Patch) -> None:
     def change(state: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {key: value for key, value in state.items() if "lora_B" not in key}
@@ -516,7 +519,7 @@ def saving_drops_b(patch: Patch) -> None:
     after(patch, __import__("peft.peft_model").peft_model, "get_peft_model_state_dict", change)
 
 
-@fault()
+@fault("saving_and_loading_changes_nothing")
 def saving_rounds_to_bfloat16(patch: Patch) -> None:
     def change(state: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {key: value.bfloat16().to(value.dtype) for key, value in state.items()}
@@ -524,7 +527,7 @@ def saving_rounds_to_bfloat16(patch: Patch) -> None:
     after(patch, __import__("peft.peft_model").peft_model, "get_peft_model_state_dict", change)
 
 
-@fault()
+@fault("saving_and_loading_changes_nothing")
 def loading_loads_nothing(patch: Patch) -> None:
     original = save_and_load.set_peft_model_state_dict
 
@@ -534,7 +537,7 @@ def loading_loads_nothing(patch: Patch) -> None:
     patch.setattr(__import__("peft.peft_model").peft_model, "set_peft_model_state_dict", changed)
 
 
-@fault()
+@fault("saving_and_loading_changes_nothing")
 def the_saved_config_forgets_rslora(patch: Patch) -> None:
     original = LoraConfig.to_dict
 
@@ -544,7 +547,7 @@ def the_saved_config_forgets_rslora(patch: Patch) -> None:
     patch.setattr(LoraConfig, "to_dict", changed)
 
 
-@fault()
+@fault("saving_and_loading_changes_nothing")
 def the_saved_config_has_another_alpha(patch: Patch) -> None:
     original = LoraConfig.to_dict
 
@@ -557,7 +560,7 @@ def the_saved_config_has_another_alpha(patch: Patch) -> None:
 # Embeddings and convolutions
 
 
-@fault("peft.embedding")
+@fault("forward_adds_the_delta", "peft.embedding")
 def embeddings_do_not_scale(patch: Patch) -> None:
     original = layer.Embedding._embed
 
@@ -567,12 +570,12 @@ def embeddings_do_not_scale(patch: Patch) -> None:
     patch.setattr(layer.Embedding, "_embed", changed)
 
 
-@fault("peft.embedding")
+@fault("delta_is_scaling_times_b_times_a", "peft.embedding")
 def embeddings_merge_into_the_next_row(patch: Patch) -> None:
     after(patch, layer.Embedding, "get_delta_weight", lambda d, *_: d.roll(1, 0))
 
 
-@fault("peft.embedding")
+@fault("forward_adds_the_delta", "peft.embedding")
 def embeddings_look_up_the_next_token(patch: Patch) -> None:
     original = layer.Embedding._embed
 
@@ -582,7 +585,7 @@ def embeddings_look_up_the_next_token(patch: Patch) -> None:
     patch.setattr(layer.Embedding, "_embed", changed)
 
 
-@fault("peft.conv1d", "peft.conv2d", "peft.conv3d")
+@fault("delta_is_scaling_times_b_times_a", "peft.conv3d")
 def kernels_are_flipped(patch: Patch) -> None:
     after(
         patch,
@@ -592,6 +595,6 @@ def kernels_are_flipped(patch: Patch) -> None:
     )
 
 
-@fault("peft.conv2d")
+@fault("delta_is_scaling_times_b_times_a", "peft.conv2d")
 def convolutions_do_not_scale(patch: Patch) -> None:
     after(patch, layer._ConvNd, "get_delta_weight", lambda d, m, n: d / m.scaling[n])
