@@ -22,6 +22,7 @@ from phi3_lora_qa.record import ItemRow, Metric, Spectrum
 
 if TYPE_CHECKING:
     from phi3_lora_qa.gate.context import Run
+    from phi3_lora_qa.gate.measures import ModuleMeasure
     from phi3_lora_qa.scoring.score import ItemScore
 
 
@@ -66,6 +67,19 @@ class Bench:
     def factors(self) -> Mapping[str, Factors]:
         """Every module's factors from the file, by the module's path in the base."""
         return read_factors(self.folder)
+
+    @cached_property
+    def stored_factors(self) -> Mapping[str, Factors]:
+        """The same factors as they lie in the file."""
+        return read_factors(self.folder, stored=True)
+
+    @cached_property
+    def modules(self) -> Sequence["ModuleMeasure"]:
+        """What the math stage has measured of every adapted module; measured once."""
+        from phi3_lora_qa.gate.measures import measure_modules
+
+        with self.run.timed("measure modules", self.index):
+            return measure_modules(self)
 
     @property
     def tuned(self) -> Any:

@@ -1,6 +1,7 @@
 """The adapter's factors as its files state them: float64, with each module's own scaling."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,17 @@ def weights_of(folder: AdapterFolder) -> SafetensorsFile:
     return open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
 
 
-def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
+def read_factors(folder: AdapterFolder, *, stored: bool = False) -> Mapping[str, Factors]:
     """Return the factors of every adapted module, by the module's path in the base.
 
     An embedding is taken as the linear layer that its transposed table (dim, rows) makes: its
     lora_embedding_A (r, rows) and lora_embedding_B (dim, r) are A and B of that layer. Modules that
     are saved whole are not among them.
+
+    Args:
+        folder: The adapter.
+        stored: Whether to return factors as they lie in the file: block-diagonal ones stacked, in
+            the file's float32 or float64. Otherwise they are matrices of float64.
 
     Raises:
         AdapterError: The config or the weights cannot be read.
@@ -35,7 +41,10 @@ def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
 
     def read(module: str, part: Part) -> Array | None:
         name = parts.get((module, part))
-        return weights.tensor(name).astype(np.float64) if name else None
+        if name is None:
+            return None
+        values: Any = weights.tensor(name)
+        return values if stored else values.astype(np.float64)
 
     factors = {}
     for module in dict.fromkeys(module for module, _ in parts):
@@ -43,7 +52,7 @@ def read_factors(folder: AdapterFolder) -> Mapping[str, Factors]:
             a, b = read(module, first), read(module, second)
             if a is None or b is None:
                 continue
-            if split := config.use_bdlora:
+            if (split := config.use_bdlora) and not stored:
                 a = block_diagonal(a, split.blocks) if split.splits_a(module) else a
                 b = block_diagonal(b, split.blocks) if split.splits_b(module) else b
             magnitude = read(module, Part.MAGNITUDE)

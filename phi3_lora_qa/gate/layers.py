@@ -1,15 +1,18 @@
 """The adapter's modules, each from both sides: its factors on file, and PEFT's layer."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.lora import Array, Factors
+from phi3_lora_qa.properties.torch_layer import to_float64
 from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:
@@ -18,11 +21,8 @@ if TYPE_CHECKING:
     from phi3_lora_qa.gate.bench import Bench
 
 
-def to_float64(tensor: "torch.Tensor") -> Array:
-    """Return a tensor's values as float64 numpy, exactly."""
-    import torch
-
-    return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64).numpy())
+Rows = NDArray[np.int64]
+"""Numbers of rows."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,29 @@ class LoraLayer:
         weight: torch.Tensor = self.layer.get_base_layer().weight
         return weight
 
-    def base_weight(self) -> Array:
-        """The base's W, float64 (out, in)."""
-        return self._as_linear(self._weight)
+    def base_weight(self, rows: Rows | None = None) -> Array:
+        """The base's W or some of its rows, float64 (out, in)."""
+        return self._as_linear(self._weight, rows)
 
     def base_norm(self) -> float:
-        """The spectral norm of W, to about a percent, by power iteration from a fixed start."""
+        """The spectral norm of W from below, by a few steps of power iteration."""
         import torch
 
         weight = self._weight.detach().to(torch.float32)
         x = torch.ones(weight.shape[1]) / weight.shape[1] ** 0.5
-        for _ in range(20):
+        for _ in range(6):
             x = weight.T @ (weight @ x)
             x = x / x.norm().clamp_min(1e-30)
         return float((weight @ x).norm())
 
-    def peft_delta(self, factor: float = 1.0) -> Array:
-        """PEFT's delta at ``factor`` times the adapter's scaling, float64 (out, in)."""
+    def peft_delta(self, factor: float = 1.0, rows: Rows | None = None) -> Array:
+        """PEFT's delta at ``factor`` times the adapter's scaling, float64 (out, in) or rows of it.
+
+        The delta is formed whole in the layer's dtype, as merging does, and then looked at.
+        """
         self.layer.set_scale(self.adapter, factor)
         try:
-            return self._as_linear(self._delta())
+            return self._as_linear(self._delta(), rows)
         finally:
             self.layer.set_scale(self.adapter, 1.0)
 
@@ -129,19 +132,32 @@ class LoraLayer:
         with torch.inference_mode():
             return to_float64(self.layer(given)[0])
 
-    def _as_linear(self, weight: "torch.Tensor") -> Array:
-        values = to_float64(weight)
-        return values.T if self.is_embedding else values
+    def _as_linear(self, weight: "torch.Tensor", rows: Rows | None = None) -> Array:
+        turned = weight.T if self.is_embedding else weight
+        return to_float64(turned if rows is None else turned[rows])
 
 
 def lora_layers(bench: "Bench") -> list[LoraLayer]:
-    """Return every adapted module, by name, paired with its factors on file.
+    """Return every adapted module of the attached model, by name, with its factors on file.
 
     Raises:
         AdapterError: The file has factors for a module that PEFT does not adapt.
         CheckFailedError: No module is adapted at all; the check then has not been run.
     """
     tuned = bench.tuned
+    return [
+        LoraLayer(name, bench.factors[name], module, tuned.active_adapter)
+        for name, module in adapted_modules(tuned, bench.factors).items()
+    ]
+
+
+def adapted_modules(tuned: Any, factors: Mapping[str, Factors]) -> Mapping[str, Any]:
+    """Return PEFT's layers for the modules that the file has factors for, by name.
+
+    Raises:
+        AdapterError: The file has factors for a module that PEFT does not adapt.
+        CheckFailedError: No module is adapted at all; the check then has not been run.
+    """
     from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper
 
     found = {
@@ -149,18 +165,15 @@ def lora_layers(bench: "Bench") -> list[LoraLayer]:
         for name, module in tuned.named_modules()
         if isinstance(module, (Linear, Embedding, ParamWrapper))
     }
-    if missing := sorted(bench.factors.keys() - found.keys()):
+    if missing := sorted(factors.keys() - found.keys()):
         raise AdapterError(
             f"the file has factors for {missing[0]}, which PEFT does not adapt; "
             "name it in target_modules, or train again without it"
         )
-    if not bench.factors:
+    if not factors:
         raise CheckFailedError(
             "the adapter has no LoRA module that could be checked",
             "adapt linear modules (qkv_proj, o_proj, gate_up_proj, down_proj)",
             outcome=Outcome.NOT_RUN,
         )
-    return [
-        LoraLayer(name, factors, found[name], tuned.active_adapter)
-        for name, factors in sorted(bench.factors.items())
-    ]
+    return {name: found[name] for name in sorted(factors)}

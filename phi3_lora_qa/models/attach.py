@@ -73,7 +73,7 @@ def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path) -> "Peft
     from peft import PeftModelForCausalLM
     from safetensors.torch import load_file
 
-    config = _read_config(folder)
+    config = read_lora_config(folder)
     saved = load_file(weights, device="cpu")
     _require_own_tables(folder, base_model, saved)
     own = {name: t for name, t in saved.items() if not name.endswith(_TABLE)}
@@ -86,7 +86,12 @@ def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path) -> "Peft
     return tuned.eval()
 
 
-def _read_config(folder: Path) -> "LoraConfig":
+def read_lora_config(folder: Path) -> "LoraConfig":
+    """Read an adapter's config by PEFT itself.
+
+    Raises:
+        AdapterError: It is no LoRA for a causal language model, or would rewrite the base.
+    """
     from peft import LoraConfig, PeftConfig
 
     config = PeftConfig.from_pretrained(str(folder))

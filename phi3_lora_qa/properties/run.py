@@ -102,8 +102,9 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
     try:
         test()
-    except PropertyBroken as error:
-        raise PropertyBroken(_told(tested, kind, last[0], _difference(last[1]), again)) from error
+    except PropertyBroken:
+        told = _told(tested, kind, last[0], _difference(last[1]), again)
+        raise PropertyBroken(told) from None
     except Exception as error:
         what = f"it raised {type(error).__name__}: {error}"
         raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error

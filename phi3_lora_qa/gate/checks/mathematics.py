@@ -1,26 +1,26 @@
 """Math stage: does the adapter, as PEFT computes it, do what its files say?
 
-The expected values come from the files in float64 (``phi3_lora_qa.lora``); PEFT's come from the
-attached model. hypothesis draws modules and inputs; every bound comes from rounding analysis.
+The expected values come from the files in float64 (``phi3_lora_qa.lora``); PEFT's come from its own
+layers, with the adapter's config, factors and the base's weights in them. Every bound comes from
+rounding analysis. The base's weights are read one after another: no model is built.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phi3_lora_qa import lora
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
-from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
-from phi3_lora_qa.lora import Array
-from phi3_lora_qa.record import Spectrum
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import DataObject
+    from hypothesis import strategies as st
 
-EXAMPLES = 25
+    from phi3_lora_qa.gate.measures import ModuleMeasure, Worst
+    from phi3_lora_qa.properties import Property
+    from phi3_lora_qa.properties.property import UnderTest
+
+EXAMPLES = 60
 LARGEST_RATIO = 10.0
 MEND_PEFT = "the installed peft does not do what the files say; pin a version that does"
 
@@ -34,6 +34,7 @@ def checks() -> tuple[Check, ...]:
             rank_is_bounded,
             delta_is_linear_in_alpha,
             forward_adds_the_delta,
+            layer_properties_hold,
             update_is_in_proportion,
         )
     )
@@ -41,66 +42,73 @@ def checks() -> tuple[Check, ...]:
 
 def delta_is_scaling_times_b_times_a(bench: Bench) -> Held:
     """PEFT's delta equals scaling · B·A from the files."""
-
-    def measure(layer: LoraLayer) -> tuple[Array, Array]:
-        error = np.abs(layer.peft_delta() - lora.delta(layer.factors))
-        return error, lora.delta_bound(layer.factors, layer.dtype)
-
-    return _every_drawn_module(bench, measure, "PEFT's delta differs from scaling · B·A", MEND_PEFT)
+    return _judged(bench, lambda m: m.delta, "PEFT's delta differs from scaling · B·A")
 
 
 def rank_is_bounded(bench: Bench) -> Held:
-    """The columns of PEFT's delta lie in the r-dimensional column space of B."""
-
-    def measure(layer: LoraLayer) -> tuple[Array, Array]:
-        found = layer.peft_delta()
-        basis = np.linalg.qr(layer.factors.B).Q
-        outside = np.linalg.norm(found - basis @ (basis.T @ found))
-        # Rounding of the projection itself: float64 on a matrix of this size.
-        projection = lora.gamma(sum(found.shape), "float64") * np.linalg.norm(found)
-        allowed = np.linalg.norm(lora.delta_bound(layer.factors, layer.dtype)) + projection
-        return np.array([outside]), np.array([allowed])
-
-    return _every_drawn_module(bench, measure, "the delta's rank exceeds r", MEND_PEFT)
+    """The rows of PEFT's delta lie in the r-dimensional row space of A."""
+    return _judged(bench, lambda m: m.rank, "the delta's rank exceeds r")
 
 
 def delta_is_linear_in_alpha(bench: Bench) -> Held:
     """Twice (half, minus once) the scaling gives twice (half, minus once) the delta."""
-    factors_drawn = (2.0, 0.5, -1.0, 3.0)
-
-    def measure(layer: LoraLayer) -> tuple[Array, Array]:
-        errors, allowed = [], []
-        for factor in factors_drawn:
-            f = layer.factors
-            scaled = replace(f, scaling=factor * f.scaling)
-            errors.append(np.abs(layer.peft_delta(factor) - lora.delta(scaled)))
-            allowed.append(lora.delta_bound(scaled, layer.dtype))
-        return np.stack(errors), np.stack(allowed)
-
-    return _every_drawn_module(bench, measure, "the delta is not linear in alpha", MEND_PEFT)
+    return _judged(bench, lambda m: m.scaled, "the delta is not linear in alpha")
 
 
 def forward_adds_the_delta(bench: Bench) -> Held:
     """For drawn inputs a module's output is W·x + scaling · B·(A·x), DoRA's where there is m."""
+    return _judged(bench, lambda m: m.forward, "a module's output is not W·x + scaling · B·A·x")
 
-    def measure(layer: LoraLayer, x: Array) -> tuple[Array, Array]:
-        weight, f = layer.base_weight(), layer.factors
-        error = np.abs(layer.forward(x) - lora.output(weight, f, x))
-        return error, lora.forward_bound(weight, f, x, layer.dtype)
 
-    layers = lora_layers(bench)
-    worst = _Worst()
+def layer_properties_hold(bench: Bench) -> Held:
+    """The properties of `phi3_lora_qa.properties` hold with this adapter's own values.
 
-    def draw(data: "DataObject") -> None:
-        from hypothesis import strategies as st
+    hypothesis draws a module and a property; PEFT's layer gets a corner of the module's weight and
+    factors, and is merged, unmerged, scaled, switched, trained a step, saved and loaded.
+    """
+    import hypothesis
+    from hypothesis import strategies as st
 
-        layer = data.draw(st.sampled_from(layers))
-        seed = data.draw(st.integers(0, 2**31 - 1))
-        size = data.draw(st.sampled_from([1e-3, 1.0, 100.0]))
-        worst.add(layer.name, *measure(layer, layer.draw_input(seed, size)))
+    from phi3_lora_qa.properties.peft_layers import PeftDora, PeftLinear, PeftMixed
 
-    _draw(draw, bench.run.settings.seed)
-    return worst.verdict("a module's output is not W·x + scaling · B·A·x", MEND_PEFT, len(layers))
+    pieces = [(m.name, m.piece) for m in bench.modules]
+    seen: set[tuple[str, str]] = set()
+    largest = 0.0
+
+    def draw(data: "st.DataObject") -> None:
+        nonlocal largest
+        name, case = data.draw(st.sampled_from(pieces))
+        low = case.dtype != "float32"
+        kind = PeftDora if case.factors.magnitude is not None else PeftMixed if low else PeftLinear
+        tested = data.draw(st.sampled_from(_properties(kind)))
+        seen.add((name, tested.id))
+        for comparison in tested.check(kind, case, data.draw):
+            ratio, error, bound = comparison.worst
+            largest = max(largest, ratio)
+            if not ratio <= 1.0:
+                raise CheckFailedError(
+                    f"{tested.id} does not hold for {name}: {comparison.what} is off by "
+                    f"{error:.3g}, where rounding allows {bound:.3g}",
+                    MEND_PEFT,
+                    {"module": name, "property": tested.id, "error": error, "bound": bound},
+                )
+
+    # The profile is set in full, so that a user's own hypothesis settings change nothing.
+    configured = hypothesis.settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.seed(bench.run.settings.seed)(configured(hypothesis.given(st.data())(draw)))()
+    properties = {tested for _, tested in seen}
+    return Held(
+        message=f"{len(properties)} properties held in {len(seen)} drawn cases; the largest error "
+        f"is {largest:.2g} of its bound",
+        measured={"properties": sorted(properties), "cases": len(seen), "ratio": largest},
+    )
 
 
 def update_is_in_proportion(bench: Bench) -> Held:
@@ -109,114 +117,55 @@ def update_is_in_proportion(bench: Bench) -> Held:
     RMSNorm renormalises what an exploded layer puts out, so logits barely show it; the ratio of
     the spectral norms ‖delta‖ / ‖W‖ does.
     """
-    spectra, worst_ratio, worst_name = [], 0.0, ""
-    for layer in lora_layers(bench):
-        values = lora.singular_values(layer.factors)
-        ratio = float(values[0]) / max(layer.base_norm(), 1e-30)
-        ratio = float(np.nan_to_num(ratio, nan=np.inf))
-        if ratio > worst_ratio:
-            worst_ratio, worst_name = ratio, layer.name
-        spectra.append(
-            Spectrum(
-                module=layer.name,
-                rank=layer.factors.rank,
-                scaling=layer.factors.scaling,
-                frobenius=float(np.linalg.norm(values)),
-                stable_rank=lora.stable_rank(values),
-                singular_values=[float(v) for v in values],
-            )
+    bench.add_spectra([m.spectrum for m in bench.modules])
+    found = {
+        m.name: float(
+            np.nan_to_num(m.spectrum.singular_values[0] / max(m.base_norm, 1e-30), nan=np.inf)
         )
-    bench.add_spectra(spectra)
-    measured = {"largest_ratio": worst_ratio, "module": worst_name, "limit": LARGEST_RATIO}
-    if worst_ratio > LARGEST_RATIO:
+        for m in bench.modules
+    }
+    name = max(found, key=lambda module: found[module])
+    measured = {"largest_ratio": found[name], "module": name, "limit": LARGEST_RATIO}
+    if found[name] > LARGEST_RATIO:
         raise CheckFailedError(
-            f"the update of {worst_name} is {worst_ratio:.3g} times as large as the weight that it "
+            f"the update of {name} is {found[name]:.3g} times as large as the weight that it "
             f"updates (spectral norms; at most {LARGEST_RATIO:g})",
             "train with a lower learning rate or alpha; compare lora_alpha with the training run's",
             measured,
         )
     return Held(
-        message=f"the largest ‖delta‖/‖W‖ of {len(spectra)} modules is {worst_ratio:.3g}",
+        message=f"the largest ‖delta‖/‖W‖ of {len(found)} modules is {found[name]:.3g}",
         measured=measured,
     )
 
 
-class _Worst:
-    """Keeps the case where the error comes nearest to its bound, or passes it."""
-
-    def __init__(self) -> None:
-        self.ratio, self.error, self.bound, self.name, self.cases = 0.0, 0.0, 0.0, "", 0
-        self.seen: set[str] = set()
-
-    def add(self, name: str, error: Array, bound: Array) -> None:
-        self.cases += 1
-        self.seen.add(name)
-        ratios = lora.ratios(error, bound)
-        where = int(np.argmax(ratios))
-        ratio = float(ratios.flat[where])
-        if ratio > self.ratio:
-            self.ratio, self.name = ratio, name
-            self.error, self.bound = float(error.flat[where]), float(bound.flat[where])
-
-    def verdict(self, fault: str, fix: str, modules: int) -> Held:
-        measured = {
-            "module": self.name,
-            "error": self.error,
-            "bound": self.bound,
-            "ratio": self.ratio,
-            "cases": self.cases,
-            "modules": modules,
-            "modules_drawn": len(self.seen),
-        }
-        if self.ratio > 1.0:
-            raise CheckFailedError(
-                f"{fault}: in {self.name} by {self.error:.3g}, where rounding allows "
-                f"{self.bound:.3g}",
-                fix,
-                measured,
-            )
-        return Held(
-            message=f"{self.cases} cases on {len(self.seen)} of {modules} modules; the largest "
-            f"error is {self.ratio:.2g} of its bound",
-            measured=measured,
+def _judged(bench: Bench, of: "Callable[[ModuleMeasure], Worst | None]", fault: str) -> Held:
+    """Judge one measure over all modules by the one nearest to its bound."""
+    taken = [(m.name, found) for m in bench.modules if (found := of(m)) is not None]
+    name, worst = max(taken, key=lambda pair: pair[1].ratio)
+    measured = {
+        "module": name,
+        "error": worst.error,
+        "bound": worst.bound,
+        "ratio": worst.ratio,
+        "modules": len(bench.modules),
+        "modules_measured": len(taken),
+    }
+    if not worst.ratio <= 1.0:
+        raise CheckFailedError(
+            f"{fault}: in {name} by {worst.error:.3g}, where rounding allows {worst.bound:.3g}",
+            MEND_PEFT,
+            measured,
         )
-
-
-def _every_drawn_module(
-    bench: Bench,
-    measure: Callable[[LoraLayer], tuple[Array, Array]],
-    fault: str,
-    fix: str,
-) -> Held:
-    """Measure modules that hypothesis draws, each of them once."""
-    layers, worst, seen = lora_layers(bench), _Worst(), set[str]()
-
-    def draw(data: "DataObject") -> None:
-        from hypothesis import strategies as st
-
-        layer = data.draw(st.sampled_from(layers))
-        if layer.name not in seen:
-            seen.add(layer.name)
-            worst.add(layer.name, *measure(layer))
-
-    _draw(draw, bench.run.settings.seed)
-    return worst.verdict(fault, fix, len(layers))
-
-
-def _draw(test: Callable[["DataObject"], None], seed: int) -> None:
-    """Run ``test`` on EXAMPLES draws from the seed, without hypothesis's database or deadline.
-
-    The profile is set here in full, so that a user's own hypothesis settings change nothing.
-    """
-    import hypothesis
-    from hypothesis import strategies as st
-
-    configured: Any = hypothesis.settings(
-        max_examples=EXAMPLES,
-        database=None,
-        deadline=None,
-        derandomize=False,
-        phases=[hypothesis.Phase.generate],
-        suppress_health_check=list(hypothesis.HealthCheck),
+    return Held(
+        message=f"{len(taken)} of {len(bench.modules)} modules; the largest error is "
+        f"{worst.ratio:.2g} of its bound",
+        measured=measured,
     )
-    hypothesis.seed(seed)(configured(hypothesis.given(st.data())(test)))()
+
+
+def _properties(kind: "type[UnderTest]") -> "list[Property]":
+    """The properties of a single layer that hold for every value a checkpoint may have."""
+    from phi3_lora_qa.properties.property import all_properties
+
+    return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_faults]

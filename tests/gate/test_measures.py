@@ -1,0 +1,106 @@
+"""The math stage's measures: every module from files, one after another, and the worst is kept."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phi3_lora_qa.gate import measures
+from phi3_lora_qa.gate.check import CheckFailedError
+from phi3_lora_qa.gate.checks import mathematics
+from phi3_lora_qa.gate.measures import rows_of, worst
+from phi3_lora_qa.gate.streaming import streamed_layers
+from phi3_lora_qa.lora import Factors
+from tests.gate.conftest import MakeBench
+
+
+def test_a_nan_is_the_worst_case() -> None:
+    found = worst(np.array([0.5, np.nan, 0.1]), np.ones(3))
+    assert np.isnan(found.error)
+    assert found.ratio == np.inf
+
+
+def test_no_error_is_no_part_of_a_bound_of_zero() -> None:
+    assert worst(np.zeros(2), np.zeros(2)).ratio == 0.0
+    assert worst(np.array([1e-30]), np.zeros(1)).ratio == np.inf
+
+
+def test_rows_keep_what_belongs_to_them() -> None:
+    f = Factors(
+        A=np.ones((1, 2)),
+        B=np.array([[1.0], [2.0], [3.0]]),
+        scaling=2.0,
+        magnitude=np.array([4.0, 5.0, 6.0]),
+        bias=np.array([7.0, 8.0, 9.0]),
+    )
+    part = rows_of(f, np.array([0, 2]))
+    assert part.B.tolist() == [[1.0], [3.0]]
+    assert part.magnitude is not None
+    assert part.magnitude.tolist() == [4.0, 6.0]
+    assert part.bias is not None
+    assert part.bias.tolist() == [7.0, 9.0]
+    assert part.A is f.A
+
+
+def test_streamed_layers_are_the_attached_models(make_bench: MakeBench) -> None:
+    from phi3_lora_qa.gate.layers import lora_layers
+
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        attached = {layer.name: layer for layer in lora_layers(bench)}
+        for layer in streamed_layers(bench):
+            twin = attached.pop(layer.name)
+            assert np.array_equal(layer.base_weight(), twin.base_weight())
+            assert np.array_equal(layer.peft_delta(), twin.peft_delta())
+            x = layer.draw_input(0, 1.0)
+            assert np.array_equal(layer.forward(x), twin.forward(x))
+        assert not attached
+
+
+def test_the_math_stage_loads_no_model(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3_lora_qa.models import loading
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(loading, "load_base", refuse)
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        for check in mathematics.checks():
+            assert check.run(bench).message
+
+
+def test_every_module_is_measured_and_some_are_scaled(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "SCALED_MODULES", 3)
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        found = bench.modules
+    assert [m.name for m in found] == sorted(bench.factors)
+    assert sum(m.scaled is not None for m in found) == 3
+
+
+def test_a_property_that_breaks_on_the_adapters_values_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.tuners.lora.layer import Linear
+
+    monkeypatch.setattr(Linear, "unmerge", lambda self: self.merged_adapters.clear())
+    bench = make_bench()
+    with bench.run.quietly("math"), pytest.raises(CheckFailedError, match="merged") as caught:
+        mathematics.layer_properties_hold(bench)
+    assert caught.value.measured["error"] > 0
+
+
+def test_an_error_in_one_module_fails_the_check(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        first, *rest = bench.modules
+    spoilt = replace(first, delta=worst(np.array([np.nan]), np.ones(1)))
+    bench.__dict__["modules"] = (*rest, spoilt)
+    with pytest.raises(CheckFailedError, match=f"in {first.name} by nan"):
+        mathematics.delta_is_scaling_times_b_times_a(bench)
