@@ -51,7 +51,7 @@ def unmerge_bound(weight: Array, factors: Factors, dtype: str | Arithmetic) -> A
     The delta has to be computed to the same bits both times, as it is for the same shapes and
     number of threads.
     """
-    return _cycle(exact(weight), factors, arithmetic_of(dtype)).error
+    return _cycle(exact(weight), factors, arithmetic_of(dtype))
 
 
 def cycles_bound(weight: Array, factors: Factors, dtype: str | Arithmetic, cycles: int) -> Array:
@@ -69,8 +69,7 @@ def cycles_bound(weight: Array, factors: Factors, dtype: str | Arithmetic, cycle
     drifts = factors.magnitude is not None or arithmetic.mixed
     state = exact(weight)
     for _ in range(cycles if drifts else min(cycles, 1)):
-        moved = _cycle(state, factors, arithmetic)
-        state = Approximation(value=weight, error=moved.error)
+        state = Approximation(value=weight, error=_cycle(state, factors, arithmetic))
     return state.error
 
 
@@ -119,8 +118,8 @@ def approximate_gain(
     return arithmetic.divide(exact(magnitude), arithmetic.row_norms(combined))
 
 
-def _cycle(weight: Approximation, factors: Factors, arithmetic: Arithmetic) -> Approximation:
-    """Merge and unmerge; what is computed twice to the same bits cancels."""
+def _cycle(weight: Approximation, factors: Factors, arithmetic: Arithmetic) -> Array:
+    """Bound the error of W after a merge and an unmerge; what is the same in both cancels."""
     delta = approximate_delta(factors, arithmetic)
     combined = arithmetic.add(weight, delta)
     kept = weight.error + arithmetic.rounding(np.abs(combined.value) + weight.error + delta.error)
@@ -130,8 +129,8 @@ def _cycle(weight: Approximation, factors: Factors, arithmetic: Arithmetic) -> A
         kept = kept + arithmetic.rounding(delta.reach)
     error = kept + arithmetic.rounding(np.abs(weight.value) + kept)
     if factors.magnitude is None:
-        error = np.where(delta.reach > 0, error, weight.error)
-    return Approximation(value=weight.value, error=error)
+        return np.where(delta.reach > 0, error, weight.error)
+    return error
 
 
 @np.errstate(all="ignore")

@@ -190,9 +190,8 @@ class Arithmetic:
 
     def _store(self, value: Array, error: Array) -> Approximation:
         """Round what was accumulated in another dtype, unless it is zero."""
-        reach = np.abs(value) + error
         if self.accumulate != self.dtype:
-            error = error + np.where(reach > 0, self.rounding(reach), 0.0)
+            error = error + self.rounding(np.abs(value) + error)
         return _settled(value, error)
 
 

@@ -29,6 +29,14 @@ def half(value: float) -> float:
     return value * (H + V) + SUB
 
 
+def dora_gain(magnitude: float) -> float:
+    """The bound of m / ‖W + delta‖ in float32."""
+    e = SINGLE + (107 + SINGLE) * (U + V)
+    norm = e + ((1 - np.sqrt(1 - ONE)) * (1 + U) + U) * (107 + e)
+    gain = (magnitude / 107 * norm) / (107 - norm)
+    return float(gain + (magnitude / 107 + gain) * (U + V))
+
+
 def test_delta_costs_the_product_and_the_scaling() -> None:
     assert only(lora.delta_bound(F, "float32")) == pytest.approx(SINGLE, rel=1e-12, abs=0)
     inner = 35 * ONE
@@ -53,10 +61,7 @@ def test_merging_adds_one_rounding_of_the_sum() -> None:
 
 def test_dora_adds_the_norm_the_quotient_and_the_product() -> None:
     f = replace(F, magnitude=np.array([4.0]))
-    e = SINGLE + (107 + SINGLE) * (U + V)
-    norm = e + ((1 - np.sqrt(1 - ONE)) * (1 + U) + U) * (107 + e)
-    gain = (4 / 107 * norm) / (107 - norm)
-    gain = gain + (4 / 107 + gain) * (U + V)
+    e, gain = SINGLE + (107 + SINGLE) * (U + V), dora_gain(4.0)
     carried = 4 / 107 * e + gain * (107 + e)
     expected = carried + (4 + carried) * (U + V)
     assert only(lora.merge_bound(W, f, "float32")) == pytest.approx(expected, rel=1e-9, abs=0)
@@ -74,6 +79,9 @@ def test_unmerging_costs_two_roundings_and_not_the_deltas_own_error() -> None:
     found = only(lora.unmerge_bound(W, F, "float32"))
     assert found == pytest.approx(expected, rel=1e-12, abs=0)
     assert found < SINGLE
+    assert only(lora.unmerge_bound(-W, replace(F, scaling=-3.0), "float32")) == found
+    small = replace(F, scaling=2.0**-20)
+    assert only(lora.unmerge_bound(W, small, "float32")) == pytest.approx(4 * U, rel=1e-4)
 
 
 def test_mixed_dtypes_may_round_the_delta_anew_before_it_is_taken_off() -> None:
@@ -85,10 +93,16 @@ def test_mixed_dtypes_may_round_the_delta_anew_before_it_is_taken_off() -> None:
 
 def test_unmerging_dora_costs_the_product_and_the_division_as_well() -> None:
     f = replace(F, magnitude=np.array([4.0]))
-    share = U + V
-    # To first order: the sum, g·V and back, the quotient, the difference; and 0 for D, g and N.
-    expected = share * (107 + 107 + 107 + 2)
-    assert only(lora.unmerge_bound(W, f, "float32")) == pytest.approx(expected, rel=1e-5)
+    # The sum, g·V and back, the quotient, the difference; and nothing for D, g and N as such.
+    share, gain = U + V, dora_gain(4.0)
+    first = (107 + SINGLE) * share
+    reach = 107 + SINGLE + first
+    back = (4 / 107 + gain) * reach * share / (4 / 107 - gain)
+    kept = first + back + (reach + back) * share
+    expected = kept + (2 + kept) * share
+    assert only(lora.unmerge_bound(W, f, "float32")) == pytest.approx(expected, rel=1e-10, abs=0)
+    mirrored = replace(f, magnitude=np.array([-4.0]))
+    assert only(lora.unmerge_bound(W, mirrored, "float32")) == pytest.approx(expected, rel=1e-10)
     assert only(lora.unmerge_bound(W, replace(f, magnitude=np.zeros(1)), "float32")) == np.inf
 
 

@@ -28,6 +28,13 @@ def test_a_batch_of_any_shape_is_summed_up() -> None:
     assert found.A.tolist() == [[2, 10], [-2, 10]]
 
 
+def test_the_bound_of_a_batch_of_any_shape_is_that_of_its_rows() -> None:
+    flat = lora.gradient_bound(PINNED, X, G, "float16")
+    found = lora.gradient_bound(PINNED, X.reshape(2, 1, 2), G.reshape(2, 1, 3), "float16")
+    assert np.array_equal(found.A, flat.A)
+    assert np.array_equal(found.B, flat.B)
+
+
 def test_without_lora_bias_there_is_no_gradient_for_it() -> None:
     plain = Factors(A=PINNED.A, B=PINNED.B, scaling=2.0)
     assert lora.factor_gradients(plain, X, G).bias is None

@@ -170,6 +170,8 @@ def test_an_inner_product_of_n_terms_costs_gamma_n_of_the_magnitudes() -> None:
 def test_terms_that_are_zero_do_not_count() -> None:
     a, b = near([1.0, 0.0, 3.0], [0.0] * 3), near([4.0, 5.0, 0.0], [0.0] * 3)
     assert product(SINGLE, a, b) == just([g32(1) * 4 + TINY * (1 + 4 + 9)])
+    a, b = near([0.5, 0.0, 0.5], [0.0] * 3), near([0.5, 0.5, 0.25], [0.0] * 3)
+    assert product(SINGLE, a, b) == just([g32(2) * 0.375 + TINY * (2 + 1 + 1.25)])
     assert product(SINGLE, near([0.0, 1.0], [0.0] * 2), near([1.0, 0.0], [0.0] * 2)) == [0.0]
     # What may be other than zero counts.
     some = product(SINGLE, near([0.0, 1.0], [0.5, 0.0]), near([1.0, 1.0], [0.0] * 2))
@@ -180,6 +182,7 @@ def test_an_inner_product_carries_the_errors_of_both_sides() -> None:
     found = product(SINGLE, near([3.0], [0.25]), near([-5.0], [0.5]))
     carried = 0.25 * 5.5 + 3 * 0.5
     assert found == just([carried + g32(1) * 3.25 * 5.5 + TINY * 9.75])
+    assert product(SINGLE, near([-3.0], [0.25]), near([5.0], [0.5])) == found
     assert product(SINGLE, near([3.0], [0.25]), near([5.0], [0.0]))[0] > 1.25
     assert product(SINGLE, near([3.0], [0.0]), near([5.0], [0.5]))[0] > 1.5
 
@@ -265,6 +268,13 @@ def test_a_norm_costs_half_gamma_n_a_root_and_the_errors_own_norm() -> None:
     assert error(found) == just([0.5 + share * 5.5 + 2 * TINY / 5.5])
     stored = error(found)[0] + (5 + error(found)[0]) * (B16 + V) + TINY
     assert error(norms(BRAIN, near([3.0, 4.0], [0.3, 0.4]))) == just([stored])
+
+
+def test_the_norm_of_exact_values_costs_its_own_roundings_only() -> None:
+    share = (1 - np.sqrt(1 - g32(3))) * (1 + U32) + U32
+    found = error(norms(SINGLE, near([2.0, -3.0, 6.0], [0.0] * 3)))
+    # 1 - sqrt(1 - x) keeps half the digits of a small x; a hundredth of the float64 part shows.
+    assert found == pytest.approx([share * 7 + 3 * TINY / 7], rel=1e-11, abs=0)
 
 
 def test_a_norm_whose_squares_underflow_may_lose_all_of_them() -> None:
