@@ -80,9 +80,9 @@ def fuse_bound(parts: Mapping[str, Factors], layout: Layout, dtype: str) -> Arra
     inputs = next(iter(parts.values())).A.shape[1]
     bound = np.zeros((sum(block.rows for block in layout), inputs))
     for name, factors in parts.items():
-        ratio = factors.scaling / common if common else 1.0
-        # A power of two, and nothing lost below the dtype's range.
-        if abs(np.frexp(ratio)[0]) in (0.0, 0.5):
+        ratio = factors.scaling / common if common else 0.0
+        if abs(np.frexp(ratio)[0]) == 0.5:
+            # Only what leaves the dtype's range is lost.
             folded = ratio * factors.B
             error = np.abs(round_to(folded, dtype) - folded)
         else:

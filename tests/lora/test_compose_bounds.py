@@ -34,8 +34,22 @@ def test_a_weighted_sum_rounds_each_delta_each_weight_and_the_sum() -> None:
 def test_a_concatenation_rounds_a_twice_and_b_never() -> None:
     assert units(lora.concatenate_bound([ONE, TWO], [3.0, 2.0], "float32")) == near(2 * 315)
     assert units(lora.concatenate_bound([TWO], [5.0], "float32")) == near(55)
-    exact = lora.concatenate_bound([TWO, TWO], [2.0, -0.5], "float32")
-    assert exact[0, 0] < 2.0**-45
+
+
+def test_a_concatenation_that_rounds_nothing_leaves_the_references_own_float64() -> None:
+    f = Factors(A=np.array([[5.0, -6.0], [7.0, 8.0]]), B=np.array([[1.0, -2.0]]), scaling=1.0)
+    found = lora.concatenate_bound([f, f], [2.0, -4.0], "float32")
+    ends = 3 * V / (1 - 3 * V) + 2 * V / (1 - 2 * V)
+    expected = ends * 6 * np.array([[5 + 14, 6 + 16]])
+    assert found == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+def test_every_adapter_needs_its_weight() -> None:
+    for bound in (lora.weighted_delta_bound, lora.concatenate_bound):
+        with pytest.raises(ValueError, match="zip"):
+            bound([ONE], [1.0, 2.0], "float32")
+    with pytest.raises(ValueError, match="zip"):
+        lora.mix_bound([ONE], [1.0, 2.0], Mixture(), "float32")
 
 
 def test_a_linear_mix_rounds_weights_products_and_the_sum() -> None:
@@ -71,6 +85,9 @@ def test_nothing_is_promised_where_pruning_has_to_choose_among_equals() -> None:
     pruning = Mixture(kind="magnitude_prune", density=0.5)
     found = lora.mix_bound([f], [1.0], pruning, "float32").A[0]
     assert np.isinf(found).tolist() == [True, True, False, False]
+    flipped = replace(f, A=np.array([[-1.0, 1.0, 0.5, 5.0]]))
+    found = lora.mix_bound([flipped], [1.0], pruning, "float32").A[0]
+    assert np.isinf(found).tolist() == [True, True, False, False]
     found = lora.mix_bound([f], [1.0], replace(pruning, density=0.75), "float32").A[0]
     assert np.isfinite(found).all()
 
@@ -87,11 +104,20 @@ def test_fusing_is_exact_for_powers_of_two_and_costs_two_roundings_else() -> Non
     gamma = 2 * V / (1 - 2 * V)
     folds = 7 / 3 * gamma + 7 / 3 * (1 + gamma) * S + 2.0**-126
     assert bound[1, 0] == pytest.approx(3 * 5 * folds, rel=1e-14, abs=0)
+    mirrored = replace(thirds, A=-thirds.A, B=-thirds.B)
+    again = lora.fuse_bound({"gate_proj": ONE, "up_proj": mirrored}, LAYOUT, "float32")
+    assert np.array_equal(again, bound)
+    wide = replace(thirds, A=np.array([[5.0], [2.0]]), B=np.array([[7.0, -7.0]]))
+    again = lora.fuse_bound({"gate_proj": ONE, "up_proj": wide}, LAYOUT, "float32")
+    assert again[1, 0] == pytest.approx(3 * 7 * folds, rel=1e-14, abs=0)
 
 
 def test_a_fold_that_leaves_the_dtype_is_counted() -> None:
     small = replace(ONE, B=np.array([[2.0**-24]]), scaling=0.75)
     bound = lora.fuse_bound({"gate_proj": ONE, "up_proj": small}, LAYOUT, "float16")
+    assert bound[1, 0] == 3 * 5 * 2.0**-26
+    higher = replace(small, B=np.array([[3 * 2.0**-24]]))
+    bound = lora.fuse_bound({"gate_proj": ONE, "up_proj": higher}, LAYOUT, "float16")
     assert bound[1, 0] == 3 * 5 * 2.0**-26
     large = replace(ONE, B=np.array([[60000.0]]), scaling=6.0)
     assert np.isinf(lora.fuse_bound({"gate_proj": ONE, "up_proj": large}, LAYOUT, "float16")[1, 0])
