@@ -25,26 +25,35 @@ from phi3_lora_qa.strategies.cases import (
     linear_cases,
     merged_linear_cases,
 )
+from phi3_lora_qa.strategies.configs import VARIANTS, Variant, lora_configs
 from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+from phi3_lora_qa.strategies.phi3 import Batch, Padding, batches, phi3_configs
 
 __all__ = [
     "DTYPES",
     "FILLS",
     "KINDS",
+    "VARIANTS",
+    "Batch",
     "ConvCase",
     "EmbeddingCase",
     "Fill",
     "Kind",
     "LayerCase",
     "MergedLinearCase",
+    "Padding",
+    "Variant",
     "alphas",
     "arrays",
+    "batches",
     "conv_cases",
     "dtypes",
     "embedding_cases",
     "linear_cases",
+    "lora_configs",
     "lora_factors",
     "merged_linear_cases",
+    "phi3_configs",
     "ranks",
     "rounded",
     "shapes",

@@ -5,7 +5,7 @@ that the case's dtype holds exactly, so that loading them into that dtype change
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,32 +14,13 @@ from numpy.typing import NDArray
 from phi3_lora_qa.lora import Array, Factors, scaling_of
 from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, ranks, shapes
 from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+from phi3_lora_qa.strategies.shown import Shown
 
-_SHOWN_ENTRIES = 36
 _BATCH = 4
 
 
-class _Shown:
-    """A repr for failure reports: small arrays in full and fit to copy, large ones by shape."""
-
-    def __repr__(self) -> str:
-        return shown(self)
-
-
-def shown(value: object) -> str:
-    """Return the repr of a value in a case; ``array`` in it is numpy's."""
-    if isinstance(value, np.ndarray):
-        if value.size <= _SHOWN_ENTRIES:
-            return f"array({value.tolist()})"
-        return f"<array {value.shape} {value.dtype}, {value.min():.3g} to {value.max():.3g}>"
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = (f"{field.name}={shown(getattr(value, field.name))}" for field in fields(value))
-        return f"{type(value).__name__}({', '.join(inner)})"
-    return repr(value)
-
-
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class LayerCase(_Shown):
+class LayerCase(Shown):
     """A linear layer with LoRA, and a batch for it.
 
     Attributes:
@@ -62,7 +43,7 @@ class LayerCase(_Shown):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class EmbeddingCase(_Shown):
+class EmbeddingCase(Shown):
     """An embedding with LoRA, and ids to look up. delta = s · (B·A)ᵀ.
 
     Attributes:
@@ -90,7 +71,7 @@ class EmbeddingCase(_Shown):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ConvCase(_Shown):
+class ConvCase(Shown):
     """A convolution with LoRA in PEFT's factorisation: conv A as the base is, then conv B of 1.
 
     y = conv(x, W) + s · conv(conv(x, A), B). A sees all input channels and has the base's kernel,
@@ -129,7 +110,7 @@ class ConvCase(_Shown):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class MergedLinearCase(_Shown):
+class MergedLinearCase(Shown):
     """loralib's MergedLinear: n fused blocks of output rows, k of them with LoRA of rank r each.
 
     The i-th enabled block gets s · B_i·A_i, with A_i the i-th r rows of A and B_i the i-th out/n

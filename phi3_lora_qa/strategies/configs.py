@@ -1,0 +1,170 @@
+"""LoRA configs that peft accepts for a given Phi-3."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from hypothesis import strategies as st
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.strategies.arrays import alphas
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import Phi3Config
+
+Variant = Literal["plain", "dora", "mica", "lora_bias"]
+
+VARIANTS: tuple[Variant, ...] = ("plain", "dora", "mica", "lora_bias")
+
+_PLACES = {
+    "qkv_proj": "self_attn.qkv_proj",
+    "o_proj": "self_attn.o_proj",
+    "gate_up_proj": "mlp.gate_up_proj",
+    "down_proj": "mlp.down_proj",
+}
+_INITS: dict[Variant, tuple[bool | str, ...]] = {
+    "plain": (True, False, "gaussian", "orthogonal"),
+    "dora": (True, False, "gaussian", "orthogonal"),
+    "mica": ("mica",),
+    "lora_bias": (True, False),
+}
+"""Those that leave the base as it is: with the others (PiSSA, OLoRA, …) a saved adapter is for
+another base than the one that it was made on."""
+_MAX_RANK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Targets:
+    """Fields of a config that say which linear layers are adapted, and the names of these."""
+
+    fields: dict[str, Any]
+    modules: tuple[str, ...]
+
+
+@st.composite
+def lora_configs(
+    draw: st.DrawFn,
+    config: "Phi3Config",
+    *,
+    mergeable: bool = True,
+    variants: Sequence[Variant] = VARIANTS,
+) -> "LoraConfig":
+    """Draw a LoraConfig that is valid for a Phi-3; simplest: rank and alpha 1 on one projection.
+
+    Layers are named by suffixes (in some layers or in all), one in full, by a regular expression,
+    or all-linear, with or without exclusions. The token tables may be adapted, trained whole or
+    for some tokens; tied ones only for some tokens, since peft would untie them. Rank and alpha
+    patterns, where there are any, match adapted layers. No initialisation changes the base.
+
+    Args:
+        draw: Given by hypothesis.
+        config: The model's config.
+        mergeable: Whether peft must be able to merge it, which it cannot with lora_bias, since
+            Phi-3's linear layers have no bias.
+        variants: Which kinds may be drawn, simplest first: plain, dora, mica, lora_bias.
+
+    Raises:
+        InputError: No variant is left.
+    """
+    from peft import LoraConfig
+
+    chosen = [variant for variant in variants if not (mergeable and variant == "lora_bias")]
+    if not chosen:
+        raise InputError(
+            "lora_configs: no variant is left, as lora_bias cannot be merged into a Phi-3; "
+            "give mergeable=False or another variant"
+        )
+    starts = [(variant, init) for variant in chosen for init in _INITS[variant]]
+    variant, init = draw(st.sampled_from(starts))
+    targets = draw(_targets(config))
+    step = 2 if init == "orthogonal" else 1
+    ranks = st.integers(1, _MAX_RANK // step).map(lambda half: half * step)
+    patterns = st.sampled_from(_patterns(targets.modules))
+    fields = targets.fields | draw(_extras(config, targets, variant, init))
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=draw(ranks),
+        lora_alpha=draw(alphas()),
+        lora_dropout=draw(st.sampled_from((0.0, 0.1))),
+        use_rslora=draw(st.booleans()),
+        use_dora=variant == "dora",
+        lora_bias=variant == "lora_bias",
+        init_lora_weights=init,
+        rank_pattern=draw(st.dictionaries(patterns, ranks, max_size=2)),
+        alpha_pattern=draw(st.dictionaries(patterns, alphas(), max_size=2)),
+        **fields,
+    )
+
+
+@st.composite
+def _targets(draw: st.DrawFn, config: "Phi3Config") -> _Targets:
+    form = draw(st.sampled_from(("suffixes", "name", "regex", "all-linear")))
+    layers = list(range(config.num_hidden_layers))
+    some = draw(st.none() | st.lists(st.sampled_from(layers), min_size=1, unique=True))
+    suffixes = draw(st.lists(st.sampled_from(tuple(_PLACES)), min_size=1, unique=True))
+    fields: dict[str, Any]
+    if form == "name":
+        modules = _modules((some or layers)[:1], suffixes[:1])
+        return _Targets(fields={"target_modules": list(modules)}, modules=modules)
+    if form == "all-linear":
+        some, suffixes = None, list(_PLACES)
+        fields = {"target_modules": form}
+    elif form == "regex":
+        numbers = "|".join(map(str, some)) if some else r"\d+"
+        fields = {"target_modules": rf".*\.({numbers})\.\w+\.({'|'.join(suffixes)})"}
+    else:
+        fields = {"target_modules": suffixes, "layers_to_transform": some}
+    left_out = draw(st.none() | st.sampled_from(suffixes[1:])) if suffixes[1:] else None
+    if left_out:
+        kept = [suffix for suffix in suffixes if suffix != left_out]
+        fields["exclude_modules"] = draw(st.sampled_from(([left_out], rf".*\.{left_out}")))
+        return _Targets(fields=fields, modules=_modules(some or layers, kept))
+    return _Targets(fields=fields, modules=_modules(some or layers, suffixes))
+
+
+@st.composite
+def _extras(
+    draw: st.DrawFn,
+    config: "Phi3Config",
+    targets: _Targets,
+    variant: Variant,
+    init: bool | str,
+) -> dict[str, Any]:
+    """Draw what else is trained: the tables with a row for each token, and norms."""
+    adapted, tokens = [], {}
+    saved = draw(st.sampled_from(((), ("norm",), ("input_layernorm",))))
+    listed = targets.fields.get("layers_to_transform", ()) is None
+    for table in ("embed_tokens", "lm_head"):
+        uses = ["none", "tokens", "saved"]
+        # An embedding has no lora_bias, and no orthogonal start.
+        whole = table == "lm_head" or (variant != "lora_bias" and init != "orthogonal")
+        if listed and whole:
+            uses.append("adapted")
+        if config.tie_word_embeddings:
+            uses = uses[:2] if table == "embed_tokens" else uses[:1]
+        use = draw(st.sampled_from(uses))
+        if use == "adapted":
+            adapted.append(table)
+        elif use == "saved":
+            saved = (*saved, table)
+        elif use == "tokens":
+            ids = st.integers(0, config.vocab_size - 1)
+            tokens[table] = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
+    in_embeddings = list(tokens) == ["embed_tokens"] and draw(st.booleans())
+    return {
+        **({"target_modules": [*targets.fields["target_modules"], *adapted]} if adapted else {}),
+        "modules_to_save": list(saved) or None,
+        "trainable_token_indices": tokens["embed_tokens"] if in_embeddings else tokens or None,
+    }
+
+
+def _modules(layers: Sequence[int], suffixes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"model.layers.{i}.{_PLACES[suffix]}" for i in layers for suffix in suffixes)
+
+
+def _patterns(modules: Sequence[str]) -> list[str]:
+    """Return keys for rank_pattern that match some of the modules: by suffix, full name, regex."""
+    first = modules[0]
+    suffixes = dict.fromkeys(name.rpartition(".")[2] for name in modules)
+    return [*suffixes, first, rf"^{first}", rf"layers\.\d+\.\w+\.{first.rpartition('.')[2]}"]
