@@ -82,7 +82,7 @@ class BaseFiles:
         files = elsewhere or tuple(here)
         tied = bool(config.get("tie_word_embeddings", False))
         try:
-            modules = _from_tensors(files, tied=tied) if files else _from_config(config)
+            modules = _from_tensors(files, tied=tied) if files else phi3_modules(config)
         except (KeyError, TypeError, ValueError) as error:
             raise BaseModelError(
                 f"config.json in {escape(str(folder))} is not Phi-3's ({error}); fetch it again"
@@ -135,7 +135,12 @@ def phi3_skeleton(layers: int) -> Mapping[str, BaseModule]:
     return MappingProxyType({n: BaseModule(name=n, kind=kind) for n, kind in named.items()})
 
 
-def _from_config(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
+def phi3_modules(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
+    """Return the modules of the Phi-3 that the content of a config.json describes.
+
+    Raises:
+        KeyError, ValueError: A size is missing or is none.
+    """
     hidden, middle = _size(config, "hidden_size"), _size(config, "intermediate_size")
     heads, vocabulary = _size(config, "num_attention_heads"), _size(config, "vocab_size")
     groups = config.get("num_key_value_heads") or heads

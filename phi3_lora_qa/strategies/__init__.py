@@ -4,6 +4,7 @@ They shrink to the smallest shapes, rank 1, ones and float32. Everything is draw
 choices, large arrays too, so that they are fast.
 """
 
+from phi3_lora_qa.strategies.adapters import MODERATE_KINDS, adapter_state_dicts
 from phi3_lora_qa.strategies.arrays import (
     DTYPES,
     FILLS,
@@ -33,6 +34,7 @@ __all__ = [
     "DTYPES",
     "FILLS",
     "KINDS",
+    "MODERATE_KINDS",
     "VARIANTS",
     "Batch",
     "ConvCase",
@@ -43,6 +45,7 @@ __all__ = [
     "MergedLinearCase",
     "Padding",
     "Variant",
+    "adapter_state_dicts",
     "alphas",
     "arrays",
     "batches",
