@@ -1,6 +1,6 @@
 """An adapter folder from a stranger: looked at before it is opened, read in place or copied.
 
-Nothing here follows a link, waits on a pipe, enters a sub-folder or opens a pickle.
+Nothing here follows a link, waits on a pipe, opens a file in a sub-folder or opens a pickle.
 """
 
 import hashlib
@@ -36,6 +36,7 @@ MAX_FILE_BYTES = 32 << 30
 MAX_HOLLOW = 64 << 20
 """A larger file of which less than an eighth is data is refused."""
 _CHUNK = 1 << 20
+_MOST_SHOWN = 8
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
 
@@ -81,7 +82,8 @@ class AdapterFolder:
         """List the folder without opening anything in it.
 
         Raises:
-            AdapterError: The path is missing, is no folder, cannot be listed, or holds too much.
+            AdapterError: The path is missing, is no folder, cannot be listed, holds too much, or
+                holds adapters in its sub-folders and none itself.
         """
         folder = Path(path)
         shown = escape(str(folder))
@@ -104,6 +106,8 @@ class AdapterFolder:
             raise AdapterError(
                 f"cannot list the adapter {shown}: {error.strerror}; make the folder readable"
             ) from error
+        if not entries.keys() & {CONFIG, WEIGHTS, PICKLED_WEIGHTS}:
+            _require_no_adapter_below(folder, entries)
         return cls(path=folder, entries=dict(sorted(entries.items())))
 
     def file(self, name: str) -> Entry | None:
@@ -214,6 +218,29 @@ def _list(folder: Path) -> Iterator[Entry]:
             kind = _kind(status.st_mode)
             size = status.st_size if kind is EntryKind.FILE else 0
             yield Entry(name=item.name, kind=kind, size=size, identity=_identity(status))
+
+
+def _require_no_adapter_below(folder: Path, entries: Mapping[str, Entry]) -> None:
+    """PEFT saves a named adapter into a folder of its name, and a trainer into checkpoint-N."""
+    below = [
+        name
+        for name, entry in sorted(entries.items())
+        if entry.kind is EntryKind.FOLDER and _is_regular(folder / name / CONFIG)
+    ]
+    if below:
+        shown = ", ".join(escape(str(folder / name), 200) for name in below[:_MOST_SHOWN])
+        more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
+        raise AdapterError(
+            f"{escape(str(folder))} is no adapter, but holds {len(below)} in its folders; "
+            f"give one of them: {shown}{more}"
+        )
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_hollow(descriptor: int, size: int) -> bool:

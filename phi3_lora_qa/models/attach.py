@@ -9,39 +9,42 @@ with ``safe_merge=False`` writes into tensors: do that on a copy.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
-from phi3_lora_qa.adapter.keys import PREFIX, Part
+from phi3_lora_qa.adapter.keys import DEFAULT_ADAPTER, PREFIX, Part
 from phi3_lora_qa.adapter.schema import SAFE_INIT
 from phi3_lora_qa.errors import AdapterError, escape
 from phi3_lora_qa.models.checksum import require_plain
 from phi3_lora_qa.models.quiet import quiet
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig, PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_ADAPTER_NAME = "default"
 _TABLE = f".{Part.BASE_WEIGHT}"
 # These leave the base's weights alone; pissa, olora, corda, loftq and lora_ga subtract from them.
 _HARMLESS_INITS = (None, *SAFE_INIT)
 _REWRITES_THE_TREE = ("layer_replication", "megatron_config", "arrow_config")
 
 
-def attach(base_model: "PreTrainedModel", adapter_folder: Path) -> "PeftModel":
+def attach(
+    base_model: "PreTrainedModel", adapter_folder: Path, name: str = DEFAULT_ADAPTER
+) -> "PeftModel":
     """Return a PEFT model that shares the base's tensors, with every adapter tensor in place.
 
     Args:
         base_model: A plain Phi-3, as ``load_base`` returns it. It is not changed.
         adapter_folder: Holds ``adapter_config.json`` and ``adapter_model.safetensors``. A pickle
             is never read.
+        name: The adapter's name in the model.
 
     Returns:
-        The model in eval mode with the adapter ``default`` active and nothing trainable.
+        The model in eval mode with the adapter active and nothing trainable.
 
     Raises:
         AdapterError: A file is missing, the config would rewrite the base, or a tensor of the
@@ -58,7 +61,7 @@ def attach(base_model: "PreTrainedModel", adapter_folder: Path) -> "PeftModel":
             )
     with quiet():
         try:
-            return _attach(base_model, adapter_folder, weights)
+            return _attach(base_model, adapter_folder, weights, name)
         except AdapterError:
             raise
         except Exception as error:  # whatever a library raises on a damaged adapter
@@ -69,19 +72,44 @@ def attach(base_model: "PreTrainedModel", adapter_folder: Path) -> "PeftModel":
             ) from error
 
 
-def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path) -> "PeftModel":
+def twin(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Copy the module tree; parameters and buffers become new objects over the same storage."""
+    return _copy_tree(model, lambda parameter: parameter.detach())
+
+
+def hollow(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
+    """Copy the module tree; parameters become zeros of another dtype that take no memory.
+
+    It is for seeing how an adapter attaches to a base of that dtype without making the base.
+    """
+    import torch
+
+    return _copy_tree(model, lambda parameter: torch.zeros((), dtype=dtype).expand(parameter.shape))
+
+
+def adapter_tensors(
+    model: "PeftModel | PreTrainedModel", name: str = DEFAULT_ADAPTER
+) -> "dict[str, Tensor]":
+    """Return an attached adapter's tensors by the names that PEFT saves them under."""
+    from peft import get_peft_model_state_dict
+
+    # Left at "auto", PEFT would ask the hub whether the vocabulary grew.
+    return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+
+
+def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path, name: str) -> "PeftModel":
     from peft import PeftModelForCausalLM
     from safetensors.torch import load_file
 
     config = read_lora_config(folder)
     saved = load_file(weights, device="cpu")
     _require_own_tables(folder, base_model, saved)
-    own = {name: t for name, t in saved.items() if not name.endswith(_TABLE)}
-    tuned = PeftModelForCausalLM(_twin(base_model), config, _ADAPTER_NAME)
-    _require_same_names(folder, own, _adapter_tensors(tuned))
-    _require_own_storage(folder, base_model, _adapter_tensors(tuned))
-    tuned.load_adapter(str(folder), _ADAPTER_NAME, torch_device="cpu")
-    _require_same_values(folder, saved, _adapter_tensors(tuned))
+    own = {key: tensor for key, tensor in saved.items() if not key.endswith(_TABLE)}
+    tuned = PeftModelForCausalLM(twin(base_model), config, name)
+    _require_same_names(folder, own, adapter_tensors(tuned, name))
+    _require_own_storage(folder, base_model, adapter_tensors(tuned, name))
+    tuned.load_adapter(str(folder), name, torch_device="cpu")
+    _require_same_values(folder, saved, adapter_tensors(tuned, name))
     _require_shared(folder, base_model, tuned)
     return tuned.eval()
 
@@ -125,23 +153,17 @@ def read_lora_config(folder: Path) -> "LoraConfig":
     return config
 
 
-def _twin(model: "PreTrainedModel") -> "PreTrainedModel":
-    """Copy the module tree; parameters and buffers become new objects over the same storage."""
+def _copy_tree(
+    model: "PreTrainedModel", parameter_of: "Callable[[Tensor], Tensor]"
+) -> "PreTrainedModel":
     from torch import nn
 
     memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        id(parameter): nn.Parameter(parameter_of(parameter), requires_grad=False)
         for parameter in model.parameters()
     }
     memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}
     return copy.deepcopy(model, memo)
-
-
-def _adapter_tensors(tuned: "PeftModel") -> "dict[str, Tensor]":
-    from peft import get_peft_model_state_dict
-
-    # Left at "auto", PEFT would ask the hub whether the vocabulary grew.
-    return get_peft_model_state_dict(tuned, adapter_name=_ADAPTER_NAME, save_embedding_layers=False)
 
 
 def _require_own_tables(

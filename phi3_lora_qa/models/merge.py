@@ -43,7 +43,7 @@ def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
         held = 0
 
     untied = _unties(base, tuned)
-    for name, tensor in _merged_tensors(base, tuned, untied=untied):
+    for name, tensor in merged_tensors(base, tuned, untied=untied):
         shard[name] = tensor.contiguous()
         held += tensor.nbytes
         total += tensor.nbytes
@@ -61,9 +61,16 @@ def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
     base.tokenizer.save_pretrained(folder)
 
 
-def _merged_tensors(
+def merged_tensors(
     base: LoadedBase, tuned: "PeftModel", *, untied: bool
 ) -> "Iterator[tuple[str, Tensor]]":
+    """Yield the merged model's tensors by name, each made when it is asked for.
+
+    Args:
+        base: The plain base.
+        tuned: What ``attach`` made of it.
+        untied: Give the head too where the base ties it to its embedding table.
+    """
     modules = dict(tuned.get_base_model().named_modules())
     tied = {"lm_head.weight"} if base.model.config.tie_word_embeddings and not untied else set()
     for path, module in base.model.named_modules():

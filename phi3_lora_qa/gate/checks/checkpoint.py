@@ -1,16 +1,28 @@
 """Checkpoint stage: the adapter survives saving and merging, and the base survives the adapter."""
 
-import tempfile
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from phi3_lora_qa import lora
-from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.keys import Part
+from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.keys import PREFIX, Part, tensor_name
+from phi3_lora_qa.adapter.safetensors import SafetensorsFile
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.checks import low_precision, round_trips
 from phi3_lora_qa.gate.factors import weights_of
-from phi3_lora_qa.gate.layers import lora_layers
+from phi3_lora_qa.gate.layers import LoraLayer, lora_layers, to_float64
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEND_MERGE = "serve the adapter unmerged, or merge with a peft version that passes this check"
+
+_ROW_BOUNDS: "WeakKeyDictionary[Bench, dict[str, lora.Array]]" = WeakKeyDictionary()
+"""Both checks on merging need the merge's bound, which costs more than merging does."""
 
 MEND_BASE = (
     "the adapter rewrites the base; save it again as plain LoRA (init_lora_weights true, no "
@@ -19,47 +31,19 @@ MEND_BASE = (
 
 
 def checks() -> tuple[Check, ...]:
-    """Return the stage's checks."""
-    return tuple(
-        check_of("checkpoint", function)
-        for function in (
-            saved_and_loaded_is_bit_exact,
-            merged_matches_unmerged,
-            base_is_unchanged_when_attached,
-            base_is_back_when_disabled,
-            base_is_back_when_unloaded,
-        )
+    """Return the stage's checks. Those on the base come last, and so see what the others did."""
+    own = (
+        merged_matches_unmerged,
+        adapter_comes_back_from_merged,
+        base_is_unchanged_when_attached,
+        base_is_back_when_disabled,
+        base_is_back_when_unloaded,
     )
-
-
-def saved_and_loaded_is_bit_exact(bench: Bench) -> Held:
-    """What PEFT saves again holds the same tensors, value for value.
-
-    Copies of the base's own tables are left out: whether PEFT writes them is an option of saving.
-    """
-    original = weights_of(bench.folder)
-    own = sorted(name for name in original.tensors if not name.endswith(f".{Part.BASE_WEIGHT}"))
-    with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
-        bench.tuned.save_pretrained(folder, save_embedding_layers=False)
-        again = weights_of(AdapterFolder.open(folder))
-        missing = sorted(set(own) ^ set(again.tensors))
-        if missing:
-            raise CheckFailedError(
-                f"saving gives other tensors than the file holds: {missing[0]}"
-                + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
-                f"load and save the adapter once with the installed peft; look at {WEIGHTS}",
-                {"tensors": missing[:20]},
-            )
-        changed = [
-            name for name in own if not np.array_equal(original.tensor(name), again.tensor(name))
-        ]
-    if changed:
-        raise CheckFailedError(
-            f"{len(changed)} tensors change when the adapter is saved and loaded: {changed[0]}",
-            "train and save with the same peft version that serves the adapter",
-            {"tensors": changed[:20]},
-        )
-    return Held(message=f"{len(own)} tensors came back value for value")
+    return (
+        *round_trips.checks(),
+        *low_precision.checks(),
+        *(check_of("checkpoint", function) for function in own),
+    )
 
 
 def merged_matches_unmerged(bench: Bench) -> Held:
@@ -74,7 +58,7 @@ def merged_matches_unmerged(bench: Bench) -> Held:
     for layer in lora_layers(bench):
         weight = layer.base_weight()
         expected = lora.merged_weight(weight, layer.factors)
-        allowed = lora.merge_bound(weight, layer.factors, layer.dtype)
+        allowed = _merge_bound(bench, layer, weight)
         ratio = float(np.max(lora.ratios(np.abs(layer.peft_merged() - expected), allowed)))
         if ratio > worst:
             worst, name = ratio, layer.name
@@ -84,7 +68,7 @@ def merged_matches_unmerged(bench: Bench) -> Held:
         raise CheckFailedError(
             f"merging {name} gives a weight {worst:.3g} times further from W + delta than rounding "
             "explains",
-            "serve the adapter unmerged, or merge with a peft version that passes this check",
+            MEND_MERGE,
             measured,
         )
     return Held(
@@ -110,6 +94,128 @@ def _merging_is_refused(bench: Bench) -> Held:
     return Held(
         message=f"PEFT refuses to merge, as it must ({bench.config.merge_refusal}); "
         "serve the adapter unmerged"
+    )
+
+
+def adapter_comes_back_from_merged(bench: Bench) -> Held:
+    """The merged model minus the base is the adapter again, and nothing else.
+
+    Each update is extracted from the difference as factors of its rank, and is the delta within
+    the bound; modules saved whole and trained token rows stand in the merged model as in the file;
+    every other tensor is the base's to the bit. One tensor is merged at a time.
+    """
+    if bench.config.merge_refusal:
+        return Held(message=f"not applicable: {bench.config.merge_refusal}")
+    from phi3_lora_qa.models.merge import merged_tensors
+
+    layers = {layer.name: layer for layer in lora_layers(bench)}
+    base, worst, name, kept = bench.run.base(bench), 0.0, "", 0
+    plain, weights = base.model.state_dict(), weights_of(bench.folder)
+    for full, merged in merged_tensors(base, bench.tuned, untied=True):
+        module = full.rpartition(".")[0]
+        if module in layers:
+            ratio = _extraction_error(bench, layers.pop(module), merged)
+            worst, name = max((worst, name), (ratio, module))
+        else:
+            _require_merged_as_saved(bench, weights, full, plain[full], merged)
+            kept += 1
+    if layers:
+        raise CheckFailedError(f"the merged model lacks {min(layers)}", MEND_MERGE)
+    measured = {"largest_error_over_bound": worst, "module": name}
+    if worst > 1.0:
+        raise CheckFailedError(
+            f"merged minus base gives back another update in {name}: {worst:.3g} times further "
+            "from the file's than rounding explains",
+            MEND_MERGE,
+            measured,
+        )
+    return Held(
+        message=f"merged minus base is each module's update again (at most {worst:.2g} of its "
+        f"bound), and {kept} other tensors are the base's or the file's to the bit",
+        measured=measured,
+    )
+
+
+def _merge_bound(bench: Bench, layer: LoraLayer, weight: lora.Array) -> lora.Array:
+    """The bound on each entry of a merged weight; its row norms are kept."""
+    bound = lora.merge_bound(weight, layer.factors, layer.dtype)
+    _ROW_BOUNDS.setdefault(bench, {})[layer.name] = np.linalg.norm(bound, axis=1)
+    return bound
+
+
+def _row_bounds(bench: Bench, layer: LoraLayer, weight: lora.Array) -> lora.Array:
+    if layer.name not in _ROW_BOUNDS.get(bench, {}):
+        _merge_bound(bench, layer, weight)
+    return _ROW_BOUNDS[bench][layer.name]
+
+
+def _extraction_error(bench: Bench, layer: LoraLayer, merged: "Tensor") -> float:
+    """How far the extracted update is from the file's delta, over what rounding allows.
+
+    With D = W' - W and V the row space of A, one step of subspace iteration gives Q from D·V and
+    the factors Q (out, r) and Qᵀ·D (r, in). As QQᵀD is D's best approximation with columns in Q,
+    and D·V·Vᵀ one of them, ‖QQᵀD - delta‖ <= 2·‖D - delta‖ <= 2·‖E‖ (Frobenius), where E is the
+    merge's own bound. DoRA's m / ‖V‖ is divided out of each row first; a row with m = 0 has none.
+    """
+    f, found = layer.factors, to_float64(merged)
+    found = found.T if layer.is_embedding else found
+    weight = layer.base_weight()
+    delta, bound = lora.delta(f), _row_bounds(bench, layer, weight)
+    if f.magnitude is not None:
+        rows = f.magnitude != 0
+        back = np.linalg.norm(weight[rows] + delta[rows], axis=1) / f.magnitude[rows]
+        found, weight, delta = found[rows] * back[:, None], weight[rows], delta[rows]
+        bound = bound[rows] * np.abs(back)
+    bound = np.where(np.isnan(bound), np.inf, bound)  # zero times a bound that promises nothing
+    difference = found - weight
+    span = np.linalg.qr(f.A.T).Q
+    basis = np.linalg.qr(difference @ span).Q
+    error = float(np.linalg.norm(basis @ (basis.T @ difference) - delta))
+    # What float64 itself rounds here, on matrices of this size.
+    own = float(lora.gamma(sum(weight.shape), "float64")) * float(np.linalg.norm(found))
+    return float(lora.ratios(np.array(error), np.array(2 * np.linalg.norm(bound) + own)))
+
+
+def _require_merged_as_saved(
+    bench: Bench, weights: SafetensorsFile, name: str, plain: "Tensor", merged: "Tensor"
+) -> None:
+    """Compare a tensor without factors: the file's, trained rows in the base's, the base's."""
+    import torch
+
+    whole = f"{PREFIX}{name}"
+    expected, source = plain, "the base's"
+    if whole in weights.tensors:
+        expected, source = torch.from_numpy(weights.tensor(whole)).to(plain.dtype), "the file's"
+    elif owner := _rows_owner(bench, name.rpartition(".")[0], weights.tensors):
+        rows = torch.from_numpy(weights.tensor(tensor_name(owner, Part.TOKENS))).to(plain.dtype)
+        expected, source = plain.clone(), "the base's with the file's rows"
+        expected[list(_tokens_of(bench.config, owner))] = rows
+    if not torch.equal(expected, merged):
+        by = float(np.max(np.abs(to_float64(expected) - to_float64(merged))))
+        raise CheckFailedError(
+            f"merged, {name} differs from {source} by up to {by:.3g}",
+            MEND_MERGE,
+            {"tensor": name, "difference": by},
+        )
+
+
+def _rows_owner(bench: Bench, module: str, tensors: Container[str]) -> str:
+    """The module under whose name the file has this module's trained rows; empty without any.
+
+    A head that is tied to its table takes the table's rows, and has none of its own on file.
+    """
+    tied = bench.run.base(bench).model.config.tie_word_embeddings and module == "lm_head"
+    for owner in (module, *(["model.embed_tokens"] if tied else [])):
+        if tensor_name(owner, Part.TOKENS) in tensors:
+            return owner
+    return ""
+
+
+def _tokens_of(config: LoraAdapterConfig, module: str) -> Sequence[int]:
+    return next(
+        tokens
+        for name, tokens in config.trainable_token_indices.items()
+        if module == name or module.endswith(f".{name}")
     )
 
 

@@ -1,0 +1,278 @@
+"""Checkpoint stage, low precision: the adapter on a base in bfloat16, in float16, and in 4 bits.
+
+No such base is made. The adapter attaches to a tree whose weights take no memory, and one module
+at a time gets its real weight, rounded. A module's own product W·x is taken as the module computes
+it, whatever the hardware does inside; what the adapter adds to it is held against the files.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.keys import TRAINED
+from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.gate.bench import Bench
+from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.checks.round_trips import saved
+from phi3_lora_qa.gate.layers import LoraLayer, lora_layers, to_float64
+from phi3_lora_qa.lora import bounds, reference
+from phi3_lora_qa.lora.reference import Array, Factors
+
+if TYPE_CHECKING:
+    import torch
+
+LOW = ("bfloat16", "float16")
+COMPUTE = "float32"
+"""What PEFT keeps factors in, and so what it computes their update in."""
+MEND = "serve this adapter on a base in float32, or with a peft version that passes this check"
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the checks on bases of low precision."""
+    return tuple(
+        check_of("checkpoint", function)
+        for function in (low_precision_base_is_within_bounds, quantised_base_is_within_bounds)
+    )
+
+
+def low_precision_base_is_within_bounds(bench: Bench) -> Held:
+    """On a bfloat16 and a float16 base the adapter attaches, in float32, and adds its update.
+
+    PEFT documents the float32 (``autocast_adapter_dtype``, on by default). Modules that are saved
+    whole take the base's dtype.
+    """
+    import torch
+
+    from phi3_lora_qa.models.attach import adapter_tensors, attach, hollow
+
+    layers, worst = lora_layers(bench), _Worst()
+    for low in LOW:
+        dtype = getattr(torch, low)
+        with saved(bench.tuned) as folder:
+            try:
+                model = attach(hollow(bench.run.base(bench).model, dtype), folder)
+            except AdapterError as error:
+                raise CheckFailedError(f"on a {low} base: {error}", MEND) from error
+        _require_float32(adapter_tensors(model), low)
+        for seed, layer in enumerate(layers):
+            there = model.get_submodule(f"base_model.model.{layer.name}")
+            with _weight(there.get_base_layer(), layer.layer.get_base_layer(), dtype):
+                worst.add(f"{layer.name} on a {low} base", layer, there, low, seed)
+    return worst.verdict(f"on bases in {' and '.join(LOW)}", len(layers))
+
+
+def quantised_base_is_within_bounds(bench: Bench) -> Held:
+    """On a base in 4 bits (NF4, computing in bfloat16, as for QLoRA) every module adds its update.
+
+    bitsandbytes is an optional package: where it is missing the check does not apply. It is never
+    what a verdict rests on, unlike a check that was promised and has not been run.
+    """
+    if find_spec("bitsandbytes") is None:
+        return Held(
+            message="not applicable: bitsandbytes is not installed "
+            '(pip install "phi3-lora-qa[qlora]")'
+        )
+    if refused := _refused_in_four_bits(bench.config):
+        return Held(message=f"not applicable: over 4 bits PEFT refuses an adapter with {refused}")
+    from peft.tuners.lora.layer import Linear
+
+    # As transformers quantises a model: linear layers, but for the head.
+    layers = [
+        layer
+        for layer in lora_layers(bench)
+        if isinstance(layer.layer, Linear) and layer.name != "lm_head"
+    ]
+    if not layers:
+        return Held(message="not applicable: the adapter has no linear module below the head")
+    worst = _Worst()
+    for seed, layer in enumerate(layers):
+        there = _on_four_bits(layer, bench.tuned.peft_config[layer.adapter])
+        worst.add(f"{layer.name} on a base in 4 bits", layer, there, LOW[0], seed)
+    return worst.verdict("on a base in 4 bits", len(layers))
+
+
+def _refused_in_four_bits(config: LoraAdapterConfig) -> str:
+    """The setting with which PEFT 0.21 builds no layer over a base in 4 bits; empty without one."""
+    if config.use_bdlora:
+        return "use_bdlora"
+    if config.velora_config:
+        return "velora_config"
+    if config.init_lora_weights in ("orthogonal", "mica"):
+        return f"init_lora_weights={config.init_lora_weights!r}"
+    return ""
+
+
+class _Worst:
+    """Keeps the module whose output comes nearest to its bound, or passes it."""
+
+    def __init__(self) -> None:
+        self.ratio, self.error, self.bound, self.name = 0.0, 0.0, 0.0, ""
+
+    def add(self, name: str, layer: LoraLayer, there: Any, low: str, seed: int) -> None:
+        error, bound = _error_and_bound(layer, there, low, seed)
+        ratios = bounds.ratios(error, bound)
+        at = int(np.argmax(ratios))
+        if ratios[at] > self.ratio:
+            self.ratio, self.name = float(ratios[at]), name
+            self.error, self.bound = float(error[at]), float(bound[at])
+
+    def verdict(self, where: str, modules: int) -> Held:
+        measured = {
+            "module": self.name, "error": self.error, "bound": self.bound, "ratio": self.ratio,
+            "modules": modules,
+        }  # fmt: skip
+        if self.ratio > 1.0:
+            raise CheckFailedError(
+                f"the output of {self.name} is off by {self.error:.3g}, where rounding allows "
+                f"{self.bound:.3g}",
+                MEND,
+                measured,
+            )
+        return Held(
+            message=f"{where} the adapter stays in {COMPUTE} and {modules} modules add their "
+            f"update; the largest error is {self.ratio:.2g} of its bound",
+            measured=measured,
+        )
+
+
+def _error_and_bound(layer: LoraLayer, there: Any, low: str, seed: int) -> tuple[Array, Array]:
+    """One drawn input's error, and its bound, both (out,).
+
+    With y for the module's own output as computed, u = s·(B·(A·x) + b) and q = 1, or DoRA's
+    m / ‖W + s·B·A‖ of each row, the module must give q·(y + u). The update is computed in float32,
+    with error e (`bounds.forward_bound` without W); the row norm errs relatively by
+    gamma_{in+2} + ‖E‖/‖V‖ (see `bounds.merge_bound`); six roundings at most meet y and u, and the
+    update and the sum are each rounded to the base's dtype.
+
+    Args:
+        layer: The module from the file's side.
+        there: PEFT's layer for it on the base of low precision.
+        low: The dtype of inputs and outputs.
+        seed: Draws the input.
+    """
+    import torch
+
+    f, plain = replace(layer.factors, magnitude=None), there.get_base_layer()
+    x, given = _draw(layer, low, seed)
+    with torch.inference_mode():
+        own, found = to_float64(plain(given)[0]), to_float64(there(given)[0])
+    nothing = np.zeros((f.B.shape[0], f.A.shape[1]))
+    update = reference.output(nothing, f, x)
+    error = bounds.forward_bound(nothing, f, x, COMPUTE)
+    gain, relative = np.ones(len(own)), np.zeros(len(own))
+    if layer.factors.magnitude is not None:
+        gain, relative = _gain(_weight_of(plain, layer), f, layer.factors.magnitude)
+    size = (np.abs(gain) + 1) * np.abs(own) + np.abs(gain * update)
+    spread = relative + 6 * bounds.UNIT_ROUNDOFF[COMPUTE]
+    inside = np.abs(gain) * error + spread * (1 + 2 * spread) * size
+    expected = gain * (own + update)
+    rounded = np.abs(gain * update) + np.abs(expected) + 2 * inside
+    least = 2 * bounds.SMALLEST_NORMAL[low]
+    allowed = inside + bounds.UNIT_ROUNDOFF[low] * (rounded + least)
+    return np.abs(found - expected), allowed
+
+
+def _draw(layer: LoraLayer, low: str, seed: int) -> "tuple[Array, torch.Tensor]":
+    """An input that ``low`` can hold, as float64 (in,) and as the module takes it.
+
+    Normal numbers; or one place of many, where the module is a table, or where PEFT adapts the
+    weight (`target_parameters`) and so rounds it before any product.
+    """
+    import torch
+    from peft.tuners.lora.layer import ParamWrapper
+
+    generator, inputs = np.random.default_rng(seed), int(layer.factors.A.shape[1])
+    if layer.is_embedding:
+        token = int(generator.integers(inputs))
+        return np.eye(1, inputs, token)[0], torch.tensor([token])
+    if isinstance(layer.layer, ParamWrapper):
+        x = torch.eye(inputs)[int(generator.integers(inputs))]
+    else:
+        x = torch.from_numpy(generator.standard_normal(inputs))
+    given = x.to(getattr(torch, low))[None]
+    return to_float64(given[0]), given
+
+
+def _weight_of(plain: Any, layer: LoraLayer) -> Array:
+    from peft.utils.integrations import dequantize_module_weight
+
+    weight = to_float64(dequantize_module_weight(plain))
+    return weight.T if layer.is_embedding else weight
+
+
+def _gain(weight: Array, plain: Factors, magnitude: Array) -> tuple[Array, Array]:
+    """DoRA's m / ‖V‖ of each row with V = W + s·B·A, and how far it may err relatively."""
+    norms = np.linalg.norm(weight + reference.delta(plain), axis=1)
+    error = np.linalg.norm(bounds.merge_bound(weight, plain, COMPUTE), axis=1)
+    return magnitude / norms, bounds.gamma(weight.shape[1] + 2, COMPUTE) + error / norms
+
+
+def _require_float32(tensors: "dict[str, torch.Tensor]", low: str) -> None:
+    endings = tuple(f".{part}" for part in TRAINED)
+    for name, tensor in tensors.items():
+        if name.endswith(endings) and str(tensor.dtype) != f"torch.{COMPUTE}":
+            raise CheckFailedError(
+                f"on a {low} base {name} becomes {tensor.dtype}, where PEFT promises "
+                f"torch.{COMPUTE}",
+                MEND,
+                {"tensor": name},
+            )
+
+
+@contextmanager
+def _weight(hollow: Any, real: Any, dtype: "torch.dtype") -> Iterator[None]:
+    """Give one module of the tree without weights its weight, rounded, for a while."""
+    empty = hollow.weight.data
+    hollow.weight.data = real.weight.detach().to(dtype)
+    try:
+        yield
+    finally:
+        hollow.weight.data = empty
+
+
+def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
+    """PEFT's own layer for this module over the base's weight in 4 bits, with the same factors."""
+    import bitsandbytes as bnb
+    import torch
+    from peft import inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
+    plain = layer.layer.get_base_layer()
+    four = bnb.nn.Linear4bit(
+        plain.in_features,
+        plain.out_features,
+        bias=False,
+        compute_dtype=getattr(torch, LOW[0]),
+        quant_type="nf4",
+    )
+    four.weight = bnb.nn.Params4bit(
+        plain.weight.detach().to(torch.float32), requires_grad=False, quant_type="nf4"
+    )
+    four.to("cpu")  # this is what quantises
+    leaf = layer.name.rpartition(".")[2]
+    box: Any = torch.nn.ModuleDict({leaf: four})
+    box.is_loaded_in_4bit = True  # by this PEFT chooses its layer
+    alone = replace(
+        config,
+        r=layer.layer.r[layer.adapter],
+        lora_alpha=layer.layer.lora_alpha[layer.adapter],
+        target_modules={leaf}, exclude_modules=None, rank_pattern={}, alpha_pattern={},
+        layers_to_transform=None, layers_pattern=None, modules_to_save=None,
+        trainable_token_indices=None, target_parameters=None, bias="none",
+    )  # fmt: skip
+    there = inject_adapter_in_model(alone, box, layer.adapter)[leaf]
+    cast_adapter_dtype(box, layer.adapter)  # as a PeftModel does it
+    there.load_state_dict(
+        {
+            name: tensor
+            for name, tensor in layer.layer.state_dict().items()
+            if not name.startswith("base_layer.")
+        },
+        strict=False,
+    )
+    return there.eval()
