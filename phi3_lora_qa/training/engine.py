@@ -1,11 +1,13 @@
 """One training run in memory: load the base, build TRL's trainer, evaluate, train, evaluate."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.data.training import TrainingData
 from phi3_lora_qa.engines.loralib import LoralibConfig
 from phi3_lora_qa.errors import InputError, MissingDependencyError, Phi3LoraQAError, escape
@@ -20,9 +22,12 @@ from phi3_lora_qa.training.targets import check_targets, linear_names
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftConfig
 
     from phi3_lora_qa.training.sft import LocalTrainer, Watcher
     from phi3_lora_qa.training.trainer import Job
+
+_SET_WHEN_SAVED = {"inference_mode", "auto_mapping", "peft_version"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,9 @@ def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> Train
             validation_rows=held_out.rows,
             watcher=watcher,
         )
+    if places.resume is not None and not job.is_loralib:
+        tuned: Any = trainer.model
+        require_same_adapter(places.resume, tuned.peft_config["default"])
     start = _trainable(trainer.model)
     with fitting_threads(trainer.model):
         tell.phase("evaluating the base")
@@ -159,6 +167,34 @@ def require_learned(start: Mapping[str, "torch.Tensor"], end: Mapping[str, "torc
             "training has changed nothing, and no adapter is saved; "
             "raise training.learning_rate or train more steps"
         )
+
+
+def require_same_adapter(checkpoint: Path, config: "PeftConfig") -> None:
+    """Refuse to go on from a checkpoint of another adapter.
+
+    Some settings (the rank) end in a library's error then, and others (alpha) in an adapter that
+    is neither the one nor the other.
+
+    Raises:
+        InputError: With the setting that differs.
+    """
+    try:
+        then = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read {CONFIG} of the checkpoint {checkpoint}: {error}; name another one"
+        ) from error
+    now = json.loads(json.dumps(config.to_dict(), default=sorted))
+    for name in sorted(now.keys() - _SET_WHEN_SAVED):
+        before, after = (
+            sorted(v) if isinstance(v, list) else v for v in (then.get(name), now[name])
+        )
+        if before != after:
+            raise InputError(
+                f"the checkpoint {checkpoint} was trained with {name} = "
+                f"{escape(repr(before), 100)}, not {escape(repr(after), 100)}; set that back, or "
+                "drop training.resume_from_checkpoint"
+            )
 
 
 def _final_loss(trainer: "LocalTrainer", watcher: "Watcher") -> float:

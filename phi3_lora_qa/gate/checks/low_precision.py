@@ -60,7 +60,7 @@ def low_precision_base_is_within_bounds(bench: Bench) -> Held:
                 raise CheckFailedError(f"on a {low} base: {error}", MEND) from error
         _require_float32(adapter_tensors(model), low)
         for seed, layer in enumerate(layers):
-            there = model.get_submodule(f"base_model.model.{layer.name}")
+            there: Any = model.get_submodule(f"base_model.model.{layer.name}")
             with _weight(there.get_base_layer(), layer.layer.get_base_layer(), dtype):
                 worst.add(f"{layer.name} on a {low} base", layer, there, low, seed)
     return worst.verdict(f"on bases in {' and '.join(LOW)}", len(layers))
@@ -265,7 +265,8 @@ def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
         layers_to_transform=None, layers_pattern=None, modules_to_save=None,
         trainable_token_indices=None, target_parameters=None, bias="none",
     )  # fmt: skip
-    there = inject_adapter_in_model(alone, box, layer.adapter)[leaf]
+    inject_adapter_in_model(alone, box, layer.adapter)
+    there = box[leaf]
     cast_adapter_dtype(box, layer.adapter)  # as a PeftModel does it
     there.load_state_dict(
         {

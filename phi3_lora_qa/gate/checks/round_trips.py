@@ -15,12 +15,11 @@ import numpy as np
 
 from phi3_lora_qa.adapter.folder import CONFIG, PICKLED_WEIGHTS, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import PREFIX, Part
-from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.errors import escape
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import to_float64
-from phi3_lora_qa.lora.reference import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +131,8 @@ def two_adapters_are_kept_apart(bench: Bench) -> Held:
     with saved(bench.tuned) as folder:
         both = _attached(bench, folder, act, FIRST)
         _write_weights(opposite, folder)
-        both.load_adapter(str(folder), SECOND, torch_device="cpu")
+        with _must_load(act):
+            both.load_adapter(str(folder), SECOND, torch_device="cpu")
     _require_same_tensors(expected, _adapter(both, FIRST), act)
     _require_same_logits(bench, both, act)
     with saved(both) as parent:
@@ -159,14 +159,8 @@ def transformers_loads_the_same(bench: Bench) -> Held:
     act = f"transformers {version('transformers')}'s load_adapter"
     expected = _adapter(bench.tuned)
     model = twin(bench.run.base(bench).model)
-    with saved(bench.tuned) as folder:
-        try:
-            model.load_adapter(str(folder), adapter_kwargs={"local_files_only": True})
-        except Exception as error:  # whatever a library raises on what it cannot load
-            raise CheckFailedError(
-                f"{act} cannot load it ({type(error).__name__}: {escape(str(error), 300)})",
-                MEND_TRANSFORMERS,
-            ) from error
+    with saved(bench.tuned) as folder, _must_load(act, MEND_TRANSFORMERS):
+        model.load_adapter(str(folder), adapter_kwargs={"local_files_only": True})
     found = {PREFIX + name: tensor for name, tensor in _adapter(model).items()}
     _require_same_names(expected, found, act)
     # On a base of low precision PEFT keeps factors in float32, transformers in the base's dtype.
@@ -194,13 +188,22 @@ def saved(model: Any, **options: Any) -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def _must_load(act: str, mend: str = MEND_PEFT) -> Iterator[None]:
+    """Say which round trip it was, whatever a library raises on what it cannot load."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckFailedError(
+            f"{act} fails ({type(error).__name__}: {escape(str(error), 300)})", mend
+        ) from error
+
+
 def _attached(bench: Bench, folder: Path, act: str, name: str = "default") -> Any:
     from phi3_lora_qa.models.attach import attach
 
-    try:
+    with _must_load(act):
         return attach(bench.run.base(bench).model, folder, name)
-    except AdapterError as error:
-        raise CheckFailedError(f"{act} fails: {error}", MEND_PEFT) from error
 
 
 def _adapter(model: Any, name: str = "default") -> "dict[str, Tensor]":
@@ -233,9 +236,10 @@ def _require_in_subfolder(
     from phi3_lora_qa.models.attach import twin
 
     act = f"loading it with subfolder={name!r}"
-    model = PeftModel.from_pretrained(
-        twin(bench.run.base(bench).model), str(parent), subfolder=name, torch_device="cpu"
-    )
+    with _must_load(act):
+        model = PeftModel.from_pretrained(
+            twin(bench.run.base(bench).model), str(parent), subfolder=name, torch_device="cpu"
+        )
     _require_same_tensors(expected, _adapter(model), act)
 
 
@@ -250,7 +254,7 @@ def _changed_magnitudes(
 
 
 def _require_as_on_file(
-    bench: Bench, names: Iterable[str], read: Callable[[str], Array], act: str
+    bench: Bench, names: Iterable[str], read: Callable[[str], Any], act: str
 ) -> int:
     import torch
 
