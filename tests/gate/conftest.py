@@ -2,16 +2,44 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from phi3_lora_qa.gate.bench import Bench
+from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.prepare import prepare, snapshot
 from phi3_lora_qa.settings import resolve
 
 MakeBench = Callable[..., Bench]
+
+
+def fails(check: Callable[..., Any], bench: Any) -> CheckFailedError:
+    with pytest.raises(CheckFailedError) as caught, bench.run.quietly("math"):
+        check(bench)
+    assert caught.value.fix
+    return caught.value
+
+
+def holds(check: Callable[..., Any], bench: Any) -> str:
+    with bench.run.quietly("math"):
+        return str(check(bench).message)
+
+
+def attached(bench: Bench) -> Bench:
+    """Attach the adapter, before a fault is planted in what attaches it."""
+    with bench.run.quietly("math"):
+        _ = bench.tuned
+    return bench
+
+
+@pytest.fixture
+def lora_linear() -> Any:
+    from peft.tuners.lora.layer import Linear
+
+    return Linear
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every check of the later stages fails on the fault that it is for, and says what and how.
+"""Every check of the math and quality stages fails on its fault, and says what and how.
 
 Faults that an adapter's files can carry are put into files. Faults of the library that serves the
 adapter are planted in peft's own methods.
@@ -14,23 +14,10 @@ import pytest
 
 from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.check import CheckFailedError
-from phi3_lora_qa.gate.checks import checkpoint, export, mathematics, quality
+from phi3_lora_qa.gate.checks import mathematics, quality
 from phi3_lora_qa.gate.layers import lora_layers
-from phi3_lora_qa.properties import to_float64
 from phi3_lora_qa.record import Outcome
-from tests.gate.conftest import MakeBench
-
-
-def fails(check: Callable[..., Any], bench: Any) -> CheckFailedError:
-    with pytest.raises(CheckFailedError) as caught, bench.run.quietly("math"):
-        check(bench)
-    assert caught.value.fix
-    return caught.value
-
-
-def holds(check: Callable[..., Any], bench: Any) -> str:
-    with bench.run.quietly("math"):
-        return str(check(bench).message)
+from tests.gate.conftest import MakeBench, fails, holds
 
 
 def scale_weights(adapter: Path, factor: float, part: str = "lora_B") -> Path:
@@ -41,13 +28,6 @@ def scale_weights(adapter: Path, factor: float, part: str = "lora_B") -> Path:
     scaled = {n: (t * factor).astype(t.dtype) if part in n else t for n, t in tensors.items()}
     save_file(scaled, weights, metadata={"format": "pt"})
     return adapter
-
-
-@pytest.fixture
-def lora_linear() -> Any:
-    from peft.tuners.lora.layer import Linear
-
-    return Linear
 
 
 def rewrite(adapter: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -188,82 +168,6 @@ def test_an_exploded_update_is_found_and_a_sound_one_is_not(
     assert "learning rate" in error.fix
 
 
-def test_checkpoint_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
-    bench = make_bench()
-    for check in checkpoint.checks():
-        assert holds(check.run, bench), check.name
-
-
-def test_a_tensor_that_changes_when_saved_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import peft.peft_model
-
-    real: Any = vars(peft.peft_model)["get_peft_model_state_dict"]
-
-    def rounded(*args: Any, **kwargs: Any) -> Any:
-        return {n: t.bfloat16().float() for n, t in real(*args, **kwargs).items()}
-
-    bench = make_bench()
-    with bench.run.quietly("math"):
-        _ = bench.tuned
-    monkeypatch.setattr(peft.peft_model, "get_peft_model_state_dict", rounded)
-    assert "change" in fails(checkpoint.saved_and_loaded_is_bit_exact, bench).message
-
-
-def test_a_merge_without_scaling_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
-) -> None:
-    bench = make_bench()
-    with bench.run.quietly("math"):
-        _ = bench.tuned
-    real = lora_linear.get_delta_weight
-    monkeypatch.setattr(
-        lora_linear, "get_delta_weight", lambda s, a: real(s, a) / s.scaling[a] * 1.5
-    )
-    assert "merging" in fails(checkpoint.merged_matches_unmerged, bench).message
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        checkpoint.base_is_unchanged_when_attached,
-        checkpoint.base_is_back_when_disabled,
-        checkpoint.base_is_back_when_unloaded,
-    ],
-)
-def test_a_base_that_was_written_to_is_found(
-    make_bench: MakeBench, check: Callable[..., Any]
-) -> None:
-    import torch
-
-    bench = make_bench(stage=["checkpoint"])
-    with bench.run.quietly("math"), torch.no_grad():
-        _ = bench.tuned
-        bench.run.base(bench).model.model.layers[0].mlp.down_proj.weight[0].add_(0.5)
-    error = fails(check, bench)
-    assert "base" in error.message or "logits" in error.message
-
-
-def test_export_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
-    assert "answers alike" in holds(export.exported_model_answers_alike, make_bench())
-
-
-def test_a_merged_model_that_answers_differently_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from phi3_lora_qa.models import merge
-
-    monkeypatch.setattr(
-        merge,
-        "_merged_module",
-        lambda module, adapter: (
-            module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        ),
-    )
-    assert "differs" in fails(export.exported_model_answers_alike, make_bench()).message
-
-
 def limits_file(folder: Path, *limits: tuple[str, str, str, float]) -> Path:
     path = folder / "limits.toml"
     path.write_text(
@@ -358,43 +262,6 @@ def test_what_only_the_base_cannot_do_is_no_fault_of_the_adapter(make_bench: Mak
     assert fails(quality.every_item_is_scored, bench).outcome is Outcome.ERROR
 
 
-@pytest.mark.parametrize("place", [0, 7, 15])
-def test_a_nan_in_one_module_is_not_forgotten_at_the_next(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any, place: int
-) -> None:
-    bench = make_bench()
-    with bench.run.quietly("math"):
-        spoilt = lora_layers(bench)[place].layer
-    real = lora_linear.merge
-
-    def merge(self: Any, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs)
-        if self.out_features == spoilt.out_features and np.array_equal(
-            to_float64(self.lora_B["default"].weight), to_float64(spoilt.lora_B["default"].weight)
-        ):
-            self.get_base_layer().weight.data[0, 0] = float("nan")
-
-    monkeypatch.setattr(lora_linear, "merge", merge)
-    assert fails(checkpoint.merged_matches_unmerged, bench).measured["module"]
-
-
-def test_a_merged_model_without_a_loss_is_found_wherever_the_item_stands(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
-
-    from phi3_lora_qa.gate.context import Run
-
-    real = Run.score_merged
-
-    def last_is_nan(*args: Any) -> Any:
-        scores = real(*args)
-        return (*scores[:-1], replace(scores[-1], loss=float("nan")))
-
-    monkeypatch.setattr(Run, "score_merged", last_is_nan)
-    assert "nan" in fails(export.exported_model_answers_alike, make_bench()).message
-
-
 def test_factors_that_peft_does_not_adapt_are_named(make_bench: MakeBench) -> None:
     bench = make_bench()
     stray = dict(bench.factors)
@@ -407,5 +274,5 @@ def test_factors_that_peft_does_not_adapt_are_named(make_bench: MakeBench) -> No
 def test_without_a_linear_module_the_math_has_not_been_run(make_bench: MakeBench) -> None:
     bench = make_bench()
     bench.__dict__["factors"] = {}
-    for check in (*mathematics.checks(), checkpoint.checks()[1]):
+    for check in mathematics.checks():
         assert fails(check.run, bench).outcome is Outcome.NOT_RUN, check.name
