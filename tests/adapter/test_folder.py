@@ -32,6 +32,38 @@ def test_a_path_that_is_no_folder_is_an_error_with_its_fix(folder: Path, tmp_pat
             AdapterFolder.open(path)
 
 
+def test_a_folder_of_adapters_is_no_adapter_and_names_those_to_choose_from(tmp_path: Path) -> None:
+    for name in ("first", "second", "checkpoint-10"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG).write_bytes(b"{}")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "first")
+    with pytest.raises(AdapterError) as caught:
+        AdapterFolder.open(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} is no adapter, but holds 3 in its folders; give one of them: "
+        f"{tmp_path / 'checkpoint-10'}, {tmp_path / 'first'}, {tmp_path / 'second'}"
+    )
+
+
+def test_an_adapter_with_others_in_its_folders_is_an_adapter(folder: Path) -> None:
+    (folder / "second").mkdir()
+    (folder / "second" / CONFIG).write_bytes(b"{}")
+    for name in (CONFIG, WEIGHTS):
+        assert AdapterFolder.open(folder).entries["second"].kind is EntryKind.FOLDER
+        (folder / name).unlink()
+    with pytest.raises(AdapterError, match="holds 1 in its folders"):
+        AdapterFolder.open(folder)
+
+
+def test_of_many_adapters_a_few_are_named(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"a{number:02}").mkdir()
+        (tmp_path / f"a{number:02}" / CONFIG).touch()
+    with pytest.raises(AdapterError, match=r"holds 20 .*/a07 and 12 more$"):
+        AdapterFolder.open(tmp_path)
+
+
 def test_regular_files_are_read_and_hashed(folder: Path) -> None:
     opened = AdapterFolder.open(folder)
     assert opened.read_bytes(WEIGHTS, 100) == b"weights"

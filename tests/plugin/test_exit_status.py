@@ -1,5 +1,6 @@
 """The exit status is true to the verdict, whatever a project's own plugins do to the session."""
 
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -153,3 +154,15 @@ def test_a_base_in_a_file_is_relative_to_that_file(
     monkeypatch.chdir(pytester.mkdir("below"))
     result = run(pytester, good_adapter)
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
+
+
+def test_a_folder_of_adapters_ends_with_2_and_names_those_to_choose_from(
+    pytester: pytest.Pytester, good_adapter: Path
+) -> None:
+    both = pytester.path / "both"
+    for name in ("first", "second"):
+        shutil.copytree(good_adapter, both / name)
+    result = run(pytester, both)
+    assert result.ret == 2
+    said = result.stdout.str() + result.stderr.str()
+    assert f"give one of them: {both / 'first'}, {both / 'second'}" in said

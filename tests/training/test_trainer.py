@@ -170,16 +170,6 @@ def test_the_same_seed_gives_the_same_adapter_to_the_bit_and_another_seed_anothe
     assert again.log == trained.log
 
 
-def test_training_that_is_resumed_ends_where_it_would_have_ended(
-    trained: TrainResult, train_tiny: Any, tmp_path: Path
-) -> None:
-    resumed = train_tiny(
-        tmp_path / "resumed", training={"resume_from_checkpoint": str(trained.checkpoints[0])}
-    )
-    assert weights(resumed.adapter) == weights(trained.adapter)
-    assert resumed.loss_before == trained.loss_before
-
-
 def test_training_says_nothing_on_its_own(
     train_tiny: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
