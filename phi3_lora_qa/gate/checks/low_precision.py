@@ -19,9 +19,10 @@ from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.checks.round_trips import saved
-from phi3_lora_qa.gate.layers import LoraLayer, lora_layers, to_float64
-from phi3_lora_qa.lora import bounds, reference
-from phi3_lora_qa.lora.reference import Array, Factors
+from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
+from phi3_lora_qa.lora import Approximation, Arithmetic, Array, Factors, exact, ratios
+from phi3_lora_qa.lora.bounds import approximate_delta, approximate_gain
+from phi3_lora_qa.properties.torch_layer import to_float64
 
 if TYPE_CHECKING:
     import torch
@@ -115,10 +116,10 @@ class _Worst:
 
     def add(self, name: str, layer: LoraLayer, there: Any, low: str, seed: int) -> None:
         error, bound = _error_and_bound(layer, there, low, seed)
-        ratios = bounds.ratios(error, bound)
-        at = int(np.argmax(ratios))
-        if ratios[at] > self.ratio:
-            self.ratio, self.name = float(ratios[at]), name
+        found = ratios(error, bound)
+        at = int(np.argmax(found))
+        if found[at] > self.ratio:
+            self.ratio, self.name = float(found[at]), name
             self.error, self.bound = float(error[at]), float(bound[at])
 
     def verdict(self, where: str, modules: int) -> Held:
@@ -143,11 +144,10 @@ class _Worst:
 def _error_and_bound(layer: LoraLayer, there: Any, low: str, seed: int) -> tuple[Array, Array]:
     """One drawn input's error, and its bound, both (out,).
 
-    With y for the module's own output as computed, u = s·(B·(A·x) + b) and q = 1, or DoRA's
-    m / ‖W + s·B·A‖ of each row, the module must give q·(y + u). The update is computed in float32,
-    with error e (`bounds.forward_bound` without W); the row norm errs relatively by
-    gamma_{in+2} + ‖E‖/‖V‖ (see `bounds.merge_bound`); six roundings at most meet y and u, and the
-    update and the sum are each rounded to the base's dtype.
+    With y for the module's own output as computed, u = s·(B·(A·x) + b) and g = 1, or DoRA's
+    m / ‖W + s·B·A‖ of each row, the module must give g·(y + u). It is computed in float32, as
+    `forward_bound` has it, from a y that is stored and so exact. The result is rounded to the
+    base's dtype, and over 4 bits the update is so before.
 
     Args:
         layer: The module from the file's side.
@@ -157,24 +157,34 @@ def _error_and_bound(layer: LoraLayer, there: Any, low: str, seed: int) -> tuple
     """
     import torch
 
-    f, plain = replace(layer.factors, magnitude=None), there.get_base_layer()
+    plain = there.get_base_layer()
     x, given = _draw(layer, low, seed)
     with torch.inference_mode():
-        own, found = to_float64(plain(given)[0]), to_float64(there(given)[0])
-    nothing = np.zeros((f.B.shape[0], f.A.shape[1]))
-    update = reference.output(nothing, f, x)
-    error = bounds.forward_bound(nothing, f, x, COMPUTE)
-    gain, relative = np.ones(len(own)), np.zeros(len(own))
-    if layer.factors.magnitude is not None:
-        gain, relative = _gain(_weight_of(plain, layer), f, layer.factors.magnitude)
-    size = (np.abs(gain) + 1) * np.abs(own) + np.abs(gain * update)
-    spread = relative + 6 * bounds.UNIT_ROUNDOFF[COMPUTE]
-    inside = np.abs(gain) * error + spread * (1 + 2 * spread) * size
-    expected = gain * (own + update)
-    rounded = np.abs(gain * update) + np.abs(expected) + 2 * inside
-    least = 2 * bounds.SMALLEST_NORMAL[low]
-    allowed = inside + bounds.UNIT_ROUNDOFF[low] * (rounded + least)
-    return np.abs(found - expected), allowed
+        own, found = to_float64(plain(given)), to_float64(there(given))
+    weight = None if layer.factors.magnitude is None else _weight_of(plain, layer)
+    expected, update = _computed(layer.factors, weight, x[None], exact(own))
+    stored = Arithmetic(dtype=low)
+    bound = expected.error + stored.rounding(update.reach)
+    bound = bound + stored.rounding(np.abs(expected.value) + bound)
+    return np.abs(found - expected.value)[0], bound[0]
+
+
+def _computed(
+    f: Factors, weight: Array | None, x: Array, own: Approximation
+) -> tuple[Approximation, Approximation]:
+    """The output for x (1, in) in float32, and the update within it, both (1, out)."""
+    inside = Arithmetic(dtype=COMPUTE)
+    low_rank = inside.product(inside.product(exact(x), exact(f.A.T)), exact(f.B.T))
+    if f.bias is not None:
+        low_rank = inside.add(low_rank, exact(f.bias[None]))
+    if weight is None or f.magnitude is None:
+        update = inside.scale(low_rank, f.scaling)
+        return inside.add(own, update), update
+    combined = inside.add(exact(weight), approximate_delta(f, inside))
+    gain = approximate_gain(combined, f.magnitude, inside).column().transposed()
+    more = inside.times(inside.subtract(gain, exact(np.ones((1, 1)))), own)
+    update = inside.add(more, inside.scale(inside.times(gain, low_rank), f.scaling))
+    return inside.add(own, update), update
 
 
 def _draw(layer: LoraLayer, low: str, seed: int) -> "tuple[Array, torch.Tensor]":
@@ -203,13 +213,6 @@ def _weight_of(plain: Any, layer: LoraLayer) -> Array:
 
     weight = to_float64(dequantize_module_weight(plain))
     return weight.T if layer.is_embedding else weight
-
-
-def _gain(weight: Array, plain: Factors, magnitude: Array) -> tuple[Array, Array]:
-    """DoRA's m / ‖V‖ of each row with V = W + s·B·A, and how far it may err relatively."""
-    norms = np.linalg.norm(weight + reference.delta(plain), axis=1)
-    error = np.linalg.norm(bounds.merge_bound(weight, plain, COMPUTE), axis=1)
-    return magnitude / norms, bounds.gamma(weight.shape[1] + 2, COMPUTE) + error / norms
 
 
 def _require_float32(tensors: "dict[str, torch.Tensor]", low: str) -> None:
