@@ -179,7 +179,7 @@ def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Facto
             rslora=False,
             magnitude=f.magnitude is not None,
             bias=f.bias is not None,
-        )
+        ).filter(_has_alpha)
     )
     built = layer.build(case)
     built.add(SECOND, second)
@@ -203,12 +203,17 @@ def _combined(
             dtype=case.dtype,
             kinds=("ordinary",),
             rslora=False,
-        )
+        ).filter(_has_alpha)
     )
     built = layer.build(replace(case, factors=plain))
     built.add(SECOND, second)
     weights = (draw(WEIGHTS), draw(WEIGHTS))
     return [plain, second], weights, built.combine((FIRST, SECOND), weights, how)
+
+
+def _has_alpha(factors: Factors) -> bool:
+    """Whether alpha = s · r gives s back, so that a config can say it."""
+    return scaling_of(factors.scaling * factors.rank, factors.rank) == factors.scaling
 
 
 def _update(factors: Factors, x: Array) -> Array:

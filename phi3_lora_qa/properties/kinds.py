@@ -8,6 +8,7 @@ from phi3_lora_qa.properties.property import Property, UnderTest, all_properties
 
 _PEFT = "phi3_lora_qa.properties.peft_layers"
 _LORALIB = "phi3_lora_qa.properties.loralib_layers"
+_MODEL = "phi3_lora_qa.properties.peft_model"
 _CLASSES = {
     "peft.linear": (_PEFT, "PeftLinear"),
     "peft.safe_merge": (_PEFT, "PeftSafeMerge"),
@@ -18,6 +19,7 @@ _CLASSES = {
     "peft.conv1d": (_PEFT, "PeftConv1d"),
     "peft.conv2d": (_PEFT, "PeftConv2d"),
     "peft.conv3d": (_PEFT, "PeftConv3d"),
+    "peft.model": (_MODEL, "PeftPhi3"),
     "loralib.linear": (_LORALIB, "LoralibLinear"),
     "loralib.fan_in_fan_out": (_LORALIB, "LoralibTransposed"),
     "loralib.embedding": (_LORALIB, "LoralibEmbedding"),

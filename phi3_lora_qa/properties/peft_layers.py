@@ -121,17 +121,17 @@ class PeftLinear(TorchLayer):
 
     def merge(self) -> None:
         """Merge the active adapters."""
-        with _quiet():
+        with quiet():
             self.model.merge_adapter(safe_merge=self.safe_merge)
 
     def unmerge(self) -> None:
         """Unmerge whatever is merged."""
-        with _quiet():
+        with quiet():
             self.model.unmerge_adapter()
 
     def switch(self, on: bool) -> None:
         """Disable or enable the adapter layers."""
-        with _quiet():
+        with quiet():
             if on:
                 self.model.base_model.enable_adapter_layers()
             else:
@@ -147,7 +147,7 @@ class PeftLinear(TorchLayer):
 
         twin = type(self)(self.case)
         base: Any = boxed(self.base(self.case))
-        with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, _quiet():
+        with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, quiet():
             self.model.save_pretrained(folder)
             twin.module = PeftModel.from_pretrained(
                 base, folder, autocast_adapter_dtype=self.autocast
@@ -161,7 +161,7 @@ class PeftLinear(TorchLayer):
         """Add an adapter with add_adapter."""
         alpha = alpha_for(factors.scaling, factors.rank)
         config = self.config(factors, alpha, rslora=False, dropout=0.0)
-        with _quiet():
+        with quiet():
             self.model.add_adapter(name, config, autocast_adapter_dtype=self.autocast)
         parts = {"A": factors.A, "B": factors.B, "magnitude": factors.magnitude,
                  "bias": factors.bias}  # fmt: skip
@@ -192,7 +192,7 @@ class PeftLinear(TorchLayer):
 
     def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
         """Combine with add_weighted_adapter, at density 1 where there is one."""
-        with _quiet():
+        with quiet():
             self.model.add_weighted_adapter(
                 list(names), list(weights), "combined", combination_type=how, density=1.0
             )
@@ -408,7 +408,7 @@ def _cut(inside: int, dims: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """PEFT warns of what the properties do on purpose, such as merging twice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

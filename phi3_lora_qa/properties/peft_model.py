@@ -1,0 +1,152 @@
+"""A tiny Phi-3 with an adapter, as PEFT makes, saves, loads and merges it."""
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from phi3_lora_qa.lora import Array
+from phi3_lora_qa.properties.models import ModelCase, ModelUnderTest
+from phi3_lora_qa.properties.peft_layers import quiet
+from phi3_lora_qa.properties.torch_layer import to_float64
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
+
+_ADAPTERS = ("lora_", "modules_to_save", "trainable_tokens")
+
+
+class PeftPhi3(ModelUnderTest):
+    """`Phi3ForCausalLM` in float64 below PEFT."""
+
+    known_faults: ClassVar[Mapping[str, str]] = {
+        "model_patterns_keep_their_order": "save_pretrained sorts rank_pattern and alpha_pattern, "
+        "and the first pattern that matches counts; write patterns that do not overlap",
+    }
+
+    def __init__(self, model: Any, case: ModelCase) -> None:
+        self.model, self.case = model, case
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[ModelCase]":
+        """Tiny models, every LoraConfig that is valid for them, padded batches."""
+        from hypothesis import strategies as st
+
+        from phi3_lora_qa.strategies import batches, lora_configs, phi3_configs
+
+        return phi3_configs().flatmap(
+            lambda config: st.builds(
+                ModelCase,
+                phi3=st.just(config),
+                lora=lora_configs(config),
+                batch=batches(config, max_rows=3, max_tokens=12),
+                seed=st.integers(0, 2**16),
+            )
+        )
+
+    @classmethod
+    def _base(cls, case: ModelCase) -> Any:
+        import torch
+        from transformers import Phi3ForCausalLM
+
+        with torch.random.fork_rng():
+            torch.manual_seed(case.seed)
+            return Phi3ForCausalLM(copy.deepcopy(case.phi3)).eval()
+
+    @classmethod
+    def build(cls, case: ModelCase) -> Self:
+        """Let get_peft_model put the adapter in, and fill every trained parameter."""
+        import torch
+        from peft import get_peft_model
+
+        with torch.random.fork_rng(), quiet():
+            base = cls._base(case)
+            torch.manual_seed(case.seed + 1)
+            model: Any = get_peft_model(
+                base, copy.deepcopy(case.lora), autocast_adapter_dtype=False
+            )
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if any(part in name for part in _ADAPTERS):
+                        # Near what it was: a magnitude or a norm stays positive.
+                        parameter.add_(0.05 * torch.randn_like(parameter))
+        # Made in float32, as some starts (MiCA's) know no float64; run in float64.
+        return cls(model.double().eval(), case)
+
+    @classmethod
+    def base_logits(cls, case: ModelCase) -> Array:
+        """Run the base alone."""
+        return cls(cls._base(case).double(), case).logits(
+            case.batch.input_ids, case.batch.attention_mask
+        )
+
+    def logits(self, ids: Any, mask: Any) -> Array:
+        """Run the model."""
+        import torch
+
+        with torch.no_grad(), quiet():
+            found = self.model(
+                input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask),
+                use_cache=False,
+            )  # fmt: skip
+        return to_float64(found.logits)
+
+    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
+        """Run it within disable_adapter."""
+        with self.model.disable_adapter():
+            return self.logits(ids, mask)
+
+    def merged(self) -> Self:
+        """Merge with merge_and_unload."""
+        with quiet():
+            return type(self)(self.model.merge_and_unload(), self.case)
+
+    def unloaded(self) -> Self:
+        """Take PEFT's layers out with unload."""
+        with quiet():
+            return type(self)(self.model.unload(), self.case)
+
+    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
+        """Call save_pretrained, from_pretrained onto a fresh base, and save_pretrained again."""
+        from peft import PeftModel
+
+        with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, quiet():
+            first, second = Path(folder, "first"), Path(folder, "second")
+            self.model.save_pretrained(str(first))
+            loaded: Any = PeftModel.from_pretrained(
+                self._base(self.case), str(first), adapter_name=name, autocast_adapter_dtype=False
+            )
+            loaded.double().save_pretrained(str(second))
+            if name != "default":
+                second = second / name
+            weights = "adapter_model.safetensors"
+            stable = (first / weights).read_bytes() == (second / weights).read_bytes()
+        return type(self)(loaded.eval(), self.case), stable
+
+    def scalings(self) -> Mapping[str, tuple[int, float]]:
+        """Rank and scaling of PEFT's layers."""
+        from peft.tuners.lora.layer import LoraLayer
+
+        return {
+            name.removeprefix("base_model.model."): (m.r["default"], m.scaling["default"])
+            for name, m in self.model.named_modules()
+            if isinstance(m, LoraLayer) and "default" in m.r
+        }
+
+    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """One step of SGD on all that requires a gradient."""
+        import torch
+
+        base = {n: p for n, p in self.model.named_parameters()
+                if not any(part in n for part in _ADAPTERS)}  # fmt: skip
+        before = {name: to_float64(parameter) for name, parameter in base.items()}
+        self.model.train()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=1.0)
+        ids = torch.from_numpy(self.case.batch.input_ids)
+        with quiet():
+            loss = self.model(input_ids=ids, use_cache=False).logits.square().mean()
+        loss.backward()
+        optimizer.step()
+        return before, {name: to_float64(parameter) for name, parameter in base.items()}
