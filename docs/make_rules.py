@@ -18,6 +18,13 @@ FAMILIES = {
     "lint": "That the linter itself could do its work.",
 }
 
+_NEEDS = {
+    "base": "a base",
+    "base weights": "a base with its weights",
+    "tokenizer": "a tokenizer",
+    "manifest": "a manifest",
+}
+
 
 def pages() -> dict[str, str]:
     """Return the content of every page by its file name."""
@@ -36,8 +43,8 @@ def pages() -> dict[str, str]:
 
 
 def _entry(rule: Rule) -> str:
-    needs = [need for need in rule.needs if need in ("base", "tokenizer", "manifest")]
-    condition = f" Checked where there is a {' and a '.join(needs)}." if needs else ""
+    needs = [_NEEDS[need] for need in rule.needs if need in _NEEDS]
+    condition = f" Checked where there is {' and '.join(needs)}." if needs else ""
     return (
         f"\n## {rule.id}\n\n**{rule.severity}.** {rule.title}.{condition}\n\n"
         f"*Why it matters.* {rule.why}\n\n*How to mend it.* {rule.fix}.\n"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from phi3_lora_qa.adapter.identity import fingerprint
-from phi3_lora_qa.adapter.safetensors import SafetensorsFile, TensorInfo, open_path
+from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
 
@@ -62,7 +62,8 @@ class BaseFiles:
     def open(cls, path: Path | str, elsewhere: tuple[SafetensorsFile, ...] = ()) -> "BaseFiles":
         """Read config.json, and the headers of the weights where they are there.
 
-        Without weights the modules follow from config.json, as the architecture is known.
+        Without weights, and where they are quantised and so have other names and shapes, the
+        modules follow from config.json, as the architecture is known.
 
         Args:
             path: The folder.
@@ -82,7 +83,8 @@ class BaseFiles:
         files = elsewhere or tuple(here)
         tied = bool(config.get("tie_word_embeddings", False))
         try:
-            modules = _from_tensors(files, tied=tied) if files else phi3_modules(config)
+            whole = bool(files) and not _is_quantised(config, files)
+            modules = _from_tensors(files, tied=tied) if whole else phi3_modules(config)
         except (KeyError, TypeError, ValueError) as error:
             raise BaseModelError(
                 f"config.json in {escape(str(folder))} is not Phi-3's ({error}); fetch it again"
@@ -96,9 +98,14 @@ class BaseFiles:
         return fingerprint(self.files, tied=bool(self.config.get("tie_word_embeddings", False)))
 
     def tensor(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
-        """Return where the weight of a module lies, or None where no weights are there."""
-        name = f"{module}.weight"
-        return next(((f, f.tensors[name]) for f in self.files if name in f.tensors), None)
+        """Return where the weight of a module lies; that of a tied head is the embedding table.
+
+        None where no weights are there, or they are quantised and so cannot be compared.
+        """
+        tied = module == "lm_head" and self.config.get("tie_word_embeddings")
+        names = [f"{module}.weight", *(["model.embed_tokens.weight"] if tied else [])]
+        places = ((f, f.tensors[name]) for name in names for f in self.files if name in f.tensors)
+        return next((place for place in places if place[1].dtype in READABLE), None)
 
     def read_text(self, name: str, cap: int, /) -> bytes | None:
         """Return a small file of the folder (a tokenizer's), or None where it is missing.
@@ -111,6 +118,17 @@ class BaseFiles:
             return _read(path, cap) if path.is_file() else None
         except OSError as error:
             raise _unreadable(path, error) from error
+
+
+def spread(rows: int, *, each: int = 8) -> tuple[slice, ...]:
+    """Return eight blocks of ``each`` rows, evenly spaced, the first and the last rows among them.
+
+    All rows are one block where there are no more than that.
+    """
+    if rows <= 8 * each:
+        return (slice(0, rows),)
+    starts = (number * (rows - each) // 7 for number in range(8))
+    return tuple(slice(start, start + each) for start in starts)
 
 
 def phi3_skeleton(layers: int) -> Mapping[str, BaseModule]:
@@ -165,6 +183,15 @@ def phi3_modules(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
             )
             for name, module in phi3_skeleton(_size(config, "num_hidden_layers")).items()
         }
+    )
+
+
+def _is_quantised(config: Mapping[str, Any], files: tuple[SafetensorsFile, ...]) -> bool:
+    """Whether the projections are packed as integers: by bitsandbytes, GPTQ, AWQ and the like."""
+    return bool(config.get("quantization_config")) or any(
+        "_proj." in name and info.dtype[0] in "IU"
+        for file in files
+        for name, info in file.tensors.items()
     )
 
 

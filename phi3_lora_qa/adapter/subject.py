@@ -23,6 +23,7 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError
 
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure
+    from phi3_lora_qa.adapter.safetensors import Array
 
 T = TypeVar("T")
 
@@ -44,21 +45,24 @@ class Subject:
         """Whether a part is there for a rule to look at."""
         match need:
             case "config":
-                return self._config is not None
+                found: object = self._config is not None
             case "weights":
-                return self._weights is not None
+                found = self._weights is not None
             case "implied":
-                return self._implied is not None and self._weights is not None
+                found = self._implied is not None and self._weights is not None
             case "base":
-                return self._base is not None
+                found = self._base is not None
+            case "base weights":
+                found = self._has_base_weights
             case "tokenizer":
-                return any(self.folder.file(name) for name in TOKENIZER_FILES)
+                found = any(self.folder.file(name) for name in TOKENIZER_FILES)
             case "manifest":
-                return self._manifest is not None
+                found = self._manifest is not None
+        return bool(found)
 
     @property
     def base(self) -> BaseFiles:
-        """The base's files (need: base)."""
+        """The base's files (need: base, or base weights)."""
         return _there(self._base)
 
     @property
@@ -105,12 +109,20 @@ class Subject:
 
     def factors(self, module: str) -> "tuple[TensorMeasure, TensorMeasure] | None":
         """Return the measures of a module's A and B, or None unless both are there."""
+        names = self.factor_names(module)
+        return (self.measures[names[0]], self.measures[names[1]]) if names else None
+
+    def factor_names(self, module: str) -> tuple[str, str] | None:
+        """Return the names of a module's measured A and B, or None unless both are there."""
         for first, second in ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B)):
-            a = self.measures.get(tensor_name(module, first))
-            b = self.measures.get(tensor_name(module, second))
-            if a and b:
-                return a, b
+            names = tensor_name(module, first), tensor_name(module, second)
+            if all(name in self.measures for name in names):
+                return names
         return None
+
+    def tensor(self, name: str, rows: slice | None = None) -> "Array":
+        """Read a tensor, or some of its rows, by the name that peft writes (need: weights)."""
+        return self.weights.tensor(self.keys[name].name, rows)
 
     @cached_property
     def measures(self) -> "Mapping[str, TensorMeasure]":
@@ -136,10 +148,16 @@ class Subject:
 
         found = {}
         for module in self.implied.targeted:
-            pair = self.factors(module)
-            stacked = self.config.use_bdlora is not None
-            scaling = self.matching.scaling(module)
-            sized = delta(*pair, scaling, stacked=stacked) if pair else None
+            if (names := self.factor_names(module)) is None:
+                continue
+            a, b = names
+            sized = delta(
+                self.measures[a],
+                self.measures[b],
+                self.matching.scaling(module),
+                read=lambda a=a, b=b: (self.tensor(a), self.tensor(b)),  # type: ignore[misc]
+                stacked=self.config.use_bdlora is not None,
+            )
             if sized is not None:
                 found[module] = sized
         return found
@@ -212,6 +230,17 @@ class Subject:
         )
         tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
         return self._try("matching", lambda: imply(config, matching, modules, tied=tied))
+
+    @property
+    def _has_base_weights(self) -> bool:
+        """Whether the base has weights that can be compared, of a module that was trained."""
+        base, implied = self._base, self._implied
+        if base is None or implied is None:
+            return False
+        rows = self._config.trainable_token_indices if self._config else {}
+        tables = [name for name in base.modules if name.rpartition(".")[2] in rows]
+        names = (*implied.targeted, *implied.saved, *tables)
+        return any(base.tensor(name) is not None for name in names)
 
     @cached_property
     def _manifest(self) -> Manifest | None:

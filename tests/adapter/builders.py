@@ -173,7 +173,7 @@ def lora_bias() -> Adapter:
     adapter = plain()
     adapter.config["lora_bias"] = True
     for module in module_names():
-        bias = np.full(sizes(module)[1], 0.01, "float32") + np.arange(sizes(module)[1], dtype="f4")
+        bias = np.random.default_rng(3).normal(0, 0.01, sizes(module)[1]).astype("float32")
         adapter.tensors[f"{P}{module}.lora_B.bias"] = bias
     return adapter
 
@@ -195,7 +195,7 @@ def rank_pattern() -> Adapter:
 def embeddings() -> Adapter:
     adapter = plain()
     adapter.config["target_modules"] = [*LEAVES, "embed_tokens", "lm_head"]
-    adapter.tensors |= factors(["lm_head"])
+    adapter.tensors |= factors(["lm_head"], seed=3)
     random = np.random.default_rng(2)
     a = random.normal(0, 0.1, (RANK, VOCABULARY)).astype("float32")
     a[:, VOCABULARY // 2 :] = 0  # tokens that training never saw

@@ -8,27 +8,33 @@ it must find, and a healthy variant if it could ever be wrong.
 from phi3_lora_qa.adapter.rules import (
     base,
     config,
+    copies,
     export,
     files,
     linter,
     manifest,
     rendering,
+    replaced,
     targets,
     tensors,
     tokenizer,
     values,
+    whole,
 )
 
 __all__ = [
     "base",
     "config",
+    "copies",
     "export",
     "files",
     "linter",
     "manifest",
     "rendering",
+    "replaced",
     "targets",
     "tensors",
     "tokenizer",
     "values",
+    "whole",
 ]

@@ -1,11 +1,15 @@
-"""Family values: what the numbers say. Most of these load without a word."""
+"""Family values: what the numbers say, of the factors above all. Most of these load without a word.
+
+What is said of whole modules, rows and magnitudes stands in `whole`, of copies in `copies`.
+"""
 
 from collections.abc import Iterator
 from statistics import median
 
+from phi3_lora_qa.adapter.base import ModuleKind
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.keys import TRAINED, Part, tensor_name
+from phi3_lora_qa.adapter.keys import TRAINED, Part
 from phi3_lora_qa.adapter.subject import Subject
 
 MAX_GAIN = 100.0
@@ -16,10 +20,20 @@ them. Phi-3's own projections have 1 to 5, trained adapters 0.001 to 5, and rand
 alpha/r = 16 about 6. Logits hide an explosion, as the next norm takes it out again.
 """
 
+MIN_GAIN = 1e-10
+"""The smallest ‖delta‖_F / sqrt(outputs) that does anything.
+
+Phi-3's rows have norms of 1 to 5, and float32 keeps 6e-8 of them: a delta hundreds of times smaller
+is lost in the sum, in every dtype. The first step of Adam at a learning rate of 1e-5 leaves 1e-5.
+"""
+
 MAX_OUTLIER = 1000.0
 """How many times the median of all modules one module's gain may be, if it is above 1 too."""
 
 MOST_SUBNORMAL = 0.9
+
+MIN_TAIL = 16
+"""How many zeros at a tensor's end are no chance; a trained number is never exactly zero."""
 
 _COLLAPSED = 1.00005
 """An effective rank below this means that no other singular value is 1/200 of the largest."""
@@ -61,14 +75,15 @@ def inf(subject: Subject) -> Iterator[Hit]:
     "values-untrained",
     severity=Severity.ERROR,
     title="The adapter changes the base",
-    why="Factors that are all zero add nothing: nothing was trained, or what was trained was lost.",
-    fix="look for a learning rate of 0, labels that are all -100, frozen parameters, or ZeRO-3 "
-    "shards that were not gathered; then train again",
+    why="Where every delta is zero, or so small that no dtype keeps it beside its weight, what "
+    "runs is the bare base: nothing was trained, or what was trained was lost.",
+    fix="look for a learning rate or alpha of next to 0, labels that are all -100, frozen "
+    "parameters, or ZeRO-3 shards that were not gathered; then train again",
     needs=["implied"],
 )
 def untrained(subject: Subject) -> Iterator[Hit]:
-    """Find an adapter whose every delta is exactly zero. Which factor starts at zero differs."""
-    dead = dict(_dead(subject))
+    """Find an adapter whose every delta is nothing. Which factor starts at zero differs."""
+    dead = dead_modules(subject)
     if dead and len(dead) == len(subject.implied.targeted):
         cause = next(iter(dead.values()))
         yield Hit(WEIGHTS, f"every module's delta is zero ({cause}): it is the bare base")
@@ -84,8 +99,8 @@ def untrained(subject: Subject) -> Iterator[Hit]:
     needs=["implied"],
 )
 def dead_module(subject: Subject) -> Iterator[Hit]:
-    """Find single modules whose delta is exactly zero."""
-    dead = dict(_dead(subject))
+    """Find single modules whose delta is nothing."""
+    dead = dead_modules(subject)
     if 0 < len(dead) < len(subject.implied.targeted):
         for module, cause in dead.items():
             yield Hit(module, f"the delta is zero: {cause}")
@@ -94,39 +109,46 @@ def dead_module(subject: Subject) -> Iterator[Hit]:
 @rule(
     "values-constant",
     severity=Severity.ERROR,
-    title="No LoRA tensor holds one number only",
-    why="Training never makes all numbers of a factor equal: the tensor was filled by a program.",
+    title="No tensor was filled by a program",
+    why="Training never leaves one number everywhere, nor numbers that grow by one step from place "
+    "to place: what was trained is not there.",
     fix="take the tensor from the training output again",
     needs=["implied"],
 )
 def constant(subject: Subject) -> Iterator[Hit]:
-    """Find constant fill in the LoRA tensors."""
+    """Find constant fill in what was trained, and ramps in the factors.
+
+    A norm's weights may well be all one.
+    """
     for name, found in subject.measures.items():
-        if found.constant and subject.keys[name].part in TRAINED:
+        part, module = subject.keys[name].part, subject.keys[name].module
+        is_norm = subject.implied.modules[module].kind is ModuleKind.NORM
+        whole = part in (Part.WEIGHT, Part.BASE_WEIGHT) and not is_norm
+        if found.constant and (part in TRAINED or whole):
             yield Hit(name, "all values are one and the same number")
+        elif found.on_line:
+            yield Hit(name, "its values are constant, or grow by one and the same step")
 
 
 @rule(
-    "values-copied",
+    "values-zero-tail",
     severity=Severity.ERROR,
-    title="No two modules have the same B",
-    why="Training never gives two modules the same numbers: a layer was written twice, and another "
-    "one is lost.",
-    fix="take the tensors from the training output again",
+    title="No A ends in zeros",
+    why="Nothing that begins as random numbers becomes exactly zero: the file was not written to "
+    "its end, or a buffer was not filled, and the rest of what was trained is lost.",
+    fix="take the tensor from the training output again",
     needs=["implied"],
 )
-def copied(subject: Subject) -> Iterator[Hit]:
-    """Find trained factors that are bit for bit those of another module."""
-    seen: dict[tuple[float, tuple[int, ...]], str] = {}
-    for module in subject.implied.targeted:
-        pair = subject.factors(module)
-        if pair is None or pair[1].zero or not pair[1].finite:
-            continue
-        name = _b_name(subject, module)
-        info = subject.info(subject.keys[name])
-        first = seen.setdefault((pair[1].norm, info.shape), name)
-        if first != name and _equal(subject, first, name):
-            yield Hit(name, f"it is a copy of {first}")
+def zero_tail(subject: Subject) -> Iterator[Hit]:
+    """Find a linear module's A of which the rest is dense, and the end zero where B's is not.
+
+    Ranks that are padded are zero in both factors. Ranks that were switched off (as in what was
+    AdaLoRA) are so in most modules, and stand anywhere: what concerns more than half is not told.
+    """
+    found = {m: rows for m in subject.implied.targeted if (rows := _zero_rows(subject, m))}
+    if 2 * len(found) < len(subject.implied.targeted):
+        for module, rows in found.items():
+            yield Hit(module, f"the last {rows:.3g} rows of A are zero, and B's columns are not")
 
 
 @rule(
@@ -170,7 +192,7 @@ def float16_subnormal(subject: Subject) -> Iterator[Hit]:
 )
 def explosion(subject: Subject) -> Iterator[Hit]:
     """Find deltas with a gain above `MAX_GAIN`, or far above all others of the adapter."""
-    gains = _gains(subject)
+    gains = {module: _gain(subject, module) for module in subject.deltas}
     alive = [gain for gain in gains.values() if gain > 0]
     middle = median(alive) if len(alive) >= 4 else float("inf")
     for module, gain in gains.items():
@@ -202,44 +224,39 @@ def rank_collapse(subject: Subject) -> Iterator[Hit]:
         yield Hit(WEIGHTS, f"{len(collapsed)} of {len(used)} deltas have practically rank one")
 
 
-@rule(
-    "values-magnitude",
-    severity=Severity.ERROR,
-    title="No DoRA magnitude vector is zero",
-    why="A magnitude of zero switches its whole module off, base included.",
-    fix="take the magnitudes from the training output again",
-    needs=["implied"],
-)
-def magnitude(subject: Subject) -> Iterator[Hit]:
-    """Find magnitude vectors that are all zero."""
-    for name, found in subject.measures.items():
-        if subject.keys[name].part is Part.MAGNITUDE and found.zero:
-            yield Hit(name, "all magnitudes are zero")
-
-
-def _dead(subject: Subject) -> Iterator[tuple[str, str]]:
-    """Yield the adapted modules whose delta is exactly zero, with the reason."""
+def dead_modules(subject: Subject) -> dict[str, str]:
+    """Return the adapted modules whose delta is nothing, with the reason; not what alpha = 0 is."""
+    dead = {}
     for module in subject.implied.targeted:
-        pair = subject.factors(module)
-        if pair and all(found.finite for found in pair):
-            zeros = [name for name, found in zip("AB", pair, strict=True) if found.zero]
-            if zeros:
-                yield module, f"{' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} zero"
+        pair, sized = subject.factors(module), subject.deltas.get(module)
+        if pair is None or sized is None:
+            continue
+        zeros = [name for name, found in zip("AB", pair, strict=True) if found.zero]
+        gain = _gain(subject, module)
+        if zeros:
+            dead[module] = f"{' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} zero"
+        elif sized.cancelled:
+            dead[module] = "A and B are there, and their product cancels"
+        elif gain < MIN_GAIN and subject.matching.alpha(module) != 0:
+            dead[module] = f"its gain is {gain:.3g}, from next to nothing as factor or alpha"
+    return dead
 
 
-def _b_name(subject: Subject, module: str) -> str:
-    name = tensor_name(module, Part.B)
-    return name if name in subject.measures else tensor_name(module, Part.EMBEDDING_B)
+def _zero_rows(subject: Subject, module: str) -> float:
+    """Return how many rows at the end of A are zero for no reason; 0 if there are none."""
+    names = subject.factor_names(module)
+    if names is None:
+        return 0.0
+    a, b = (subject.measures[name] for name in names)
+    if a.tail < MIN_TAIL or a.gram is None or b.gram is None or b.zero:
+        return 0.0
+    rows = a.tail * len(a.gram) / a.size
+    used = b.gram.diagonal() if b.gram.shape == a.gram.shape else ()
+    if rows.is_integer() and not all(used[-int(rows) :]):
+        return 0.0
+    return rows
 
 
-def _equal(subject: Subject, first: str, second: str) -> bool:
-    one, other = (subject.weights.tensor(subject.keys[name].name) for name in (first, second))
-    return bool((one == other).all())
-
-
-def _gains(subject: Subject) -> dict[str, float]:
-    modules = subject.implied.targeted
-    return {
-        name: delta.norm / (modules[name].outputs or 1) ** 0.5
-        for name, delta in subject.deltas.items()
-    }
+def _gain(subject: Subject, module: str) -> float:
+    outputs = subject.implied.targeted[module].outputs or 1
+    return float(subject.deltas[module].norm / outputs**0.5)

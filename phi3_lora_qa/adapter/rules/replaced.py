@@ -1,0 +1,288 @@
+"""Family base, its rules on what takes the place of the base's own numbers.
+
+Whole modules, token rows and DoRA's magnitudes begin as the base's and are trained from there;
+tables that are adapted are copied. Of the base some rows are read, of a copied table all.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from phi3_lora_qa.adapter.base import BaseModule, ModuleKind, spread
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.keys import Part, TensorKey, tensor_name
+from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo
+from phi3_lora_qa.adapter.subject import Subject
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+MAX_SIZE = 100.0
+"""How many times the base's norm, or a hundredth of it, a whole module or token row can have.
+
+Adam moves an element by its learning rate in a step. A thousand steps of 2e-4, all one way, add 0.2
+to elements of about 0.03 in Phi-3's head: seven times.
+"""
+
+MIN_LIKENESS = 4.0
+"""How like the base's rows those of a whole module are at least, in deviations of chance.
+
+That is the mean cosine over n rows of d numbers times sqrt(n · d), which for unrelated rows is
+normal with a deviation of 1. What all rows were moved by together (in a head: the tokens that were
+never an answer) is taken out first. A head moved by ten times its own size, each row its own way,
+still has 44 on Phi-3-mini (n = 64, d = 3072).
+"""
+
+MIN_NORM_COSINE = 0.3
+"""The same for a norm, as a cosine: its weights are positive and stay near the base's."""
+
+MAGNITUDE_RANGE = 4.0
+"""How far from the rows' norms, as a factor, a healthy adapter's magnitudes are in the median."""
+
+MAGNITUDE_ROW_RANGE = 16.0
+"""The same for one magnitude; small rows, which move far for their size, are held to the median."""
+
+_BLOCK_ROWS = 4096
+_TABLE_ROWS = 64
+
+
+@rule(
+    "base-embedding-copy",
+    severity=Severity.ERROR,
+    title="The base's embedding table in the file is the base's own",
+    why="peft saves a copy of the table when it is adapted, and loads it into the base. Another "
+    "table there changes the base for everyone who uses it afterwards.",
+    fix="use the base of the training, or remove the base_layer.weight tensors from the file",
+    needs=["implied", "base weights"],
+)
+def embedding_copy(subject: Subject) -> Iterator[Hit]:
+    """Compare base_layer.weight with the base's tensor: one must be the other, perhaps rounded."""
+    for key, ours, file, theirs in _pairs(subject, Part.BASE_WEIGHT):
+        if ours.shape != theirs.shape:
+            yield Hit(key.name, "its shape is not that of the base's table")
+        elif not _same(subject, ours, file, theirs):
+            yield Hit(key.name, f"it differs from the base's {theirs.name}")
+
+
+@rule(
+    "base-saved-module",
+    severity=Severity.ERROR,
+    title="A whole module in the file is the base's, trained further",
+    why="A module in modules_to_save takes the place of the base's. One of another size, with rows "
+    "of zeros, or that has nothing in common with the base's was lost on the way to the file.",
+    fix="take the tensor from the training output again, and give the base of the training",
+    needs=["implied", "base weights"],
+)
+def saved_module(subject: Subject) -> Iterator[Hit]:
+    """Compare size and direction of some rows with the base's."""
+    import numpy as np
+
+    for key, info, file, theirs in _pairs(subject, Part.WEIGHT):
+        found = subject.measures.get(key.canonical)
+        if not found or not found.finite or found.zero or info.shape != theirs.shape:
+            continue
+        rows = spread(info.shape[0]) if len(info.shape) == 2 else (slice(0, info.size),)
+        ours = np.concatenate([subject.weights.tensor(key.name, part) for part in rows])
+        base = np.concatenate([file.tensor(theirs.name, part) for part in rows])
+        if reason := _strange(ours.astype(np.float64), base.astype(np.float64)):
+            yield Hit(key.name, reason)
+
+
+@rule(
+    "base-token-rows",
+    severity=Severity.ERROR,
+    title="Trained token rows are about as large as the table's",
+    why="A trained row takes the place of the base's: a row of zeros makes its token mean nothing, "
+    "a huge one drowns all others.",
+    fix="take the rows from the training output again",
+    needs=["implied", "base weights"],
+)
+def token_rows(subject: Subject) -> Iterator[Hit]:
+    """Compare the norms of trained rows with those of some of the table's, zeros with their own."""
+    import numpy as np
+
+    for key, info, file, theirs in _pairs(subject, Part.TOKENS):
+        found = subject.measures.get(key.canonical)
+        tokens = _tokens(subject, key.module)
+        fits = len(info.shape) == len(theirs.shape) == 2 and info.shape[1] == theirs.shape[1]
+        if not found or not found.finite or not fits or info.shape[0] != len(tokens):
+            continue
+        table = [file.tensor(theirs.name, part) for part in spread(theirs.shape[0])]
+        usual = float(np.linalg.norm(np.concatenate(table).astype(np.float64), axis=1).max())
+        sizes = np.linalg.norm(subject.weights.tensor(key.name).astype(np.float64), axis=1)
+        for token, size in zip(tokens, sizes, strict=True):
+            own = slice(token, token + 1)  # empty for a token beyond the table
+            if size > MAX_SIZE * usual > 0:
+                message = f"token {token}'s row has the norm {size:.3g}, the table's {usual:.3g}"
+                yield Hit(key.name, message)
+            elif size == 0 and file.tensor(theirs.name, own).any():
+                yield Hit(key.name, f"token {token}'s row is zero, the base's is not")
+
+
+@rule(
+    "base-dora-magnitude",
+    severity=Severity.ERROR,
+    title="DoRA's magnitudes are about the norms of the base's rows",
+    why="They begin as the norms of the base's own rows and move little: others were trained on "
+    "another base, or were scaled, and rescale every output of their module.",
+    fix="give the base of the training, or take the magnitudes from the training output again",
+    needs=["implied", "base weights"],
+)
+def dora_magnitude(subject: Subject) -> Iterator[Hit]:
+    """Compare m with the norms of W + delta, for some rows of W and the extremes of m."""
+    import numpy as np
+
+    for module in subject.implied.targeted.values():
+        pair = _magnitudes(subject, module)
+        if pair is None:
+            continue
+        magnitudes, norms = pair
+        ratio = float(np.median(magnitudes / np.maximum(norms, 1e-30)))
+        middle = float(np.median(norms))
+        large = magnitudes > MAGNITUDE_ROW_RANGE * np.maximum(norms, middle)
+        small = (magnitudes * MAGNITUDE_ROW_RANGE < norms) & (2 * norms > middle)
+        if not 1 / MAGNITUDE_RANGE < ratio < MAGNITUDE_RANGE:
+            yield Hit(module.name, f"its magnitudes are about {ratio:.3g} times its rows' norms")
+        elif (wrong := large | small).any():
+            one = int(np.flatnonzero(wrong)[0])
+            yield Hit(
+                module.name,
+                f"a magnitude is {magnitudes[one]:.3g} where the row's norm is {norms[one]:.3g}",
+            )
+
+
+Pair = tuple[TensorKey, TensorInfo, SafetensorsFile, TensorInfo]
+
+
+def _pairs(subject: Subject, part: Part) -> Iterator[Pair]:
+    """Yield each readable tensor of a part, with its header's entry and the base's weight."""
+    for key in subject.keys.values():
+        place = subject.base.tensor(key.module) if key.part is part else None
+        info = subject.info(key)
+        if place is not None and info.dtype in READABLE:
+            yield key, info, *place
+
+
+def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo) -> bool:
+    """Whether one of two tables is the other, rounded to its own dtype.
+
+    A table can have been rounded on its way into the file (training in float16 on a bfloat16 base,
+    which loses small numbers), and the base on its way to here.
+    """
+    import numpy as np
+
+    here = there = True
+    for start in range(0, ours.shape[0], _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        mine = subject.weights.tensor(ours.name, block)
+        base = file.tensor(theirs.name, block)
+        here = here and np.array_equal(mine, _rounded(base, ours.dtype))
+        there = there and np.array_equal(_rounded(mine, theirs.dtype), base)
+        if not here and not there:
+            return False
+    return True
+
+
+def _rounded(array: "NDArray[np.floating]", dtype: str) -> "NDArray[np.floating]":
+    import numpy as np
+
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+        # Round half to even on the upper 16 bits, as casting to bfloat16 does.
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) & np.uint32(0xFFFF0000)
+        return rounded.view(np.float32)
+    with np.errstate(over="ignore"):
+        return array.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
+
+
+def _strange(ours: "Numbers", base: "Numbers") -> str:
+    """Say why some rows of a module (or a norm) cannot come from the base's; "" if they can."""
+    import numpy as np
+
+    size, usual = np.linalg.norm(ours), np.linalg.norm(base)
+    if usual == 0:
+        return ""
+    if ours.ndim == 1:
+        cosine = float(ours @ base / max(size * usual, 1e-300))
+        if not cosine > MIN_NORM_COSINE:
+            return f"its cosine with the base's is {cosine:.2f}"
+    lost = ~ours.any(axis=-1) & base.any(axis=-1)
+    if lost.any() and ours.ndim == 2:
+        return f"{int(lost.sum())} of {len(ours)} rows looked at are zero, the base's are not"
+    if not 1 / MAX_SIZE < size / usual < MAX_SIZE:
+        return f"it is {size / usual:.3g} times as large as the base's"
+    if ours.ndim == 2 and (likeness := _likeness(ours, base)) < MIN_LIKENESS:
+        return f"its rows are unlike the base's (by {likeness:.1f} deviations of chance)"
+    return ""
+
+
+def _likeness(ours: "Numbers", base: "Numbers") -> float:
+    import numpy as np
+
+    mine, theirs = (rows - rows.mean(axis=0) for rows in (ours, base))
+    sizes = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
+    used = sizes > 0
+    if not used.any():
+        return float("inf")
+    cosines = (mine * theirs).sum(axis=1)[used] / sizes[used]
+    return float(cosines.mean() * np.sqrt(used.sum() * ours.shape[1]))
+
+
+def _tokens(subject: Subject, module: str) -> tuple[int, ...]:
+    for name, tokens in subject.config.trainable_token_indices.items():
+        if module == name or module.endswith(f".{name}"):
+            return tokens
+    return ()
+
+
+def _magnitudes(subject: Subject, module: BaseModule) -> "tuple[Numbers, Numbers] | None":
+    """Return |m| and the norms of W + delta that it belongs to; None where they cannot be told."""
+    import numpy as np
+
+    names = subject.factor_names(module.name)
+    name = tensor_name(module.name, Part.MAGNITUDE)
+    place = subject.base.tensor(module.name)
+    if names is None or name not in subject.measures or place is None:
+        return None
+    if not all(subject.measures[n].finite for n in (*names, name)):
+        return None
+    a, b = (subject.tensor(n).astype(np.float64) for n in names)
+    m = np.abs(subject.tensor(name).reshape(-1).astype(np.float64))
+    table = module.kind is ModuleKind.EMBEDDING
+    shape = (a.shape[-1], m.size) if table else (m.size, a.shape[-1])
+    fits = a.ndim == b.ndim == 2 and b.shape == (m.size, a.shape[0]) and m.size > 0
+    if not fits or place[1].shape != shape:
+        return None  # tensors-shape says it
+    with np.errstate(over="ignore", invalid="ignore"):
+        b = b * subject.matching.scaling(module.name)
+        return _by_column(place, a, b, m) if table else _by_row(place, a, b, m)
+
+
+Place = tuple[SafetensorsFile, TensorInfo]
+
+
+def _by_row(place: Place, a: "Numbers", b: "Numbers", m: "Numbers") -> "tuple[Numbers, Numbers]":
+    """Of a linear module: some rows of W, and those of the largest and the smallest magnitude."""
+    import numpy as np
+
+    file, info = place
+    ends = (int(m.argmax()), int(m.argmin()))
+    parts = [*spread(len(m)), *(slice(row, row + 1) for row in ends)]
+    weight = np.concatenate([file.tensor(info.name, part) for part in parts])
+    rows = np.concatenate([np.arange(len(m))[part] for part in parts])
+    return m[rows], np.linalg.norm(weight + b[rows] @ a, axis=1)
+
+
+def _by_column(place: Place, a: "Numbers", b: "Numbers", m: "Numbers") -> "tuple[Numbers, Numbers]":
+    """Of an embedding: the norms over all tokens, estimated from some."""
+    import numpy as np
+
+    file, info = place
+    squares, seen = np.zeros(len(m)), 0
+    for part in spread(info.shape[0], each=_TABLE_ROWS):
+        rows = file.tensor(info.name, part) + a[:, part].T @ b.T
+        squares += (rows**2).sum(axis=0)
+        seen += len(rows)
+    return m, np.sqrt(squares * info.shape[0] / seen)
