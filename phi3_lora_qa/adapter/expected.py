@@ -21,6 +21,11 @@ Shape = tuple[int | None, ...]
 MAX_LAYERS = 256
 """More than any Phi-3 has; a tensor for a later layer is for no module."""
 
+MOST_LAYERS = 40
+"""As many as the largest Phi-3 has (medium). A layer beyond that is missed only by its tensors:
+peft passes over an index in layers_to_transform that the base does not have.
+"""
+
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})(?:\.|$)")
 TABLES = ("embed_tokens", "lm_head")
 """The modules with a row for each token."""
@@ -108,7 +113,7 @@ def assumed_modules(
     if not isinstance(config.target_modules, str):
         texts.extend(config.target_modules)
     layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
-    layers.extend(config.layers_to_transform or ())
+    layers.extend(index for index in config.layers_to_transform or () if index < MOST_LAYERS)
     count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
     sizes = agreed_sizes(config, known, infos)
     return MappingProxyType(

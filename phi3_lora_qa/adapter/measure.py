@@ -204,7 +204,7 @@ def _exactly(
     Numerical Algorithms, theorem 19.4), so that each part is as exact as its own size allows.
     """
     r_a, r_b = (
-        np.linalg.qr(np.ldexp(tall.astype(np.float64), -exponent), mode="r")
+        np.asarray(np.linalg.qr(np.ldexp(tall.astype(np.float64), -exponent), mode="r"))
         for tall, exponent in ((a.T, exponent_a), (b, exponent_b))
     )
     core = r_b @ r_a.T

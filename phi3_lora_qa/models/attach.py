@@ -9,7 +9,8 @@ with ``safe_merge=False`` writes into tensors: do that on a copy.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +104,13 @@ def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path, name: st
 
     config = read_lora_config(folder)
     saved = load_file(weights, device="cpu")
-    _require_own_tables(folder, base_model, saved)
+    rounded = _require_own_tables(folder, base_model, saved)
     own = {key: tensor for key, tensor in saved.items() if not key.endswith(_TABLE)}
     tuned = PeftModelForCausalLM(twin(base_model), config, name)
     _require_same_names(folder, own, adapter_tensors(tuned, name))
     _require_own_storage(folder, base_model, adapter_tensors(tuned, name))
-    tuned.load_adapter(str(folder), name, torch_device="cpu")
+    with _sheltered(tuned, rounded):
+        tuned.load_adapter(str(folder), name, torch_device="cpu")
     _require_same_values(folder, saved, adapter_tensors(tuned, name))
     _require_shared(folder, base_model, tuned)
     return tuned.eval()
@@ -168,23 +170,55 @@ def _copy_tree(
 
 def _require_own_tables(
     folder: Path, base_model: "PreTrainedModel", saved: "Mapping[str, Tensor]"
-) -> None:
-    """PEFT saves the base's table beside factors for it, and copies it into the base again."""
+) -> list[str]:
+    """PEFT saves the base's table beside factors for it, and copies it into the base again.
+
+    Returns:
+        The names of those that are the base's but for rounding, and so must not reach it.
+    """
     import torch
 
-    base = base_model.state_dict()
+    base, rounded = base_model.state_dict(), []
     for name in (n for n in saved if n.endswith(_TABLE)):
         path = name.removeprefix(PREFIX).removesuffix(_TABLE)
         table, given = base.get(f"{path}.weight"), saved[name]
-        if (
-            table is None
-            or table.shape != given.shape
-            or not torch.equal(_bits(given.to(table.dtype)), _bits(table.cpu()))
-        ):
+        if table is None or table.shape != given.shape or not _is_rounded(given, table.cpu()):
             raise AdapterError(
                 f"the adapter {folder} would put another {escape(path, 120)} into the base; give "
                 "the base that it was trained on, or remove its base_layer.weight tensors"
             )
+        if not torch.equal(_bits(given.to(table.dtype)), _bits(table.cpu())):
+            rounded.append(name)
+    return rounded
+
+
+def _is_rounded(one: "Tensor", other: "Tensor") -> bool:
+    """Whether one of two tables is the other, rounded: as the linter compares them.
+
+    There the dtypes are the files'; a loaded base may be in a wider one.
+    """
+    import torch
+
+    for dtype in (other.dtype, one.dtype, torch.bfloat16, torch.float16):
+        first, second = one.to(dtype), other.to(dtype)
+        held = torch.equal(first.to(one.dtype), one) or torch.equal(second.to(other.dtype), other)
+        if held and torch.equal(first, second):
+            return True
+    return False
+
+
+@contextmanager
+def _sheltered(tuned: "PeftModel", tables: list[str]) -> Iterator[None]:
+    """Let PEFT copy rounded tables into copies, and put the base's own back."""
+    parameters = [tuned.get_parameter(name) for name in tables]
+    own = [parameter.data for parameter in parameters]
+    for parameter in parameters:
+        parameter.data = parameter.data.clone()
+    try:
+        yield
+    finally:
+        for parameter, data in zip(parameters, own, strict=True):
+            parameter.data = data
 
 
 def _require_same_names(

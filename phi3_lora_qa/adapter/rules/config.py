@@ -99,9 +99,13 @@ def pattern(subject: Subject) -> Iterator[Hit]:
     needs=["config"],
 )
 def alpha_zero(subject: Subject) -> Iterator[Hit]:
-    """Find alphas of zero."""
+    """Find alphas of zero. A pattern that matches no module is told by tensors-target-idle."""
+    idle: set[str] = set()
+    if subject.has("implied"):
+        patterns = subject.matching.idle_patterns(subject.implied.targeted)
+        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in patterns}
     for where, alpha in _alphas(subject):
-        if alpha == 0:
+        if alpha == 0 and where not in idle:
             yield Hit(where, f"{where.partition(': ')[2]} is 0, so the adapter has no effect")
 
 

@@ -201,7 +201,7 @@ def _strange(ours: "Numbers", base: "Numbers") -> str:
     """Say why some rows of a module (or a norm) cannot come from the base's; "" if they can."""
     import numpy as np
 
-    size, usual = np.linalg.norm(ours), np.linalg.norm(base)
+    size, usual = float(np.linalg.norm(ours)), float(np.linalg.norm(base))
     if usual == 0:
         return ""
     if ours.ndim == 1:

@@ -7,7 +7,7 @@ from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected import TABLES
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG
-from phi3_lora_qa.adapter.matching import tails
+from phi3_lora_qa.adapter.matching import layer_index, tails
 from phi3_lora_qa.adapter.subject import Subject
 
 SPLIT = {
@@ -82,7 +82,7 @@ def token_rows(subject: Subject) -> Iterator[Hit]:
     needs=["implied"],
 )
 def target_idle(subject: Subject) -> Iterator[Hit]:
-    """Find names in target_modules, and patterns, that match nothing."""
+    """Find names, layers and patterns that match nothing."""
     targets = subject.matching.config.target_modules
     if isinstance(targets, tuple):
         ends = {tail for name in subject.implied.modules for tail in tails(name)}
@@ -101,6 +101,12 @@ def target_idle(subject: Subject) -> Iterator[Hit]:
         if not any(weight.endswith(f".{name}") for weight in weights):
             fix = f"correct or remove {name} in target_parameters"
             yield Hit(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
+    count = 1 + max((layer_index(name) or 0 for name in subject.implied.modules), default=0)
+    for layer in subject.config.layers_to_transform or ():
+        if layer >= count:
+            whose = f"the base has {count}" if subject.has("base") else "no Phi-3 has so many"
+            message = f"there is no layer {layer}: {whose}"
+            yield Hit(f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list")
     for field, pattern in subject.matching.idle_patterns(subject.implied.targeted):
         fix = f"correct or remove the entry in {field}"
         yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
