@@ -169,6 +169,18 @@ def dora() -> Adapter:
     return adapter
 
 
+def dora_table() -> Adapter:
+    """DoRA on the embedding table alone: its magnitudes are norms over all tokens."""
+    adapter = embeddings()
+    adapter.config |= {"use_dora": True, "target_modules": ["embed_tokens"]}
+    adapter.tensors = {n: t for n, t in adapter.tensors.items() if "embed_tokens" in n}
+    a, b = (adapter.array(f"{P}model.embed_tokens.lora_embedding_{x}") for x in "AB")
+    combined = base_tensors()["model.embed_tokens.weight"] + 8 / RANK * (b @ a).T
+    norms = np.linalg.norm(combined, axis=0).astype("float32")
+    adapter.tensors[f"{P}model.embed_tokens.lora_magnitude_vector"] = norms * np.float32(1.1)
+    return adapter
+
+
 def lora_bias() -> Adapter:
     adapter = plain()
     adapter.config["lora_bias"] = True
@@ -294,6 +306,7 @@ HEALTHY: dict[str, Callable[[], Adapter]] = {
     "plain": plain,
     "rslora": _with(use_rslora=True),
     "dora": dora,
+    "dora_table": dora_table,
     "lora_bias": lora_bias,
     "mica": mica,
     "rank_pattern": rank_pattern,

@@ -142,11 +142,14 @@ def constant(subject: Subject) -> Iterator[Hit]:
 def zero_tail(subject: Subject) -> Iterator[Hit]:
     """Find a linear module's A of which the rest is dense, and the end zero where B's is not.
 
-    Ranks that are padded are zero in both factors. Ranks that were switched off (as in what was
-    AdaLoRA) are so in most modules, and stand anywhere: what concerns more than half is not told.
+    Ranks that are padded are zero in both factors. Ranks that were switched off, as in what was
+    AdaLoRA, stand anywhere, and in many modules: nothing is told where they do.
     """
-    found = {m: rows for m in subject.implied.targeted if (rows := _zero_rows(subject, m))}
-    if 2 * len(found) < len(subject.implied.targeted):
+    idle = {module: _idle_ranks(subject, module) for module in subject.implied.targeted}
+    torn = {module: _zero_rows(subject, module, ranks) for module, ranks in idle.items()}
+    found = {module: rows for module, rows in torn.items() if rows}
+    anywhere = any(ranks and not torn[module] for module, ranks in idle.items())
+    if 2 * len(found) < len(idle) and not anywhere:
         for module, rows in found.items():
             yield Hit(module, f"the last {rows:.3g} rows of A are zero, and B's columns are not")
 
@@ -242,19 +245,22 @@ def dead_modules(subject: Subject) -> dict[str, str]:
     return dead
 
 
-def _zero_rows(subject: Subject, module: str) -> float:
+def _idle_ranks(subject: Subject, module: str) -> int:
+    """Count the rows of A that are zero where B's columns are not (or are not columns of ranks)."""
+    pair = subject.factors(module)
+    if pair is None or pair[0].gram is None or pair[1].gram is None:
+        return 0
+    a, b = (found.gram.diagonal() for found in pair if found.gram is not None)
+    return sum(not size and (len(b) != len(a) or bool(b[at])) for at, size in enumerate(a))
+
+
+def _zero_rows(subject: Subject, module: str, idle: int) -> float:
     """Return how many rows at the end of A are zero for no reason; 0 if there are none."""
-    names = subject.factor_names(module)
-    if names is None:
+    pair = subject.factors(module)
+    if pair is None or pair[0].gram is None or pair[0].tail < MIN_TAIL:
         return 0.0
-    a, b = (subject.measures[name] for name in names)
-    if a.tail < MIN_TAIL or a.gram is None or b.gram is None or b.zero:
-        return 0.0
-    rows = a.tail * len(a.gram) / a.size
-    used = b.gram.diagonal() if b.gram.shape == a.gram.shape else ()
-    if rows.is_integer() and not all(used[-int(rows) :]):
-        return 0.0
-    return rows
+    rows = pair[0].tail * len(pair[0].gram) / pair[0].size
+    return rows if idle == int(rows) else 0.0
 
 
 def _gain(subject: Subject, module: str) -> float:

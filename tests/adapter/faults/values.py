@@ -4,17 +4,38 @@ import numpy as np
 
 from tests.adapter.faults.ways import (
     Fault,
+    cancel_all,
+    cancel_one,
     clip_to_float16,
+    config,
+    copy_a,
     copy_a_b,
+    copy_magnitudes,
+    copy_nearly,
+    end_in_zeros,
     linear,
     one_a,
     one_b,
+    one_component_filled,
     only,
     put,
+    ramp,
     scale,
     scale_all,
     shape,
+    whole,
+    with_one,
 )
+
+
+def two_layers(variant: str) -> bool:
+    return linear(variant) and variant != "one_layer"
+
+
+def whole_ranks(variant: str) -> bool:
+    """Whether a factor is stored as it is multiplied, and all deltas are linear modules'."""
+    return linear(variant) and variant not in ("block_diagonal", "embeddings")
+
 
 VALUES: dict[str, Fault] = {
     "nan": Fault(rule="values-nan", apply=put(float("nan")), places=True, fits=linear),
@@ -41,11 +62,82 @@ VALUES: dict[str, Fault] = {
         apply=scale_all("lora_embedding_A", 0),
         fits=only("embeddings"),
     ),
+    "all B next to nothing": Fault(
+        rule="values-untrained", apply=scale_all("lora_B.weight", 1e-30), fits=whole_ranks
+    ),
+    "all B denormal": Fault(
+        rule="values-untrained", apply=scale_all("lora_B.weight", 1e-40), fits=whole_ranks
+    ),
+    "one B denormal": Fault(
+        rule="values-dead-module", apply=scale(one_b, 1e-40), places=True, fits=linear
+    ),
+    "one B next to nothing": Fault(
+        rule="values-dead-module", apply=scale(one_b, 1e-12), places=True, fits=linear
+    ),
+    "alpha next to nothing": Fault(
+        rule="values-untrained",
+        apply=config(lora_alpha=1e-12),
+        fits=lambda v: linear(v) and v != "rank_pattern",
+    ),
+    "one kind's alpha next to nothing": Fault(
+        rule="values-dead-module", apply=config(alpha_pattern={"qkv_proj": 1e-30}), fits=linear
+    ),
+    "all parts cancel": Fault(rule="values-untrained", apply=cancel_all, fits=whole_ranks),
+    "one module's parts cancel": Fault(
+        rule="values-dead-module",
+        apply=cancel_one,
+        places=True,
+        fits=lambda v: linear(v) and v != "block_diagonal",
+    ),
+    "filled with a ramp": Fault(
+        rule="values-constant", apply=shape(ramp, one_a), places=True, fits=linear
+    ),
+    "B a ramp": Fault(rule="values-constant", apply=shape(ramp), places=True, fits=linear),
+    "one component filled": Fault(
+        rule="values-constant", apply=shape(one_component_filled), places=True, fits=linear
+    ),
+    "all but one filled": Fault(
+        rule="values-constant",
+        apply=shape(lambda t: with_one(0.2)(np.full_like(t, 0.1))),
+        places=True,
+        fits=linear,
+    ),
+    "head filled": Fault(
+        rule="values-constant",
+        apply=whole("lm_head.weight", lambda t: np.full_like(t, 0.1)),
+        fits=only("saved_head"),
+    ),
+    "table filled": Fault(
+        rule="values-constant",
+        apply=whole("base_layer.weight", lambda t: np.full_like(t, 0.1)),
+        fits=only("embeddings"),
+    ),
+    "rows of A lost": Fault(
+        rule="values-zero-tail", apply=shape(end_in_zeros(0.5), one_a), places=True, fits=linear
+    ),
+    "A torn within a row": Fault(
+        rule="values-zero-tail", apply=shape(end_in_zeros(0.63), one_a), places=True, fits=linear
+    ),
     "filled with ones": Fault(
         rule="values-constant", apply=shape(np.ones_like), places=True, fits=linear
     ),
     "a layer written twice": Fault(
         rule="values-copied", apply=copy_a_b, fits=lambda v: linear(v) and v != "one_layer"
+    ),
+    "another layer's A": Fault(rule="values-copied", apply=copy_a, fits=two_layers),
+    "nearly another layer's B": Fault(
+        rule="values-copied", apply=copy_nearly(1.0001), fits=two_layers
+    ),
+    "another layer's B, halved and turned round": Fault(
+        rule="values-copied", apply=copy_nearly(-0.5), fits=two_layers
+    ),
+    "another layer's magnitudes": Fault(
+        rule="values-copied", apply=copy_magnitudes, fits=only("dora")
+    ),
+    "head clipped": Fault(
+        rule="values-float16-clipped",
+        apply=whole("lm_head.weight", lambda t: (np.sign(t) * 65504).astype("float16")),
+        fits=only("saved_head"),
     ),
     "clipped": Fault(
         rule="values-float16-clipped", apply=clip_to_float16, fits=only("plain", "dora")
@@ -60,6 +152,60 @@ VALUES: dict[str, Fault] = {
         rule="values-explosion", apply=scale(one_b, 1e30), places=True, fits=linear
     ),
     "magnitude zero": Fault(
-        rule="values-magnitude", apply=scale_all("magnitude_vector", 0), fits=only("dora")
+        rule="values-magnitude",
+        apply=scale_all("magnitude_vector", 0),
+        fits=only("dora"),
+    ),
+    "half the magnitudes zero": Fault(
+        rule="values-magnitude",
+        apply=whole("magnitude_vector", end_in_zeros(0.5)),
+        fits=only("dora"),
+    ),
+    "magnitudes negative": Fault(
+        rule="values-magnitude",
+        apply=scale_all("magnitude_vector", -1),
+        fits=only("dora"),
+    ),
+    "one magnitude negative": Fault(
+        rule="values-magnitude",
+        apply=whole("magnitude_vector", with_one(-0.5)),
+        fits=only("dora"),
+    ),
+    "one magnitude huge": Fault(
+        rule="values-magnitude",
+        apply=whole("magnitude_vector", with_one(1e6)),
+        fits=only("dora"),
+    ),
+    "magnitudes huge": Fault(
+        rule="values-magnitude",
+        apply=scale_all("magnitude_vector", 1e4),
+        fits=only("dora"),
     ),
 }  # fmt: skip
+
+WHOLE = {
+    "head": ("lm_head.weight", "saved_head"),
+    "norm": ("model.norm.weight", "saved_head"),
+    "token rows": ("trainable_tokens_delta", "trained_tokens"),
+    "table": ("base_layer.weight", "embeddings"),
+}
+"""What takes the place of the base's own numbers: the end of its name, and who has it."""
+
+for _name, (_end, _variant) in WHOLE.items():
+    VALUES |= {
+        f"{_name} zero": Fault(
+            rule="values-zero-weight", apply=scale_all(_end, 0), fits=only(_variant)
+        ),
+        f"{_name} next to nothing": Fault(
+            rule="values-zero-weight", apply=scale_all(_end, 1e-30), fits=only(_variant)
+        ),
+        f"{_name} huge": Fault(
+            rule="values-weight-size", apply=scale_all(_end, -1e6), fits=only(_variant)
+        ),
+        f"{_name} with one huge number": Fault(
+            rule="values-weight-size", apply=whole(_end, with_one(1e5)), fits=only(_variant)
+        ),
+    }
+VALUES["bias huge"] = Fault(
+    rule="values-weight-size", apply=scale_all("lora_B.bias", 1e6), fits=only("lora_bias")
+)

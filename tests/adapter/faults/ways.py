@@ -147,6 +147,87 @@ def copy_a_b(adapter: Adapter, place: float) -> None:
             return
 
 
+def copy_a(adapter: Adapter, place: float) -> None:
+    name = at(adapter.names("layers.0.self_attn.qkv_proj.lora_A.weight"), place)
+    adapter.tensors[name.replace(".0.", ".1.")] = adapter.tensors[name]
+
+
+def copy_nearly(factor: float) -> Callable[[Adapter, float], object]:
+    """Copy a B times a factor, with one element changed beyond all others."""
+
+    def apply(adapter: Adapter, place: float) -> None:
+        name = at(adapter.names("layers.0.self_attn.qkv_proj.lora_B.weight"), place)
+        copied = adapter.array(name) * np.float32(factor)
+        copied[0, 0] = 0.5
+        adapter.tensors[name.replace(".0.", ".1.")] = copied
+
+    return apply
+
+
+def copy_magnitudes(adapter: Adapter, place: float) -> None:
+    name = at(adapter.names("layers.0.mlp.down_proj.lora_magnitude_vector"), place)
+    adapter.tensors[name.replace(".0.", ".1.")] = adapter.tensors[name]
+
+
+def cancel(adapter: Adapter, name: str) -> None:
+    """Make the second half of the components undo the first."""
+    other = name.replace("lora_B", "lora_A")
+    a, b = adapter.array(other).copy(), adapter.array(name).copy()
+    half = len(a) // 2
+    a[half:], b[:, half:] = a[:half], -b[:, :half]
+    adapter.tensors |= {other: a, name: b}
+
+
+def cancel_all(adapter: Adapter, place: float) -> None:
+    for name in adapter.names("lora_B.weight"):
+        cancel(adapter, name)
+
+
+def cancel_one(adapter: Adapter, place: float) -> None:
+    cancel(adapter, one_b(adapter, place))
+
+
+def whole(end: str, change: Callable[[Any], Any]) -> Callable[[Adapter, float], object]:
+    """Change every tensor whose name ends so."""
+
+    def apply(adapter: Adapter, place: float) -> None:
+        for name in adapter.names(end):
+            adapter.tensors[name] = np.ascontiguousarray(change(adapter.array(name).copy()))
+
+    return apply
+
+
+def with_one(value: float) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        array.reshape(-1)[array.size // 3] = value
+        return array
+
+    return change
+
+
+def end_in_zeros(share: float) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        changed = array.copy()
+        changed.reshape(-1)[round(array.size * (1 - share)) :] = 0
+        return changed
+
+    return change
+
+
+def ramp(array: Any) -> Any:
+    return (np.arange(array.size, dtype="f4") / 1e4).reshape(array.shape)
+
+
+def one_component_filled(array: Any) -> Any:
+    changed = array.copy()
+    changed[:, 1] = 0.1
+    return changed
+
+
+def of_another_model(array: Any) -> Any:
+    return np.random.default_rng(11).normal(0, 0.1, array.shape).astype("f4")
+
+
 def clip_to_float16(adapter: Adapter, place: float) -> None:
     for name in adapter.names("lora_B.weight"):
         adapter.tensors[name] = adapter.array(name).astype("float16")
