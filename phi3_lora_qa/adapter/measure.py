@@ -32,9 +32,10 @@ float32 keeps 6e-8 of each part. One step of Adam at a learning rate of 1e-4 fro
 cancel (init_lora_weights "orthogonal") leaves 1e-3 on Phi-3-mini.
 """
 
-_SUSPECT = 1 / 16
-"""Below this share (of squares) the Gram matrices' rounding reaches the effective rank."""
+_SUSPECT = 1e-3
+"""Below this share of the parts' squares, float32's Gram matrices are wrong by more than 2e-5."""
 _TINY = 1e-12
+"""The same beside ‖A‖²·‖B‖²: components of very different sizes, whose squares are lost."""
 _MAX_GRAM_RANK = 256
 _THREADLESS = 1 << 18
 """OpenBLAS multiplies on one thread below this many operations.

@@ -161,8 +161,10 @@ def test_what_is_left_of_parts_that_cancel_is_exact(left: float, folder: Path) -
     whole = both_b.astype("f8") @ both_a.astype("f8")
     squares = np.linalg.svd(whole, compute_uv=False)[:16] ** 2
     found = delta_of(both_a, both_b, folder)
-    assert found.norm == pytest.approx(np.linalg.norm(whole), rel=1e-9)
-    assert found.effective_rank == pytest.approx(squares.sum() ** 2 / (squares**2).sum(), rel=1e-7)
+    by_gram = left > 0.05
+    assert found.norm == pytest.approx(np.linalg.norm(whole), rel=2e-5 if by_gram else 1e-9)
+    expected = squares.sum() ** 2 / (squares**2).sum()
+    assert found.effective_rank == pytest.approx(expected, rel=1e-5 if by_gram else 1e-7)
     assert not found.cancelled
 
 

@@ -57,8 +57,8 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "values-rank-collapse": collapse,
     "values-float16-subnormal": shrink_in_float16,
 }
-ELSEWHERE = {"manifest-card-changed", "files-oversized"}
-"""Cases of these are in test_manifest.py and below."""
+ELSEWHERE = {"manifest-card-changed", "files-oversized", "values-shared-a"}
+"""Cases of these are in test_manifest.py, below, and in test_copy_rules.py."""
 EXPORT = {
     "export-merge", "export-vllm", "export-llama-cpp", "export-scaling", "export-tied-tables",
 }  # fmt: skip
@@ -140,6 +140,38 @@ def test_an_idle_pattern_is_told(tmp_path: Path) -> None:
     report = report_on(adapter, tmp_path)
     assert [f.rule for f in report.findings] == ["tensors-target-idle"]
     assert "q_proj matches no adapted module" in report.findings[0].message
+
+
+@pytest.mark.parametrize("alpha", [0, 4])
+def test_an_idle_pattern_with_an_alpha_of_zero_is_no_more_than_idle(
+    alpha: float, tmp_path: Path
+) -> None:
+    adapter = plain()
+    adapter.config["alpha_pattern"] = {"nope": alpha}
+    report = report_on(adapter, tmp_path)
+    assert [f.rule for f in report.findings if f.rule.partition("-")[0] != "export"] == [
+        "tensors-target-idle"
+    ]
+    assert report.accepted
+
+
+@pytest.mark.parametrize("based", [False, True])
+def test_a_layer_that_is_not_there_is_told(based: bool, tmp_path: Path) -> None:
+    """peft passes over it, so that without tensors for it nothing is lost."""
+    adapter = plain()
+    adapter.config["layers_to_transform"] = [0, 1, 99]
+    base = write_base(tmp_path / "base") if based else None
+    report = report_on(adapter, tmp_path / "adapter", base)
+    assert [f.rule for f in report.findings] == ["tensors-target-idle"]
+    assert "no layer 99" in report.findings[0].message
+
+
+def test_a_layer_that_a_phi3_may_have_is_missed_where_no_base_tells(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["layers_to_transform"] = [0, 1, 2]
+    assert "tensors-missing" in {f.rule for f in report_on(adapter, tmp_path).findings}
+    told = report_on(adapter, tmp_path / "again", write_base(tmp_path / "base"))
+    assert [f.rule for f in told.findings] == ["tensors-target-idle"]
 
 
 @pytest.mark.parametrize(
