@@ -7,13 +7,14 @@ imports the standard library and the ground floor only. What the gate does with 
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from phi3_lora_qa import pytest_fixtures
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.settings import SPECS, GateSettings, Spec, option, resolve
+from phi3_lora_qa.settings import SPECS, GateSettings, Spec, option, refuse_within, resolve
 
 BAD_INPUT = 2
 """pytest's exit status when an option's value cannot be used."""
@@ -40,7 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Take the settings down before a conftest.py could change them, and watch the exit status."""
     asked = early_config.stash[_ASKED] = _ask(early_config, early_config.known_args_namespace)
-    if isinstance(asked.settings, GateSettings) and asked.settings.layers:
+    if isinstance(asked.settings, InputError):
+        # The run ends before its first test: a conftest.py, perhaps the adapter's, is not run.
+        early_config.known_args_namespace.noconftest = True
+    elif asked.settings.layers:
         from phi3_lora_qa.pytest_layers import register_profiles
 
         register_profiles()
@@ -112,9 +116,18 @@ def _ask(config: pytest.Config, given: Any) -> _Asked:
             directory=config.invocation_params.dir,
             ini_directory=config.inipath.parent if config.inipath else config.rootpath,
         )
+        for place in _places(config, given):
+            refuse_within(settings.adapter, place, "settings and tests")
     except InputError as error:
         settings = error
     return _Asked(settings=settings, only_listed=bool(given.collectonly))
+
+
+def _places(config: pytest.Config, given: Any) -> list[Path]:
+    """Return where pytest takes configuration, conftest.py files and tests from."""
+    here = config.invocation_params.dir
+    paths = [here / str(arg).partition("::")[0] for arg in given.file_or_dir or ()]
+    return [here, config.rootpath, *([config.inipath] if config.inipath else []), *paths]
 
 
 def _keep_refusal(config: pytest.Config) -> None:

@@ -32,7 +32,7 @@ from phi3_lora_qa.progress import ProgressLine
 from phi3_lora_qa.pytest_fixtures import RUN
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.report import remove_report, write_report
-from phi3_lora_qa.settings import GateSettings
+from phi3_lora_qa.settings import GateSettings, within
 
 WORKER_INPUT = "phi3_lora_qa"
 _ID = re.compile(rf"(?:\.\./)*({ROOT}(?:::.*)?)", re.DOTALL)
@@ -179,6 +179,11 @@ class Gate:
         )
 
     # Collection
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Keep out of the adapters' folders: what lies there as a test is a stranger's program."""
+        return True if within(self.settings.adapter, collection_path) else None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(

@@ -4,6 +4,7 @@ Precedence: option > environment > file > default. A file is pytest's own config
 ``phi3_*``), then ``phi3-lora-qa.toml``, then the table ``[tool.phi3_lora_qa]`` in pyproject.toml.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -203,7 +204,8 @@ def resolve(
             where the settings file and pyproject.toml are looked for.
 
     Raises:
-        InputError: A value has the wrong type or is none of the choices, or a file is broken.
+        InputError: A value has the wrong type or is none of the choices, a file is broken, or the
+            settings lie in the folder of an adapter that they are for.
     """
     table, table_source = _read_table(ini_directory)
     values: dict[str, object] = {}
@@ -224,7 +226,42 @@ def resolve(
         else:
             values[spec.name] = _checked(spec, *given)
         sources[spec.name], starts[spec.name] = given[1:]
-    return GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
+    found = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
+    if table or any(value is not None for value in ini.values()):
+        refuse_within(found.adapter, ini_directory, "settings")
+    return found
+
+
+def refuse_within(adapters: Sequence[Path], place: Path, what: str) -> None:
+    """Refuse what would be read from an adapter's own folder: it may not say how it is judged.
+
+    Args:
+        adapters: The folders of the adapters.
+        place: The folder, or file, that something would be read from.
+        what: What would be read, in the plural.
+
+    Raises:
+        InputError: The place is the folder of an adapter, or lies in it.
+    """
+    if within(adapters, place):
+        raise InputError(
+            f"the {what} in {escape(str(place))} lie in the adapter's own folder, and an adapter "
+            "may not say how it is judged; run from the folder of your own project"
+        )
+
+
+def within(folders: Sequence[Path], place: Path) -> bool:
+    """Whether a place is one of the folders, or lies in one, whatever links lead there."""
+    real = _real(place)
+    return any(folder in (real, *real.parents) for folder in map(_real, folders))
+
+
+def _real(path: Path) -> Path:
+    """Return a path without links; one that no system knows, as it is."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL
+        return path
 
 
 def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:

@@ -128,3 +128,25 @@ def test_a_password_in_a_servers_address_is_refused_and_not_repeated(tmp_path: P
     with pytest.raises(InputError, match="no value for backend") as caught:
         settings(tmp_path, {"backend": "openai:https://me:hush@models.example.org/v1"})
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", [".", "inside", "linked"])
+@pytest.mark.parametrize("file", ["phi3-lora-qa.toml", "pyproject.toml", "pytest.ini"])
+def test_settings_in_an_adapters_own_folder_are_refused(
+    tmp_path: Path, file: str, where: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    (adapter / "inside").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(adapter)
+    place = tmp_path / where if where == "linked" else adapter / where
+    text = {"phi3-lora-qa.toml": "", "pyproject.toml": "[tool.phi3_lora_qa]\n", "pytest.ini": ""}
+    (place / file).write_text(text[file] + "lint_ignore = ['config-refused']\n")
+    ini = {"lint_ignore": ["config-refused"]} if file == "pytest.ini" else {}
+    with pytest.raises(InputError, match="adapter's own folder.*; run from the folder of your own"):
+        resolve({"adapter": [str(adapter)]}, {}, ini, place, place)
+    assert resolve({"adapter": [str(tmp_path / "other")]}, {}, ini, place, place).lint_ignore
+
+
+def test_an_adapters_folder_without_settings_can_be_worked_in(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert settings(tmp_path, {"adapter": ["."]}).adapter == (tmp_path / ".",)

@@ -52,7 +52,7 @@ def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # n
     }
     if format not in writers:
         raise InputError(f"unknown format {escape(format)!r}; choose text, json, github or sarif")
-    selection = selection_of(_settings(asked))
+    selection = selection_of(_settings(adapter, asked))
     folder = AdapterFolder.open(adapter)
     base = None if asked.base is None else _open_base(asked.base)
     report = lint(folder, base, selection)
@@ -113,14 +113,14 @@ def _write_sarif(report: LintReport) -> None:
     print(to_sarif(report))
 
 
-def _settings(asked: Asked) -> GateSettings:
-    """What the gate would be set to here, so that both follow the same rules."""
+def _settings(adapter: Path, asked: Asked) -> GateSettings:
+    """What the gate would be set to here for this adapter, so that both follow the same rules."""
     options = {
         "lint_select": asked.select, "lint_ignore": asked.ignore, "lint_levels": asked.levels,
     }  # fmt: skip
     here = Path.cwd()
     given = {name: list(value) or None for name, value in options.items()}
-    return resolve(given, os.environ, {}, here, here)
+    return resolve({"adapter": [adapter], **given}, os.environ, {}, here, here)
 
 
 def _open_base(reference: str) -> BaseFiles:

@@ -46,6 +46,7 @@ def keep(folder: Path, name: str) -> None:
 
 MILD: dict[str, Callable[[Adapter], object]] = {
     "files-code": lambda a: a.after.append(lambda f: keep(f, "modeling.py")),
+    "files-settings": lambda a: a.after.append(lambda f: keep(f, "pytest.ini")),
     "files-pickle-beside": lambda a: a.after.append(lambda f: keep(f, "optimizer.pt")),
     "files-subfolders": lambda a: a.after.append(lambda f: (f / "checkpoint-1").mkdir()),
     "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),

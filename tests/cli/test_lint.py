@@ -206,3 +206,15 @@ def test_explain_names_similar_rules_when_there_is_none() -> None:
     error = run("explain", "values-nann").exception
     assert isinstance(error, InputError)
     assert "values-nan" in str(error)
+
+
+def test_an_adapter_does_not_choose_the_rules_it_is_judged_by(
+    bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bad)
+    assert run("lint", ".").exit_code == 1
+    (bad / "phi3-lora-qa.toml").write_text('lint_ignore = ["values"]\n')
+    for path in (".", bad, bad / ".." / bad.name):
+        error = run("lint", path).exception
+        assert isinstance(error, InputError)
+        assert "adapter's own folder" in str(error)

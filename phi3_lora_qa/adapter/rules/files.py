@@ -6,6 +6,12 @@ from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG, MATTERS, PICKLED_WEIGHTS, WEIGHTS, EntryKind
 from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.adapter.subject import Subject
+from phi3_lora_qa.settings import SETTINGS_FILE
+
+_SETTINGS = (
+    SETTINGS_FILE, "pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini",
+    "tox.ini", "setup.cfg",
+)  # fmt: skip
 
 
 @rule(
@@ -122,6 +128,21 @@ def code(subject: Subject) -> Iterator[Hit]:
     for entry in subject.folder.entries.values():
         if entry.is_code:
             yield Hit(entry.name, f"{entry.name} is a program")
+
+
+@rule(
+    "files-settings",
+    severity=Severity.WARNING,
+    title="The folder holds no settings of the tools that judge it",
+    why="pytest and this tool take settings from the folder that they are started in: one that is "
+    "started in the adapter's would be told by it which rules to leave out. Here it is refused.",
+    fix="remove the file, and keep your settings in the folder of your own project",
+)
+def settings(subject: Subject) -> Iterator[Hit]:
+    """Find configuration of pytest and of this tool; a conftest.py is a program."""
+    for name in _SETTINGS:
+        if name in subject.folder.entries:
+            yield Hit(name, f"the folder holds {name}, which can set up the run that judges it")
 
 
 @rule(
