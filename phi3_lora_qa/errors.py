@@ -4,6 +4,10 @@ A message says what is wrong, where, and ends with how to mend it. The commands 
 line and exit with 2; the plugin turns it into a finding or into one line and exit status 2.
 """
 
+import re
+
+_COMMAND = re.compile("##|^ *::")
+
 
 class Phi3LoraQAError(Exception):
     """Base of all errors raised on purpose; catch this one to catch them all."""
@@ -32,10 +36,13 @@ class MissingDependencyError(Phi3LoraQAError, ImportError):
 def escape(text: str, limit: int = 400) -> str:
     r"""Make untrusted text safe for a terminal, a CI log and XML: printable, one line, bounded.
 
-    Control characters, line breaks, bidirectional marks and lone surrogates become ``\uXXXX``.
+    Control characters, line breaks, bidirectional marks and lone surrogates become ``\uXXXX``. So
+    does the second character of what a CI runner would take for its commands: ``##[`` and
+    ``##vso[`` count anywhere in a line, ``::`` where nothing but blanks is before it.
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(
+    line = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in cut
     )
+    return _COMMAND.sub(lambda found: f"{found[0][:-1]}\\x{ord(found[0][-1]):x}", line)

@@ -142,7 +142,7 @@ def test_settings_in_an_adapters_own_folder_are_refused(
     text = {"phi3-lora-qa.toml": "", "pyproject.toml": "[tool.phi3_lora_qa]\n", "pytest.ini": ""}
     (place / file).write_text(text[file] + "lint_ignore = ['config-refused']\n")
     ini = {"lint_ignore": ["config-refused"]} if file == "pytest.ini" else {}
-    with pytest.raises(InputError, match="adapter's own folder.*; run from the folder of your own"):
+    with pytest.raises(InputError, match=r"adapter's own folder.*; run from"):
         resolve({"adapter": [str(adapter)]}, {}, ini, place, place)
     assert resolve({"adapter": [str(tmp_path / "other")]}, {}, ini, place, place).lint_ignore
 

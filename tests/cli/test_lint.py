@@ -17,6 +17,8 @@ from tests.adapter.builders import plain, write_base
 from tests.adapter.faults import spoil
 
 HOSTILE = "x\n::error::pwned\x1b[31m\u202e%,:"
+COMMANDS = ("::add-mask::e", " \t::error::x", "##[stop-commands]e", "a ##vso[task.complete]e")
+"""What GitHub's and Azure's runners take for commands, in a line or at its start."""
 
 
 def run(*arguments: str | Path) -> Result:
@@ -87,6 +89,24 @@ def test_a_strangers_text_stays_text(kind: str, hostile: Path) -> None:
     assert "pwned" in output
     assert not any(line.startswith("::error::pwned") for line in output.splitlines())
     assert all(char.isprintable() or char == "\n" for char in output)
+
+
+@pytest.mark.parametrize("kind", ["text", "json", "github", "sarif"])
+@pytest.mark.parametrize("words", COMMANDS)
+def test_no_text_of_an_adapter_is_a_command_to_a_runner(
+    words: str, kind: str, tmp_path: Path
+) -> None:
+    adapter = plain()
+    adapter.config |= {"base_model_name_or_path": f"/{words}", "task_type": words, words: words}
+    adapter.config["rank_pattern"] = {words: 4}
+    adapter.files = {f"{words}.sh": b"", f"{words}.pkl": b""}
+    adapter.tensors[words] = adapter.array(adapter.names("lora_B.weight")[0])
+    (folder := tmp_path / words).mkdir()
+    output = run("lint", adapter.save(folder), "--format", kind).stdout
+    assert "config-unknown-field" in output
+    assert "##" not in output
+    for line in output.splitlines():
+        assert not line.lstrip().startswith("::") or re.match("::(error|warning|notice) ", line)
 
 
 def test_github_escapes_what_would_end_a_property(hostile: Path) -> None:

@@ -167,7 +167,10 @@ def machine_path(subject: Subject) -> Iterator[Hit]:
     """Find absolute and relative paths as the base's name."""
     name = subject.config.base_model_name_or_path or ""
     if name.startswith(("/", "./", "../", "~")) or "\\" in name or name[1:2] == ":":
-        yield Hit(f"{CONFIG}: base_model_name_or_path", f"{name} is a path of one machine")
+        yield Hit(
+            f"{CONFIG}: base_model_name_or_path",
+            f"the base is named by a path of one machine, {name}",
+        )
 
 
 def _alphas(subject: Subject) -> Iterator[tuple[str, float]]:

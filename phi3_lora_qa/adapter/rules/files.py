@@ -26,9 +26,9 @@ def not_regular(subject: Subject) -> Iterator[Hit]:
     """Find links, pipes, sockets and devices, and folders where a file must be."""
     for entry in subject.folder.entries.values():
         if entry.kind in (EntryKind.LINK, EntryKind.OTHER):
-            yield Hit(entry.name, f"{entry.name} is a {entry.kind}, which is not followed")
+            yield Hit(entry.name, f"this is a {entry.kind}, which is not followed")
         elif entry.kind is EntryKind.FOLDER and entry.name in MATTERS:
-            yield Hit(entry.name, f"{entry.name} is a folder where a file must be")
+            yield Hit(entry.name, "this is a folder where a file must be")
 
 
 @rule(
@@ -127,7 +127,7 @@ def code(subject: Subject) -> Iterator[Hit]:
     """Find programs and libraries."""
     for entry in subject.folder.entries.values():
         if entry.is_code:
-            yield Hit(entry.name, f"{entry.name} is a program")
+            yield Hit(entry.name, "this is a program, by its name")
 
 
 @rule(
@@ -158,7 +158,7 @@ def pickle_beside(subject: Subject) -> Iterator[Hit]:
     for entry in subject.folder.entries.values():
         alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in subject.folder.entries
         if entry.is_pickle and not alone:
-            yield Hit(entry.name, f"{entry.name} ({entry.size} bytes) is a pickle; not opened")
+            yield Hit(entry.name, f"this is a pickle ({entry.size} bytes); not opened")
 
 
 @rule(
