@@ -127,14 +127,14 @@ SPECS = (
         repeated=True,
         default=(),
         metavar="RULE",
-        help="only this rule or family of the static stage (may be repeated)",
+        help="only this rule or family of the static stage, or ALL (may be repeated, or a list)",
     ),
     Spec(
         name="lint_ignore",
         repeated=True,
         default=(),
         metavar="RULE",
-        help="leave this rule or family of the static stage out (may be repeated)",
+        help="leave this rule or family out; the closer of select and ignore counts",
     ),
     Spec(
         name="lint_levels",

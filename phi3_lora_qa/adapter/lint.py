@@ -3,7 +3,7 @@
 An adapter is accepted when no rule found an error, and every rule could do its work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from phi3_lora_qa.adapter.base import BaseFiles
@@ -40,6 +40,8 @@ class LintReport:
         unchecked: What was not checked, because the base or a file was not there, in words.
         ignored: The ids of the rules that the user left out.
         rules_run: The ids of the rules that ran.
+        totals: How many findings each of these had, by id; of more than `MAX_FINDINGS` the last one
+            in ``findings`` only counts the others.
     """
 
     adapter: str
@@ -47,6 +49,7 @@ class LintReport:
     unchecked: tuple[str, ...]
     ignored: tuple[str, ...]
     rules_run: tuple[str, ...]
+    totals: Mapping[str, int]
 
     @property
     def accepted(self) -> bool:
@@ -80,6 +83,7 @@ def lint(
     findings: list[Finding] = []
     unchecked: list[str] = []
     ran: list[str] = []
+    totals: dict[str, int] = {}
     blocked: list[Rule] = []
     there: dict[Need, bool] = {}
     for rule in filter(selection.takes, all_rules()):
@@ -90,7 +94,7 @@ def lint(
         if not missing:
             ran.append(rule.id)
             level = selection.severity(rule)
-            found = _bounded(rule, _run(rule, subject))
+            found, totals[rule.id] = _bounded(rule, _run(rule, subject))
             findings.extend(replace(f, severity=level) if f.rule == rule.id else f for f in found)
         elif missing[0] in _OPTIONAL and missing[0] not in subject.errors:
             unchecked.append(f"{rule.title} (needs the {missing[0]})")
@@ -106,6 +110,7 @@ def lint(
         unchecked=tuple(unchecked),
         ignored=selection.left_out(),
         rules_run=tuple(ran),
+        totals=totals,
     )
 
 
@@ -128,20 +133,25 @@ def _run(rule: Rule, subject: Subject) -> Iterator[Finding]:
         yield _crash(rule.id, error)
 
 
-def _bounded(rule: Rule, findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Let the first findings of a rule through, and count the others."""
-    for shown, finding in enumerate(findings):
-        if shown < MAX_FINDINGS or finding.rule == INTERNAL:
-            yield finding
-            continue
-        rest = 1 + sum(1 for _ in findings)
-        yield Finding(
-            rule=rule.id,
-            severity=rule.severity,
-            where=f"{rest} more places",
-            message=f"{rest} more findings of this kind",
-            fix=rule.fix,
+def _bounded(rule: Rule, findings: Iterator[Finding]) -> tuple[list[Finding], int]:
+    """Keep the first findings of a rule, and one that counts the others; return how many it had."""
+    kept: list[Finding] = []
+    total = 0
+    for finding in findings:
+        total += finding.rule != INTERNAL
+        if total <= MAX_FINDINGS or finding.rule == INTERNAL:
+            kept.append(finding)
+    if rest := max(0, total - MAX_FINDINGS):
+        kept.append(
+            Finding(
+                rule=rule.id,
+                severity=rule.severity,
+                where=f"{rest} more places",
+                message=f"{rest} more findings of this kind",
+                fix=rule.fix,
+            )
         )
+    return kept, total
 
 
 def _crash(what: str, error: Exception) -> Finding:

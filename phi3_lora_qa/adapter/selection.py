@@ -8,36 +8,46 @@ from phi3_lora_qa.adapter.finding import Rule, Severity, all_rules, families, fi
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings
 
+ALL = "ALL"
+"""Selects every rule, as it does in ruff."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A choice of rules.
+    """A choice of rules. A selector is the id of a rule, a family, or `ALL`; the closer one counts.
 
     Attributes:
-        select: Ids of rules, or families; empty for all.
-        ignore: Ids or families that are left out, selected or not.
-        levels: Severities other than the rules' own, by id.
+        select: Selectors of what is run.
+        ignore: Selectors of what is left out; of two that are as close, this one counts.
+        levels: Severities other than the rules' own, by selector.
     """
 
-    select: tuple[str, ...] = ()
+    select: tuple[str, ...] = (ALL,)
     ignore: tuple[str, ...] = ()
     levels: Mapping[str, Severity] = field(default_factory=lambda: MappingProxyType({}))
 
     def takes(self, rule: Rule) -> bool:
         """Whether a rule is run. That the linter could do its work is never left out."""
-        if rule.family == "lint":
-            return True
-        names = {rule.id, rule.family}
-        chosen = not self.select or not names.isdisjoint(self.select)
-        return chosen and names.isdisjoint(self.ignore)
+        return rule.family == "lint" or _closest(self.select, rule) > _closest(self.ignore, rule)
 
     def severity(self, rule: Rule) -> Severity:
         """Return the severity that a rule's findings have."""
-        return self.levels.get(rule.id, rule.severity)
+        names = [name for name in _selectors(rule) if name in self.levels]
+        return self.levels[names[-1]] if names else rule.severity
 
     def left_out(self) -> tuple[str, ...]:
         """Return the ids of all rules that are not run."""
         return tuple(rule.id for rule in all_rules() if not self.takes(rule))
+
+
+def _selectors(rule: Rule) -> tuple[str, ...]:
+    """Return what stands for a rule, the closest last."""
+    return (ALL, rule.family, rule.id)
+
+
+def _closest(chosen: tuple[str, ...], rule: Rule) -> int:
+    """Return how close the closest of the chosen selectors is; -1 where none stands for it."""
+    return max((n for n, name in enumerate(_selectors(rule)) if name in chosen), default=-1)
 
 
 def selection_of(settings: GateSettings) -> Selection:
@@ -55,23 +65,32 @@ def read_selection(
     """Read what a user wrote.
 
     Args:
-        select: Ids or families.
-        ignore: Ids or families.
-        levels: Texts such as ``files-code=error``.
+        select: Selectors, or lists of them with commas; all rules where there are none.
+        ignore: Likewise.
+        levels: Texts such as ``files-code=error``, likewise.
 
     Raises:
         InputError: A name is no rule and no family, or a level is none.
     """
-    for name in (*select, *ignore):
-        if name not in (*families(), "lint"):
-            find_rule(name)
     found = {}
-    for text in levels:
+    for text in _split(levels):
         name, _, level = text.partition("=")
         if level not in list(Severity):
             raise InputError(
                 f"{escape(text, 80)} sets no level; write RULE=LEVEL with one of "
                 f"{', '.join(Severity)}"
             )
-        found[find_rule(name).id] = Severity(level)
-    return Selection(select=tuple(select), ignore=tuple(ignore), levels=MappingProxyType(found))
+        found[_known(name)] = Severity(level)
+    return Selection(
+        select=tuple(map(_known, _split(select))) or (ALL,),
+        ignore=tuple(map(_known, _split(ignore))),
+        levels=MappingProxyType(found),
+    )
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def _known(name: str) -> str:
+    return name if name in (ALL, *families(), "lint") else find_rule(name).id

@@ -3,21 +3,50 @@
 Nothing heavy is imported before a command needs it, so that ``--help`` and ``lint`` stay quick.
 """
 
+import os
 import sys
+import traceback
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import click
 
 from phi3_lora_qa.cli import base, convert
-from phi3_lora_qa.errors import Phi3LoraQAError
+from phi3_lora_qa.errors import Phi3LoraQAError, escape
 
 BAD_INPUT = 2
+STOPPED = 130
+"""The exit status of a command that was stopped with Ctrl-C."""
 
 _PATH = click.Path(path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OutputError(Phi3LoraQAError):
+    """What a command has to say cannot be written, as its reader is gone or the disk is full."""
+
+
+class _Commands(click.Group):
+    """The commands, whose output is written out before they end."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; click itself would end it with 1, as a rejection, when a pipe closes."""
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                if sys.stdout:
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise _OutputError(
+                f"the output cannot be written ({error.strerror}); write it to a file"
+            ) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="phi3-lora-qa")
 def app() -> None:
     """Fine-tune Phi-3 with LoRA, and decide whether the adapter may ship."""
@@ -55,8 +84,10 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 @click.option(
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
 )
-@click.option("--select", multiple=True, metavar="RULE", help="Only these rules or families.")
-@click.option("--ignore", multiple=True, metavar="RULE", help="Leave these rules or families out.")
+@click.option("--select", multiple=True, metavar="RULE", help="Only these: RULE, FAMILY or ALL.")
+@click.option(
+    "--ignore", multiple=True, metavar="RULE", help="Leave these out: RULE, FAMILY or ALL."
+)
 @click.option(
     "--level", multiple=True, metavar="RULE=LEVEL", help="Another level: error, warning or info."
 )
@@ -78,7 +109,7 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
 @app.command()
 @click.argument("rule")
 def explain(rule: str) -> None:
-    """Say what a finding of RULE means, why it matters and how to mend it."""
+    """Say what a finding of RULE means, why it matters and how to mend it; or list a family."""
     from phi3_lora_qa.cli.lint import explain_command
 
     explain_command(rule)
@@ -95,13 +126,36 @@ def report(record: Path, output: Path | None) -> None:
 
 
 def main() -> None:
-    """Run the console script; an error made on purpose is one line and exit status 2."""
+    """Run the console script; what ended it without a verdict is one line and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not look like a rejection.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.exit(_status())
+
+
+def _status() -> int:
+    """Run the command, and return its exit status: 1 is a verdict and never an accident."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except _OutputError as error:
+        # Else the interpreter writes what is left when it ends, and fails again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(str(error))
     except Phi3LoraQAError as error:
-        print(f"phi3-lora-qa: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        return _fail(str(error))
+    except click.ClickException as error:
+        error.show()
+        return BAD_INPUT
+    except click.Abort:
+        return STOPPED
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it")
+    return status if isinstance(status, int) else 0
+
+
+def _fail(why: str) -> int:
+    with suppress(OSError):
+        print(f"phi3-lora-qa: error: {escape(why, 2_000)}", file=sys.stderr)
+    return BAD_INPUT

@@ -2,21 +2,21 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import LintReport, Severity, find_rule, lint
+from phi3_lora_qa.adapter.lint import LintReport, Severity, all_rules, find_rule, lint
 from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings, resolve
 
 SCHEMA_VERSION = 1
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+_OPTIONS = {"base": "give --base DIR_OR_ID"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,29 +44,28 @@ def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # n
         InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
-    writers: Mapping[str, Callable[[LintReport], None]] = {
-        "text": _write_text,
-        "json": lambda report: print(to_json(report)),
-        "github": lambda report: print(to_github(report)),
-        "sarif": _write_sarif,
-    }
-    if format not in writers:
+    if format not in _WRITERS:
         raise InputError(f"unknown format {escape(format)!r}; choose text, json, github or sarif")
     selection = selection_of(_settings(adapter, asked))
     folder = AdapterFolder.open(adapter)
     base = None if asked.base is None else _open_base(asked.base)
     report = lint(folder, base, selection)
-    writers[format](report)
+    print(_WRITERS[format](report).rstrip("\n"))
     return 0 if report.accepted else 1
 
 
-def explain_command(rule: str) -> None:
-    """Print what a rule's finding means.
+def explain_command(name: str) -> None:
+    """Print what a rule's finding means, or which rules a family has.
 
     Raises:
-        InputError: There is no such rule; the message names similar ones.
+        InputError: There is no such rule or family; the message names similar ones.
     """
-    found = find_rule(rule)
+    family = [rule for rule in all_rules() if rule.family == name]
+    for rule in family:
+        print(f"{rule.id} ({rule.severity}): {rule.title}")
+    if family:
+        return
+    found = find_rule(name)
     print(f"{found.id} ({found.severity})\n\n{found.title}.\n")
     print(f"Why it matters: {found.why}\n\nHow to mend it: {found.fix}.")
     if "base" in found.needs:
@@ -104,13 +103,21 @@ def to_github(report: LintReport) -> str:
         f"{_data(f'{f.message}. Fix: {f.fix}')}"
         for f in report.findings
     ]
+    if report.ignored:
+        lines.append(f"::notice title=rules ignored::{_data(', '.join(report.ignored))}")
+    if report.unchecked:
+        lines.append(f"::notice title=rules not checked::{_data(wanting(report.unchecked))}")
     return "\n".join([*lines, f"adapter {_data(report.adapter)} is {report.verdict}"])
 
 
-def _write_sarif(report: LintReport) -> None:
-    from phi3_lora_qa.cli.sarif import to_sarif
-
-    print(to_sarif(report))
+def wanting(unchecked: Sequence[str]) -> str:
+    """Say in one line how many rules did not run, for want of what, and what would change it."""
+    wants = Counter(text.rpartition("(needs the ")[2].rstrip(")") for text in unchecked)
+    parts = [
+        f"{count} for want of a {what}" + (f" ({_OPTIONS[what]})" if what in _OPTIONS else "")
+        for what, count in wants.most_common()
+    ]
+    return f"{len(unchecked)} rules: {', '.join(parts)}"
 
 
 def _settings(adapter: Path, asked: Asked) -> GateSettings:
@@ -133,51 +140,29 @@ def _open_base(reference: str) -> BaseFiles:
     return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder)
 
 
-def _write_text(report: LintReport) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    colour = "green" if report.accepted else "red"
-    headline = Text.assemble((report.verdict, f"bold {colour}"), f"  {report.adapter}")
-    console.print(headline)
-    console.print(_counts(report))
-    group = ""
-    for finding in report.findings:
-        family = finding.rule.partition("-")[0]
-        if family != group:
-            group = family
-            console.print(Text(f"\n{family}", style="bold"))
-        console.print(
-            Text.assemble(
-                (f"  {finding.severity:<8}", _COLOURS[finding.severity]),
-                (finding.rule, "bold"),
-                f"  {finding.where}",
-            )
-        )
-        console.print(Text(f"          {finding.message}"))
-        console.print(Text.assemble(("          fix: ", "green"), finding.fix))
-    if report.ignored:
-        console.print(Text("\nignored", style="bold"))
-        console.print(Text(f"  {', '.join(report.ignored)}"))
-    if report.unchecked:
-        console.print(Text("\nnot checked", style="bold"))
-        for text in report.unchecked:
-            console.print(Text(f"  {text}"))
-
-
-def _counts(report: LintReport) -> str:
-    parts = [
-        f"{count} {severity}{'' if count == 1 else 's'}"
-        for severity in Severity
-        if (count := report.count(severity)) and severity is not Severity.INFO
-    ]
-    return f"{', '.join(parts) or 'nothing to mend'}; {len(report.rules_run)} rules ran"
-
-
 def _data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _text(report: LintReport) -> str:
+    from phi3_lora_qa.cli.lint_text import to_text
+
+    return to_text(report)
+
+
+def _sarif(report: LintReport) -> str:
+    from phi3_lora_qa.cli.sarif import to_sarif
+
+    return to_sarif(report)
+
+
+_WRITERS: Mapping[str, Callable[[LintReport], str]] = {
+    "text": _text,
+    "json": to_json,
+    "github": to_github,
+    "sarif": _sarif,
+}

@@ -4,8 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-STOPPED = 130
-"""The exit status of a command that was stopped with Ctrl-C."""
+from phi3_lora_qa.cli import STOPPED
 
 
 def train_command(config: Path, set_: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.finding import Severity
+from phi3_lora_qa.adapter.finding import Severity, find_rule
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.adapter.selection import read_selection
@@ -38,6 +38,33 @@ def test_only_what_is_selected_runs(tmp_path: Path) -> None:
     found = report(tmp_path, select="values", ignore="values-inf")
     assert {f.rule for f in found.findings} == {"values-nan"}
     assert {"files-code", "values-inf"} <= set(found.ignored)
+
+
+@pytest.mark.parametrize(
+    ("select", "ignore", "runs"),
+    [
+        ("values,tensors", "", True),
+        ("files , config", "", False),
+        ("ALL", "", True),
+        ("ALL", "values", False),
+        ("", "ALL", False),
+        ("values-nan", "values", True),
+        ("values-nan", "ALL", True),
+        ("values", "values-nan", False),
+        ("values", "values", False),
+        ("ALL", "tensors,values-nan", False),
+    ],
+)
+def test_the_closer_selector_counts_as_in_ruff(select: str, ignore: str, runs: bool) -> None:
+    chosen = read_selection([select], [ignore], [])
+    assert chosen.takes(find_rule("values-nan")) is runs
+    assert chosen.takes(find_rule("lint-internal-error"))
+
+
+def test_a_level_can_be_a_familys(tmp_path: Path) -> None:
+    assert report(tmp_path, levels="values=info").accepted
+    assert report(tmp_path, levels="ALL=error,values=warning").accepted
+    assert not report(tmp_path, levels="values=info,values-nan=error").accepted
 
 
 def test_a_level_makes_an_error_of_a_note_and_the_other_way_round(tmp_path: Path) -> None:

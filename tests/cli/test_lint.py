@@ -162,8 +162,9 @@ def test_rules_are_chosen_on_the_command_line_and_in_the_projects_file(
     assert run("lint", bad).exit_code == 1
     ignored = run("lint", bad, "--ignore", "values-nan")
     assert ignored.exit_code == 0
-    assert "ignored\n  values-nan" in ignored.stdout
-    assert run("lint", bad, "--level", "values-nan=info").exit_code == 0
+    assert "ignored: values-nan\n" in ignored.stdout
+    assert run("lint", bad, "--level", "values=info").exit_code == 0
+    assert run("lint", bad, "--select", "files,config").exit_code == 0
     assert run("lint", bad, "--select", "files", "--select", "config").exit_code == 0
     (tmp_path / "phi3-lora-qa.toml").write_text('lint_ignore = ["values"]\n')
     assert run("lint", bad).exit_code == 0
@@ -220,6 +221,12 @@ def test_explain_says_of_every_rule_what_why_and_how() -> None:
         result = run("explain", rule.id)
         assert result.exit_code == 0
         assert all(text in result.stdout for text in (rule.title, rule.why, rule.fix))
+
+
+def test_explain_lists_a_family() -> None:
+    lines = run("explain", "values").stdout.splitlines()
+    ids = [rule.id for rule in all_rules() if rule.family == "values"]
+    assert [line.partition(" ")[0] for line in lines] == ids
 
 
 def test_explain_names_similar_rules_when_there_is_none() -> None:
