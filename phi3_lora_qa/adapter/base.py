@@ -107,6 +107,10 @@ class BaseFiles:
         places = ((f, f.tensors[name]) for name in names for f in self.files if name in f.tensors)
         return next((place for place in places if place[1].dtype in READABLE), None)
 
+    def has_file(self, name: str) -> bool:
+        """Whether the folder has a file of this name."""
+        return (self.path / name).is_file()
+
     def read_text(self, name: str, cap: int, /) -> bytes | None:
         """Return a small file of the folder (a tokenizer's), or None where it is missing.
 

@@ -40,7 +40,16 @@ class Hit:
     fix: str = ""
 
 
-Need = Literal["config", "weights", "implied", "base", "base weights", "tokenizer", "manifest"]
+Need = Literal[
+    "config",
+    "weights",
+    "implied",
+    "base",
+    "base weights",
+    "tokenizer",
+    "base's tokenizer",
+    "manifest",
+]
 """A part of the subject without which a rule has nothing to say."""
 
 CheckFunction = Callable[["Subject"], Iterator[Hit]]

@@ -1,6 +1,7 @@
 """An adapter folder from a stranger: looked at before it is opened, read in place or copied.
 
-Nothing here follows a link, waits on a pipe, opens a file in a sub-folder or opens a pickle.
+Nothing here follows a link, waits on a pipe, opens a pickle, or enters a sub-folder, but the one
+that transformers takes chat templates from.
 """
 
 import hashlib
@@ -27,9 +28,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""The one sub-folder that is looked into: a template in it goes before the one beside it."""
 
 MATTERS = (CONFIG, WEIGHTS, MANIFEST, MODEL_CARD, *TOKENIZER_FILES)
-"""The files that an adapter consists of; only these are copied, hashed and loaded."""
+"""The files that an adapter consists of; only these, and templates, are copied and hashed."""
 
 MAX_ENTRIES = 1000
 MAX_FILE_BYTES = 32 << 30
@@ -110,6 +113,13 @@ class AdapterFolder:
             _require_no_adapter_below(folder, entries)
         return cls(path=folder, entries=dict(sorted(entries.items())))
 
+    @property
+    def matters(self) -> tuple[str, ...]:
+        """The names of the regular files that the adapter consists of."""
+        inside = (name for name in self.entries if name.startswith(f"{TEMPLATE_FOLDER}/"))
+        templates = (name for name in inside if name.endswith(".jinja"))
+        return tuple(name for name in (*MATTERS, *templates) if self.file(name))
+
     def file(self, name: str) -> Entry | None:
         """Return the entry of this name if it is a regular file, else None."""
         entry = self.entries.get(name)
@@ -173,7 +183,7 @@ class AdapterFolder:
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every file that matters, the manifest excepted."""
-        return {n: self.sha256(n) for n in MATTERS if n != MANIFEST and self.file(n)}
+        return {name: self.sha256(name) for name in self.matters if name != MANIFEST}
 
     def snapshot(self, destination: Path) -> "AdapterFolder":
         """Copy the regular files that matter into ``destination``, and open that.
@@ -186,9 +196,9 @@ class AdapterFolder:
         """
         try:
             destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in MATTERS:
-                if self.file(name):
-                    self._copy(name, destination / name)
+            for name in self.matters:
+                (destination / name).parent.mkdir(mode=0o700, exist_ok=True)
+                self._copy(name, destination / name)
         except OSError as error:
             raise AdapterError(
                 f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}; "
@@ -207,17 +217,37 @@ class AdapterFolder:
 
 
 def _list(folder: Path) -> Iterator[Entry]:
-    with os.scandir(folder) as names:
-        for count, item in enumerate(names):
-            if count >= MAX_ENTRIES:
+    count = 0
+    for prefix in ("", f"{TEMPLATE_FOLDER}/"):
+        for entry in _names(folder / prefix, prefix):
+            count += 1
+            if count > MAX_ENTRIES:
                 raise AdapterError(
                     f"{escape(str(folder))} holds more than {MAX_ENTRIES} names; "
                     "give the folder of one adapter, without other files"
                 )
-            status = item.stat(follow_symlinks=False)
-            kind = _kind(status.st_mode)
-            size = status.st_size if kind is EntryKind.FILE else 0
-            yield Entry(name=item.name, kind=kind, size=size, identity=_identity(status))
+            yield entry
+
+
+def _names(folder: Path, prefix: str) -> Iterator[Entry]:
+    """Look at the names in a folder; a sub-folder that is none, or a link, has none."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(folder, flags | os.O_NOFOLLOW if prefix else flags)
+    except OSError:
+        if prefix:
+            return
+        raise
+    try:
+        with os.scandir(descriptor) as names:
+            for item in names:
+                status = item.stat(follow_symlinks=False)
+                kind = _kind(status.st_mode)
+                size = status.st_size if kind is EntryKind.FILE else 0
+                name = prefix + item.name
+                yield Entry(name=name, kind=kind, size=size, identity=_identity(status))
+    finally:
+        os.close(descriptor)
 
 
 def _require_no_adapter_below(folder: Path, entries: Mapping[str, Entry]) -> None:

@@ -27,7 +27,7 @@ MAX_FINDINGS = 10
 """How many findings one rule may report; the last says how many more there are."""
 
 INTERNAL = "lint-internal-error"
-_OPTIONAL = ("base", "base weights", "tokenizer", "manifest")
+_OPTIONAL = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
 
 
 @dataclass(frozen=True, kw_only=True)

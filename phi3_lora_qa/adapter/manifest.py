@@ -16,7 +16,6 @@ from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,
-    MATTERS,
     TOKENIZER_FILES,
     WEIGHTS,
     AdapterFolder,
@@ -156,16 +155,13 @@ def template_hash(template: str | None) -> str:
 
 def changed_files(folder: AdapterFolder, manifest: Manifest) -> tuple[str, ...]:
     """Return the files whose content is not the recorded one, missing and new ones included."""
-    now = {name: _hash_or_none(folder, name) for name in MATTERS if name != MANIFEST}
-    now = {name: digest for name, digest in now.items() if digest is not None}
+    now = {name: _hash_or_empty(folder, name) for name in folder.matters if name != MANIFEST}
     needed = {CONFIG, WEIGHTS, *now} | set(manifest.files)
     return tuple(sorted(name for name in needed if now.get(name) != manifest.files.get(name)))
 
 
-def _hash_or_none(folder: AdapterFolder, name: str) -> str | None:
-    """Return a file's hash, "" where it cannot be read, or None where it is missing."""
-    if folder.file(name) is None:
-        return None
+def _hash_or_empty(folder: AdapterFolder, name: str) -> str:
+    """Return a file's hash, or "" where it cannot be read."""
     try:
         return folder.sha256(name)
     except AdapterError:

@@ -1,16 +1,19 @@
-"""Render a stranger's chat template: a small program that `rendering` starts and can end.
+"""Render a stranger's chat templates: a small program that `rendering` starts and can end.
 
 Jinja's sandbox keeps a template from the interpreter, but not from its time and memory. So this
 runs as a process of its own, gives up what it does not need, and only then reads the template.
 
 It is run by its path, in an interpreter without environment and site-packages; its arguments are
 the folders that hold jinja2 and what jinja2 needs. It imports nothing else, the package included.
-On stdin it takes one JSON object: ``template``, ``special_tokens`` (name to text) and
-``conversations``, each with ``messages`` and ``add_generation_prompt``. On stdout it writes
-`READY` when the template is about to be read, then one JSON object: ``texts``, in which an object
-``{"refusal": message}`` stands for a conversation that the template itself refuses, or ``error``.
+On stdin it takes one JSON object: ``templates``, ``special_tokens`` (name to text) and
+``conversations``, each with ``messages`` and ``add_generation_prompt``. On stdout it writes `READY`
+when the templates are about to be read, then a JSON list with an object for each: ``form``, which
+two templates share that are the same but for the way they are written, and ``texts``, in which an
+object ``{"refusal": message}`` stands for a conversation that the template itself refuses; or
+``error``.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -50,9 +53,9 @@ def main() -> None:
     environment = make_environment()
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
-    answer = answer_to(json.load(sys.stdin.buffer), environment)
+    answers = answers_to(json.load(sys.stdin.buffer), environment)
     # ASCII: a lone surrogate in a text has no bytes of its own.
-    sys.stdout.buffer.write(json.dumps(answer).encode("ascii"))
+    sys.stdout.buffer.write(json.dumps(answers).encode("ascii"))
 
 
 def limit_resources() -> None:
@@ -166,21 +169,114 @@ def make_environment() -> "ImmutableSandboxedEnvironment":
     return environment
 
 
-def answer_to(
+def answers_to(
     job: Mapping[str, Any], environment: "ImmutableSandboxedEnvironment"
+) -> list[dict[str, Any]]:
+    """Render every conversation with every template, within one cap on what they write."""
+    room = MAX_CHARACTERS
+    answers = []
+    for text in job["templates"]:
+        answer = _answer(text, job, environment, room)
+        room -= sum(len(part) for part in answer.get("texts", ()) if isinstance(part, str))
+        answers.append(answer)
+    return answers
+
+
+def _answer(
+    text: str, job: Mapping[str, Any], environment: "ImmutableSandboxedEnvironment", room: int
 ) -> dict[str, Any]:
     """Render every conversation, or say what went wrong with the first that fails."""
     try:
-        template = environment.from_string(job["template"])
+        template = environment.from_string(text)
         texts: list[str | dict[str, str]] = []
-        room = MAX_CHARACTERS
         for conversation in job["conversations"]:
-            text = _render(template, conversation, job["special_tokens"], room)
-            room -= len(text) if isinstance(text, str) else 0
-            texts.append(text)
+            part = _render(template, conversation, job["special_tokens"], room)
+            room -= len(part) if isinstance(part, str) else 0
+            texts.append(part)
+        form = repr(form_of(environment.parse(text))).encode("utf-8", "surrogatepass")
     except Exception as error:  # whatever a template does is what the answer tells
         return {"error": _cut(explain(error))}
-    return {"texts": texts}
+    return {"texts": texts, "form": hashlib.sha256(form).hexdigest()}
+
+
+def form_of(node: Any) -> Any:
+    """Return a template's tree without what changes nothing in what it writes.
+
+    Marks around an answer are gone. A text is a text, whether it stands alone, in an expression or
+    joined to others: where one of several operands is a text, ``+`` writes one behind the other.
+    ``a.b`` is ``a['b']``, and ``elif`` is an ``if`` in ``else``.
+    """
+    from jinja2 import nodes
+
+    match node:
+        case list() | tuple():
+            form: Any = _joined([part for item in node for part in _written(item)])
+        case nodes.If() if node.elif_:
+            first, *others = node.elif_
+            inner = nodes.If(first.test, first.body, others, node.else_)
+            form = form_of(nodes.If(node.test, node.body, [], [inner]))
+        case nodes.Getattr() if not hasattr({}, node.attr):
+            form = ("Getitem", form_of(node.node), ("Const", "str", repr(node.attr)))
+        case nodes.Getitem():
+            form = ("Getitem", form_of(node.node), form_of(node.arg))
+        case nodes.Const():
+            form = ("Const", type(node.value).__name__, repr(node.value))
+        case nodes.Node():
+            form = (type(node).__name__, *((name, form_of(v)) for name, v in node.iter_fields()))
+        case _:
+            form = node
+    return form
+
+
+def _written(node: Any) -> list[Any]:
+    """Return what a statement writes, piece by piece: texts, and the forms of everything else."""
+    from jinja2 import nodes
+
+    match node:
+        case nodes.Output():
+            return [piece for part in node.nodes for piece in _pieces(part)]
+        case nodes.CallBlock() if _is_mark(node.call):
+            return [piece for part in node.body for piece in _written(part)]
+    return [form_of(node)]
+
+
+def _pieces(node: Any) -> list[Any]:
+    from jinja2 import nodes
+
+    match node:
+        case nodes.TemplateData():
+            return [node.data]
+        case nodes.Const() if isinstance(node.value, str):
+            return [node.value]
+        case nodes.Concat():
+            return [piece for part in node.nodes for piece in _pieces(part)]
+        case nodes.Add() if any(isinstance(part, str) for part in _operands(node)):
+            return _operands(node)
+    return [form_of(node)]
+
+
+def _operands(node: Any) -> list[Any]:
+    from jinja2 import nodes
+
+    if isinstance(node, nodes.Add):
+        return [*_operands(node.left), *_operands(node.right)]
+    return [node.value] if isinstance(getattr(node, "value", 0), str) else [form_of(node)]
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Join texts that follow one another, and leave out empty ones."""
+    found: list[Any] = []
+    for part in parts:
+        if isinstance(part, str) and found and isinstance(found[-1], str):
+            found[-1] += part
+        elif part != "":
+            found.append(part)
+    return tuple(found)
+
+
+def _is_mark(call: Any) -> bool:
+    owner = getattr(call, "node", None)
+    return getattr(owner, "identifier", "").endswith(".Generation")
 
 
 def explain(error: Exception) -> str:

@@ -58,30 +58,39 @@ class Rendering:
 
     Attributes:
         texts: For each conversation its text, which may hold any character, or a refusal.
+        form: Equal for templates that write the same and are only written otherwise: with marks
+            around an answer, other blanks within tags, texts joined or not.
         error: Why there are no texts, printable, as what the template did ("took longer than …");
             empty where there are.
     """
 
     texts: tuple[str | Refusal, ...] = ()
+    form: str = ""
     error: str = ""
 
 
 def render(
-    template: str, conversations: Sequence[Conversation], special_tokens: Mapping[str, str]
-) -> Rendering:
+    templates: Sequence[str],
+    conversations: Sequence[Conversation],
+    special_tokens: Mapping[str, str],
+) -> tuple[Rendering, ...]:
     """Render conversations as transformers would, within limits, in about a tenth of a second.
 
     Args:
-        template: The text of the template. Nothing in it is trusted.
-        conversations: What to render it with.
+        templates: The texts of the templates. Nothing in them is trusted. The limits are for all of
+            them together: one that goes over them takes the others with it.
+        conversations: What to render them with.
         special_tokens: Texts of special tokens by name, such as ``eos_token``.
+
+    Returns:
+        One for each template.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
-        Phi3LoraQAError: The child did not get as far as reading the template.
+        Phi3LoraQAError: The child did not get as far as reading the templates.
     """
     job = {
-        "template": template,
+        "templates": list(templates),
         "special_tokens": dict(special_tokens),
         "conversations": [
             {
@@ -97,18 +106,26 @@ def render(
             f"the program that renders chat templates did not start ({ending or 'no word of it'}); "
             f"see that {escape(sys.executable)} can import jinja2, and run again"
         )
-    return Rendering(error=ending) if ending else _read(output[len(READY) :], len(conversations))
+    if not ending:
+        try:
+            answers = json.loads(output[len(READY) :])
+            found = tuple(_read(answer, len(conversations)) for answer in answers)
+        except (ValueError, KeyError, TypeError):
+            ending = "ended without an answer"
+        else:
+            if len(found) == len(templates):
+                return found
+            ending = "lost a template"
+    return (Rendering(error=ending),) * len(templates)
 
 
-def _read(answer: bytes, count: int) -> Rendering:
-    try:
-        content = json.loads(answer)
-        if "error" in content:
-            return Rendering(error=escape(content["error"]))
-        texts = tuple(_text(item) for item in content["texts"])
-    except (ValueError, KeyError, TypeError):
-        return Rendering(error="ended without an answer")
-    return Rendering(texts=texts) if len(texts) == count else Rendering(error="lost a conversation")
+def _read(answer: Mapping[str, Any], count: int) -> Rendering:
+    if "error" in answer:
+        return Rendering(error=escape(answer["error"]))
+    texts = tuple(_text(item) for item in answer["texts"])
+    if len(texts) != count:
+        return Rendering(error="lost a conversation")
+    return Rendering(texts=texts, form=str(answer["form"]))
 
 
 def _text(item: Any) -> str | Refusal:

@@ -18,7 +18,8 @@ from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_keys, tenso
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.matching import Matching
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_safetensors
-from phi3_lora_qa.adapter.templates import chat_template, same_vocabulary, vocabulary
+from phi3_lora_qa.adapter.templates import ChatTemplates, read_templates
+from phi3_lora_qa.adapter.tokenizer import Tokenizer, read_tokenizer
 from phi3_lora_qa.errors import AdapterError, BaseModelError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Subject:
         self._base = base
         self.errors: dict[str, str] = {}
 
-    def has(self, need: Need) -> bool:
+    def has(self, need: Need) -> bool:  # noqa: PLR0911 - one for each part
         """Whether a part is there for a rule to look at."""
         match need:
             case "config":
@@ -55,7 +56,10 @@ class Subject:
             case "base weights":
                 found = self._has_base_weights
             case "tokenizer":
-                found = any(self.folder.file(name) for name in TOKENIZER_FILES)
+                found = any(name in TOKENIZER_FILES or "/" in name for name in self.folder.matters)
+            case "base's tokenizer":
+                base = self._base
+                found = base is not None and any(map(base.has_file, TOKENIZER_FILES))
             case "manifest":
                 found = self._manifest is not None
         return bool(found)
@@ -163,34 +167,39 @@ class Subject:
         return found
 
     @cached_property
-    def tokens(self) -> Mapping[str, int]:
-        """The adapter's own vocabulary; empty where there is none that can be read."""
-        return self._try("vocabulary", lambda: vocabulary(self.folder)) or {}
+    def tokenizer(self) -> Tokenizer | None:
+        """The adapter's own tokenizer; None where there is none that can be read."""
+        return self._tokenizer[0] if self._tokenizer else None
 
     @cached_property
-    def base_tokens(self) -> Mapping[str, int]:
-        """The base's vocabulary; empty where it has none (need: base).
+    def base_tokenizer(self) -> Tokenizer | None:
+        """The base's tokenizer; None where it has none with a vocabulary (need: base).
 
         Raises:
             BaseModelError: It cannot be read.
         """
-        if same_vocabulary(self.folder, self.base):
-            return self.tokens
-        return _of_base(lambda: vocabulary(self.base)) or {}
+        own = self._tokenizer
+        like = (own[1], own[0].file) if own and own[0].file else None
+        found = _of_base(lambda: read_tokenizer(self.base, like))
+        return found[0] if found else None
 
     @cached_property
-    def template(self) -> str | None:
-        """The adapter's own chat template; None where there is none that can be read."""
-        return self._try("template", lambda: chat_template(self.folder))
+    def templates(self) -> ChatTemplates | None:
+        """The adapter's own chat templates; None where one cannot be read."""
+        return self._try("templates", lambda: read_templates(self.folder))
 
     @cached_property
-    def base_template(self) -> str | None:
-        """The base's chat template (need: base).
+    def base_templates(self) -> ChatTemplates:
+        """The base's chat templates (need: base).
 
         Raises:
-            BaseModelError: It cannot be read.
+            BaseModelError: One cannot be read.
         """
-        return _of_base(lambda: chat_template(self.base))
+        return _of_base(lambda: read_templates(self.base))
+
+    @cached_property
+    def _tokenizer(self) -> tuple[Tokenizer, bytes] | None:
+        return self._try("tokenizer", lambda: read_tokenizer(self.folder))
 
     @cached_property
     def reading(self) -> ConfigReading | None:

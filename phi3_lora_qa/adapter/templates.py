@@ -1,104 +1,129 @@
-"""A tokenizer's small files, as far as rules compare them: template, special tokens, vocabulary."""
+"""The chat templates of a folder: those that transformers takes, and those that others would.
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+As in transformers 5.23 (PreTrainedTokenizerBase._from_pretrained): templates in files go before
+those in tokenizer_config.json, all of them; one in the sub-folder goes before chat_template.jinja;
+of two in a list the later one counts. Older versions know tokenizer_config.json alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from phi3_lora_qa.adapter.base import BaseFiles
-from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.strict_json import parse_object
-from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.adapter.folder import TEMPLATE_FOLDER, AdapterFolder
+from phi3_lora_qa.adapter.tokenizer import SETTINGS, read_object, read_small
+from phi3_lora_qa.errors import AdapterError
 
 TEMPLATE = "chat_template.jinja"
-SETTINGS = "tokenizer_config.json"
-VOCABULARY = "tokenizer.json"
+DEFAULT = "default"
+MAX_TEMPLATES = 16
 _MAX_TEMPLATE = 1 << 20
-_MAX_SETTINGS = 8 << 20
-MAX_VOCABULARY_BYTES = 64 << 20
 
 
-class _Source(Protocol):
-    """A place where the files lie: an adapter's folder or a base's."""
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """A chat template: its name, its text without the last line's end, and the file it is in."""
 
-    def __call__(self, name: str, cap: int, /) -> bytes | None: ...
+    name: str
+    text: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplates:
+    """The chat templates of a folder.
+
+    Attributes:
+        taken: Those that transformers takes, by name.
+        shadowed: Others of the same names, which other readers may take.
+    """
+
+    taken: Mapping[str, ChatTemplate]
+    shadowed: tuple[ChatTemplate, ...]
+
+    @property
+    def default(self) -> ChatTemplate | None:
+        """The one that is taken when nobody asks for another."""
+        return self.taken.get(DEFAULT)
+
+
+def read_templates(folder: AdapterFolder | BaseFiles) -> ChatTemplates:
+    """Read every chat template of a folder.
+
+    Raises:
+        AdapterError: A file is no strict JSON, no UTF-8, too large, or holds no template.
+    """
+    in_files = list(_in_files(folder))
+    in_settings = list(_in_settings(read_object(folder, SETTINGS).get("chat_template")))
+    readers = in_files or in_settings
+    taken = {template.name: template for template in readers}
+    every = (*in_settings, *in_files)
+    if len(every) > MAX_TEMPLATES:
+        raise AdapterError(
+            f"{len(every)} chat templates are more than {MAX_TEMPLATES}; keep those that are used"
+        )
+    shadowed = [t for t in every if t is not taken.get(t.name)]
+    return ChatTemplates(
+        taken=taken, shadowed=tuple(t for t in shadowed if t.text != _text_of(taken, t))
+    )
 
 
 def chat_template(folder: AdapterFolder | BaseFiles) -> str | None:
     """Return the chat template that a tokenizer from this folder would use, or None.
 
     Raises:
-        AdapterError: A file is no strict JSON, no UTF-8, or too large.
+        AdapterError: As `read_templates`.
     """
-    data = _source(folder)(TEMPLATE, _MAX_TEMPLATE)
+    default = read_templates(folder).default
+    return default.text if default else None
+
+
+def _text_of(taken: Mapping[str, ChatTemplate], template: ChatTemplate) -> str | None:
+    found = taken.get(template.name) or taken.get(DEFAULT)
+    return found.text if found else None
+
+
+def _in_files(folder: AdapterFolder | BaseFiles) -> Iterator[ChatTemplate]:
+    """Yield the templates in files of their own, the one that counts last."""
+    yield from _from_file(folder, DEFAULT, TEMPLATE)
+    for name in sorted(_in_folder(folder)):
+        short = name.rpartition("/")[2].removesuffix(".jinja")
+        yield from _from_file(folder, short, name)
+
+
+def _from_file(folder: AdapterFolder | BaseFiles, name: str, path: str) -> Iterator[ChatTemplate]:
+    data = read_small(folder, path, _MAX_TEMPLATE)
     if data is not None:
         try:
-            return data.decode("utf-8").strip()
+            yield ChatTemplate(name=name, text=_trimmed(data.decode("utf-8")), where=path)
         except UnicodeDecodeError as error:
-            raise AdapterError(f"{TEMPLATE} is no UTF-8; save the tokenizer again") from error
-    template = tokenizer_settings(folder).get("chat_template")
-    if isinstance(template, list):
-        named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
-        template = named[0].get("template") if named else None
-    return template.strip() if isinstance(template, str) else None
+            raise AdapterError(f"{path} is no UTF-8; save the tokenizer again") from error
 
 
-def tokenizer_settings(folder: AdapterFolder | BaseFiles) -> Mapping[str, Any]:
-    """Return the content of tokenizer_config.json; empty where there is none.
-
-    Raises:
-        AdapterError: The file is no strict JSON object.
-    """
-    data = _source(folder)(SETTINGS, _MAX_SETTINGS)
-    return {} if data is None else parse_object(data, where=SETTINGS, max_bytes=_MAX_SETTINGS)
-
-
-def special_token(settings: Mapping[str, Any], name: str) -> str | None:
-    """Return a special token's text, such as of ``pad_token``, in either form it is written."""
-    value = settings.get(name)
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def vocabulary(folder: AdapterFolder | BaseFiles) -> dict[str, int] | None:
-    """Return every token of a tokenizer.json with its id, added tokens included, or None.
-
-    Raises:
-        AdapterError: The file is too large, is no strict JSON, or not laid out as a tokenizer.
-    """
-    data = _vocabulary_bytes(folder)
-    return None if data is None else _token_ids(data)
-
-
-def same_vocabulary(folder: AdapterFolder, base: BaseFiles) -> bool:
-    """Whether both have the same tokenizer.json, byte for byte; False where one cannot be read."""
-    try:
-        ours, theirs = _vocabulary_bytes(folder), _vocabulary_bytes(base)
-    except (AdapterError, BaseModelError):
-        return False  # reading it says why
-    return ours is not None and ours == theirs
-
-
-def _vocabulary_bytes(folder: AdapterFolder | BaseFiles) -> bytes | None:
-    return _source(folder)(VOCABULARY, MAX_VOCABULARY_BYTES)
-
-
-def _token_ids(data: bytes) -> dict[str, int]:
-    raw = parse_object(data, where=VOCABULARY, max_bytes=MAX_VOCABULARY_BYTES)
-    model, added = raw.get("model"), raw.get("added_tokens", [])
-    words = model.get("vocab") if isinstance(model, dict) else None
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(words, dict):
-        pairs.extend(words.items())
-    elif isinstance(words, list):  # a unigram model: [token, score], its id is the position
-        pairs.extend((w[0] if isinstance(w, list) and w else w, i) for i, w in enumerate(words))
-    if isinstance(added, list):
-        pairs.extend((t.get("content"), t.get("id")) for t in added if isinstance(t, dict))
-    if not pairs or not all(isinstance(t, str) and type(i) is int for t, i in pairs):
-        raise AdapterError(f"{VOCABULARY} has no readable vocabulary; save the tokenizer again")
-    return dict(pairs)
-
-
-def _source(folder: AdapterFolder | BaseFiles) -> _Source:
+def _in_folder(folder: AdapterFolder | BaseFiles) -> list[str]:
     if isinstance(folder, BaseFiles):
-        return folder.read_text
-    return lambda name, cap: folder.read_bytes(name, cap) if folder.file(name) else None
+        found = (folder.path / TEMPLATE_FOLDER).glob("*.jinja")
+        return [f"{TEMPLATE_FOLDER}/{path.name}" for path in found]
+    return [name for name in folder.matters if name.startswith(f"{TEMPLATE_FOLDER}/")]
+
+
+def _in_settings(raw: Any) -> Iterator[ChatTemplate]:
+    """Yield the templates of tokenizer_config.json: one text, or several with names."""
+    if raw is None:
+        return
+    named = [(DEFAULT, raw)] if isinstance(raw, str) else raw
+    if isinstance(raw, dict):
+        named = list(raw.items())
+    elif isinstance(raw, list):
+        named = [(t.get("name"), t.get("template")) if isinstance(t, dict) else (0, 0) for t in raw]
+    if not isinstance(named, list) or not all(
+        isinstance(name, str) and isinstance(text, str) for name, text in named
+    ):
+        raise AdapterError(f"{SETTINGS} has no readable chat_template; save the tokenizer again")
+    for name, text in named:
+        yield ChatTemplate(name=name, text=_trimmed(text), where=SETTINGS)
+
+
+def _trimmed(text: str) -> str:
+    """Leave out the line's end at the very end, as jinja does; all else may be part of a prompt."""
+    return text.removesuffix("\n").removesuffix("\r")

@@ -400,20 +400,50 @@ TEMPLATE = (
 )
 
 
+WORDS = VOCABULARY - 6
+"""Words of the tokenizer; behind them two added tokens, and four rows are spare, as in Phi-3."""
+
+
+def added_token(number: int, content: str, **flags: bool) -> dict[str, Any]:
+    """Return an added token as tokenizers writes it."""
+    names = ("single_word", "lstrip", "rstrip", "normalized")
+    return {
+        "id": number,
+        "content": content,
+        **dict.fromkeys(names, False),
+        "special": True,
+    } | flags
+
+
 def tokenizer_files(
     *, template: str = TEMPLATE, pad: str = "<|endoftext|>", extra: Mapping[str, int] | None = None
 ) -> dict[str, bytes]:
-    words = {f"word{number}": number for number in range(VOCABULARY - 2)}
-    added = {"<|endoftext|>": VOCABULARY - 2, "<|end|>": VOCABULARY - 1} | dict(extra or {})
+    words = {f"word{number}": number for number in range(WORDS)}
+    added = {"<|endoftext|>": WORDS, "<|end|>": WORDS + 1} | dict(extra or {})
     tokenizer = {
+        "version": "1.0",
         "model": {"type": "BPE", "vocab": words, "merges": []},
-        "added_tokens": [{"id": i, "content": t} for t, i in added.items()],
+        "added_tokens": [added_token(number, token) for token, number in added.items()],
     }
     settings = {"pad_token": pad, "eos_token": "<|end|>", "chat_template": template}
     return {
         "tokenizer.json": json.dumps(tokenizer).encode(),
         "tokenizer_config.json": json.dumps(settings).encode(),
     }
+
+
+def pieces_file(pieces: list[tuple[str, float, int]]) -> bytes:
+    """Return a SentencePiece model of these pieces: text, score and type."""
+
+    def field(number: int, content: bytes) -> bytes:
+        assert len(content) < 128
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    inner = [
+        field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
+        for text, score, kind in pieces
+    ]
+    return b"".join(field(1, piece) for piece in inner) + field(2, b"\x20\x01")
 
 
 def write_base(folder: Path, **changes: Any) -> Path:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, ren
 from phi3_lora_qa.adapter.rules import rendering as rules
 from phi3_lora_qa.errors import BaseModelError, MissingDependencyError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
-from tests.adapter.builders import plain, report_on, tokenizer_files, write_base
+from tests.adapter.builders import TEMPLATE, plain, report_on, tokenizer_files, write_base
 
 ASK = Conversation(messages=(("user", "Where?"),), add_generation_prompt=True)
 SYSTEM = Conversation(messages=(("system", "Be brief."), ("user", "Where?")))
@@ -113,6 +113,11 @@ ESCAPES = [
 ]
 
 
+def one(template: str, chats: Sequence[Conversation], tokens: Mapping[str, str]) -> Rendering:
+    (found,) = render([template], chats, tokens)
+    return found
+
+
 def seconds_of(action: Callable[[], Rendering]) -> tuple[Rendering, float]:
     start = time.perf_counter()
     done = action()
@@ -141,7 +146,7 @@ def test_a_template_gives_what_it_gives_in_transformers(template: str) -> None:
             add_generation_prompt=chat.add_generation_prompt,
             **tokens,
         )[0]
-        assert render(template, [chat], TOKENS) == Rendering(texts=tuple(expected))
+        assert one(template, [chat], TOKENS).texts == tuple(expected)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -149,7 +154,7 @@ def test_a_hostile_or_broken_template_is_ended_and_named(name: str) -> None:
     import re
 
     template, error = HOSTILE[name]
-    done, seconds = seconds_of(lambda: render(template, [ASK, SYSTEM], TOKENS))
+    done, seconds = seconds_of(lambda: one(template, [ASK, SYSTEM], TOKENS))
     assert done.texts == ()
     assert re.search(error, done.error), done.error
     assert done.error.isprintable()
@@ -159,14 +164,14 @@ def test_a_hostile_or_broken_template_is_ended_and_named(name: str) -> None:
 
 @pytest.mark.parametrize("template", ESCAPES)
 def test_no_template_gets_out_of_the_sandbox(template: str) -> None:
-    done = render(template, [ASK], TOKENS)
+    done = one(template, [ASK], TOKENS)
     assert done.error.startswith(("refused by the sandbox", "UndefinedError")), done
 
 
 def test_a_refusal_by_the_template_is_told_from_an_error() -> None:
-    done = render(BRACKETS, [ASK, SYSTEM], TOKENS)
+    done = one(BRACKETS, [ASK, SYSTEM], TOKENS)
     assert done.texts == ("<s>[INST] Where? [/INST]", Refusal("no system message, please"))
-    done = render("{{ raise_exception('no\x1b[2J' ~ 'x' * 9999) }}", [ASK], TOKENS)
+    done = one("{{ raise_exception('no\x1b[2J' ~ 'x' * 9999) }}", [ASK], TOKENS)
     assert isinstance(done.texts[0], Refusal)
     assert done.texts[0].message.isprintable()
 
@@ -175,15 +180,13 @@ def test_any_character_comes_through_and_back() -> None:
     strange = "\x00\x1b\u202e\u2028\U0001f600é\ud800"
     chat = Conversation(messages=(("user", strange),))
     template = "{{ messages[0].content }}\x01{{ '\\ud801' }}{{ eos_token }}"
-    assert render(template, [chat], {"eos_token": strange}).texts == (
-        f"{strange}\x01\ud801{strange}",
-    )
+    assert one(template, [chat], {"eos_token": strange}).texts == (f"{strange}\x01\ud801{strange}",)
 
 
 def test_all_that_is_allowed_to_be_written_arrives() -> None:
     template = "\U0001f600" * (render_child.MAX_CHARACTERS // 2)
-    assert render(template, [ASK, ASK], TOKENS).texts == (template, template)
-    done = render(template, [ASK, ASK, ASK], TOKENS)
+    assert one(template, [ASK, ASK], TOKENS).texts == (template, template)
+    done = one(template, [ASK, ASK, ASK], TOKENS)
     assert done.error == f"wrote more than {render_child.MAX_CHARACTERS} characters"
 
 
@@ -199,7 +202,7 @@ def test_all_that_is_allowed_to_be_written_arrives() -> None:
     ).map("".join)
 )  # fmt: skip
 def test_any_template_gives_texts_or_a_printable_error(template: str) -> None:
-    done = render(template, [ASK], TOKENS)
+    done = one(template, [ASK], TOKENS)
     assert (len(done.texts) == 1) != bool(done.error)
     assert done.error.isprintable()
 
@@ -210,8 +213,10 @@ def test_the_child_sees_no_environment_and_no_site_packages_of_its_own(
     for name in ("SECRET_TOKEN", "PYTHONPATH", "PYTHONSTARTUP", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     tell = "[json.dumps([sorted(os.environ), sys.path, 'site' in sys.modules])]"
-    child_of(f"{SAY_READY}print(json.dumps({{'texts': {tell}}}))", tmp_path, monkeypatch)
-    (text,) = render(GOOD, [ASK], TOKENS).texts
+    child_of(
+        f"{SAY_READY}print(json.dumps([{{'texts': {tell}, 'form': ''}}]))", tmp_path, monkeypatch
+    )
+    (text,) = one(GOOD, [ASK], TOKENS).texts
     assert isinstance(text, str)
     environment, path, site = json.loads(text)
     allowed = {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LC_CTYPE"}
@@ -238,10 +243,10 @@ except OSError as error:
     wrote = "refused"
 limits = [resource.getrlimit(getattr(resource, name))[0] for name in {names!r}]
 {SAY_READY}
-print(json.dumps({{"texts": [json.dumps([limits, wrote])]}}))
+print(json.dumps([{{"texts": [json.dumps([limits, wrote])], "form": ""}}]))
 """
     child_of(code, tmp_path, monkeypatch)
-    (text,) = render(GOOD, [ASK], TOKENS).texts
+    (text,) = one(GOOD, [ASK], TOKENS).texts
     assert json.loads(str(text)) == [[2, 512 << 20, 0, 0, 0], "refused"]
 
 
@@ -272,10 +277,11 @@ def test_the_parent_imports_no_jinja_and_no_subprocess_before_it_renders() -> No
         ("os.kill(os.getpid(), 11)", "ended the renderer with signal 11"),
         ("os._exit(3)", "ended the renderer with status 3"),
         ("print('{')", "ended without an answer"),
-        ("print('[]')", "ended without an answer"),
-        ("print('{\"texts\": [1]}')", "ended without an answer"),
-        ("print('{\"texts\": []}')", "lost a conversation"),
-        ('print(\'{"error": "a\\\\u001bb"}\')', r"a\\x1bb"),
+        ("print('[]')", "lost a template"),
+        ("print('[{}]')", "ended without an answer"),
+        ("print('[{\"texts\": [1]}]')", "ended without an answer"),
+        ("print('[{\"texts\": []}]')", "lost a conversation"),
+        ('print(\'[{"error": "a\\\\u001bb"}]\')', r"a\\x1bb"),
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="forks, signals and descriptors are POSIX's")
@@ -287,7 +293,7 @@ def test_a_child_that_goes_astray_is_ended_and_named(
     if "sleep" in code:
         monkeypatch.setattr(rendering, "WALL_SECONDS", 0.5)
     child_of(SAY_READY + code, tmp_path, monkeypatch)
-    done, seconds = seconds_of(lambda: render("x" * 1_000_000, [ASK], TOKENS))
+    done, seconds = seconds_of(lambda: one("x" * 1_000_000, [ASK], TOKENS))
     assert re.search(error, done.error), done.error
     assert seconds < 4
 
@@ -299,13 +305,13 @@ def test_a_child_that_does_not_start_is_no_word_on_the_template(
     monkeypatch.setattr(rendering, "WALL_SECONDS", 0.5)
     child_of(code, tmp_path, monkeypatch)
     with pytest.raises(Phi3LoraQAError, match="did not start"):
-        render(GOOD, [ASK], TOKENS)
+        one(GOOD, [ASK], TOKENS)
 
 
 def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install jinja2"):
-        render(GOOD, [ASK], TOKENS)
+        one(GOOD, [ASK], TOKENS)
 
 
 # --- the rules ---
@@ -328,9 +334,9 @@ def renderings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The templates that the rules render, in order."""
     seen: list[str] = []
 
-    def count(template: str, *arguments: Any) -> Rendering:
-        seen.append(template)
-        return render(template, *arguments)
+    def count(templates: Sequence[str], *arguments: Any) -> tuple[Rendering, ...]:
+        seen.extend(templates)
+        return render(templates, *arguments)
 
     monkeypatch.setattr(rules, "render", count)
     return seen
@@ -413,7 +419,7 @@ def test_a_template_that_is_known_or_the_bases_is_not_rendered(
 ) -> None:
     known = (bundled("tiny") / "base" / "chat_template.jinja").read_text(encoding="utf-8")
     for number, template in enumerate((known, MINI)):
-        assert template_hash(template.strip()) in rules.KNOWN_GOOD
+        assert template_hash(template) in rules.KNOWN_GOOD
         assert found(linted(template, tmp_path / str(number))) == []
     base = write_base(tmp_path / "base")
     adapter = plain()
@@ -427,7 +433,7 @@ def test_a_known_template_would_be_accepted_if_it_were_rendered(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = (bundled("tiny") / "base" / "chat_template.jinja").read_text(encoding="utf-8")
-    monkeypatch.setattr(rules, "KNOWN_GOOD", frozenset())
+    monkeypatch.setattr(rules, "KNOWN_GOOD", {})
     assert found(linted(own if name == "tiny" else MINI, tmp_path)) == []
 
 
@@ -438,7 +444,7 @@ def test_with_another_base_the_own_template_is_rendered(
     adapter.files = tokenizer_files(template="{% if %}")
     report = report_on(adapter, tmp_path / "adapter", write_base(tmp_path / "base"))
     assert set(found(report)) == {"tokenizer-template", "tokenizer-template-fails"}
-    assert renderings == ["{% if %}"]
+    assert renderings == ["{% if %}", TEMPLATE]
 
 
 def test_a_base_whose_template_is_unreadable_is_no_fault_of_the_adapter(tmp_path: Path) -> None:

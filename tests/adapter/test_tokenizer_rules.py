@@ -1,16 +1,23 @@
+"""The tokenizer in an adapter's folder: whether it loads, agrees with itself, and names no code."""
+
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from phi3_lora_qa.adapter.base import BaseFiles
-from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import lint
-from phi3_lora_qa.adapter.manifest import make_manifest, write_manifest
 from phi3_lora_qa.errors import BaseModelError
-from tests.adapter.builders import TEMPLATE, plain, report_on, tokenizer_files, write_base
+from tests.adapter.builders import (
+    WORDS,
+    added_token,
+    pieces_file,
+    plain,
+    report_on,
+    tokenizer_files,
+    write_base,
+)
 
-OTHER = TEMPLATE + "{{ 'Say thanks.' }}"
+VOCABULARY, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -18,60 +25,163 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("base"))
 
 
+def changed(name: str, **fields: Any) -> dict[str, bytes]:
+    """Return the base's own files, with other values in one of them."""
+    files = tokenizer_files()
+    files[name] = json.dumps(json.loads(files[name]) | fields).encode()
+    return files
+
+
+def beside(name: str, content: Any) -> dict[str, bytes]:
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return {**tokenizer_files(), name: text}
+
+
 def rules(files: dict[str, bytes], folder: Path, base: Path | None) -> list[str]:
     adapter = plain()
     adapter.files = files
-    return [finding.rule for finding in report_on(adapter, folder, base).findings]
+    found = dict.fromkeys(finding.rule for finding in report_on(adapter, folder, base).findings)
+    return list(found)
 
 
 def test_the_bases_own_tokenizer_is_accepted(tmp_path: Path, base: Path) -> None:
-    assert rules(tokenizer_files(), tmp_path, base) == []
+    for based in (None, base):
+        assert rules(tokenizer_files(), tmp_path, based) == []
 
 
-def test_a_template_in_a_file_of_its_own_is_the_same_template(tmp_path: Path, base: Path) -> None:
-    files = tokenizer_files(template="ignored, as the file goes first")
-    files["chat_template.jinja"] = (TEMPLATE + "\n").encode()
-    assert rules(files, tmp_path, base) == []
+MODEL = json.loads(tokenizer_files()[VOCABULARY])["model"]
+UNREADABLE: dict[str, dict[str, bytes]] = {
+    "no JSON": {VOCABULARY: b"{"},
+    "a list": {VOCABULARY: b"[]"},
+    "a pointer": {VOCABULARY: b"version https://git-lfs.github.com/spec/v1"},
+    "another version": changed(VOCABULARY, version="9"),
+    "another part": changed(VOCABULARY, magic={}),
+    "no model": changed(VOCABULARY, model=None),
+    "an unknown model": changed(VOCABULARY, model=MODEL | {"type": "Nope"}),
+    "no words": changed(VOCABULARY, model=MODEL | {"vocab": {}}),
+    "words without numbers": changed(VOCABULARY, model=MODEL | {"vocab": {"a": "b"}}),
+    "merges that are none": changed(VOCABULARY, model=MODEL | {"merges": "x"}),
+    "a merge of three": changed(VOCABULARY, model=MODEL | {"merges": [["a", "b", "c"]]}),
+    "a merge of no tokens": changed(VOCABULARY, model=MODEL | {"merges": ["word1 word2"]}),
+    "added tokens without ids": changed(VOCABULARY, added_tokens=[{"content": "x"}]),
+    "a frame without ids": changed(
+        VOCABULARY,
+        post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}]},
+    ),
+    "settings that are no JSON": {SETTINGS: b"{", VOCABULARY: tokenizer_files()[VOCABULARY]},
+    "an end that is a number": changed(SETTINGS, eos_token=5),
+    "a list as the table of tokens": changed(SETTINGS, added_tokens_decoder=[1]),
+    "a table of tokens without ids": changed(SETTINGS, added_tokens_decoder={"x": {}}),
+    "a template that is a number": changed(SETTINGS, chat_template=5),
+    "templates without names": changed(SETTINGS, chat_template=[{"template": "x"}]),
+    "a template that is no text": beside("chat_template.jinja", b"\xff"),
+    "many templates": changed(
+        SETTINGS, chat_template=[{"name": str(n), "template": "x"} for n in range(99)]
+    ),
+    "a half special_tokens_map": beside("special_tokens_map.json", b"{{{"),
+    "half added_tokens": beside("added_tokens.json", b"{{{"),
+    "added_tokens without ids": beside("added_tokens.json", {"<|end|>": "95"}),
+    "a torn model": beside("tokenizer.model", b"\x80\x04garbage"),
+    "a model that is a pointer": beside("tokenizer.model", b"version https://git-lfs.github.com/"),
+    "a model cut short": beside("tokenizer.model", pieces_file([("a", 0.0, 1)])[:-2]),
+}
 
 
-def test_a_stop_token_that_is_no_token_is_rejected(tmp_path: Path, base: Path) -> None:
-    files = tokenizer_files()
-    settings = json.loads(files["tokenizer_config.json"])
-    files["tokenizer_config.json"] = json.dumps({**settings, "eos_token": "<|stop|>"}).encode()
-    assert rules(files, tmp_path, base) == ["tokenizer-stop-token"]
-
-
-def test_tokens_on_spare_rows_must_be_trained(tmp_path: Path, base: Path) -> None:
-    adapter = plain()
-    adapter.files = tokenizer_files(extra={"<|tool|>": 5})
-    found = report_on(adapter, tmp_path / "untrained", base)
-    assert [f.rule for f in found.findings] == ["tokenizer-untrained-tokens"]
-    assert found.accepted
-    table = adapter.array("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight")
-    adapter.config["trainable_token_indices"] = [5]
-    name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
-    adapter.tensors[name] = table[:1, :32].copy()
-    trained = report_on(adapter, tmp_path / "trained", base)
-    assert "tokenizer-untrained-tokens" not in {f.rule for f in trained.findings}
-
-
-def test_another_template_is_rejected(tmp_path: Path, base: Path) -> None:
-    assert rules(tokenizer_files(template=OTHER), tmp_path, base) == ["tokenizer-template"]
-
-
-def test_another_template_that_the_manifest_declares_is_a_warning(
-    tmp_path: Path, base: Path
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("based", [False, True])
+def test_a_file_that_cannot_be_read_is_rejected(
+    name: str, based: bool, tmp_path: Path, base: Path
 ) -> None:
-    adapter = plain()
-    adapter.files = tokenizer_files(template=OTHER)
-    folder = AdapterFolder.open(adapter.save(tmp_path))
-    manifest = make_manifest(
-        folder, base_id="tiny", seed=0, versions={}, final_losses={"train": 1.0}
-    )
-    write_manifest(tmp_path, manifest)
-    report = lint(AdapterFolder.open(tmp_path), BaseFiles.open(base))
-    assert [f.rule for f in report.findings] == ["tokenizer-template-declared"]
-    assert report.accepted
+    assert rules(UNREADABLE[name], tmp_path, base if based else None) == ["tokenizer-unreadable"]
+
+
+CONTRADICTIONS: dict[str, dict[str, bytes]] = {
+    "listed under another number": changed(
+        VOCABULARY, added_tokens=[added_token(3, "<|endoftext|>"), added_token(5, "<|end|>")]
+    ),
+    "listed twice": changed(
+        VOCABULARY,
+        added_tokens=[
+            added_token(WORDS, "<|endoftext|>"),
+            added_token(WORDS + 1, "<|end|>"),
+            added_token(3, "<|end|>"),
+        ],
+    ),
+    "moved in the settings": changed(
+        SETTINGS, added_tokens_decoder={"5": {"content": "<|end|>", "special": True}}
+    ),
+    "another token's number": changed(
+        SETTINGS, added_tokens_decoder={"5": {"content": "<|zz|>", "special": True}}
+    ),
+    "moved in added_tokens.json": beside("added_tokens.json", {"<|end|>": 3}),
+    "moved in tokenizer.model": beside(
+        "tokenizer.model", pieces_file([("word1", 0.0, 1), ("word0", 0.0, 1)])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_files_that_do_not_agree_are_rejected(name: str, tmp_path: Path) -> None:
+    assert "tokenizer-contradiction" in rules(CONTRADICTIONS[name], tmp_path, None)
+
+
+AGREEING: dict[str, dict[str, bytes]] = {
+    "the table in the settings": changed(
+        SETTINGS,
+        added_tokens_decoder={
+            str(WORDS + 1): {"content": "<|end|>", "special": True, "normalized": False}
+        },
+    ),
+    "added_tokens.json": beside("added_tokens.json", {"<|end|>": WORDS + 1}),
+    "special_tokens_map.json": beside(
+        "special_tokens_map.json",
+        {"eos_token": {"content": "<|end|>"}, "additional_special_tokens": ["<|end|>"]},
+    ),
+    "the beginning of a tokenizer.model": beside(
+        "tokenizer.model", pieces_file([("word0", 0.0, 1), ("word1", -1.0, 1)])
+    ),
+    "a tiktoken model": beside("tokenizer.model", b"aGVsbG8= 0\nd29ybGQ= 1\n"),
+}
+
+
+@pytest.mark.parametrize("name", AGREEING)
+@pytest.mark.parametrize("based", [False, True])
+def test_older_files_that_agree_are_accepted(
+    name: str, based: bool, tmp_path: Path, base: Path
+) -> None:
+    assert rules(AGREEING[name], tmp_path, base if based else None) == []
+
+
+CODE: dict[str, dict[str, bytes]] = {
+    "auto_map": changed(SETTINGS, auto_map={"AutoTokenizer": ["evil.Evil", None]}),
+    "a file": changed(SETTINGS, tokenizer_file="../other/tokenizer.json"),
+    "versions": changed(SETTINGS, fast_tokenizer_files=["tokenizer.4.0.0.json"]),
+}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code_and_other_files_are_rejected(name: str, tmp_path: Path) -> None:
+    assert rules(CODE[name], tmp_path, None) == ["tokenizer-code"]
+
+
+def test_code_of_the_base_is_the_bases(tmp_path: Path) -> None:
+    own = write_base(tmp_path / "base")
+    (own / SETTINGS).write_bytes(CODE["auto_map"][SETTINGS])
+    assert rules(CODE["auto_map"], tmp_path / "a", own) == []
+
+
+def test_settings_without_a_vocabulary_are_rejected(tmp_path: Path) -> None:
+    files = tokenizer_files()
+    del files[VOCABULARY]
+    assert rules(files, tmp_path / "a", None) == ["tokenizer-incomplete"]
+    model = pieces_file([(f"word{number}", 0.0, 1) for number in range(WORDS)])
+    assert rules({**files, "tokenizer.model": model}, tmp_path / "b", None) == []
+    assert rules({**files, "vocab.json": b"{}"}, tmp_path / "c", None) == []
+
+
+def test_a_stop_token_that_is_no_token_is_rejected(tmp_path: Path) -> None:
+    files = changed(SETTINGS, eos_token="<|stop|>")
+    assert rules(files, tmp_path, None) == ["tokenizer-stop-token"]
 
 
 def test_a_pad_token_that_ends_turns_is_warned_of_unless_the_base_has_it(
@@ -81,41 +191,30 @@ def test_a_pad_token_that_ends_turns_is_warned_of_unless_the_base_has_it(
     assert rules(files, tmp_path / "a", base) == ["tokenizer-pad-is-stop"]
     assert rules(files, tmp_path / "b", None) == ["tokenizer-pad-is-stop"]
     own = write_base(tmp_path / "base")
-    (own / "tokenizer_config.json").write_bytes(files["tokenizer_config.json"])
+    (own / SETTINGS).write_bytes(files[SETTINGS])
     assert rules(files, tmp_path / "c", own) == []
 
 
-def test_tokens_under_other_numbers_are_rejected(tmp_path: Path, base: Path) -> None:
-    files = tokenizer_files()
-    content = json.loads(files["tokenizer.json"])
-    words = content["model"]["vocab"]
-    words["word1"], words["word2"] = words["word2"], words["word1"]
-    files["tokenizer.json"] = json.dumps(content).encode()
-    assert rules(files, tmp_path, base) == ["tokenizer-vocabulary"]
-
-
-def test_tokens_without_a_row_are_rejected(tmp_path: Path, base: Path) -> None:
-    files = tokenizer_files(extra={"<|tool|>": 96})
-    assert rules(files, tmp_path, base) == ["tokenizer-added-tokens"]
-
-
-@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
-def test_a_damaged_file_is_rejected(name: str, tmp_path: Path, base: Path) -> None:
-    for content in (b"{", b"[]"):
-        assert rules({name: content}, tmp_path / "a", None) == ["tokenizer-unreadable"]
-        based = rules({name: content}, tmp_path / "a", base)
-        assert based in (["tokenizer-unreadable"], ["tokenizer-vocabulary"])
-    files = {"chat_template.jinja": b"\xff"}
-    assert rules(files, tmp_path / "b", None) == ["tokenizer-unreadable"]
-
-
 def test_a_damaged_tokenizer_of_the_base_is_no_fault_of_the_adapter(tmp_path: Path) -> None:
-    own = write_base(tmp_path / "base")
-    (own / "tokenizer_config.json").write_text("{")
-    with pytest.raises(BaseModelError):
-        rules(tokenizer_files(), tmp_path / "a", own)
+    for name in (SETTINGS, VOCABULARY):
+        own = write_base(tmp_path / "base")
+        (own / name).write_text("{")
+        with pytest.raises(BaseModelError):
+            rules(tokenizer_files(), tmp_path / "a", own)
 
 
 def test_without_a_tokenizer_it_says_what_was_not_checked(tmp_path: Path) -> None:
     report = report_on(plain(), tmp_path)
     assert any("needs the tokenizer" in text for text in report.unchecked)
+
+
+def test_against_a_base_without_a_tokenizer_it_says_what_was_not_checked(tmp_path: Path) -> None:
+    own = write_base(tmp_path / "base")
+    for name in (SETTINGS, VOCABULARY):
+        (own / name).unlink()
+    adapter = plain()
+    adapter.files = changed(VOCABULARY, normalizer={"type": "Lowercase"})
+    report = report_on(adapter, tmp_path / "a", own)
+    assert report.accepted
+    assert "tokenizer-pieces" not in report.rules_run
+    assert any("needs the base's tokenizer" in text for text in report.unchecked)

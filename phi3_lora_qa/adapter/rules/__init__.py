@@ -1,8 +1,8 @@
 """The rules, one module for each family. Importing this package registers them all.
 
 A rule is a function that takes the `Subject` and yields a `Hit` for each fault, decorated with
-`rule`. To add one: write it into its family's module, add a fault to tests/adapter/faults.py that
-it must find, and a healthy variant if it could ever be wrong.
+`rule`. To add one: write it into its family's module, add a fault to tests/adapter/faults that it
+must find, and a healthy variant if it could ever be wrong.
 """
 
 from phi3_lora_qa.adapter.rules import (
@@ -16,8 +16,10 @@ from phi3_lora_qa.adapter.rules import (
     rendering,
     replaced,
     targets,
+    templates,
     tensors,
     tokenizer,
+    tokenizer_base,
     values,
     whole,
 )
@@ -33,8 +35,10 @@ __all__ = [
     "rendering",
     "replaced",
     "targets",
+    "templates",
     "tensors",
     "tokenizer",
+    "tokenizer_base",
     "values",
     "whole",
 ]

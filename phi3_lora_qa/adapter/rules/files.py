@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.folder import CONFIG, MATTERS, PICKLED_WEIGHTS, WEIGHTS, EntryKind
+from phi3_lora_qa.adapter.folder import (
+    CONFIG,
+    MATTERS,
+    PICKLED_WEIGHTS,
+    TEMPLATE_FOLDER,
+    WEIGHTS,
+    EntryKind,
+)
 from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.settings import SETTINGS_FILE
@@ -173,7 +180,7 @@ def subfolders(subject: Subject) -> Iterator[Hit]:
     inside = [
         e.name
         for e in subject.folder.entries.values()
-        if e.kind is EntryKind.FOLDER and e.name not in MATTERS
+        if e.kind is EntryKind.FOLDER and e.name not in (*MATTERS, TEMPLATE_FOLDER)
     ]
     if inside:
         shown = ", ".join(inside[:5]) + (", …" if len(inside) > 5 else "")

@@ -5,6 +5,7 @@ process for each adapter.
 """
 
 from collections.abc import Iterator
+from enum import StrEnum
 from weakref import WeakKeyDictionary
 
 from phi3_lora_qa.adapter.base import BaseFiles
@@ -13,27 +14,21 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.manifest import template_hash
 from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, render
 from phi3_lora_qa.adapter.subject import Subject
-from phi3_lora_qa.adapter.templates import (
-    SETTINGS,
-    TEMPLATE,
-    special_token,
-    tokenizer_settings,
-)
+from phi3_lora_qa.adapter.templates import DEFAULT, ChatTemplate
+from phi3_lora_qa.adapter.tokenizer import SETTINGS, read_object, special_token
 from phi3_lora_qa.errors import AdapterError
 
-KNOWN_GOOD = frozenset(
-    {
-        # The bundled tiny base's (fixtures/tiny/base/chat_template.jinja).
-        "0da6d693a13296c584f8dfac9ca988401e740aea35a94f2db32e97d36fa3a777",
-        # Phi-3-mini's as Microsoft ships it, and what TRL makes of it to train on answers alone.
-        "dcaee66df77bfbb789ec541fe713218da30225a526f1db97138fc39ee6dc56aa",
-        "e07f1f264b65432cef327dc6be58004bfaf44eb6ed305abae42c33211c1cc92e",
-        # Phi-3.5-mini's, and likewise.
-        "78d976a442bcde2f0be15aafbb8e3050e1104f86732266f68403251b89982a90",
-        "a76a9651a9785afe269c6b91598d55f03ab8adf3d8489a4a9c8ef432128b7c08",
-    }
-)
-"""`template_hash` of templates that are not rendered, as it is known what comes of them."""
+_TINY, _MINI, _MINI_35 = "tiny", "Phi-3-mini", "Phi-3.5-mini"
+KNOWN_GOOD = {
+    # The bundled tiny base's (fixtures/tiny/base/chat_template.jinja).
+    "0da6d693a13296c584f8dfac9ca988401e740aea35a94f2db32e97d36fa3a777": _TINY,
+    # As Microsoft ships it, and what TRL makes of it to train on answers alone.
+    "dcaee66df77bfbb789ec541fe713218da30225a526f1db97138fc39ee6dc56aa": _MINI,
+    "e07f1f264b65432cef327dc6be58004bfaf44eb6ed305abae42c33211c1cc92e": _MINI,
+    "78d976a442bcde2f0be15aafbb8e3050e1104f86732266f68403251b89982a90": _MINI_35,
+    "a76a9651a9785afe269c6b91598d55f03ab8adf3d8489a4a9c8ef432128b7c08": _MINI_35,
+}
+"""Whose template it is, by `template_hash`: it is known what comes of it."""
 
 # What Phi-3's tokenizer has, for a folder whose own settings do not say.
 _PHI3_TOKENS = {
@@ -53,10 +48,17 @@ _CONVERSATIONS = (
         messages=(*_ASKED, ("assistant", _ANSWER), ("user", _NEXT)), add_generation_prompt=True
     ),
     Conversation(messages=(("system", "Be Brief."), *_ASKED), add_generation_prompt=True),
+    # These are for comparing two templates with one another.
+    Conversation(messages=(("user", f"  {_QUESTION}\n "), ("assistant", f" {_ANSWER}\n"))),
+    Conversation(messages=(("system", ""), *_ASKED, ("assistant", _ANSWER))),
+    Conversation(
+        messages=(("system", " Be Brief. "), *((*_ASKED, ("assistant", _ANSWER)) * 3), *_ASKED),
+        add_generation_prompt=True,
+    ),
 )
 _PLAIN, _PROMPT, _CHAT, _SYSTEM = range(4)
 
-_rendered: WeakKeyDictionary[Subject, Rendering | None] = WeakKeyDictionary()
+_rendered: WeakKeyDictionary[Subject, dict[str, Rendering]] = WeakKeyDictionary()
 
 
 @rule(
@@ -70,17 +72,23 @@ _rendered: WeakKeyDictionary[Subject, Rendering | None] = WeakKeyDictionary()
 )
 def fails(subject: Subject) -> Iterator[Hit]:
     """Render ordinary conversations; a template need not take a system message."""
-    rendering = _rendering(subject)
-    if rendering is None:
+    if subject.templates is None:
+        return  # tokenizer-unreadable says it
+    taken, default = subject.templates.taken, subject.templates.default
+    if taken and default is None:
+        first = next(iter(taken.values()))
+        yield Hit(first.where, f"there are chat templates, and none has the name {DEFAULT!r}")
+    rendering = rendered(subject).get(default.text) if default else None
+    if default is None or rendering is None:
         return
     if rendering.error:
-        yield Hit(_where(subject), f"the chat template cannot be rendered: {rendering.error}")
+        yield Hit(default.where, f"the chat template cannot be rendered: {rendering.error}")
         return
     for number in (_PROMPT, _CHAT):
         text = rendering.texts[number]
         if isinstance(text, Refusal):
             yield Hit(
-                _where(subject),
+                default.where,
                 f"the chat template refuses the messages {_roles(number)}: {text.message!r}",
             )
             return
@@ -98,12 +106,13 @@ def fails(subject: Subject) -> Iterator[Hit]:
 )
 def prompt(subject: Subject) -> Iterator[Hit]:
     """Find prompts in which nothing opens the answer, or the user's text is not as it was."""
-    rendering = _rendering(subject)
-    if rendering is None or rendering.error:
+    template = subject.templates.default if subject.templates else None
+    rendering = rendered(subject).get(template.text) if template else None
+    if template is None or rendering is None or rendering.error:
         return
     if _unopened(rendering):
         yield Hit(
-            _where(subject),
+            template.where,
             "the prompt is the same with add_generation_prompt and without, and lacks what "
             "stands before an answer",
         )
@@ -112,7 +121,7 @@ def prompt(subject: Subject) -> Iterator[Hit]:
         asked = [content for role, content in _CONVERSATIONS[number].messages if role == "user"]
         if isinstance(text, str) and not all(content in text for content in asked):
             yield Hit(
-                _where(subject),
+                template.where,
                 f"of the messages {_roles(number)}, what the user wrote is not in the prompt "
                 "as it was written",
             )
@@ -132,22 +141,70 @@ def _unopened(rendering: Rendering) -> bool:
     return not rest.startswith(_ANSWER)
 
 
-def _rendering(subject: Subject) -> Rendering | None:
-    """Return what came of the adapter's own template, or None where there is none to render.
+class Likeness(StrEnum):
+    """How much two templates are alike."""
 
-    Rendered once for each subject, as two rules ask; the subject's end is the entry's end.
+    SAME = "they write the same, whatever they are given"
+    SEEMING = "they write the same in the conversations that were tried"
+    NONE = "they write something else, or cannot be rendered"
+
+
+def compare(subject: Subject, ours: ChatTemplate, theirs: ChatTemplate) -> Likeness:
+    """Tell how much a template of the adapter and another one are alike."""
+    if _is_plainly_same(ours, theirs):
+        return Likeness.SAME
+    found = rendered(subject)
+    first, second = found[ours.text], found[theirs.text]
+    if first.error or second.error:
+        return Likeness.NONE
+    if first.form == second.form:
+        return Likeness.SAME
+    return Likeness.SEEMING if first.texts == second.texts else Likeness.NONE
+
+
+def counterpart(subject: Subject, template: ChatTemplate) -> ChatTemplate | None:
+    """Return the base's template of the same name, where there is a base that has one."""
+    return subject.base_templates.taken.get(template.name) if subject.has("base") else None
+
+
+def winner(subject: Subject, template: ChatTemplate) -> ChatTemplate | None:
+    """Return the template that transformers takes in place of one that is shadowed."""
+    taken = subject.templates.taken if subject.templates else {}
+    return taken.get(template.name) or taken.get(DEFAULT)
+
+
+def rendered(subject: Subject) -> dict[str, Rendering]:
+    """Return what came of each template of which that must be known, by its text.
+
+    They are rendered once for each subject, all in one child; the subject's end is the entry's end.
     """
     if subject not in _rendered:
-        own = subject.template
-        if (
-            own is None
-            or template_hash(own) in KNOWN_GOOD
-            or (subject.has("base") and own == subject.base_template)
-        ):
-            _rendered[subject] = None
-        else:
-            _rendered[subject] = render(own, _CONVERSATIONS, _special_tokens(subject))
+        texts = _to_render(subject)
+        answers = render(texts, _CONVERSATIONS, _special_tokens(subject)) if texts else ()
+        _rendered[subject] = dict(zip(texts, answers, strict=True))
     return _rendered[subject]
+
+
+def _to_render(subject: Subject) -> list[str]:
+    """Return the texts that are not known to be good, and of pairs that are to be compared."""
+    if subject.templates is None:
+        return []
+    taken, shadowed = subject.templates.taken.values(), subject.templates.shadowed
+    texts = []
+    for template in (*taken, *shadowed):
+        others = [counterpart(subject, template)]
+        if template in shadowed:
+            others.append(winner(subject, template))
+        differing = [o for o in others if o and not _is_plainly_same(template, o)]
+        if differing or (not any(others) and template_hash(template.text) not in KNOWN_GOOD):
+            texts += [template.text, *(other.text for other in differing)]
+    return list(dict.fromkeys(texts))
+
+
+def _is_plainly_same(ours: ChatTemplate, theirs: ChatTemplate) -> bool:
+    known = KNOWN_GOOD.get(template_hash(ours.text))
+    same_known = known is not None and known == KNOWN_GOOD.get(template_hash(theirs.text))
+    return ours.text == theirs.text or same_known
 
 
 def _special_tokens(subject: Subject) -> dict[str, str]:
@@ -156,19 +213,15 @@ def _special_tokens(subject: Subject) -> dict[str, str]:
     folders: list[AdapterFolder | BaseFiles] = [subject.base] if subject.has("base") else []
     for folder in (*folders, subject.folder):
         try:
-            settings = tokenizer_settings(folder)
+            settings = read_object(folder, SETTINGS)
+            for name in settings:
+                if name.endswith("_token"):
+                    text = special_token(settings, name)
+                    tokens.pop(name, None)
+                    tokens |= {} if text is None else {name: text}
         except AdapterError:
             continue  # a template in a file of its own may stand beside damaged settings
-        for name in settings:
-            if name.endswith("_token"):
-                text = special_token(settings, name)
-                tokens.pop(name, None)
-                tokens |= {} if text is None else {name: text}
     return tokens
-
-
-def _where(subject: Subject) -> str:
-    return TEMPLATE if subject.folder.file(TEMPLATE) else SETTINGS
 
 
 def _roles(number: int) -> str:

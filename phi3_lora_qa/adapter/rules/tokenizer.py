@@ -1,22 +1,34 @@
-"""Family tokenizer: the tokenizer in the folder speaks the base's language."""
+"""Family tokenizer: the tokenizer in the folder loads, names no code, and agrees with itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.keys import Part, tensor_name
-from phi3_lora_qa.adapter.manifest import template_hash
+from phi3_lora_qa.adapter.sentencepiece import MAX_PIECES_BYTES, PIECES, parse_pieces
 from phi3_lora_qa.adapter.subject import Subject
-from phi3_lora_qa.adapter.templates import (
+from phi3_lora_qa.adapter.templates import TEMPLATE, read_templates
+from phi3_lora_qa.adapter.tokenizer import (
+    ADDED_TOKENS,
     SETTINGS,
-    TEMPLATE,
-    VOCABULARY,
-    chat_template,
+    SPECIAL_MAP,
+    is_tiktoken,
+    read_object,
+    read_small,
+    read_tokenizer,
     special_token,
-    tokenizer_settings,
 )
+from phi3_lora_qa.adapter.tokenizer_file import VOCABULARY
 from phi3_lora_qa.errors import AdapterError
 
 _TURN_END = "<|end|>"
+_OTHER_VOCABULARIES = (
+    "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model",
+    "tekken.json",
+)  # fmt: skip
+_FILE_FIELDS = (
+    "tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file", "tokenizer_object",
+)  # fmt: skip
+"""Fields of tokenizer_config.json that some versions of transformers take a file's path from."""
 
 
 @rule(
@@ -28,54 +40,111 @@ _TURN_END = "<|end|>"
     needs=["tokenizer"],
 )
 def unreadable(subject: Subject) -> Iterator[Hit]:
-    """Find tokenizer files that are no strict JSON or no UTF-8."""
-    for name, read in ((SETTINGS, tokenizer_settings), (TEMPLATE, chat_template)):
+    """Find files that are no strict JSON, no UTF-8, or not laid out as what they are called."""
+    told: set[str] = set()
+    for name, read in _READERS.items():
         try:
-            read(subject.folder)
+            read(subject)
         except AdapterError as error:
             what, _, fix = str(error).rpartition("; ")
-            yield Hit(name, what, fix)
-            return
-    if not subject.has("base") and not subject.tokens and "vocabulary" in subject.errors:
-        what, _, fix = subject.errors["vocabulary"].rpartition("; ")
-        yield Hit(VOCABULARY, what, fix)
+            if what not in told:
+                told.add(what)
+                yield Hit(name, what, fix)
 
 
 @rule(
-    "tokenizer-template",
+    "tokenizer-incomplete",
     severity=Severity.ERROR,
-    title="The chat template is the base's, or its change is recorded in the manifest",
-    why="With another template the adapter sees prompts that it was not trained on; a template "
-    "can also add text to every prompt that nobody sees.",
-    fix="save the base's own tokenizer beside the adapter; or, if it was trained with another "
-    "template on purpose, record it in the manifest",
-    needs=["tokenizer", "base"],
+    title="Beside a tokenizer's settings lies its vocabulary",
+    why="transformers cannot make a tokenizer of settings alone: whoever loads it from this folder "
+    "gets an error.",
+    fix="save the tokenizer again with save_pretrained, or remove its other files",
+    needs=["tokenizer"],
 )
-def template(subject: Subject) -> Iterator[Hit]:
-    """Compare the two templates' texts."""
-    ours, theirs = subject.template, subject.base_template
-    declared = subject.manifest.chat_template_sha256 if subject.has("manifest") else None
-    if ours is None or theirs is None or ours == theirs or template_hash(ours) == declared:
-        return
-    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
-    yield Hit(TEMPLATE, f"the chat template differs from the base's at {ours[at : at + 60]!r}")
+def incomplete(subject: Subject) -> Iterator[Hit]:
+    """Find tokenizer_config.json without any file that could hold a vocabulary."""
+    names = subject.folder.entries
+    vocabularies = (VOCABULARY, PIECES, *_OTHER_VOCABULARIES)
+    if SETTINGS in names and not any(name in names for name in vocabularies):
+        yield Hit(SETTINGS, f"the folder has {SETTINGS}, but no {VOCABULARY}")
 
 
 @rule(
-    "tokenizer-template-declared",
-    severity=Severity.WARNING,
-    title="The chat template is the base's",
-    why="The manifest records that another template was used; whoever serves the adapter must "
-    "use it too.",
-    fix="serve the adapter with the tokenizer of its own folder",
-    needs=["tokenizer", "base", "manifest"],
+    "tokenizer-code",
+    severity=Severity.ERROR,
+    title="The tokenizer's settings name no code and no other files",
+    why="A loader with trust_remote_code runs what auto_map names; and what another file holds is "
+    "not what was checked.",
+    fix="save the base's own tokenizer beside the adapter",
+    needs=["tokenizer"],
 )
-def template_declared(subject: Subject) -> Iterator[Hit]:
-    """Find templates that differ and are declared."""
-    ours, theirs = subject.template, subject.base_template
-    declared = template_hash(ours) == subject.manifest.chat_template_sha256
-    if ours is not None and theirs is not None and ours != theirs and declared:
-        yield Hit(TEMPLATE, "the chat template is not the base's, as the manifest says")
+def code(subject: Subject) -> Iterator[Hit]:
+    """Find auto_map, unless the base has the same, and paths."""
+    settings = _settings(subject)
+    based = read_object(subject.base, SETTINGS) if subject.has("base's tokenizer") else {}
+    auto_map = settings.get("auto_map")
+    if auto_map and auto_map != based.get("auto_map"):
+        yield Hit(SETTINGS, "auto_map names code to make the tokenizer with")
+    others = [name for name in _FILE_FIELDS if settings.get(name)]
+    if settings.get("fast_tokenizer_files") not in (None, [], [VOCABULARY]):
+        others.append("fast_tokenizer_files")
+    for name in others:
+        yield Hit(SETTINGS, f"{name} names another file in place of {VOCABULARY}")
+
+
+@rule(
+    "tokenizer-contradiction",
+    severity=Severity.ERROR,
+    title="The tokenizer's files agree on every token's number",
+    why="Programs read different ones of these files: the same text becomes other tokens for each.",
+    fix="save the base's own tokenizer beside the adapter",
+    needs=["tokenizer"],
+)
+def contradiction(subject: Subject) -> Iterator[Hit]:
+    """Find tokens for which two files have different numbers."""
+    own = subject.tokenizer
+    if own is None:
+        return  # tokenizer-unreadable says it, or there is no vocabulary
+    for token in own.file.misread if own.file else ():
+        number = own.tokens[token]
+        yield Hit(VOCABULARY, f"added_tokens lists {token!r} under another number than {number}")
+    for name, token, number in own.listed:
+        known = own.tokens.get(token)
+        if known is None:
+            yield Hit(name, f"the token {token!r} is in no other file")
+        elif known != number:
+            yield Hit(name, f"the token {token!r} has the number {number}, elsewhere it is {known}")
+    if own.file and subject.folder.file(PIECES):
+        yield from _other_pieces(subject, own.tokens)
+
+
+def _other_pieces(subject: Subject, tokens: Mapping[str, int]) -> Iterator[Hit]:
+    data = _own_pieces(subject)
+    try:
+        pieces = parse_pieces(data) if data else ()
+    except AdapterError:
+        return  # tokenizer-unreadable says it
+    moved = [piece[0] for n, piece in enumerate(pieces) if tokens.get(piece[0], n) != n]
+    if moved:
+        text = f"{len(moved)} pieces have other numbers than in {VOCABULARY}, such as {moved[0]!r}"
+        yield Hit(PIECES, text)
+
+
+@rule(
+    "tokenizer-stop-token",
+    severity=Severity.ERROR,
+    title="The stop token is in the vocabulary",
+    why="Without it generation never ends by itself, and the template's end of turn is cut into "
+    "pieces that mean nothing.",
+    fix="save the base's own tokenizer beside the adapter",
+    needs=["tokenizer"],
+)
+def stop_token(subject: Subject) -> Iterator[Hit]:
+    """Find an eos_token that no entry of the vocabulary stands for."""
+    own = subject.tokenizer
+    stop = own.special["eos_token"] if own else None
+    if own and own.file and stop is not None and stop not in own.file.tokens:
+        yield Hit(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
 
 
 @rule(
@@ -90,111 +159,34 @@ def template_declared(subject: Subject) -> Iterator[Hit]:
 def pad_is_stop(subject: Subject) -> Iterator[Hit]:
     """Find a pad token that is the end of a turn; a base that pads with it was trained so."""
     pad = special_token(_settings(subject), "pad_token")
-    if pad is None or pad != _TURN_END:
+    if pad != _TURN_END:
         return
-    base = tokenizer_settings(subject.base) if subject.has("base") else {}
+    base = read_object(subject.base, SETTINGS) if subject.has("base") else {}
     if special_token(base, "pad_token") != pad:
         yield Hit(SETTINGS, f"pad_token is {pad}, which ends every turn of Phi-3's chat")
 
 
-@rule(
-    "tokenizer-vocabulary",
-    severity=Severity.ERROR,
-    title="Every token has the number that it has in the base",
-    why="A token under another number is another word to the model.",
-    fix="save the base's own tokenizer beside the adapter",
-    needs=["tokenizer", "base"],
-)
-def vocabulary(subject: Subject) -> Iterator[Hit]:
-    """Compare the two vocabularies, where both are there."""
-    for kind, text in _vocabulary_faults(subject):
-        if kind == "differs":
-            yield Hit(VOCABULARY, text)
-
-
-@rule(
-    "tokenizer-added-tokens",
-    severity=Severity.ERROR,
-    title="Every token has a row in the embedding table",
-    why="A token beyond the table's last row raises an index error, or reads another's memory.",
-    fix="train with the embedding table resized and in modules_to_save, and give that base",
-    needs=["tokenizer", "base"],
-)
-def added_tokens(subject: Subject) -> Iterator[Hit]:
-    """Find tokens whose number is beyond the base's table."""
-    for kind, text in _vocabulary_faults(subject):
-        if kind == "outside":
-            yield Hit(VOCABULARY, text)
-
-
-@rule(
-    "tokenizer-stop-token",
-    severity=Severity.ERROR,
-    title="The stop token is in the vocabulary",
-    why="Without it generation never ends by itself, and the template's end of turn is cut into "
-    "pieces that mean nothing.",
-    fix="save the base's own tokenizer beside the adapter",
-    needs=["tokenizer"],
-)
-def stop_token(subject: Subject) -> Iterator[Hit]:
-    """Find an eos_token that no entry of tokenizer.json stands for."""
-    stop = special_token(_settings(subject), "eos_token")
-    if stop is not None and subject.tokens and stop not in subject.tokens:
-        yield Hit(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
-
-
-@rule(
-    "tokenizer-untrained-tokens",
-    severity=Severity.WARNING,
-    title="Every added token was trained",
-    why="A token that the base does not know uses a spare row of its table, which holds noise "
-    "until it is trained: the model reads and writes noise there.",
-    fix="train with modules_to_save or trainable_token_indices for the new tokens' rows",
-    needs=["tokenizer", "base", "config"],
-)
-def untrained_tokens(subject: Subject) -> Iterator[Hit]:
-    """Find tokens on spare rows of the base, in an adapter that leaves the table alone."""
-    config = subject.config
-    trained = {t for tokens in config.trainable_token_indices.values() for t in tokens}
-    named = (*config.modules_to_save, *config.target_modules)
-    if any("embed_tokens" in name for name in named):
-        return
-    theirs, rows = subject.base_tokens, subject.base.vocabulary
-    added = [
-        token
-        for token, number in subject.tokens.items()
-        if token not in theirs and number < rows and number not in trained
-    ]
-    if added and theirs:
-        shown = ", ".join(map(repr, added[:3]))
-        yield Hit(VOCABULARY, f"{len(added)} tokens that the base does not know: {shown}")
-
-
-def _settings(subject: Subject) -> dict[str, object]:
+def _settings(subject: Subject) -> dict[str, Any]:
     try:
-        return dict(tokenizer_settings(subject.folder))
+        return read_object(subject.folder, SETTINGS)
     except AdapterError:
         return {}  # tokenizer-unreadable reports it
 
 
-def _vocabulary_faults(subject: Subject) -> Iterator[tuple[str, str]]:
-    ours, theirs = subject.tokens, subject.base_tokens
-    if not ours or ours is theirs:
-        if "vocabulary" in subject.errors:
-            yield "differs", subject.errors["vocabulary"]
-        return
-    moved = [t for t, number in ours.items() if theirs.get(t, number) != number]
-    gone = [t for t in theirs if t not in ours]
-    if moved or gone:
-        shown = ", ".join(map(repr, (moved or gone)[:3]))
-        yield "differs", f"{len(moved)} tokens have other numbers, {len(gone)} are gone: {shown}"
-    resized = tensor_name("model.embed_tokens", Part.WEIGHT) in subject.keys
-    outside = [t for t, number in ours.items() if number >= subject.base.vocabulary]
-    if outside and not resized:
-        yield (
-            "outside",
-            (
-                f"{len(outside)} tokens, {outside[0]!r} among them, are beyond the base's "
-                f"{subject.base.vocabulary} rows"
-            ),
-        )
+def _own_pieces(subject: Subject) -> bytes | None:
+    """Return tokenizer.model, where it is SentencePiece's and not the base's own."""
+    data = read_small(subject.folder, PIECES, MAX_PIECES_BYTES)
+    if data is None or is_tiktoken(data):
+        return None
+    based = subject.has("base") and subject.base.read_text(PIECES, MAX_PIECES_BYTES) == data
+    return None if based else data
+
+
+_READERS: Mapping[str, Callable[[Subject], object]] = {
+    SETTINGS: lambda subject: read_object(subject.folder, SETTINGS),
+    SPECIAL_MAP: lambda subject: read_object(subject.folder, SPECIAL_MAP),
+    ADDED_TOKENS: lambda subject: read_object(subject.folder, ADDED_TOKENS),
+    VOCABULARY: lambda subject: subject.tokenizer or read_tokenizer(subject.folder),
+    PIECES: lambda subject: (data := _own_pieces(subject)) and parse_pieces(data),
+    TEMPLATE: lambda subject: subject.templates or read_templates(subject.folder),
+}

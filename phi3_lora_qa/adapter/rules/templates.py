@@ -1,0 +1,121 @@
+"""Family tokenizer, continued: the chat templates are the base's, and there is one of them."""
+
+from collections.abc import Iterator
+
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.manifest import template_hash
+from phi3_lora_qa.adapter.rules.rendering import Likeness, compare, counterpart, rendered, winner
+from phi3_lora_qa.adapter.subject import Subject
+from phi3_lora_qa.adapter.templates import DEFAULT, ChatTemplate
+from phi3_lora_qa.adapter.tokenizer import SETTINGS
+
+
+@rule(
+    "tokenizer-template",
+    severity=Severity.ERROR,
+    title="The chat template is the base's",
+    why="With another template the adapter sees prompts that it was not trained on; a template "
+    "can also add text to every prompt that nobody sees. What a manifest says of it changes "
+    "nothing: it comes from whom the template comes from.",
+    fix="save the base's own tokenizer beside the adapter; or, if you trust the template, give the "
+    "rule another level: --level tokenizer-template=warning",
+    needs=["tokenizer", "base", "base's tokenizer"],
+)
+def template(subject: Subject) -> Iterator[Hit]:
+    """Find templates that write otherwise than the base's, and one that is gone."""
+    for ours, theirs in _pairs(subject):
+        if compare(subject, ours, theirs) is Likeness.NONE:
+            at = _first_difference(ours.text, theirs.text)
+            said = ", as the manifest says" if _is_declared(subject, ours) else ""
+            yield Hit(
+                ours.where,
+                f"{_called(ours)} differs from the base's at {ours.text[at : at + 60]!r}{said}",
+            )
+    found = subject.templates
+    if found and not found.taken and subject.base_templates.default and subject.tokenizer:
+        yield Hit(SETTINGS, "the tokenizer has no chat template, and the base's has one")
+
+
+@rule(
+    "tokenizer-template-wording",
+    severity=Severity.WARNING,
+    title="The chat template is written as the base's",
+    why="It wrote the same as the base's in the conversations that were tried. Whether it does so "
+    "in all of them, only reading it tells: a template can wait for a word or a date.",
+    fix="read the template, or save the base's own tokenizer beside the adapter",
+    needs=["tokenizer", "base", "base's tokenizer"],
+)
+def wording(subject: Subject) -> Iterator[Hit]:
+    """Find templates of which it is not certain that they always write what the base's does."""
+    for ours, theirs in _pairs(subject):
+        if compare(subject, ours, theirs) is Likeness.SEEMING:
+            at = _first_difference(ours.text, theirs.text)
+            text = f"{_called(ours)} is written otherwise than the base's from "
+            yield Hit(ours.where, f"{text}{ours.text[at : at + 60]!r} on")
+
+
+@rule(
+    "tokenizer-template-second",
+    severity=Severity.WARNING,
+    title="There is no chat template besides the default one, unless the base has it too",
+    why="transformers takes the template tool_use when tools are given, and others when asked to: "
+    "the default one is then not what makes the prompt.",
+    fix="read the template, or remove it",
+    needs=["tokenizer"],
+)
+def second(subject: Subject) -> Iterator[Hit]:
+    """Find further templates that the base does not have."""
+    for ours in _all(subject):
+        if ours.name == DEFAULT or counterpart(subject, ours):
+            continue
+        rendering = rendered(subject).get(ours.text)
+        error = rendering.error if rendering else ""
+        failed = f", and it cannot be rendered: {error}" if error else ""
+        yield Hit(ours.where, f"there is a second chat template, {ours.name!r}{failed}")
+
+
+@rule(
+    "tokenizer-template-twice",
+    severity=Severity.ERROR,
+    title="Every program takes the same chat template from the folder",
+    why="Older versions of transformers, and other programs, take the template from another file "
+    "than newer ones: prompts differ by who serves the adapter.",
+    fix="save the tokenizer again, and remove the template that is not meant",
+    needs=["tokenizer"],
+)
+def twice(subject: Subject) -> Iterator[Hit]:
+    """Find default templates that another one of the folder hides, and that write otherwise."""
+    for ours in subject.templates.shadowed if subject.templates else ():
+        taken = winner(subject, ours)
+        if taken is None or ours.name != DEFAULT or counterpart(subject, ours):
+            continue  # compared with the base's, each for itself
+        if compare(subject, ours, taken) is Likeness.NONE:
+            yield Hit(ours.where, f"{_called(ours)} here is not the one in {taken.where}")
+
+
+def _all(subject: Subject) -> tuple[ChatTemplate, ...]:
+    found = subject.templates
+    return (*found.taken.values(), *found.shadowed) if found else ()
+
+
+def _pairs(subject: Subject) -> Iterator[tuple[ChatTemplate, ChatTemplate]]:
+    for ours in _all(subject):
+        theirs = counterpart(subject, ours)
+        if theirs is not None:
+            yield ours, theirs
+
+
+def _is_declared(subject: Subject, ours: ChatTemplate) -> bool:
+    declared = subject.manifest.chat_template_sha256 if subject.has("manifest") else None
+    return template_hash(ours.text) == declared
+
+
+def _called(template: ChatTemplate) -> str:
+    named = "" if template.name == DEFAULT else f" {template.name!r}"
+    return f"the chat template{named}"
+
+
+def _first_difference(ours: str, theirs: str) -> int:
+    pairs = zip(ours, theirs, strict=False)
+    length = min(len(ours), len(theirs))
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), length)

@@ -1,0 +1,82 @@
+"""tokenizer.model: SentencePiece's vocabulary, read without its library.
+
+The file is a protocol buffer (sentencepiece_model.proto, message ModelProto): field 1 is repeated
+and holds a piece, of which field 1 is the text, field 2 a score and field 3 a type.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from phi3_lora_qa.errors import AdapterError
+
+PIECES = "tokenizer.model"
+MAX_PIECES_BYTES = 16 << 20
+
+Piece = tuple[str, float, int]
+_NORMAL = 1
+
+
+def parse_pieces(data: bytes) -> tuple[Piece, ...]:
+    """Return every piece: its text, score and type. Its id is its position.
+
+    Raises:
+        AdapterError: The file is no SentencePiece model.
+    """
+    if data.startswith(b"version https://git-lfs"):
+        raise AdapterError(f"{PIECES} is a pointer of git-lfs and not the file; run git lfs pull")
+    try:
+        pieces = tuple(_piece(value) for field, value in _fields(data) if field == 1)
+    except (ValueError, IndexError, struct.error):
+        pieces = ()
+    if not pieces:
+        raise AdapterError(f"{PIECES} is no SentencePiece model; save the tokenizer again")
+    return pieces
+
+
+def _piece(data: bytes | int) -> Piece:
+    text, score, kind = "", 0.0, _NORMAL
+    if isinstance(data, int):
+        raise ValueError("a piece is no number")  # noqa: TRY004 - of the file, not of the program
+    for field, value in _fields(data):
+        if field == 1 and isinstance(value, bytes):
+            text = value.decode("utf-8")
+        elif field == 2 and isinstance(value, bytes):
+            score = struct.unpack("<f", value)[0]
+        elif field == 3 and isinstance(value, int):
+            kind = value
+    return text, score, kind
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Yield (field, value) of a message; its fields cover it to the last byte."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        match key & 7:
+            case 0:
+                value, at = _varint(data, at)
+                yield key >> 3, value
+                continue
+            case 1:
+                size = 8
+            case 2:
+                size, at = _varint(data, at)
+            case 5:
+                size = 4
+            case _:
+                raise ValueError("no such wire type")
+        if at + size > len(data):
+            raise ValueError("a field goes on behind the end")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError("a number is too long")
