@@ -1,6 +1,7 @@
 """adapter_config.json as one typed value: what the adapter says of itself, and nothing unread."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -166,15 +167,21 @@ def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
 
 
 def _inert_mapping(value: Any) -> bool:
-    """Whether auto_mapping is what peft itself writes when no task type was given.
+    """Whether auto_mapping is what peft writes when no task type was given: a class of Phi-3's own.
 
-    Only AutoPeftModel reads it, which is never used here.
+    Only AutoPeftModel reads it, and of it nothing but these two names; others put flags beside them
+    (Unsloth: unsloth_fixed).
     """
+    if not isinstance(value, dict):
+        return False
+    names = ("parent_library", "base_model_class")
+    library, name = map(value.get, names)
+    flags = [item for key, item in value.items() if key not in names]
     return (
-        isinstance(value, dict)
-        and set(value) == {"base_model_class", "parent_library"}
-        and all(isinstance(item, str) for item in value.values())
-        and value["parent_library"].startswith("transformers.models.phi3.")
+        library in ("transformers.models.phi3", "transformers.models.phi3.modeling_phi3")
+        and isinstance(name, str)
+        and re.fullmatch(r"Phi3[A-Za-z0-9]+", name, re.ASCII) is not None
+        and all(item is None or isinstance(item, bool) for item in flags)
     )
 
 

@@ -341,6 +341,13 @@ HEALTHY: dict[str, Callable[[], Adapter]] = {
             "parent_library": "transformers.models.phi3.modeling_phi3",
         },
     ),
+    "unsloth_mapping": _with(
+        auto_mapping={
+            "base_model_class": "Phi3ForCausalLM",
+            "parent_library": "transformers.models.phi3.modeling_phi3",
+            "unsloth_fixed": True,
+        }
+    ),
     "future_fields": _with(use_something=False, something_config=None, somethings=[], note=""),
     "trained_tokens": trained_tokens,
     "block_diagonal": block_diagonal,

@@ -99,6 +99,18 @@ REFUSED_VALUES: dict[str, Any] = {
 }
 """Fields that are refused by name, each with a value that peft would act on."""
 
+_PHI3 = "transformers.models.phi3.modeling_phi3"
+for _number, _mapping in enumerate((
+    {"base_model_class": "os.system", "parent_library": _PHI3},
+    {"base_model_class": "nn", "parent_library": _PHI3},
+    {"base_model_class": "Phi3ForCausalLM", "parent_library": f"{_PHI3}.evil"},
+    {"base_model_class": "Phi3ForCausalLM", "parent_library": "transformers_modules.phi3"},
+    {"base_model_class": "Phi3ForCausalLM", "parent_library": _PHI3, "code": "x.py"},
+    {"base_model_class": "Phi3ForCausalLM"},
+    "Phi3ForCausalLM",
+)):  # fmt: skip
+    _apply = config(auto_mapping=_mapping)
+    CONFIG[f"mapping {_number}"] = Fault(rule="config-refused", apply=_apply)
 for _label in ("pissa_niter_4", "olora", "PiSSA", "corda", "loftq", "lora_ga"):
     CONFIG[f"init {_label}"] = Fault(rule="config-refused", apply=config(init_lora_weights=_label))
 for _field, _value in REFUSED_VALUES.items():
