@@ -50,16 +50,26 @@ class BaseModule:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseFiles:
-    """A base model's folder. ``modules`` is complete; tensors are read one at a time, if at all."""
+    """A base model's folder. ``modules`` is complete; tensors are read one at a time, if at all.
+
+    ``id`` is what others call the base, such as a hub id; empty where nobody said.
+    """
 
     path: Path
+    id: str
     config: Mapping[str, Any]
     modules: Mapping[str, BaseModule]
     vocabulary: int
     files: tuple[SafetensorsFile, ...]
 
     @classmethod
-    def open(cls, path: Path | str, elsewhere: tuple[SafetensorsFile, ...] = ()) -> "BaseFiles":
+    def open(
+        cls,
+        path: Path | str,
+        elsewhere: tuple[SafetensorsFile, ...] = (),
+        *,
+        id: str = "",  # noqa: A002
+    ) -> "BaseFiles":
         """Read config.json, and the headers of the weights where they are there.
 
         Without weights, and where they are quantised and so have other names and shapes, the
@@ -68,6 +78,7 @@ class BaseFiles:
         Args:
             path: The folder.
             elsewhere: The weights, where they are not in the folder.
+            id: What the base is called, where that is known.
 
         Raises:
             BaseModelError: The folder is unreadable, or holds no Phi-3.
@@ -90,7 +101,14 @@ class BaseFiles:
                 f"config.json in {escape(str(folder))} is not Phi-3's ({error}); fetch it again"
             ) from error
         vocabulary = _embedding_rows(modules)
-        return cls(path=folder, config=config, modules=modules, vocabulary=vocabulary, files=files)
+        return cls(
+            path=folder,
+            id=id,
+            config=config,
+            modules=modules,
+            vocabulary=vocabulary,
+            files=files,
+        )
 
     @cached_property
     def fingerprint(self) -> str:

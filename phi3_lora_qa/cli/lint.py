@@ -137,7 +137,7 @@ def _open_base(reference: str) -> BaseFiles:
     if is_hub_id(reference) and not Path(reference).exists() and not find_known(reference):
         return open_hub_base(reference)
     ref = resolve_base(reference)
-    return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder)
+    return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder, id=ref.id)
 
 
 def _data(text: str) -> str:

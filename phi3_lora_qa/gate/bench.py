@@ -48,7 +48,7 @@ class Bench:
     def lint(self) -> LintReport:
         """The lint report of the private copy, against the base's files where they are on disk."""
         base = self.target.base
-        files = BaseFiles.open(base.folder) if base and base.folder else None
+        files = BaseFiles.open(base.folder, id=base.id) if base and base.folder else None
         return lint(self.folder, files, selection_of(self.run.settings))
 
     def refusal(self) -> str:

@@ -52,7 +52,7 @@ def open_hub_base(identifier: str) -> BaseFiles:
             f"cannot look at {escape(identifier, 100)} on the hub ({type(error).__name__}: "
             f"{escape(str(error), 200)}); check the id and the network, or give a folder"
         ) from error
-    return BaseFiles.open(folder, files)
+    return BaseFiles.open(folder, files, id=identifier)
 
 
 def _small(identifier: str, name: str) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phi3_lora_qa.adapter.lint import Severity, all_rules
+from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.lint import Severity, all_rules, lint
 from tests.adapter.builders import (
     HEALTHY,
     LEAVES,
@@ -58,7 +60,7 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "values-rank-collapse": collapse,
     "values-float16-subnormal": shrink_in_float16,
 }
-ELSEWHERE = {"manifest-card-changed", "files-oversized", "values-shared-a"}
+ELSEWHERE = {"manifest-card-changed", "files-oversized", "config-base-name", "values-shared-a"}
 """Cases of these are in test_manifest.py, below, and in test_copy_rules.py."""
 EXPORT = {
     "export-merge", "export-vllm", "export-llama-cpp", "export-scaling", "export-tied-tables",
@@ -192,3 +194,53 @@ def test_a_split_name_is_told_its_fused_one(tmp_path: Path) -> None:
     adapter = plain()
     adapter.config["target_modules"] = [*LEAVES, "up_proj"]
     assert "gate_up_proj in place of up_proj" in report_on(adapter, tmp_path).findings[0].fix
+
+
+MINI = "microsoft/Phi-3-mini-4k-instruct"
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "told"),
+    [
+        (MINI, MINI, False),
+        ("unsloth/Phi-3-mini-4k-instruct-bnb-4bit", MINI, False),
+        ("unsloth/Phi-3-mini-4k-instruct-unsloth-bnb-4bit", MINI, False),
+        (MINI, "someone/phi-3-mini-4k-instruct-GPTQ", False),
+        ("/home/me/base", MINI, False),
+        ("base", MINI, False),
+        (None, MINI, False),
+        ("acme/helpdesk", "", False),
+        (MINI, "/home/me/base", False),
+        (MINI, "tiny", False),
+        ("microsoft/Phi-3-mini-128k-instruct", MINI, True),
+        ("microsoft/Phi-3.5-mini-instruct", MINI, True),
+        ("mistralai/Mistral-7B-v0.1", MINI, True),
+        ("mistralai/Mistral-7B-v0.1", "", True),
+        ("vonjack/Phi-3-mini-4k-instruct-LLaMAfied", "", False),
+    ],
+)
+def test_another_base_than_the_config_names_is_told(
+    named: str | None, given: str, told: bool, tmp_path: Path
+) -> None:
+    adapter = plain()
+    adapter.config["base_model_name_or_path"] = named
+    base = BaseFiles.open(write_base(tmp_path / "base"), id=given)
+    report = lint(AdapterFolder.open(adapter.save(tmp_path / "a")), base)
+    assert ("config-base-name" in {f.rule for f in report.findings}) is told
+    assert report.accepted
+
+
+@pytest.mark.parametrize(
+    ("revision", "told"), [("a" * 40, False), ("b" * 40, True), ("main", False)]
+)
+def test_a_base_from_the_hubs_cache_is_known_by_its_id_and_commit(
+    revision: str, told: bool, tmp_path: Path
+) -> None:
+    cache = tmp_path / "models--microsoft--Phi-3-mini-4k-instruct" / "snapshots" / ("a" * 40)
+    base = write_base(cache)
+    adapter = plain()
+    adapter.config |= {"base_model_name_or_path": MINI, "revision": revision}
+    report = report_on(adapter, tmp_path / "a", base)
+    assert ("config-base-name" in {f.rule for f in report.findings}) is told
+    adapter.config["base_model_name_or_path"] = "microsoft/Phi-3-mini-128k-instruct"
+    assert "config-base-name" in {f.rule for f in report_on(adapter, tmp_path / "b", base).findings}

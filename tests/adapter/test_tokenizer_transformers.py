@@ -91,7 +91,11 @@ def pad_with(token: str) -> Callable[[Any], object]:
 
 
 def set_attributes(**values: object) -> Callable[[Any], object]:
-    return lambda tokenizer: [setattr(tokenizer, name, value) for name, value in values.items()]
+    def apply(tokenizer: Any) -> None:
+        for name, value in values.items():
+            setattr(tokenizer, name, value)
+
+    return apply
 
 
 TRAINED = {

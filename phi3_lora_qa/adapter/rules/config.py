@@ -1,7 +1,10 @@
 """Family config: what adapter_config.json says, by itself."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.config import ProblemKind
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG
@@ -171,6 +174,61 @@ def machine_path(subject: Subject) -> Iterator[Hit]:
             f"{CONFIG}: base_model_name_or_path",
             f"the base is named by a path of one machine, {name}",
         )
+
+
+@rule(
+    "config-base-name",
+    severity=Severity.WARNING,
+    title="The base that the config names is the one that was given",
+    why="An adapter for another model of the family loads without a word, and changes the wrong "
+    "weights; whoever goes by the name loads another base than was checked.",
+    fix="give the base that the adapter was trained on, or correct base_model_name_or_path",
+    needs=["config", "base"],
+)
+def base_name(subject: Subject) -> Iterator[Hit]:
+    """Compare names that can be compared: no paths; a quantised upload is the same model."""
+    named, given = subject.config.base_model_name_or_path or "", _id_of(subject.base)
+    where = f"{CONFIG}: base_model_name_or_path"
+    if not _HUB_ID.fullmatch(named):
+        return
+    if _HUB_ID.fullmatch(given) and _model(named) != _model(given):
+        yield Hit(where, f"the config names the base {named}, given is {given}")
+    elif _OTHER_FAMILY.search(named) and "phi" not in named.lower():
+        yield Hit(where, f"the config names {named}, which by its name is no Phi-3")
+    commits = subject.config.revision or "", _commit_of(subject.base)
+    if named == given and all(map(_COMMIT.fullmatch, commits)) and commits[0] != commits[1]:
+        yield Hit(f"{CONFIG}: revision", f"the config names {commits[0]}, given is {commits[1]}")
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile("[0-9a-f]{40}")
+_QUANTISED = re.compile(
+    r"[-_.](unsloth|bnb|[48]bits?|gptq|awq|gguf|int[48]|nf4|fp8|fp4|w[48]a\d+|hf|quantized|dynamic)"
+    r"(?=[-_.]|$)"
+)
+_OTHER_FAMILY = re.compile(
+    "llama|mistral|mixtral|qwen|gemma|falcon|bloom|deepseek|gpt|pythia|vicuna|zephyr|opt-|yi-",
+    re.IGNORECASE,
+)
+"""Families of models whose names stand in the ids of models; `phi` beside one means a Phi."""
+
+
+def _model(identifier: str) -> str:
+    """Return which model an id means, whoever uploaded it, in whatever precision."""
+    return _QUANTISED.sub("", identifier.rpartition("/")[2].lower())
+
+
+def _id_of(base: BaseFiles) -> str:
+    """Return the base's id: as it was given, as the hub's cache has it, or as its config says."""
+    cached = [part for part in base.path.parts if part.startswith("models--")]
+    if base.id and not Path(base.id).is_absolute():
+        return base.id
+    said = base.config.get("_name_or_path")
+    return cached[-1][8:].replace("--", "/") if cached else said if isinstance(said, str) else ""
+
+
+def _commit_of(base: BaseFiles) -> str:
+    return base.path.name if base.path.parent.name == "snapshots" else ""
 
 
 def _alphas(subject: Subject) -> Iterator[tuple[str, float]]:
