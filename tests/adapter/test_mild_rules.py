@@ -178,7 +178,13 @@ def test_a_layer_that_a_phi3_may_have_is_missed_where_no_base_tells(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("exclude_modules", ["q_proj"]), ("target_parameters", ["mlp.experts"])]
+    ("field", "value"),
+    [
+        ("exclude_modules", ["q_proj"]),
+        ("target_parameters", ["mlp.experts"]),
+        ("modules_to_save", ["score"]),
+        ("modules_to_save", ["lmhead"]),
+    ],
 )
 def test_a_name_that_matches_nothing_is_told(field: str, value: object, tmp_path: Path) -> None:
     adapter = plain()

@@ -107,6 +107,13 @@ def target_idle(subject: Subject) -> Iterator[Hit]:
             whose = f"the base has {count}" if subject.has("base") else "no Phi-3 has so many"
             message = f"there is no layer {layer}: {whose}"
             yield Hit(f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list")
+    parts = [module.split(".") for module in subject.implied.modules]
+    names = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+    for name in subject.config.modules_to_save:
+        if not any(module.endswith(name) for module in names):
+            message = f"{name} matches no module, so that it was neither trained nor saved"
+            fix = f"correct {name} and train again, or remove it from modules_to_save"
+            yield Hit(f"{CONFIG}: modules_to_save", message, fix)
     for field, pattern in subject.matching.idle_patterns(subject.implied.targeted):
         fix = f"correct or remove the entry in {field}"
         yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
