@@ -6,6 +6,7 @@ that transformers takes chat templates from.
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ WEIGHTS = "adapter_model.safetensors"
 PICKLED_WEIGHTS = "adapter_model.bin"
 MANIFEST = "lora_qa_manifest.json"
 MODEL_CARD = "README.md"
+TRAINING_LOG = "trainer_state.json"
+MAX_LOG_BYTES = 8 << 20
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -40,8 +43,15 @@ MAX_HOLLOW = 64 << 20
 """A larger file of which less than an eighth is data is refused."""
 _CHUNK = 1 << 20
 _MOST_SHOWN = 8
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-_CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
+_PICKLES = (
+    ".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz",
+    ".nemo", ".keras", ".h5",
+)  # fmt: skip
+_CODE = (
+    ".py", ".pyc", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".sh", ".bash", ".exe", ".com", ".msi",
+    ".bat", ".cmd", ".ps1", ".vbs", ".js", ".mjs", ".jar", ".class", ".wasm", ".pl", ".rb",
+)  # fmt: skip
+_PACKED = re.compile(r"(\.(gz|bz2|xz|zst|lz4|tar|zip))+$")
 
 
 class EntryKind(StrEnum):
@@ -65,12 +75,12 @@ class Entry:
     @property
     def is_pickle(self) -> bool:
         """Whether the name says that opening it may run code."""
-        return self.name.lower().endswith(_PICKLES)
+        return _PACKED.sub("", self.name.lower()).endswith(_PICKLES)
 
     @property
     def is_code(self) -> bool:
         """Whether the name says that the file is a program."""
-        return self.name.lower().endswith(_CODE)
+        return _PACKED.sub("", self.name.lower()).endswith(_CODE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +206,9 @@ class AdapterFolder:
         """
         try:
             destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in self.matters:
+            log = self.file(TRAINING_LOG)
+            read = (TRAINING_LOG,) if log and log.size <= MAX_LOG_BYTES else ()
+            for name in (*self.matters, *read):
                 (destination / name).parent.mkdir(mode=0o700, exist_ok=True)
                 self._copy(name, destination / name)
         except OSError as error:

@@ -14,7 +14,14 @@ class _RefusedError(ValueError):
     """Why a document is refused, before it is known where it stands."""
 
 
-def parse_json(data: bytes, *, where: str, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
+def parse_json(
+    data: bytes,
+    *,
+    where: str,
+    max_bytes: int,
+    max_depth: int = MAX_DEPTH,
+    non_finite: bool = False,
+) -> Any:
     """Return the value that ``data`` (UTF-8) holds.
 
     Two readers of one file must not see two things: duplicate keys are refused, and so is all that
@@ -25,6 +32,7 @@ def parse_json(data: bytes, *, where: str, max_bytes: int, max_depth: int = MAX_
         where: The name to use in messages; it is escaped here.
         max_bytes: The largest size that is read at all.
         max_depth: How many containers may be nested.
+        non_finite: Whether NaN and Infinity are numbers, as Python writes them.
 
     Raises:
         AdapterError: The document is too large, too deep, ambiguous, or no JSON.
@@ -36,7 +44,7 @@ def parse_json(data: bytes, *, where: str, max_bytes: int, max_depth: int = MAX_
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_constant=_no_constant,
+            parse_constant=float if non_finite else _no_constant,
             parse_float=_finite,
         )
         _check_tree(value, max_depth, surrogates=b"\\ud" in data.lower())
@@ -51,13 +59,15 @@ def parse_json(data: bytes, *, where: str, max_bytes: int, max_depth: int = MAX_
     return value
 
 
-def parse_object(data: bytes, *, where: str, max_bytes: int) -> dict[str, Any]:
+def parse_object(
+    data: bytes, *, where: str, max_bytes: int, non_finite: bool = False
+) -> dict[str, Any]:
     """Return the JSON object that ``data`` holds; anything but an object is refused too.
 
     Raises:
         AdapterError: As `parse_json`, or the document is no object.
     """
-    value = parse_json(data, where=where, max_bytes=max_bytes)
+    value = parse_json(data, where=where, max_bytes=max_bytes, non_finite=non_finite)
     if not isinstance(value, dict):
         raise AdapterError(f"{escape(where)} holds no JSON object; save it again with peft")
     return value

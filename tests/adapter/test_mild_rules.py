@@ -50,6 +50,10 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "files-code": lambda a: a.after.append(lambda f: keep(f, "modeling.py")),
     "files-settings": lambda a: a.after.append(lambda f: keep(f, "pytest.ini")),
     "files-pickle-beside": lambda a: a.after.append(lambda f: keep(f, "optimizer.pt")),
+    "files-training-log": lambda a: a.files.update(
+        {"trainer_state.json": b'{"log_history": [{"loss": NaN, "step": 3}]}'}
+    ),
+    "files-other-model": lambda a: a.after.append(lambda f: keep(f, "model.safetensors")),
     "files-subfolders": lambda a: a.after.append(lambda f: (f / "checkpoint-1").mkdir()),
     "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),
     "config-task-type-null": lambda a: a.config.update(task_type=None),
@@ -250,3 +254,49 @@ def test_a_base_from_the_hubs_cache_is_known_by_its_id_and_commit(
     assert ("config-base-name" in {f.rule for f in report.findings}) is told
     adapter.config["base_model_name_or_path"] = "microsoft/Phi-3-mini-128k-instruct"
     assert "config-base-name" in {f.rule for f in report_on(adapter, tmp_path / "b", base).findings}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ('{"log_history": [{"loss": 1.0, "step": 1}, {"loss": NaN, "step": 2}]}', "nan at step 2"),
+        ('{"log_history": [{"eval_loss": -Infinity}]}', "eval_loss is -inf"),
+        ('{"log_history": [{"loss": 1.0}, {"loss": 0.0}]}', "loss is 0 at the last step"),
+        ('{"log_history": [{"loss": 0}]}', "loss is 0 at the last step"),
+        ('{"log_history": [', "no valid JSON"),
+        ('{"a": 1, "a": 1}', "stands twice"),
+        ('{"log_history": [{"loss": 0.0}, {"loss": 1.0, "grad_norm": NaN}]}', ""),
+        ('{"log_history": [{"loss": 1' + "0" * 400 + "}]}", ""),
+        ('{"log_history": 5}', ""),
+        ("{}", ""),
+    ],
+)
+def test_the_log_of_training_is_read(state: str, words: str, tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.files["trainer_state.json"] = state.encode()
+    folder = AdapterFolder.open(adapter.save(tmp_path / "a"))
+    for place in (folder, folder.snapshot(tmp_path / "copy")):
+        messages = [f.message for f in lint(place).findings]
+        assert [words in message for message in messages] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *(
+            (f"x{end}", "files-code")
+            for end in (".exe", ".BAT", ".ps1", ".js", ".jar", ".pyd", ".py.gz")
+        ),
+        *(
+            (f"x{end}", "files-pickle-beside")
+            for end in (".npy", ".npz", ".dill", ".pth.tar", ".pkl.gz", ".nemo", ".keras", ".PT")
+        ),
+        *((name, "files-other-model") for name in ("config.json", "x.gguf", "adapter.safetensors")),
+        *((name, "") for name in ("README.txt", "x.tar.gz", "eval.json", ".gitattributes")),
+    ],
+)
+def test_files_are_known_by_their_names(name: str, rule: str, tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.files[name] = b"x"
+    report = report_on(adapter, tmp_path)
+    assert [f.rule for f in report.findings] == ([rule] if rule else [])

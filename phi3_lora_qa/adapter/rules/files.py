@@ -1,24 +1,31 @@
 """Family files: what lies in the folder, before anything in it is understood."""
 
+import math
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MATTERS,
+    MAX_LOG_BYTES,
     PICKLED_WEIGHTS,
     TEMPLATE_FOLDER,
+    TRAINING_LOG,
     WEIGHTS,
     EntryKind,
 )
 from phi3_lora_qa.adapter.keys import Part
+from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.subject import Subject
+from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.settings import SETTINGS_FILE
 
 _SETTINGS = (
     SETTINGS_FILE, "pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini",
     "tox.ini", "setup.cfg",
 )  # fmt: skip
+
+_WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
 
 
 @rule(
@@ -165,7 +172,55 @@ def pickle_beside(subject: Subject) -> Iterator[Hit]:
     for entry in subject.folder.entries.values():
         alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in subject.folder.entries
         if entry.is_pickle and not alone:
-            yield Hit(entry.name, f"this is a pickle ({entry.size} bytes); not opened")
+            yield Hit(entry.name, f"this may hold a pickle ({entry.size} bytes); not opened")
+
+
+@rule(
+    "files-training-log",
+    severity=Severity.WARNING,
+    title="Training's own log has finite losses, and does not end with one of zero",
+    why="After a loss that is no number the weights are what was left of them; a loss of exactly 0 "
+    "means that every label was masked, or that the data was learned by heart.",
+    fix="look at the learning rate and at the data's masking, and train again",
+)
+def training_log(subject: Subject) -> Iterator[Hit]:
+    """Look at the losses in the log of transformers' trainer, where it is of a usual size."""
+    log = subject.folder.file(TRAINING_LOG)
+    if log is None or log.size > MAX_LOG_BYTES:
+        return
+    try:
+        data = subject.folder.read_bytes(TRAINING_LOG, MAX_LOG_BYTES)
+        state = parse_object(data, where=TRAINING_LOG, max_bytes=MAX_LOG_BYTES, non_finite=True)
+    except AdapterError as error:
+        yield Hit(TRAINING_LOG, *_cut(str(error)))
+        return
+    history = state.get("log_history")
+    entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+    for name in ("loss", "eval_loss"):
+        losses = [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
+        for loss, step in losses:
+            if loss != loss or abs(loss) == math.inf:  # noqa: PLR0124 - an integer may be no float
+                yield Hit(TRAINING_LOG, f"{name} is {loss} at step {step!r}")
+                break
+        if losses and losses[-1][0] == 0:
+            yield Hit(TRAINING_LOG, f"{name} is 0 at the last step that was logged")
+
+
+@rule(
+    "files-other-model",
+    severity=Severity.INFO,
+    title="The folder holds no other model beside the adapter",
+    why="A loader of whole models takes the folder for one, config.json and the code that it may "
+    "name included. None of it is looked at here.",
+    fix="leave the file out when the adapter is handed on",
+)
+def other_model(subject: Subject) -> Iterator[Hit]:
+    """Find a model's config and weights of another name."""
+    for entry in subject.folder.entries.values():
+        weights = entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS
+        if weights or entry.name == "config.json":
+            what = "weights" if weights else "a config"
+            yield Hit(entry.name, f"these are {what} of another model, and not looked at")
 
 
 @rule(
