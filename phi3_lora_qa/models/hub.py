@@ -13,6 +13,7 @@ from phi3_lora_qa.errors import BaseModelError, escape
 
 _IDENTIFIER = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _SECONDS = 20.0
+_SECONDS_TO_REACH = 5.0
 _AHEAD = 1 << 16
 
 
@@ -32,6 +33,7 @@ def open_hub_base(identifier: str) -> BaseFiles:
     """
     from huggingface_hub.errors import EntryNotFoundError
 
+    _reach(identifier)
     try:
         folder = Path(_small(identifier, "config.json")).parent
         for name in TOKENIZER_FILES:
@@ -53,6 +55,27 @@ def open_hub_base(identifier: str) -> BaseFiles:
             f"{escape(str(error), 200)}); check the id and the network, or give a folder"
         ) from error
     return BaseFiles.open(folder, files, id=identifier)
+
+
+def _reach(identifier: str) -> None:
+    """Ask once for what is needed first: the hub's client would ask six times, in half a minute."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # both are documented
+        build_hf_headers,
+        get_session,
+    )
+
+    url = hf_hub_url(identifier, "config.json")
+    try:
+        get_session().head(
+            url, headers=build_hf_headers(), follow_redirects=True, timeout=_SECONDS_TO_REACH
+        )
+    except Exception as error:  # of the network, or that it is switched off
+        raise BaseModelError(
+            f"cannot reach the hub to look at {escape(identifier, 100)} "
+            f"({type(error).__name__}: {escape(str(error), 200)}); check the network, or give the "
+            "base by its folder"
+        ) from error
 
 
 def _small(identifier: str, name: str) -> str:

@@ -61,6 +61,14 @@ def test_findings_with_mends_of_their_own_show_each(tmp_path: Path) -> None:
     assert "set lora_alpha to the value" in text
 
 
+def test_an_adapter_for_split_projections_is_told_the_command_that_fuses_it(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["target_modules"] = ["q_proj", "o_proj"]
+    adapter.rename(lambda name: name.replace("qkv_proj", "q_proj"))
+    lines = lint(adapter, tmp_path).splitlines()
+    assert "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR" in lines[-1]
+
+
 def test_what_was_not_checked_is_one_line_with_the_option_that_changes_it(tmp_path: Path) -> None:
     lines = [line for line in lint(plain(), tmp_path).splitlines() if "not checked" in line]
     assert len(lines) == 1

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -130,3 +131,16 @@ def test_what_is_not_on_the_hub_is_one_clear_line(hub: Hub, tmp_path: Path) -> N
         assert status == 2
         assert len(errors.splitlines()) == 1, errors
         assert errors.startswith("phi3-lora-qa: error: ")
+
+
+def test_a_hub_that_is_away_is_one_clear_line_within_seconds(hub: Hub, tmp_path: Path) -> None:
+    adapter = plain().save(tmp_path / "good")
+    hub.shutdown()
+    hub.server_close()
+    start = time.monotonic()
+    status, _, errors = lint(hub, adapter)
+    assert status == 2
+    assert time.monotonic() - start < 15
+    (line,) = errors.splitlines()
+    assert line.startswith("phi3-lora-qa: error: cannot reach the hub")
+    assert line.endswith("give the base by its folder")

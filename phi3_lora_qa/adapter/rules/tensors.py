@@ -10,7 +10,7 @@ from phi3_lora_qa.adapter.matching import tails
 from phi3_lora_qa.adapter.rules.targets import SPLIT
 from phi3_lora_qa.adapter.subject import Subject
 
-_SPLIT_FIX = "Phi-3 has this projection fused: turn the split adapter into a fused one with convert"
+_FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
 _FIELDS = {
     Part.MAGNITUDE: "use_dora", Part.B_BIAS: "lora_bias", Part.TOKENS: "trainable_token_indices",
     Part.VELORA: "velora_config", Part.EXPERTS: "monteclora_config",
@@ -240,7 +240,7 @@ def _unexpected(subject: Subject) -> Iterator[TensorKey]:
 def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
     if leaf in SPLIT:
-        return f"{_SPLIT_FIX}; its name here is {SPLIT[leaf]}"
+        return f"Phi-3 has this projection fused, as {SPLIT[leaf]}: run {_FUSE}"
     known = next((by_tail[t] for t in tails(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 
