@@ -229,27 +229,28 @@ class AdapterFolder:
 
 
 def _list(folder: Path) -> Iterator[Entry]:
-    count = 0
-    for prefix in ("", f"{TEMPLATE_FOLDER}/"):
-        for entry in _names(folder / prefix, prefix):
-            count += 1
-            if count > MAX_ENTRIES:
-                raise AdapterError(
-                    f"{escape(str(folder))} holds more than {MAX_ENTRIES} names; "
-                    "give the folder of one adapter, without other files"
-                )
-            yield entry
+    for count, entry in enumerate(_names(folder)):
+        if count >= MAX_ENTRIES:
+            raise AdapterError(
+                f"{escape(str(folder))} holds more than {MAX_ENTRIES} names; "
+                "give the folder of one adapter, without other files"
+            )
+        yield entry
 
 
-def _names(folder: Path, prefix: str) -> Iterator[Entry]:
-    """Look at the names in a folder; a sub-folder that is none, or a link, has none."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(folder, flags | os.O_NOFOLLOW if prefix else flags)
-    except OSError:
-        if prefix:
-            return
-        raise
+def _names(folder: Path) -> Iterator[Entry]:
+    """Look at the names in the folder, and in the sub-folder that templates are taken from."""
+    templates = False
+    for entry in _look(folder, os.O_DIRECTORY, ""):
+        templates |= entry.name == TEMPLATE_FOLDER and entry.kind is EntryKind.FOLDER
+        yield entry
+    if templates:
+        flags = os.O_DIRECTORY | os.O_NOFOLLOW
+        yield from _look(folder / TEMPLATE_FOLDER, flags, f"{TEMPLATE_FOLDER}/")
+
+
+def _look(folder: Path, flags: int, prefix: str) -> Iterator[Entry]:
+    descriptor = os.open(folder, flags | os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with os.scandir(descriptor) as names:
             for item in names:

@@ -133,7 +133,9 @@ def is_tiktoken(data: bytes) -> bool:
 
 def special_token(settings: Mapping[str, Any], name: str) -> str | None:
     """Return a special token's text, such as of ``pad_token``, in either form it is written."""
-    return _text(settings.get(name), name)
+    value = settings.get(name)
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
 
 
 def _merged(
@@ -209,9 +211,9 @@ def _extra(settings: Mapping[str, Any]) -> Iterator[str]:
         for item in found.values() if isinstance(found, dict) else found:
             if (text := _text(item, name)) is not None:
                 yield text
-    for name, value in settings.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and name not in NAMES and isinstance(text, str):
+    for name in settings:
+        text = special_token(settings, name)
+        if name.endswith("_token") and name not in NAMES and text is not None:
             yield text
 
 

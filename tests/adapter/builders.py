@@ -75,6 +75,7 @@ class Adapter:
         (folder / "adapter_config.json").write_text(json.dumps(self.config))
         (folder / "adapter_model.safetensors").write_bytes(pack(self.tensors))
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         for step in self.after:
             step(folder)

@@ -41,6 +41,8 @@ from phi3_lora_qa.adapter.folder import (
     MAX_ENTRIES,
     MODEL_CARD,
     PICKLED_WEIGHTS,
+    TEMPLATE_FOLDER,
+    TRAINING_LOG,
     WEIGHTS,
     AdapterFolder,
 )
@@ -52,12 +54,14 @@ from phi3_lora_qa.errors import BaseModelError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
 from tests.adapter.builders import (
     HEALTHY,
+    WORDS,
     P,
     Raw,
     base_config,
     bf16,
     module_names,
     pack,
+    pieces_file,
     tokenizer_files,
     write_base,
 )
@@ -71,6 +75,8 @@ CHILD = "phi3_lora_qa.adapter.render_child"
 """The only program that linting may start: it renders a chat template under limits of its own."""
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+OLDER = ("special_tokens_map.json", "added_tokens.json", TRAINING_LOG)
+PIECES, INNER = "tokenizer.model", f"{TEMPLATE_FOLDER}/rag.jinja"
 HEADER = "header"
 """The name under which the weights' header is spoilt as a JSON document."""
 CANARY = "canary-9b1e"
@@ -118,6 +124,14 @@ def pristine(variant: str, extras: tuple[str, ...]) -> Mapping[str, bytes]:
         adapter.files |= tokenizer_files()
     if "template" in extras:
         adapter.files[TEMPLATE] = (bundled("tiny") / "base" / TEMPLATE).read_bytes()
+    if "older" in extras:
+        adapter.files |= {
+            "special_tokens_map.json": b'{"eos_token": {"content": "<|end|>"}}',
+            "added_tokens.json": b'{"<|end|>": %d}' % (WORDS + 1),
+            PIECES: pieces_file([("word0", 0.0, 1), ("word1", -1.0, 1)]),
+            INNER: TEMPLATES[-1].encode(),
+            TRAINING_LOG: b'{"log_history": [{"loss": 1.5, "step": 1}, {"eval_loss": 1.25}]}',
+        }
     if "card" in extras:
         adapter.files[MODEL_CARD] = b"# An adapter\n"
     with tempfile.TemporaryDirectory() as place:
@@ -131,7 +145,8 @@ def pristine(variant: str, extras: tuple[str, ...]) -> Mapping[str, bytes]:
                 final_losses={"train": 1.0},
             )
             (folder / MANIFEST).write_text(json.dumps(asdict(manifest)))
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 # Building: the steps, and the image of a folder that they work on.
@@ -225,6 +240,7 @@ def build(recipe: Recipe, room: Path) -> Path:
         image.name = "adapter"
         image.folder.mkdir()
     for name, content in image.files.items():
+        (image.folder / name).parent.mkdir(exist_ok=True)
         (image.folder / name).write_bytes(content)
     for name, *arguments in (each for each in ordered if STEPS[each[0]][0] == 3):
         with contextlib.suppress(OSError):  # a file system that cannot do it
@@ -673,15 +689,23 @@ _VALUES = st.one_of(
     st.builds('{{"a":{},"o_proj":{}}}'.format, *[st.sampled_from(_LITERALS)] * 2),
 )
 _PATTERN = st.integers(0, len(PATTERNS) - 1)
-_DOCUMENTS = st.sampled_from([CONFIG, CONFIG, HEADER, HEADER, MANIFEST, SETTINGS, TOKENIZER])
-_FILES = st.sampled_from([CONFIG, WEIGHTS, WEIGHTS, MANIFEST, MODEL_CARD, SETTINGS, TOKENIZER,
-                          TEMPLATE])  # fmt: skip
+_DOCUMENTS = st.sampled_from(
+    [CONFIG, CONFIG, HEADER, HEADER, MANIFEST, SETTINGS, TOKENIZER, *OLDER]
+)
+_FILES = st.sampled_from(
+    [CONFIG, WEIGHTS, WEIGHTS, MANIFEST, MODEL_CARD, SETTINGS, TOKENIZER, TEMPLATE, PIECES, INNER,
+     *OLDER]
+)  # fmt: skip
 _ODD_NAMES = (
     "a\nb", "\udcff\udcfe", "\u202egpj", "-rf", "x" * 255, "adapter_model.safetensors ", ".hidden",
     "ADAPTER_CONFIG.JSON", "modeling.py", "x.so", "optimizer.pt", "training_args.bin", "a:b,c%d",
     PICKLED_WEIGHTS, "\x1b[2J", "adapter_c\u043enfig.json", "model.safetensors.index.json", "é",
 )  # fmt: skip
-_NAMES = st.one_of(st.sampled_from(MATTERS), st.sampled_from(_ODD_NAMES))
+_NAMES = st.one_of(
+    st.sampled_from(MATTERS),
+    st.sampled_from(_ODD_NAMES),
+    st.sampled_from([TEMPLATE_FOLDER, INNER, TRAINING_LOG, "config.json", "pytest.ini"]),
+)
 _AT = st.one_of(st.integers(0, 300), st.integers(0, 1 << 20))
 _DTYPES = st.one_of(st.sampled_from(["F64", "F32", "F16", "BF16"]), st.sampled_from(sorted(BITS)))
 _FILLS = st.sampled_from(
@@ -696,7 +720,20 @@ _TABLE_FIELDS = st.sampled_from(["rank_pattern", "alpha_pattern", "trainable_tok
 _MANIFEST_FIELDS = st.sampled_from(
     ["files", "scaling", "final_losses", "seed", "schema_version", "base_fingerprint", "versions"]
 )
-_SETTINGS_FIELDS = st.sampled_from(["pad_token", "eos_token", "chat_template", "added_tokens"])
+_SETTINGS_FIELDS = st.sampled_from(
+    ["pad_token", "eos_token", "chat_template", "added_tokens_decoder", "extra_special_tokens",
+     "auto_map", "tokenizer_class", "a_token"]
+)  # fmt: skip
+_TOKENIZER_PARTS = st.sampled_from(
+    ["model", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"]
+)
+_PARTS = st.sampled_from(
+    ['{"type":"Sequence","pretokenizers":[{"type":"Sequence"}]}', '{"type":[]}', '{"type":{}}',
+     '{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":[]}}]}', '{"type":"Metaspace"}',
+     '{"type":"TemplateProcessing","single":"abc","special_tokens":[]}', '{"type":"Sequence"}',
+     '{"type":"BPE","vocab":{"a":0},"merges":["a a"]}', '{"vocab":[["a",0]],"unk_id":0}',
+     '{"type":"Unigram","vocab":[["a","b"]]}', '{"type":"BPE","vocab":{"a":-1},"merges":[[]]}']
+)  # fmt: skip
 
 
 def _step(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
@@ -724,7 +761,9 @@ _JSON_STEPS = (
     _step("put", st.just(CONFIG), st.just("target_modules"), st.just("@far:255")),
     _step("put", st.just(MANIFEST), _MANIFEST_FIELDS, _VALUES),
     _step("put", st.just(SETTINGS), _SETTINGS_FIELDS, _VALUES),
-    _step("put", st.just(TOKENIZER), st.sampled_from(["model", "added_tokens"]), _VALUES),
+    _step("put", st.just(TOKENIZER), _TOKENIZER_PARTS, _VALUES | _PARTS),
+    _step("put", st.sampled_from(OLDER), st.sampled_from(["eos_token", "<|end|>"]), _VALUES),
+    _step("put", st.just(TRAINING_LOG), st.just("log_history"), _VALUES),
     _step("put", st.just(HEADER), st.just("__metadata__"), _VALUES),
     _step("put", st.just(HEADER), _TEXTS, _VALUES),
     _step("node", st.just(HEADER), _INDEX, _INDEX, _VALUES),
@@ -778,7 +817,7 @@ _PLACE_STEPS = (
     _step("call", st.sampled_from(["a\nb", "\udcff", "\u202ea", "-x", "::error::x", "x" * 255])),
 )  # fmt: skip
 
-_EXTRAS = ("tokenizer", "template", "card", "manifest")
+_EXTRAS = ("tokenizer", "template", "older", "card", "manifest")
 
 
 def recipes(*, quick: bool = False, max_steps: int = 4) -> st.SearchStrategy[Recipe]:
@@ -800,7 +839,16 @@ def recipes(*, quick: bool = False, max_steps: int = 4) -> st.SearchStrategy[Rec
         Recipe,
         st.sampled_from(sorted(HEALTHY)),
         st.sampled_from(
-            [(), (), (), ("card",), *[("card", "manifest")] * 3, ("tokenizer",), _EXTRAS]
+            [
+                (),
+                (),
+                (),
+                ("card",),
+                *[("card", "manifest")] * 3,
+                ("tokenizer",),
+                ("tokenizer", "older"),
+                _EXTRAS,
+            ]
         ),
         st.lists(any_step.map(_lighter) if quick else any_step, min_size=1, max_size=max_steps).map(
             tuple
@@ -1041,7 +1089,11 @@ def _is_bad_open(folder: str, path: Any, mode: str | None, flags: int) -> bool:
     if flags & _WRITES or set(mode or "") & set("wax+"):
         return text != os.devnull
     inside = text.startswith(folder)
-    return inside and (Path(text).name not in MATTERS or not flags & os.O_NOFOLLOW)
+    inner = text.removeprefix(folder)
+    read = inner in (*MATTERS, TRAINING_LOG, TEMPLATE_FOLDER) or (
+        inner.startswith(f"{TEMPLATE_FOLDER}/") and inner.endswith(".jinja")
+    )
+    return inside and not (read and flags & os.O_NOFOLLOW)
 
 
 def _is_child(event: str, arguments: tuple[Any, ...]) -> bool:

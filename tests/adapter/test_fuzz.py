@@ -18,6 +18,8 @@ from phi3_lora_qa.adapter.folder import (
     MANIFEST,
     MATTERS,
     MODEL_CARD,
+    TEMPLATE_FOLDER,
+    TRAINING_LOG,
     WEIGHTS,
     AdapterFolder,
 )
@@ -90,10 +92,15 @@ def test_a_private_copy_of_any_folder_holds_regular_files_that_matter_or_is_refu
         folder = fuzz.build(recipe, room)
         with contextlib.suppress(AdapterError):
             AdapterFolder.open(folder).snapshot(copy)
-        for path in copy.iterdir() if copy.is_dir() else ():
-            assert path.name in MATTERS
+        for path in copy.rglob("*") if copy.is_dir() else ():
+            name = path.relative_to(copy).as_posix()
+            if name == TEMPLATE_FOLDER:
+                assert stat.S_ISDIR(path.lstat().st_mode)
+                continue
+            inner = name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")
+            assert inner or name in (*MATTERS, TRAINING_LOG)
             assert stat.S_ISREG(path.lstat().st_mode)
-            assert path.read_bytes() == (folder / path.name).read_bytes()
+            assert path.read_bytes() == (folder / name).read_bytes()
         fuzz.clear(room)
 
 
