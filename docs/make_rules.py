@@ -12,6 +12,7 @@ FAMILIES = {
     "tensors": "The file holds exactly what the config implies, in name, shape and dtype.",
     "values": "What the numbers say.",
     "base": "Agreement with the base. These need `--base`.",
+    "base's tokenizer": "a base with a tokenizer",
     "tokenizer": "The tokenizer in the folder speaks the base's language.",
     "manifest": "The adapter is the one that its training recorded. These need a manifest.",
     "export": "What other programs will refuse, or leave out without a word.",
