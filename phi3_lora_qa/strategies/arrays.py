@@ -46,18 +46,20 @@ def ranks(out: int, inside: int, *, max_rank: int = 8) -> st.SearchStrategy[int]
 def alphas(
     *, largest: int = 64, zero: bool = False, negative: bool = False
 ) -> st.SearchStrategy[float]:
-    """Draw lora_alpha: positive whole numbers, then fractions; simplest: 1.
+    """Draw lora_alpha: positive whole numbers and fractions; simplest: 1.
 
     Args:
         largest: Bound of its size.
         zero: Whether it may be 0, which switches the adapter off.
         negative: Whether it may be negative, which subtracts the adapter.
     """
-    positive: st.SearchStrategy[float] = st.integers(1, largest) | st.floats(
-        0.0625, largest, width=32
-    )
-    drawn = positive | st.just(0) if zero else positive
-    return drawn | positive.map(lambda alpha: -alpha) if negative else drawn
+    whole: st.SearchStrategy[float] = st.integers(1, largest)
+    if zero:
+        # By way of the last whole number: a choice of its own would be simpler than 1.
+        whole = st.integers(1, largest + 1).map(lambda alpha: alpha % (largest + 1))
+    fraction = st.floats(0.0625, largest, width=32)
+    drawn = whole | fraction
+    return drawn | drawn.map(lambda alpha: -alpha) if negative else drawn
 
 
 def rounded(values: Array, dtype: str) -> Array:

@@ -81,20 +81,19 @@ def lora_configs(
     step = 2 if init == "orthogonal" else 1
     ranks = st.integers(1, _MAX_RANK // step).map(lambda half: half * step)
     patterns = st.sampled_from(_patterns(targets.modules))
-    fields = targets.fields | draw(_extras(config, targets, variant, init))
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=draw(ranks),
-        lora_alpha=draw(alphas()),
-        lora_dropout=draw(st.sampled_from((0.0, 0.1))),
-        use_rslora=draw(st.booleans()),
-        use_dora=variant == "dora",
-        lora_bias=variant == "lora_bias",
-        init_lora_weights=init,
-        rank_pattern=draw(st.dictionaries(patterns, ranks, max_size=2)),
-        alpha_pattern=draw(st.dictionaries(patterns, alphas(), max_size=2)),
-        **fields,
-    )
+    fields: dict[str, Any] = {
+        "r": draw(ranks),
+        "lora_alpha": draw(alphas()),
+        "lora_dropout": draw(st.sampled_from((0.0, 0.1))),
+        "use_rslora": draw(st.booleans()),
+        "use_dora": variant == "dora",
+        "lora_bias": variant == "lora_bias",
+        "init_lora_weights": init,
+        "rank_pattern": draw(st.dictionaries(patterns, ranks, max_size=2)),
+        "alpha_pattern": draw(st.dictionaries(patterns, alphas(), max_size=2)),
+    }
+    extras = draw(_extras(config, targets, variant, init))
+    return LoraConfig(task_type="CAUSAL_LM", **(fields | targets.fields | extras))
 
 
 @st.composite

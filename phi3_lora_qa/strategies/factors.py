@@ -81,8 +81,8 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         scaling = scaling_of(draw(alphas()), rank, rslora=root)
     with_magnitude = draw(st.booleans()) if magnitude is None else magnitude
     with_bias = draw(st.booleans()) if bias is None else bias
-    A = draw(arrays((rank, inside), dtype=dtype, fills=NONZERO_FILLS))
-    B = draw(arrays((out, rank), dtype=dtype, fills=NONZERO_FILLS))
+    A = _some(draw(arrays((rank, inside), dtype=dtype, fills=NONZERO_FILLS)))
+    B = _some(draw(arrays((out, rank), dtype=dtype, fills=NONZERO_FILLS)))
     A, B = _of_kind(draw, kind, A, B, dtype)
     reach = _largest_exponent(dtype, inside, with_magnitude)
     A, B = _within(A, B, scaling, reach, grow=kind == "huge")
@@ -155,6 +155,11 @@ def _normalised(values: Array) -> Array:
     """Scale by a power of two so that the largest entry lies in [1, 2)."""
     largest = float(np.abs(values).max())
     return values * 2.0 ** (1 - _exponent(largest)) if largest > 0 else values
+
+
+def _some(values: Array) -> Array:
+    """Return ones in place of zeros, which a few drawn integers may be: they are kinds apart."""
+    return values if values.any() else np.ones_like(values)
 
 
 def _positive(values: Array) -> Array:

@@ -1,0 +1,134 @@
+"""Factors are of the kind that they are called, fit their dtype, and overflow nowhere."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3_lora_qa.lora import Factors, format_of
+from phi3_lora_qa.strategies import (
+    DTYPES,
+    KINDS,
+    MODERATE_KINDS,
+    Kind,
+    dtypes,
+    lora_factors,
+    rounded,
+)
+from tests.strategies.drawing import QUICK, smallest
+
+
+def is_of_kind(factors: Factors, kind: Kind, dtype: str) -> bool:
+    A, B = factors.A, factors.B
+    least = 2.0 ** format_of(dtype).lowest
+    match kind:
+        case "ordinary":
+            return bool(A.any() and B.any())
+        case "fresh":
+            return not B.any() and A.any()
+        case "zero_a":
+            return not A.any() and B.any()
+        case "degenerate":
+            return bool(np.linalg.matrix_rank(A) < len(A)) and B.any()
+        case "ill_conditioned":
+            norms = [np.linalg.norm(A, axis=1), np.linalg.norm(B, axis=0)]
+            return len(A) == 1 or all(n.max() > 2.0**5 * n.min() for n in norms)
+        case "tiny":
+            return bool(least / 2**8 < (np.abs(B) @ np.abs(A)).max() < least * 2**8)
+        case "denormal":
+            return any(0 < np.abs(factor).max() < least for factor in (A, B))
+        case "huge":
+            size = (np.abs(B) @ np.abs(A)).max() * max(1.0, factors.scaling)
+            return bool(size > format_of(dtype).largest / 2**13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@QUICK
+@given(data=st.data())
+def test_factors_are_of_their_kind(kind: Kind, data: st.DataObject) -> None:
+    dtype = data.draw(dtypes())
+    assert is_of_kind(data.draw(lora_factors(dtype=dtype, kinds=[kind])), kind, dtype)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ordinary"])
+def test_ordinary_factors_are_of_no_other_kind(kind: Kind) -> None:
+    ordinary = Factors(A=np.array([[1.0, 2.0], [3.0, 4.0]]), B=np.ones((3, 2)), scaling=1.0)
+    assert not is_of_kind(ordinary, kind, "float32")
+
+
+@QUICK
+@given(data=st.data())
+def test_products_stay_finite_in_the_dtype(data: st.DataObject) -> None:
+    dtype = data.draw(dtypes())
+    factors = data.draw(lora_factors(dtype=dtype))
+    A, B = (torch.from_numpy(f).to(getattr(torch, dtype)) for f in (factors.A, factors.B))
+    x = torch.full((1, A.shape[1]), 8.0, dtype=A.dtype)
+    for signs in (1, A.sign()[:1]):
+        y = (x * signs) @ A.T @ B.T
+        assert y.isfinite().all()
+        assert (y * factors.scaling).isfinite().all()
+    assert ((B @ A) * factors.scaling).isfinite().all()
+
+
+@QUICK
+@given(data=st.data())
+def test_values_are_held_by_the_dtype_and_shapes_are_those_asked_for(data: st.DataObject) -> None:
+    dtype = data.draw(dtypes())
+    out, inside = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    rank = data.draw(st.integers(1, 4))
+    factors = data.draw(
+        lora_factors(
+            out=out, inside=inside, rank=rank, dtype=dtype, magnitude=True, bias=True, scaling=0.75
+        )
+    )
+    assert factors.magnitude is not None
+    assert factors.bias is not None
+    held = {
+        "A": (factors.A, (rank, inside)),
+        "B": (factors.B, (out, rank)),
+        "magnitude": (factors.magnitude, (out,)),
+        "bias": (factors.bias, (out,)),
+    }
+    for name, (values, shape) in held.items():
+        assert values.shape == shape, name
+        np.testing.assert_array_equal(rounded(values, dtype), values, err_msg=name)
+    assert (factors.magnitude > 0).all()
+    assert factors.scaling == 0.75
+
+
+@QUICK
+@given(lora_factors())
+def test_options_are_off_unless_asked_for(factors: Factors) -> None:
+    assert factors.magnitude is None
+    assert factors.bias is None
+
+
+def test_options_that_are_left_open_come_with_and_without() -> None:
+    either = lora_factors(magnitude=None, bias=None)
+    assert smallest(either).magnitude is None
+    assert smallest(either, lambda f: f.magnitude is not None).bias is None
+    assert smallest(either, lambda f: f.bias is not None).magnitude is None
+
+
+@pytest.mark.parametrize("rslora", [True, False])
+def test_scaling_follows_rank_and_rslora(rslora: bool) -> None:
+    found = smallest(lora_factors(rank=4, rslora=rslora))
+    assert found.scaling == (0.5 if rslora else 0.25)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_factors_shrink_to_ones_of_rank_1(dtype: str) -> None:
+    found = smallest(lora_factors(dtype=dtype, magnitude=None, bias=None))
+    assert found.A.tolist() == found.B.tolist() == [[1]]
+    assert (found.scaling, found.magnitude, found.bias) == (1, None, None)
+
+
+def test_a_failure_shrinks_to_the_least_rank_and_width_that_show_it() -> None:
+    found = smallest(lora_factors(), lambda factors: len(factors.A) > 1)
+    assert found.A.tolist() == [[1, 1], [1, 1]]
+    assert found.B.tolist() == [[1, 1], [1, 1]]
+
+
+def test_moderate_kinds_are_some_of_all() -> None:
+    assert set(MODERATE_KINDS) == set(KINDS) - {"tiny", "denormal", "huge"}
