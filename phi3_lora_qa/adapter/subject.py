@@ -42,7 +42,7 @@ class Subject:
         self._base = base
         self.errors: dict[str, str] = {}
 
-    def has(self, need: Need) -> bool:  # noqa: PLR0911 - one for each part
+    def has(self, need: Need) -> bool:
         """Whether a part is there for a rule to look at."""
         match need:
             case "config":

@@ -52,7 +52,8 @@ class PeftPhi3(ModelUnderTest):
 
         with torch.random.fork_rng():
             torch.manual_seed(case.seed)
-            return Phi3ForCausalLM(copy.deepcopy(case.phi3)).eval()
+            model: Any = Phi3ForCausalLM(copy.deepcopy(case.phi3))
+            return model.eval()
 
     @classmethod
     def build(cls, case: ModelCase) -> Self:

@@ -88,7 +88,7 @@ def test_what_peft_merges_is_accepted_but_not_an_adapter_minus_itself(
 
 @pytest.mark.parametrize("label", ["pissa", "olora"])
 def test_an_adapter_converted_from_another_start_is_accepted(
-    label: str, model: Any, model_files: BaseFiles, tmp_path: Path
+    label: Any, model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
     """Its second half takes away what it began as: the parts cancel to what was learned."""
     import torch
