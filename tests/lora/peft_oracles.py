@@ -176,7 +176,7 @@ def convolution(dtype: str) -> Iterator[Measurement]:
     from peft.tuners.lora import layer as layers
     from torch import nn
 
-    for number, (rng, case) in enumerate(cases(dtype, seed=9, count=2 * CASES)):
+    for number, (rng, case) in enumerate(cases(dtype, seed=9, count=2 * CASES + 2)):
         dims, groups = 1 + number % 3, 1 + number // 3 % 2
         kernel = tuple(int(k) for k in rng.integers(1, 4 if dims < 3 else 3, dims))
         if dims == 3 and kernel[:2] == (1, 1):
