@@ -123,13 +123,13 @@ def _agree(one: "Numbers", other: "Numbers", *, exact: bool) -> bool:
     """
     import numpy as np
 
-    both = (one != 0) & (other != 0)
+    both, either = (one != 0) & (other != 0), (one != 0) | (other != 0)
     if not both.any():
         return False
-    sizes = np.abs(other[both])
+    sizes = np.abs(other[both]) / np.abs(other).max()
     if exact or sizes.std() < _ONE_SIZE * sizes.mean():
         return bool(np.array_equal(one, other))
-    factor = float(np.median(other[both] / one[both]))
-    either = (one != 0) | (other != 0)
-    near = np.abs(other - factor * one)[either] <= _AGREE * np.abs(factor * one)[either]
+    with np.errstate(over="ignore", invalid="ignore"):  # float64 files hold numbers of any size
+        factor = float(np.median(other[both] / one[both]))
+        near = np.abs(other - factor * one)[either] <= _AGREE * np.abs(factor * one)[either]
     return bool(near.mean() > MIN_SHARE)

@@ -26,6 +26,9 @@ Adam moves an element by its learning rate in a step. A thousand steps of 2e-4, 
 to elements of about 0.03 in Phi-3's head: seven times.
 """
 
+LOST = 1e-6
+"""A row of so small a share of the base's is zero: training moves by more."""
+
 MIN_LIKENESS = 4.0
 """How like the base's rows those of a whole module are at least, in deviations of chance.
 
@@ -86,7 +89,9 @@ def saved_module(subject: Subject) -> Iterator[Hit]:
         rows = spread(info.shape[0]) if len(info.shape) == 2 else (slice(0, info.size),)
         ours = np.concatenate([subject.weights.tensor(key.name, part) for part in rows])
         base = np.concatenate([file.tensor(theirs.name, part) for part in rows])
-        if reason := _strange(ours.astype(np.float64), base.astype(np.float64)):
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
+            reason = _strange(ours.astype(np.float64), base.astype(np.float64))
+        if reason:
             yield Hit(key.name, reason)
 
 
@@ -110,14 +115,16 @@ def token_rows(subject: Subject) -> Iterator[Hit]:
         if not found or not found.finite or not fits or info.shape[0] != len(tokens):
             continue
         table = [file.tensor(theirs.name, part) for part in spread(theirs.shape[0])]
-        usual = float(np.linalg.norm(np.concatenate(table).astype(np.float64), axis=1).max())
-        sizes = np.linalg.norm(subject.weights.tensor(key.name).astype(np.float64), axis=1)
-        for token, size in zip(tokens, sizes, strict=True):
+        usual = float(_row_norms(np.concatenate(table)).max())
+        for token, size in zip(tokens, _row_norms(subject.weights.tensor(key.name)), strict=True):
             own = slice(token, token + 1)  # empty for a token beyond the table
             if size > MAX_SIZE * usual > 0:
                 message = f"token {token}'s row has the norm {size:.3g}, the table's {usual:.3g}"
                 yield Hit(key.name, message)
-            elif size == 0 and file.tensor(theirs.name, own).any():
+            elif (
+                size <= LOST * usual
+                and (_row_norms(file.tensor(theirs.name, own)) > LOST * usual).any()
+            ):
                 yield Hit(key.name, f"token {token}'s row is zero, the base's is not")
 
 
@@ -135,22 +142,27 @@ def dora_magnitude(subject: Subject) -> Iterator[Hit]:
     import numpy as np
 
     for module in subject.implied.targeted.values():
-        pair = _magnitudes(subject, module)
-        if pair is None:
-            continue
-        magnitudes, norms = pair
-        ratio = float(np.median(magnitudes / np.maximum(norms, 1e-30)))
-        middle = float(np.median(norms))
-        large = magnitudes > MAGNITUDE_ROW_RANGE * np.maximum(norms, middle)
-        small = (magnitudes * MAGNITUDE_ROW_RANGE < norms) & (2 * norms > middle)
-        if not 1 / MAGNITUDE_RANGE < ratio < MAGNITUDE_RANGE:
-            yield Hit(module.name, f"its magnitudes are about {ratio:.3g} times its rows' norms")
-        elif (wrong := large | small).any():
-            one = int(np.flatnonzero(wrong)[0])
-            yield Hit(
-                module.name,
-                f"a magnitude is {magnitudes[one]:.3g} where the row's norm is {norms[one]:.3g}",
-            )
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
+            pair = _magnitudes(subject, module)
+            reason = _unlike(*pair) if pair else ""
+        if reason:
+            yield Hit(module.name, reason)
+
+
+def _unlike(magnitudes: "Numbers", norms: "Numbers") -> str:
+    """Say why magnitudes cannot come from these norms; "" if they can."""
+    import numpy as np
+
+    ratio = float(np.median(magnitudes / np.maximum(norms, 1e-30)))
+    if not 1 / MAGNITUDE_RANGE < ratio < MAGNITUDE_RANGE:
+        return f"its magnitudes are about {ratio:.3g} times its rows' norms"
+    middle = float(np.median(norms))
+    large = magnitudes > MAGNITUDE_ROW_RANGE * np.maximum(norms, middle)
+    small = (magnitudes * MAGNITUDE_ROW_RANGE < norms) & (2 * norms > middle)
+    wrong = np.flatnonzero(large | small)
+    if not wrong.size:
+        return ""
+    return f"a magnitude is {magnitudes[wrong[0]]:.3g} where its norm is {norms[wrong[0]]:.3g}"
 
 
 Pair = tuple[TensorKey, TensorInfo, SafetensorsFile, TensorInfo]
@@ -208,14 +220,20 @@ def _strange(ours: "Numbers", base: "Numbers") -> str:
         cosine = float(ours @ base / max(size * usual, 1e-300))
         if not cosine > MIN_NORM_COSINE:
             return f"its cosine with the base's is {cosine:.2f}"
-    lost = ~ours.any(axis=-1) & base.any(axis=-1)
-    if lost.any() and ours.ndim == 2:
+    elif (lost := _row_norms(ours) < LOST * _row_norms(base)).any():
         return f"{int(lost.sum())} of {len(ours)} rows looked at are zero, the base's are not"
     if not 1 / MAX_SIZE < size / usual < MAX_SIZE:
         return f"it is {size / usual:.3g} times as large as the base's"
     if ours.ndim == 2 and (likeness := _likeness(ours, base)) < MIN_LIKENESS:
         return f"its rows are unlike the base's (by {likeness:.1f} deviations of chance)"
     return ""
+
+
+def _row_norms(rows: "NDArray[np.floating]") -> "Numbers":
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=1), dtype=np.float64)
 
 
 def _likeness(ours: "Numbers", base: "Numbers") -> float:
@@ -255,9 +273,8 @@ def _magnitudes(subject: Subject, module: BaseModule) -> "tuple[Numbers, Numbers
     fits = a.ndim == b.ndim == 2 and b.shape == (m.size, a.shape[0]) and m.size > 0
     if not fits or place[1].shape != shape:
         return None  # tensors-shape says it
-    with np.errstate(over="ignore", invalid="ignore"):
-        b = b * subject.matching.scaling(module.name)
-        return _by_column(place, a, b, m) if table else _by_row(place, a, b, m)
+    b = b * subject.matching.scaling(module.name)
+    return _by_column(place, a, b, m) if table else _by_row(place, a, b, m)
 
 
 Place = tuple[SafetensorsFile, TensorInfo]

@@ -99,7 +99,7 @@ def magnitude(subject: Subject) -> Iterator[Hit]:
         if key.part is not Part.MAGNITUDE or not found.finite or not found.size:
             continue
         values = subject.tensor(name).reshape(-1).astype(np.float64)
-        middle = float(np.median(np.abs(values)))
+        middle = float(np.partition(np.abs(values), values.size // 2)[values.size // 2])
         counts = {
             "zero": int((values == 0).sum()),
             "negative": int((values < -MIN_NEGATIVE * middle).sum()),
