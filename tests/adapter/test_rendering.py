@@ -66,7 +66,7 @@ FEATURES = {
 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 HOSTILE = {
-    "nested loops": (LOOPS, "took longer than 2 s of computing time"),
+    "nested loops": (LOOPS, "took longer than 2 s of computing time|took longer than 4 s"),
     "a loop that writes nothing": (
         "{% macro f(n) %}{% for a in range(9) %}{% if n %}{{ f(n - 1) }}{% endif %}{% endfor %}"
         "{% endmacro %}{{ f(99) }}",
