@@ -134,7 +134,7 @@ def _extras(
     adapted, tokens = [], {}
     saved = draw(st.sampled_from(((), ("norm",), ("input_layernorm",))))
     listed = targets.fields.get("layers_to_transform", ()) is None
-    for table in ("embed_tokens", "lm_head"):
+    for table in ("lm_head", "embed_tokens"):
         uses = ["none", "tokens", "saved"]
         # An embedding has no lora_bias, and no orthogonal start.
         whole = table == "lm_head" or (variant != "lora_bias" and init != "orthogonal")
@@ -150,12 +150,15 @@ def _extras(
         elif use == "tokens":
             ids = st.integers(0, config.vocab_size - 1)
             tokens[table] = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
-    in_embeddings = list(tokens) == ["embed_tokens"] and draw(st.booleans())
-    return {
-        **({"target_modules": [*targets.fields["target_modules"], *adapted]} if adapted else {}),
+    # Drawn even where there is no choice: then no failure looks simpler for having none.
+    in_short = draw(st.booleans()) and list(tokens) == ["embed_tokens"]
+    fields: dict[str, Any] = {
         "modules_to_save": list(saved) or None,
-        "trainable_token_indices": tokens["embed_tokens"] if in_embeddings else tokens or None,
+        "trainable_token_indices": tokens["embed_tokens"] if in_short else tokens or None,
     }
+    if adapted:
+        fields["target_modules"] = [*targets.fields["target_modules"], *adapted]
+    return fields
 
 
 def _modules(layers: Sequence[int], suffixes: Sequence[str]) -> tuple[str, ...]:
