@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.lora import Array
+from phi3_lora_qa.lora import Array, round_to
 
 Fill = Literal["ones", "zeros", "integers", "normal", "wide"]
 
@@ -65,22 +65,12 @@ def alphas(
 def rounded(values: Array, dtype: str) -> Array:
     """Return the values rounded to the nearest that ``dtype`` holds, ties to even, as float64.
 
-    bfloat16 is float32 without its lower 16 bits.
-
     Raises:
         InputError: The dtype is not one of `DTYPES`.
     """
-    single = np.asarray(values).astype(np.float32)
-    if dtype == "float32":
-        return single.astype(np.float64)
-    if dtype == "float16":
-        return np.asarray(values).astype(np.float16).astype(np.float64)
-    if dtype == "bfloat16":
-        bits = single.view(np.uint32)
-        tie_to_even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        upper = (bits + tie_to_even) & np.uint32(0xFFFF0000)
-        return upper.view(np.float32).astype(np.float64)
-    raise InputError(f"strategies: no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    if dtype not in DTYPES:
+        raise InputError(f"strategies: no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    return round_to(values, dtype)
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """Cases fit together, their values are exact in their dtype, and they shrink to ones."""
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,9 @@ def same(one: object, other: object) -> bool:
         return type(one) is type(other) and all(
             same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
         )
-    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else one == other
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return one == other
 
 
 @QUICK
@@ -133,7 +136,7 @@ def test_an_embedding_case_fits_together(case: EmbeddingCase) -> None:
 @given(data=st.data())
 def test_a_conv_case_runs_as_pefts_two_convolutions(dims: int, data: st.DataObject) -> None:
     case = data.draw(conv_cases(dims=dims, groups=True, max_kernel=2))
-    conv = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dims]
+    conv: Any = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dims]
     x, weight, A, B = map(torch.from_numpy, (case.x, case.weight, case.A, case.B))
     where = {"stride": case.stride, "padding": case.padding}
     base = conv(x, weight, groups=case.groups, **where)
@@ -157,8 +160,11 @@ def test_a_merged_linear_case_fits_together(case: MergedLinearCase) -> None:
 
 def test_masks_leave_blocks_out_too() -> None:
     found = smallest(merged_linear_cases(max_side=1), lambda case: not all(case.enable))
-    assert len(found.enable) == 2
-    assert smallest(merged_linear_cases(max_side=1), lambda case: sum(case.enable) > 2).enable == (True,) * 3
+    assert sorted(found.enable) == [False, True]
+    assert (
+        smallest(merged_linear_cases(max_side=1), lambda case: sum(case.enable) > 2).enable
+        == (True,) * 3
+    )
 
 
 @pytest.mark.parametrize(

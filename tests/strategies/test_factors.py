@@ -26,11 +26,11 @@ def is_of_kind(factors: Factors, kind: Kind, dtype: str) -> bool:
         case "ordinary":
             return bool(A.any() and B.any())
         case "fresh":
-            return not B.any() and A.any()
+            return bool(A.any() and not B.any())
         case "zero_a":
-            return not A.any() and B.any()
+            return bool(B.any() and not A.any())
         case "degenerate":
-            return bool(np.linalg.matrix_rank(A) < len(A)) and B.any()
+            return bool(np.linalg.matrix_rank(A) < len(A) and B.any())
         case "ill_conditioned":
             norms = [np.linalg.norm(A, axis=1), np.linalg.norm(B, axis=0)]
             return len(A) == 1 or all(n.max() > 2.0**5 * n.min() for n in norms)

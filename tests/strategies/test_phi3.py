@@ -1,6 +1,8 @@
 """Tiny Phi-3 configs build models that run, and batches are padded as they say."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from phi3_lora_qa.strategies import Batch, Padding, batches, phi3_configs
 from tests.strategies.drawing import QUICK, SLOW, smallest
 
 PLAIN = smallest(phi3_configs())
-OPTIONS: dict[str, Callable[[Phi3Config], bool]] = {
+OPTIONS: dict[str, Callable[[Any], bool]] = {
     "grouped queries": lambda c: c.num_key_value_heads < c.num_attention_heads,
     "tied tables": lambda c: c.tie_word_embeddings,
     "sliding window": lambda c: c.sliding_window is not None,
@@ -33,7 +35,7 @@ def run(config: Phi3Config, ids: torch.Tensor, mask: torch.Tensor | None = None)
 
 @SLOW
 @given(phi3_configs())
-def test_a_config_builds_a_model_that_runs_beyond_window_and_context(config: Phi3Config) -> None:
+def test_a_config_builds_a_model_that_runs_beyond_window_and_context(config: Any) -> None:
     assert 16 <= config.hidden_size <= 64
     assert 32 <= config.vocab_size <= 128
     assert 1 <= config.num_hidden_layers <= 3
@@ -72,8 +74,12 @@ def test_only_within_its_window_does_a_token_count(window: int | None) -> None:
     assert torch.equal(one[-1], other[-1]) == (window is not None)
 
 
+def stretches(config: Any) -> bool:
+    return max(config.rope_parameters.get("long_factor", [1])) > 2
+
+
 def test_longrope_changes_what_is_said_beyond_the_original_context() -> None:
-    config = smallest(phi3_configs(), lambda c: max(c.rope_parameters.get("long_factor", [1])) > 2)
+    config = smallest(phi3_configs(), stretches)
     plain = Phi3Config(**{**config.to_dict(), "rope_parameters": None})
     ids = torch.arange(BEYOND)[None] % config.vocab_size
     assert not torch.allclose(run(config, ids)[0, -1], run(plain, ids)[0, -1], atol=1e-3)
@@ -99,18 +105,18 @@ def test_a_batch_is_padded_to_its_longest_row_on_one_side(data: st.DataObject) -
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_the_side_of_the_padding_can_be_chosen(padding: Padding) -> None:
-    found = smallest(
-        batches(PLAIN, padding=padding), lambda batch: bool((batch.attention_mask == 0).any())
-    )
+    found = smallest(batches(PLAIN, padding=padding), lambda batch: not batch.attention_mask.all())
     expected = [[1, 0], [1, 1]] if padding == "right" else [[0, 1], [1, 1]]
     assert sorted(found.attention_mask.tolist()) == expected
 
 
+def is_padded(column: int, batch: Batch) -> bool:
+    return not batch.attention_mask[:, column].all()
+
+
 def test_either_side_is_drawn_where_none_is_chosen() -> None:
     for column in (0, -1):
-        found = smallest(
-            batches(PLAIN), lambda batch, c=column: (batch.attention_mask == 0)[:, c].any()
-        )
+        found = smallest(batches(PLAIN), partial(is_padded, column))
         assert found.input_ids.shape == (2, 2)
 
 
