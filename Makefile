@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 FOLDERS ?= 20000
 
-.PHONY: demo test lint docs fuzz fixtures sample-report bench clean browser help
+.PHONY: demo test thorough lint docs fuzz fixtures sample-report bench clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,10 @@ browser:
 
 test: .venv/ready browser lint ## lint, types, all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+thorough: .venv/ready ## the mathematics on 1,000 drawn cases each, and the layers of peft and loralib
+	PHI3_LORA_QA_THOROUGH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/lora
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --phi3-layers --phi3-only
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from phi3_lora_qa.properties import Property
     from phi3_lora_qa.properties.property import UnderTest
 
-EXAMPLES = 60
+EXAMPLES = 25
 LARGEST_RATIO = 10.0
 MEND_PEFT = "the installed peft does not do what the files say; pin a version that does"
 
