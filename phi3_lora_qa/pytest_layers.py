@@ -41,6 +41,8 @@ class PropertyItem(pytest.Item):
             if known is None:
                 raise
             pytest.xfail(known)
+        if not held.cases:
+            pytest.skip("no case was drawn to which the property applies")
         self.user_properties += [("cases", held.cases), ("largest_error_over_bound", held.ratio)]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

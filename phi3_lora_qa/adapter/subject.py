@@ -228,8 +228,18 @@ class Subject:
     def _keys(self) -> tuple[Mapping[str, TensorKey], tuple[BadKey, ...]]:
         return parse_keys(self._weights.tensors if self._weights else ())
 
-    @cached_property
+    @property
+    def idle_patterns(self) -> tuple[tuple[str, str], ...]:
+        """(field, pattern) of rank and alpha patterns that match no module (need: implied)."""
+        return _there(self._matched)[1]
+
+    @property
     def _implied(self) -> Implied | None:
+        return self._matched[0] if self._matched else None
+
+    @cached_property
+    def _matched(self) -> tuple[Implied, tuple[tuple[str, str], ...]] | None:
+        """All that patterns are matched for, so that one that takes too long shows in one place."""
         config, matching = self._config, self._matching
         if config is None or matching is None:
             return None
@@ -238,7 +248,12 @@ class Subject:
             self._base.modules if self._base else assumed_modules(config, self.keys.values(), infos)
         )
         tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
-        return self._try("matching", lambda: imply(config, matching, modules, tied=tied))
+
+        def match() -> tuple[Implied, tuple[tuple[str, str], ...]]:
+            implied = imply(config, matching, modules, tied=tied)
+            return implied, tuple(matching.idle_patterns(implied.targeted))
+
+        return self._try("matching", match)
 
     @property
     def _has_base_weights(self) -> bool:

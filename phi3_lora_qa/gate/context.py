@@ -256,7 +256,7 @@ class Run:
 def _logits(model: Any, tokenizer: Any) -> Array:
     import torch
 
-    from phi3_lora_qa.properties.torch_layer import to_float64
+    from phi3_lora_qa.models.tensors import to_float64
 
     ids = tokenizer(PROBE, return_tensors="pt").input_ids
     with torch.inference_mode():

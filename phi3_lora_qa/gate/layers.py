@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.lora import Array, Factors
-from phi3_lora_qa.properties.torch_layer import to_float64
+from phi3_lora_qa.models.tensors import to_float64
 from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:

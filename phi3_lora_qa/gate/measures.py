@@ -155,23 +155,16 @@ def _forward(
     arithmetic: Arithmetic,
     generator: np.random.Generator,
 ) -> Worst:
-    part = rows_of(layer.factors, rows)
-    cases = []
-    for size in (1e-3, 1.0, 100.0):
-        x = layer.draw_input(int(generator.integers(2**31)), size)
-        at, w, f = x, weight, part
-        if layer.is_embedding:
-            # A one-hot input picks a column: the others need not be multiplied by zero.
-            column = x != 0
-            at, w, f = x[column], weight[:, column], replace(part, A=part.A[:, column])
-        found = layer.forward(x)[rows]
-        allowed = forward_bound(w, f, at, arithmetic)
-        if f.magnitude is not None and layer.is_embedding:
-            # DoRA's length is that of the whole row of the transposed table.
-            at, w, f = x, weight, part
-            allowed = forward_bound(w, f, at, arithmetic)
-        cases.append(worst(found - output(w, f, at), allowed))
-    return max(cases, key=lambda case: case.ratio)
+    f = rows_of(layer.factors, rows)
+    sizes = (1e-3, 1.0, 100.0)
+    x = np.stack([layer.draw_input(int(generator.integers(2**31)), size) for size in sizes])
+    found = np.stack([layer.forward(row)[rows] for row in x])
+    if layer.is_embedding and f.magnitude is None:
+        # One-hot inputs pick columns: the others need not be multiplied by zero. DoRA's length is
+        # that of the whole row, though.
+        columns = x.any(axis=0)
+        x, weight, f = x[:, columns], weight[:, columns], replace(f, A=f.A[:, columns])
+    return worst(found - output(weight, f, x), forward_bound(weight, f, x, arithmetic))
 
 
 def _spectrum(layer: LoraLayer) -> Spectrum:
@@ -195,10 +188,10 @@ def _piece(
     x = generator.standard_normal((2, inside)).astype(np.float16).astype(np.float64)
     return LayerCase(
         dtype=layer.dtype,
-        weight=weight[:out, :inside],
+        weight=weight[:out, :inside].copy(),  # a view would keep the whole weight
         # PEFT merges a bias of B into the base's, which Phi-3's linear layers have not.
         base_bias=None if f.bias is None else np.zeros(out),
-        factors=replace(f, A=f.A[:, :inside]),
+        factors=replace(f, A=f.A[:, :inside].copy()),
         alpha=f.scaling * f.rank,
         rslora=False,
         x=x if layer.dtype != "bfloat16" else np.round(x * 8) / 8,

@@ -49,10 +49,10 @@ def streamed_layers(bench: "Bench") -> Iterator[LoraLayer]:
     skeleton = _skeleton(bench)
     for name, module in adapted_modules(skeleton, bench.factors).items():
         layer = copy.deepcopy(module).to_empty(device="cpu")
-        weight = _weight(base, name)
         for part, tensor in _parameters(layer).items():
-            _fill(tensor, _value(part, bench, name, base, weight))
+            _fill(tensor, _value(part, bench, name, base))
         yield LoraLayer(name, bench.factors[name], layer.eval(), _ADAPTER)
+        del layer, tensor  # before the next one is made
 
 
 def _skeleton(bench: "Bench") -> Any:
@@ -87,9 +87,9 @@ def _parameters(layer: Any) -> Mapping[str, "torch.Tensor"]:
     return {part: tensor for part, tensor in found.items() if tensor is not None}
 
 
-def _value(part: str, bench: "Bench", name: str, base: BaseFiles, weight: Stored) -> Stored:
+def _value(part: str, bench: "Bench", name: str, base: BaseFiles) -> Stored:
     if part == "weight":
-        return weight
+        return _weight(base, name)
     if part == "base_bias":
         return _tensor(base, f"{name}.bias")
     stored = bench.stored_factors[name]
@@ -111,7 +111,13 @@ def _weight(base: BaseFiles, name: str) -> Stored:
 def _tensor(base: BaseFiles, name: str) -> Stored:
     for file in base.files:
         if name in file.tensors:
-            return file.tensor(name)
+            try:
+                return file.tensor(name)
+            except AdapterError as error:  # the reader's words are for adapters
+                raise BaseModelError(
+                    f"cannot read {name} of the base in {base.path}, which has dtype "
+                    f"{file.tensors[name].dtype}; give a base in float32, bfloat16 or float16"
+                ) from error
     raise BaseModelError(f"the base in {base.path} has no {name}; fetch the base again")
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from phi3_lora_qa.lora import Arithmetic, Array, Factors, alpha_for
+from phi3_lora_qa.models.tensors import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.torch_layer import TorchLayer, to_float64, to_tensor
+from phi3_lora_qa.properties.torch_layer import TorchLayer
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from phi3_lora_qa.lora import Array
+from phi3_lora_qa.models.tensors import to_float64
 from phi3_lora_qa.properties.models import ModelCase, ModelUnderTest
 from phi3_lora_qa.properties.peft_layers import quiet
-from phi3_lora_qa.properties.torch_layer import to_float64
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st

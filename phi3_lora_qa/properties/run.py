@@ -38,7 +38,7 @@ class Held:
     """What a property that holds has seen.
 
     Attributes:
-        cases: How many were drawn.
+        cases: How many were drawn in which it compared something; 0 if it had nothing to say.
         ratio: The largest error, as a share of its bound; 0 where everything was equal.
     """
 
@@ -79,13 +79,14 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
         nonlocal count, worst
         last[:] = [None, None]
         case = last[0] = data.draw(cases)
-        count += 1
+        compared = False
         for found in tested.check(kind, case, data.draw):
-            last[1] = found
+            last[1], compared = found, True
             ratio = found.worst[0]
             if not ratio <= 1.0:
                 raise PropertyBroken(found.what)
             worst = max(worst, ratio)
+        count += compared
         last[1] = None
 
     phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]

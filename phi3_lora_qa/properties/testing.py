@@ -41,7 +41,10 @@ def _test(tested: Property, layer: type[Layer], examples: int, seed: int) -> Any
     def check() -> Held:
         node, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")
         again = shlex.join(["pytest", node]) if node else ""
-        return run_property(tested, layer, examples=examples, seed=seed, again=again)
+        held = run_property(tested, layer, examples=examples, seed=seed, again=again)
+        if not held.cases:
+            pytest.skip("no case was drawn to which the property applies")
+        return held
 
     called: Callable[[], Held] = check
     known = layer.known_faults.get(tested.id)

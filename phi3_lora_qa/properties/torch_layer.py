@@ -4,9 +4,8 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from phi3_lora_qa.lora import Array, Factors
+from phi3_lora_qa.models.tensors import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Gradients, Layer
 
 if TYPE_CHECKING:
@@ -160,18 +159,3 @@ class TorchLayer(Layer):
     def _gradient(self, part: str) -> Array | None:
         found = self.tensor(part).grad
         return None if found is None else self.seen(part, to_float64(found))
-
-
-def to_float64(tensor: "torch.Tensor") -> Array:
-    """Return a tensor's values as float64 numpy, exactly."""
-    import torch
-
-    return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64).numpy())
-
-
-def to_tensor(values: Array, dtype: str) -> "torch.Tensor":
-    """Return values as a contiguous tensor of a dtype named as torch names it."""
-    import torch
-
-    wanted: torch.dtype = getattr(torch, dtype)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(wanted)

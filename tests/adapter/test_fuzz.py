@@ -273,3 +273,10 @@ def test_a_folder_that_is_none_is_a_typed_error(
 
 def test_every_variant_can_be_drawn() -> None:
     assert {name for name in HEALTHY if fuzz.pristine(name, ())} == set(HEALTHY)
+
+
+def test_patterns_that_take_too_long_beside_others_are_one_finding(
+    bases: Mapping[str, BaseFiles],
+) -> None:
+    spoilt = ("put", CONFIG, "rank_pattern", "@patterns:39")
+    assert run(Recipe("unsloth_regex", ("tokenizer",), (spoilt,)), bases) == "rejected"

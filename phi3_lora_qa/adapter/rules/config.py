@@ -105,8 +105,7 @@ def alpha_zero(subject: Subject) -> Iterator[Hit]:
     """Find alphas of zero. A pattern that matches no module is told by tensors-target-idle."""
     idle: set[str] = set()
     if subject.has("implied"):
-        patterns = subject.matching.idle_patterns(subject.implied.targeted)
-        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in patterns}
+        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in subject.idle_patterns}
     for where, alpha in _alphas(subject):
         if alpha == 0 and where not in idle:
             yield Hit(where, f"{where.partition(': ')[2]} is 0, so the adapter has no effect")

@@ -114,7 +114,7 @@ def target_idle(subject: Subject) -> Iterator[Hit]:
             message = f"{name} matches no module, so that it was neither trained nor saved"
             fix = f"correct {name} and train again, or remove it from modules_to_save"
             yield Hit(f"{CONFIG}: modules_to_save", message, fix)
-    for field, pattern in subject.matching.idle_patterns(subject.implied.targeted):
+    for field, pattern in subject.idle_patterns:
         fix = f"correct or remove the entry in {field}"
         yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
 

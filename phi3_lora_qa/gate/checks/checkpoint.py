@@ -15,7 +15,7 @@ from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.checks import low_precision, round_trips
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
-from phi3_lora_qa.properties.torch_layer import to_float64
+from phi3_lora_qa.models.tensors import to_float64
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,7 +22,7 @@ from phi3_lora_qa.gate.checks.round_trips import saved
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
 from phi3_lora_qa.lora import Approximation, Arithmetic, Array, Factors, exact, ratios
 from phi3_lora_qa.lora.bounds import approximate_delta, approximate_gain
-from phi3_lora_qa.properties.torch_layer import to_float64
+from phi3_lora_qa.models.tensors import to_float64
 
 if TYPE_CHECKING:
     import torch

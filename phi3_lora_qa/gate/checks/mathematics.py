@@ -12,6 +12,7 @@ import numpy as np
 
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st
@@ -81,8 +82,8 @@ def layer_properties_hold(bench: Bench) -> Held:
         low = case.dtype != "float32"
         kind = PeftDora if case.factors.magnitude is not None else PeftMixed if low else PeftLinear
         tested = data.draw(st.sampled_from(_properties(kind)))
-        seen.add((name, tested.id))
         for comparison in tested.check(kind, case, data.draw):
+            seen.add((name, tested.id))
             ratio, error, bound = comparison.worst
             largest = max(largest, ratio)
             if not ratio <= 1.0:
@@ -104,6 +105,12 @@ def layer_properties_hold(bench: Bench) -> Held:
     )
     hypothesis.seed(bench.run.settings.seed)(configured(hypothesis.given(st.data())(draw)))()
     properties = {tested for _, tested in seen}
+    if not seen:
+        raise CheckFailedError(
+            "no property that was drawn applies to this adapter",
+            "give another --phi3-seed",
+            outcome=Outcome.NOT_RUN,
+        )
     return Held(
         message=f"{len(properties)} properties held in {len(seen)} drawn cases; the largest error "
         f"is {largest:.2g} of its bound",

@@ -1,0 +1,57 @@
+"""What came of a property: held, broken, or nothing to say."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phi3_lora_qa.properties.layer import Layer
+from phi3_lora_qa.properties.peft_layers import PeftLinear
+from phi3_lora_qa.properties.property import Comparison, Property, all_properties, compared
+from phi3_lora_qa.properties.run import PropertyBroken, run_property
+
+PROPERTIES = {tested.id: tested for tested in all_properties()}
+
+
+def made(*errors: float, bound: float = 1.0) -> Property:
+    def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
+        for error in errors:
+            yield compared("it", np.array([error]), np.zeros(1), bound)
+
+    return Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
+
+
+def test_the_largest_share_of_a_bound_is_kept() -> None:
+    held = run_property(made(0.25, 0.5, 0.125), PeftLinear, examples=3)
+    assert (held.cases, held.ratio) == (3, 0.5)
+
+
+@pytest.mark.parametrize("error", [1.5, float("nan"), float("inf")])
+def test_an_error_beyond_its_bound_breaks_it(error: float) -> None:
+    with pytest.raises(PropertyBroken, match="made does not hold for PeftLinear: it is off by"):
+        run_property(made(error), PeftLinear, examples=1)
+
+
+def test_a_property_with_nothing_to_say_has_no_case() -> None:
+    assert run_property(made(), PeftLinear, examples=3).cases == 0
+    # Only DoRA has magnitudes.
+    assert run_property(PROPERTIES["row_norms_are_the_magnitudes"], PeftLinear).cases == 0
+
+
+def test_an_error_that_the_layer_raises_breaks_it() -> None:
+    def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
+        yield compared("it", np.zeros(1), np.zeros(1))
+        raise RuntimeError("no such layer")
+
+    raising = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
+    with pytest.raises(PropertyBroken, match="it raised RuntimeError: no such layer"):
+        run_property(raising, PeftLinear, examples=1)
+
+
+def test_the_same_seed_draws_the_same_cases() -> None:
+    first, second = (
+        run_property(PROPERTIES["forward_adds_the_delta"], PeftLinear, seed=3) for _ in range(2)
+    )
+    assert first == second
+    assert first.ratio > 0
