@@ -275,8 +275,9 @@ def test_every_variant_can_be_drawn() -> None:
     assert {name for name in HEALTHY if fuzz.pristine(name, ())} == set(HEALTHY)
 
 
-def test_patterns_that_take_too_long_beside_others_are_one_finding(
+def test_idle_patterns_are_matched_once_for_all_rules(
     bases: Mapping[str, BaseFiles],
 ) -> None:
     spoilt = ("put", CONFIG, "rank_pattern", "@patterns:39")
-    assert run(Recipe("unsloth_regex", ("tokenizer",), (spoilt,)), bases) == "rejected"
+    # Matched for each rule anew, this one outran the time that all patterns have together.
+    assert run(Recipe("unsloth_regex", ("tokenizer",), (spoilt,)), bases) == "accepted"
