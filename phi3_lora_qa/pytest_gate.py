@@ -7,7 +7,6 @@ fixture cannot slip another adapter in, and no autouse fixture touches them
 """
 
 import json
-import re
 import shutil
 import tempfile
 import time
@@ -30,19 +29,19 @@ from phi3_lora_qa.gate.run import run_check
 from phi3_lora_qa.gate.verdict import worst
 from phi3_lora_qa.progress import ProgressLine
 from phi3_lora_qa.pytest_fixtures import RUN
+from phi3_lora_qa.pytest_virtual import VirtualItem, hang_in_front, take_ids
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.report import remove_report, write_report
 from phi3_lora_qa.settings import GateSettings, within
 
 WORKER_INPUT = "phi3_lora_qa"
-_ID = re.compile(rf"(?:\.\./)*({ROOT}(?:::.*)?)", re.DOTALL)
 
 
 class CheckFailure(Exception):  # noqa: N818  it is shown, not caught
     """Shown by pytest in place of a traceback: the check's own message and mend."""
 
 
-class CheckItem(pytest.Item):
+class CheckItem(VirtualItem):
     """One check as a pytest item."""
 
     planned: PlannedCheck
@@ -66,10 +65,6 @@ class CheckItem(pytest.Item):
         if isinstance(excinfo.value, CheckFailure):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
-
-    def reportinfo(self) -> tuple[Path, int, str]:
-        """Say in listings and JUnit files what this is."""
-        return self.path, 0, self.nodeid  # pytest wants a line when an item is skipped by a mark
 
 
 class StageCollector(pytest.Collector):
@@ -136,7 +131,7 @@ class Gate:
     def begin(cls, config: pytest.Config, settings: GateSettings, *, only_listed: bool) -> "Gate":
         """Find out what must run; in the process that starts the run, copy the adapters too."""
         given = getattr(config, "workerinput", {}).get(WORKER_INPUT)
-        ids, rest = _take_ids(config.args)
+        ids, rest = take_ids(config.args, ROOT)
         if ids or settings.only:
             config.args = rest if ids else []
         if given is None:
@@ -194,7 +189,7 @@ class Gate:
         if isinstance(collector, pytest.Session):
             node: GateCollector = GateCollector.from_parent(collector, name=ROOT, nodeid=ROOT)
             node.gate = self
-            report.result = [node, *(report.result or [])]
+            return hang_in_front(report, node)
         return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -306,15 +301,6 @@ GATE: "pytest.StashKey[Gate]" = pytest.StashKey()
 def _plan(targets: Sequence[Target], settings: GateSettings) -> tuple[PlannedCheck, ...]:
     adapters = [(target.name, target.limits) for target in targets]
     return plan(adapters, settings.stage, selection_of(settings))
-
-
-def _take_ids(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split pytest's arguments into ids of the gate and everything else.
-
-    Below the root directory pytest prints the ids as paths, with ``../`` before them.
-    """
-    found = [(arg, _ID.fullmatch(arg)) for arg in args]
-    return [m[1] for _, m in found if m], [arg for arg, m in found if not m]
 
 
 def _private_copies(targets: Sequence[Target]) -> Path:

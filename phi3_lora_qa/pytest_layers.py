@@ -3,7 +3,6 @@
 import importlib.util
 import shlex
 from collections.abc import Generator, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +11,12 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.properties.kinds import Kind, kinds
 from phi3_lora_qa.properties.property import Property
 from phi3_lora_qa.properties.run import PROFILES, Profile, PropertyBroken, run_property
+from phi3_lora_qa.pytest_virtual import VirtualItem, hang_in_front, take_ids
 
 ROOT = "phi3::layers"
 
 
-class PropertyItem(pytest.Item):
+class PropertyItem(VirtualItem):
     """One property of one kind of layer."""
 
     tested: Property
@@ -51,10 +51,6 @@ class PropertyItem(pytest.Item):
             return super().repr_failure(excinfo, style)
         return str(excinfo.value)
 
-    def reportinfo(self) -> tuple[Path, int, str]:
-        """Say in listings and JUnit files what this is."""
-        return self.path, 0, self.nodeid
-
 
 class LayersCollector(pytest.Collector):
     """The virtual collector ``phi3::layers``."""
@@ -86,9 +82,7 @@ class Layers:
         """
         self.seed = seed
         self.profile = profile_of(config)
-        # Below the root directory pytest prints the ids as paths, with ../ before them.
-        bare = [(arg, arg[len(arg) - len(arg.lstrip("./")) :]) for arg in config.args]
-        self.ids = [name for _, name in bare if name.startswith(ROOT)]
+        self.ids, rest = take_ids(config.args, ROOT)
         known = {f"{ROOT}::{p.id}[{kind.name}]" for kind in kinds() for p in kind.properties()}
         if self.ids == [ROOT]:
             self.ids = []
@@ -97,7 +91,6 @@ class Layers:
                 f"there is no property {escape(wrong[0], 120)}; "
                 "list them with pytest --phi3-layers --phi3-only --collect-only -q"
             )
-        rest = [arg for arg, name in bare if not name.startswith(ROOT)]
         if only:
             config.args = []
         elif len(rest) < len(config.args):
@@ -121,7 +114,7 @@ class Layers:
         if isinstance(collector, pytest.Session):
             node: LayersCollector = LayersCollector.from_parent(collector, name=ROOT, nodeid=ROOT)
             node.plan = self
-            report.result = [node, *(report.result or [])]
+            return hang_in_front(report, node)
         return report
 
     def pytest_report_header(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from phi3_lora_qa.properties.property import Property, UnderTest, all_properties
 
 _PEFT = "phi3_lora_qa.properties.peft_layers"
+_OTHERS = "phi3_lora_qa.properties.peft_embedding_conv"
 _LORALIB = "phi3_lora_qa.properties.loralib_layers"
 _MODEL = "phi3_lora_qa.properties.peft_model"
 _CLASSES = {
@@ -15,10 +16,10 @@ _CLASSES = {
     "peft.mixed_dtypes": (_PEFT, "PeftMixed"),
     "peft.dora": (_PEFT, "PeftDora"),
     "peft.fan_in_fan_out": (_PEFT, "PeftConv1D"),
-    "peft.embedding": (_PEFT, "PeftEmbedding"),
-    "peft.conv1d": (_PEFT, "PeftConv1d"),
-    "peft.conv2d": (_PEFT, "PeftConv2d"),
-    "peft.conv3d": (_PEFT, "PeftConv3d"),
+    "peft.embedding": (_OTHERS, "PeftEmbedding"),
+    "peft.conv1d": (_OTHERS, "PeftConv1d"),
+    "peft.conv2d": (_OTHERS, "PeftConv2d"),
+    "peft.conv3d": (_OTHERS, "PeftConv3d"),
     "peft.model": (_MODEL, "PeftPhi3"),
     "loralib.linear": (_LORALIB, "LoralibLinear"),
     "loralib.fan_in_fan_out": (_LORALIB, "LoralibTransposed"),

@@ -111,7 +111,7 @@ class LoralibEmbedding(LoralibLinear):
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
         """Embeddings as linear layers."""
-        from phi3_lora_qa.properties.peft_layers import picking
+        from phi3_lora_qa.properties.peft_embedding_conv import picking
 
         return plain_cases().map(picking)
 

@@ -1,0 +1,137 @@
+"""PEFT's LoRA on embeddings and convolutions, seen as linear layers."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from phi3_lora_qa.lora import Array
+from phi3_lora_qa.models.tensors import to_tensor
+from phi3_lora_qa.properties.peft_layers import PeftLinear
+
+if TYPE_CHECKING:
+    import torch
+    from hypothesis import strategies as st
+
+    from phi3_lora_qa.strategies import LayerCase
+
+_CONV_SVD = (
+    "add_weighted_adapter with svd knows Conv2d only, and no kernel of one with a single channel: "
+    "factors come out in the wrong shape, or an error; combine such adapters with cat"
+)
+
+
+class PeftEmbedding(PeftLinear):
+    """`torch.nn.Embedding`: one-hot inputs pick columns of the transposed table."""
+
+    takes_any_input = False
+    lacks = frozenset({"with_dropout"})  # PEFT takes lora_dropout there and has no use for it
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Embeddings as linear layers."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases().map(picking)
+
+    def base(self, case: "LayerCase") -> "torch.nn.Module":
+        """Return an embedding of ``in`` tokens in ``out`` dimensions."""
+        import torch
+
+        out, inside = case.weight.shape
+        return torch.nn.Embedding(inside, out, dtype=getattr(torch, case.dtype))
+
+    def tensor_of(self, part: str, adapter: str) -> "torch.Tensor":
+        """Return a parameter; the factors are called lora_embedding_A and _B."""
+        if part in ("A", "B"):
+            found: torch.Tensor = getattr(self.layer, f"lora_embedding_{part}")[adapter]
+            return found
+        return super().tensor_of(part, adapter)
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Transpose the table."""
+        return values.T if part == "weight" else super().laid_out(part, values)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Transpose the table back."""
+        return values.T if part == "weight" else super().seen(part, values)
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the tokens that one-hot rows pick."""
+        import torch
+
+        return torch.from_numpy(x.argmax(axis=1))
+
+
+class PeftConv2d(PeftLinear):
+    """`torch.nn.Conv2d` over an input as large as its kernel, which makes one output."""
+
+    known_faults: ClassVar[Mapping[str, str]] = {
+        **PeftLinear.known_faults,
+        "an_svd_is_the_best_of_its_rank": _CONV_SVD,
+    }
+    dims: ClassVar[int] = 2
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers; the kernel is cut out of ``in``."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases()
+
+    def base(self, case: "LayerCase") -> "torch.nn.Module":
+        """Return the convolution."""
+        import torch
+
+        kind: Any = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[self.dims]
+        channels, *kernel = _cut(case.weight.shape[1], self.dims)
+        found: torch.nn.Module = kind(
+            channels,
+            len(case.weight),
+            tuple(kernel),
+            bias=case.base_bias is not None,
+            dtype=getattr(torch, case.dtype),
+        )
+        return found
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the inputs with channels and space."""
+        shape = _cut(x.shape[1], self.dims)
+        return to_tensor(x.reshape(len(x), *shape), self.case.dtype)
+
+
+class PeftConv1d(PeftConv2d):
+    """`torch.nn.Conv1d`."""
+
+    dims = 1
+
+
+class PeftConv3d(PeftConv2d):
+    """`torch.nn.Conv3d`, without kernels (1, 1, k): PEFT 0.21.2 takes them for a Conv2d's of 1 x 1.
+
+    Such a layer cannot be merged and has no delta; its forward pass works.
+    """
+
+    dims = 3
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers whose ``in`` gives another kernel than (1, 1, k)."""
+        return super().cases().filter(lambda case: _cut(case.x.shape[1], 3)[1:3] != (1, 1))
+
+
+def picking(case: "LayerCase") -> "LayerCase":
+    """Return a linear case as one of an embedding: its inputs are one-hot rows."""
+    columns = np.abs(case.x).argmax(axis=1)
+    return replace(case, x=np.eye(case.x.shape[1])[columns], base_bias=None)
+
+
+def _cut(inside: int, dims: int) -> tuple[int, ...]:
+    """Cut a number into channels and a kernel of small sides."""
+    kernel = []
+    for _ in range(dims):
+        side = next((k for k in (3, 2) if inside % k == 0), 1)
+        kernel.append(side)
+        inside //= side
+    return (inside, *kernel)
