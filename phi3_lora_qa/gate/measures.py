@@ -36,11 +36,20 @@ PIECE = (8, 64)
 
 @dataclass(frozen=True, kw_only=True)
 class Worst:
-    """The entry where an error comes nearest to its bound, or passes it."""
+    """The entry where an error comes nearest to its bound, or passes it.
+
+    Attributes:
+        ratio: error / bound.
+        error: |found - expected|.
+        bound: What rounding allows.
+        promised: Whether any bound is finite. Where the range of a dtype is left, none is, and the
+            comparison proves nothing.
+    """
 
     ratio: float
     error: float
     bound: float
+    promised: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +134,10 @@ def worst(difference: Array, bound: Array) -> Worst:
     found = ratios(error, bound)
     at = int(np.argmax(found))
     return Worst(
-        ratio=float(found.flat[at]), error=float(error.flat[at]), bound=float(bound.flat[at])
+        ratio=float(found.flat[at]),
+        error=float(error.flat[at]),
+        bound=float(bound.flat[at]),
+        promised=bool(np.isfinite(bound).any()),
     )
 
 

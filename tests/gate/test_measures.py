@@ -12,6 +12,7 @@ from phi3_lora_qa.gate.checks import mathematics
 from phi3_lora_qa.gate.measures import rows_of, worst
 from phi3_lora_qa.gate.streaming import streamed_layers
 from phi3_lora_qa.lora import Factors
+from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench
 
 
@@ -24,6 +25,19 @@ def test_a_nan_is_the_worst_case() -> None:
 def test_no_error_is_no_part_of_a_bound_of_zero() -> None:
     assert worst(np.zeros(2), np.zeros(2)).ratio == 0.0
     assert worst(np.array([1e-30]), np.zeros(1)).ratio == np.inf
+
+
+def test_an_infinite_bound_promises_nothing_and_is_no_pass(make_bench: MakeBench) -> None:
+    beyond = worst(np.array([3.0]), np.array([np.inf]))
+    assert not beyond.promised
+    assert worst(np.array([3.0, 0.0]), np.array([np.inf, 1.0])).promised
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        first, *rest = bench.modules
+    bench.__dict__["modules"] = (*rest, replace(first, forward=beyond))
+    with pytest.raises(CheckFailedError, match=f"{first.name} leaves the range") as caught:
+        mathematics.forward_adds_the_delta(bench)
+    assert caught.value.outcome is Outcome.NOT_RUN
 
 
 def test_rows_keep_what_belongs_to_them() -> None:

@@ -16,6 +16,7 @@ from phi3_lora_qa.gate.checks import low_precision, round_trips
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
 from phi3_lora_qa.models.tensors import to_float64
+from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,7 @@ def merged_matches_unmerged(bench: Bench) -> Held:
         weight = layer.base_weight()
         expected = lora.merged_weight(weight, layer.factors)
         allowed = _merge_bound(bench, layer, weight)
+        _require_promise(layer, allowed)
         ratio = float(np.max(lora.ratios(np.abs(layer.peft_merged() - expected), allowed)))
         if ratio > worst:
             worst, name = ratio, layer.name
@@ -137,6 +139,17 @@ def adapter_comes_back_from_merged(bench: Bench) -> Held:
     )
 
 
+def _require_promise(layer: LoraLayer, bound: lora.Array) -> None:
+    """Where every bound is infinite, whatever was found would hold."""
+    if not np.isfinite(bound).any():
+        raise CheckFailedError(
+            f"{layer.name} leaves the range of {layer.dtype} when it is merged, where nothing is "
+            "promised",
+            "gate the adapter with --phi3-dtype float32",
+            outcome=Outcome.NOT_RUN,
+        )
+
+
 def _merge_bound(bench: Bench, layer: LoraLayer, weight: lora.Array) -> lora.Array:
     """The bound on each entry of a merged weight; its row norms are kept."""
     bound = lora.merge_bound(weight, layer.factors, layer.dtype)
@@ -156,18 +169,19 @@ def _extraction_error(bench: Bench, layer: LoraLayer, merged: "Tensor") -> float
     With D = W' - W and V the row space of A, one step of subspace iteration gives Q from D·V and
     the factors Q (out, r) and Qᵀ·D (r, in). As QQᵀD is D's best approximation with columns in Q,
     and D·V·Vᵀ one of them, ‖QQᵀD - delta‖ <= 2·‖D - delta‖ <= 2·‖E‖ (Frobenius), where E is the
-    merge's own bound. DoRA's m / ‖V‖ is divided out of each row first; a row with m = 0 has none.
+    merge's own bound. DoRA's m / ‖V‖ is divided out of each row first. A row with m = 0 has
+    none, and one whose bound is infinite promises nothing: both are left out.
     """
     f, found = layer.factors, to_float64(merged)
     found = found.T if layer.is_embedding else found
     weight = layer.base_weight()
     delta, bound = lora.delta(f), _row_bounds(bench, layer, weight)
+    _require_promise(layer, bound)
+    rows = np.isfinite(bound) if f.magnitude is None else np.isfinite(bound) & (f.magnitude != 0)
+    found, weight, delta, bound = found[rows], weight[rows], delta[rows], bound[rows]
     if f.magnitude is not None:
-        rows = f.magnitude != 0
-        back = np.linalg.norm(weight[rows] + delta[rows], axis=1) / f.magnitude[rows]
-        found, weight, delta = found[rows] * back[:, None], weight[rows], delta[rows]
-        bound = bound[rows] * np.abs(back)
-    bound = np.where(np.isnan(bound), np.inf, bound)  # zero times a bound that promises nothing
+        back = np.linalg.norm(weight + delta, axis=1) / f.magnitude[rows]
+        found, bound = found * back[:, None], bound * np.abs(back)
     difference = found - weight
     span = np.linalg.qr(f.A.T).Q
     basis = np.linalg.qr(difference @ span).Q

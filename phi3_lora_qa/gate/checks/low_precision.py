@@ -113,9 +113,13 @@ class _Worst:
 
     def __init__(self) -> None:
         self.ratio, self.error, self.bound, self.name = 0.0, 0.0, 0.0, ""
+        self.beyond: list[str] = []
+        """Modules that leave the range of the base's dtype, where nothing is promised."""
 
     def add(self, name: str, layer: LoraLayer, there: Any, low: str, seed: int) -> None:
         error, bound = _error_and_bound(layer, there, low, seed)
+        if not np.isfinite(bound).any():
+            self.beyond.append(name)
         found = ratios(error, bound)
         at = int(np.argmax(found))
         if found[at] > self.ratio:
@@ -133,6 +137,12 @@ class _Worst:
                 f"{self.bound:.3g}",
                 MEND,
                 measured,
+            )
+        if self.beyond:
+            raise CheckFailedError(
+                f"{self.beyond[0]} leaves its range, where nothing is promised",
+                MEND,
+                measured | {"beyond": self.beyond},
             )
         return Held(
             message=f"{where} the adapter stays in {COMPUTE} and {modules} modules add their "

@@ -164,6 +164,13 @@ def _judged(bench: Bench, of: "Callable[[ModuleMeasure], Worst | None]", fault: 
             MEND_PEFT,
             measured,
         )
+    if empty := [module for module, found in taken if not found.promised]:
+        raise CheckFailedError(
+            f"{empty[0]} leaves the range of {bench.run.settings.dtype}, where nothing is promised",
+            "gate the adapter with --phi3-dtype float32",
+            measured,
+            outcome=Outcome.NOT_RUN,
+        )
     return Held(
         message=f"{len(taken)} of {len(bench.modules)} modules; the largest error is "
         f"{worst.ratio:.2g} of its bound",
