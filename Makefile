@@ -29,9 +29,9 @@ browser:
 test: .venv/ready browser lint ## lint, types, all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
-thorough: .venv/ready ## the mathematics on 1,000 drawn cases each, and the layers of peft and loralib
-	PHI3_LORA_QA_THOROUGH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/lora
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --phi3-layers --phi3-only
+thorough: .venv/ready ## the layers of peft and loralib on 1,000 drawn cases each, for the night
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --phi3-layers --phi3-only \
+		--hypothesis-profile=thorough
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
