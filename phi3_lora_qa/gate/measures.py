@@ -115,11 +115,12 @@ def _measure(layer: LoraLayer, generator: np.random.Generator, *, scaled: bool) 
     part = rows_of(f, rows)
     arithmetic = Arithmetic(dtype=layer.dtype)
     found = layer.peft_delta(rows=rows)
+    allowed = delta_bound(part, arithmetic)
     weight = layer.base_weight(rows)
     return ModuleMeasure(
         name=layer.name,
-        delta=worst(found - delta(part), delta_bound(part, arithmetic)),
-        rank=_outside(found, part, arithmetic),
+        delta=worst(found - delta(part), allowed),
+        rank=_outside(found, part, allowed),
         scaled=_scaled(layer, rows, arithmetic) if scaled else None,
         forward=_forward(layer, rows, weight, arithmetic, generator),
         spectrum=_spectrum(layer),
@@ -141,12 +142,12 @@ def worst(difference: Array, bound: Array) -> Worst:
     )
 
 
-def _outside(found: Array, part: Factors, arithmetic: Arithmetic) -> Worst:
+def _outside(found: Array, part: Factors, delta_error: Array) -> Worst:
     basis = np.linalg.qr(part.A.T).Q
     outside = np.linalg.norm(found - (found @ basis) @ basis.T)
     # Rounding of the projection itself: float64 on a matrix of this size.
     projection = gamma(sum(found.shape), "float64") * np.linalg.norm(found)
-    allowed = np.linalg.norm(delta_bound(part, arithmetic)) + projection
+    allowed = np.linalg.norm(delta_error) + projection
     return worst(np.array([outside]), np.array([allowed]))
 
 
