@@ -4,6 +4,7 @@ The file is a protocol buffer (sentencepiece_model.proto, message ModelProto): f
 and holds a piece, of which field 1 is the text, field 2 a score and field 3 a type.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ from phi3_lora_qa.errors import AdapterError
 
 PIECES = "tokenizer.model"
 MAX_PIECES_BYTES = 16 << 20
+MAX_FIELDS = 600_000
+"""Four for each of 150,000 pieces; Phi-3 has 32,000. The size alone would not bound the time."""
 
 Piece = tuple[str, float, int]
 _NORMAL = 1
@@ -25,7 +28,9 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
     if data.startswith(b"version https://git-lfs"):
         raise AdapterError(f"{PIECES} is a pointer of git-lfs and not the file; run git lfs pull")
     try:
-        pieces = tuple(_piece(value) for field, value in _fields(data) if field == 1)
+        count = itertools.count(1)
+        fields = _fields(data, count)
+        pieces = tuple(_piece(value, count) for field, value in fields if field == 1)
     except (ValueError, IndexError, struct.error):
         pieces = ()
     if not pieces:
@@ -33,11 +38,11 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
     return pieces
 
 
-def _piece(data: bytes | int) -> Piece:
+def _piece(data: bytes | int, count: Iterator[int]) -> Piece:
     text, score, kind = "", 0.0, _NORMAL
     if isinstance(data, int):
         raise ValueError("a piece is no number")  # noqa: TRY004 - of the file, not of the program
-    for field, value in _fields(data):
+    for field, value in _fields(data, count):
         if field == 1 and isinstance(value, bytes):
             text = value.decode("utf-8")
         elif field == 2 and isinstance(value, bytes):
@@ -47,11 +52,13 @@ def _piece(data: bytes | int) -> Piece:
     return text, score, kind
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _fields(data: bytes, count: Iterator[int]) -> Iterator[tuple[int, bytes | int]]:
     """Yield (field, value) of a message; its fields cover it to the last byte."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
+        if key < 8 or next(count) > MAX_FIELDS:
+            raise ValueError("field 0, which no message has, or too many fields")
         match key & 7:
             case 0:
                 value, at = _varint(data, at)
