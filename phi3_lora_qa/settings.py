@@ -117,6 +117,13 @@ SPECS = (
         help=f"what the models are scored in: {', '.join(DTYPES)}",
     ),
     Spec(
+        name="keep_scores",
+        default="on",
+        choices=("on", "off"),
+        metavar="on|off",
+        help="keep the base's scores in the user's cache folder for the next run: on or off",
+    ),
+    Spec(
         name="allow_inconclusive",
         kind="flag",
         default=False,
@@ -172,6 +179,7 @@ class GateSettings:
     seed: int
     backend: str
     dtype: str
+    keep_scores: str
     allow_inconclusive: bool
     lint_select: tuple[str, ...]
     lint_ignore: tuple[str, ...]

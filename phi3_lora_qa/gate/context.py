@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
 from phi3_lora_qa.gate.prepare import Target
 from phi3_lora_qa.lora import Array
+from phi3_lora_qa.models.places import cache_folder
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, resolve_base
-from phi3_lora_qa.record import Timing
+from phi3_lora_qa.record import Json, Timing
 from phi3_lora_qa.settings import STAGES, GateSettings, server_of
 
 if TYPE_CHECKING:
@@ -154,16 +156,42 @@ class Run:
 
     def base_scores(self, bench: "Bench") -> tuple["ItemScore", ...]:
         """The base's scores on the adapter's items, computed once for all adapters."""
-        ref = bench.target.base
-        key = (ref.id if ref else "", bench.target.items)
+        key = self._score_key(bench)
         if key not in self._scores:
             if self.server:
                 self._scores[key] = self.score_served(bench, "base")
             else:
                 base = self.base(bench)
                 bench.require_detached()
-                self._scores[key] = self.score(bench, base, base.model, "score base")
+                self._scores[key] = self._score_base(bench, base)
         return self._scores[key]
+
+    def _score_base(self, bench: "Bench", base: "LoadedBase") -> tuple["ItemScore", ...]:
+        import torch
+
+        from phi3_lora_qa.scoring.kept import KeptReadings
+        from phi3_lora_qa.scoring.score import score_items
+
+        conditions = {
+            "base": self._checksums[base.ref.id],
+            "config": base.model.config.to_json_string(use_diff=False),
+            "generation": base.model.generation_config.to_json_string(use_diff=False),
+            "versions": {name: version(name) for name in ("phi3-lora-qa", "torch", "transformers")},
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        }
+        keep = self.settings.keep_scores == "on"
+        kept = KeptReadings(cache_folder() / "scores", conditions) if keep else None
+        scorer = partial(score_items, base.model, base.tokenizer, bench.target.items, kept=kept)
+        scores = self._timed_scores(bench, "score base", scorer)
+        found = kept.found if kept else 0
+        note: dict[str, Json] = {"base_scores_kept": f"{found} of {len(scores)}"}
+        self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
+        return scores
+
+    def _score_key(self, bench: "Bench") -> tuple[str, tuple[Item, ...]]:
+        ref = bench.target.base
+        return ref.id if ref else "", bench.target.items
 
     def score(
         self,
@@ -173,11 +201,13 @@ class Run:
         phase: str,
         items: Sequence[Item] | None = None,
     ) -> tuple["ItemScore", ...]:
-        """Score a model (``base`` itself or what stands on it) on the adapter's items or some."""
+        """Score what stands on ``base``, on the adapter's items or some."""
         from phi3_lora_qa.scoring.score import score_items
 
         asked = bench.target.items if items is None else items
-        return self._timed_scores(bench, phase, partial(score_items, model, base.tokenizer, asked))
+        known = self._scores.get(self._score_key(bench), ())
+        scorer = partial(score_items, model, base.tokenizer, asked, base=known)
+        return self._timed_scores(bench, phase, scorer)
 
     def score_served(self, bench: "Bench", which: str) -> tuple["ItemScore", ...]:
         """Score ``base`` or ``tuned`` as the server has it; no model is loaded here."""

@@ -1,49 +1,13 @@
-"""The answers that a model gives by itself: greedy, in batches, each item within its own limit."""
+"""Where answers end, and what they say in words."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.models.registry import BaseRef, find_known
-from phi3_lora_qa.scoring.prompts import PromptedItem
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-
-def greedy_answers(
-    model: "PreTrainedModel", batch: Sequence[PromptedItem], stops: frozenset[int]
-) -> list[tuple[int, ...]]:
-    """Return the token ids of each answer; one that ended by itself ends with its stop token.
-
-    Args:
-        model: A causal language model without PEFT's outer shell.
-        batch: The items, at least one.
-        stops: The tokens that end an answer.
-    """
-    import torch
-    from transformers import StoppingCriteriaList
-
-    pad = min(stops)
-    width = max(len(item.prompt) for item in batch)
-    ids = torch.full((len(batch), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, item in enumerate(batch):
-        ids[row, width - len(item.prompt) :] = torch.tensor(item.prompt)
-        mask[row, width - len(item.prompt) :] = 1
-    limits = torch.tensor([item.answer_limit for item in batch], device=model.device)
-    generate: Any = model.generate  # a decorator of torch hides its type
-    generated = generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=_greedy(int(limits.max()), stops, pad),
-        stopping_criteria=StoppingCriteriaList([_OwnLimit(width, limits)]),
-    )
-    answers = generated[:, width:].tolist()
-    return [
-        cut(answer[: item.answer_limit], stops) for answer, item in zip(answers, batch, strict=True)
-    ]
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def stop_tokens(model: "PreTrainedModel", fallback: int) -> frozenset[int]:
@@ -86,36 +50,6 @@ def _as_set(named: int | Sequence[int] | None, fallback: int) -> frozenset[int]:
     if named is None:
         return frozenset({fallback})
     return frozenset([named] if isinstance(named, int) else named)
-
-
-class _OwnLimit:
-    """Ends each row at its own item's limit: a stopping criterion, called after every token."""
-
-    def __init__(self, width: int, limits: "Tensor") -> None:
-        self._width, self._limits = width, limits
-
-    def __call__(self, input_ids: "Tensor", scores: object, **_: object) -> "Tensor":
-        return input_ids.shape[1] - self._width >= self._limits
-
-
-def _greedy(max_new_tokens: int, stops: frozenset[int], pad: int) -> "GenerationConfig":
-    """Every field that generate() would otherwise fill in from the base's own sampling settings."""
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_new_tokens=0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(stops),
-        pad_token_id=pad,
-        use_cache=True,
-    )
 
 
 def cut(answer: Sequence[int], stops: frozenset[int]) -> tuple[int, ...]:

@@ -1,59 +1,116 @@
-"""The loss of the references, teacher-forced: how surprised a model is by the right answer."""
+"""What hidden states say of the next tokens: how surprising the right ones are, and the likeliest.
 
-from collections.abc import Sequence
+Only positions whose logits are needed come here; the logits of a whole batch would be gigabytes.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from phi3_lora_qa.scoring.prompts import PromptedItem
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+TOP = 20
+"""So many of the likeliest tokens of a position stand for its whole distribution."""
+
 _LOGITS_AT_ONCE = 16_000_000
-"""Numbers of one block of logits in float32, 64 MB; a whole batch would be gigabytes."""
+"""Numbers of one block of logits in float32, 64 MB."""
 
 
-def reference_losses(model: "PreTrainedModel", batch: Sequence[PromptedItem]) -> list[float]:
-    """Return the mean negative log-likelihood of each reference, in nats per token.
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """Where a model expects a text to go on: its likeliest tokens at each position.
 
-    Rows are padded at the right, where a causal model looks at nothing that follows; so no mask is
-    needed. Only the positions that predict a reference token reach the language-model head. The
-    softmax is computed in float32 and the mean in float64, whatever the model's dtype.
+    ``tokens`` are ids, int32, (positions, k), the likeliest first; ``log_probabilities`` theirs in
+    nats, float32, of the same shape.
+    """
+
+    tokens: "Tensor"
+    log_probabilities: "Tensor"
+
+
+@dataclass(frozen=True)
+class References:
+    """What reading references gave, one number for each of their tokens, float32 but for ``said``.
+
+    ``losses`` in nats; ``said``, the likeliest token, int64. Where another model's outlook was
+    given, the ``divergence`` from it in nats and the ``agreement``, 1 where both would have said
+    the same; else NaN, and the model's own ``outlook``.
+    """
+
+    losses: "Tensor"
+    said: "Tensor"
+    divergence: "Tensor"
+    agreement: "Tensor"
+    outlook: Outlook | None
+
+
+def likeliest(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
+    """Return the token with the largest logit for each hidden state, (tokens,), int64."""
+    import torch
+
+    return torch.cat([logits.argmax(dim=-1) for _, logits in _logits(model, hidden)])
+
+
+def read_references(
+    model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor", other: Outlook | None = None
+) -> References:
+    """Return the losses of the right tokens, and what the model would have said.
+
+    The divergence is Kullback and Leibler's of the other model's distribution from this one's,
+    over the other's likeliest tokens and one event for all the rest. Putting events together can
+    only shrink it (Cover and Thomas, Elements of Information Theory, theorem 2.8.1), so it is a
+    lower bound, and a close one where those tokens have nearly all the probability.
 
     Args:
-        model: A causal language model without PEFT's outer shell.
-        batch: The items, at least one.
+        model: Whose language-model head is applied, with whatever adapter sits on it.
+        hidden: Last hidden states, (tokens, hidden size).
+        targets: The right next tokens, (tokens,), int64.
+        other: Another model's outlook at the same positions.
     """
     import torch
 
-    rows = [torch.tensor(item.prompt + item.reference[:-1]) for item in batch]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    # The token before the first reference token predicts it, and so on.
-    wanted = torch.cat(
-        [
-            hidden[row, len(item.prompt) - 1 : len(item.prompt) - 1 + len(item.reference)]
-            for row, item in enumerate(batch)
-        ]
-    )
-    targets = torch.cat([torch.tensor(item.reference) for item in batch]).to(model.device)
-    losses = (
-        _token_losses(model, wanted, targets)
-        .double()
-        .split([len(item.reference) for item in batch])
-    )
-    return [float(tokens.mean()) for tokens in losses]
+    losses, said, tops, far = [], [], [], []
+    for rows, logits in _logits(model, hidden):
+        # The argument of the logits, as decoding has it: rounding may make two values equal.
+        said.append(logits.argmax(dim=-1))
+        values = logits.log_softmax(dim=-1)
+        losses.append(-values.gather(-1, targets[rows, None])[:, 0])
+        if other is None:
+            tops.append(values.topk(min(TOP, values.shape[-1]), dim=-1))
+        else:
+            own = values.gather(-1, other.tokens[rows].long())
+            far.append(_divergence(other.log_probabilities[rows], own))
+    everything = torch.cat(losses), torch.cat(said)
+    if other is None:
+        nothing = torch.full_like(everything[0], math.nan)
+        outlook = Outlook(
+            tokens=torch.cat([top.indices.int() for top in tops]),
+            log_probabilities=torch.cat([top.values for top in tops]),
+        )
+        return References(*everything, nothing, nothing, outlook)
+    alike = (everything[1] == other.tokens[:, 0]).float()
+    return References(*everything, torch.cat(far), alike, None)
 
 
-def _token_losses(model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor") -> "Tensor":
-    """Return logsumexp(logits) - logit[target], shape (tokens,), float32."""
+def _logits(model: "PreTrainedModel", hidden: "Tensor") -> "Iterator[tuple[slice, Tensor]]":
+    """Yield (rows, logits in float32, (rows, vocabulary)), block by block."""
+    head = model.get_output_embeddings()
+    size = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
+    for start in range(0, len(hidden), size):
+        rows = slice(start, start + size)
+        yield rows, head(hidden[rows]).float()
+
+
+def _divergence(theirs: "Tensor", own: "Tensor") -> "Tensor":
+    """Return sum p (log p - log q) over the events given and the rest, (tokens,); at least 0."""
     import torch
 
-    head = model.get_output_embeddings()
-    rows = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
-    parts = []
-    for part, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-        logits = head(part).float()
-        picked = logits.gather(-1, target[:, None])[:, 0]
-        parts.append(torch.logsumexp(logits, dim=-1) - picked)
-    return torch.cat(parts)
+    tiny = torch.finfo(torch.float32).tiny
+    p, q = theirs.double(), own.double()
+    rest_p = (1.0 - p.exp().sum(-1)).clamp(min=0.0)
+    rest_q = (1.0 - q.exp().sum(-1)).clamp(min=tiny)
+    rest = torch.where(rest_p > tiny, rest_p * (rest_p.clamp(min=tiny) / rest_q).log(), 0.0)
+    return ((p.exp() * (p - q)).sum(-1) + rest).clamp(min=0.0).float()

@@ -1,18 +1,21 @@
 """Scores of items under one model; the trouble of one item stays with that item."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.errors import DataError, InputError, escape
 from phi3_lora_qa.models.threads import fitting_threads
-from phi3_lora_qa.scoring.answers import answer_text, greedy_answers, stop_tokens
+from phi3_lora_qa.scoring.answers import answer_text, stop_tokens
 from phi3_lora_qa.scoring.batches import plan
-from phi3_lora_qa.scoring.losses import reference_losses
+from phi3_lora_qa.scoring.engine import Engine
+from phi3_lora_qa.scoring.kept import KeptReadings
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
+from phi3_lora_qa.scoring.readings import Reading
+from phi3_lora_qa.scoring.stretched import read_stretched, switch
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,6 +42,7 @@ class ItemScore:
     ``loss`` is the mean over the ``tokens`` of the reference, the stop token included, in nats;
     NaN where it could not be computed. ``answer`` is the greedy answer without special tokens,
     ``stopped`` whether it ended by itself. A score with an ``error`` must never count as a pass.
+    ``reading`` is what stands behind it in tokens, where a model in this process was asked.
     """
 
     item_id: str
@@ -47,14 +51,18 @@ class ItemScore:
     answer: str
     stopped: bool
     error: str = ""
+    reading: Reading | None = field(default=None, compare=False, repr=False)
 
 
-def score_items(
+def score_items(  # noqa: PLR0913 - the last two are a caller's choice
     model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerBase",
     items: Sequence[Item],
     options: ScoringOptions,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    base: Sequence[ItemScore] = (),
+    kept: KeptReadings | None = None,
 ) -> tuple[ItemScore, ...]:
     """Score every item under a model: the loss of its reference and the answer given.
 
@@ -64,6 +72,9 @@ def score_items(
         items: With ids that differ.
         options: Limits of answers and batches.
         progress: Called with (items done, all items), first with 0 done.
+        base: For a tuned model, the base's scores of the same items. How far the two are apart
+            is then measured, and answers that both give are read instead of made.
+        kept: For a plain base, where earlier readings of this very base lie and new ones go.
 
     Returns:
         One score for each item, in the items' order. What goes wrong in one item stands in its
@@ -75,20 +86,32 @@ def score_items(
     """
     check_request(items, options)
     stop = stop_token(tokenizer)
-    run = _Run(_without_shell(model), tokenizer, stop)
+    inner = _without_shell(model)
     scores: dict[str, ItemScore] = {}
     prompted = []
     for item in items:
         try:
-            prompted.append(_prompt(run, item, options))
+            prompted.append(_prompt(inner, tokenizer, stop, item, options.max_new_tokens))
         except Exception as error:  # one item's trouble, whatever a template or tokenizer raises
             scores[item.id] = failed(item.id, 0, error)
+    run = _Run(
+        inner,
+        tokenizer,
+        Engine(inner, stop_tokens(inner, stop), prompted),
+        {score.item_id: score.reading for score in base if score.reading},
+    )
+    known = {own.id: kept.find(own) for own in prompted} if kept else {}
+    scores |= {own.id: _scored(run, own, found) for own in prompted if (found := known.get(own.id))}
+    asked = [own for own in prompted if own.id not in scores]
     report = progress or (lambda done, total: None)
     report(len(scores), len(items))
     with _quiet_inference(model, options.seed):
-        for batch in plan(prompted, options.token_budget, _alone_above(run.model)):
+        for batch in plan(asked, options.token_budget, switch(inner)):
             scores |= {score.item_id: score for score in _score_batch(run, batch)}
             report(len(scores), len(items))
+    if kept:
+        sound = {score.item_id: score.reading for score in scores.values() if not score.error}
+        kept.add([(own, reading) for own in asked if (reading := sound.get(own.id))])
     return tuple(scores[item.id] for item in items)
 
 
@@ -98,28 +121,31 @@ class _Run:
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    stop: int
+    engine: Engine
+    others: Mapping[str, Reading]
 
 
 def _score_batch(run: _Run, batch: Sequence[PromptedItem]) -> list[ItemScore]:
     """Score a batch; if it breaks, each of its items alone, so that only the broken one suffers."""
+    stops, most = run.engine.stops, switch(run.model)
     try:
-        losses = reference_losses(run.model, batch)
-        answers = greedy_answers(run.model, batch, stop_tokens(run.model, run.stop))
+        if most is not None and batch[0].length > most:
+            readings = [read_stretched(run.model, item, stops, run.others) for item in batch]
+        else:
+            readings = run.engine.run(batch, run.others)
     except Exception as error:  # whatever torch raises, out of memory too
         if len(batch) == 1:
             return [failed(batch[0].id, len(batch[0].reference), error)]
         return [score for item in batch for score in _score_batch(run, (item,))]
-    stops = stop_tokens(run.model, run.stop)
-    return [
-        finished(
-            item,
-            loss,
-            answer_text(run.tokenizer, answer),
-            stopped=bool(answer) and answer[-1] in stops,
-        )
-        for item, loss, answer in zip(batch, losses, answers, strict=True)
-    ]
+    return [_scored(run, item, reading) for item, reading in zip(batch, readings, strict=True)]
+
+
+def _scored(run: _Run, item: PromptedItem, reading: Reading) -> ItemScore:
+    stopped = bool(reading.answer) and reading.answer[-1] in run.engine.stops
+    score = finished(
+        item, reading.loss, answer_text(run.tokenizer, reading.answer), stopped=stopped
+    )
+    return replace(score, reading=reading)
 
 
 def finished(item: PromptedItem, loss: float, answer: str, *, stopped: bool) -> ItemScore:
@@ -161,9 +187,15 @@ def check_request(items: Sequence[Item], options: ScoringOptions) -> None:
         raise InputError("two items share an id; give every item an id of its own")
 
 
-def _prompt(run: _Run, item: Item, options: ScoringOptions) -> PromptedItem:
-    prompted = prompt_item(run.tokenizer, run.stop, item, options.max_new_tokens)
-    positions = getattr(run.model.config, "max_position_embeddings", None)
+def _prompt(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    stop: int,
+    item: Item,
+    max_new_tokens: int,
+) -> PromptedItem:
+    prompted = prompt_item(tokenizer, stop, item, max_new_tokens)
+    positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and prompted.length > positions:
         raise DataError(
             f"prompt and answer need {prompted.length} tokens and the base has {positions} "
@@ -177,10 +209,6 @@ def _without_shell(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
     shell: Any = model
     inner: PreTrainedModel = shell.get_base_model() if hasattr(shell, "get_base_model") else shell
     return inner
-
-
-def _alone_above(model: "PreTrainedModel") -> int | None:
-    return getattr(model.config, "original_max_position_embeddings", None)
 
 
 @contextmanager

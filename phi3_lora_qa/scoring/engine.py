@@ -1,0 +1,206 @@
+"""A batch of items under a model: one pass gives the losses, and answers go on from it.
+
+Reading prompt and reference gives the reference's loss, and at each of its tokens the one that the
+model would have said. As far as the two agree, the reference is the model's own greedy answer, and
+costs nothing more. Where another answer is likely (the base's, for a tuned model), it is read in
+one more pass and kept as far as it agrees. Only from there on tokens are made one by one, and a row
+that has ended leaves the batch.
+
+Greedy decoding by checking a guess: Stern et al., NeurIPS 2018, arXiv 1811.03115.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.scoring.key_values import KeyValues, Prefix, Rows
+from phi3_lora_qa.scoring.losses import likeliest
+from phi3_lora_qa.scoring.prefixes import shared_prefixes
+from phi3_lora_qa.scoring.prompts import PromptedItem
+from phi3_lora_qa.scoring.readings import Reading, along_references
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Tokens = Sequence[int]
+
+
+@dataclass
+class _Row:
+    """An item on its way: ``answer`` grows until it ends; its last token is still to be read."""
+
+    item: PromptedItem
+    answer: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def read(self) -> int:
+        """How many positions hold what belongs to this row."""
+        return len(self.item.prompt) + len(self.answer) - 1
+
+    def say(self, token: int, stops: frozenset[int]) -> None:
+        self.answer.append(token)
+        self.ended = token in stops or len(self.answer) >= self.item.answer_limit
+
+    def follow(self, guess: Tokens, said: Tokens, stops: frozenset[int]) -> None:
+        """Take what the model says along a guess, up to where it says something else."""
+        for token, guessed in zip(said, guess, strict=True):
+            if self.ended:
+                return
+            self.say(token, stops)
+            if token != guessed:
+                return
+
+
+class Engine:
+    """Runs batches through one model.
+
+    Args:
+        model: A causal language model without PEFT's outer shell, in eval mode.
+        stops: The tokens that end an answer.
+        items: All that will come: what several prompts begin with is read once.
+    """
+
+    def __init__(
+        self, model: "PreTrainedModel", stops: frozenset[int], items: Sequence[PromptedItem]
+    ) -> None:
+        self._model, self.stops = model, stops
+        lengths = shared_prefixes([item.prompt for item in items])
+        self._shared = {
+            item.id: item.prompt[:length] for item, length in zip(items, lengths, strict=True)
+        }
+        self._prefixes: dict[tuple[int, ...], Prefix] = {(): Prefix()}
+
+    def run(self, batch: Sequence[PromptedItem], others: Mapping[str, Reading]) -> list[Reading]:
+        """Return what the model makes of each item.
+
+        Args:
+            batch: At least one item.
+            others: By id, what another model made of the items. Its answers change the work that
+                is done and never the answer.
+        """
+        rows = [_Row(item) for item in batch]
+        store = KeyValues(len(rows), max(item.length for item in batch))
+        hidden = self._read_items(store, batch)
+        readings = along_references(self._model, hidden, batch, others)
+        for row, (_, said) in zip(rows, readings, strict=True):
+            row.follow(row.item.reference, said, self.stops)
+        self._read_guesses(store, rows, others)
+        self._decode(store, rows)
+        return [
+            replace(reading, answer=tuple(row.answer))
+            for row, (reading, _) in zip(rows, readings, strict=True)
+        ]
+
+    def _prefix(self, item: PromptedItem) -> Prefix:
+        """What an item's prompt shares with others, read when it is first needed."""
+        shared = self._shared[item.id]
+        if shared not in self._prefixes:
+            store = KeyValues(1, len(shared))
+            self._read(store, slice(0, 1), [shared], [0])
+            self._prefixes[shared] = store.prefix(0, len(shared))
+        return self._prefixes[shared]
+
+    def _read_items(self, store: KeyValues, batch: Sequence[PromptedItem]) -> "Tensor":
+        """Read prompts and references; return the states that predict the references' tokens."""
+        prefixes = [self._prefix(item) for item in batch]
+        for number, prefix in enumerate(prefixes):
+            store.begin(number, prefix)
+        starts = [prefix.tokens for prefix in prefixes]
+        whole = [item.prompt + item.reference[:-1] for item in batch]
+        tokens = [own[start:] for own, start in zip(whole, starts, strict=True)]
+        hidden = self._read(store, slice(0, len(batch)), tokens, starts)
+        prompts = [len(item.prompt) - start for item, start in zip(batch, starts, strict=True)]
+        return _predicting(hidden, prompts, [item.reference for item in batch])
+
+    def _read_guesses(
+        self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, Reading]
+    ) -> None:
+        """Read on along the other model's answers where they agree with all that was said."""
+        going: dict[int, Tokens] = {}
+        for number, row in enumerate(rows):
+            guess = others[row.item.id].answer if row.item.id in others else ()
+            if not row.ended and list(guess[: len(row.answer)]) == row.answer:
+                going[number] = guess[len(row.answer) :]
+        going = {number: ahead for number, ahead in going.items() if ahead}
+        if not going:
+            return
+        tokens = [(rows[number].answer[-1], *ahead[:-1]) for number, ahead in going.items()]
+        hidden = self._read(store, list(going), tokens, [rows[number].read for number in going])
+        said = likeliest(self._model, _predicting(hidden, [1] * len(going), list(going.values())))
+        parts = said.split([len(ahead) for ahead in going.values()])
+        for (number, ahead), own in zip(going.items(), parts, strict=True):
+            rows[number].follow(ahead, own.tolist(), self.stops)
+
+    def _decode(self, store: KeyValues, rows: Sequence[_Row]) -> None:
+        """Make the rest token by token; the rows that go on stay the first ones of the store."""
+        going = list(rows)
+        while True:
+            for number in reversed(range(len(going))):
+                if going[number].ended:
+                    last = going.pop()
+                    if number < len(going):
+                        store.move(len(going), number)
+                        going[number] = last
+            if not going:
+                return
+            hidden = self._read(
+                store,
+                slice(0, len(going)),
+                [row.answer[-1:] for row in going],
+                [row.read for row in going],
+            )
+            said = likeliest(self._model, hidden[:, 0])
+            for row, token in zip(going, said.tolist(), strict=True):
+                row.say(token, self.stops)
+
+    def _read(
+        self, store: KeyValues, rows: Rows, tokens: Sequence[Tokens], starts: Sequence[int]
+    ) -> "Tensor":
+        """Return the last hidden states, (n, t, hidden size); rows are padded at the right."""
+        import torch
+
+        width, device = max(map(len, tokens)), self._model.device
+        # Padded with a token of its own: another's embedding might not even be finite.
+        ids = torch.tensor([[*own, *[own[-1]] * (width - len(own))] for own in tokens])
+        cells = torch.tensor(list(starts))[:, None] + torch.arange(width)
+        cells = cells.clamp(max=store.longest)  # what pads the longest row has no cell of its own
+        seen = int(cells.max()) + 1
+        store.aim(rows, cells.to(device), seen)
+        decoder: Any = self._model.get_decoder()
+        hidden: Tensor = decoder(
+            input_ids=ids.to(device),
+            attention_mask=_mask(self._model, cells, seen).to(device),
+            # LongRoPE takes its factors by the largest position, which padding must not raise.
+            position_ids=cells.clamp(max=store.longest - 1).to(device),
+            past_key_values=store,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
+
+
+def _predicting(hidden: "Tensor", starts: Sequence[int], wanted: Sequence[Tokens]) -> "Tensor":
+    """Return the states that predict the wanted tokens, row by row: those from ``start - 1`` on."""
+    import torch
+
+    return torch.cat(
+        [
+            hidden[number, start - 1 : start - 1 + len(own)]
+            for number, (start, own) in enumerate(zip(starts, wanted, strict=True))
+        ]
+    )
+
+
+def _mask(model: "PreTrainedModel", cells: "Tensor", seen: int) -> "Tensor":
+    """Return what is added to attention's logits, (n, 1, t, seen): a token sees what is before it.
+
+    With a sliding window of w it sees itself and the w - 1 tokens before.
+    """
+    import torch
+
+    behind = cells[:, :, None] - torch.arange(seen)
+    window = getattr(model.config, "sliding_window", None)
+    hidden = (behind < 0) if window is None else (behind < 0) | (behind >= window)
+    mask = torch.zeros(hidden.shape, dtype=model.dtype)
+    return mask.masked_fill(hidden, torch.finfo(model.dtype).min)[:, None]
