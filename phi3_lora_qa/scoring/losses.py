@@ -109,8 +109,9 @@ def _divergence(theirs: "Tensor", own: "Tensor") -> "Tensor":
     import torch
 
     tiny = torch.finfo(torch.float32).tiny
-    p, q = theirs.double(), own.double()
+    p, q = theirs.double(), own.double().clamp(min=math.log(tiny))
+    known = torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1)
     rest_p = (1.0 - p.exp().sum(-1)).clamp(min=0.0)
     rest_q = (1.0 - q.exp().sum(-1)).clamp(min=tiny)
     rest = torch.where(rest_p > tiny, rest_p * (rest_p.clamp(min=tiny) / rest_q).log(), 0.0)
-    return ((p.exp() * (p - q)).sum(-1) + rest).clamp(min=0.0).float()
+    return (known + rest).clamp(min=0.0).float()

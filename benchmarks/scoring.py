@@ -1,0 +1,240 @@
+"""Base and tuned scored on the same items: this package beside lm-eval and the source's notebook.
+
+Usage: python benchmarks/scoring.py --base DIR --adapter DIR --items FILE.jsonl
+           [--lm-eval PYTHON] [--items-wanted 200] [--notebook-items 20]
+
+PYTHON is the interpreter of an environment of its own with lm-eval 0.4.13 and peft 0.21.2
+(pip install "torch==2.13.0" "lm-eval[hf]==0.4.13" "peft==0.21.2"). Every figure is the wall time of
+whole processes, one after the other, in float32. All sides read the same rendered prompts and make
+at most 32 tokens; only items whose reference allows that many are taken. What the sides find is
+compared before any time is printed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LIMIT = 32
+OWN = f"""
+import json, sys, time
+from pathlib import Path
+from phi3_lora_qa.data.suite import read_suite
+from phi3_lora_qa.models.attach import attach
+from phi3_lora_qa.models.checksum import checksum
+from phi3_lora_qa.models.loading import load_base
+from phi3_lora_qa.models.registry import resolve_base
+from phi3_lora_qa.scoring.kept import KeptReadings
+from phi3_lora_qa.scoring.score import ScoringOptions, score_items
+
+base_name, adapter, items, dtype, kept, output = sys.argv[1:]
+base = load_base(resolve_base(base_name), dtype)
+suite = read_suite([Path(items)])
+options = ScoringOptions(max_new_tokens={LIMIT})
+marks = [time.perf_counter()]
+kept = KeptReadings(Path(kept), {{"base": checksum(base.model)}})
+before = score_items(base.model, base.tokenizer, suite, options, kept=kept)
+marks.append(time.perf_counter())
+tuned = attach(base.model, Path(adapter))
+after = score_items(tuned, base.tokenizer, suite, options, base=before)
+marks.append(time.perf_counter())
+sides = [
+    {{s.item_id: [s.loss, s.tokens, s.answer] for s in scores}} for scores in (before, after)
+]
+Path(output).write_text(json.dumps({{"sides": sides, "marks": marks}}))
+"""
+NOTEBOOK = f"""
+import json, sys
+from pathlib import Path
+import evaluate
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from phi3_lora_qa.metrics.modules import RougeL
+
+base, adapter, items = sys.argv[1:]
+rows = [json.loads(line) for line in Path(items).read_text().splitlines()]
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+for tuned in (False, True):
+    if tuned:
+        model = PeftModel.from_pretrained(model, adapter)
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    rouge = RougeL()
+    for row in rows:
+        said = pipe(row["prompt"], max_new_tokens={LIMIT}, do_sample=False, return_full_text=False)
+        rouge.add(prediction=said[0]["generated_text"], reference=row["reference"])
+    print(rouge.compute())
+"""
+TASKS = {
+    "own_losses": {"output_type": "loglikelihood", "doc_to_target": "{{target}}"},
+    "own_answers": {
+        "output_type": "generate_until",
+        "doc_to_target": "{{reference}}",
+        "generation_kwargs": {"until": ["<|im_end|>"], "max_gen_toks": LIMIT, "do_sample": False},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one or several processes took: wall seconds, and the largest resident size in MiB."""
+
+    seconds: float
+    peak: float
+
+
+def run(*command: str | Path) -> Cost:
+    """Run a command to its end, in silence unless it fails."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "r = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
+        "sys.stderr.write(r.stderr[-3000:] if r.returncode else '')\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "sys.exit(r.returncode)"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        stdout=subprocess.PIPE, text=True, check=True, env=environment,
+    )  # fmt: skip
+    return Cost(time.perf_counter() - started, int(done.stdout.split()[-1]) / 1024)
+
+
+def choose_items(source: Path, base: str, wanted: int, folder: Path) -> tuple[Path, Path]:
+    """Write the items as a suite, and rendered for the others; return both files."""
+    from phi3_lora_qa.data.suite import read_suite
+    from phi3_lora_qa.models.loading import load_tokenizer
+    from phi3_lora_qa.models.registry import resolve_base
+    from phi3_lora_qa.scoring.prompts import prompt_item, stop_token
+
+    tokenizer = load_tokenizer(resolve_base(base))
+    stop = stop_token(tokenizer)
+    own, rendered = folder / "suite.jsonl", folder / "rendered.jsonl"
+    rows: list[tuple[Any, Any]] = []
+    for item in read_suite([source]):
+        prompted = prompt_item(tokenizer, stop, item, LIMIT)
+        whole = prompted.prompt + prompted.reference
+        prompt, target = tokenizer.decode(prompted.prompt), tokenizer.decode(prompted.reference)
+        again = tokenizer(prompt + target, add_special_tokens=False)["input_ids"]
+        if prompted.answer_limit < LIMIT or tuple(again) != whole or len(whole) > 512:
+            continue
+        turns = [{"role": turn.role, "content": turn.content} for turn in item.prompt]
+        suite = {"id": item.id, "messages": turns, "reference": item.reference}
+        rows.append((suite, {"id": item.id, "prompt": prompt, "target": target,
+                             "reference": item.reference}))  # fmt: skip
+        if len(rows) == wanted:
+            break
+    own.write_text("".join(json.dumps(suite) + "\n" for suite, _ in rows))
+    rendered.write_text("".join(json.dumps(row) + "\n" for _, row in rows))
+    print(f"{len(rows)} items of real text, at most {LIMIT} new tokens each")
+    return own, rendered
+
+
+def ask_lm_eval(
+    python: str, base: str, adapter: str, rendered: Path, folder: Path
+) -> tuple[Cost, dict[str, Any]]:
+    """Run lm-eval on base or tuned; return its cost, and loss and answer by id."""
+    import yaml
+
+    for name, task in TASKS.items():
+        common = {
+            "task": name, "dataset_path": "json", "test_split": "test", "target_delimiter": "",
+            "dataset_kwargs": {"data_files": {"test": str(rendered)}}, "doc_to_text": "{{prompt}}",
+        }  # fmt: skip
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(common | task))
+    output = folder / ("tuned" if adapter else "base")
+    arguments = f"pretrained={base},dtype=float32" + (f",peft={adapter}" if adapter else "")
+    cost = run(
+        python, "-m", "lm_eval", "--model", "hf", "--model_args", arguments,
+        "--include_path", folder, "--tasks", ",".join(TASKS), "--device", "cpu",
+        "--batch_size", "16", "--output_path", output, "--log_samples",
+    )  # fmt: skip
+    found: dict[str, Any] = {}
+    for file in output.rglob("samples_*.jsonl"):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            first = row["filtered_resps"][0]
+            entry = found.setdefault(row["doc"]["id"], {})
+            if "own_losses" in file.name:
+                entry["loss"] = -float(first[0])
+            else:
+                entry["answer"] = first
+    return cost, found
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> None:
+    """Print how far two sides are apart."""
+    apart = [abs(ours[i][0] - theirs[i]["loss"] / ours[i][1]) for i in ours]
+    alike = sum(ours[i][2].strip() == theirs[i]["answer"].strip() for i in ours)
+    print(
+        f"  {name}: losses at most {max(apart):.1e} nats per token apart, "
+        f"{alike} of {len(ours)} answers equal"
+    )
+
+
+def main() -> None:
+    """Run all sides one after the other and print the ratios."""
+    parser = argparse.ArgumentParser()
+    for name in ("--base", "--adapter", "--items"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--lm-eval")
+    parser.add_argument("--items-wanted", type=int, default=200)
+    parser.add_argument("--notebook-items", type=int, default=20)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        suite, rendered = choose_items(Path(given.items), given.base, given.items_wanted, folder)
+        output = folder / "own.json"
+
+        def own(dtype: str, kept: str) -> tuple[Cost, Any]:
+            cost = run(sys.executable, "-c", OWN, given.base, given.adapter, suite, dtype,
+                       folder / kept, output)  # fmt: skip
+            found = json.loads(output.read_text())
+            first, second, third = found["marks"]
+            print(
+                f"phi3-lora-qa {dtype} {kept}: {cost.seconds:.1f} s, {cost.peak:.0f} MiB "
+                f"(base {second - first:.1f} s, tuned {third - second:.1f} s)", flush=True,
+            )  # fmt: skip
+            return cost, found["sides"]
+
+        cold, sides = own("float32", "kept")
+        warm, again = own("float32", "kept")
+        assert again == sides, "a kept base changed a score"
+        half, drifted = own("bfloat16", "half")
+        drift = [
+            sum(row[0] for row in side.values()) / len(side) for side in (*sides, *drifted)
+        ]
+        print(f"  bfloat16 moves the mean loss: base {drift[2] - drift[0]:+.4f}, "
+              f"tuned {drift[3] - drift[1]:+.4f}")  # fmt: skip
+        if given.lm_eval:
+            peer = 0.0
+            for which, adapter in enumerate(("", given.adapter)):
+                cost, found = ask_lm_eval(given.lm_eval, given.base, adapter, rendered, folder)
+                print(f"lm-eval {'tuned' if adapter else 'base'}: {cost.seconds:.1f} s, "
+                      f"{cost.peak:.0f} MiB", flush=True)  # fmt: skip
+                compare(sides[which], found, "tuned" if adapter else "base")
+                peer += cost.seconds
+            print(f"lm-eval / phi3-lora-qa: {peer / cold.seconds:.2f} cold, "
+                  f"{peer / warm.seconds:.2f} with the base kept, {peer / half.seconds:.2f} in "
+                  "bfloat16")  # fmt: skip
+        if given.notebook_items:
+            lines = rendered.read_text().splitlines()
+            some = folder / "some.jsonl"
+            some.write_text("\n".join(lines[: given.notebook_items]) + "\n")
+            cost = run(sys.executable, "-c", NOTEBOOK, given.base, given.adapter, some)
+            scale = len(lines) / min(len(lines), given.notebook_items)
+            print(f"pipeline, one prompt at a time: {cost.seconds:.1f} s for "
+                  f"{given.notebook_items} items; for all, about {cost.seconds * scale:.0f} s, "
+                  f"{cost.seconds * scale / cold.seconds:.1f} times")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

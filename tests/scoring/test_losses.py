@@ -1,0 +1,83 @@
+"""Losses and divergences against torch's own, over whole distributions."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from phi3_lora_qa.scoring.losses import TOP, Outlook, likeliest, read_references
+
+
+def head(vocabulary: int, sharpness: float, seed: int) -> Any:
+    import torch
+
+    torch.manual_seed(seed)
+    linear = torch.nn.Linear(8, vocabulary)
+    linear.weight.data.mul_(sharpness)
+    return SimpleNamespace(
+        config=SimpleNamespace(vocab_size=vocabulary), get_output_embeddings=lambda: linear
+    )
+
+
+@pytest.mark.parametrize("vocabulary", [5, 400])
+@pytest.mark.parametrize("sharpness", [1.0, 30.0])
+def test_the_divergence_is_a_lower_bound_and_exact_where_the_top_is_everything(
+    vocabulary: int, sharpness: float
+) -> None:
+    import torch
+
+    base, tuned = head(vocabulary, sharpness, 0), head(vocabulary, sharpness, 1)
+    hidden, targets = torch.randn(50, 8), torch.randint(0, vocabulary, (50,))
+    with torch.inference_mode():
+        first = read_references(base, hidden, targets)
+        found = read_references(tuned, hidden, targets, first.outlook)
+        p, q = (m.get_output_embeddings()(hidden).double().log_softmax(-1) for m in (base, tuned))
+    exact = (p.exp() * (p - q)).sum(-1)
+    wanted = -q.gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(found.losses.double(), wanted, rtol=1e-6, atol=1e-5)
+    assert first.outlook is not None
+    assert first.outlook.tokens.shape == (50, min(TOP, vocabulary))
+    assert bool((found.divergence <= exact + 1e-5).all())
+    assert bool((found.divergence >= 0).all())
+    if vocabulary <= TOP:
+        torch.testing.assert_close(found.divergence.double(), exact, rtol=1e-4, atol=1e-5)
+    else:
+        assert float(found.divergence.mean()) > 0.1 * float(exact.mean())
+    assert found.agreement.tolist() == (p.argmax(-1) == q.argmax(-1)).float().tolist()
+
+
+def test_a_model_does_not_diverge_from_itself() -> None:
+    import torch
+
+    model, hidden = head(300, 5.0, 0), torch.randn(20, 8)
+    targets = torch.zeros(20, dtype=torch.int64)
+    with torch.inference_mode():
+        first = read_references(model, hidden, targets)
+        again = read_references(model, hidden, targets, first.outlook)
+    assert float(again.divergence.max()) < 1e-6
+    assert float(again.agreement.min()) == 1.0
+    assert again.outlook is None
+
+
+def test_a_token_that_the_other_model_rules_out_diverges_finitely() -> None:
+    import torch
+
+    model, hidden = head(4, 1.0, 0), torch.randn(1, 8)
+    certain = Outlook(
+        tokens=torch.tensor([[2, 0]], dtype=torch.int32),
+        log_probabilities=torch.tensor([[0.0, -torch.inf]]),
+    )
+    with torch.inference_mode():
+        found = read_references(model, hidden, torch.tensor([0]), certain)
+        wanted = -model.get_output_embeddings()(hidden).log_softmax(-1)[0, 2]
+    assert float(found.divergence) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_the_likeliest_tokens_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    model, hidden = head(300, 5.0, 0), torch.randn(20, 8)
+    with torch.inference_mode():
+        whole = likeliest(model, hidden)
+        monkeypatch.setattr("phi3_lora_qa.scoring.losses._LOGITS_AT_ONCE", 7 * 300)
+        assert likeliest(model, hidden).tolist() == whole.tolist()
