@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.scoring.key_values import KeyValues, Prefix, Rows
+from phi3_lora_qa.scoring.key_values import KeyValues, Prefix, Span, own_attention
 from phi3_lora_qa.scoring.losses import likeliest
 from phi3_lora_qa.scoring.prefixes import shared_prefixes
 from phi3_lora_qa.scoring.prompts import PromptedItem
@@ -81,7 +81,7 @@ class Engine:
                 is done and never the answer.
         """
         rows = [_Row(item) for item in batch]
-        store = KeyValues(len(rows), max(item.length for item in batch))
+        store = self._store(len(rows), max(item.length for item in batch))
         hidden = self._read_items(store, batch)
         readings = along_references(self._model, hidden, batch, others)
         for row, (_, said) in zip(rows, readings, strict=True):
@@ -97,22 +97,32 @@ class Engine:
         """What an item's prompt shares with others, read when it is first needed."""
         shared = self._shared[item.id]
         if shared not in self._prefixes:
-            store = KeyValues(1, len(shared))
-            self._read(store, slice(0, 1), [shared], [0])
+            store = self._store(1, len(shared))
+            self._read(store, [Span(row=0, start=0, tokens=len(shared))], [shared])
             self._prefixes[shared] = store.prefix(0, len(shared))
         return self._prefixes[shared]
 
     def _read_items(self, store: KeyValues, batch: Sequence[PromptedItem]) -> "Tensor":
         """Read prompts and references; return the states that predict the references' tokens."""
+        import torch
+
         prefixes = [self._prefix(item) for item in batch]
         for number, prefix in enumerate(prefixes):
             store.begin(number, prefix)
-        starts = [prefix.tokens for prefix in prefixes]
         whole = [item.prompt + item.reference[:-1] for item in batch]
-        tokens = [own[start:] for own, start in zip(whole, starts, strict=True)]
-        hidden = self._read(store, slice(0, len(batch)), tokens, starts)
-        prompts = [len(item.prompt) - start for item, start in zip(batch, starts, strict=True)]
-        return _predicting(hidden, prompts, [item.reference for item in batch])
+        tokens = [own[prefix.tokens :] for own, prefix in zip(whole, prefixes, strict=True)]
+        spans = [
+            Span(row=number, start=prefix.tokens, tokens=len(own))
+            for number, (prefix, own) in enumerate(zip(prefixes, tokens, strict=True))
+        ]
+        hidden = self._read(store, spans, tokens)
+        # The token before the first one of the reference predicts it, and so on to the end.
+        return torch.cat(
+            [
+                own[-len(item.reference) :]
+                for item, own in zip(batch, hidden.split(list(map(len, tokens))), strict=True)
+            ]
+        )
 
     def _read_guesses(
         self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, Reading]
@@ -122,19 +132,23 @@ class Engine:
         for number, row in enumerate(rows):
             guess = others[row.item.id].answer if row.item.id in others else ()
             if not row.ended and list(guess[: len(row.answer)]) == row.answer:
-                going[number] = guess[len(row.answer) :]
+                going[number] = guess[len(row.answer) : row.item.answer_limit]
         going = {number: ahead for number, ahead in going.items() if ahead}
         if not going:
             return
         tokens = [(rows[number].answer[-1], *ahead[:-1]) for number, ahead in going.items()]
-        hidden = self._read(store, list(going), tokens, [rows[number].read for number in going])
-        said = likeliest(self._model, _predicting(hidden, [1] * len(going), list(going.values())))
-        parts = said.split([len(ahead) for ahead in going.values()])
-        for (number, ahead), own in zip(going.items(), parts, strict=True):
-            rows[number].follow(ahead, own.tolist(), self.stops)
+        spans = [
+            Span(row=number, start=rows[number].read, tokens=len(ahead))
+            for number, ahead in going.items()
+        ]
+        said = likeliest(self._model, self._read(store, spans, tokens))
+        for span, own in zip(spans, said.split([span.tokens for span in spans]), strict=True):
+            rows[span.row].follow(going[span.row], own.tolist(), self.stops)
 
     def _decode(self, store: KeyValues, rows: Sequence[_Row]) -> None:
         """Make the rest token by token; the rows that go on stay the first ones of the store."""
+        import torch
+
         going = list(rows)
         while True:
             for number in reversed(range(len(going))):
@@ -145,62 +159,33 @@ class Engine:
                         going[number] = last
             if not going:
                 return
-            hidden = self._read(
-                store,
-                slice(0, len(going)),
-                [row.answer[-1:] for row in going],
-                [row.read for row in going],
-            )
+            store.aim_step(torch.tensor([row.read for row in going]))
+            tokens = torch.tensor([row.answer[-1:] for row in going])
+            hidden = self._pass(store, tokens, torch.tensor([[row.read] for row in going]))
             said = likeliest(self._model, hidden[:, 0])
             for row, token in zip(going, said.tolist(), strict=True):
                 row.say(token, self.stops)
 
-    def _read(
-        self, store: KeyValues, rows: Rows, tokens: Sequence[Tokens], starts: Sequence[int]
-    ) -> "Tensor":
-        """Return the last hidden states, (n, t, hidden size); rows are padded at the right."""
+    def _read(self, store: KeyValues, spans: Sequence[Span], tokens: Sequence[Tokens]) -> "Tensor":
+        """Read the tokens of several rows; return their last hidden states, (all, hidden size)."""
         import torch
 
-        width, device = max(map(len, tokens)), self._model.device
-        # Padded with a token of its own: another's embedding might not even be finite.
-        ids = torch.tensor([[*own, *[own[-1]] * (width - len(own))] for own in tokens])
-        cells = torch.tensor(list(starts))[:, None] + torch.arange(width)
-        cells = cells.clamp(max=store.longest)  # what pads the longest row has no cell of its own
-        seen = int(cells.max()) + 1
-        store.aim(rows, cells.to(device), seen)
+        store.aim(spans)
+        positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
+        ids = torch.tensor([token for own in tokens for token in own])
+        return self._pass(store, ids[None], positions[None])[0]
+
+    def _pass(self, store: KeyValues, ids: "Tensor", positions: "Tensor") -> "Tensor":
         decoder: Any = self._model.get_decoder()
-        hidden: Tensor = decoder(
-            input_ids=ids.to(device),
-            attention_mask=_mask(self._model, cells, seen).to(device),
-            # LongRoPE takes its factors by the largest position, which padding must not raise.
-            position_ids=cells.clamp(max=store.longest - 1).to(device),
-            past_key_values=store,
-            use_cache=True,
-        ).last_hidden_state
+        device = self._model.device
+        with own_attention(self._model):
+            hidden: Tensor = decoder(
+                input_ids=ids.to(device),
+                position_ids=positions.to(device),
+                past_key_values=store,
+                use_cache=True,
+            ).last_hidden_state
         return hidden
 
-
-def _predicting(hidden: "Tensor", starts: Sequence[int], wanted: Sequence[Tokens]) -> "Tensor":
-    """Return the states that predict the wanted tokens, row by row: those from ``start - 1`` on."""
-    import torch
-
-    return torch.cat(
-        [
-            hidden[number, start - 1 : start - 1 + len(own)]
-            for number, (start, own) in enumerate(zip(starts, wanted, strict=True))
-        ]
-    )
-
-
-def _mask(model: "PreTrainedModel", cells: "Tensor", seen: int) -> "Tensor":
-    """Return what is added to attention's logits, (n, 1, t, seen): a token sees what is before it.
-
-    With a sliding window of w it sees itself and the w - 1 tokens before.
-    """
-    import torch
-
-    behind = cells[:, :, None] - torch.arange(seen)
-    window = getattr(model.config, "sliding_window", None)
-    hidden = (behind < 0) if window is None else (behind < 0) | (behind >= window)
-    mask = torch.zeros(hidden.shape, dtype=model.dtype)
-    return mask.masked_fill(hidden, torch.finfo(model.dtype).min)[:, None]
+    def _store(self, rows: int, longest: int) -> KeyValues:
+        return KeyValues(rows, longest, getattr(self._model.config, "sliding_window", None))

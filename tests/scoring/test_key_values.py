@@ -1,54 +1,129 @@
-"""Cells: what is written is read, by its own row, and nothing else is touched."""
+"""Cells: each token finds what stands before it in its own row, and nothing else."""
 
-from phi3_lora_qa.scoring.key_values import KeyValues
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3_lora_qa.scoring.key_values import KeyValues, Span
+
+HEADS, GROUPS, SIZE = 2, 3, 4
 
 
-def written(store: KeyValues, rows: slice | list[int], cells: object, value: float) -> object:
-    """Write one number into cells of one layer; return the keys that attention would read."""
+def drawn(tokens: int, heads: int = HEADS) -> Any:
     import torch
 
-    index = torch.as_tensor(cells)
-    new = torch.full((len(index), 2, index.shape[1], 3), value)
-    store.aim(rows, index, int(index.max()) + 1)
-    keys, values = store.update(new, -new, 0)
-    assert torch.equal(keys, -values)
-    return keys
+    return torch.randn(1, heads, tokens, SIZE, dtype=torch.float64)
 
 
-def test_rows_write_at_their_own_ends() -> None:
-    store = KeyValues(2, 5)
-    written(store, slice(0, 2), [[0, 1], [0, 1]], 1.0)
-    keys = written(store, slice(0, 2), [[1], [2]], 2.0)
-    assert keys[:, 0, :, 0].tolist() == [[1.0, 2.0, 0.0], [1.0, 1.0, 2.0]]  # type: ignore[index]
-
-
-def test_a_list_of_rows_may_leave_them_as_they_were() -> None:
+def plain(query: Any, keys: Any, values: Any, window: int | None) -> Any:
+    """What the last tokens of a row find, (heads, tokens, size), written out."""
     import torch
 
-    store = KeyValues(2, 3)
-    written(store, slice(0, 2), [[0], [0]], 1.0)
-    new = torch.full((3, 2, 1, 3), 5.0)
-    store.aim([1, 1, 0], torch.ones(3, 1, dtype=torch.int64), 2, keep=False)
-    keys, _ = store.update(new, new, 0)
-    assert keys[:, 0, :, 0].tolist() == [[1.0, 5.0]] * 3
-    kept = written(store, slice(0, 2), [[3], [3]], 9.0)
-    assert kept[:, 0, :, 0].tolist() == [[1.0, 0.0, 0.0, 9.0]] * 2  # type: ignore[index]
+    tokens, end = query.shape[1], keys.shape[1]
+    behind = torch.arange(end - tokens, end)[:, None] - torch.arange(end)
+    seen = (behind >= 0) & (behind < (window or end))
+    keys, values = (t.repeat_interleave(GROUPS, 0) for t in (keys, values))
+    logits = (query @ keys.transpose(1, 2)) * 0.3
+    return logits.masked_fill(~seen, -torch.inf).softmax(-1) @ values
 
 
-def test_a_list_of_rows_is_kept_where_asked() -> None:
-    store = KeyValues(3, 3)
-    written(store, slice(0, 3), [[0]] * 3, 1.0)
-    keys = written(store, [2, 0], [[1], [2]], 4.0)
-    assert keys[:, 0, :, 0].tolist() == [[1.0, 4.0, 0.0], [1.0, 0.0, 4.0]]  # type: ignore[index]
-    all_of_it = written(store, slice(0, 3), [[3]] * 3, 7.0)
-    assert all_of_it[:, 0, 1:3, 0].tolist() == [[0, 4], [0, 0], [4, 0]]  # type: ignore[index]
+class Rows:
+    """A store beside the plainest one: a list of keys and values for each row."""
+
+    def __init__(self, rows: int, longest: int, window: int | None) -> None:
+        self.store = KeyValues(rows, longest, window)
+        self.known = {row: (drawn(0)[0], drawn(0)[0]) for row in range(rows)}
+        self.window = window
+
+    def read(self, lengths: dict[int, int]) -> None:
+        """Read so many further tokens of rows; look at everything that is found."""
+        import torch
+
+        spans = [
+            Span(row=row, start=self.known[row][0].shape[1], tokens=tokens)
+            for row, tokens in lengths.items()
+        ]
+        total = sum(lengths.values())
+        query, keys, values = drawn(total, HEADS * GROUPS), drawn(total), drawn(total)
+        self.store.aim(spans)
+        held, _ = self.store.update(keys, values, 0)
+        found = self.store.attend(query, held.layer, 0.3)
+        at = 0
+        for span in spans:
+            own = slice(at, at := at + span.tokens)
+            self.known[span.row] = tuple(  # type: ignore[assignment]
+                torch.cat((before, new[0, :, own]), 1)
+                for before, new in zip(self.known[span.row], (keys, values), strict=True)
+            )
+            wanted = plain(query[0, :, own], *self.known[span.row], self.window)
+            torch.testing.assert_close(found[0, own], wanted.transpose(0, 1))
+
+    def step(self, rows: int) -> None:
+        """Read one further token of each of the first rows."""
+        import torch
+
+        query, keys, values = (
+            torch.randn(rows, heads, 1, SIZE, dtype=torch.float64)
+            for heads in (HEADS * GROUPS, HEADS, HEADS)
+        )
+        ends = [self.known[row][0].shape[1] for row in range(rows)]
+        self.store.aim_step(torch.tensor(ends))
+        held, _ = self.store.update(keys, values, 0)
+        found = self.store.attend(query, held.layer, 0.3)
+        for row in range(rows):
+            own = (
+                torch.cat((b, n[row]), 1)
+                for b, n in zip(self.known[row], (keys, values), strict=True)
+            )
+            self.known[row] = tuple(own)  # type: ignore[assignment]
+            wanted = plain(query[row], *self.known[row], self.window)
+            torch.testing.assert_close(found[row], wanted.transpose(0, 1))
+
+    def cut(self, row: int, length: int) -> None:
+        """Forget the end of a row."""
+        keys, values = self.known[row]
+        self.known[row] = keys[:, :length], values[:, :length]
 
 
-def test_a_prefix_begins_other_rows_and_a_moved_row_is_whole() -> None:
-    first = KeyValues(1, 4)
-    written(first, slice(0, 1), [[0, 1, 2]], 3.0)
-    store = KeyValues(2, 4)
-    store.begin(1, first.prefix(0, 2))
-    store.move(1, 0)
-    keys = written(store, slice(0, 2), [[2], [3]], 8.0)
-    assert keys[:, 1, :, 2].tolist() == [[3, 3, 8, 0], [3, 3, 0, 8]]  # type: ignore[index]
+@pytest.mark.parametrize("window", [None, 1, 4])
+@given(data=st.data())
+@settings(derandomize=True, database=None, deadline=None, max_examples=40)
+def test_every_token_finds_what_the_plainest_attention_finds(
+    window: int | None, data: st.DataObject
+) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    rows = Rows(3, 40, window)
+    rows.read({row: data.draw(st.integers(1, 6)) for row in range(3)})
+    for _ in range(data.draw(st.integers(1, 4))):
+        match data.draw(st.sampled_from(("read", "step", "cut", "move"))):
+            case "read":
+                chosen = data.draw(st.lists(st.integers(0, 2), min_size=1, unique=True))
+                rows.read({row: data.draw(st.integers(1, 5)) for row in chosen})
+            case "step":
+                rows.step(data.draw(st.integers(1, 3)))
+            case "cut":
+                row = data.draw(st.integers(0, 2))
+                rows.cut(row, data.draw(st.integers(1, rows.known[row][0].shape[1])))
+            case "move":
+                source, target = data.draw(st.permutations(range(3)))[:2]
+                rows.store.move(source, target)
+                rows.known[target] = rows.known[source]
+
+
+def test_a_prefix_is_copied_and_not_shared() -> None:
+    import torch
+
+    first = Rows(1, 6, None)
+    first.read({0: 4})
+    prefix = first.store.prefix(0, 3)
+    second = Rows(2, 9, None)
+    second.store.begin(1, prefix)
+    second.known[1] = tuple(t[:, :3] for t in first.known[0])  # type: ignore[assignment]
+    second.read({1: 2})
+    second.step(2)
+    for mine, theirs in zip(prefix.layers[0], first.known[0], strict=True):
+        assert torch.equal(mine, theirs[:, :3])
