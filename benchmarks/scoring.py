@@ -209,9 +209,7 @@ def main() -> None:
         warm, again = own("float32", "kept")
         assert again == sides, "a kept base changed a score"
         half, drifted = own("bfloat16", "half")
-        drift = [
-            sum(row[0] for row in side.values()) / len(side) for side in (*sides, *drifted)
-        ]
+        drift = [sum(row[0] for row in side.values()) / len(side) for side in (*sides, *drifted)]
         print(f"  bfloat16 moves the mean loss: base {drift[2] - drift[0]:+.4f}, "
               f"tuned {drift[3] - drift[1]:+.4f}")  # fmt: skip
         if given.lm_eval:

@@ -1,8 +1,17 @@
 """Which items go through the model together: rows of like length, within a token budget."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from phi3_lora_qa.scoring.prompts import PromptedItem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+KEY_VALUE_BYTES = 384 << 20
+"""What the keys and values of a batch may take: for decoding, a batch can hardly be too large."""
+FEWEST_TOKENS, MOST_TOKENS = 2048, 16_384
+"""Below, a large model would be read for a row or two; above, activations outgrow the cells."""
 
 
 def plan(
@@ -29,3 +38,12 @@ def plan(
             batch = []
         batch.append(item)
     return (*batches, tuple(batch)) if batch else tuple(batches)
+
+
+def fitting_tokens(model: "PreTrainedModel") -> int:
+    """Return how many tokens a batch may have, by the bytes of a token's keys and values."""
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = config.num_key_value_heads or config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    return max(FEWEST_TOKENS, min(MOST_TOKENS, KEY_VALUE_BYTES // token))

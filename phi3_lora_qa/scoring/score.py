@@ -10,7 +10,7 @@ from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.errors import DataError, InputError, escape
 from phi3_lora_qa.models.threads import fitting_threads
 from phi3_lora_qa.scoring.answers import answer_text, stop_tokens
-from phi3_lora_qa.scoring.batches import plan
+from phi3_lora_qa.scoring.batches import fitting_tokens, plan
 from phi3_lora_qa.scoring.engine import Engine
 from phi3_lora_qa.scoring.kept import KeptReadings
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 class ScoringOptions:
     """How to score. None of it but ``max_new_tokens`` changes a score beyond rounding.
 
-    ``token_budget`` bounds a batch, padding and answers counted; ``seed`` is what any randomness
-    inside a model is drawn from (a plain Phi-3 in eval mode has none).
+    ``token_budget`` bounds a batch: its rows times the longest one's tokens, answers counted; None
+    for as many as there is memory for. ``seed`` is what any randomness inside a model is drawn from
+    (a plain Phi-3 in eval mode has none).
     """
 
     max_new_tokens: int = 128
-    token_budget: int = 4096
+    token_budget: int | None = None
     seed: int = 0
 
 
@@ -106,7 +107,7 @@ def score_items(  # noqa: PLR0913 - the last two are a caller's choice
     report = progress or (lambda done, total: None)
     report(len(scores), len(items))
     with _quiet_inference(model, options.seed):
-        for batch in plan(asked, options.token_budget, switch(inner)):
+        for batch in plan(asked, options.token_budget or fitting_tokens(inner), switch(inner)):
             scores |= {score.item_id: score for score in _score_batch(run, batch)}
             report(len(scores), len(items))
     if kept:
@@ -178,7 +179,9 @@ def check_request(items: Sequence[Item], options: ScoringOptions) -> None:
     Raises:
         InputError: Two items share an id, or an option is no positive number.
     """
-    if options.max_new_tokens < 1 or options.token_budget < 1:
+    if options.max_new_tokens < 1 or (
+        options.token_budget is not None and options.token_budget < 1
+    ):
         raise InputError(
             f"max_new_tokens is {options.max_new_tokens} and token_budget {options.token_budget}; "
             "give positive numbers"

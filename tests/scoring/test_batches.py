@@ -2,11 +2,14 @@
 
 from itertools import pairwise
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3_lora_qa.scoring.batches import plan
+from phi3_lora_qa.scoring.batches import fitting_tokens, plan
 from phi3_lora_qa.scoring.prompts import PromptedItem
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
@@ -49,3 +52,15 @@ def test_batches_are_as_full_as_the_budget_allows(lengths: list[int]) -> None:
 def test_an_item_beyond_the_switch_of_longrope_is_alone() -> None:
     batches = plan(items_of([50, 60, 10, 20]), 10_000, alone_above=40)
     assert [[item.length for item in batch] for batch in batches] == [[60], [50], [20, 10]]
+
+
+@pytest.mark.parametrize(("layers", "tokens"), [(1, 16_384), (30, 8738), (400, 2048)])
+def test_a_batch_has_as_many_tokens_as_their_keys_and_values_fit(layers: int, tokens: int) -> None:
+    import torch
+    from transformers import Phi3Config
+
+    config = Phi3Config(
+        hidden_size=576, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=layers
+    )
+    model: Any = SimpleNamespace(config=config, dtype=torch.float32)
+    assert fitting_tokens(model) == tokens

@@ -122,7 +122,7 @@ def test_a_prefix_is_copied_and_not_shared() -> None:
     prefix = first.store.prefix(0, 3)
     second = Rows(2, 9, None)
     second.store.begin(1, prefix)
-    second.known[1] = tuple(t[:, :3] for t in first.known[0])  # type: ignore[assignment]
+    second.known[1] = tuple(t[:, :3] for t in first.known[0])
     second.read({1: 2})
     second.step(2)
     for mine, theirs in zip(prefix.layers[0], first.known[0], strict=True):
