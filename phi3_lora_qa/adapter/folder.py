@@ -4,7 +4,6 @@ Nothing here follows a link, waits on a pipe, opens a pickle, or enters a sub-fo
 that transformers takes chat templates from.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -185,6 +184,8 @@ class AdapterFolder:
 
     def sha256(self, name: str) -> str:
         """Return the hexadecimal SHA-256 of a file, read in pieces."""
+        import hashlib  # which loads OpenSSL; a folder that is only looked at needs none
+
         digest = hashlib.sha256()
         with self.open_file(name) as handle:
             while chunk := handle.read(_CHUNK):

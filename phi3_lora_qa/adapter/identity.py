@@ -1,7 +1,5 @@
 """A base's identity as one hash, from its files: the same for every dtype that holds the values."""
 
-import hashlib
-
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo
 
 _ROWS = 8
@@ -22,6 +20,8 @@ def fingerprint(files: tuple[SafetensorsFile, ...], *, tied: bool) -> str:
     Returns:
         64 hexadecimal digits, or "" where there are no weights.
     """
+    import hashlib
+
     import numpy as np
 
     digest = hashlib.sha256()

@@ -4,7 +4,6 @@ A manifest is as trustworthy as the folder it lies in. It proves that nothing wa
 accident, and says what the adapter's author claims.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -143,6 +142,8 @@ def scaling_table(folder: AdapterFolder) -> dict[str, float]:
 
 def tokenizer_hash(folder: AdapterFolder) -> str:
     """Return one SHA-256 over the names and contents of the tokenizer's files, or ""."""
+    import hashlib
+
     names = [name for name in TOKENIZER_FILES if folder.file(name)]
     lines = "".join(f"{folder.sha256(name)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest() if names else ""
@@ -150,6 +151,8 @@ def tokenizer_hash(folder: AdapterFolder) -> str:
 
 def template_hash(template: str | None) -> str:
     """Return the SHA-256 of a chat template, or "" where there is none."""
+    import hashlib
+
     return hashlib.sha256(template.encode()).hexdigest() if template is not None else ""
 
 

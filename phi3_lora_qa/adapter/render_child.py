@@ -13,7 +13,6 @@ object ``{"refusal": message}`` stands for a conversation that the template itse
 ``error``.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -196,6 +195,8 @@ def _answer(
         form = repr(form_of(environment.parse(text))).encode("utf-8", "surrogatepass")
     except Exception as error:  # whatever a template does is what the answer tells
         return {"error": _cut(explain(error))}
+    import hashlib  # jinja2 has loaded it; the parent, which imports this module, need not
+
     return {"texts": texts, "form": hashlib.sha256(form).hexdigest()}
 
 

@@ -5,7 +5,6 @@ Nothing heavy is imported before a command needs it, so that ``--help`` and ``li
 
 import os
 import sys
-import traceback
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -150,6 +149,8 @@ def _status() -> int:
     except click.Abort:
         return STOPPED
     except Exception as error:
+        import traceback
+
         traceback.print_exc()
         return _fail(f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it")
     return status if isinstance(status, int) else 0

@@ -1,6 +1,5 @@
 """``phi3-lora-qa convert``: other LoRA files to PEFT adapters, exactly, and back to loralib."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,6 +108,7 @@ def peft_to_loralib(
 @_force
 def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
     """Turn ADAPTER with factors for q, k, v, gate, up into one for qkv_proj and gate_up_proj."""
+    import shutil
     from dataclasses import replace
 
     from phi3_lora_qa.adapter.folder import TOKENIZER_FILES, AdapterFolder

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from phi3_lora_qa.cli import lint_text
@@ -169,3 +171,55 @@ def test_a_command_that_is_stopped_is_no_rejection(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, "lint", str(plain().save(tmp_path))]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 130
+
+
+def on_a_terminal(folder: Path, **environment: str) -> str:
+    """Return what lint writes to a terminal of its own."""
+    pty = pytest.importorskip("pty")
+    control, terminal = pty.openpty()
+    plain_environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    command = [sys.executable, "-m", "phi3_lora_qa", "lint", str(folder)]
+    with subprocess.Popen(
+        command, stdout=terminal, env=plain_environment | {"TERM": "xterm"} | environment
+    ):
+        os.close(terminal)
+        written = b""
+        with suppress(OSError):  # how a terminal says that nobody is left to write
+            while part := os.read(control, 1 << 16):
+                written += part
+    os.close(control)
+    return written.decode()
+
+
+def test_a_terminal_gets_colours_and_nothing_else_does(tmp_path: Path) -> None:
+    folder = spoil(plain(), "nan", 0.5).save(tmp_path)
+    shown = on_a_terminal(folder)
+    assert "\x1b[31m\x1b[1mrejected\x1b[0m" in shown
+    assert "\x1b[31merror   \x1b[0m\x1b[1mvalues-nan\x1b[0m" in shown
+    piped = lint(spoil(plain(), "nan", 0.5), tmp_path)
+    assert "\x1b" not in piped
+    assert click.unstyle(shown).splitlines() == piped.splitlines()
+
+
+@pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_that_takes_no_colours_gets_none(
+    setting: dict[str, str], tmp_path: Path
+) -> None:
+    shown = on_a_terminal(plain().save(tmp_path), **setting)
+    assert shown.startswith("accepted")
+    assert "\x1b" not in shown
+
+
+def test_lint_in_text_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    program = (
+        "import atexit, sys\n"
+        "from phi3_lora_qa import cli\n"
+        "unneeded = 'rich numpy torch statistics random traceback subprocess _hashlib'.split()\n"
+        "atexit.register(lambda: print([n for n in unneeded if n in sys.modules]))\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", program, "lint", str(plain().save(tmp_path)), "--ignore",
+               "values"]  # fmt: skip
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.startswith("accepted")
+    assert output.splitlines()[-1] == "[]"

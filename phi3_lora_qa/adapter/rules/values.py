@@ -4,7 +4,6 @@ What is said of whole modules, rows and magnitudes stands in `whole`, of copies 
 """
 
 from collections.abc import Iterator
-from statistics import median
 
 from phi3_lora_qa.adapter.base import ModuleKind
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
@@ -196,8 +195,8 @@ def float16_subnormal(subject: Subject) -> Iterator[Hit]:
 def explosion(subject: Subject) -> Iterator[Hit]:
     """Find deltas with a gain above `MAX_GAIN`, or far above all others of the adapter."""
     gains = {module: _gain(subject, module) for module in subject.deltas}
-    alive = [gain for gain in gains.values() if gain > 0]
-    middle = median(alive) if len(alive) >= 4 else float("inf")
+    alive = sorted(gain for gain in gains.values() if gain > 0)
+    middle = alive[len(alive) // 2] if len(alive) >= 4 else float("inf")
     for module, gain in gains.items():
         if not gain <= MAX_GAIN:
             yield Hit(module, f"the delta's gain is {gain:.3g}, above {MAX_GAIN:g}")
