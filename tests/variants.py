@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
     },
     "velora": {"velora_config": {"num_groups": 4}},
+    "velora_uneven": {"velora_config": {"num_groups": 5}},
     "monteclora": {"monteclora_config": {"num_samples": 4}},
     "tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
 }

@@ -191,7 +191,8 @@ def _linear_shapes(module: BaseModule, config: LoraAdapterConfig, r: int) -> dic
     if config.lora_bias:
         shapes[Part.B_BIAS] = (outputs,)
     if groups:
-        shapes[Part.VELORA] = (_part_of(inputs, groups),)
+        # peft pads the inputs with zeros to a multiple of the groups.
+        shapes[Part.VELORA] = (None if inputs is None else -(-inputs // groups),)
     if samples:
         shapes |= {
             Part.EXPERTS: (samples,),

@@ -42,6 +42,7 @@ _THREADLESS = 1 << 18
 
 Its threads wait by spinning: on a busy machine that made the measuring twenty times slower.
 """
+_DENSE = (Part.A, Part.B, Part.EMBEDDING_B)
 _BATCH = 1 << 20
 _BLOCK = 1 << 22
 _LARGEST_HALF, _SMALLEST_HALF = 65504.0, 2.0**-14
@@ -51,6 +52,11 @@ _SAMPLES = 251
 """How many numbers are kept of a tensor; a prime, so that its steps reach every column."""
 _LINE_SAMPLES, _SHORTEST_LINE = 64, 16
 _ON_LINE = 1e-3
+_SPIKE = 0.995
+"""The square root of 0.99: what one element has of the norm if it outweighs the others tenfold."""
+_MOST_PARTS, _SHORTEST_PART = 8, 16
+_STRAY = 100
+"""One number in so many may be zero in a tensor that counts as dense."""
 
 Gram = NDArray[np.float64]
 
@@ -73,6 +79,10 @@ class TensorMeasure:
         on_line: For factors, whether the numbers of one of the r components change by one step
             from place to place, as constant fill and a ramp do.
         tail: For a linear module's A, how many zeros end it, if (nearly) no other number is zero.
+        hole: For a linear module's factors, where the longest run of zeros begins in the file's
+            order, and how long it is, if (nearly) no other number is zero; else (0, 0).
+        repeats: For a linear module's factors and an embedding's B, of how many equal parts (of the
+            long side) the second is a copy of the first; 0 if there are none.
         clipped: How many lie at the largest number of float16, for tensors stored in it.
         subnormal: Which share of those that are not zero has lost bits below float16's smallest
             normal number, for factors stored in it.
@@ -89,6 +99,8 @@ class TensorMeasure:
     exponent: int = 0
     on_line: bool = False
     tail: int = 0
+    hole: tuple[int, int] = (0, 0)
+    repeats: int = 0
     clipped: int = 0
     subnormal: float = 0.0
 
@@ -106,6 +118,11 @@ class TensorMeasure:
     def constant(self) -> bool:
         """Whether all are one and the same number other than zero, and many enough to tell."""
         return self.lowest == self.highest != 0 and self.size >= 16
+
+    @property
+    def spiked(self) -> bool:
+        """Whether one element holds nearly all of the norm."""
+        return max(-self.lowest, self.highest) > _SPIKE * self.norm > 0
 
     @property
     def rms(self) -> float:
@@ -257,6 +274,8 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
         exponent=exponent,
         on_line=_on_line(_tall(even, part)) if part in FACTORS and array.ndim == 2 else False,
         tail=_tail(flat) if part is Part.A else 0,
+        hole=_hole(flat) if part in (Part.A, Part.B) else (0, 0),
+        repeats=_repeats(_tall(array, part)) if part in _DENSE and array.ndim == 2 else 0,
         clipped=_count_at(flat, _LARGEST_HALF) if half and largest == _LARGEST_HALF else 0,
         subnormal=_subnormal(flat) if half and part in FACTORS else 0.0,
     )
@@ -313,7 +332,32 @@ def _tail(flat: "Array") -> int:
         return 0
     used = np.flatnonzero(flat)
     tail = flat.size - 1 - int(used[-1])
-    return tail if flat.size - tail - used.size <= flat.size // 100 else 0
+    return tail if flat.size - tail - used.size <= flat.size // _STRAY else 0
+
+
+def _hole(flat: "Array") -> tuple[int, int]:
+    zeros = flat.size - int(np.count_nonzero(flat))
+    if not 1 < zeros < flat.size:
+        return 0, 0
+    edges = np.concatenate([[-1], np.flatnonzero(flat), [flat.size]])
+    runs = np.diff(edges) - 1
+    at = int(runs.argmax())
+    length = int(runs[at])
+    return (int(edges[at]) + 1, length) if zeros - length <= flat.size // _STRAY else (0, 0)
+
+
+def _repeats(tall: "Array") -> int:
+    """Return how many equal parts there are, if the first two hold the same and are not zero."""
+    for count in range(2, _MOST_PARTS + 1):
+        step, rest = divmod(len(tall), count)
+        if rest or step < _SHORTEST_PART or not tall.shape[1]:
+            continue
+        first, second = tall[:step], tall[step : 2 * step]
+        middle = step // 2  # tells most apart without a look at all
+        alike = np.array_equal(first[middle], second[middle]) and np.array_equal(first, second)
+        if alike and first.any():
+            return count
+    return 0
 
 
 def _gram(array: "Array", part: Part) -> Gram | None:

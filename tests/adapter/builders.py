@@ -185,8 +185,9 @@ def dora_table() -> Adapter:
 def lora_bias() -> Adapter:
     adapter = plain()
     adapter.config["lora_bias"] = True
+    random = np.random.default_rng(3)
     for module in module_names():
-        bias = np.random.default_rng(3).normal(0, 0.01, sizes(module)[1]).astype("float32")
+        bias = random.normal(0, 0.01, sizes(module)[1]).astype("float32")
         adapter.tensors[f"{P}{module}.lora_B.bias"] = bias
     return adapter
 
@@ -259,10 +260,10 @@ def block_diagonal() -> Adapter:
 def velora() -> Adapter:
     adapter = plain()
     adapter.config["velora_config"] = {
-        "num_groups": 4, "scale": 1.0, "init_type": "batch_average_once",
+        "num_groups": 5, "scale": 1.0, "init_type": "batch_average_once",
     }  # fmt: skip
     for module in module_names():
-        width = sizes(module)[0] // 4
+        width = -(-sizes(module)[0] // 5)
         adapter.tensors[f"{P}{module}.lora_velora_embed"] = np.zeros(width, "float32")
     return adapter
 

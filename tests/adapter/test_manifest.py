@@ -120,7 +120,31 @@ def test_an_edited_model_card_is_told_and_accepted(tmp_path: Path) -> None:
     assert report.accepted
 
 
-@pytest.mark.parametrize("loss", [0.0, -1.0])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"tokenizer_sha256": "ab" * 32},
+        {"chat_template_sha256": "ab" * 32},
+        {"chat_template_sha256": ""},
+        {"base_id": "other/Phi-3-model"},
+    ],
+)
+def test_a_manifest_that_contradicts_itself_or_the_config_is_refused(
+    lie: dict[str, str], tmp_path: Path
+) -> None:
+    adapter = plain()
+    adapter.files = tokenizer_files()
+    adapter.config["base_model_name_or_path"] = "Some/Phi-3-model"
+    manifest = replace(signed(adapter, tmp_path), base_id="some/phi-3-model")
+    write_manifest(tmp_path, manifest)
+    assert linted(tmp_path).accepted
+    write_manifest(tmp_path, replace(manifest, **lie))
+    report = linted(tmp_path)
+    assert [f.rule for f in report.findings] == ["manifest-contradiction"]
+    assert not report.accepted
+
+
+@pytest.mark.parametrize("loss", [0.0, -1.0, 31.0, 1e30])
 def test_a_loss_that_no_training_ends_with_is_found(loss: float, tmp_path: Path) -> None:
     manifest = signed(plain(), tmp_path)
     write_manifest(tmp_path, replace(manifest, final_losses={"train": loss}))

@@ -184,6 +184,71 @@ def test_a_stop_token_that_is_no_token_is_rejected(tmp_path: Path) -> None:
     assert rules(files, tmp_path, None) == ["tokenizer-stop-token"]
 
 
+def test_no_stop_token_at_all_is_rejected_also_where_no_base_tells(
+    tmp_path: Path, base: Path
+) -> None:
+    files = changed(SETTINGS, eos_token=None)
+    assert rules(files, tmp_path / "a", None) == ["tokenizer-stop-token"]
+    assert rules(files, tmp_path / "b", base) == ["tokenizer-special-tokens"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"padding_side": "up"},
+        {"truncation_side": None},
+        {"model_max_length": 0},
+        {"model_max_length": 8},
+        {"model_max_length": "4096"},
+        {"model_max_length": True},
+    ],
+)
+def test_settings_that_no_tokenizer_can_be_made_with_are_rejected(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    assert rules(changed(SETTINGS, **setting), tmp_path, None) == ["tokenizer-settings"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"padding_side": "left", "truncation_side": "right"},
+        {"model_max_length": None},
+        {"model_max_length": 512},
+        {"model_max_length": 1000000000000000019884624838656},
+        {"model_max_length": 1e30},
+    ],
+)
+def test_settings_that_transformers_writes_are_accepted(
+    setting: dict[str, Any], tmp_path: Path, base: Path
+) -> None:
+    assert rules(changed(SETTINGS, **setting), tmp_path, base) == []
+
+
+def test_a_template_that_ends_answers_with_no_token_is_warned_of(tmp_path: Path) -> None:
+    chat = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    files = {**tokenizer_files(), "chat_template.jinja": chat.encode()}
+    assert rules(files, tmp_path / "a", None) == ["tokenizer-template-end"]
+    added = [added_token(WORDS + n, f"<|{t}|>") for n, t in enumerate(MARKERS)]
+    files[VOCABULARY] = changed(VOCABULARY, added_tokens=added)[VOCABULARY]
+    assert rules(files, tmp_path / "b", None) == []
+
+
+MARKERS = ("endoftext", "end", "im_start", "im_end")
+
+
+def test_blanks_taken_out_of_answers_are_warned_of(tmp_path: Path) -> None:
+    own = write_base(tmp_path / "base")
+    kept = changed(SETTINGS, clean_up_tokenization_spaces=False)
+    (own / SETTINGS).write_bytes(kept[SETTINGS])
+    taken = changed(SETTINGS, clean_up_tokenization_spaces=True)
+    assert rules(kept, tmp_path / "a", own) == []
+    assert rules(taken, tmp_path / "b", own) == ["tokenizer-decoding"]
+
+
 def test_a_pad_token_that_ends_turns_is_warned_of_unless_the_base_has_it(
     tmp_path: Path, base: Path
 ) -> None:

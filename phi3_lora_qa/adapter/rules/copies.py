@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from phi3_lora_qa.adapter.expected import TABLES
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.keys import FACTORS, Part
+from phi3_lora_qa.adapter.keys import FACTORS, Part, TensorKey
 from phi3_lora_qa.adapter.subject import Subject
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Copy:
 @rule(
     "values-copied",
     severity=Severity.ERROR,
-    title="No two modules have the same A, B or magnitudes",
+    title="No two modules have the same A, B, bias, magnitudes or whole weight",
     why="Training never gives two modules the same numbers: a layer was written twice, and another "
     "one is lost.",
     fix="take the tensors from the training output again",
@@ -83,11 +84,22 @@ def _copies(subject: Subject) -> Iterator[_Copy]:
     groups: dict[tuple[Part, tuple[int, ...]], list[str]] = {}
     for name, found in subject.measures.items():
         key = subject.keys[name]
-        if key.part in (*FACTORS, Part.MAGNITUDE) and found.finite and not found.zero:
-            groups.setdefault((key.part, subject.info(key).shape), []).append(name)
+        shape = subject.info(key).shape
+        if _is_its_own(key, shape) and found.finite and not found.zero:
+            groups.setdefault((key.part, shape), []).append(name)
     for (part, _), names in groups.items():
         if len(names) > 1:
-            yield from _copies_among(subject, names, exact=part is Part.MAGNITUDE)
+            yield from _copies_among(subject, names, exact=part not in FACTORS)
+
+
+def _is_its_own(key: TensorKey, shape: tuple[int, ...]) -> bool:
+    """Whether training gives a tensor numbers that no other one has.
+
+    The weights of norms may all be one, and two tied tables are one table.
+    """
+    if key.part is Part.WEIGHT:
+        return len(shape) == 2 and not key.module.endswith(TABLES)
+    return key.part in (*FACTORS, Part.MAGNITUDE, Part.B_BIAS)
 
 
 def _copies_among(subject: Subject, names: list[str], *, exact: bool) -> Iterator[_Copy]:

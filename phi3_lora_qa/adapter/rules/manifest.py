@@ -1,12 +1,16 @@
 """Family manifest: the adapter is the one that its training recorded."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.folder import MANIFEST, MODEL_CARD
-from phi3_lora_qa.adapter.manifest import changed_files
+from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, MODEL_CARD
+from phi3_lora_qa.adapter.manifest import changed_files, template_hash, tokenizer_hash
 from phi3_lora_qa.adapter.subject import Subject
+
+MAX_LOSS = 30.0
+"""In nats per token; guessing among 100,000 tokens costs 11.5."""
 
 
 @rule(
@@ -38,6 +42,33 @@ def file_changed(subject: Subject) -> Iterator[Hit]:
         if name != MODEL_CARD:
             state = "not as recorded" if subject.folder.file(name) else "recorded, but not there"
             yield Hit(name, f"{name} is {state}")
+
+
+@rule(
+    "manifest-contradiction",
+    severity=Severity.ERROR,
+    title="The manifest agrees with itself and with the config",
+    why="A manifest whose hashes are the folder's, but which speaks of another tokenizer, another "
+    "chat template or another base, was pieced together: nothing that it says can be relied on.",
+    fix="write it again with the training, or remove it",
+    needs=["manifest"],
+)
+def contradiction(subject: Subject) -> Iterator[Hit]:
+    """Compare what is recorded twice; a file that was changed is manifest-file-changed's."""
+    manifest = subject.manifest
+    if set(changed_files(subject.folder, manifest)) <= {MODEL_CARD}:
+        if manifest.tokenizer_sha256 != tokenizer_hash(subject.folder):
+            yield Hit(MANIFEST, "tokenizer_sha256 is not the hash of the tokenizer's files")
+        default = subject.templates.default if subject.templates else None
+        if manifest.chat_template_sha256 != template_hash(default.text if default else None):
+            yield Hit(MANIFEST, "chat_template_sha256 is not the hash of the chat template")
+    named = subject.config.base_model_name_or_path if subject.has("config") else None
+    ids = (named or "", manifest.base_id)
+    if all(map(_HUB_ID.fullmatch, ids)) and ids[0].lower() != ids[1].lower():
+        yield Hit(MANIFEST, f"the base is {ids[1]}, and {ids[0]} in {CONFIG}")
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @rule(
@@ -100,13 +131,14 @@ def scaling(subject: Subject) -> Iterator[Hit]:
 @rule(
     "manifest-losses",
     severity=Severity.ERROR,
-    title="Training ended with finite losses",
-    why="A loss of exactly 0 means that every label was masked, so that nothing was learned.",
+    title="Training ended with losses that training can end with",
+    why="A loss of exactly 0 means that every label was masked, so that nothing was learned; one "
+    "far above that of guessing (the logarithm of the vocabulary's size), that training diverged.",
     fix="look at the data's masking, and train again",
     needs=["manifest"],
 )
 def losses(subject: Subject) -> Iterator[Hit]:
     """Find recorded losses that no training can end with."""
     for name, loss in subject.manifest.final_losses.items():
-        if not math.isfinite(loss) or loss <= 0:
+        if not 0 < loss <= MAX_LOSS:
             yield Hit(MANIFEST, f"the final loss {name} is {loss:g}")

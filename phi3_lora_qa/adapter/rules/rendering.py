@@ -4,6 +4,7 @@ A template that is known to be good, or the base's own, is not rendered again: t
 process for each adapter.
 """
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from weakref import WeakKeyDictionary
@@ -126,6 +127,31 @@ def prompt(subject: Subject) -> Iterator[Hit]:
                 "as it was written",
             )
             return
+
+
+@rule(
+    "tokenizer-template-end",
+    severity=Severity.WARNING,
+    title="The marker that ends an answer is a token",
+    why="A template of another model ends answers with a marker that this vocabulary does not have: "
+    "it is cut into pieces, none of which one could stop at.",
+    fix="save the base's own tokenizer beside the adapter, or add the token and train its row",
+    needs=["tokenizer"],
+)
+def end(subject: Subject) -> Iterator[Hit]:
+    """Find a marker such as <|im_end|> behind an answer that the vocabulary lacks."""
+    template = subject.templates.default if subject.templates else None
+    rendering = rendered(subject).get(template.text) if template else None
+    own = subject.tokenizer
+    if template is None or own is None or rendering is None or rendering.error:
+        return
+    text = rendering.texts[_CHAT]
+    marker = _MARKER.match(text.partition(_ANSWER)[2]) if isinstance(text, str) else None
+    if marker and marker[1] not in own.tokens:
+        yield Hit(template.where, f"an answer ends with {marker[1]}, which is no token")
+
+
+_MARKER = re.compile(r"\s*(<\|?[A-Za-z0-9_]{1,40}\|?>)")
 
 
 def _unopened(rendering: Rendering) -> bool:

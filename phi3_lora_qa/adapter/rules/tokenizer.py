@@ -21,6 +21,9 @@ from phi3_lora_qa.adapter.tokenizer_file import VOCABULARY
 from phi3_lora_qa.errors import AdapterError
 
 _TURN_END = "<|end|>"
+MIN_LENGTH = 16
+"""Phi-3's template alone takes six tokens for a question and its answer."""
+
 _OTHER_VOCABULARIES = (
     "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model",
     "tekken.json",
@@ -133,18 +136,47 @@ def _other_pieces(subject: Subject, tokens: Mapping[str, int]) -> Iterator[Hit]:
 @rule(
     "tokenizer-stop-token",
     severity=Severity.ERROR,
-    title="The stop token is in the vocabulary",
+    title="There is a stop token, and it is in the vocabulary",
     why="Without it generation never ends by itself, and the template's end of turn is cut into "
     "pieces that mean nothing.",
     fix="save the base's own tokenizer beside the adapter",
     needs=["tokenizer"],
 )
 def stop_token(subject: Subject) -> Iterator[Hit]:
-    """Find an eos_token that no entry of the vocabulary stands for."""
+    """Find an eos_token that no entry of the vocabulary stands for, or none at all.
+
+    What the base has is compared in tokenizer-special-tokens.
+    """
     own = subject.tokenizer
     stop = own.special["eos_token"] if own else None
+    if own and stop is None and not subject.has("base's tokenizer"):
+        yield Hit(SETTINGS, "eos_token is not set")
     if own and own.file and stop is not None and stop not in own.file.tokens:
         yield Hit(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
+
+
+@rule(
+    "tokenizer-settings",
+    severity=Severity.ERROR,
+    title="The tokenizer's settings are ones that transformers takes",
+    why="transformers makes no tokenizer of a side that it does not know; and where texts are cut "
+    "to a length that no prompt fits in, the model sees a few words of each.",
+    fix="save the tokenizer again with save_pretrained",
+    needs=["tokenizer"],
+)
+def settings(subject: Subject) -> Iterator[Hit]:
+    """Find sides that are none, and a length that is none or next to nothing."""
+    found = _settings(subject)
+    for name in ("padding_side", "truncation_side"):
+        if name in found and found[name] not in ("left", "right"):
+            yield Hit(SETTINGS, f"{name} is {found[name]!r}, neither left nor right")
+    length = found.get("model_max_length")
+    if length is None:
+        return
+    if type(length) not in (int, float):
+        yield Hit(SETTINGS, f"model_max_length is {length!r}, which is no number")
+    elif not length >= MIN_LENGTH:
+        yield Hit(SETTINGS, f"model_max_length is {length}, which no prompt fits in")
 
 
 @rule(

@@ -200,6 +200,10 @@ def decoding(subject: Subject) -> Iterator[Hit]:
     for name in _other_parts(ours, theirs):
         if name == "decoder" or _is_of_versions(name, ours, theirs):
             yield Hit(VOCABULARY, f"its {name} is not the base's")
+    name = "clean_up_tokenization_spaces"
+    mine, its = _settings(subject).get(name), read_object(subject.base, SETTINGS).get(name)
+    if mine is True and its is False:
+        yield Hit(SETTINGS, f"{name} takes blanks out of answers, unlike in the base")
     named = {*ours.special.values(), *theirs.special.values()}
     for token, entry in ours.added.items():
         other = theirs.added.get(token)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.keys import Part, tensor_name
+from phi3_lora_qa.adapter.keys import FACTORS, Part, tensor_name
 from phi3_lora_qa.adapter.rules.values import MAX_GAIN
 from phi3_lora_qa.adapter.subject import Subject
 
@@ -43,29 +43,37 @@ _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
 @rule(
     "values-zero-weight",
     severity=Severity.ERROR,
-    title="No whole module, table or row set in the file is zero",
+    title="No whole module, table, row set or bias in the file is zero",
     why="A head, norm or table of zeros takes the place of the base's: every logit becomes the "
-    "same, or tokens lose their meaning.",
+    "same, or tokens lose their meaning. A bias of zeros was never trained, or was lost.",
     fix="take the tensor from the training output again, gathered and whole",
     needs=["implied"],
 )
 def zero_weight(subject: Subject) -> Iterator[Hit]:
-    """Find whole weights, copies of tables and token rows that are (next to) nothing."""
+    """Find whole weights, copies of tables, token rows and biases that are (next to) nothing."""
     for name, found in subject.measures.items():
-        if subject.keys[name].part in _WHOLE and found.finite and found.rms < MIN_RMS:
+        if (
+            subject.keys[name].part in (*_WHOLE, Part.B_BIAS)
+            and found.finite
+            and found.rms < MIN_RMS
+        ):
             yield Hit(name, "all values are zero, or next to nothing")
 
 
 @rule(
     "values-weight-size",
     severity=Severity.ERROR,
-    title="No whole module, table, row set or bias is larger than any healthy one",
-    why="What is so large drowns everything else that the base computes.",
+    title="No whole module, table, row set, bias or factor is larger than any healthy one",
+    why="What is so large drowns everything else that the base computes. Factors that are small "
+    "only together overflow between them, in float16 already when they are loaded.",
     fix="train again with a lower learning rate, or take the tensor from the training output again",
     needs=["implied"],
 )
 def weight_size(subject: Subject) -> Iterator[Hit]:
-    """Find whole weights, token rows and LoRA biases of an impossible size."""
+    """Find whole weights, token rows, LoRA biases and single numbers of an impossible size.
+
+    The size of what factors make together is that of their delta (see values-explosion).
+    """
     for name, found in subject.measures.items():
         key = subject.keys[name]
         if key.part is Part.B_BIAS:
@@ -73,6 +81,8 @@ def weight_size(subject: Subject) -> Iterator[Hit]:
             largest, size, most = scaling * _largest(found), scaling * found.rms, MAX_GAIN
         elif key.part in _WHOLE:
             largest, size, most = _largest(found), found.rms, MAX_RMS
+        elif key.part in FACTORS:
+            largest, size, most = _largest(found), 0.0, MAX_RMS
         else:
             continue
         if found.finite and size > most:

@@ -4,6 +4,7 @@ from tests.adapter.faults.ways import (
     Fault,
     config,
     end_in_zeros,
+    in_another_order,
     of_another_model,
     one_b,
     only,
@@ -67,6 +68,24 @@ BASE: dict[str, Fault] = {
         rule="base-saved-module",
         apply=scale_all("model.norm.weight", -1),
         fits=only("saved_head"),
+        base_only=True,
+    ),
+    "head in another order": Fault(
+        rule="base-saved-module",
+        apply=whole("lm_head.weight", in_another_order),
+        fits=only("saved_head"),
+        base_only=True,
+    ),
+    "magnitudes in another order": Fault(
+        rule="base-dora-magnitude",
+        apply=whole("magnitude_vector", in_another_order),
+        fits=only("dora"),
+        base_only=True,
+    ),
+    "token rows in another order": Fault(
+        rule="base-token-rows",
+        apply=whole("trainable_tokens_delta", lambda rows: rows[::-1]),
+        fits=only("trained_tokens"),
         base_only=True,
     ),
     "token rows scaled": Fault(

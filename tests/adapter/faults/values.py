@@ -10,9 +10,12 @@ from tests.adapter.faults.ways import (
     config,
     copy_a,
     copy_a_b,
+    copy_bias,
     copy_magnitudes,
     copy_nearly,
     end_in_zeros,
+    gauge,
+    hole,
     linear,
     one_a,
     one_b,
@@ -20,6 +23,7 @@ from tests.adapter.faults.ways import (
     only,
     put,
     ramp,
+    repeat_half,
     scale,
     scale_all,
     shape,
@@ -35,6 +39,11 @@ def two_layers(variant: str) -> bool:
 def whole_ranks(variant: str) -> bool:
     """Whether a factor is stored as it is multiplied, and all deltas are linear modules'."""
     return linear(variant) and variant not in ("block_diagonal", "embeddings")
+
+
+def many_numbers(variant: str) -> bool:
+    """Whether every factor has ranks and numbers enough to tell."""
+    return linear(variant) and variant not in ("rank_pattern", "block_diagonal")
 
 
 VALUES: dict[str, Fault] = {
@@ -117,6 +126,37 @@ VALUES: dict[str, Fault] = {
     ),
     "A torn within a row": Fault(
         rule="values-zero-tail", apply=shape(end_in_zeros(0.63), one_a), places=True, fits=linear
+    ),
+    "one number outweighs all": Fault(
+        rule="values-spike",
+        apply=shape(lambda t: with_one(50)(t.copy())),
+        places=True,
+        fits=many_numbers,
+    ),
+    "half of A written twice": Fault(
+        rule="values-repeated",
+        apply=shape(repeat_half(1), one_a),
+        places=True,
+        fits=many_numbers,
+    ),
+    "half of B written twice": Fault(
+        rule="values-repeated", apply=shape(repeat_half(0)), places=True, fits=many_numbers
+    ),
+    "a hole in A": Fault(
+        rule="values-zero-run", apply=shape(hole, one_a), places=True, fits=many_numbers
+    ),
+    "a hole in B": Fault(
+        rule="values-zero-run", apply=shape(hole), places=True, fits=many_numbers
+    ),
+    "rows of a block lost": Fault(
+        rule="values-zero-run",
+        apply=whole("layers.0.self_attn.o_proj.lora_B.weight", end_in_zeros(0.5)),
+        fits=lambda v: many_numbers(v) and v not in ("one_layer", "regex"),
+    ),
+    "A beyond float16": Fault(rule="values-weight-size", apply=gauge(1e8), fits=linear),
+    "a bias copied": Fault(rule="values-copied", apply=copy_bias, fits=only("lora_bias")),
+    "biases zero": Fault(
+        rule="values-zero-weight", apply=scale_all("lora_B.bias", 0), fits=only("lora_bias")
     ),
     "filled with ones": Fault(
         rule="values-constant", apply=shape(np.ones_like), places=True, fits=linear

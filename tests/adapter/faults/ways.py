@@ -214,6 +214,42 @@ def end_in_zeros(share: float) -> Callable[[Any], Any]:
     return change
 
 
+def repeat_half(axis: int) -> Callable[[Any], Any]:
+    """Put the first half of an axis in the place of the second, as a wrong gather does."""
+
+    def change(array: Any) -> Any:
+        half = np.take(array, range(array.shape[axis] // 2), axis)
+        return np.concatenate([half, half], axis)
+
+    return change
+
+
+def hole(array: Any) -> Any:
+    """Zero a stretch from within a row to within another, as a lost block of a file does."""
+    changed = array.copy()
+    changed.reshape(-1)[array.size // 3 | 1 : array.size // 3 + max(66, array.size // 4) | 1] = 0
+    return changed
+
+
+def in_another_order(array: Any) -> Any:
+    return array[np.random.default_rng(5).permutation(len(array))]
+
+
+def copy_bias(adapter: Adapter, place: float) -> None:
+    first, *_, last = adapter.names("qkv_proj.lora_B.bias")
+    adapter.tensors[last] = adapter.tensors[first]
+
+
+def gauge(by: float) -> Callable[[Adapter, float], object]:
+    """Move the size of every B into A; what they make together stays the same."""
+
+    def apply(adapter: Adapter, place: float) -> None:
+        for end, factor in (("lora_A.weight", by), ("lora_B.weight", 1 / by)):
+            scale_all(end, factor)(adapter, place)
+
+    return apply
+
+
 def ramp(array: Any) -> Any:
     return (np.arange(array.size, dtype="f4") / 1e4).reshape(array.shape)
 
