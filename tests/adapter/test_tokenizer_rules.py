@@ -230,7 +230,7 @@ def test_a_template_that_ends_answers_with_no_token_is_warned_of(tmp_path: Path)
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    files = {**tokenizer_files(), "chat_template.jinja": chat.encode()}
+    files = changed(SETTINGS, chat_template=chat)
     assert rules(files, tmp_path / "a", None) == ["tokenizer-template-end"]
     added = [added_token(WORDS + n, f"<|{t}|>") for n, t in enumerate(MARKERS)]
     files[VOCABULARY] = changed(VOCABULARY, added_tokens=added)[VOCABULARY]

@@ -133,8 +133,8 @@ def prompt(subject: Subject) -> Iterator[Hit]:
     "tokenizer-template-end",
     severity=Severity.WARNING,
     title="The marker that ends an answer is a token",
-    why="A template of another model ends answers with a marker that this vocabulary does not have: "
-    "it is cut into pieces, none of which one could stop at.",
+    why="A template of another model ends answers with a marker that this vocabulary does not "
+    "have: it is cut into pieces, none of which one could stop at.",
     fix="save the base's own tokenizer beside the adapter, or add the token and train its row",
     needs=["tokenizer"],
 )
