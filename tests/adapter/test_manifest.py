@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_an_edited_model_card_is_told_and_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_that_contradicts_itself_or_the_config_is_refused(
-    lie: dict[str, str], tmp_path: Path
+    lie: dict[str, Any], tmp_path: Path
 ) -> None:
     adapter = plain()
     adapter.files = tokenizer_files()

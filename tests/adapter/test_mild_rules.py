@@ -308,3 +308,26 @@ def test_files_are_known_by_their_names(name: str, rule: str, tmp_path: Path) ->
     adapter.files[name] = b"x"
     report = report_on(adapter, tmp_path)
     assert [f.rule for f in report.findings] == ([rule] if rule else [])
+
+
+@pytest.mark.parametrize(
+    ("tables", "tied", "refused"),
+    [(1, True, True), (1, False, False), (1, None, False), (2, False, False), (2, None, True)],
+)
+def test_factors_that_serve_two_tied_tables_are_refused_by_name(
+    tables: int, tied: bool | None, refused: bool, tmp_path: Path
+) -> None:
+    """With ensure_weight_tying peft adapts the other table too, but only where they are tied.
+
+    Without a base, factors for both tell that they were.
+    """
+    adapter = HEALTHY["embeddings"]()
+    adapter.config["ensure_weight_tying"] = True
+    if tables == 1:
+        adapter.config["target_modules"] = ["embed_tokens"]
+        adapter.tensors = {n: t for n, t in adapter.tensors.items() if "embed_tokens" in n}
+    base = None if tied is None else write_base(tmp_path / "base", tie_word_embeddings=tied)
+    report = report_on(adapter, tmp_path / "adapter", base)
+    told = [f.message for f in report.findings if f.rule == "tensors-target-unsupported"]
+    assert all("ensure_weight_tying" in message for message in told)
+    assert (bool(told), not report.accepted) == (refused, refused)

@@ -4,6 +4,7 @@ Whole modules, token rows and DoRA's magnitudes begin as the base's and are trai
 tables that are adapted are copied. Of the base some rows are read, of a copied table all.
 """
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -310,8 +311,8 @@ def _likeness(ours: "Numbers", base: "Numbers") -> float:
     others = cosines[~np.eye(count, dtype=bool)].reshape(count, count - 1)
     ahead = float((cosines.diagonal() - others.mean(axis=1)).mean())
     deviation = float(np.sqrt(others.var(axis=1).mean()))
-    chance = float(cosines.diagonal().mean()) * (count * ours.shape[1]) ** 0.5
-    return min(chance, ahead / deviation * count**0.5) if deviation > 0 else chance
+    chance = float(cosines.diagonal().mean()) * math.sqrt(count * ours.shape[1])
+    return min(chance, ahead / deviation * math.sqrt(count)) if deviation > 0 else chance
 
 
 def _tokens(subject: Subject, module: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected import TABLES
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG
+from phi3_lora_qa.adapter.keys import FACTORS
 from phi3_lora_qa.adapter.matching import layer_index, tails
 from phi3_lora_qa.adapter.subject import Subject
 
@@ -37,8 +38,9 @@ _LINEAR_ONLY = (
 def target_unsupported(subject: Subject) -> Iterator[Hit]:
     """Find norms and tables that cannot be adapted as asked, and fields that match nothing."""
     implied, config = subject.implied, subject.config
+    shares = config.ensure_weight_tying and _ties_tables(subject)
     for module in implied.targeted.values():
-        if reason := _unadaptable(module, config):
+        if reason := _unadaptable(module, config, shares=shares):
             yield Hit(f"{CONFIG}: target_modules", f"{module.name} {reason}")
     for name in implied.twice:
         message = f"{name} is named by target_modules and by target_parameters"
@@ -119,10 +121,23 @@ def target_idle(subject: Subject) -> Iterator[Hit]:
         yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
 
 
-def _unadaptable(module: BaseModule, config: LoraAdapterConfig) -> str:
-    """Say why peft cannot adapt a module; empty where it can."""
+def _ties_tables(subject: Subject) -> bool:
+    """Whether the base's tables are one; without a base, whether the file has factors for both."""
+    if subject.has("base"):
+        return bool(subject.base.config.get("tie_word_embeddings"))
+    factors = (key.module for key in subject.keys.values() if key.part in FACTORS)
+    return len({module for module in factors if module.endswith(TABLES)}) > 1
+
+
+def _unadaptable(module: BaseModule, config: LoraAdapterConfig, *, shares: bool) -> str:
+    """Say why peft cannot adapt a module, or this tool cannot check it; empty where both can.
+
+    ``shares``: whether ensure_weight_tying makes one pair of factors serve both tables.
+    """
     if module.kind is ModuleKind.NORM:
         return "is a norm"
+    if shares and module.leaf in TABLES:
+        return "is a table, and ensure_weight_tying adapts the other one with the same factors"
     if module.kind is ModuleKind.EMBEDDING:
         named = next((name for name in _LINEAR_ONLY if getattr(config, name)), "")
         return f"is an embedding, which {named} cannot adapt" if named else ""
@@ -132,6 +147,4 @@ def _unadaptable(module: BaseModule, config: LoraAdapterConfig) -> str:
             return "is named by both lists of use_bdlora"
         if lists == 0 and blocks.strict:
             return "is named by neither list of use_bdlora, which match_strict asks for"
-    if config.ensure_weight_tying and module.leaf in TABLES:
-        return "is a table, and ensure_weight_tying would adapt the other one with the same factors"
     return ""

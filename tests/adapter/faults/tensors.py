@@ -217,8 +217,8 @@ TENSORS: dict[str, Fault] = {
     "groups forgotten": Fault(
         rule="tensors-unimplied", apply=config(velora_config=None), fits=only("velora")
     ),
-    "groups that do not divide": Fault(
-        rule="tensors-shape", apply=config(velora_config={"num_groups": 5}), fits=only("velora")
+    "another number of groups": Fault(
+        rule="tensors-shape", apply=config(velora_config={"num_groups": 2}), fits=only("velora")
     ),
     "parameters forgotten": Fault(
         rule="tensors-untargeted", apply=config(target_parameters=None), fits=only("parameters")
@@ -227,11 +227,6 @@ TENSORS: dict[str, Fault] = {
         rule="tensors-target-unsupported",
         apply=config(target_modules=list(LEAVES)),
         fits=only("parameters"),
-    ),
-    "tied factors": Fault(
-        rule="tensors-target-unsupported",
-        apply=config(ensure_weight_tying=True),
-        fits=only("embeddings"),
     ),
     "a norm as target": Fault(
         rule="tensors-target-unsupported", apply=config(target_modules=[*LEAVES, "norm"]),
