@@ -242,9 +242,10 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
         return TensorMeasure(
             size=0, nan=0, infinite=0, lowest=0.0, highest=0.0, norm=0.0, samples=np.empty(0)
         )
-    with np.errstate(invalid="ignore"):
+    places = np.arange(min(_SAMPLES, flat.size)) * flat.size // min(_SAMPLES, flat.size)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN, and no warning
         lowest, highest = float(flat.min()), float(flat.max())
-    samples = flat[np.arange(min(_SAMPLES, flat.size)) * flat.size // min(_SAMPLES, flat.size)]
+        samples = flat[places].astype(np.float64)
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         nan = int(np.isnan(flat).sum())
         return TensorMeasure(
@@ -254,7 +255,7 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
             lowest=lowest,
             highest=highest,
             norm=math.nan if nan else math.inf,
-            samples=samples.astype(np.float64),
+            samples=samples,
         )
     largest = max(-lowest, highest)
     fits = largest == 0 or _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]
@@ -269,7 +270,7 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
         lowest=lowest,
         highest=highest,
         norm=_shifted(math.sqrt(square), exponent),
-        samples=samples.astype(np.float64),
+        samples=samples,
         gram=gram,
         exponent=exponent,
         on_line=_on_line(_tall(even, part)) if part in FACTORS and array.ndim == 2 else False,

@@ -225,3 +225,46 @@ def test_what_was_clipped_to_float16_is_counted_in_any_tensor(part: Part, folder
     array[2, 3] = array[5, 7] = -65504
     assert measured(array, part, folder).clipped == 2
     assert measured(array.astype("f4"), part, folder).clipped == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [("f2", 0x7D00), ("f4", 0x7F800001), ("f8", 0x7FF0000000000001)]
+)
+def test_a_signalling_nan_is_a_nan_and_no_warning(dtype: str, bits: int, folder: Path) -> None:
+    array = np.full((20, 4), bits, dtype.replace("f", "u")).view(dtype)
+    with np.errstate(all="raise"):
+        assert measured(array, Part.B, folder).nan == 80
+
+
+def test_a_hole_is_the_longest_run_of_zeros_in_what_is_dense(folder: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(100, 8)).astype("f4")
+    assert measured(array, Part.B, folder).hole == (0, 0)
+    array.reshape(-1)[101:201] = 0
+    array.reshape(-1)[[7, 500]] = 0  # chance
+    assert measured(array, Part.B, folder).hole == (101, 100)
+    assert measured(array, Part.MAGNITUDE, folder).hole == (0, 0)
+    array[::2] = 0  # sparse, as what was pruned
+    assert measured(array, Part.B, folder).hole == (0, 0)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+@pytest.mark.parametrize("part", [Part.A, Part.B, Part.EMBEDDING_B])
+def test_equal_parts_are_counted_along_the_long_side(part: Part, parts: int, folder: Path) -> None:
+    random = np.random.default_rng(0)
+    block = random.normal(size=(16, 4)).astype("f4")
+    tall = np.concatenate([block] * parts)
+    array = np.ascontiguousarray(tall.T) if part is Part.A else tall
+    assert measured(array, part, folder).repeats == parts
+    array[-1, -1] += 1
+    assert measured(array, part, folder).repeats == (0 if parts == 2 else parts)
+    assert measured(np.zeros_like(array), part, folder).repeats == 0
+    fresh = random.normal(size=array.shape).astype("f4")
+    assert measured(fresh, part, folder).repeats == 0
+
+
+def test_one_number_that_outweighs_all_others_is_told(folder: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(64, 4)).astype("f4")
+    for value, told in ((100, False), (-1000, True), (1e30, True)):
+        array[3, 1] = value
+        assert measured(array, Part.B, folder).spiked is told
+    assert not measured(np.zeros((64, 4), "f4"), Part.B, folder).spiked
