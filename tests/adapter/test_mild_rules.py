@@ -69,7 +69,7 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "tensors-float64": double,
     "tensors-target-idle": split_names,
     "values-rank-collapse": collapse,
-    "export-float16": lambda a: move_into_b(a, 1e6),
+    "values-float16-range": lambda a: move_into_b(a, 1e6),
     "values-float16-subnormal": shrink_in_float16,
 }
 ELSEWHERE = {"manifest-card-changed", "files-oversized", "config-base-name", "values-shared-a"}

@@ -17,8 +17,6 @@ from phi3_lora_qa.adapter.subject import Subject
 
 LARGEST_VLLM_RANK = 512
 DEFAULT_VLLM_RANK = 16
-LARGEST_FLOAT16, SMALLEST_FLOAT16 = 65504.0, 2.0**-14
-"""The largest number, and the smallest that keeps all of its bits."""
 
 
 @rule(
@@ -76,28 +74,6 @@ def llama_cpp(subject: Subject) -> Iterator[Hit]:
     ]
     if others:
         yield Hit(others[0], f"{len(others)} tensors are no factors, which the converter refuses")
-
-
-@rule(
-    "export-float16",
-    severity=Severity.INFO,
-    title="The factors keep their numbers in float16",
-    why="vLLM and llama.cpp can hold an adapter in float16, whose numbers end at 65504 and lose "
-    "bits below 6e-5: factors that are right together need not be each.",
-    fix="serve it in bfloat16 or float32, or move a factor of A into B, or the other way round",
-    needs=["implied"],
-)
-def float16(subject: Subject) -> Iterator[Hit]:
-    """Find factors whose numbers are mostly beyond float16's; what is stored in it has its own."""
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
-        if key.part not in FACTORS or subject.info(key).dtype == "F16" or not found.finite:
-            continue
-        largest = max(-found.lowest, found.highest)
-        if largest > LARGEST_FLOAT16:
-            yield Hit(name, f"its largest number, {largest:.3g}, becomes infinite")
-        elif 0 < found.rms < SMALLEST_FLOAT16:
-            yield Hit(name, f"its numbers, of about {found.rms:.2g}, lose bits or become zero")
 
 
 @rule(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from phi3_lora_qa.adapter.base import ModuleKind
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.keys import TRAINED, Part
+from phi3_lora_qa.adapter.keys import FACTORS, TRAINED, Part
 from phi3_lora_qa.adapter.subject import Subject
 
 MAX_GAIN = 100.0
@@ -30,6 +30,9 @@ MAX_OUTLIER = 1000.0
 """How many times the median of all modules one module's gain may be, if it is above 1 too."""
 
 MOST_SUBNORMAL = 0.9
+
+LARGEST_FLOAT16, SMALLEST_FLOAT16 = 65504.0, 2.0**-14
+"""The largest number of float16, and the smallest that keeps all of its bits."""
 
 MIN_TAIL = 16
 """How many zeros at a tensor's end are no chance; a trained number is never exactly zero."""
@@ -182,6 +185,28 @@ def float16_subnormal(subject: Subject) -> Iterator[Hit]:
     if small:
         share = subject.measures[small[0]].subnormal
         yield Hit(small[0], f"{share:.0%} of its values are below float16's normal numbers")
+
+
+@rule(
+    "values-float16-range",
+    severity=Severity.INFO,
+    title="The factors keep their numbers in float16",
+    why="vLLM and llama.cpp can hold an adapter in float16, whose numbers end at 65504 and lose "
+    "bits below 6e-5: factors that are right together need not be each.",
+    fix="serve it in bfloat16 or float32, or move a factor of A into B, or the other way round",
+    needs=["implied"],
+)
+def float16_range(subject: Subject) -> Iterator[Hit]:
+    """Find factors whose numbers are mostly beyond float16's; what is stored in it has its own."""
+    for name, found in subject.measures.items():
+        key = subject.keys[name]
+        if key.part not in FACTORS or subject.info(key).dtype == "F16" or not found.finite:
+            continue
+        largest = max(-found.lowest, found.highest)
+        if largest > LARGEST_FLOAT16:
+            yield Hit(name, f"its largest number, {largest:.3g}, becomes infinite")
+        elif 0 < found.rms < SMALLEST_FLOAT16:
+            yield Hit(name, f"its numbers, of about {found.rms:.2g}, lose bits or become zero")
 
 
 @rule(
