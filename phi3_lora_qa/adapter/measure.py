@@ -52,6 +52,8 @@ _SAMPLES = 251
 """How many numbers are kept of a tensor; a prime, so that its steps reach every column."""
 _LINE_SAMPLES, _SHORTEST_LINE = 64, 16
 _ON_LINE = 1e-3
+_SHORTEST_HOLE = 64
+"""How many zeros in a row are no chance in a tensor that is dense elsewhere."""
 _SPIKE = 0.995
 """The square root of 0.99: what one element has of the norm if it outweighs the others tenfold."""
 _MOST_PARTS, _SHORTEST_PART = 8, 16
@@ -79,8 +81,8 @@ class TensorMeasure:
         on_line: For factors, whether the numbers of one of the r components change by one step
             from place to place, as constant fill and a ramp do.
         tail: For a linear module's A, how many zeros end it, if (nearly) no other number is zero.
-        hole: For a linear module's factors, where the longest run of zeros begins in the file's
-            order, and how long it is, if (nearly) no other number is zero; else (0, 0).
+        hole: For a linear module's factors, where a long run of zeros begins in the file's order,
+            and how long it is, if (nearly) no other number is zero; else (0, 0).
         repeats: For a linear module's factors and an embedding's B, of how many equal parts (of the
             long side) the second is a copy of the first; 0 if there are none.
         clipped: How many lie at the largest number of float16, for tensors stored in it.
@@ -338,13 +340,14 @@ def _tail(flat: "Array") -> int:
 
 def _hole(flat: "Array") -> tuple[int, int]:
     zeros = flat.size - int(np.count_nonzero(flat))
-    if not 1 < zeros < flat.size:
+    if not _SHORTEST_HOLE <= zeros < flat.size:
         return 0, 0
     edges = np.concatenate([[-1], np.flatnonzero(flat), [flat.size]])
     runs = np.diff(edges) - 1
     at = int(runs.argmax())
     length = int(runs[at])
-    return (int(edges[at]) + 1, length) if zeros - length <= flat.size // _STRAY else (0, 0)
+    dense = zeros - length <= flat.size // _STRAY
+    return (int(edges[at]) + 1, length) if dense and length >= _SHORTEST_HOLE else (0, 0)
 
 
 def _repeats(tall: "Array") -> int:

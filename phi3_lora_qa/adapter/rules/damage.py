@@ -9,9 +9,6 @@ from phi3_lora_qa.adapter.subject import Subject
 MIN_SPIKE_SIZE = 64
 """Of fewer numbers one may well outweigh the others."""
 
-MIN_HOLE = 64
-"""How many zeros in a row are no chance in a tensor that is dense elsewhere."""
-
 MIN_HOLE_ROWS = 16
 
 _UNFUSED = ("o_proj", "down_proj")
@@ -77,7 +74,7 @@ def zero_run(subject: Subject) -> Iterator[Hit]:
     for name, found in subject.measures.items():
         key = subject.keys[name]
         start, length = found.hole
-        if key.part not in (Part.A, Part.B) or length < MIN_HOLE or found.tail:
+        if key.part not in (Part.A, Part.B) or not length or found.tail:
             continue
         columns = subject.info(key).shape[1]
         ragged = bool(start % columns or (start + length) % columns)
