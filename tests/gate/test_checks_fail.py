@@ -249,7 +249,7 @@ def test_an_item_without_a_loss_fails_and_is_named(
 def test_a_limit_on_items_that_were_not_all_scored_is_not_run(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lose(monkeypatch, slice(0, 1))
+    lose(monkeypatch, slice(None, None, 5))
     bench = make_bench()
     outcomes = {
         fails(check.run, bench).outcome for check in quality.checks(bench.target.limits)[1:]

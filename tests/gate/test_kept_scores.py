@@ -1,0 +1,62 @@
+"""The base is scored once for many adapters and many runs; nothing else can come from the cache."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.gate.conftest import MakeBench
+
+
+def test_a_run_with_a_kept_base_has_the_same_figures(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "cache"))
+
+    def rows(keep: str) -> tuple[object, object]:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        bench = make_bench(keep_scores=keep)
+        with bench.run.quietly("quality"):
+            found = bench.rows
+        notes = [piece.environment for piece in bench.run.journal.evidence()]
+        (kept,) = [n["base_scores_kept"] for n in notes if "base_scores_kept" in n]
+        return found, kept
+
+    cold, first = rows("on")
+    count = len(cold)  # type: ignore[arg-type]
+    assert first == f"0 of {count}"
+    warm, second = rows("on")
+    assert second == f"{count} of {count}"
+    assert warm == cold
+    off, third = rows("off")
+    assert third == f"0 of {count}"
+    assert off == cold
+
+
+def test_another_base_finds_nothing_kept(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single weight makes another base."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from phi3_lora_qa.models.registry import bundled
+
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "cache"))
+    bench = make_bench(keep_scores="on")
+    with bench.run.quietly("quality"):
+        before = bench.run.base_scores(bench)
+    other = tmp_path / "tiny"
+    shutil.copytree(bundled("tiny") / "base", other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"][0] *= 1.5
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(tmp_path / "run")
+    bench = make_bench(
+        keep_scores="on", base=str(other), suite=[str(bundled("tiny") / "suite.jsonl")]
+    )
+    with bench.run.quietly("quality"):
+        after = bench.run.base_scores(bench)
+    assert all(b.loss != a.loss for b, a in zip(before, after, strict=True))
