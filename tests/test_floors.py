@@ -13,9 +13,9 @@ import phi3_lora_qa
 PACKAGE = Path(phi3_lora_qa.__file__).parent
 FLOORS = {
     "errors": -1,  # imports nothing, so that everything may import it
-    "settings": 0, "record": 0,
-    "adapter": 1, "lora": 1, "stats": 1, "data": 1, "metrics": 1,
-    "strategies": 2,
+    "settings": 0, "record": 0, "patterns": 0,
+    "adapter": 1, "lora": 1, "stats": 1, "data": 1,
+    "metrics": 2, "strategies": 2,
     "models": 2,
     "engines": 3, "scoring": 3, "properties": 3,
     "training": 4, "gate": 4, "report": 4,

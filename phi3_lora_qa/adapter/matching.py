@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, scaling_of
-from phi3_lora_qa.adapter.patterns import Budget, Pattern, PatternError
 from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.patterns import Budget, Pattern, PatternError
 
 ALL_LINEAR = "all-linear"
 _PLAIN = re.compile(r"[A-Za-z0-9_.]+")

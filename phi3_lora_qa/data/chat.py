@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.data.checks import AnswerCheck, parse_checks
 from phi3_lora_qa.errors import DataError, escape
 
 ROLES = ("system", "user", "assistant")
@@ -22,12 +23,20 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question of a suite: the turns up to the answer, and the reference answer."""
+    """One question of a suite: the turns up to the answer, and the reference answer.
+
+    ``choices`` are the options that the reference is one of. ``checks`` are demands on the answer
+    beside its likeness to the reference. Items of one ``cluster`` (they are about one document,
+    say) are no independent observations; an item without one stands alone.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     reference: str
     group: str = DEFAULT_GROUP
+    choices: tuple[str, ...] = ()
+    checks: tuple[AnswerCheck, ...] = ()
+    cluster: str = ""
 
 
 def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
@@ -65,15 +74,43 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
 
 
 def parse_item(raw: object, where: str, fallback_id: str) -> Item:
-    """Turn one row ``{"id"?, "messages", "group"?}`` into an Item, or raise DataError."""
+    """Turn one row into an Item: ``messages``, and what else an Item has where it is given.
+
+    Raises:
+        DataError: With ``where`` and the mend.
+    """
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: a row must be an object with 'messages'")
     turns = parse_conversation(raw.get("messages"), where)
     identifier, group = raw.get("id", fallback_id), raw.get("group", DEFAULT_GROUP)
-    for name, value in (("id", identifier), ("group", group)):
+    named = {"id": identifier, "group": group}
+    named |= {"cluster": raw["cluster"]} if "cluster" in raw else {}
+    for name, value in named.items():
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: '{name}' must be a non-empty string")
-    return Item(id=identifier, prompt=turns[:-1], reference=turns[-1].content, group=group)
+    reference = turns[-1].content
+    return Item(
+        id=identifier,
+        prompt=turns[:-1],
+        reference=reference,
+        group=group,
+        choices=_parse_choices(raw["choices"], reference, where) if "choices" in raw else (),
+        checks=parse_checks(raw.get("checks", ()), where),
+        cluster=named.get("cluster", ""),
+    )
+
+
+def _parse_choices(raw: object, reference: str, where: str) -> tuple[str, ...]:
+    options = () if isinstance(raw, str) or not isinstance(raw, Sequence) else tuple(raw)
+    texts = all(isinstance(option, str) and option.strip() for option in options)
+    if len(options) < 2 or not texts or len(set(options)) < len(options):
+        raise DataError(f"{where}: 'choices' must be a list of two or more different texts")
+    if reference not in options:
+        raise DataError(
+            f"{where}: the reference {escape(repr(reference), 60)} is none of the choices; "
+            "write one of them word for word"
+        )
+    return options
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:

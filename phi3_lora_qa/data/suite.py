@@ -1,7 +1,8 @@
 """Suites: the items that base and tuned are held to, from JSON lines, CSV, Parquet or ``datasets``.
 
 Every row has the same form whatever the file: ``messages`` (the conversation), or ``prompt``; a
-``reference``, unless the conversation ends with it; and optionally ``id`` and ``group``.
+``reference``, unless the conversation ends with it; and optionally ``id``, ``group``, ``choices``,
+``checks`` and ``cluster``. Lists may stand as JSON text, as they must in a CSV file.
 """
 
 import csv
@@ -15,24 +16,31 @@ from typing import Any
 from phi3_lora_qa.data.chat import Item, parse_item, read_jsonl
 from phi3_lora_qa.errors import DataError, escape
 
-COLUMNS = ("id", "messages", "prompt", "reference", "group")
+COLUMNS = ("id", "messages", "prompt", "reference", "group", "choices", "checks", "cluster")
+_LISTS = ("messages", "choices", "checks")
 
 
-def read_suite(paths: Sequence[Path]) -> tuple[Item, ...]:
+def read_suite(paths: Sequence[Path], columns: Sequence[str] = ()) -> tuple[Item, ...]:
     """Read the items of all files, in their order.
 
     Args:
         paths: Files ``.jsonl``, ``.csv`` or ``.parquet``, or folders that ``datasets`` saved.
+        columns: What the files call the fields, where it is another name: ``FIELD=COLUMN``.
 
     Raises:
-        DataError: A file cannot be read, a row is no item, an id occurs twice, or there are no
-            items at all. The message gives file and line.
+        DataError: A file cannot be read, a row is no item, an id occurs twice, a column is in no
+            row, or there are no items at all. The message gives file and line.
     """
+    renamed = _column_names(columns)
+    unseen = dict(renamed)
     items: dict[str, Item] = {}
     places: dict[str, str] = {}
     for path in paths:
         for number, (where, row) in enumerate(_rows(path), 1):
-            item = parse_item(_as_conversation(row, where), where, f"{path.stem}:{number}")
+            unseen = {f: c for f, c in unseen.items() if isinstance(row, Mapping) and c not in row}
+            item = parse_item(
+                _as_conversation(_renamed(row, renamed), where), where, f"{path.stem}:{number}"
+            )
             if item.id in items:
                 raise DataError(
                     f"{where}: the id {escape(repr(item.id), 60)} was used at {places[item.id]}; "
@@ -42,6 +50,12 @@ def read_suite(paths: Sequence[Path]) -> tuple[Item, ...]:
     if not items:
         names = ", ".join(map(str, paths)) or "no file was named"
         raise DataError(f"the suite is empty ({names}); give at least one item")
+    if unseen:
+        field, column = next(iter(unseen.items()))
+        raise DataError(
+            f"no row has the column {escape(repr(column), 60)}, from which '{field}' was to come; "
+            "give a column that the suite has"
+        )
     return tuple(items.values())
 
 
@@ -51,9 +65,31 @@ def without_copies(items: Sequence[Item]) -> tuple[Item, ...]:
     A question that is asked ten times is one observation and not ten: counted as ten, it would
     make every interval too narrow.
     """
-    kept = {(item.group, item.prompt, item.reference): item for item in reversed(items)}
+    kept = {(i.group, i.prompt, i.reference, i.checks): i for i in reversed(items)}
     first = {item.id for item in kept.values()}
     return tuple(item for item in items if item.id in first)
+
+
+def _column_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return the column of each field that has one of another name."""
+    names: dict[str, str] = {}
+    for text in (part for given in columns for part in given.split(",")):
+        field, sign, column = (part.strip() for part in text.partition("="))
+        if not sign or not column or field not in COLUMNS or field in names:
+            raise DataError(
+                f"{escape(repr(text), 60)} names no column of a field; write each FIELD=COLUMN "
+                f"once, with one of the fields {', '.join(COLUMNS)}"
+            )
+        names[field] = column
+    return names
+
+
+def _renamed(row: object, names: Mapping[str, str]) -> object:
+    """Give the named columns the names of their fields, in the place of what bears those."""
+    if not names or not isinstance(row, Mapping):
+        return row
+    kept = {k: v for k, v in row.items() if k not in names and k not in names.values()}
+    return kept | {field: row[column] for field, column in names.items() if column in row}
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -97,15 +133,15 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pandas as pd
+    import pyarrow.parquet
 
-    try:
-        frame = pd.read_parquet(path)
+    try:  # pandas would make 3.0 of a 3 beside a missing value
+        rows = pyarrow.parquet.read_table(path).to_pylist()
     except Exception as error:  # pyarrow raises a dozen kinds on a damaged file
         raise DataError(
             f"cannot read {path}: {escape(str(error), 200)}; give a Parquet file"
         ) from error
-    return _table_rows(path, frame.to_dict("records"))
+    return _table_rows(path, rows)
 
 
 def _read_dataset(path: Path) -> Iterator[tuple[str, Any]]:
@@ -128,26 +164,32 @@ def _read_dataset(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _table_rows(path: Path, rows: Any) -> Iterator[tuple[str, Any]]:
     for number, row in enumerate(rows, 1):
-        values = {str(name): _plain(value) for name, value in row.items()}
-        yield (
-            f"{path}: row {number}",
-            {name: value for name, value in values.items() if value is not None},
-        )
+        values = _plain({str(name): value for name, value in row.items()})
+        yield f"{path}: row {number}", {name: _text(value) for name, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
-    """Turn an array or a scalar of numpy into Python's own, an integer id into text."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, float) and math.isnan(value):
-        return None  # how pandas marks a missing value
+def _text(value: Any) -> Any:
+    """An integer, such as an id, is text in every other kind of file."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _plain(value: Any) -> Any:
+    """Leave out what a table has for a missing value: a field that this row or object lacks."""
+    if isinstance(value, Mapping):
+        plain = {name: _plain(part) for name, part in value.items()}
+        return {name: part for name, part in plain.items() if part is not None}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    missing = isinstance(value, float) and math.isnan(value)
+    return None if missing else value
+
+
 def _as_conversation(row: object, where: str) -> object:
-    """Bring ``prompt``, ``messages`` as JSON text, and ``reference`` into the form of messages."""
+    """Bring ``prompt``, lists as JSON text, and ``reference`` into the form of messages."""
     if not isinstance(row, Mapping):
         return row
     _require_known(row, where)
+    row = {n: _list(v, n, where) if n in _LISTS else v for n, v in row.items()}
     messages, prompt, reference = (row.get(name) for name in ("messages", "prompt", "reference"))
     if (messages is None) == (prompt is None):
         raise DataError(f"{where}: a row must have either 'messages' or 'prompt'; give one of them")
@@ -158,16 +200,18 @@ def _as_conversation(row: object, where: str) -> object:
         if reference is None:
             raise DataError(f"{where}: 'prompt' needs a 'reference'; add the answer you expect")
         messages = [{"role": "user", "content": prompt}]
-    elif isinstance(messages, str):
-        try:
-            messages = json.loads(messages)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{where}: 'messages' is no JSON ({error}); write a list of turns"
-            ) from error
     if reference is not None and isinstance(messages, list):
         messages = [*messages, {"role": "assistant", "content": reference}]
     return {**row, "messages": messages}
+
+
+def _list(value: object, name: str, where: str) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: '{name}' is no JSON ({error}); write a list") from error
 
 
 def _require_known(row: Mapping[Any, Any], where: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.data.chat import Message
+from phi3_lora_qa.data.checks import Contains, JsonSchema, MaxWords
 from phi3_lora_qa.data.suite import read_suite
 from phi3_lora_qa.errors import DataError
 
@@ -20,6 +21,25 @@ ROWS: list[dict[str, Any]] = [
     {"id": "one", "messages": [ASK, ANSWER], "group": "general"},
     {"id": "two", "messages": [ASK], "reference": "nein"},
     {"prompt": "How, much?", "reference": "12"},
+]
+SCHEMA = {
+    "type": "object",
+    "required": ["city"],
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+}
+RICH: list[dict[str, Any]] = [
+    {
+        "prompt": "Where?",
+        "reference": "Rome",
+        "choices": ["Oslo", "Rome"],
+        "checks": [{"kind": "contains", "text": "Rome"}, {"kind": "max_words", "words": 3}],
+        "cluster": "letter 7",
+    },
+    {
+        "prompt": "As JSON?",
+        "reference": "{}",
+        "checks": [{"kind": "json_schema", "schema": SCHEMA}],
+    },
 ]
 
 
@@ -75,6 +95,51 @@ def test_every_kind_of_file_gives_the_same_items(name: str, tmp_path: Path) -> N
     assert items[2].prompt == (Message(role="user", content="How, much?"),)
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_choices_checks_and_clusters_come_from_every_kind_of_file(
+    name: str, tmp_path: Path
+) -> None:
+    bare, schema = RICH
+    # Arrow has no column of any JSON, so there the schema stands as text.
+    told = [{"kind": "json_schema", "schema": json.dumps(SCHEMA)}]
+    table = [bare, schema | {"checks": told}] if name in ("suite.parquet", "suite") else RICH
+    first, second = read_suite([WRITERS[name](tmp_path / name, table)])
+    assert first.choices == ("Oslo", "Rome")
+    assert first.checks == (Contains(text="Rome"), MaxWords(words=3))
+    assert (first.cluster, second.cluster, second.choices) == ("letter 7", "", ())
+    (check,) = second.checks
+    assert isinstance(check, JsonSchema)
+    assert json.loads(check.schema) == SCHEMA
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_foreign_columns_are_read_under_the_names_of_the_fields(name: str, tmp_path: Path) -> None:
+    rows = [{"question": "one?", "answer": "1", "group": "maths", "id": "a", "kind": "general"}]
+    path = WRITERS[name](tmp_path / name, rows)
+    (item,) = read_suite([path], ["prompt=question, reference=answer", "group=kind"])
+    assert (item.id, item.prompt[0].content, item.reference) == ("a", "one?", "1")
+    assert item.group == "general"
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        (["prompt"], "FIELD=COLUMN"),
+        (["prompt="], "FIELD=COLUMN"),
+        (["question=prompt"], "FIELD=COLUMN"),
+        (["prompt=prompt,prompt=id"], "FIELD=COLUMN"),
+        (["prompt=prompt,group=subject"], "no row has the column 'subject'.*'group'"),
+        (["prompt=frage"], "s.jsonl:1: a row must have either"),
+    ],
+)
+def test_a_column_that_is_misnamed_is_an_error(
+    columns: list[str], complaint: str, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "s.jsonl", [ROWS[2]])
+    with pytest.raises(DataError, match=complaint):
+        read_suite([path], columns)
+
+
 def test_a_number_as_id_becomes_text(tmp_path: Path) -> None:
     rows = [{"id": n, "prompt": "a", "reference": "b"} for n in (1, 2)]
     items = read_suite([write_parquet(tmp_path / "a.parquet", rows)])
@@ -105,6 +170,15 @@ def test_the_same_id_in_two_files_is_an_error_that_names_both_places(tmp_path: P
         ({"messages": [ASK]}, "last turn"),
         ([1, 2], "must be an object"),
         ({"prompt": "a", "reference": "b", "group": 3}, "'group' must be"),
+        ({"prompt": "a", "reference": "b", "cluster": " "}, "'cluster' must be"),
+        ({"prompt": "a", "reference": "b", "check": []}, "did you mean 'checks'"),
+        ({"prompt": "a", "reference": "b", "checks": "[{"}, "'checks' is no JSON"),
+        ({"prompt": "a", "reference": "b", "checks": [{"kind": "jsn"}]}, "check 1 has the kind"),
+        ({"prompt": "a", "reference": "b", "choices": ["a", "c"]}, "none of the choices"),
+        ({"prompt": "a", "reference": "b", "choices": ["b"]}, "two or more different"),
+        ({"prompt": "a", "reference": "b", "choices": ["b", "b"]}, "two or more different"),
+        ({"prompt": "a", "reference": "b", "choices": ["b", 3]}, "two or more different"),
+        ({"prompt": "a", "reference": "b", "choices": {"A": "b"}}, "two or more different"),
     ],
 )
 def test_a_row_that_is_no_item_is_an_error_with_its_line(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.adapter.patterns import Pattern, PatternError
+from phi3_lora_qa.patterns import Pattern, PatternError
 
 ATOMS = st.sampled_from(
     ["a", "b", ".", "_", "0", r"\.", r"\d", r"\w", r"\s", r"\W", "[ab]", "[^a]", "[a-c0-9_]",
@@ -50,6 +50,7 @@ def test_it_answers_as_pythons_re_does(text: str, name: str) -> None:
     pattern = Pattern(text)
     assert pattern.fullmatch(name) == bool(reference.fullmatch(name))
     assert pattern.match(name) == bool(reference.match(name))
+    assert pattern.search(name) == bool(reference.search(name))
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,15 +1,15 @@
 """Regular expressions from strangers, matched in linear time.
 
 PEFT hands ``target_modules``, ``rank_pattern`` and others to Python's `re`, where ``(a|a)*b`` takes
-time that doubles with each letter. Here the part of the syntax that real configurations use is
-parsed into an automaton whose states are followed side by side (Thompson, "Regular expression
-search algorithm", CACM 11(6), 1968). Look-around, back references and inline flags are refused:
-they have no such automaton.
+time that doubles with each letter, and a pattern in a suite could hold up a gate as well. Here the
+part of the syntax that real configurations use is parsed into an automaton whose states are
+followed side by side (Thompson, "Regular expression search algorithm", CACM 11(6), 1968).
+Look-around, back references and inline flags are refused: they have no such automaton.
 """
 
 from dataclasses import dataclass
 
-from phi3_lora_qa.adapter.pattern_syntax import Parser, PatternError, Place, State, is_word
+from phi3_lora_qa.patterns.syntax import Parser, PatternError, Place, State, is_word
 
 __all__ = ["Budget", "Pattern", "PatternError"]
 
@@ -35,7 +35,7 @@ class Budget:
 
 
 class Pattern:
-    """A compiled pattern that answers as ``re.fullmatch`` and ``re.match`` would, yes or no."""
+    """A compiled pattern that answers as the functions of ``re`` would, yes or no."""
 
     def __init__(self, text: str, budget: Budget | None = None) -> None:
         if len(text) > MAX_LENGTH:
@@ -58,14 +58,23 @@ class Pattern:
         """Whether some beginning of the text is in the pattern's language."""
         return self._run(text, whole=False)
 
-    def _run(self, text: str, *, whole: bool) -> bool:
+    def search(self, text: str) -> bool:
+        """Whether some part of the text is in the pattern's language.
+
+        As in every method here, ``^`` is the beginning of the text and ``$`` its end, whatever
+        line breaks it holds.
+        """
+        return self._run(text, whole=False, anywhere=True)
+
+    def _run(self, text: str, *, whole: bool, anywhere: bool = False) -> bool:
         self._budget.spend(len(text))
+        start = frozenset((self._start,))
         kinds = ["", *("w" if is_word(char) else "o" for char in text), ""]
-        current = self._closure(frozenset((self._start,)), kinds[0], kinds[1])
+        current = self._closure(start, kinds[0], kinds[1])
         for index, char in enumerate(text):
             if not whole and self._accept in current:
                 return True
-            moved = self._move(current, char)
+            moved = self._move(current, char) | start if anywhere else self._move(current, char)
             if not moved:
                 return False
             current = self._closure(moved, kinds[index + 1], kinds[index + 2])

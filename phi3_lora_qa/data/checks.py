@@ -1,0 +1,203 @@
+"""Checks of an answer: what a suite's author demands of it, whatever its words; read strictly.
+
+Here they are only read. ``phi3_lora_qa.metrics.checking`` holds an answer against them.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from typing import Any, ClassVar, TypeAlias
+
+from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.patterns import Pattern, PatternError
+
+UNBOUNDED_KEYWORDS = frozenset({"pattern", "patternProperties"})
+"""JSON Schema's keywords that would hand a regular expression to Python's `re`."""
+
+_NAMED = ("properties", "dependentSchemas", "$defs", "definitions")
+"""The keywords below which the author gives the names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regex:
+    """The pattern matches somewhere in the answer; nowhere, where it is to be ``absent``.
+
+    ``^`` and ``$`` are the answer's beginning and end. Look-around, back references and flags are
+    refused, as they cannot be matched in bounded time.
+    """
+
+    kind: ClassVar = "regex"
+    pattern: str
+    absent: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            Pattern(self.pattern)
+        except PatternError as error:
+            raise DataError(
+                f"the pattern {escape(repr(self.pattern), 80)} cannot be used ({error}); "
+                "write one without look-around, back references and flags"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contains:
+    """The answer holds the text (lies free of it, where ``absent``), blind to case and spacing."""
+
+    kind: ClassVar = "contains"
+    text: str
+    absent: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise DataError("'text' is empty, and every answer holds that; write some text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Json:
+    """The whole answer is one JSON value."""
+
+    kind: ClassVar = "json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonSchema:
+    """The whole answer is one JSON value that fits the schema, which is kept as JSON text."""
+
+    kind: ClassVar = "json_schema"
+    schema: str
+
+    def __post_init__(self) -> None:
+        from jsonschema import Draft202012Validator, SchemaError
+
+        try:
+            schema = json.loads(self.schema)
+            Draft202012Validator.check_schema(schema)
+        except (ValueError, RecursionError, SchemaError) as error:
+            why = error.message if isinstance(error, SchemaError) else str(error)
+            raise DataError(
+                f"'schema' is no JSON Schema ({escape(str(why), 200)}); mend it, as the draft "
+                "2020-12 has it"
+            ) from error
+        if used := sorted(UNBOUNDED_KEYWORDS & _keywords(schema)):
+            raise DataError(
+                f"'schema' uses {used[0]}, which cannot be matched in bounded time; leave it out, "
+                "and add a check of the kind regex"
+            )
+        if outside := [name for name in _references(schema) if not name.startswith("#")]:
+            raise DataError(
+                f"'schema' refers to {escape(repr(outside[0]), 80)}, and nothing is fetched; "
+                "put it under $defs"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """The answer refuses to help, or, where that is not ``expected``, it does not."""
+
+    kind: ClassVar = "refusal"
+    expected: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxWords:
+    """The answer has at most so many words."""
+
+    kind: ClassVar = "max_words"
+    words: int
+
+    def __post_init__(self) -> None:
+        if self.words < 0:
+            raise DataError("'words' is negative; write how many words an answer may have")
+
+
+AnswerCheck: TypeAlias = Regex | Contains | Json | JsonSchema | Refusal | MaxWords
+
+_KINDS: Mapping[str, type[AnswerCheck]] = {
+    kind.kind: kind for kind in (Regex, Contains, Json, JsonSchema, Refusal, MaxWords)
+}
+
+
+def parse_checks(raw: object, where: str) -> tuple[AnswerCheck, ...]:
+    """Read the value of ``checks``: a list of objects, each with its ``kind`` and its own fields.
+
+    Raises:
+        DataError: A check is not exactly of its kind; the message begins with ``where``.
+    """
+    if isinstance(raw, str) or not isinstance(raw, Sequence):
+        raise DataError(f'{where}: \'checks\' must be a list of objects such as {{"kind": "json"}}')
+    return tuple(_parse(check, f"{where}: check {n}") for n, check in enumerate(raw, 1))
+
+
+def checks_json(checks: Sequence[AnswerCheck]) -> str:
+    """Return checks as JSON text, from which ``parse_checks`` makes the same ones."""
+    return json.dumps([{"kind": check.kind, **asdict(check)} for check in checks])
+
+
+def _parse(raw: object, where: str) -> AnswerCheck:
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{where} must be an object with a 'kind'; write one")
+    name = raw.get("kind")
+    if not isinstance(name, str) or name not in _KINDS:
+        raise DataError(f"{where} has the kind {_shown(name)}; {_hint(name, tuple(_KINDS))}")
+    kind = _KINDS[name]
+    known = {field.name: field for field in fields(kind)}
+    given = {field: value for field, value in raw.items() if field != "kind"}
+    for field in given:
+        if field not in known:
+            raise DataError(
+                f"{where} ({name}) has the unknown field {_shown(field)}; "
+                f"{_hint(field, tuple(known)) if known else 'leave it out'}"
+            )
+    for field in known.values():
+        if field.name in given:
+            given[field.name] = _value(given[field.name], field, f"{where} ({name})")
+        elif field.default is MISSING:
+            raise DataError(f"{where} ({name}) has no {field.name}; add it")
+    try:
+        return kind(**given)
+    except DataError as error:
+        raise DataError(f"{where} ({name}): {error}") from error
+
+
+def _value(value: object, field: "Field[Any]", where: str) -> object:
+    """Return a field's value; a schema, which is an object, as JSON text."""
+    if field.name == "schema" and isinstance(value, Mapping | bool):
+        try:
+            return json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{where}: 'schema' is no JSON ({error}); mend it") from error
+    words = {str: "text", bool: "true or false", int: "a whole number"}
+    wanted = next(kind for kind in words if kind is field.type)
+    if type(value) is not wanted:  # a bool is an int to Python, and true is no number of words
+        raise DataError(f"{where}: '{field.name}' must be {words[wanted]}; write that")
+    return value
+
+
+def _keywords(schema: object) -> set[str]:
+    """Return the names of the keywords in a schema, but not those that it gives to properties."""
+    if isinstance(schema, Mapping):
+        parts = [
+            part.values() if name in _NAMED and isinstance(part, Mapping) else [part]
+            for name, part in schema.items()
+        ]
+        return set(schema).union(*(_keywords(value) for part in parts for value in part))
+    return set().union(*map(_keywords, schema)) if isinstance(schema, list) else set()
+
+
+def _references(schema: object) -> list[str]:
+    if isinstance(schema, Mapping):
+        own = [str(schema[name]) for name in ("$ref", "$dynamicRef", "$schema") if name in schema]
+        own = [name for name in own if not name.startswith("https://json-schema.org/draft/2020-12")]
+        return own + [name for value in schema.values() for name in _references(value)]
+    return [n for v in schema for n in _references(v)] if isinstance(schema, list) else []
+
+
+def _shown(value: object) -> str:
+    return escape(repr(value), 60)
+
+
+def _hint(name: object, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(known)}"
