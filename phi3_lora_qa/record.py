@@ -79,8 +79,8 @@ class ItemRow:
     """One question and what both models made of it; the rows are kept beside the record.
 
     ``prompt`` is the turns before the answer, rendered as text. Losses are mean nats per
-    reference token over ``tokens`` tokens. ``scores`` maps the name of a metric, of which more
-    is better, to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
+    reference token over ``tokens`` tokens. ``scores`` maps the name of a metric that
+    applies to the item to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
     """
 
     id: str

@@ -76,6 +76,21 @@ SPECS = (
         metavar="FILE",
         help="quality items: jsonl, csv, parquet or a data set folder (may be repeated)",
     ),
+    Spec(
+        name="suite_columns",
+        repeated=True,
+        default=(),
+        metavar="FIELD=COLUMN",
+        help="what the suite calls a field, such as prompt=question (may be repeated, or a list)",
+    ),
+    Spec(
+        name="metric",
+        repeated=True,
+        default=(),
+        metavar="METRIC",
+        help="measure this too: a metric's name, MODULE:CLASS, or the path of an evaluate module "
+        "(may be repeated)",
+    ),
     Spec(name="thresholds", kind="path", metavar="FILE", help="limits for the quality stage"),
     Spec(
         name="report",
@@ -171,6 +186,8 @@ class GateSettings:
     adapter: tuple[Path, ...]
     base: str | None
     suite: tuple[str, ...]
+    suite_columns: tuple[str, ...]
+    metric: tuple[str, ...]
     thresholds: Path | None
     report: Path | None
     layers: bool

@@ -37,7 +37,7 @@ class Regex:
         except PatternError as error:
             raise DataError(
                 f"the pattern {escape(repr(self.pattern), 80)} cannot be used ({error}); "
-                "write one without look-around, back references and flags"
+                "write a small one without look-around, back references and flags"
             ) from error
 
 
@@ -114,7 +114,7 @@ class MaxWords:
 
 AnswerCheck: TypeAlias = Regex | Contains | Json | JsonSchema | Refusal | MaxWords
 
-_KINDS: Mapping[str, type[AnswerCheck]] = {
+KINDS: Mapping[str, type[AnswerCheck]] = {
     kind.kind: kind for kind in (Regex, Contains, Json, JsonSchema, Refusal, MaxWords)
 }
 
@@ -139,9 +139,9 @@ def _parse(raw: object, where: str) -> AnswerCheck:
     if not isinstance(raw, Mapping):
         raise DataError(f"{where} must be an object with a 'kind'; write one")
     name = raw.get("kind")
-    if not isinstance(name, str) or name not in _KINDS:
-        raise DataError(f"{where} has the kind {_shown(name)}; {_hint(name, tuple(_KINDS))}")
-    kind = _KINDS[name]
+    if not isinstance(name, str) or name not in KINDS:
+        raise DataError(f"{where} has the kind {_shown(name)}; {_hint(name, tuple(KINDS))}")
+    kind = KINDS[name]
     known = {field.name: field for field in fields(kind)}
     given = {field: value for field, value in raw.items() if field != "kind"}
     for field in given:

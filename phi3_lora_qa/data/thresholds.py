@@ -13,8 +13,22 @@ from phi3_lora_qa.errors import DataError, escape
 
 EVERY_OTHER_GROUP = "*"
 
-METRICS = ("loss", "exact_match", "token_f1", "rouge_l")
-"""What a limit may name: the room metrics computes the answers' ones, the room scoring the loss."""
+METRICS = (
+    "loss",
+    "exact_match",
+    "token_f1",
+    "rouge_l",
+    "chrf",
+    "bleu",
+    "checks",
+    "json_valid",
+    "refusal",
+    "stopped",
+    "repetition",
+    "empty",
+    "length_ratio",
+)
+"""What a limit may name: the room metrics computes the answers' ones, scoring loss and stopped."""
 
 RULES = {
     "at_least": "at least {}",

@@ -16,8 +16,9 @@ from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.factors import read_factors
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.prepare import Target, snapshot_of
-from phi3_lora_qa.gate.table import join_scores, measure, needed
+from phi3_lora_qa.gate.table import chosen, join_scores, measure, needed
 from phi3_lora_qa.lora import Factors
+from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum
 
 if TYPE_CHECKING:
@@ -145,25 +146,30 @@ class Bench:
         return self.run.score(self, self.run.base(self), self.tuned, "score tuned here", items)
 
     @cached_property
+    def measured(self) -> tuple[MetricInfo, ...]:
+        """The metrics that this adapter's items are measured by."""
+        return chosen(self.target.metrics, self.target.limits)
+
+    @cached_property
     def rows(self) -> tuple[ItemRow, ...]:
         """Base and tuned side by side, one row an item; journaled once."""
         self.require_items()
         base, tuned = self.run.base_scores(self), self.tuned_scores
         with self.run.timed("compute metrics", self.index):
-            rows = join_scores(self.target.items, base, tuned)
+            rows = join_scores(self.target.items, base, tuned, self.measured)
         self.run.journal.add_evidence(Evidence(adapter=self.index, items=rows))
         return rows
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """Every metric of every group, judged where there is a limit; journaled once."""
-        metrics = measure(self.rows, self.target.limits, self.run.settings.seed)
+        metrics = measure(self.rows, self.target.limits, self.run.settings.seed, self.measured)
         self.run.journal.add_evidence(Evidence(adapter=self.index, metrics=metrics))
         return metrics
 
     def items_needed(self, limit: Limit) -> int:
         """About how many items would decide a limit; 0 where no number would."""
-        return needed(self.rows, limit, self.run.settings.seed)
+        return needed(self.rows, limit, self.run.settings.seed, self.measured)
 
     def add_spectra(self, spectra: Sequence[Spectrum]) -> None:
         """Keep the modules' spectra for the record."""

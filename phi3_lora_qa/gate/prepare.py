@@ -16,7 +16,8 @@ from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.data.thresholds import Limit, default_limits, expand, read_thresholds
-from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
+from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError, escape
+from phi3_lora_qa.metrics import AskedMetric, find_metric, known_metrics
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
@@ -25,7 +26,7 @@ from phi3_lora_qa.models.registry import (
     read_base_config,
     resolve_base,
 )
-from phi3_lora_qa.settings import GateSettings
+from phi3_lora_qa.settings import GateSettings, refuse_within
 
 _HANDED = "targets.pickle"
 
@@ -43,6 +44,7 @@ class Target:
         items: The quality items, each question once.
         copies: How many items were left out because they repeat another.
         limits: The thresholds, one for each group and metric.
+        metrics: What is to be measured beside the usual metrics and those that limits name.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Target:
     items: tuple[Item, ...]
     copies: int
     limits: tuple[Limit, ...]
+    metrics: tuple[AskedMetric, ...] = ()
 
 
 def prepare(settings: GateSettings) -> tuple[Target, ...]:
@@ -62,8 +65,10 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
         InputError: A path, base, suite or thresholds file cannot be used.
     """
     selection_of(settings)  # what is wrong with it is bad input too
-    asked = read_thresholds(settings.thresholds) if settings.thresholds else None
-    given = read_suite([Path(path) for path in settings.suite]) if settings.suite else None
+    metrics = _metrics(settings)
+    known = tuple(dict.fromkeys((*known_metrics(), *(metric.name for metric in metrics))))
+    asked = read_thresholds(settings.thresholds, known) if settings.thresholds else None
+    given = _given_suite(settings)
     targets = []
     for name, source in zip(adapter_names(settings.adapter), settings.adapter, strict=True):
         listing = AdapterFolder.open(source)
@@ -87,9 +92,32 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
                 items=distinct,
                 copies=len(items) - len(distinct),
                 limits=expand(default_limits(groups) if limits is None else limits, groups),
+                metrics=metrics,
             )
         )
     return tuple(targets)
+
+
+def _given_suite(settings: GateSettings) -> tuple[Item, ...] | None:
+    if settings.suite:
+        return read_suite([Path(path) for path in settings.suite], settings.suite_columns)
+    if settings.suite_columns:
+        raise InputError(
+            "columns were named, but no suite; give it with --phi3-suite, or leave out "
+            "--phi3-suite-columns"
+        )
+    return None
+
+
+def _metrics(settings: GateSettings) -> tuple[AskedMetric, ...]:
+    """Find the metrics that were asked for; none of them may come from an adapter's folder."""
+    metrics = tuple(find_metric(text, settings.starts["metric"]) for text in settings.metric)
+    for metric in metrics:
+        if file := metric.file:
+            refuse_within(settings.adapter, file, "metrics")
+    if len({metric.name for metric in metrics}) < len(set(metrics)):
+        raise InputError("two metrics bear the same name; give one of them another")
+    return metrics
 
 
 def snapshot(targets: Sequence[Target], run_folder: Path) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.metrics import known_metrics, metric_info, metric_names, per_item
+from phi3_lora_qa.metrics import AskedMetric, MetricInfo, measured, per_item
+from phi3_lora_qa.metrics.catalogue import STOPPED
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 from phi3_lora_qa.stats.paired import Interval, compare, decide, items_needed
 
@@ -21,20 +22,20 @@ BASE, TUNED = "base: ", "tuned: "
 
 
 def join_scores(
-    items: Sequence[Item], base: Sequence["ItemScore"], tuned: Sequence["ItemScore"]
+    items: Sequence[Item],
+    base: Sequence["ItemScore"],
+    tuned: Sequence["ItemScore"],
+    metrics: Sequence[MetricInfo],
 ) -> tuple[ItemRow, ...]:
-    """Return one row for each item, with every text metric under both models."""
-    references = [item.reference for item in items]
-    scores = {
-        name: list(
-            zip(
-                per_item(name, [score.answer for score in base], references),
-                per_item(name, [score.answer for score in tuned], references),
-                strict=True,
-            )
-        )
-        for name in metric_names()
-    }
+    """Return one row for each item, with every metric of answers that applies to it, both ways."""
+    scores: list[dict[str, tuple[float, float]]] = [{} for _ in items]
+    for info in (info for info in metrics if info.generated):
+        places = [n for n, item in enumerate(items) if info.applies(item)]
+        asked = [items[n] for n in places]
+        old = _side(info, asked, [base[n] for n in places])
+        new = _side(info, asked, [tuned[n] for n in places])
+        for n, pair in zip(places, zip(old, new, strict=True), strict=True):
+            scores[n][info.name] = pair
     rows = []
     for number, (item, before, after) in enumerate(zip(items, base, tuned, strict=True)):
         sides = ((BASE, before), (TUNED, after))
@@ -49,41 +50,58 @@ def join_scores(
                 base_loss=before.loss,
                 tuned_loss=after.loss,
                 tokens=after.tokens,
-                scores={name: pairs[number] for name, pairs in scores.items()},
+                scores=scores[number],
                 error="; ".join(side + s.error for side, s in sides if s.error),
             )
         )
     return tuple(rows)
 
 
-def measure(rows: Sequence[ItemRow], limits: Sequence[Limit], seed: int) -> tuple[Metric, ...]:
-    """Compare every metric in every group; judge it by each of its limits.
+def chosen(asked: Sequence[AskedMetric], limits: Sequence[Limit]) -> tuple[MetricInfo, ...]:
+    """Return the metrics to measure."""
+    return measured(asked, [limit.metric for limit in limits])
+
+
+def measure(
+    rows: Sequence[ItemRow], limits: Sequence[Limit], seed: int, metrics: Sequence[MetricInfo]
+) -> tuple[Metric, ...]:
+    """Compare every metric in every group that it says something of; judge it by its limits.
 
     Rows with an error take no part; the check that every item is scored fails for them.
     """
-    metrics = []
+    compared = []
     for group in sorted({row.group for row in rows}):
-        for name in known_metrics():
-            interval = _interval(rows, group, name, seed)
-            mine = [limit for limit in limits if (limit.group, limit.metric) == (group, name)]
+        asked = [row for row in rows if row.group == group]
+        for info in metrics:
+            if info.generated and all(info.name not in row.scores for row in asked):
+                continue
+            interval = _interval(rows, group, info, seed)
+            mine = [limit for limit in limits if (limit.group, limit.metric) == (group, info.name)]
             judged: list[Limit | None] = [*mine] or [None]
-            metrics += [_metric(group, name, interval, limit) for limit in judged]
-    return tuple(metrics)
+            compared += [_metric(group, info, interval, limit) for limit in judged]
+    return tuple(compared)
 
 
-def needed(rows: Sequence[ItemRow], limit: Limit, seed: int) -> int:
+def needed(rows: Sequence[ItemRow], limit: Limit, seed: int, metrics: Sequence[MetricInfo]) -> int:
     """Estimate how many items would decide a limit."""
-    interval = _interval(rows, limit.group, limit.metric, seed)
-    better = metric_info(limit.metric).higher_is_better
-    return items_needed(interval, limit.rule, limit.value, better)
+    info = next(info for info in metrics if info.name == limit.metric)
+    interval = _interval(rows, limit.group, info, seed)
+    return items_needed(interval, limit.rule, limit.value, info.higher_is_better)
 
 
-def _interval(rows: Sequence[ItemRow], group: str, name: str, seed: int) -> Interval:
-    info = metric_info(name)
+def _side(
+    info: MetricInfo, items: Sequence[Item], scores: Sequence["ItemScore"]
+) -> Sequence[float]:
+    if info.name == STOPPED:
+        return [float(score.stopped) for score in scores]
+    return per_item(info, items, [score.answer for score in scores])
+
+
+def _interval(rows: Sequence[ItemRow], group: str, info: MetricInfo, seed: int) -> Interval:
     pairs = [
-        row.scores[name] if info.generated else (row.base_loss, row.tuned_loss)
+        row.scores[info.name] if info.generated else (row.base_loss, row.tuned_loss)
         for row in rows
-        if row.group == group and not row.error
+        if row.group == group and not row.error and (info.name in row.scores or not info.generated)
     ]
     return compare(
         [base for base, _ in pairs],
@@ -94,15 +112,14 @@ def _interval(rows: Sequence[ItemRow], group: str, name: str, seed: int) -> Inte
     )
 
 
-def _metric(group: str, name: str, interval: Interval, limit: Limit | None) -> Metric:
+def _metric(group: str, info: MetricInfo, interval: Interval, limit: Limit | None) -> Metric:
     outcome = NO_LIMIT
     if limit:
-        better = metric_info(name).higher_is_better
-        outcome = decide(interval, limit.rule, limit.value, better)
+        outcome = decide(interval, limit.rule, limit.value, info.higher_is_better)
     low, high = interval.bounds(limit.rule if limit else "")
     return Metric(
         group=group,
-        metric=name,
+        metric=info.name,
         base=interval.mean_base,
         tuned=interval.mean_tuned,
         difference=interval.difference,

@@ -4,11 +4,23 @@ Nothing heavy is imported before the first call of ``per_item``.
 """
 
 from phi3_lora_qa.metrics.catalogue import (
+    AskedMetric,
     MetricInfo,
+    find_metric,
     known_metrics,
+    measured,
     metric_info,
     metric_names,
     per_item,
 )
 
-__all__ = ["MetricInfo", "known_metrics", "metric_info", "metric_names", "per_item"]
+__all__ = [
+    "AskedMetric",
+    "MetricInfo",
+    "find_metric",
+    "known_metrics",
+    "measured",
+    "metric_info",
+    "metric_names",
+    "per_item",
+]

@@ -1,55 +1,95 @@
 """Which metrics there are, which way is up, and the one call that computes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from phi3_lora_qa.errors import DataError
+from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.data.checks import KINDS, checks_json
+from phi3_lora_qa.errors import DataError, escape
+
+Span = tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
     """What a comparison must know of a metric.
 
-    ``span`` is the smallest and the largest possible score, None where there is no limit;
-    ``generated`` tells whether it is computed from generated answers.
+    Attributes:
+        name: How a limit names it.
+        higher_is_better: Which way is up.
+        binary: Scores are 0 or 1.
+        span: The smallest and the largest possible score, None where there is no limit.
+        generated: It is computed from generated answers.
+        usual: It is measured unasked; another only where a limit or a setting asks for it.
+        checked: The kinds of checks of which an item must have one to be measured.
+        place: Where a metric of the user's own is; empty for one of ours.
     """
 
     name: str
-    higher_is_better: bool
-    binary: bool
-    span: tuple[float, float] | None
-    generated: bool
+    higher_is_better: bool = True
+    binary: bool = False
+    span: Span = (0.0, 1.0)
+    generated: bool = True
+    usual: bool = True
+    checked: frozenset[str] = frozenset()
+    place: str = ""
+
+    def applies(self, item: Item) -> bool:
+        """Whether the metric says something of this item."""
+        return not self.checked or any(check.kind in self.checked for check in item.checks)
 
 
-_UNIT = (0.0, 1.0)
+@dataclass(frozen=True, kw_only=True)
+class AskedMetric:
+    """A metric that a setting asks for: one of ours by its name, or, at ``place``, another's."""
+
+    name: str
+    place: str = ""
+
+    @property
+    def file(self) -> Path | None:
+        """The file or folder that another's metric is read from, where that can be told."""
+        from phi3_lora_qa.metrics.own import file_of
+
+        return file_of(self.place) if self.place else None
+
+
+LOSS, STOPPED = "loss", "stopped"
+"""What scoring itself tells: nothing is computed from answers."""
 
 _METRICS = {
     info.name: info
     for info in (
-        MetricInfo(name="loss", higher_is_better=False, binary=False, span=None, generated=False),
-        MetricInfo(
-            name="exact_match", higher_is_better=True, binary=True, span=_UNIT, generated=True
-        ),
-        MetricInfo(
-            name="token_f1", higher_is_better=True, binary=False, span=_UNIT, generated=True
-        ),
-        MetricInfo(name="rouge_l", higher_is_better=True, binary=False, span=_UNIT, generated=True),
+        MetricInfo(name=LOSS, higher_is_better=False, span=None, generated=False),
+        MetricInfo(name="exact_match", binary=True),
+        MetricInfo(name="token_f1"),
+        MetricInfo(name="rouge_l"),
+        MetricInfo(name="chrf", usual=False),
+        MetricInfo(name="bleu", usual=False),
+        MetricInfo(name="checks", binary=True, checked=frozenset(KINDS)),
+        MetricInfo(name="json_valid", binary=True, checked=frozenset({"json", "json_schema"})),
+        MetricInfo(name="refusal", binary=True, checked=frozenset({"refusal"})),
+        MetricInfo(name=STOPPED, binary=True),
+        MetricInfo(name="repetition", higher_is_better=False),
+        MetricInfo(name="empty", higher_is_better=False, binary=True, usual=False),
+        MetricInfo(name="length_ratio", usual=False),
     )
 }
 
 
 def known_metrics() -> tuple[str, ...]:
-    """Return every metric that a limit may name; ``loss`` comes from scoring, not from here."""
+    """Return every metric of ours that a limit may name."""
     return tuple(_METRICS)
 
 
 def metric_names() -> tuple[str, ...]:
-    """Return the metrics that ``per_item`` computes from answers and references."""
-    return tuple(info.name for info in _METRICS.values() if info.generated)
+    """Return the metrics that ``per_item`` computes from answers."""
+    return tuple(info.name for info in _METRICS.values() if info.generated and info.name != STOPPED)
 
 
 def metric_info(name: str) -> MetricInfo:
-    """Return what is known of a metric.
+    """Return what is known of a metric of ours.
 
     Raises:
         DataError: There is no such metric.
@@ -59,28 +99,75 @@ def metric_info(name: str) -> MetricInfo:
     return _METRICS[name]
 
 
-def per_item(name: str, answers: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Score each answer against the reference of the same place.
+def find_metric(text: str, start: Path) -> AskedMetric:
+    """Find the metric that a setting means, without importing what others wrote.
 
     Args:
-        name: One of ``metric_names()``.
-        answers: What a model wrote; may hold anything, lone surrogates too.
-        references: What it should have written.
-
-    Returns:
-        One score within [0, 1] for each pair.
+        text: A name of ours; ``MODULE:CLASS``; or the path of an ``evaluate`` module, a script or
+            a folder that holds the script of its name.
+        start: Where a relative path starts.
 
     Raises:
-        DataError: The metric is unknown or not computed from answers, or the lengths differ.
+        DataError: There is no such metric, or its name is one of ours.
     """
-    if not metric_info(name).generated:
-        raise DataError(f"{name} is no metric of answers; use one of {', '.join(metric_names())}")
-    if len(answers) != len(references):
+    if text in _METRICS:
+        return AskedMetric(name=text)
+    from phi3_lora_qa.metrics.own import find_own
+
+    name, place = find_own(text, start)
+    if name in _METRICS:
         raise DataError(
-            f"{len(answers)} answers against {len(references)} references; give one for each"
+            f"the metric {escape(text, 80)} bears the name of a built-in one; give it another"
         )
+    return AskedMetric(name=name, place=place)
+
+
+def measured(asked: Iterable[AskedMetric], named: Iterable[str]) -> tuple[MetricInfo, ...]:
+    """Return the metrics to measure: the usual ones, those asked for, those that limits name.
+
+    Raises:
+        DataError: A metric of the user's own cannot be loaded.
+    """
+    asked = tuple(asked)
+    wanted = {metric.name for metric in asked} | set(named)
+    ours = [info for info in _METRICS.values() if info.usual or info.name in wanted]
+    return (*ours, *(_own(metric) for metric in dict.fromkeys(asked) if metric.place))
+
+
+def per_item(info: MetricInfo, items: Sequence[Item], answers: Sequence[str]) -> list[float]:
+    """Score each answer to the item of the same place.
+
+    Args:
+        info: A metric of answers.
+        items: What was asked; the metric must apply to each.
+        answers: What a model wrote; may hold anything, lone surrogates too.
+
+    Returns:
+        One score within the metric's span for each answer.
+
+    Raises:
+        DataError: The metric is not computed from answers or fails, or the lengths differ.
+    """
+    if not info.generated or info.name == STOPPED:
+        raise DataError(
+            f"{info.name} is no metric of answers; use one of {', '.join(metric_names())}"
+        )
+    if len(answers) != len(items):
+        raise DataError(f"{len(answers)} answers to {len(items)} items; give one for each")
     if not answers:
         return []
+    against = [checks_json(i.checks) if info.checked else i.reference for i in items]
+    if info.place:
+        from phi3_lora_qa.metrics.own import compute_own
+
+        return compute_own(info.place, answers, against)
     from phi3_lora_qa.metrics.modules import compute
 
-    return compute(name, answers, references)
+    return compute(info.name, answers, against)
+
+
+def _own(metric: AskedMetric) -> MetricInfo:
+    from phi3_lora_qa.metrics.own import bounds_of
+
+    binary, span = bounds_of(metric.place)
+    return MetricInfo(name=metric.name, binary=binary, span=span, place=metric.place)

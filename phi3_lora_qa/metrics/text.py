@@ -14,8 +14,13 @@ _FINAL_MARKS = " .!。"
 
 def normalise(text: str) -> str:
     """Return the text with case, spacing and final marks evened out."""
+    return fold(text).rstrip(_FINAL_MARKS)
+
+
+def fold(text: str) -> str:
+    """Return the text with case and spacing evened out."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split()).rstrip(_FINAL_MARKS)
+    return " ".join(folded.split())
 
 
 def words(text: str) -> list[str]:
@@ -42,6 +47,23 @@ def token_f1(answer: str, reference: str) -> float:
         return exact_match(answer, reference)
     common = (said & expected).total()
     return 2.0 * common / (said.total() + expected.total())
+
+
+def repetition(answer: str, n: int = 4) -> float:
+    """Return the share of n-grams of words that the answer has said before, 0.0 below n words.
+
+    Source: seq-rep-n of Welleck et al., Neural Text Generation with Unlikelihood Training, ICLR
+    2020, section 6.1: ``1 - distinct n-grams / n-grams``.
+    """
+    said = words(answer)
+    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def length_ratio(answer: str, reference: str) -> float:
+    """Return the smaller number of words over the larger: 1.0 where both are equally long."""
+    said, expected = len(words(answer)), len(words(reference))
+    return min(said, expected) / max(said, expected) if said or expected else 1.0
 
 
 def _bare(part: str) -> str:

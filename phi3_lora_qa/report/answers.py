@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.report.diff import Segment, word_diff
+from phi3_lora_qa.report.plots import higher_is_better
 from phi3_lora_qa.report.text import Cut, anchor, cut, one_line
 
 MAX_ITEMS = 500
@@ -111,7 +112,8 @@ def _question(prompt: str) -> str:
 
 
 def _flags(row: ItemRow) -> tuple[str, ...]:
-    worse = [row.tuned_loss - row.base_loss] + [b - t for b, t in row.scores.values()]
+    worse = [row.tuned_loss - row.base_loss]
+    worse += [b - t if higher_is_better(m) else t - b for m, (b, t) in row.scores.items()]
     # Written so that NaN, which compares false with everything, counts as a regression.
     regressed = bool(row.error) or any(not change <= TOLERANCE for change in worse)
     improved = any(change < -TOLERANCE for change in worse)

@@ -1,10 +1,12 @@
 """What a run is about: names, items and limits, settled before anything runs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.gate.prepare import Target, adapter_names, hand_over, handed_over, prepare
 from phi3_lora_qa.settings import resolve
 
@@ -48,6 +50,44 @@ def test_the_bundled_suite_has_limits_of_its_own(tmp_path: Path, good_adapter: P
     (tmp_path / "s.jsonl").write_text(json.dumps(suite[0]))
     (other,) = targets(tmp_path, good_adapter, suite=["s.jsonl"])
     assert "at_least" not in {limit.rule for limit in other.limits}
+
+
+def test_columns_and_metrics_come_from_the_settings(tmp_path: Path, good_adapter: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({"question": "one?", "reference": "1"}))
+    (tmp_path / "Polite.py").write_text("")
+    (tmp_path / "t.toml").write_text(
+        "[[limit]]\ngroup = 'target'\nmetric = 'Polite'\nrule = 'at_least'\nvalue = 0.5\n"
+    )
+    (target,) = targets(
+        tmp_path,
+        good_adapter,
+        suite=["s.jsonl"],
+        suite_columns=["prompt=question"],
+        metric=["chrf", "Polite.py"],
+        thresholds="t.toml",
+    )
+    assert target.items[0].prompt[0].content == "one?"
+    assert [metric.name for metric in target.metrics] == ["chrf", "Polite"]
+    assert [limit.metric for limit in target.limits] == ["Polite"]
+
+
+def test_a_metric_in_the_adapters_folder_is_refused(
+    tmp_path: Path, adapter_copy: Callable[[str], Path]
+) -> None:
+    adapter = adapter_copy("adapter")
+    (adapter / "Polite.py").write_text("")
+    with pytest.raises(InputError, match=r"the metrics in .* lie in the adapter's own folder"):
+        targets(tmp_path, adapter, metric=[str(adapter / "Polite.py")])
+
+
+def test_what_is_asked_for_and_cannot_be_is_bad_input(tmp_path: Path, good_adapter: Path) -> None:
+    with pytest.raises(InputError, match="columns were named, but no suite"):
+        targets(tmp_path, good_adapter, suite_columns=["prompt=question"])
+    (tmp_path / "a").mkdir()
+    for path in (tmp_path / "Polite.py", tmp_path / "a" / "Polite.py"):
+        path.write_text("")
+    with pytest.raises(InputError, match="two metrics bear the same name"):
+        targets(tmp_path, good_adapter, metric=["Polite.py", "a/Polite.py"])
 
 
 def test_every_process_sees_the_same_targets(tmp_path: Path, good_adapter: Path) -> None:

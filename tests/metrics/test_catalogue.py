@@ -3,30 +3,44 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.data.checks import AnswerCheck, Contains, Json, MaxWords, Refusal
 from phi3_lora_qa.errors import DataError
-from phi3_lora_qa.metrics import known_metrics, metric_info, metric_names, per_item
+from phi3_lora_qa.metrics import known_metrics, measured, metric_info, metric_names, per_item
 
 ANSWERS = ["The cat sat.", "dog", "", "\ud800", "日本語"]
 REFERENCES = ["the cat sat", "a dog", "cat", "?", "日本"]
 
 
+def item(reference: str, *checks: AnswerCheck) -> Item:
+    ask = Message(role="user", content="?")
+    return Item(id=reference, prompt=(ask,), reference=reference, checks=checks)
+
+
+def scores(name: str, answers: Sequence[str], references: Sequence[str]) -> list[float]:
+    return per_item(metric_info(name), [item(text) for text in references], answers)
+
+
 def test_each_metric_scores_every_pair() -> None:
-    assert per_item("exact_match", ANSWERS, REFERENCES) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert scores("exact_match", ANSWERS, REFERENCES) == [1.0, 0.0, 0.0, 0.0, 0.0]
     f1 = [1.0, 2 / 3, 0.0, 0.0, 0.8]
-    assert per_item("token_f1", ANSWERS, REFERENCES) == pytest.approx(f1)
-    assert per_item("rouge_l", ANSWERS, REFERENCES) == pytest.approx(f1)
+    assert scores("token_f1", ANSWERS, REFERENCES) == pytest.approx(f1)
+    assert scores("rouge_l", ANSWERS, REFERENCES) == pytest.approx(f1)
+    assert scores("empty", ANSWERS, REFERENCES) == [0.0, 0.0, 1.0, 0.0, 0.0]
+    assert scores("length_ratio", ANSWERS, REFERENCES) == pytest.approx([1, 1 / 2, 0, 0, 2 / 3])
 
 
 def test_rouge_l_minds_the_order_of_words_and_f1_does_not() -> None:
     pair = ["sat cat the"], ["the cat sat"]
-    assert per_item("token_f1", *pair) == [1.0]
-    assert per_item("rouge_l", *pair) == pytest.approx([1 / 3])
+    assert scores("token_f1", *pair) == [1.0]
+    assert scores("rouge_l", *pair) == pytest.approx([1 / 3])
 
 
 def test_rouge_l_is_the_reference_implementations_on_plain_english() -> None:
@@ -34,28 +48,75 @@ def test_rouge_l_is_the_reference_implementations_on_plain_english() -> None:
 
     answer, reference = "police killed the gunman", "police kill the gunman now"
     theirs = RougeScorer(["rougeL"]).score(reference, answer)["rougeL"].fmeasure
-    assert per_item("rouge_l", [answer], [reference]) == [theirs]
+    assert scores("rouge_l", [answer], [reference]) == [theirs]
+
+
+def test_chrf_and_bleu_are_sacrebleus() -> None:
+    import sacrebleu
+
+    answer, reference = "police killed the gunman last night", "the police killed the gunman"
+    chrf = sacrebleu.sentence_chrf(answer, [reference]).score / 100
+    bleu = sacrebleu.sentence_bleu(answer, [reference], use_effective_order=True).score / 100
+    assert 0.0 < bleu < chrf < 1.0
+    assert scores("chrf", [answer], [reference]) == [chrf]
+    assert scores("bleu", [answer], [reference]) == [bleu]
+
+
+def test_checks_are_passed_by_an_answer_that_holds_them_all() -> None:
+    items = [item("r", Contains(text="rome"), MaxWords(words=3))] * 3
+    answers = ["It is Rome.", "It really is Rome.", "It is Oslo."]
+    assert per_item(metric_info("checks"), items, answers) == [1.0, 0.0, 0.0]
+
+
+def test_only_the_check_of_refusal_counts_as_refusal() -> None:
+    no, yes = (item("r", Refusal(expected=e), MaxWords(words=0)) for e in (False, True))
+    answers = ["Here you are.", "I'm sorry, but I can't help with that."]
+    assert per_item(metric_info("refusal"), [no, no], answers) == [1.0, 0.0]
+    assert per_item(metric_info("refusal"), [yes, yes], answers) == [0.0, 1.0]
+
+
+def test_a_metric_applies_where_the_item_has_what_it_needs() -> None:
+    plain, brief, record = item("r"), item("r", MaxWords(words=1)), item("r", Json())
+    applying = {
+        name: [metric_info(name).applies(i) for i in (plain, brief, record)]
+        for name in ("token_f1", "checks", "json_valid", "refusal")
+    }
+    assert applying == {
+        "token_f1": [True, True, True],
+        "checks": [False, True, True],
+        "json_valid": [False, False, True],
+        "refusal": [False, False, False],
+    }
+    assert per_item(metric_info("json_valid"), [record] * 2, ["[1]", "[1"]) == [1.0, 0.0]
+
+
+def test_what_is_unusual_is_measured_only_when_it_is_asked_for() -> None:
+    usual = {info.name for info in measured((), ())}
+    assert set(known_metrics()) - usual == {"chrf", "bleu", "empty", "length_ratio"}
+    assert {info.name for info in measured((), ["bleu", "loss"])} == usual | {"bleu"}
 
 
 def test_what_a_comparison_must_know_is_known() -> None:
-    assert set(metric_names()) == set(known_metrics()) - {"loss"}
-    assert not metric_info("loss").higher_is_better
-    assert [name for name in known_metrics() if metric_info(name).binary] == ["exact_match"]
+    assert set(metric_names()) == set(known_metrics()) - {"loss", "stopped"}
+    lower = {name for name in known_metrics() if not metric_info(name).higher_is_better}
+    assert lower == {"loss", "repetition", "empty"}
+    binary = {name for name in known_metrics() if metric_info(name).binary}
+    assert binary == {"exact_match", "checks", "json_valid", "refusal", "stopped", "empty"}
     assert all(metric_info(name).span == (0.0, 1.0) for name in metric_names())
 
 
 def test_misuse_is_an_error() -> None:
     with pytest.raises(DataError, match="unknown metric"):
-        per_item("bleurt", ["a"], ["a"])
+        metric_info("bleurt")
     with pytest.raises(DataError, match="no metric of answers"):
-        per_item("loss", ["a"], ["a"])
-    with pytest.raises(DataError, match="2 answers against 1 references"):
-        per_item("token_f1", ["a", "b"], ["a"])
+        scores("loss", ["a"], ["a"])
+    with pytest.raises(DataError, match="2 answers to 1 items"):
+        scores("token_f1", ["a", "b"], ["a"])
 
 
 @pytest.mark.parametrize("name", metric_names())
 def test_no_pairs_have_no_scores(name: str) -> None:
-    assert per_item(name, [], []) == []
+    assert scores(name, [], []) == []
 
 
 def test_the_modules_are_evaluates_own_kind() -> None:
@@ -65,14 +126,17 @@ def test_the_modules_are_evaluates_own_kind() -> None:
 
     assert set(MODULES) == set(metric_names())
     assert all(issubclass(module, evaluate.Metric) for module in MODULES.values())
+    binary = {name for name in MODULES if metric_info(name).binary}
+    assert {name for name, module in MODULES.items() if module.binary} == binary
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=5))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_hostile_text_gets_a_score_within_the_range(pairs: list[tuple[str, str]]) -> None:
-    answers, references = [a for a, _ in pairs], [r for _, r in pairs]
+    answers = [answer for answer, _ in pairs]
+    items = [item(reference, Json(), Refusal(expected=True)) for _, reference in pairs]
     for name in metric_names():
-        assert all(0.0 <= score <= 1.0 for score in per_item(name, answers, references))
+        assert all(0.0 <= score <= 1.0 for score in per_item(metric_info(name), items, answers))
 
 
 def test_nothing_heavy_before_the_first_score_and_no_network_or_cache_after_it(
@@ -80,14 +144,19 @@ def test_nothing_heavy_before_the_first_score_and_no_network_or_cache_after_it(
 ) -> None:
     code = """
 import sys
-from phi3_lora_qa.metrics import metric_names, per_item
-assert not {"torch", "evaluate", "datasets", "numpy"} & set(sys.modules)
+from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.data.checks import Contains, Refusal
+from phi3_lora_qa.metrics import metric_info, metric_names, per_item
+assert not {"torch", "evaluate", "datasets", "numpy", "jsonschema"} & set(sys.modules)
 def forbid(event, args):
     if event in ("socket.connect", "socket.getaddrinfo"):
         raise RuntimeError(f"{event} {args}")
 sys.addaudithook(forbid)
+checks = (Contains(text="2"), Refusal(expected=False))
+item = Item(id="i", prompt=(), reference="[1, 2]", checks=checks)
 for name in metric_names():
-    assert per_item(name, ["a b"], ["a b"]) == [1.0]
+    expected = [0.0] if name in ("repetition", "empty") else [1.0]
+    assert per_item(metric_info(name), [item], ["[1, 2]"]) == expected, name
 """
     home = tmp_path / "home"
     home.mkdir()

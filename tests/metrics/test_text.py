@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3_lora_qa.metrics.text import exact_match, normalise, token_f1, words
+from phi3_lora_qa.metrics.text import (
+    exact_match,
+    length_ratio,
+    normalise,
+    repetition,
+    token_f1,
+    words,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +82,32 @@ def test_any_text_can_be_scored_and_scores_one_against_itself(one: str, other: s
 @given(st.text())
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"),
+    [
+        ("", 0.0),
+        ("one two three", 0.0),
+        ("one two three four five", 0.0),
+        ("no no no no no", 0.5),  # the same 4-gram twice
+        ("so we go on and so we go on and", 2 / 7),
+        ("日本日本日本日本", 3 / 5),
+    ],
+)
+def test_repetition_is_the_share_of_grams_said_before(answer: str, share: float) -> None:
+    assert repetition(answer) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "ratio"),
+    [
+        ("a b", "c d", 1.0),
+        ("a", "b c d e", 0.25),
+        ("b c d e", "a", 0.25),
+        ("", "a", 0.0),
+        ("", "", 1),
+    ],
+)
+def test_too_short_and_too_long_are_alike(answer: str, reference: str, ratio: float) -> None:
+    assert length_ratio(answer, reference) == ratio

@@ -40,7 +40,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
 
     from phi3_lora_qa.adapter.finding import all_rules
     from phi3_lora_qa.data.suite import read_suite
-    from phi3_lora_qa.gate.table import join_scores, measure
+    from phi3_lora_qa.gate.table import chosen, join_scores, measure
     from phi3_lora_qa.models import checksum, merge  # noqa: F401
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
@@ -53,8 +53,9 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     items = read_suite([bundled("tiny") / "suite.jsonl"])[::60]
     scores = score_items(base.model, base.tokenizer, items, ScoringOptions())
     attach(base.model, good_adapter).unload()
-    rows = join_scores(items, scores, scores)
-    measure(rows, (), 0)
+    metrics = chosen((), ())
+    rows = join_scores(items, scores, scores, metrics)
+    measure(rows, (), 0, metrics)
     write_items(rows, tmp_path_factory.mktemp("items") / "items.parquet")
 
 

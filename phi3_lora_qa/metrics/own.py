@@ -1,0 +1,150 @@
+"""Metrics of the user's own: a class, or the path of an ``evaluate`` module.
+
+Both are ``evaluate`` modules. One that derives from ``AnswerMetric`` scores each pair; any other is
+asked for each pair alone, as a gate compares pair by pair.
+"""
+
+import importlib
+import importlib.util
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from phi3_lora_qa.errors import DataError, escape
+
+_FORMS = "give MODULE:CLASS, or the path of an evaluate module"
+
+
+def find_own(text: str, start: Path) -> tuple[str, str]:
+    """Return the metric's name and its place: ``MODULE:CLASS``, or an absolute path.
+
+    Nothing is imported but the packages above the module.
+
+    Raises:
+        DataError: It is in no such place, or has no usable name.
+    """
+    module, colon, name = text.rpartition(":")
+    if colon and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+        source = _source(module)
+        if source is not None and not re.search(rf"\b{name}\b", source):
+            raise DataError(f"the module {escape(module, 80)} has no class {name}; {_FORMS}")
+        return name, text
+    path = start / Path(text).expanduser()
+    script = path / f"{path.name}.py" if path.is_dir() else path
+    if script.suffix != ".py" or not script.is_file():
+        raise DataError(f"there is no metric {escape(text, 200)}; {_FORMS}")
+    if not script.stem.isidentifier():
+        raise DataError(
+            f"{escape(script.stem, 80)} cannot be the name of a metric; call the script by a word "
+            "of letters, digits and underscores"
+        )
+    return script.stem, str(path.resolve())
+
+
+def file_of(place: str) -> Path | None:
+    """Return the file or folder that a metric is read from, where that can be told."""
+    if Path(place).is_absolute():
+        return Path(place)
+    spec = importlib.util.find_spec(place.partition(":")[0])
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def bounds_of(place: str) -> tuple[bool, tuple[float, float] | None]:
+    """Return whether its scores are 0 or 1, and between what they lie; None where nothing is known.
+
+    Raises:
+        DataError: It cannot be loaded.
+    """
+    module = _load(place)
+    return bool(getattr(module, "binary", False)), getattr(module, "span", None)
+
+
+def compute_own(place: str, answers: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Score each pair.
+
+    Raises:
+        DataError: It cannot be loaded, or its scores are not one finite number for each pair.
+    """
+    from phi3_lora_qa.metrics.modules import AnswerMetric, each, storable
+
+    module = _load(place)
+    try:
+        if isinstance(module, AnswerMetric):
+            scores = each(module, answers, references)
+        else:
+            scores = [
+                _number(module.compute(predictions=[storable(a)], references=[storable(r)]), place)
+                for a, r in zip(answers, references, strict=True)
+            ]
+    except DataError:
+        raise
+    except Exception as error:  # another's code raises what it likes
+        raise DataError(
+            f"the metric {escape(place, 200)} failed ({type(error).__name__}: "
+            f"{escape(str(error), 200)}); mend it"
+        ) from error
+    if len(scores) != len(answers) or not all(map(math.isfinite, scores)):
+        raise DataError(
+            f"the metric {escape(place, 200)} did not give one finite number for each answer; "
+            "mend it"
+        )
+    return scores
+
+
+def _source(module: str) -> str | None:
+    """Return a module's source; None where it has none that can be read."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise DataError(f"there is no module {escape(module, 80)} ({error}); {_FORMS}") from error
+    if spec is None:
+        raise DataError(
+            f"there is no module {escape(module, 80)}; put its folder on the path, as with "
+            f"pytest's pythonpath, or {_FORMS}"
+        )
+    if not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+
+
+@cache
+def _load(place: str) -> Any:
+    """Return an instance of the metric, made once a process."""
+    import evaluate
+
+    from phi3_lora_qa.metrics.modules import in_memory
+
+    with in_memory() as options:
+        try:
+            if Path(place).is_absolute():
+                module = evaluate.load(place, keep_in_memory=True, seed=0)
+            else:
+                name, _, kind = place.partition(":")
+                module = getattr(importlib.import_module(name), kind)(**options)
+        except Exception as error:  # whatever another's code raises when it is imported
+            raise DataError(
+                f"the metric {escape(place, 200)} cannot be loaded ({type(error).__name__}: "
+                f"{escape(str(error), 200)}); mend it"
+            ) from error
+    if not isinstance(module, evaluate.Metric):
+        raise DataError(
+            f"{escape(place, 200)} is no metric; derive it from "
+            "phi3_lora_qa.metrics.modules.AnswerMetric, or from evaluate.Metric"
+        )
+    return module
+
+
+def _number(result: Mapping[str, Any] | None, place: str) -> float:
+    """Return the one number of a result: the one under the metric's name, else the only one."""
+    values = result or {}
+    name = Path(place).stem if Path(place).is_absolute() else place.rpartition(":")[2]
+    numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+    if name not in numbers and len(numbers) != 1:
+        raise DataError(
+            f"the metric {escape(place, 200)} gives {', '.join(map(str, values)) or 'nothing'}, "
+            f"and not one number; give one, or one under the name {name}"
+        )
+    return float(numbers[name] if name in numbers else next(iter(numbers.values())))
