@@ -43,6 +43,7 @@ docs: .venv/ready ## write docs/rules from the rules
 
 fixtures: .venv/ready ## make the tiny base and all bundled data again
 	$(BIN)/python fixtures/make_tiny.py
+	$(BIN)/python fixtures/make_general.py
 
 sample-report: .venv/ready ## gate the bundled adapter and keep its report as the sample
 	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter fixtures/tiny/adapter \

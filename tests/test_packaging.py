@@ -31,6 +31,8 @@ def test_the_wheel_carries_the_tiny_base_and_its_suite(wheel: Path) -> None:
         "phi3_lora_qa/bundled/tiny/base/model.safetensors",
         "phi3_lora_qa/bundled/tiny/suite.jsonl",
         "phi3_lora_qa/bundled/smollm2/general.jsonl",
+        "phi3_lora_qa/bundled/general/suite.jsonl",
+        "phi3_lora_qa/bundled/general/thresholds.toml",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "fixtures/"))]
     assert wheel.stat().st_size < 4_000_000

@@ -79,8 +79,8 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
             items = read_suite([bundled_suite(base)]) if base else ()
         distinct = without_copies(items)
         limits = asked
-        if limits is None and given is None and base and (shipped := bundled_thresholds(base)):
-            limits = read_thresholds(shipped)
+        if limits is None and given is None and base:
+            limits = read_thresholds(bundled_thresholds(base))
         groups = sorted({item.group for item in distinct})
         targets.append(
             Target(

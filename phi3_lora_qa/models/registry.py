@@ -27,7 +27,7 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20
-_GENERAL_SUITE = "smollm2/general.jsonl"
+_GENERAL_SUITE, _GENERAL_THRESHOLDS = "general/suite.jsonl", "general/thresholds.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ class KnownBase:
 
     ``source`` says how it comes here: it ships with the package, is built from a package of the
     package index, or is downloaded from the Hugging Face hub. ``suite`` is the bundled suite that
-    suits it, as a name for :func:`bundled`; ``thresholds`` are the limits that belong to that
-    suite, empty where the built-in profile has to do.
+    suits it, as a name for :func:`bundled`; ``thresholds`` are the limits that belong to it.
     """
 
     name: str
@@ -55,7 +54,7 @@ class KnownBase:
     license: str
     about: str
     suite: str = _GENERAL_SUITE
-    thresholds: str = ""
+    thresholds: str = _GENERAL_THRESHOLDS
 
 
 def _microsoft(name: str, model: str, about: str) -> KnownBase:
@@ -139,10 +138,10 @@ def bundled_suite(ref: BaseRef) -> Path:
     return bundled(known.suite if known else _GENERAL_SUITE)
 
 
-def bundled_thresholds(ref: BaseRef) -> Path | None:
-    """Return the limits that ship with this base's suite, where there are any."""
+def bundled_thresholds(ref: BaseRef) -> Path:
+    """Return the limits that ship with this base's suite."""
     known = find_known(ref.id)
-    return bundled(known.thresholds) if known and known.thresholds else None
+    return bundled(known.thresholds if known else _GENERAL_THRESHOLDS)
 
 
 def base_fingerprint(ref: BaseRef) -> str:

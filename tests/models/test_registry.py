@@ -137,7 +137,7 @@ def test_a_hub_base_is_found_in_the_hubs_cache_without_a_network(hub_cache: Path
 
 
 def test_each_base_has_its_suite(toy_ref: BaseRef) -> None:
-    general = bundled("smollm2/general.jsonl")
+    general = bundled("general/suite.jsonl")
     assert bundled_suite(resolve_base("tiny")) == bundled("tiny/suite.jsonl")
     assert bundled_suite(resolve_base(MINI)) == general
     assert bundled_suite(toy_ref) == general
