@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from phi3_lora_qa.cli import base, convert
+from phi3_lora_qa.cli import base, convert, suite
 from phi3_lora_qa.errors import Phi3LoraQAError, escape
 
 BAD_INPUT = 2
@@ -53,6 +53,7 @@ def app() -> None:
 
 app.add_command(base.app)
 app.add_command(convert.app)
+app.add_command(suite.app)
 
 
 @app.command()
