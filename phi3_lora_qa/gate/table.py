@@ -1,12 +1,12 @@
 """From scores to rows and metrics: base and tuned side by side, compared pair by pair."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.metrics import AskedMetric, MetricInfo, measured, per_item
-from phi3_lora_qa.metrics.catalogue import STOPPED
+from phi3_lora_qa.metrics import AskedMetric, MetricInfo, catalogue, measured, per_item
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 from phi3_lora_qa.stats.paired import Interval, compare, decide, items_needed
 
@@ -32,10 +32,11 @@ def join_scores(
     for info in (info for info in metrics if info.generated):
         places = [n for n, item in enumerate(items) if info.applies(item)]
         asked = [items[n] for n in places]
-        old = _side(info, asked, [base[n] for n in places])
-        new = _side(info, asked, [tuned[n] for n in places])
+        old = _side(info, asked, [base[n] for n in places], base=True)
+        new = _side(info, asked, [tuned[n] for n in places], base=False)
         for n, pair in zip(places, zip(old, new, strict=True), strict=True):
-            scores[n][info.name] = pair
+            if not any(map(math.isnan, pair)):  # a server tells less than a model
+                scores[n][info.name] = pair
     rows = []
     for number, (item, before, after) in enumerate(zip(items, base, tuned, strict=True)):
         sides = ((BASE, before), (TUNED, after))
@@ -90,11 +91,26 @@ def needed(rows: Sequence[ItemRow], limit: Limit, seed: int, metrics: Sequence[M
 
 
 def _side(
-    info: MetricInfo, items: Sequence[Item], scores: Sequence["ItemScore"]
+    info: MetricInfo, items: Sequence[Item], scores: Sequence["ItemScore"], *, base: bool
 ) -> Sequence[float]:
-    if info.name == STOPPED:
-        return [float(score.stopped) for score in scores]
-    return per_item(info, items, [score.answer for score in scores])
+    """Return a metric of one model, NaN where it was not measured."""
+    match info.name:
+        case catalogue.STOPPED:
+            return [float(score.stopped) for score in scores]
+        case catalogue.CHOICE:
+            return [_chosen(item, score) for item, score in zip(items, scores, strict=True)]
+        case catalogue.DIVERGENCE:
+            return [0.0 if base else score.divergence for score in scores]
+        case catalogue.AGREEMENT:
+            return [1.0 if base else score.agreement for score in scores]
+        case _:
+            return per_item(info, items, [score.answer for score in scores])
+
+
+def _chosen(item: Item, score: "ItemScore") -> float:
+    if score.choice < 0:
+        return math.nan
+    return float(item.choices[score.choice] == item.reference)
 
 
 def _interval(rows: Sequence[ItemRow], group: str, info: MetricInfo, seed: int) -> Interval:

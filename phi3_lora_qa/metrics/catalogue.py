@@ -23,6 +23,9 @@ class MetricInfo:
         generated: It is computed from generated answers.
         usual: It is measured unasked; another only where a limit or a setting asks for it.
         checked: The kinds of checks of which an item must have one to be measured.
+        chosen: An item must have choices to be measured.
+        relative: It says how far the tuned model is from the base, and the base's own score is
+            what it is: no model is better or worse by it alone.
         place: Where a metric of the user's own is; empty for one of ours.
     """
 
@@ -33,10 +36,14 @@ class MetricInfo:
     generated: bool = True
     usual: bool = True
     checked: frozenset[str] = frozenset()
+    chosen: bool = False
+    relative: bool = False
     place: str = ""
 
     def applies(self, item: Item) -> bool:
         """Whether the metric says something of this item."""
+        if self.chosen:
+            return bool(item.choices)
         return not self.checked or any(check.kind in self.checked for check in item.checks)
 
 
@@ -55,7 +62,9 @@ class AskedMetric:
         return file_of(self.place) if self.place else None
 
 
-LOSS, STOPPED = "loss", "stopped"
+LOSS, STOPPED, CHOICE = "loss", "stopped", "choice"
+DIVERGENCE, AGREEMENT = "divergence", "agreement"
+TOLD = (LOSS, STOPPED, CHOICE, DIVERGENCE, AGREEMENT)
 """What scoring itself tells: nothing is computed from answers."""
 
 _METRICS = {
@@ -71,6 +80,9 @@ _METRICS = {
         MetricInfo(name="json_valid", binary=True, checked=frozenset({"json", "json_schema"})),
         MetricInfo(name="refusal", binary=True, checked=frozenset({"refusal"})),
         MetricInfo(name=STOPPED, binary=True),
+        MetricInfo(name=CHOICE, binary=True, chosen=True),
+        MetricInfo(name=DIVERGENCE, higher_is_better=False, span=None, relative=True),
+        MetricInfo(name=AGREEMENT, relative=True),
         MetricInfo(name="repetition", higher_is_better=False),
         MetricInfo(name="empty", higher_is_better=False, binary=True, usual=False),
         MetricInfo(name="length_ratio", usual=False),
@@ -85,7 +97,7 @@ def known_metrics() -> tuple[str, ...]:
 
 def metric_names() -> tuple[str, ...]:
     """Return the metrics that ``per_item`` computes from answers."""
-    return tuple(info.name for info in _METRICS.values() if info.generated and info.name != STOPPED)
+    return tuple(name for name in _METRICS if name not in TOLD)
 
 
 def metric_info(name: str) -> MetricInfo:
@@ -148,7 +160,7 @@ def per_item(info: MetricInfo, items: Sequence[Item], answers: Sequence[str]) ->
     Raises:
         DataError: The metric is not computed from answers or fails, or the lengths differ.
     """
-    if not info.generated or info.name == STOPPED:
+    if info.name in TOLD:
         raise DataError(
             f"{info.name} is no metric of answers; use one of {', '.join(metric_names())}"
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.scoring.key_values import KeyValues, Prefix, Span, own_attention
-from phi3_lora_qa.scoring.losses import likeliest
+from phi3_lora_qa.scoring.losses import likeliest, token_losses
 from phi3_lora_qa.scoring.prefixes import shared_prefixes
 from phi3_lora_qa.scoring.prompts import PromptedItem
 from phi3_lora_qa.scoring.readings import Reading, along_references
@@ -86,11 +86,12 @@ class Engine:
         readings = along_references(self._model, hidden, batch, others)
         for row, (_, said) in zip(rows, readings, strict=True):
             row.follow(row.item.reference, said, self.stops)
+        choices = self._read_choices(store, batch)
         self._read_guesses(store, rows, others)
         self._decode(store, rows)
         return [
-            replace(reading, answer=tuple(row.answer))
-            for row, (reading, _) in zip(rows, readings, strict=True)
+            replace(reading, answer=tuple(row.answer), choices=likely)
+            for row, (reading, _), likely in zip(rows, readings, choices, strict=True)
         ]
 
     def _prefix(self, item: PromptedItem) -> Prefix:
@@ -123,6 +124,33 @@ class Engine:
                 for item, own in zip(batch, hidden.split(list(map(len, tokens))), strict=True)
             ]
         )
+
+    def _read_choices(
+        self, store: KeyValues, batch: Sequence[PromptedItem]
+    ) -> list[tuple[float, ...]]:
+        """Read each item's options behind what has been read of its prompt."""
+        import torch
+
+        found: list[tuple[float, ...]] = []
+        for number, item in enumerate(batch):
+            if not item.choices:
+                found.append(())
+                continue
+            # All but the prompt's last token is known; that one predicts the first of an option.
+            known = store.prefix(number, len(item.prompt) - 1)
+            own = self._store(len(item.choices), item.length)
+            for row in range(len(item.choices)):
+                own.begin(row, known)
+            sizes = [len(choice) for choice in item.choices]
+            spans = [
+                Span(row=row, start=known.tokens, tokens=size) for row, size in enumerate(sizes)
+            ]
+            tokens = [(item.prompt[-1], *choice[:-1]) for choice in item.choices]
+            hidden = self._read(own, spans, tokens)
+            targets = torch.tensor([token for choice in item.choices for token in choice])
+            losses = token_losses(self._model, hidden, targets.to(hidden.device)).double()
+            found.append(tuple(-float(own.sum()) for own in losses.split(sizes)))
+        return found
 
     def _read_guesses(
         self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, Reading]

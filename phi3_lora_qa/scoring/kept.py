@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ class KeptReadings:
 
 
 def _name(item: PromptedItem) -> str:
-    return _digest(json.dumps([item.prompt, item.reference, item.answer_limit]))
+    return _digest(json.dumps([item.prompt, item.reference, item.answer_limit, item.choices]))
 
 
 def _digest(text: str) -> str:
@@ -85,6 +85,8 @@ def _save(path: Path, conditions: str, readings: Mapping[str, Reading]) -> None:
         "losses": np.array([reading.loss for reading in whole.values()], dtype=np.float64),
         "answer_sizes": np.array([len(reading.answer) for reading in whole.values()], dtype="i8"),
         "answers": np.array([t for reading in whole.values() for t in reading.answer], dtype="i8"),
+        "choice_sizes": np.array([len(reading.choices) for reading in whole.values()], dtype="i8"),
+        "choices": np.array([c for reading in whole.values() for c in reading.choices], dtype="f8"),
         "outlook_sizes": np.array([len(outlook.tokens) for outlook in outlooks], dtype="i8"),
         "tokens": np.concatenate([outlook.tokens.cpu().numpy() for outlook in outlooks]),
         "log_probabilities": np.concatenate(
@@ -108,7 +110,6 @@ def _save(path: Path, conditions: str, readings: Mapping[str, Reading]) -> None:
 
 def _load(path: Path, conditions: str) -> dict[str, Reading]:
     import numpy as np
-    import torch
 
     try:
         if path.stat().st_size > LARGEST:
@@ -119,24 +120,44 @@ def _load(path: Path, conditions: str) -> dict[str, Reading]:
         if kept != conditions or digest != _digest_of(arrays):
             return {}
         os.utime(path)
-        answers = np.split(arrays["answers"], arrays["answer_sizes"].cumsum()[:-1])
-        ends = arrays["outlook_sizes"].cumsum()[:-1]
-        tokens, values = (np.split(arrays[n], ends) for n in ("tokens", "log_probabilities"))
-        return {
-            name.decode(): Reading(
-                loss=float(loss),
-                answer=tuple(answer.tolist()),
-                outlook=Outlook(
-                    tokens=torch.from_numpy(own.copy()),
-                    log_probabilities=torch.from_numpy(v.copy()),
-                ),
-            )
-            for name, loss, answer, own, v in zip(
-                arrays["names"], arrays["losses"], answers, tokens, values, strict=True
-            )
-        }
+        return dict(_readings(arrays))
     except Exception:  # whatever a damaged file makes numpy raise: it holds nothing
         return {}
+
+
+def _readings(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> "Iterator[tuple[str, Reading]]":
+    import torch
+
+    answers, choices, tokens, values = (
+        _parts(arrays[name], arrays[sizes])
+        for name, sizes in (
+            ("answers", "answer_sizes"),
+            ("choices", "choice_sizes"),
+            ("tokens", "outlook_sizes"),
+            ("log_probabilities", "outlook_sizes"),
+        )
+    )
+    for number, name in enumerate(arrays["names"]):
+        yield (
+            name.decode(),
+            Reading(
+                loss=float(arrays["losses"][number]),
+                answer=tuple(answers[number].tolist()),
+                choices=tuple(choices[number].tolist()),
+                outlook=Outlook(
+                    tokens=torch.from_numpy(tokens[number].copy()),
+                    log_probabilities=torch.from_numpy(values[number].copy()),
+                ),
+            ),
+        )
+
+
+def _parts(
+    array: "np.ndarray[Any, Any]", sizes: "np.ndarray[Any, Any]"
+) -> "list[np.ndarray[Any, Any]]":
+    import numpy as np
+
+    return np.split(array, sizes.cumsum()[:-1])
 
 
 def _digest_of(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> str:

@@ -54,6 +54,17 @@ def likeliest(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     return torch.cat([logits.argmax(dim=-1) for _, logits in _logits(model, hidden)])
 
 
+def token_losses(model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor") -> "Tensor":
+    """Return ``logsumexp(logits) - logit[target]`` of each state: nats, float32, (tokens,)."""
+    import torch
+
+    losses = []
+    for rows, logits in _logits(model, hidden):
+        picked = logits.gather(-1, targets[rows, None])[:, 0]
+        losses.append(torch.logsumexp(logits, dim=-1) - picked)
+    return torch.cat(losses)
+
+
 def read_references(
     model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor", other: Outlook | None = None
 ) -> References:

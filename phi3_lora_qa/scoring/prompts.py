@@ -24,18 +24,21 @@ class PromptedItem:
     """One item ready for a model.
 
     ``prompt`` are the token ids up to and including the template's opening of the assistant turn;
-    ``reference`` those of the reference answer, the stop token at the end included.
+    ``reference`` and ``choices`` those of the reference answer and of the options, where there are
+    any, the stop token at the end included.
     """
 
     id: str
     prompt: tuple[int, ...]
     reference: tuple[int, ...]
     answer_limit: int
+    choices: tuple[tuple[int, ...], ...] = ()
 
     @property
     def length(self) -> int:
         """The tokens of the longest row that this item can need."""
-        return len(self.prompt) + max(len(self.reference), self.answer_limit)
+        longest = max(map(len, (self.reference, *self.choices)))
+        return len(self.prompt) + max(longest, self.answer_limit)
 
 
 def prompt_item(
@@ -56,13 +59,8 @@ def prompt_item(
     """
     text = _render(tokenizer, item.prompt, opening=True)
     prompt = _tokens(tokenizer, text)
-    whole = _tokens(tokenizer, text + item.reference)
-    if whole[: len(prompt)] == prompt:
-        answer = whole[len(prompt) :]
-    else:
-        # A reference that begins with white space can merge with the end of the prompt. The model
-        # will be given the prompt's own tokens, so the reference is read apart from them.
-        answer = _tokens(tokenizer, item.reference)
+    answer = _answer(tokenizer, text, prompt, item.reference)
+    choices = [_answer(tokenizer, text, prompt, choice) for choice in item.choices]
     if not prompt or not answer:
         raise DataError("the prompt or the reference has no tokens; write a question and an answer")
     return PromptedItem(
@@ -70,7 +68,19 @@ def prompt_item(
         prompt=prompt,
         reference=(*answer, stop),
         answer_limit=min(max_new_tokens, 2 * len(answer) + 8),
+        choices=tuple((*choice, stop) for choice in choices),
     )
+
+
+def _answer(
+    tokenizer: "PreTrainedTokenizerBase", text: str, prompt: tuple[int, ...], answer: str
+) -> tuple[int, ...]:
+    whole = _tokens(tokenizer, text + answer)
+    if whole[: len(prompt)] == prompt:
+        return whole[len(prompt) :]
+    # An answer that begins with white space can merge with the end of the prompt. The model will
+    # be given the prompt's own tokens, so the answer is read apart from them.
+    return _tokens(tokenizer, answer)
 
 
 def stop_token(tokenizer: "PreTrainedTokenizerBase") -> int:

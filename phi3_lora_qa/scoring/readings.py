@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Reading:
     """What a model made of one item.
 
-    ``loss`` is the mean over the reference in nats per token, ``answer`` the greedy answer.
+    ``loss`` is the mean over the reference in nats per token, ``answer`` the greedy answer,
+    ``choices`` the log-likelihood of each option as the whole answer, in nats.
     ``outlook`` is the model's own along the reference; where it was held against another model's
     instead, ``divergence`` is the mean in nats per token, and ``agreement`` the share of the
     reference's tokens at which both models would have said the same.
@@ -25,6 +26,7 @@ class Reading:
 
     loss: float
     answer: tuple[int, ...]
+    choices: tuple[float, ...] = ()
     outlook: Outlook | None = None
     divergence: float = math.nan
     agreement: float = math.nan

@@ -43,7 +43,10 @@ class ItemScore:
     ``loss`` is the mean over the ``tokens`` of the reference, the stop token included, in nats;
     NaN where it could not be computed. ``answer`` is the greedy answer without special tokens,
     ``stopped`` whether it ended by itself. A score with an ``error`` must never count as a pass.
-    ``reading`` is what stands behind it in tokens, where a model in this process was asked.
+    Where a model in this process was asked, ``choice`` is the place of the likeliest of the item's
+    options (-1 without options), ``divergence`` and ``agreement`` say how far it is from the base
+    along the reference (NaN where nothing was compared), and ``reading`` is what stands behind the
+    score in tokens.
     """
 
     item_id: str
@@ -52,6 +55,9 @@ class ItemScore:
     answer: str
     stopped: bool
     error: str = ""
+    choice: int = -1
+    divergence: float = field(default=math.nan, compare=False)  # NaN is like no other NaN
+    agreement: float = field(default=math.nan, compare=False)
     reading: Reading | None = field(default=None, compare=False, repr=False)
 
 
@@ -146,7 +152,14 @@ def _scored(run: _Run, item: PromptedItem, reading: Reading) -> ItemScore:
     score = finished(
         item, reading.loss, answer_text(run.tokenizer, reading.answer), stopped=stopped
     )
-    return replace(score, reading=reading)
+    likeliest = max(range(len(item.choices)), key=reading.choices.__getitem__, default=-1)
+    return replace(
+        score,
+        reading=reading,
+        choice=likeliest,
+        divergence=reading.divergence,
+        agreement=reading.agreement,
+    )
 
 
 def finished(item: PromptedItem, loss: float, answer: str, *, stopped: bool) -> ItemScore:

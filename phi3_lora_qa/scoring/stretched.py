@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.scoring.answers import cut
+from phi3_lora_qa.scoring.losses import token_losses
 from phi3_lora_qa.scoring.prompts import PromptedItem
 from phi3_lora_qa.scoring.readings import Reading, along_references
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel
 
 
@@ -31,9 +33,19 @@ def read_stretched(
     import torch
 
     device = model.device
-    whole = torch.tensor([item.prompt + item.reference[:-1]], device=device)
-    decoder: Any = model.get_decoder()
-    hidden = decoder(input_ids=whole, use_cache=False).last_hidden_state[0, len(item.prompt) - 1 :]
+    hidden = _predicting(model, item.prompt, item.reference)
+    choices = tuple(
+        -float(
+            token_losses(
+                model,
+                _predicting(model, item.prompt, choice),
+                torch.tensor(choice, device=device),
+            )
+            .double()
+            .sum()
+        )
+        for choice in item.choices
+    )
     ((reading, _),) = along_references(model, hidden, [item], others)
     prompt = torch.tensor([item.prompt], device=device)
     generate: Any = model.generate  # a decorator of torch hides its type
@@ -43,7 +55,19 @@ def read_stretched(
         generation_config=_greedy(item.answer_limit, stops),
     )
     answer = generated[0, len(item.prompt) :].tolist()
-    return replace(reading, answer=cut(answer, stops))
+    return replace(reading, answer=cut(answer, stops), choices=choices)
+
+
+def _predicting(
+    model: "PreTrainedModel", prompt: tuple[int, ...], answer: tuple[int, ...]
+) -> "Tensor":
+    """Return the states that predict an answer's tokens, (tokens, hidden size)."""
+    import torch
+
+    whole = torch.tensor([prompt + answer[:-1]], device=model.device)
+    decoder: Any = model.get_decoder()
+    hidden: Tensor = decoder(input_ids=whole, use_cache=False).last_hidden_state
+    return hidden[0, len(prompt) - 1 :]
 
 
 def _greedy(max_new_tokens: int, stops: frozenset[int]) -> "GenerationConfig":

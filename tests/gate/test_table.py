@@ -60,3 +60,22 @@ def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> Non
     assert found["format", "stopped"].tuned == 0.0
     assert found["format", "exact_match"].tuned == 1.0
     assert needed(rows, LIMITS[1], 0, metrics) > 0
+
+
+def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
+    from dataclasses import replace
+
+    options = ("[1]", "[2]")
+    items = [replace(i, choices=options if n % 2 else ()) for n, i in enumerate(ITEMS[:40])]
+    base = [replace(s, choice=0) for s in scores(items, "[1]")]
+    tuned = [replace(s, choice=1, divergence=0.5, agreement=0.25) for s in scores(items, "[1]")]
+    metrics = chosen((), ())
+    found = {m.metric: m for m in measure(join_scores(items, base, tuned, metrics), (), 0, metrics)}
+    assert (found["choice"].n, found["choice"].base, found["choice"].tuned) == (20, 1.0, 0.0)
+    assert (found["divergence"].base, found["divergence"].tuned) == (0.0, 0.5)
+    assert (found["agreement"].base, found["agreement"].tuned) == (1.0, 0.25)
+    served = scores(items, "[1]")  # a server tells neither likelihoods of options nor outlooks
+    rows = join_scores(items, served, served, metrics)
+    assert not {"choice", "divergence", "agreement"} & {
+        m.metric for m in measure(rows, (), 0, metrics)
+    }

@@ -14,6 +14,7 @@ from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.data.checks import AnswerCheck, Contains, Json, MaxWords, Refusal
 from phi3_lora_qa.errors import DataError
 from phi3_lora_qa.metrics import known_metrics, measured, metric_info, metric_names, per_item
+from phi3_lora_qa.metrics.catalogue import TOLD
 
 ANSWERS = ["The cat sat.", "dog", "", "\ud800", "日本語"]
 REFERENCES = ["the cat sat", "a dog", "cat", "?", "日本"]
@@ -97,11 +98,13 @@ def test_what_is_unusual_is_measured_only_when_it_is_asked_for() -> None:
 
 
 def test_what_a_comparison_must_know_is_known() -> None:
-    assert set(metric_names()) == set(known_metrics()) - {"loss", "stopped"}
+    assert set(metric_names()) == set(known_metrics()) - set(TOLD)
     lower = {name for name in known_metrics() if not metric_info(name).higher_is_better}
-    assert lower == {"loss", "repetition", "empty"}
+    assert lower == {"loss", "repetition", "empty", "divergence"}
     binary = {name for name in known_metrics() if metric_info(name).binary}
-    assert binary == {"exact_match", "checks", "json_valid", "refusal", "stopped", "empty"}
+    assert binary == {
+        "exact_match", "checks", "json_valid", "refusal", "stopped", "empty", "choice",
+    }  # fmt: skip
     assert all(metric_info(name).span == (0.0, 1.0) for name in metric_names())
 
 

@@ -124,3 +124,35 @@ def test_a_row_that_is_not_finite_spoils_no_other(
     assert len(kept) > len(ragged) / 2
     by_id = {s.item_id: s for s in healthy}
     assert_alike(tuple(kept), tuple(by_id[s.item_id] for s in kept))
+
+
+@pytest.mark.parametrize("kind", ["plain", "window", "longrope"])
+def test_options_have_the_likelihood_of_a_reference_and_change_no_other_figure(
+    kind: str, make_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
+) -> None:
+    settings: dict[str, Any] = {}
+    if kind == "window":
+        settings = {"sliding_window": 12}
+    elif kind == "longrope":
+        half = 32 // 4 // 2
+        factors = {"short_factor": [1.0] * half, "long_factor": [3.0] * half}
+        rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}
+        rope["original_max_position_embeddings"] = 64
+        settings = {"original_max_position_embeddings": 64, "rope_parameters": rope}
+    model = make_phi3(**settings)
+    options = ("a small wolf", "large", "yes, and it is the largest of all of them")
+    asked = [
+        replace(item, id=f"{item.id} {n}", reference=options[n % 3], choices=options)
+        for n, item in enumerate(ragged[::4])
+    ]
+    scores = score_items(model, tiny.tokenizer, [*asked, *ragged], OPTIONS)
+    alone = score_items(model, tiny.tokenizer, [replace(i, choices=()) for i in asked], OPTIONS)
+    assert_alike(tuple(replace(s, choice=-1) for s in scores[: len(asked)]), alone)
+    for item, score in zip(asked, scores, strict=False):
+        singles = [replace(item, id=o, reference=o, choices=()) for o in options]
+        each = score_items(model, tiny.tokenizer, singles, OPTIONS)
+        assert score.reading is not None
+        wanted = [-s.loss * s.tokens for s in each]
+        assert list(score.reading.choices) == pytest.approx(wanted, abs=1e-4)
+        assert score.choice == max(range(3), key=wanted.__getitem__)
+    assert all(score.choice == -1 for score in scores[len(asked) :])

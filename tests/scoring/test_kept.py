@@ -28,7 +28,7 @@ def reading(loss: float = 0.1) -> Reading:
         tokens=torch.tensor([[5, 6], [7, 8]], dtype=torch.int32),
         log_probabilities=torch.tensor([[-0.1, -3.0], [-0.2, -2.0]]),
     )
-    return Reading(loss=loss, answer=(9, 2), outlook=outlook)
+    return Reading(loss=loss, answer=(9, 2), choices=(-1.5, -2.0, -loss), outlook=outlook)
 
 
 def keep(folder: Path, *numbers: int) -> Path:
@@ -49,6 +49,7 @@ def test_what_was_kept_is_found_to_the_bit(tmp_path: Path) -> None:
         assert found.outlook is not None
         assert wanted.outlook is not None
         assert (found.loss, found.answer) == (wanted.loss, wanted.answer)
+        assert found.choices == wanted.choices
         assert torch.equal(found.outlook.tokens, wanted.outlook.tokens)
         assert torch.equal(found.outlook.log_probabilities, wanted.outlook.log_probabilities)
     assert kept.find(item(3)) is None
