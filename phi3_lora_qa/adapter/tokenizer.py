@@ -9,6 +9,7 @@ tokens that nobody has yet are added behind the last one.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from phi3_lora_qa.adapter.base import BaseFiles
@@ -31,6 +32,8 @@ SPECIAL_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _MAX_SETTINGS = 8 << 20
+_REMEMBERED = 1 << 20
+"""Bytes; what is larger is parsed each time, and not held."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,23 @@ def read_object(folder: AdapterFolder | BaseFiles, name: str) -> dict[str, Any]:
         AdapterError: The file is no strict JSON object.
     """
     data = read_small(folder, name, _MAX_SETTINGS)
-    return {} if data is None else parse_object(data, where=name, max_bytes=_MAX_SETTINGS)
+    if data is None:
+        return {}
+    found = _remembered(data, name) if len(data) <= _REMEMBERED else _parsed(data, name)
+    if isinstance(found, AdapterError):
+        raise found.with_traceback(None)
+    return dict(found)
+
+
+def _parsed(data: bytes, name: str) -> dict[str, Any] | AdapterError:
+    try:
+        return parse_object(data, where=name, max_bytes=_MAX_SETTINGS)
+    except AdapterError as error:
+        return error
+
+
+# A dozen rules ask for the same few files.
+_remembered = lru_cache(maxsize=8)(_parsed)
 
 
 def read_tokenizer(
