@@ -1,7 +1,8 @@
 """The adapter's modules, each from both sides: its factors on file, and PEFT's layer."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -71,38 +72,61 @@ class LoraLayer:
         return self._as_linear(self._weight, rows)
 
     def base_norm(self) -> float:
-        """The spectral norm of W from below, by a few steps of power iteration."""
+        """The spectral norm of W from below, by three steps of bidiagonalisation.
+
+        Each product reads the whole of W, and five of them give what power iteration needs nine
+        for (Golub and Kahan 1965; Golub and Van Loan, Matrix Computations, section 10.4).
+        """
         import torch
 
         weight = self._weight.detach().to(torch.float32)
-        x = torch.ones(weight.shape[1]) / weight.shape[1] ** 0.5
-        for _ in range(6):
-            x = weight.T @ (weight @ x)
-            x = x / x.norm().clamp_min(1e-30)
-        return float((weight @ x).norm())
+        right, left = torch.ones(weight.shape[1]) / weight.shape[1] ** 0.5, torch.zeros(len(weight))
+        small, beta = torch.zeros(3, 3), torch.zeros(())
+        for step in range(3):
+            left = weight @ right - beta * left
+            alpha = left.norm()
+            small[step, step], left = alpha, left / alpha.clamp_min(1e-30)
+            if step < 2:
+                right = weight.T @ left - alpha * right
+                beta = right.norm()
+                small[step, step + 1], right = beta, right / beta.clamp_min(1e-30)
+        return float(torch.linalg.matrix_norm(small, 2))
 
     def peft_delta(self, factor: float = 1.0, rows: Rows | None = None) -> Array:
-        """PEFT's delta at ``factor`` times the adapter's scaling, float64 (out, in) or rows of it.
-
-        The delta is formed whole in the layer's dtype, as merging does, and then looked at.
-        """
+        """PEFT's delta at ``factor`` times the adapter's scaling: float64 (out, in), or rows."""
         self.layer.set_scale(self.adapter, factor)
         try:
-            return self._as_linear(self._delta(), rows)
+            return self._delta(rows)
         finally:
             self.layer.set_scale(self.adapter, 1.0)
 
-    def _delta(self) -> "torch.Tensor":
+    def _delta(self, rows: Rows | None) -> Array:
+        from peft.tuners.lora.layer import Embedding, Linear
         from peft.tuners.lora.variants import BdLoraLinearVariant
 
-        variant = self.layer.lora_variant.get(self.adapter)
-        if isinstance(variant, BdLoraLinearVariant):
+        if isinstance(variant := self.layer.lora_variant.get(self.adapter), BdLoraLinearVariant):
             # get_delta_weight does not know the stacked blocks; merging into zeros gives the delta.
             zeros = self._weight.new_zeros(self._weight.shape)
-            merged: torch.Tensor = variant.merge_safe(self.layer, self.adapter, zeros)
-            return merged
-        delta: torch.Tensor = self.layer.get_delta_weight(self.adapter)
-        return delta
+            return self._as_linear(variant.merge_safe(self.layer, self.adapter, zeros), rows)
+        if rows is None or type(self.layer) not in (Linear, Embedding):
+            return self._as_linear(self.layer.get_delta_weight(self.adapter), rows)
+        with self._only(rows):
+            return self._as_linear(self.layer.get_delta_weight(self.adapter))
+
+    @contextmanager
+    def _only(self, rows: Rows) -> Iterator[None]:
+        """Leave the layer some rows of B alone, which is all that those rows of delta depend on.
+
+        A delta as large as the base's weight would be formed only to be thrown away.
+        """
+        layer, name = self.layer, self.adapter
+        factor = layer.lora_embedding_B[name] if self.is_embedding else layer.lora_B[name].weight
+        whole = factor.data
+        factor.data = whole[rows]
+        try:
+            yield
+        finally:
+            factor.data = whole
 
     def peft_merged(self) -> Array:
         """The weight after PEFT merged a copy of the layer, float64 (out, in)."""

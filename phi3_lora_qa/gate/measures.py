@@ -1,6 +1,6 @@
 """What the math stage measures of each adapted module, in one pass over the base's weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from phi3_lora_qa.gate.layers import LoraLayer, Rows, lora_layers
 from phi3_lora_qa.lora import (
-    Arithmetic,
     Array,
     Factors,
     delta,
@@ -20,6 +19,7 @@ from phi3_lora_qa.lora import (
     singular_values,
     stable_rank,
 )
+from phi3_lora_qa.models.threads import one_thread
 from phi3_lora_qa.record import Spectrum
 from phi3_lora_qa.strategies import LayerCase
 
@@ -30,6 +30,9 @@ SCALES = (2.0, 0.5, -1.0, 3.0)
 LARGEST_SAMPLE = 1 << 21
 """Entries of a weight that are compared; the larger weights are compared in drawn rows."""
 SCALED_MODULES = 25
+BLOCK = 1 << 16
+"""Entries that are compared at a time, so that float64 arrays of them stay in the cache."""
+INPUT_SIZES = (1e-3, 1.0, 100.0)
 PIECE = (8, 64)
 """Rows and columns of the piece on which the layer properties are run."""
 
@@ -91,9 +94,10 @@ def measure_modules(bench: "Bench") -> tuple[ModuleMeasure, ...]:
     count = min(SCALED_MODULES, len(names))
     drawn = set(generator.choice(names, size=count, replace=False)) if names else set()
     measured = []
-    for number, layer in enumerate(layers, 1):
-        bench.run.progress("measuring modules", number, len(names))
-        measured.append(_measure(layer, generator, scaled=layer.name in drawn))
+    with one_thread():
+        for number, layer in enumerate(layers, 1):
+            bench.run.progress("measuring modules", number, len(names))
+            measured.append(_measure(layer, generator, scaled=layer.name in drawn))
     return tuple(measured)
 
 
@@ -112,20 +116,52 @@ def _measure(layer: LoraLayer, generator: np.random.Generator, *, scaled: bool) 
     out, inside = len(f.B), f.A.shape[1]
     few = min(out, max(1, LARGEST_SAMPLE // inside))
     rows: Rows = np.sort(generator.choice(out, size=few, replace=False))
-    part = rows_of(f, rows)
-    arithmetic = Arithmetic(dtype=layer.dtype)
-    found = layer.peft_delta(rows=rows)
-    allowed = delta_bound(part, arithmetic)
-    weight = layer.base_weight(rows)
+    x = np.stack([layer.draw_input(int(generator.integers(2**31)), size) for size in INPUT_SIZES])
+    y = np.stack([layer.forward(row) for row in x])
+    whole = _Whole(layer=layer, x=x, y=y, basis=np.linalg.qr(f.A.T).Q)
+    blocks = np.array_split(rows, -(-few * inside // BLOCK))
+    found = [_compare(whole, block, SCALES if scaled else ()) for block in blocks]
     return ModuleMeasure(
         name=layer.name,
-        delta=worst(found - delta(part), allowed),
-        rank=_outside(found, part, allowed),
-        scaled=_scaled(layer, rows, arithmetic) if scaled else None,
-        forward=_forward(layer, rows, weight, arithmetic, generator),
+        delta=worst_of([part.delta for part in found]),
+        rank=worst_of([part.rank for part in found]),
+        scaled=worst_of([case for part in found for case in part.scaled]) if scaled else None,
+        forward=worst_of([part.forward for part in found]),
         spectrum=_spectrum(layer),
         base_norm=layer.base_norm(),
-        piece=_piece(layer, weight, part, generator),
+        piece=_piece(layer, rows[: PIECE[0]], generator),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Whole:
+    """What is computed once for all rows: outputs y of inputs x, and a basis of A's rows."""
+
+    layer: LoraLayer
+    x: Array
+    y: Array
+    basis: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """Some rows of a module, compared; ``scaled`` has one entry for each scaling."""
+
+    delta: Worst
+    rank: Worst
+    scaled: Sequence[Worst]
+    forward: Worst
+
+
+def _compare(whole: _Whole, rows: Rows, scales: Sequence[float]) -> _Compared:
+    layer = whole.layer
+    part = rows_of(layer.factors, rows)
+    found, allowed = layer.peft_delta(rows=rows), delta_bound(part, layer.dtype)
+    return _Compared(
+        delta=worst(found - delta(part), allowed),
+        rank=_outside(found, whole.basis, allowed),
+        scaled=[_scaled(layer, rows, part, factor) for factor in scales],
+        forward=_forward(whole, rows, part),
     )
 
 
@@ -142,8 +178,13 @@ def worst(difference: Array, bound: Array) -> Worst:
     )
 
 
-def _outside(found: Array, part: Factors, delta_error: Array) -> Worst:
-    basis = np.linalg.qr(part.A.T).Q
+def worst_of(cases: Sequence[Worst]) -> Worst:
+    """Return the worst of several; it is promised where any of them is."""
+    largest = max(cases, key=lambda case: case.ratio)
+    return replace(largest, promised=any(case.promised for case in cases))
+
+
+def _outside(found: Array, basis: Array, delta_error: Array) -> Worst:
     outside = np.linalg.norm(found - (found @ basis) @ basis.T)
     # Rounding of the projection itself: float64 on a matrix of this size.
     projection = gamma(sum(found.shape), "float64") * np.linalg.norm(found)
@@ -151,33 +192,21 @@ def _outside(found: Array, part: Factors, delta_error: Array) -> Worst:
     return worst(np.array([outside]), np.array([allowed]))
 
 
-def _scaled(layer: LoraLayer, rows: Rows, arithmetic: Arithmetic) -> Worst:
-    cases = []
-    for k in SCALES:
-        part = rows_of(layer.factors, rows)
-        part = replace(part, scaling=k * part.scaling)
-        found = layer.peft_delta(k, rows)
-        cases.append(worst(found - delta(part), delta_bound(part, arithmetic)))
-    return max(cases, key=lambda case: case.ratio)
+def _scaled(layer: LoraLayer, rows: Rows, part: Factors, factor: float) -> Worst:
+    part = replace(part, scaling=factor * part.scaling)
+    found = layer.peft_delta(factor, rows)
+    return worst(found - delta(part), delta_bound(part, layer.dtype))
 
 
-def _forward(
-    layer: LoraLayer,
-    rows: Rows,
-    weight: Array,
-    arithmetic: Arithmetic,
-    generator: np.random.Generator,
-) -> Worst:
-    f = rows_of(layer.factors, rows)
-    sizes = (1e-3, 1.0, 100.0)
-    x = np.stack([layer.draw_input(int(generator.integers(2**31)), size) for size in sizes])
-    found = np.stack([layer.forward(row)[rows] for row in x])
-    if layer.is_embedding and f.magnitude is None:
+def _forward(whole: _Whole, rows: Rows, part: Factors) -> Worst:
+    layer, x, weight = whole.layer, whole.x, whole.layer.base_weight(rows)
+    if layer.is_embedding and part.magnitude is None:
         # One-hot inputs pick columns: the others need not be multiplied by zero. DoRA's length is
         # that of the whole row, though.
         columns = x.any(axis=0)
-        x, weight, f = x[:, columns], weight[:, columns], replace(f, A=f.A[:, columns])
-    return worst(found - output(weight, f, x), forward_bound(weight, f, x, arithmetic))
+        x, weight, part = x[:, columns], weight[:, columns], replace(part, A=part.A[:, columns])
+    found, allowed = whole.y[:, rows], forward_bound(weight, part, x, layer.dtype)
+    return worst(found - output(weight, part, x), allowed)
 
 
 def _spectrum(layer: LoraLayer) -> Spectrum:
@@ -192,18 +221,16 @@ def _spectrum(layer: LoraLayer) -> Spectrum:
     )
 
 
-def _piece(
-    layer: LoraLayer, weight: Array, part: Factors, generator: np.random.Generator
-) -> LayerCase:
+def _piece(layer: LoraLayer, rows: Rows, generator: np.random.Generator) -> LayerCase:
     """Cut a corner out of the compared rows: real values, in a layer that costs nothing."""
-    out, inside = min(PIECE[0], len(weight)), min(PIECE[1], weight.shape[1])
-    f = rows_of(part, np.arange(out))
+    f = rows_of(layer.factors, rows)
+    inside = min(PIECE[1], f.A.shape[1])
     x = generator.standard_normal((2, inside)).astype(np.float16).astype(np.float64)
     return LayerCase(
         dtype=layer.dtype,
-        weight=weight[:out, :inside].copy(),  # a view would keep the whole weight
+        weight=layer.base_weight(rows)[:, :inside].copy(),  # a view would keep whole rows
         # PEFT merges a bias of B into the base's, which Phi-3's linear layers have not.
-        base_bias=None if f.bias is None else np.zeros(out),
+        base_bias=None if f.bias is None else np.zeros(len(rows)),
         factors=replace(f, A=f.A[:, :inside].copy()),
         alpha=f.scaling * f.rank,
         rslora=False,

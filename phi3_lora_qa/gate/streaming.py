@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from phi3_lora_qa.gate.bench import Bench
 
 _ADAPTER = "default"
+_ENTRIES = 1 << 19
+"""Entries of a weight that are read at once."""
 Stored = NDArray[np.float32] | NDArray[np.float64]
 
 
@@ -32,7 +34,7 @@ def is_here(ref: BaseRef | None) -> bool:
 
 
 def streamed_layers(bench: "Bench") -> Iterator[LoraLayer]:
-    """Yield every adapted module by name, each with its weights; the one before is let go.
+    """Yield every adapted module by name, each with its weights, which the next one overwrites.
 
     Raises:
         AdapterError: The file has factors for a module that PEFT does not adapt.
@@ -46,13 +48,17 @@ def streamed_layers(bench: "Bench") -> Iterator[LoraLayer]:
             or f"the files of the base {ref.id if ref else ''} are not here; give its folder"
         )
     base = BaseFiles.open(ref.folder)
-    skeleton = _skeleton(bench)
-    for name, module in adapted_modules(skeleton, bench.factors).items():
+    modules = adapted_modules(_skeleton(bench), bench.factors)
+    weights = [module.get_base_layer().weight for module in modules.values()]
+    # One piece of memory for all: to get fresh pages takes longer than to read a weight into them.
+    room = weights[0].new_empty(max(weight.numel() for weight in weights), device="cpu")
+    for name, module in modules.items():
         layer = copy.deepcopy(module).to_empty(device="cpu")
+        weight = layer.get_base_layer().weight
+        weight.data = room[: weight.numel()].view(weight.shape)
         for part, tensor in _parameters(layer).items():
-            _fill(tensor, _value(part, bench, name, base))
+            _fill(tensor, part, bench, name, base)
         yield LoraLayer(name, bench.factors[name], layer.eval(), _ADAPTER)
-        del layer, tensor  # before the next one is made
 
 
 def _skeleton(bench: "Bench") -> Any:
@@ -87,41 +93,41 @@ def _parameters(layer: Any) -> Mapping[str, "torch.Tensor"]:
     return {part: tensor for part, tensor in found.items() if tensor is not None}
 
 
-def _value(part: str, bench: "Bench", name: str, base: BaseFiles) -> Stored:
-    if part == "weight":
-        return _weight(base, name)
-    if part == "base_bias":
-        return _tensor(base, f"{name}.bias")
-    stored = bench.stored_factors[name]
-    value: Stored | None = getattr(stored, part)
-    if value is None:
-        raise AdapterError(
-            f"the file has no {part} for {name}, which the config promises; "
-            "save the adapter again, whole"
-        )
-    return value
-
-
-def _weight(base: BaseFiles, name: str) -> Stored:
+def _fill(tensor: "torch.Tensor", part: str, bench: "Bench", name: str, base: BaseFiles) -> None:
     tied = bool(base.config.get("tie_word_embeddings", False))
-    own = name if not (tied and name == "lm_head") else "model.embed_tokens"
-    return _tensor(base, f"{own}.weight")
+    if part == "weight":
+        own = name if not (tied and name == "lm_head") else "model.embed_tokens"
+        _read_into(tensor, base, f"{own}.weight")
+    elif part == "base_bias":
+        _read_into(tensor, base, f"{name}.bias")
+    else:
+        value: Stored | None = getattr(bench.stored_factors[name], part)
+        if value is None:
+            raise AdapterError(
+                f"the file has no {part} for {name}, which the config promises; "
+                "save the adapter again, whole"
+            )
+        _copy(tensor, value)
 
 
-def _tensor(base: BaseFiles, name: str) -> Stored:
-    for file in base.files:
-        if name in file.tensors:
-            try:
-                return file.tensor(name)
-            except AdapterError as error:  # the reader's words are for adapters
-                raise BaseModelError(
-                    f"cannot read {name} of the base in {base.path}, which has dtype "
-                    f"{file.tensors[name].dtype}; give a base in float32, bfloat16 or float16"
-                ) from error
-    raise BaseModelError(f"the base in {base.path} has no {name}; fetch the base again")
+def _read_into(tensor: "torch.Tensor", base: BaseFiles, name: str) -> None:
+    """Read a tensor of the base, a few rows at a time: they stay in the cache on their way."""
+    file = next((file for file in base.files if name in file.tensors), None)
+    if file is None:
+        raise BaseModelError(f"the base in {base.path} has no {name}; fetch the base again")
+    few = max(1, _ENTRIES * len(tensor) // tensor.numel())
+    try:
+        for first in range(0, len(tensor), few):
+            rows = slice(first, first + few)
+            _copy(tensor[rows], file.tensor(name, rows))
+    except AdapterError as error:  # the reader's words are for adapters
+        raise BaseModelError(
+            f"cannot read {name} of the base in {base.path}, which has dtype "
+            f"{file.tensors[name].dtype}; give a base in float32, bfloat16 or float16"
+        ) from error
 
 
-def _fill(tensor: "torch.Tensor", values: Stored) -> None:
+def _copy(tensor: "torch.Tensor", values: Stored) -> None:
     import torch
 
     with torch.no_grad():

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.lora.factors import Array
-from phi3_lora_qa.lora.formats import FORMATS, format_of, gamma, round_to
+from phi3_lora_qa.lora.formats import FORMATS, Format, format_of, gamma, round_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Approximation:
 
 def exact(values: Array) -> Approximation:
     """Return values that are stored as they are."""
-    return Approximation(value=values, error=np.zeros_like(values))
+    return Approximation(value=values, error=np.broadcast_to(0.0, values.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +101,18 @@ class Arithmetic:
     @np.errstate(all="ignore")
     def scale(self, a: Approximation, factor: float) -> Approximation:
         """Factor · a. The factor may be rounded to the dtype; a power of two rounds nothing."""
+        form = format_of(self.dtype)
         inexact = abs(float(round_to(np.asarray(factor), self.dtype)) - factor)
         value = factor * a.value
-        error = abs(factor) * a.error + inexact * a.reach
+        error = abs(factor) * a.error
+        if inexact:
+            error = error + inexact * a.reach
         reach = np.abs(value) + error
-        rounded = self.rounding(reach)
-        if abs(np.frexp(factor)[0]) == 0.5:
-            form = format_of(self.dtype)
-            rounded = np.where((reach > 0) & (abs(factor) < 1), form.floor, 0.0)
-            rounded = np.where(reach > form.largest, np.inf, rounded)
-        return _settled(value, error + rounded)
+        if abs(np.frexp(factor)[0]) != 0.5:
+            error = error + self.rounding(reach)
+        elif abs(factor) < 1:
+            error = error + _floor(reach, form.floor)
+        return _settled(value, _within(form, reach, error))
 
     @np.errstate(all="ignore")
     def times(self, a: Approximation, b: Approximation) -> Approximation:
@@ -138,21 +140,20 @@ class Arithmetic:
         """
         left, right = a.reach, b.reach
         value = a.value @ b.value
-        carried = np.zeros_like(value)
-        if a.error.any():
-            carried = carried + a.error @ right
-        if b.error.any():
-            carried = carried + np.abs(a.value) @ b.error
         reach = left @ right
         terms = _terms(left, right)
         own = (gamma(terms, self.accumulate) + gamma(terms, "float64")) * reach
-        lost = format_of(self.accumulate).floor * terms
-        if format_of(self.accumulate).flushes:
+        form = format_of(self.accumulate)
+        lost = own + form.floor * terms
+        if form.flushes:
             # Inputs below the smallest normal number may be taken for zero as well.
-            ends = left.sum(axis=1)[:, None] + right.sum(axis=0)
-            lost = lost + format_of(self.accumulate).floor * ends
-        error = carried + np.where(reach > 0, own + lost, 0.0)
-        error = np.where(reach + own > format_of(self.accumulate).largest, np.inf, error)
+            lost = lost + form.floor * left.sum(axis=1)[:, None]
+            lost = lost + form.floor * right.sum(axis=0)
+        error = _within(form, reach + own, _floor(reach, lost))
+        if a.error.any():
+            error = error + a.error @ right
+        if b.error.any():
+            error = error + np.abs(a.value) @ b.error
         return self._store(value, error)
 
     @np.errstate(all="ignore")
@@ -163,8 +164,8 @@ class Arithmetic:
         error = np.sum([a.error for a in summands], axis=0)
         more = len(summands) - 1
         error = error + (gamma(more, self.accumulate) + gamma(more, "float64")) * reach
-        error = error + np.where(reach > 0, more * format_of(self.accumulate).floor, 0.0)
-        error = np.where(reach > format_of(self.accumulate).largest, np.inf, error)
+        error = error + _floor(reach, more * format_of(self.accumulate).floor)
+        error = _within(format_of(self.accumulate), reach, error)
         return self._store(value, error)
 
     @np.errstate(all="ignore")
@@ -185,7 +186,7 @@ class Arithmetic:
         lost = n * form.floor
         under = np.where(reach > 0, np.minimum(np.sqrt(lost), lost / reach), 0.0)
         error = carried + share * reach + under
-        error = np.where(reach**2 * (1.0 + relative) > form.largest, np.inf, error)
+        error = _within(form, reach**2 * (1.0 + relative), error)
         return self._store(value, error)
 
     def _store(self, value: Array, error: Array) -> Approximation:
@@ -203,8 +204,20 @@ def arithmetic_of(dtype: "str | Arithmetic") -> Arithmetic:
 def _rounding(reach: Array, dtype: str) -> Array:
     form = format_of(dtype)
     with np.errstate(invalid="ignore"):
-        lost = (form.u + FORMATS["float64"].u) * reach + np.where(reach > 0, form.floor, 0.0)
-    return np.where(reach > form.largest, np.inf, lost)
+        lost = (form.u + FORMATS["float64"].u) * reach + _floor(reach, form.floor)
+    return _within(form, reach, lost)
+
+
+def _floor(reach: Array, lost: float | Array) -> Array:
+    """What is lost where anything is there: an exact zero loses nothing."""
+    there = reach > 0
+    return np.asarray(lost) if there.all() else np.where(there, lost, 0.0)
+
+
+def _within(form: Format, reach: Array, error: Array) -> Array:
+    """The error, infinite where the format's largest number is passed."""
+    beyond = reach > form.largest
+    return np.where(beyond, np.inf, error) if beyond.any() else error
 
 
 def _terms(left: Array, right: Array) -> Array:
@@ -216,4 +229,4 @@ def _terms(left: Array, right: Array) -> Array:
 
 def _settled(value: Array, error: Array) -> Approximation:
     """What came out as no number is not bounded."""
-    return Approximation(value=value, error=np.where(np.isnan(error), np.inf, error))
+    return Approximation(value=value, error=np.fmin(error, np.inf))

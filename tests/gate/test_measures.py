@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from phi3_lora_qa.gate import measures
+from phi3_lora_qa.gate import measures, streaming
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import mathematics
-from phi3_lora_qa.gate.measures import rows_of, worst
+from phi3_lora_qa.gate.layers import LoraLayer
+from phi3_lora_qa.gate.measures import rows_of, worst, worst_of
 from phi3_lora_qa.gate.streaming import streamed_layers
 from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.record import Outcome
@@ -25,6 +27,17 @@ def test_a_nan_is_the_worst_case() -> None:
 def test_no_error_is_no_part_of_a_bound_of_zero() -> None:
     assert worst(np.zeros(2), np.zeros(2)).ratio == 0.0
     assert worst(np.array([1e-30]), np.zeros(1)).ratio == np.inf
+
+
+def test_the_worst_of_several_is_promised_where_one_of_them_is() -> None:
+    open_, held, missed = (
+        worst(np.array([error]), np.array([bound]))
+        for error, bound in ((3.0, np.inf), (1.0, 2.0), (3.0, 2.0))
+    )
+    assert worst_of([open_, held, missed, held]) == missed
+    assert worst_of([held, open_]) == held
+    assert not worst_of([open_, open_]).promised
+    assert worst_of([open_, worst(np.zeros(1), np.ones(1))]).promised
 
 
 def test_an_infinite_bound_promises_nothing_and_is_no_pass(make_bench: MakeBench) -> None:
@@ -67,9 +80,67 @@ def test_streamed_layers_are_the_attached_models(make_bench: MakeBench) -> None:
             twin = attached.pop(layer.name)
             assert np.array_equal(layer.base_weight(), twin.base_weight())
             assert np.array_equal(layer.peft_delta(), twin.peft_delta())
+            some = np.array([1, 3])
+            assert np.allclose(layer.peft_delta(2.0, some), 2.0 * twin.peft_delta()[some], 1e-5)
+            assert np.array_equal(layer.peft_delta(), twin.peft_delta())  # B is whole again
             x = layer.draw_input(0, 1.0)
             assert np.array_equal(layer.forward(x), twin.forward(x))
         assert not attached
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (70, 40), (1, 5), (5, 1), (2, 2)])
+def test_the_norm_of_a_weight_is_met_from_below(shape: tuple[int, int]) -> None:
+    weights = np.random.default_rng(0).standard_normal((20, *shape))
+    for weight in weights:
+        found, norm = _layer_with(weight).base_norm(), np.linalg.norm(weight, 2)
+        assert 0.8 * norm <= found <= norm * (1 + 1e-5)
+    thin = np.outer(np.arange(1.0, 5.0), np.arange(2.0, 9.0))
+    assert _layer_with(thin).base_norm() == pytest.approx(np.linalg.norm(thin, 2), rel=1e-5)
+    assert _layer_with(np.zeros(shape)).base_norm() == 0.0
+
+
+def test_weights_are_read_in_pieces_of_any_size(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        whole = [layer.base_weight() for layer in streamed_layers(bench)]
+        for entries in (1, 1000):
+            monkeypatch.setattr(streaming, "_ENTRIES", entries)
+            found = [layer.base_weight() for layer in streamed_layers(bench)]
+            assert all(map(np.array_equal, whole, found))
+
+
+def test_an_error_in_any_row_is_found(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "BLOCK", 1000)
+    bench = make_bench()
+    with bench.run.quietly("math"):
+        layer = next(iter(streamed_layers(bench)))
+        B = layer.layer.lora_B["default"].weight.data
+        draw = np.random.default_rng
+        assert measures._measure(layer, draw(0), scaled=True).delta.ratio < 1
+        for row in (0, len(B) // 2, len(B) - 1):
+            kept, B[row] = B[row].clone(), B[row] * 1.001
+            spoilt = measures._measure(layer, draw(0), scaled=True)
+            assert spoilt.scaled is not None
+            assert min(spoilt.delta.ratio, spoilt.scaled.ratio) > 1
+            B[row] = kept
+        A = layer.layer.lora_A["default"].weight.data
+        A += 1e-3
+        assert measures._measure(layer, draw(0), scaled=False).rank.ratio > 1
+
+
+def _layer_with(weight: NDArray[np.float64]) -> LoraLayer:
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora.layer import Linear
+
+    base = torch.nn.Linear(*weight.T.shape, bias=False)
+    base.weight.data = torch.from_numpy(weight).float()
+    factors = Factors(A=weight[:1], B=weight[:, :1], scaling=1.0)
+    return LoraLayer("one", factors, Linear(base, "default", LoraConfig(r=1), r=1), "default")
 
 
 def test_the_math_stage_loads_no_model(
