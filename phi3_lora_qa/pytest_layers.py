@@ -46,8 +46,8 @@ class PropertyItem(VirtualItem):
         self.user_properties += [("cases", held.cases), ("largest_error_over_bound", held.ratio)]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show a broken property by its own message, and by the error behind it if there is one."""
-        if not isinstance(excinfo.value, PropertyBroken):
+        """Show a broken property by its own message: a traceback is long, and slow to make."""
+        if not isinstance(excinfo.value, (PropertyBroken, pytest.xfail.Exception)):
             return super().repr_failure(excinfo, style)
         return str(excinfo.value)
 

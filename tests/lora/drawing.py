@@ -1,5 +1,6 @@
 """Draws LoRA modules whose numbers a dtype can hold, easy ones and nasty ones, from a seed."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from phi3_lora_qa.lora import Array, Factors, round_to
 
 DTYPES = ("float32", "bfloat16", "float16")
-CASES = 334
+CASES = int(os.environ.get("LORA_CASES", "334"))
 """For each dtype, so more than 1,000 cases of everything that is measured."""
 
 SCALINGS = (2.0, 1.0, 0.5, 4 / 3, 16 / 7, -1.0, 32 / 8**0.5, 1e-2, -0.3)

@@ -8,7 +8,7 @@ import pytest
 
 from phi3_lora_qa import lora
 from phi3_lora_qa.lora import Arithmetic, Factors
-from tests.lora.drawing import cases
+from tests.lora.drawing import CASES, cases
 
 V, U, H = 2.0**-53, 2.0**-24, 2.0**-11
 TINY, SUB = 2.0**-126, 2.0**-25
@@ -159,7 +159,7 @@ def test_factors_from_a_merged_checkpoint_are_within_their_bound_and_it_is_tight
             bound = lora.refactoring_bound(w, f, dtype)
             assert error <= bound * (1 + 2.0**-20) + 2.0**-40 * np.linalg.norm(lora.delta(f))
             looseness.append(bound / error if error > 0 else 1.0 if bound == 0 else np.inf)
-    assert len(looseness) > 1000
+    assert len(looseness) >= 3 * CASES
     assert np.median(looseness) < 100
 
 

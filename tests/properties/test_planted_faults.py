@@ -14,7 +14,7 @@ def run(kind: str, tested: str) -> None:
     run_property(PROPERTIES[tested], KINDS[kind], shrink=False)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", FAULTS, ids=[f"{n}-{f.breaks}" for n, f in FAULTS.items()])
 def test_a_planted_fault_breaks_its_property(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = FAULTS[name]
     fault.plant(monkeypatch)

@@ -132,3 +132,11 @@ def test_a_failure_shrinks_to_the_least_rank_and_width_that_show_it() -> None:
 
 def test_moderate_kinds_are_some_of_all() -> None:
     assert set(MODERATE_KINDS) == set(KINDS) - {"tiny", "denormal", "huge"}
+
+
+@QUICK
+@given(data=st.data())
+def test_the_squares_of_doras_rows_fit_float32(data: st.DataObject) -> None:
+    f = data.draw(lora_factors(dtype=data.draw(dtypes()), kinds=["huge"], magnitude=True))
+    squares = ((abs(f.scaling) * np.abs(f.B) @ np.abs(f.A)) ** 2).sum(axis=1)
+    assert squares.max() < format_of("float32").largest
