@@ -4,8 +4,10 @@ BASE ?= tiny
 BIN := .venv/bin
 WORKERS ?= 2
 FOLDERS ?= 20000
+SAMPLE ?= 0
+SEED ?= 0
 
-.PHONY: demo test thorough lint docs fuzz fixtures sample-report bench clean browser help
+.PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants bench clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,5 +58,10 @@ bench: .venv/ready ## what the plugin costs a session that does not use it, and 
 fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what breaks a promise
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --folders $(FOLDERS) --workers $(WORKERS)
 
+mutants: .venv/ready ## change lora and properties in every way, and count what no test notices (SAMPLE=N draws N of each)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py lora properties \
+		--sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS)
+
 clean: ## remove what the targets made
-	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log

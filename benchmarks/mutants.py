@@ -134,7 +134,6 @@ class Tree:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.update(PYTHONPATH=str(self.folder), LORA_CASES=CASES)
-        os.environ["PYTEST_ADDOPTS"] = "-W ignore::pytest.PytestAssertRewriteWarning"
         sys.path.insert(0, str(self.folder))
         import pytest
 
@@ -181,12 +180,15 @@ def load_libraries() -> None:
     import scipy.linalg
     import torch
     import transformers
+    from _pytest.assertion.rewrite import AssertionRewritingHook
     from peft.tuners.lora import dora, variants
     from transformers.models.phi3 import modeling_phi3
 
     _ = hypothesis.strategies, loralib, peft, pytest, scipy.linalg, dora, variants, modeling_phi3
     _ = transformers
     torch.set_num_threads(1)  # threads do not survive a fork
+    # It would warn that these libraries are loaded already, and some tests want no warning.
+    AssertionRewritingHook._warn_already_imported = lambda self, name: None  # type: ignore[method-assign]
     assert not any(name.startswith(PACKAGE) for name in sys.modules), "loaded"
 
 

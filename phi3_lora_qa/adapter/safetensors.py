@@ -230,7 +230,8 @@ def _decode(raw: "NDArray[np.uint8]", dtype: str) -> "Array":
 
     if dtype == "BF16":
         # A bfloat16 is the upper half of the float32 of the same value.
-        return np.left_shift(raw.view("<u2"), 16, dtype=np.uint32).view(np.float32)
+        wide: NDArray[np.uint32] = np.left_shift(raw.view("<u2"), 16, dtype=np.uint32)
+        return wide.view(np.float32)
     if dtype == "F16":
         return raw.view("<f2").astype(np.float32)
     return raw.view("<f8") if dtype == "F64" else raw.view("<f4")

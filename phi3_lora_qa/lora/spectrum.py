@@ -11,8 +11,8 @@ def core(factors: Factors) -> Array:
     With thin QR, B = Q_b·R_b and Aᵀ = Q_a·R_a, so delta = Q_b·(s · R_b·R_aᵀ)·Q_aᵀ, and the
     orthonormal Q change no singular value. Its sides are at most r.
     """
-    r_b: Array = np.linalg.qr(factors.B, mode="r")
-    r_a: Array = np.linalg.qr(factors.A.T, mode="r")
+    r_b: Array = np.linalg.qr(factors.B).R
+    r_a: Array = np.linalg.qr(factors.A.T).R
     small: Array = factors.scaling * (r_b @ r_a.T)
     return small
 

@@ -137,7 +137,8 @@ def _layer_with(weight: NDArray[np.float64]) -> LoraLayer:
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
 
-    base = torch.nn.Linear(*weight.T.shape, bias=False)
+    out, inside = weight.shape
+    base = torch.nn.Linear(inside, out, bias=False)
     base.weight.data = torch.from_numpy(weight).float()
     factors = Factors(A=weight[:1], B=weight[:, :1], scaling=1.0)
     return LoraLayer("one", factors, Linear(base, "default", LoraConfig(r=1), r=1), "default")

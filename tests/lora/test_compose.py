@@ -198,3 +198,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
     for odd in (replace(ONE, bias=np.zeros(2)), replace(ONE, magnitude=np.ones(2))):
         with pytest.raises(InputError, match="merge each adapter into the base instead"):
             lora.concatenate([odd], [1.0])
+
+
+def test_nothing_is_pruned_unless_a_density_is_given() -> None:
+    assert lora.Mixture().density == 1.0
