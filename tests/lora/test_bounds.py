@@ -203,3 +203,26 @@ def test_float64_is_held_to_float64() -> None:
         bound = lora.delta_bound(f, "float64")
         assert np.all(np.abs(another_order - lora.delta(f)) <= bound)
         assert np.all(np.abs(exact - lora.delta(f)) <= bound)
+
+
+@pytest.mark.parametrize("size", [1e300, 1e160, 1e-160, 0.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_bound_is_infinite_and_warns_of_nothing_where_numbers_leave_the_range(
+    dtype: str, size: float
+) -> None:
+    plain = Factors(A=np.full((2, 3), size), B=np.full((4, 2), size), scaling=3.0)
+    dora, biased = replace(plain, magnitude=np.ones(4)), replace(plain, bias=np.full(4, size))
+    weight, x, g = np.full((4, 3), size), np.full((2, 3), size), np.ones((2, 4))
+    with np.errstate(all="raise"):
+        found = [
+            lora.delta_bound(plain, dtype),
+            lora.unmerge_bound(weight, dora, dtype),
+            lora.cycles_bound(weight, dora, dtype, 2),
+            lora.extraction_bound(weight, dora, dtype),
+            lora.forward_bound(weight, dora, x, dtype),
+            lora.merged_forward_bound(weight, biased, x, dtype),
+            lora.gradient_bound(biased, x, g, dtype).B,
+            lora.mix_bound([plain] * 2, [1.0, -1.0], lora.Mixture(kind="ties"), dtype).A,
+        ]
+    assert not any(np.isnan(bound).any() for bound in found)
+    assert all(np.isinf(bound).all() for bound in found) or size < 1
