@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _BISECTIONS = 30
 _NUISANCE_STEPS = 128
+_NEGLIGIBLE = 1e-14
 
 
 def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
@@ -81,8 +82,10 @@ def _p_value(gained: int, lost: int, n: int, difference: float) -> float:
         log_choose + special.xlogy(losses, p_lost) + special.xlog1py(n - losses, -p_lost)
     )
     given = np.clip(p_gained / np.maximum(1.0 - p_lost, 1e-300), 0.0, 1.0)
-    tail = special.bdtrc(np.maximum(fewest - 1.0, 0.0), n - losses, given)
-    tail = np.where(fewest == 0, 1.0, np.where(fewest > n - losses, 0.0, tail))
+    tail = np.zeros_like(p_losses) + (fewest == 0)
+    # The tail is costly, and most numbers of losses are all but impossible.
+    row, losing = np.nonzero((p_losses > _NEGLIGIBLE) & (fewest > 0) & (fewest <= n - losses))
+    tail[row, losing] = special.bdtrc(fewest[losing] - 1.0, (n - losses)[losing], given[row, 0])
     return float((p_losses * tail).sum(axis=1).max())
 
 

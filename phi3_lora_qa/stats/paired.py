@@ -12,11 +12,19 @@ from phi3_lora_qa.errors import DataError
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.stats.binary import exact_interval
 from phi3_lora_qa.stats.bounded import bounded_interval
+from phi3_lora_qa.stats.clusters import (
+    are_clustered,
+    cluster_totals,
+    linearised,
+    standard_error,
+)
 from phi3_lora_qa.stats.unbounded import MIN_EQUAL_ITEMS, MIN_ITEMS, unbounded_interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from phi3_lora_qa.stats.clusters import Numbers
 
 CONFIDENCE = 0.90
 """Two one-sided bounds at 95 % each."""
@@ -34,7 +42,9 @@ class Interval:
     ``low`` and ``high`` are one-sided 95 % bounds for the mean difference in the population of
     items that the suite was drawn from; together a 90 % interval. ``tuned_low`` and ``tuned_high``
     bound the tuned mean alone, for absolute limits. ``deviation`` is the standard deviation of
-    the paired differences, 0 below two items.
+    the paired differences, 0 below two items; of clusters it is what the standard error of their
+    mean is times the root of n, so that one formula tells how many items are missing.
+    ``observations`` is the number of clusters, and n where there are none.
     """
 
     mean_base: float
@@ -47,6 +57,7 @@ class Interval:
     deviation: float
     method: str
     n: int
+    observations: int
     confidence: float
 
     def bounds(self, rule: str) -> tuple[float, float]:
@@ -63,6 +74,7 @@ def compare(
     seed: int,
     binary: bool,
     span: tuple[float, float] | None = None,
+    clusters: Sequence[str] | None = None,
 ) -> Interval:
     """Compare the scores of the same items under both models.
 
@@ -74,6 +86,8 @@ def compare(
         seed: Of the resampling.
         binary: Scores are 0 or 1; the interval is then exact.
         span: Smallest and largest possible score, or None where there is no limit.
+        clusters: The cluster of each item, empty where it is alone. Where any holds several, they
+            and not the items are the observations; below ``MIN_ITEMS`` of them nothing is decided.
 
     Raises:
         DataError: The lengths differ, a score is not finite, or one lies outside its range.
@@ -83,32 +97,42 @@ def compare(
     before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
     span = (0.0, 1.0) if binary else span
     _check(before, after, binary, span)
-    n = int(before.size)
-    if binary:
+    n = observations = int(before.size)
+    change = after - before
+    # The bounds' sums are over sorted values, so that no order of the items reaches their last bit.
+    deviation = float(np.sort(change).std(ddof=1)) if n > 1 else 0.0
+    if clusters is not None and are_clustered(clusters, n):
+        totals = cluster_totals(change, clusters)
+        observations = int(totals[0].size)
+        method = f"cluster-robust, {observations} clusters"
+        deviation = float(standard_error(*totals)) * math.sqrt(n) if observations > 1 else 0.0
+        low, high = _clustered(*totals, _twice(span), seed)
+        tuned_low, tuned_high = _clustered(*cluster_totals(after, clusters), span, seed)
+    elif binary:
         method, low, high, tuned_low, tuned_high = _binary(before, after)
     elif span is not None:
-        reach = span[1] - span[0]
         method = "bounded mean (Learned-Miller and Thomas)"
-        # Sorted, so that the order of the items cannot reach the last bit of a sum.
-        low, high = bounded_interval(np.sort(after - before), (-reach, reach), CONFIDENCE, seed)
+        reach = span[1] - span[0]
+        low, high = bounded_interval(np.sort(change), (-reach, reach), CONFIDENCE, seed)
         tuned_low, tuned_high = bounded_interval(np.sort(after), span, CONFIDENCE, seed)
     else:
         method = "bootstrap (widest of BCa, bootstrap-t, Student's t)"
-        low, high = unbounded_interval(np.sort(after - before), CONFIDENCE, seed)
+        low, high = unbounded_interval(np.sort(change), CONFIDENCE, seed)
         tuned_low, tuned_high = unbounded_interval(np.sort(after), CONFIDENCE, seed)
     if math.isinf(low) or n == 0:
-        method += ", too few items"
+        method += ", too few items" if observations == n else ", too few"
     return Interval(
         mean_base=_mean(before),
         mean_tuned=_mean(after),
-        difference=_mean(after - before),
+        difference=_mean(change),
         low=low,
         high=high,
         tuned_low=tuned_low,
         tuned_high=tuned_high,
-        deviation=float(np.sort(after - before).std(ddof=1)) if n > 1 else 0.0,
+        deviation=deviation,
         method=method,
         n=n,
+        observations=observations,
         confidence=CONFIDENCE,
     )
 
@@ -162,7 +186,8 @@ def items_needed(interval: Interval, rule: str, value: float, higher_is_better: 
     low, high = interval.bounds(rule)
     n = interval.n
     if n == 0 or not (math.isfinite(low) and math.isfinite(high)):
-        return MIN_EQUAL_ITEMS if n >= MIN_ITEMS else MIN_ITEMS
+        fewest = MIN_EQUAL_ITEMS if interval.observations >= MIN_ITEMS else MIN_ITEMS
+        return math.ceil(fewest * n / interval.observations) if n else fewest
     absolute = rule in ("at_least", "at_most")
     seen = interval.mean_tuned if absolute else interval.difference
     upwards = absolute or higher_is_better
@@ -191,6 +216,24 @@ def _binary(
     )
     share = stats.binomtest(right, n).proportion_ci(CONFIDENCE, method="exact") if n else (0.0, 1.0)
     return "exact unconditional (Tango's score)", low, high, float(share[0]), float(share[1])
+
+
+def _clustered(
+    sums: "Numbers", sizes: "Numbers", span: tuple[float, float] | None, seed: int
+) -> tuple[float, float]:
+    """Bounds from clusters: what may lie unseen at the end of a range counts by whole clusters."""
+    if span is None or sums.size < MIN_ITEMS:
+        return unbounded_interval(sums, CONFIDENCE, seed, sizes)
+    import numpy as np
+
+    values, reach = linearised(sums, sizes, span)
+    low, high = bounded_interval(np.sort(values), reach, CONFIDENCE, seed)
+    return max(low, span[0]), min(high, span[1])
+
+
+def _twice(span: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the range of a difference of two scores."""
+    return (span[0] - span[1], span[1] - span[0]) if span else None
 
 
 def _check(

@@ -8,9 +8,10 @@ wider. A gate may err on the side of "more items, please", so the widest bound d
 import math
 from typing import TYPE_CHECKING
 
+from phi3_lora_qa.stats.clusters import degrees_of_freedom, standard_error
+
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from phi3_lora_qa.stats.clusters import Numbers
 
 MIN_ITEMS = 10
 """Below this, simulation found every interval here too narrow under skewness: no bounds at all."""
@@ -25,19 +26,27 @@ _CELLS_AT_ONCE = 2_000_000
 
 
 def unbounded_interval(
-    values: "NDArray[np.float64]", confidence: float, seed: int
+    sums: "Numbers", confidence: float, seed: int, sizes: "Numbers | None" = None
 ) -> tuple[float, float]:
-    """Return one-sided bounds for the mean, each at ``(1 + confidence) / 2``.
+    """Return one-sided bounds for the mean over items, each at ``(1 + confidence) / 2``.
 
     Infinite below ``MIN_ITEMS`` items, and for equal values below ``MIN_EQUAL_ITEMS``: a spread of
-    zero in a few items says nothing about the next.
+    zero in a few items says nothing about the next. Of clusters, as many are asked for.
+
+    Args:
+        sums: Each item's value, or each cluster's sum, float64, shape (n,).
+        confidence: Of the two bounds together.
+        seed: Of the resampling, which draws whole clusters.
+        sizes: Each cluster's number of items; None where every item stands for itself.
 
     Sources: BCa: Efron, JASA 82 (1987) 171-185, through ``scipy.stats.bootstrap``. Bootstrap-t:
-    Hall, Annals of Statistics 16 (1988) 927-953.
+    Hall, Annals of Statistics 16 (1988) 927-953; of clusters: A. Cameron, J. Gelbach, D. Miller,
+    Review of Economics and Statistics 90 (2008) 414-427.
     """
     import numpy as np
 
-    n = values.size
+    sizes = np.ones_like(sums) if sizes is None else sizes
+    n, values = sums.size, sums / sizes
     # What differs by rounding only is equal; resampling it would divide by nothing.
     equal = n > 0 and bool(np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())))
     if n < (MIN_EQUAL_ITEMS if equal else MIN_ITEMS):
@@ -45,42 +54,44 @@ def unbounded_interval(
     if equal:
         return float(values.min()), float(values.max())
     bounds = (
-        _student(values, confidence),
-        _bootstrap_t(values, confidence, seed),
-        _bca(values, confidence, seed),
+        _student(sums, sizes, confidence),
+        _bootstrap_t(sums, sizes, confidence, seed),
+        _bca(sums, sizes, confidence, seed),
     )
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
-def _student(values: "NDArray[np.float64]", confidence: float) -> tuple[float, float]:
+def _student(sums: "Numbers", sizes: "Numbers", confidence: float) -> tuple[float, float]:
     from scipy import stats
 
-    reach = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1)) * _standard_error(values)
-    return float(values.mean()) - reach, float(values.mean()) + reach
+    mean = float(_mean(sums, sizes))
+    quantile = float(stats.t.ppf((1.0 + confidence) / 2.0, degrees_of_freedom(sizes)))
+    reach = quantile * float(standard_error(sums, sizes))
+    return mean - reach, mean + reach
 
 
 def _bootstrap_t(
-    values: "NDArray[np.float64]", confidence: float, seed: int
+    sums: "Numbers", sizes: "Numbers", confidence: float, seed: int
 ) -> tuple[float, float]:
     import numpy as np
 
-    n, mean = values.size, float(values.mean())
+    n, mean = sums.size, float(_mean(sums, sizes))
     generator = np.random.default_rng(seed)
     rows = max(1, _CELLS_AT_ONCE // n)
     ratios = []
     for start in range(0, _RESAMPLES, rows):
-        count = min(rows, _RESAMPLES - start)
-        sample = values[generator.integers(0, n, (count, n))]
-        error = sample.std(axis=1, ddof=1) / math.sqrt(n)
+        drawn = generator.integers(0, n, (min(rows, _RESAMPLES - start), n))
+        sample, of = sums[drawn], sizes[drawn] if np.ptp(sizes) else sizes
+        error = standard_error(sample, of)
         spread = error > 0.0
-        ratios.append((sample.mean(axis=1)[spread] - mean) / error[spread])
+        ratios.append((_mean(sample, of)[spread] - mean) / error[spread])
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(np.concatenate(ratios), (tail, 1.0 - tail))
-    scale = _standard_error(values)
+    scale = float(standard_error(sums, sizes))
     return mean - float(high) * scale, mean - float(low) * scale
 
 
-def _bca(values: "NDArray[np.float64]", confidence: float, seed: int) -> tuple[float, float]:
+def _bca(sums: "Numbers", sizes: "Numbers", confidence: float, seed: int) -> tuple[float, float]:
     import warnings
 
     import numpy as np
@@ -89,19 +100,21 @@ def _bca(values: "NDArray[np.float64]", confidence: float, seed: int) -> tuple[f
     with warnings.catch_warnings():
         # Degenerate data ends in NaN bounds, which are dropped below in favour of the wider two.
         warnings.simplefilter("ignore")
+        uneven = bool(np.ptp(sizes))
         found = stats.bootstrap(
-            (values,),
-            np.mean,
+            (sums, sizes) if uneven else (sums / sizes,),
+            _mean if uneven else np.mean,
+            paired=uneven,
             confidence_level=confidence,
             method="BCa",
             n_resamples=_RESAMPLES,
-            batch=max(1, _CELLS_AT_ONCE // values.size),
+            batch=max(1, _CELLS_AT_ONCE // sums.size),
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    mean = float(values.mean())
+    mean = float(_mean(sums, sizes))
     low, high = float(found.low), float(found.high)
     return (low if math.isfinite(low) else mean), (high if math.isfinite(high) else mean)
 
 
-def _standard_error(values: "NDArray[np.float64]") -> float:
-    return float(values.std(ddof=1)) / math.sqrt(values.size)
+def _mean(sums: "Numbers", sizes: "Numbers", axis: int = -1) -> "Numbers":
+    return sums.sum(axis=axis) / sizes.sum(axis=axis)

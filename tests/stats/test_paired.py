@@ -30,6 +30,7 @@ def interval(low: float, high: float, n: int = 50, **others: float) -> Interval:
         deviation=deviation,
         method="made for a test",
         n=n,
+        observations=n,
         confidence=0.90,
     )
     return replace(whole, **others)  # type: ignore[arg-type]  # n and method are not floats
