@@ -67,7 +67,7 @@ class Interval:
         return self.low, self.high
 
 
-def compare(
+def compare(  # noqa: PLR0913 - what is compared, and all that tells how
     base: Sequence[float],
     tuned: Sequence[float],
     *,

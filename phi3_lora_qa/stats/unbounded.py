@@ -117,4 +117,6 @@ def _bca(sums: "Numbers", sizes: "Numbers", confidence: float, seed: int) -> tup
 
 
 def _mean(sums: "Numbers", sizes: "Numbers", axis: int = -1) -> "Numbers":
-    return sums.sum(axis=axis) / sizes.sum(axis=axis)
+    import numpy as np
+
+    return np.asarray(sums.sum(axis=axis) / sizes.sum(axis=axis))

@@ -154,7 +154,8 @@ def test_the_level_holds_for_few_clusters_where_items_alone_would_break_it(
     sizes: tuple[int, ...],
 ) -> None:
     generator = np.random.default_rng(5)
-    suites, missed, naive = 150, 0, 0
+    suites = 150
+    missed, naive = 0.0, 0.0
     for _ in range(suites):
         values, names = clustered(generator, sizes)
         zeros = [0.0] * len(names)
