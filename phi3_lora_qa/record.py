@@ -59,6 +59,7 @@ class Metric:
 
     ``difference`` is tuned minus base, the mean over ``n`` paired items; ``low`` and ``high`` are
     the interval that decides, by ``method``. ``limit`` is the threshold in words, or empty.
+    ``against`` is ``base``; or ``baseline``, and then ``base`` is the last accepted adapter's mean.
     """
 
     group: str
@@ -72,6 +73,7 @@ class Metric:
     n: int
     limit: str
     outcome: Outcome
+    against: str = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class ItemRow:
     ``prompt`` is the turns before the answer, rendered as text. Losses are mean nats per
     reference token over ``tokens`` tokens. ``scores`` maps the name of a metric that
     applies to the item to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
+    ``cluster`` names what the item shares with others, such as a document; empty for none.
     """
 
     id: str
@@ -94,6 +97,7 @@ class ItemRow:
     tokens: int
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     error: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from phi3_lora_qa.errors import InputError, escape
 
 STAGES = ("static", "math", "checkpoint", "quality", "export")
 DTYPES = ("float32", "bfloat16", "float16")
+PROFILES = ("strict", "default", "smoke")
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
 LARGEST_SEED = 2**32 - 1
@@ -92,6 +93,19 @@ SPECS = (
         "(may be repeated)",
     ),
     Spec(name="thresholds", kind="path", metavar="FILE", help="limits for the quality stage"),
+    Spec(
+        name="profile",
+        default="default",
+        choices=PROFILES,
+        metavar="NAME",
+        help=f"built-in limits: {', '.join(PROFILES)}; with strict an alarm fails, too",
+    ),
+    Spec(
+        name="baseline",
+        kind="path",
+        metavar="RECORD",
+        help="record.json of the last accepted adapter, to be no worse than",
+    ),
     Spec(
         name="report",
         kind="path",
@@ -189,6 +203,8 @@ class GateSettings:
     suite_columns: tuple[str, ...]
     metric: tuple[str, ...]
     thresholds: Path | None
+    profile: str
+    baseline: Path | None
     report: Path | None
     layers: bool
     only: bool
@@ -387,5 +403,6 @@ def _placed(spec: Spec, text: str, start: Path) -> str:
 _READERS: Mapping[str, Callable[[str], object]] = {
     "adapter": Path,
     "thresholds": Path,
+    "baseline": Path,
     "report": Path,
 }

@@ -163,13 +163,15 @@ class Bench:
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """Every metric of every group, judged where there is a limit; journaled once."""
-        metrics = measure(self.rows, self.target.limits, self.run.settings.seed, self.measured)
+        seed, baseline = self.run.settings.seed, self.target.baseline
+        metrics = measure(self.rows, self.target.limits, seed, self.measured, baseline)
         self.run.journal.add_evidence(Evidence(adapter=self.index, metrics=metrics))
         return metrics
 
     def items_needed(self, limit: Limit) -> int:
         """About how many items would decide a limit; 0 where no number would."""
-        return needed(self.rows, limit, self.run.settings.seed, self.measured)
+        seed, baseline = self.run.settings.seed, self.target.baseline
+        return needed(self.rows, limit, seed, self.measured, baseline)
 
     def add_spectra(self, spectra: Sequence[Spectrum]) -> None:
         """Keep the modules' spectra for the record."""

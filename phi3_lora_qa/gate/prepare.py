@@ -15,8 +15,16 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.suite import read_suite, without_copies
-from phi3_lora_qa.data.thresholds import Limit, default_limits, expand, read_thresholds
+from phi3_lora_qa.data.thresholds import (
+    BASELINE,
+    Limit,
+    baseline_limits,
+    default_limits,
+    expand,
+    read_thresholds,
+)
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError, escape
+from phi3_lora_qa.gate.baseline import read_baseline
 from phi3_lora_qa.metrics import AskedMetric, find_metric, known_metrics
 from phi3_lora_qa.models.registry import (
     BaseRef,
@@ -26,6 +34,7 @@ from phi3_lora_qa.models.registry import (
     read_base_config,
     resolve_base,
 )
+from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.settings import GateSettings, refuse_within
 
 _HANDED = "targets.pickle"
@@ -45,6 +54,7 @@ class Target:
         copies: How many items were left out because they repeat another.
         limits: The thresholds, one for each group and metric.
         metrics: What is to be measured beside the usual metrics and those that limits name.
+        baseline: The last accepted adapter's rows of the same items; empty without one.
     """
 
     name: str
@@ -56,6 +66,7 @@ class Target:
     copies: int
     limits: tuple[Limit, ...]
     metrics: tuple[AskedMetric, ...] = ()
+    baseline: tuple[ItemRow, ...] = ()
 
 
 def prepare(settings: GateSettings) -> tuple[Target, ...]:
@@ -78,10 +89,14 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
         else:
             items = read_suite([bundled_suite(base)]) if base else ()
         distinct = without_copies(items)
-        limits = asked
-        if limits is None and given is None and base:
+        limits, built_in = asked, settings.sources["profile"] == "default"
+        if limits is None and given is None and base and built_in:
             limits = read_thresholds(bundled_thresholds(base))
         groups = sorted({item.group for item in distinct})
+        if limits is None:
+            limits = default_limits(groups, settings.profile)
+        if settings.baseline and not any(limit.against == BASELINE for limit in limits):
+            limits += baseline_limits(settings.profile)
         targets.append(
             Target(
                 name=name,
@@ -91,8 +106,11 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
                 base_missing=missing,
                 items=distinct,
                 copies=len(items) - len(distinct),
-                limits=expand(default_limits(groups) if limits is None else limits, groups),
+                limits=expand(limits, groups),
                 metrics=metrics,
+                baseline=read_baseline(settings.baseline, distinct, base, settings)
+                if settings.baseline and base
+                else (),
             )
         )
     return tuple(targets)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.data.thresholds import Limit
+from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
 from phi3_lora_qa.metrics import AskedMetric, MetricInfo, catalogue, measured, per_item
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
+from phi3_lora_qa.stats.alarm import LEVEL, holm, worse_p_value
 from phi3_lora_qa.stats.paired import Interval, compare, decide, items_needed
 
 if TYPE_CHECKING:
@@ -16,9 +18,28 @@ if TYPE_CHECKING:
 NO_LIMIT = Outcome.NOT_RUN
 """The outcome of a comparison that was not judged, because nothing was asked of it."""
 
-
-BASE, TUNED = "base: ", "tuned: "
+OF_BASE, OF_TUNED = "base: ", "tuned: "
 """How an item's error begins, by the model that it befell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """How sure it is that one metric of one group got worse than the base's, however little.
+
+    ``p_value`` is one-sided, and Holm's over all comparisons of the run; ``raised`` where it is
+    small enough to be believed.
+    """
+
+    group: str
+    metric: str
+    difference: float
+    p_value: float
+    raised: bool
+
+
+def prompt_text(item: Item) -> str:
+    """Return the turns before the answer as a reader sees them."""
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in item.prompt)
 
 
 def join_scores(
@@ -39,12 +60,12 @@ def join_scores(
                 scores[n][info.name] = pair
     rows = []
     for number, (item, before, after) in enumerate(zip(items, base, tuned, strict=True)):
-        sides = ((BASE, before), (TUNED, after))
+        sides = ((OF_BASE, before), (OF_TUNED, after))
         rows.append(
             ItemRow(
                 id=item.id,
                 group=item.group,
-                prompt="\n\n".join(f"{turn.role}: {turn.content}" for turn in item.prompt),
+                prompt=prompt_text(item),
                 reference=item.reference,
                 base_answer=before.answer,
                 tuned_answer=after.answer,
@@ -53,6 +74,7 @@ def join_scores(
                 tokens=after.tokens,
                 scores=scores[number],
                 error="; ".join(side + s.error for side, s in sides if s.error),
+                cluster=getattr(item, "cluster", ""),
             )
         )
     return tuple(rows)
@@ -64,30 +86,74 @@ def chosen(asked: Sequence[AskedMetric], limits: Sequence[Limit]) -> tuple[Metri
 
 
 def measure(
-    rows: Sequence[ItemRow], limits: Sequence[Limit], seed: int, metrics: Sequence[MetricInfo]
+    rows: Sequence[ItemRow],
+    limits: Sequence[Limit],
+    seed: int,
+    metrics: Sequence[MetricInfo],
+    baseline: Sequence[ItemRow] = (),
 ) -> tuple[Metric, ...]:
     """Compare every metric in every group that it says something of; judge it by its limits.
 
-    Rows with an error take no part; the check that every item is scored fails for them.
+    Rows with an error take no part; the check that every item is scored fails for them. A limit
+    against a baseline that does not tell the metric gives no Metric, and its check finds none.
+
+    Args:
+        rows: Every item under base and tuned model.
+        limits: The demands, spelt out group by group.
+        seed: Of the resampling.
+        metrics: What is measured.
+        baseline: The last accepted adapter's rows of the same items; empty without one.
     """
     compared = []
     for group in sorted({row.group for row in rows}):
-        asked = [row for row in rows if row.group == group]
         for info in metrics:
-            if info.generated and all(info.name not in row.scores for row in asked):
-                continue
-            interval = _interval(rows, group, info, seed)
             mine = [limit for limit in limits if (limit.group, limit.metric) == (group, info.name)]
-            judged: list[Limit | None] = [*mine] or [None]
-            compared += [_metric(group, info, interval, limit) for limit in judged]
+            for against in (BASE, BASELINE):
+                judged: list[Limit | None] = [limit for limit in mine if limit.against == against]
+                pairs = _pairs(rows, group, info, baseline if against == BASELINE else None)
+                if against == BASE and not judged:
+                    judged = [None]
+                if judged and pairs:
+                    interval = pairs.compare(seed)
+                    compared += [_metric(pairs, interval, limit) for limit in judged]
     return tuple(compared)
 
 
-def needed(rows: Sequence[ItemRow], limit: Limit, seed: int, metrics: Sequence[MetricInfo]) -> int:
+def needed(
+    rows: Sequence[ItemRow],
+    limit: Limit,
+    seed: int,
+    metrics: Sequence[MetricInfo],
+    baseline: Sequence[ItemRow] = (),
+) -> int:
     """Estimate how many items would decide a limit."""
     info = next(info for info in metrics if info.name == limit.metric)
-    interval = _interval(rows, limit.group, info, seed)
-    return items_needed(interval, limit.rule, limit.value, info.higher_is_better)
+    beside = baseline if limit.against == BASELINE else None
+    pairs = _pairs(rows, limit.group, info, beside)
+    if pairs is None:
+        return 0
+    return items_needed(pairs.compare(seed), limit.rule, limit.value, info.higher_is_better)
+
+
+def alarms(rows: Sequence[ItemRow], seed: int, metrics: Sequence[MetricInfo]) -> tuple[Alarm, ...]:
+    """Ask of every metric in every group whether it got worse than the base's beyond chance."""
+    found = [
+        pairs
+        for group in sorted({row.group for row in rows})
+        for info in metrics
+        if not info.relative and (pairs := _pairs(rows, group, info))
+    ]
+    adjusted = holm([pairs.worse_p_value(seed) for pairs in found])
+    return tuple(
+        Alarm(
+            group=pairs.group,
+            metric=pairs.info.name,
+            difference=pairs.difference,
+            p_value=p_value,
+            raised=p_value <= LEVEL,
+        )
+        for pairs, p_value in zip(found, adjusted, strict=True)
+    )
 
 
 def _side(
@@ -113,29 +179,80 @@ def _chosen(item: Item, score: "ItemScore") -> float:
     return float(item.choices[score.choice] == item.reference)
 
 
-def _interval(rows: Sequence[ItemRow], group: str, info: MetricInfo, seed: int) -> Interval:
-    pairs = [
-        row.scores[info.name] if info.generated else (row.base_loss, row.tuned_loss)
-        for row in rows
-        if row.group == group and not row.error and (info.name in row.scores or not info.generated)
-    ]
-    return compare(
-        [base for base, _ in pairs],
-        [tuned for _, tuned in pairs],
-        seed=seed,
-        binary=info.binary,
-        span=info.span,
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """The scores of one metric in one group, item by item, and the items' clusters."""
+
+    group: str
+    info: MetricInfo
+    against: str
+    before: list[float]
+    after: list[float]
+    clusters: list[str]
+
+    @property
+    def difference(self) -> float:
+        return math.fsum([*self.after, *(-value for value in self.before)]) / len(self.after)
+
+    def compare(self, seed: int) -> Interval:
+        return compare(
+            self.before,
+            self.after,
+            seed=seed,
+            binary=self.info.binary,
+            span=self.info.span,
+            clusters=self.clusters,
+        )
+
+    def worse_p_value(self, seed: int) -> float:
+        sign = 1.0 if self.info.higher_is_better else -1.0
+        gains = [sign * (a - b) for b, a in zip(self.before, self.after, strict=True)]
+        return worse_p_value(gains, seed=seed, clusters=self.clusters)
+
+
+def _pairs(
+    rows: Sequence[ItemRow],
+    group: str,
+    info: MetricInfo,
+    baseline: Sequence[ItemRow] | None = None,
+) -> _Pairs | None:
+    """Pair the tuned model's scores with the base's, or with the baseline's where one is given.
+
+    Items that the metric says nothing of are left out. None where nothing is left, or where an
+    item has no score in the baseline.
+    """
+    mine = [r for r in rows if r.group == group and not r.error and _score(r, info) is not None]
+    accepted = {row.id: row for row in baseline or ()}
+    others = mine if baseline is None else [accepted.get(row.id) for row in mine]
+    before, after = ([_score(row, info) for row in side] for side in (others, mine))
+    if not mine or None in (*before, *after):
+        return None
+    at_first = 0 if baseline is None else 1
+    return _Pairs(
+        group=group,
+        info=info,
+        against=BASE if baseline is None else BASELINE,
+        before=[pair[at_first] for pair in before if pair],
+        after=[pair[1] for pair in after if pair],
+        clusters=[row.cluster for row in mine],
     )
 
 
-def _metric(group: str, info: MetricInfo, interval: Interval, limit: Limit | None) -> Metric:
+def _score(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | None:
+    """Return what base and tuned model got; None where it was not measured."""
+    if row is None:
+        return None
+    return row.scores.get(info.name) if info.generated else (row.base_loss, row.tuned_loss)
+
+
+def _metric(pairs: _Pairs, interval: Interval, limit: Limit | None) -> Metric:
     outcome = NO_LIMIT
     if limit:
-        outcome = decide(interval, limit.rule, limit.value, info.higher_is_better)
+        outcome = decide(interval, limit.rule, limit.value, pairs.info.higher_is_better)
     low, high = interval.bounds(limit.rule if limit else "")
     return Metric(
-        group=group,
-        metric=info.name,
+        group=pairs.group,
+        metric=pairs.info.name,
         base=interval.mean_base,
         tuned=interval.mean_tuned,
         difference=interval.difference,
@@ -145,4 +262,5 @@ def _metric(group: str, info: MetricInfo, interval: Interval, limit: Limit | Non
         n=interval.n,
         limit=limit.describe() if limit else "",
         outcome=outcome,
+        against=pairs.against,
     )

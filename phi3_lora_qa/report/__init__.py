@@ -1,8 +1,9 @@
 """The report: a record and its items in, HTML and Markdown out."""
 
+from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.report.html import render_html
-from phi3_lora_qa.report.items import read_items, write_items
+from phi3_lora_qa.report.items import write_items
 from phi3_lora_qa.report.markdown import render_markdown
 from phi3_lora_qa.report.write import remove_report, render_again, write_report
 

@@ -1,92 +1,17 @@
-"""The per-item table: one row for each question, base against tuned, kept as parquet."""
+"""The per-item table as a file of the report; the room data knows its form."""
 
-import math
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.data.item_table import items_as_parquet
 from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.report.files import write_whole
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-TEXTS = ("id", "group", "prompt", "reference", "base_answer", "tuned_answer", "error")
-NUMBERS = ("base_loss", "tuned_loss")
-_BASE, _TUNED = ".base", ".tuned"
-
 
 def write_items(rows: Sequence[ItemRow], path: Path) -> None:
-    r"""Write the rows as parquet with the columns of `ItemRow` and ``METRIC.base``/``.tuned``.
-
-    A row without one of the metrics gets NaN there, and is read back without it. Half a
-    surrogate pair, which no file can hold, is written as ``\udXXX``.
+    """Write the rows as parquet.
 
     Raises:
         InputError: ``path`` cannot be written.
     """
-    import pandas as pd
-
-    metrics = sorted({metric for row in rows for metric in row.scores})
-    columns: dict[str, object] = {
-        name: pd.array([_storable(getattr(row, name)) for row in rows], dtype="string")
-        for name in TEXTS
-    }
-    columns |= {name: [float(getattr(row, name)) for row in rows] for name in NUMBERS}
-    columns["tokens"] = pd.array([row.tokens for row in rows], dtype="int64")
-    for metric in metrics:
-        pairs = [row.scores.get(metric, (math.nan, math.nan)) for row in rows]
-        columns[metric + _BASE] = [float(base) for base, _ in pairs]
-        columns[metric + _TUNED] = [float(tuned) for _, tuned in pairs]
-    buffer = BytesIO()
-    pd.DataFrame(columns).to_parquet(buffer, index=False)
-    write_whole(path, buffer.getvalue())
-
-
-def read_items(path: Path) -> tuple[ItemRow, ...]:
-    """Read the rows back.
-
-    Raises:
-        InputError: The file is missing, is no parquet, or is no table that `write_items` wrote.
-    """
-    import pandas as pd
-    from pyarrow import ArrowException
-
-    try:
-        frame = pd.read_parquet(path)
-        return tuple(_rows(frame))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArrowException) as error:
-        raise InputError(
-            f"cannot read the items {escape(str(path))}: {escape(str(error), 200)}; "
-            "gate the adapter again to write them, or move the file away to report without items"
-        ) from error
-
-
-def _rows(frame: "pd.DataFrame") -> list[ItemRow]:
-    metrics = [name.removesuffix(_BASE) for name in frame.columns if name.endswith(_BASE)]
-    texts = zip(*([str(value) for value in frame[name]] for name in TEXTS), strict=True)
-    losses = zip(*([float(value) for value in frame[name]] for name in NUMBERS), strict=True)
-    scores = [
-        [(float(b), float(t)) for b, t in zip(frame[m + _BASE], frame[m + _TUNED], strict=True)]
-        for m in metrics
-    ]
-    return [
-        ItemRow(
-            **dict(zip(TEXTS, text, strict=True)),
-            base_loss=loss[0],
-            tuned_loss=loss[1],
-            tokens=int(tokens),
-            scores={
-                metric: column[i]
-                for metric, column in zip(metrics, scores, strict=True)
-                if not all(map(math.isnan, column[i]))
-            },
-        )
-        for i, (text, loss, tokens) in enumerate(zip(texts, losses, frame["tokens"], strict=True))
-    ]
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    write_whole(path, items_as_parquet(rows))

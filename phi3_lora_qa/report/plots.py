@@ -17,7 +17,11 @@ _MARGIN = 8
 
 _NUMBER = r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 _LIMITS = {
-    rule: re.compile(r"(?:^|\s)" + re.escape(words).replace(r"\{\}", _NUMBER) + "$")
+    rule: re.compile(
+        r"(?:^|\s)"
+        + re.escape(words).replace(r"\{\}", _NUMBER).replace(r"the\ base", r"the\ base(?:line)?")
+        + "$"
+    )
     for rule, words in RULES.items()
 }
 _OF_THE_MEAN = ("at_least", "at_most")

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.record import ItemRow, RunRecord, read_record
 from phi3_lora_qa.report.files import unwritable, write_whole
 from phi3_lora_qa.report.html import render_html
-from phi3_lora_qa.report.items import read_items, write_items
+from phi3_lora_qa.report.items import write_items
 from phi3_lora_qa.report.markdown import render_markdown
 
 RECORD, ITEMS, SUMMARY, PAGE = "record.json", "items.parquet", "summary.md", "report.html"

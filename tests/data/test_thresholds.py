@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.data.thresholds import METRICS, Limit, default_limits, expand, read_thresholds
+from phi3_lora_qa.data.thresholds import (
+    METRICS,
+    Limit,
+    baseline_limits,
+    default_limits,
+    expand,
+    read_thresholds,
+)
 from phi3_lora_qa.errors import DataError
+from phi3_lora_qa.settings import PROFILES
 
 GOOD = """
 [[limit]]
@@ -49,6 +57,13 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         ('group = "target"', "group = 3", "group must be a non-empty string"),
         ('group = "target"', 'group = ""', "group must be a non-empty string"),
         ("[[limit]]", "[limit", "cannot read"),
+        ("value = 0\n", 'value = 0\nagainst = "basis"\n', r"unknown against .*did you mean base"),
+        ("value = 0\n", "value = 0\nagainst = 1\n", "against must be a non-empty string"),
+        (
+            'rule = "improve_by"',
+            'rule = "at_most"\nagainst = "baseline"',
+            "at_most is against nothing but its value; drop 'against'",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_right_name(
@@ -128,3 +143,45 @@ def test_the_built_in_limits_ask_nothing_of_a_target_that_is_not_there() -> None
 )
 def test_a_limit_says_itself_in_words(rule: str, words: str) -> None:
     assert Limit(group="target", metric="loss", rule=rule, value=0.5).describe() == words
+
+
+def test_one_metric_can_have_a_limit_against_the_base_and_one_against_the_baseline(
+    tmp_path: Path,
+) -> None:
+    second = GOOD.split("\n\n", 1)[0].replace("value = 0", 'value = 0\nagainst = "baseline"')
+    limits = read_thresholds(write(tmp_path, GOOD + second))
+    assert [limit.against for limit in limits] == ["base", "base", "baseline"]
+    assert limits[-1].describe() == "loss better than the baseline by more than 0"
+
+
+def test_a_limit_of_its_own_against_the_base_leaves_the_star_against_the_baseline() -> None:
+    limits = expand([*default_limits(("target",)), *baseline_limits()], ("target", "general"))
+    assert [limit.metric for limit in limits if limit.against == "baseline"] == [
+        "loss", "exact_match", "token_f1",
+    ] * 2  # fmt: skip
+
+
+def test_no_profile_asks_less_than_a_more_lenient_one() -> None:
+    groups = ("target", "general")
+    strict, default, smoke = (default_limits(groups, profile) for profile in PROFILES)
+    assert [limit.metric for limit in strict] == [limit.metric for limit in smoke]
+    for hard, middle, soft in zip(strict, default, smoke, strict=True):
+        if hard.rule == "improve_by":
+            assert hard.value >= middle.value >= soft.value
+        else:
+            assert hard.value < middle.value < soft.value
+
+
+@pytest.mark.parametrize(("profile", "n"), [("strict", 59), ("default", 29), ("smoke", 11)])
+def test_a_profile_says_how_many_unchanged_items_it_takes(profile: str, n: int) -> None:
+    from phi3_lora_qa.record import Outcome
+    from phi3_lora_qa.stats.paired import compare, decide
+
+    limit = next(li for li in default_limits(("general",), profile) if li.metric == "exact_match")
+
+    def judged(items: int) -> Outcome:
+        same = [1.0] * items
+        return decide(compare(same, same, seed=0, binary=True), limit.rule, limit.value, True)
+
+    assert judged(n) is Outcome.PASSED
+    assert judged(n - 1) is Outcome.INCONCLUSIVE

@@ -42,6 +42,16 @@ def test_a_score_that_one_row_lacks_is_lacking_again(tmp_path: Path) -> None:
     assert second.scores == {}
 
 
+def test_a_table_from_before_there_were_clusters_can_be_read(tmp_path: Path) -> None:
+    import pandas as pd
+
+    path = tmp_path / "items.parquet"
+    write_items([item(1, cluster="page 3")], path)
+    assert read_items(path)[0].cluster == "page 3"
+    pd.read_parquet(path).drop(columns="cluster").to_parquet(path)
+    assert read_items(path) == (item(1),)
+
+
 def test_a_person_finds_the_columns_by_name(tmp_path: Path) -> None:
     import pandas as pd
 

@@ -64,9 +64,10 @@ def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() ->
     assert plot.zero < plot.limit < plot.low < plot.point < plot.high
 
 
+@pytest.mark.parametrize("against", ["base", "baseline"])
 @pytest.mark.parametrize("rule", list(RULES))
-def test_every_rule_that_there_is_can_be_drawn(rule: str) -> None:
-    limit = Limit(group="target", metric="loss", rule=rule, value=1e-05)
+def test_every_rule_that_there_is_can_be_drawn(rule: str, against: str) -> None:
+    limit = Limit(group="target", metric="loss", rule=rule, value=1e-05, against=against)
     assert limit_value(metric(limit=limit.describe())) is not None
 
 

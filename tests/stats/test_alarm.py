@@ -11,7 +11,7 @@ from phi3_lora_qa.stats.alarm import LEVEL, holm, worse_p_value
 @given(st.lists(st.floats(0, 1), max_size=12))
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
 def test_holm_is_statsmodels_holm(p_values: list[float]) -> None:
-    from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+    from statsmodels.stats.multitest import multipletests
 
     expected = multipletests(p_values, method="holm")[1] if p_values else []
     assert holm(p_values) == pytest.approx(list(expected))

@@ -35,7 +35,7 @@ def test_the_score_gives_tangos_published_intervals(
 
 
 def test_the_score_of_no_difference_is_mcnemars_statistic() -> None:
-    from statsmodels.stats.contingency_tables import mcnemar  # type: ignore[import-untyped]
+    from statsmodels.stats.contingency_tables import mcnemar
 
     table = [[60, 9], [21, 10]]
     chi_squared = mcnemar(table, exact=False, correction=False).statistic

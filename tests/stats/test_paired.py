@@ -186,7 +186,7 @@ def test_items_needed_of_equal_binary_scores_is_near_the_exact_number() -> None:
 
 
 def test_items_needed_is_the_sample_size_for_a_power_of_four_in_five() -> None:
-    from statsmodels.stats.power import TTestPower  # type: ignore[import-untyped]
+    from statsmodels.stats.power import TTestPower
 
     half = 1.645 * 0.5 / 40**0.5
     needed = items_needed(interval(0.1 - half, 0.1 + half, n=40), "improve_by", 0.0, True)

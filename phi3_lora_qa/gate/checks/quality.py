@@ -1,20 +1,26 @@
-"""Quality stage: base and tuned on the same items, each limit one check."""
+"""Quality stage: base and tuned on the same items, each limit one check.
+
+Each limit is tested at its own level. That is right because all of them must hold: a model that is
+too bad at one thing gets through only where that one test errs (an intersection-union test). What
+asks "did anything at all get worse?" is the alarm, and it allows for having looked everywhere.
+"""
 
 from collections.abc import Sequence
 
-from phi3_lora_qa.data.thresholds import Limit
+from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
 from phi3_lora_qa.gate.bench import Bench
-from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held
-from phi3_lora_qa.gate.table import TUNED
+from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
+from phi3_lora_qa.gate.table import OF_TUNED, Alarm, alarms
 from phi3_lora_qa.record import ItemRow, Metric, Outcome, to_plain
 
 MOST_SHOWN = 5
 
 
 def checks(limits: Sequence[Limit]) -> tuple[Check, ...]:
-    """Return the check that every item was scored, and one check for each limit."""
+    """Return the check that every item was scored, the alarm, and one check for each limit."""
     return (
-        Check(stage="quality", name="every_item_is_scored", run=every_item_is_scored),
+        check_of("quality", every_item_is_scored),
+        check_of("quality", no_regression_alarm),
         *(
             Check(
                 stage="quality",
@@ -49,28 +55,75 @@ def every_item_is_scored(bench: Bench) -> Held:
     return Held(message=f"{len(rows)} items were scored by base and tuned model{left_out}")
 
 
+def no_regression_alarm(bench: Bench) -> Held:
+    """Nothing got worse than with the base beyond chance; told, and with ``strict`` demanded."""
+    _require_scored(bench.rows)
+    found = alarms(bench.rows, bench.run.settings.seed, bench.measured)
+    raised = sorted((a for a in found if a.raised), key=lambda alarm: alarm.p_value)
+    measured = {"alarms": [to_plain(alarm) for alarm in found]}
+    if not raised:
+        return Held(
+            message=f"none of {len(found)} comparisons got worse than with the base beyond chance "
+            "(Holm, 5 % over all of them)",
+            measured=measured,
+        )
+    words = (
+        f"{len(raised)} of {len(found)} comparisons got worse than with the base beyond chance "
+        f"(Holm, 5 % over all of them): {_listed(raised)}"
+    )
+    if bench.run.settings.profile == "strict":
+        raise CheckFailedError(
+            words,
+            "mend the training data or the learning rate; or take the profile default, which "
+            "allows what the limits allow",
+            measured,
+        )
+    return Held(message=f"warning: {words}; the limits say how much is allowed", measured=measured)
+
+
+def _listed(raised: Sequence[Alarm]) -> str:
+    shown = [
+        f"{alarm.metric} on {alarm.group} {alarm.difference:+.4g} (p {alarm.p_value:.2g})"
+        for alarm in raised[:MOST_SHOWN]
+    ]
+    return ", ".join(shown) + (" and more" if len(raised) > MOST_SHOWN else "")
+
+
 def _tuned_alone(row: ItemRow) -> bool:
-    return row.error.startswith(TUNED)
+    return row.error.startswith(OF_TUNED)
 
 
 def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
-    """The group; with the rule behind it where one metric of a group has several limits."""
-    alike = [o for o in limits if (o.group, o.metric) == (limit.group, limit.metric)]
-    return f"{limit.group},{limit.rule}" if len(alike) > 1 else limit.group
+    """The group; behind it the rule where a metric has several, and what it is against."""
+    kind = (limit.group, limit.metric, limit.against)
+    alike = [other for other in limits if (other.group, other.metric, other.against) == kind]
+    parts = [limit.group, limit.rule if len(alike) > 1 else "", limit.against]
+    return ",".join(part for part in parts if part and part != BASE)
+
+
+def _require_scored(rows: Sequence[ItemRow]) -> None:
+    if broken := [row for row in rows if row.error]:
+        raise CheckFailedError(
+            f"{len(broken)} items were not scored; first {broken[0].id}: {broken[0].error}",
+            "see the check every_item_is_scored",
+            outcome=Outcome.NOT_RUN,
+        )
 
 
 def _holds(limit: Limit) -> CheckFunction:
     def run(bench: Bench) -> Held:
-        if broken := [row for row in bench.rows if row.group == limit.group and row.error]:
+        _require_scored([row for row in bench.rows if row.group == limit.group])
+        if limit.against == BASELINE and not bench.target.baseline:
             raise CheckFailedError(
-                f"{len(broken)} items of {limit.group} were not scored; first {broken[0].id}: "
-                f"{broken[0].error}",
-                "see the check every_item_is_scored",
+                f"{limit.metric} on {limit.group} is to be held against the last accepted adapter, "
+                "and there is none",
+                "give its record with --phi3-baseline RECORD, or drop the limit",
                 outcome=Outcome.NOT_RUN,
             )
         metric = _find(bench.metrics, limit)
         words = (
-            f"{limit.metric} on {limit.group}: base {metric.base:.4g}, tuned {metric.tuned:.4g}, "
+            f"{limit.metric} on {limit.group}: {limit.against} {metric.base:.4g}, "
+            f"tuned {metric.tuned:.4g}, "
             f"difference {metric.difference:+.4g} [{metric.low:+.4g}, {metric.high:+.4g}] over "
             f"{metric.n} items; wanted: {metric.limit}"
         )
@@ -105,6 +158,15 @@ def _find(metrics: Sequence[Metric], limit: Limit) -> Metric:
             limit.describe(),
         ):
             return metric
+    if any(metric.group == limit.group for metric in metrics):
+        raise CheckFailedError(
+            f"{limit.metric} was not measured on every item of {limit.group}"
+            + (" for the last accepted adapter" if limit.against == BASELINE else ""),
+            "give the record of an adapter that was gated with this version, or remove the limit"
+            if limit.against == BASELINE
+            else "give the items what it needs (checks or choices), or remove the limit",
+            outcome=Outcome.NOT_RUN,
+        )
     raise CheckFailedError(
         f"{limit.metric} was not measured on {limit.group}: the suite has no such items",
         f"add items of the group {limit.group} to the suite, or remove the limit",
