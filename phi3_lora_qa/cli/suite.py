@@ -5,11 +5,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from phi3_lora_qa.data.suite_check import Assumed, Lengths, Pair, SuiteReport
+from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.errors import BaseModelError, InputError, escape
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.data.suite_check import Lengths, Pair, SuiteReport
 
 SCHEMA_VERSION = 1
 FORMATS = ("text", "json")
@@ -104,7 +108,7 @@ def _counter(base: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _lines(report: SuiteReport, assumed: Assumed) -> Iterator[str]:
+def _lines(report: "SuiteReport", assumed: Assumed) -> Iterator[str]:
     for group in report.groups:
         worth = f", worth {group.independent:.0f} independent ones" if group.clusters else ""
         held = f" in {group.clusters} clusters{worth}" if group.clusters else ""
@@ -137,7 +141,7 @@ def _lines(report: SuiteReport, assumed: Assumed) -> Iterator[str]:
     yield "nothing to mend" if report.sound else "mend the suite"
 
 
-def _found(words: str, pairs: Sequence[Pair]) -> Iterator[str]:
+def _found(words: str, pairs: "Sequence[Pair]") -> Iterator[str]:
     if not pairs:
         return
     yield f"items {words}: {len(pairs)}"
@@ -147,5 +151,5 @@ def _found(words: str, pairs: Sequence[Pair]) -> Iterator[str]:
         yield f"  and {len(pairs) - MOST_SHOWN} more; --format json lists all"
 
 
-def _shown(lengths: Lengths) -> str:
+def _shown(lengths: "Lengths") -> str:
     return f"{lengths.least} to {lengths.most} (median {lengths.median:g})"

@@ -4,19 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.data.likeness import Index, grams
 from phi3_lora_qa.data.power import detectable_mean, detectable_share, independent_items
 
 Conversation = tuple[Message, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assumed:
-    """What power rests on: how often, and how widely, base and tuned differ on an item."""
-
-    discordant: float = 0.10
-    deviation: float = 0.30
 
 
 @dataclass(frozen=True, kw_only=True)
