@@ -213,6 +213,7 @@ class Tally:
             self.slowest = result
         if result.kind:
             self.failures.setdefault(result.kind, []).append(result)
+            print(f"FOUND {result.kind}: --recipe {shlex.quote(result.recipe)}", flush=True)
 
     def show(self) -> None:
         """Print counts, the extremes, and every failure with what reproduces it."""

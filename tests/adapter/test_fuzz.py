@@ -32,6 +32,7 @@ from tests.adapter.fuzz import BrokenPromise, Recipe, Step
 QKV = f"{P}model.layers.0.self_attn.qkv_proj.lora_A.weight"
 FAR = ("put", CONFIG, "target_modules", "@far:255")
 ALL = ("tokenizer", "card", "manifest")
+OUTCOMES = ("accepted", "rejected")
 
 
 # Here a bound against hanging only: two workers share the machine's caches, and a slow machine must
@@ -164,7 +165,17 @@ FOUND: dict[str, tuple[Step, ...]] = {
 def test_what_fuzzing_found_is_mended(
     found: str, variant: str, bases: Mapping[str, BaseFiles]
 ) -> None:
-    assert run(Recipe(variant, ALL, FOUND[found]), bases) in ("accepted", "rejected")
+    assert run(Recipe(variant, ALL, FOUND[found]), bases) in OUTCOMES
+
+
+@pytest.mark.parametrize("name", [*MATTERS, TRAINING_LOG])
+def test_any_file_may_be_larger_than_anything_that_is_read(
+    name: str, bases: Mapping[str, BaseFiles]
+) -> None:
+    """With every other file beside it, so that each rule looks at what it can find."""
+    extras = ("tokenizer", "template", "older", "card", "manifest")
+    for size in (65 << 20, 33 << 30):
+        assert run(Recipe("plain", extras, (("sparse", name, size),)), bases) in OUTCOMES
 
 
 def test_the_worst_of_everything_together_takes_no_longer_than_promised(
@@ -259,7 +270,7 @@ def test_a_linter_that_does_nothing_more_is_not(
 def test_a_file_that_may_not_be_read_is_a_finding(
     name: str, bases: Mapping[str, BaseFiles]
 ) -> None:
-    assert run(Recipe("plain", ALL, (("closed", name),)), bases) in ("accepted", "rejected")
+    assert run(Recipe("plain", ALL, (("closed", name),)), bases) in OUTCOMES
 
 
 def test_a_folder_that_is_none_is_a_typed_error(

@@ -122,8 +122,8 @@ def contradiction(subject: Subject) -> Iterator[Hit]:
 
 
 def _other_pieces(subject: Subject, tokens: Mapping[str, int]) -> Iterator[Hit]:
-    data = _own_pieces(subject)
     try:
+        data = _own_pieces(subject)
         pieces = parse_pieces(data) if data else ()
     except AdapterError:
         return  # tokenizer-unreadable says it
