@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -176,6 +177,17 @@ def test_any_file_may_be_larger_than_anything_that_is_read(
     extras = ("tokenizer", "template", "older", "card", "manifest")
     for size in (65 << 20, 33 << 30):
         assert run(Recipe("plain", extras, (("sparse", name, size),)), bases) in OUTCOMES
+
+
+@pytest.mark.parametrize("variant", HEALTHY)
+def test_any_tensor_may_have_any_shape(variant: str, bases: Mapping[str, BaseFiles]) -> None:
+    """One tensor of each kind, as every rule sees it with the base at hand."""
+    names = list(HEALTHY[variant]().tensors)
+    kinds = {re.sub(r"\d+", "", name): index for index, name in enumerate(names)}
+    for index in kinds.values():
+        for shape in ((), (0, 5), (2, 3, 4)):
+            step = ("tensor", index, "F32", shape, "one")
+            assert run(Recipe(variant, (), (step,)), bases) == "rejected"
 
 
 def test_the_worst_of_everything_together_takes_no_longer_than_promised(

@@ -335,11 +335,12 @@ def _magnitudes(subject: Subject, module: BaseModule) -> "tuple[Numbers, Numbers
         return None
     a, b = (subject.tensor(n).astype(np.float64) for n in names)
     m = np.abs(subject.tensor(name).reshape(-1).astype(np.float64))
-    table = module.kind is ModuleKind.EMBEDDING
-    shape = (a.shape[-1], m.size) if table else (m.size, a.shape[-1])
-    fits = a.ndim == b.ndim == 2 and b.shape == (m.size, a.shape[0]) and m.size > 0
-    if not fits or place[1].shape != shape:
+    if not (a.ndim == b.ndim == 2 and b.shape == (m.size, len(a)) and m.size > 0):
         return None  # tensors-shape says it
+    table = module.kind is ModuleKind.EMBEDDING
+    shape = (a.shape[1], m.size) if table else (m.size, a.shape[1])
+    if place[1].shape != shape:
+        return None  # so does this
     b = b * subject.matching.scaling(module.name)
     return _by_column(place, a, b, m) if table else _by_row(place, a, b, m)
 
