@@ -152,9 +152,9 @@ def why(record: RunRecord) -> str:
     limits = [
         f"{m.group} {m.metric} {m.base:.3g} → {m.tuned:.3g}"
         for m in record.metrics
-        if m.limit and m.outcome is Outcome.FAIL
+        if m.limit and m.outcome is Outcome.FAILED
     ]
-    checks = [check.id for check in record.checks if check.outcome is Outcome.FAIL]
+    checks = [check.id for check in record.checks if check.outcome is Outcome.FAILED]
     return "; ".join(limits or checks) or "all held"
 
 
