@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import Phi3Config
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lint import HIDDEN, LAYERS, MIDDLE, SIZES, VOCABULARY, write_adapter
-from memory import peak_mib
+from benchmarks.lint import HIDDEN, LAYERS, MIDDLE, SIZES, VOCABULARY, write_adapter
+from benchmarks.memory import peak_mib
 
 LAYERS_A_SHARD = 4
 
@@ -36,7 +36,9 @@ def write_base(folder: Path) -> int:
         values = torch.empty(shape, dtype=torch.bfloat16)
         return values.normal_(0, 0.02, generator=generator)
 
-    places, total, shard = {}, 0, {}
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    total = 0
 
     def write(number: int) -> None:
         name = f"model-{number:05d}.safetensors"

@@ -71,7 +71,7 @@ for tuned in (False, True):
         rouge.add(prediction=said[0]["generated_text"], reference=row["reference"])
     print(rouge.compute())
 """
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "own_losses": {"output_type": "loglikelihood", "doc_to_target": "{{target}}"},
     "own_answers": {
         "output_type": "generate_until",
@@ -122,7 +122,9 @@ def choose_items(source: Path, base: str, wanted: int, folder: Path) -> tuple[Pa
     for item in read_suite([source]):
         prompted = prompt_item(tokenizer, stop, item, LIMIT)
         whole = prompted.prompt + prompted.reference
-        prompt, target = tokenizer.decode(prompted.prompt), tokenizer.decode(prompted.reference)
+        prompt, target = (
+            str(tokenizer.decode(list(ids))) for ids in (prompted.prompt, prompted.reference)
+        )
         again = tokenizer(prompt + target, add_special_tokens=False)["input_ids"]
         if prompted.answer_limit < LIMIT or tuple(again) != whole or len(whole) > 512:
             continue
@@ -142,14 +144,12 @@ def ask_lm_eval(
     python: str, base: str, adapter: str, rendered: Path, folder: Path
 ) -> tuple[Cost, dict[str, Any]]:
     """Run lm-eval on base or tuned; return its cost, and loss and answer by id."""
-    import yaml
-
     for name, task in TASKS.items():
         common = {
             "task": name, "dataset_path": "json", "test_split": "test", "target_delimiter": "",
             "dataset_kwargs": {"data_files": {"test": str(rendered)}}, "doc_to_text": "{{prompt}}",
         }  # fmt: skip
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(common | task))
+        (folder / f"{name}.yaml").write_text(json.dumps({**common, **task}))  # YAML too
     output = folder / ("tuned" if adapter else "base")
     arguments = f"pretrained={base},dtype=float32" + (f",peft={adapter}" if adapter else "")
     cost = run(
