@@ -62,7 +62,7 @@ class Passes:
         store = KeyValues(rows, PROMPT + 1)
         store.aim([Span(row=row, start=0, tokens=PROMPT) for row in range(rows)])
         positions = torch.arange(PROMPT).repeat(rows)[None]
-        ids = torch.randint(1000, positions.shape)
+        ids = torch.randint(1000, tuple(positions.shape))
         self.decoder(input_ids=ids, position_ids=positions, past_key_values=store, use_cache=True)
         return store
 

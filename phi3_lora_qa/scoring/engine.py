@@ -9,7 +9,7 @@ that has ended leaves the batch.
 Greedy decoding by checking a guess: Stern et al., NeurIPS 2018, arXiv 1811.03115.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
+
+READ_AT_ONCE = 768
+"""Tokens of a pass that reads, unless one row has more: enough for full speed, and few enough for
+what passes between the layers to stay in the cache. Decoding takes all rows together."""
 
 
 @dataclass
@@ -198,10 +202,13 @@ class Engine:
         """Read the tokens of several rows; return their last hidden states, (all, hidden size)."""
         import torch
 
-        store.aim(spans)
-        positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
-        ids = torch.tensor([token for own in tokens for token in own])
-        return self._pass(store, ids[None], positions[None])[0]
+        found = []
+        for start, end in _parts([span.tokens for span in spans]):
+            store.aim(spans[start:end])
+            positions = [torch.arange(span.start, span.end) for span in spans[start:end]]
+            ids = torch.tensor([token for own in tokens[start:end] for token in own])
+            found.append(self._pass(store, ids[None], torch.cat(positions)[None])[0])
+        return torch.cat(found)
 
     def _pass(self, store: KeyValues, ids: "Tensor", positions: "Tensor") -> "Tensor":
         decoder: Any = self._model.get_decoder()
@@ -217,3 +224,14 @@ class Engine:
 
     def _store(self, rows: int, longest: int) -> KeyValues:
         return KeyValues(rows, longest, getattr(self._model.config, "sliding_window", None))
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where each run of rows begins and ends that are read in one pass."""
+    start = total = 0
+    for end, size in enumerate(sizes):
+        if end > start and total + size > READ_AT_ONCE:
+            yield start, end
+            start, total = end, 0
+        total += size
+    yield start, len(sizes)

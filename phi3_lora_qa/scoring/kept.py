@@ -27,7 +27,7 @@ MOST_FILES = 20
 """Files beyond this are deleted, the longest unused first."""
 LARGEST = 512 << 20
 
-_FORM = 1
+_FORM = 2
 """Goes up when what is kept, or how it is computed, changes."""
 
 

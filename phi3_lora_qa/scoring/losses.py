@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 TOP = 20
 """So many of the likeliest tokens of a position stand for its whole distribution."""
 
-_LOGITS_AT_ONCE = 16_000_000
-"""Numbers of one block of logits in float32, 64 MB."""
+_LOGITS_AT_ONCE = 4_000_000
+"""Numbers of one block of logits in float32, 16 MB: what is computed of them stays in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +87,22 @@ def read_references(
     for rows, logits in _logits(model, hidden):
         # The argument of the logits, as decoding has it: rounding may make two values equal.
         said.append(logits.argmax(dim=-1))
-        values = logits.log_softmax(dim=-1)
-        losses.append(-values.gather(-1, targets[rows, None])[:, 0])
+        # As log_softmax does it, but only where it is asked for.
+        most = logits.amax(dim=-1, keepdim=True)
+        norms = (logits - most).exp_().sum(dim=-1, keepdim=True).log_()
+        losses.append((norms - (logits.gather(-1, targets[rows, None]) - most))[:, 0])
         if other is None:
-            tops.append(values.topk(min(TOP, values.shape[-1]), dim=-1))
+            top = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
+            tops.append((top.indices.int(), top.values - most - norms))
         else:
-            own = values.gather(-1, other.tokens[rows].long())
+            own = logits.gather(-1, other.tokens[rows].long()) - most - norms
             far.append(_divergence(other.log_probabilities[rows], own))
     everything = torch.cat(losses), torch.cat(said)
     if other is None:
         nothing = torch.full_like(everything[0], math.nan)
         outlook = Outlook(
-            tokens=torch.cat([top.indices.int() for top in tops]),
-            log_probabilities=torch.cat([top.values for top in tops]),
+            tokens=torch.cat([indices for indices, _ in tops]),
+            log_probabilities=torch.cat([values for _, values in tops]),
         )
         return References(*everything, nothing, nothing, outlook)
     alike = (everything[1] == other.tokens[:, 0]).float()

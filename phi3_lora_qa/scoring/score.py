@@ -13,6 +13,7 @@ from phi3_lora_qa.scoring.answers import answer_text, stop_tokens
 from phi3_lora_qa.scoring.batches import fitting_tokens, plan
 from phi3_lora_qa.scoring.engine import Engine
 from phi3_lora_qa.scoring.kept import KeptReadings
+from phi3_lora_qa.scoring.products import packed_products
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
 from phi3_lora_qa.scoring.readings import Reading
 from phi3_lora_qa.scoring.stretched import read_stretched, switch
@@ -112,10 +113,12 @@ def score_items(  # noqa: PLR0913 - the last two are a caller's choice
     asked = [own for own in prompted if own.id not in scores]
     report = progress or (lambda done, total: None)
     report(len(scores), len(items))
-    with _quiet_inference(model, options.seed):
-        for batch in plan(asked, options.token_budget or fitting_tokens(inner), switch(inner)):
-            scores |= {score.item_id: score for score in _score_batch(run, batch)}
-            report(len(scores), len(items))
+    batches = plan(asked, options.token_budget or fitting_tokens(inner), switch(inner))
+    if batches:
+        with _quiet_inference(model, options.seed), packed_products(inner):
+            for batch in batches:
+                scores |= {score.item_id: score for score in _score_batch(run, batch)}
+                report(len(scores), len(items))
     if kept:
         sound = {score.item_id: score.reading for score in scores.values() if not score.error}
         kept.add([(own, reading) for own in asked if (reading := sound.get(own.id))])
