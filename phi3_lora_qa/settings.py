@@ -153,6 +153,13 @@ SPECS = (
         help="keep the base's scores in the user's cache folder for the next run: on or off",
     ),
     Spec(
+        name="early_stop",
+        default="on",
+        choices=("on", "off"),
+        metavar="on|off",
+        help="ask the tuned model no more once the outcome of all items is certain: on or off",
+    ),
+    Spec(
         name="allow_inconclusive",
         kind="flag",
         default=False,
@@ -213,6 +220,7 @@ class GateSettings:
     backend: str
     dtype: str
     keep_scores: str
+    early_stop: str
     allow_inconclusive: bool
     lint_select: tuple[str, ...]
     lint_ignore: tuple[str, ...]

@@ -19,8 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """No test finds what another has kept; those of keeping say where."""
+    """No test finds what another has kept, and all items are asked; tests of either say so."""
     os.environ["PHI3_LORA_QA_KEEP_SCORES"] = "off"
+    os.environ["PHI3_LORA_QA_EARLY_STOP"] = "off"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,10 +13,11 @@ from phi3_lora_qa.adapter.selection import selection_of
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.gate.early import score_until_settled
 from phi3_lora_qa.gate.factors import read_factors
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.prepare import Target, snapshot_of
-from phi3_lora_qa.gate.table import chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.table import Demands, chosen, join_scores, measure, needed
 from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum
@@ -134,14 +135,28 @@ class Bench:
         """The tuned model's scores on the items."""
         if self.run.server:
             return self.run.score_served(self, "tuned")
-        return self.run.score(self, self.run.base(self), self.tuned, "score tuned")
+        settings = self.run.settings
+        if settings.early_stop == "off" or settings.profile == "strict":
+            return self._score_tuned(self.target.items)
+        return score_until_settled(self, self.run.base_scores(self), self._score_tuned)
+
+    def _score_tuned(self, items: Sequence[Item]) -> tuple["ItemScore", ...]:
+        return self.run.score(self, self.run.base(self), self.tuned, "score tuned", items)
+
+    @cached_property
+    def spared(self) -> tuple[Item, ...]:
+        """The items that the tuned model was not asked, as its outcome was certain without them."""
+        asked = {score.item_id for score in self.tuned_scores}
+        return tuple(item for item in self.target.items if item.id not in asked)
 
     def local_tuned_scores(self, items: Sequence[Item]) -> Sequence["ItemScore"]:
         """The scores of the tuned model in this process, on some items or more.
 
         An exported model is scored here too, and only the same arithmetic is comparable.
         """
-        if not self.run.server:
+        if not self.run.server and {score.item_id for score in self.tuned_scores}.issuperset(
+            item.id for item in items
+        ):
             return self.tuned_scores
         return self.run.score(self, self.run.base(self), self.tuned, "score tuned here", items)
 
@@ -150,28 +165,42 @@ class Bench:
         """The metrics that this adapter's items are measured by."""
         return chosen(self.target.metrics, self.target.limits)
 
+    @property
+    def demands(self) -> Demands:
+        """How this adapter's rows are compared, and what is asked of them."""
+        return Demands(
+            limits=self.target.limits,
+            metrics=self.measured,
+            seed=self.run.settings.seed,
+            baseline=self.target.baseline,
+        )
+
     @cached_property
     def rows(self) -> tuple[ItemRow, ...]:
         """Base and tuned side by side, one row an item; journaled once."""
         self.require_items()
         base, tuned = self.run.base_scores(self), self.tuned_scores
+        asked = {score.item_id for score in tuned}
         with self.run.timed("compute metrics", self.index):
-            rows = join_scores(self.target.items, base, tuned, self.measured)
+            rows = join_scores(
+                [item for item in self.target.items if item.id in asked],
+                [score for score in base if score.item_id in asked],
+                tuned,
+                self.measured,
+            )
         self.run.journal.add_evidence(Evidence(adapter=self.index, items=rows))
         return rows
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """Every metric of every group, judged where there is a limit; journaled once."""
-        seed, baseline = self.run.settings.seed, self.target.baseline
-        metrics = measure(self.rows, self.target.limits, seed, self.measured, baseline)
+        metrics = measure(self.rows, self.demands, self.spared)
         self.run.journal.add_evidence(Evidence(adapter=self.index, metrics=metrics))
         return metrics
 
     def items_needed(self, limit: Limit) -> int:
         """About how many items would decide a limit; 0 where no number would."""
-        seed, baseline = self.run.settings.seed, self.target.baseline
-        return needed(self.rows, limit, seed, self.measured, baseline)
+        return needed(self.rows, limit, self.demands)
 
     def add_spectra(self, spectra: Sequence[Spectrum]) -> None:
         """Keep the modules' spectra for the record."""

@@ -147,6 +147,8 @@ def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "dtype": run.settings.dtype,
+        # Merging rounds the weights once more: figures of one are not those of the other.
+        "scored": "by the server" if run.server else "the adapter beside the base, not merged",
         **{name: _version(name) for name in ("phi3-lora-qa", *PACKAGES)},
         **measured,
     }

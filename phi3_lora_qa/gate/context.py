@@ -130,6 +130,7 @@ class Run:
             Evidence(
                 adapter=bench.index,
                 environment={
+                    "dtype": str(base.model.dtype).removeprefix("torch."),
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
                 },

@@ -9,6 +9,7 @@ from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
 from phi3_lora_qa.metrics import AskedMetric, MetricInfo, catalogue, measured, per_item
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
+from phi3_lora_qa.stats import foresight
 from phi3_lora_qa.stats.alarm import LEVEL, holm, worse_p_value
 from phi3_lora_qa.stats.paired import Interval, compare, decide, items_needed
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NO_LIMIT = Outcome.NOT_RUN
 """The outcome of a comparison that was not judged, because nothing was asked of it."""
+
+_SETTLED = (Outcome.PASSED, Outcome.FAILED)
 
 OF_BASE, OF_TUNED = "base: ", "tuned: "
 """How an item's error begins, by the model that it befell."""
@@ -35,6 +38,28 @@ class Alarm:
     difference: float
     p_value: float
     raised: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """How rows are compared, and what is asked of them.
+
+    Attributes:
+        limits: Spelt out group by group.
+        metrics: What is measured.
+        seed: Of the resampling, and of the order in which items are drawn.
+        baseline: The last accepted adapter's rows of the same items; empty without one.
+    """
+
+    limits: Sequence[Limit]
+    metrics: Sequence[MetricInfo]
+    seed: int
+    baseline: Sequence[ItemRow] = ()
+
+    @property
+    def level(self) -> float:
+        """How often what is foreseen of one limit may be wrong: all of them share the whole."""
+        return foresight.LEVEL / max(1, len(self.limits))
 
 
 def prompt_text(item: Item) -> str:
@@ -86,11 +111,7 @@ def chosen(asked: Sequence[AskedMetric], limits: Sequence[Limit]) -> tuple[Metri
 
 
 def measure(
-    rows: Sequence[ItemRow],
-    limits: Sequence[Limit],
-    seed: int,
-    metrics: Sequence[MetricInfo],
-    baseline: Sequence[ItemRow] = (),
+    rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Item] = ()
 ) -> tuple[Metric, ...]:
     """Compare every metric in every group that it says something of; judge it by its limits.
 
@@ -98,52 +119,71 @@ def measure(
     against a baseline that does not tell the metric gives no Metric, and its check finds none.
 
     Args:
-        rows: Every item under base and tuned model.
-        limits: The demands, spelt out group by group.
-        seed: Of the resampling.
-        metrics: What is measured.
-        baseline: The last accepted adapter's rows of the same items; empty without one.
+        rows: The items that both models were asked.
+        demands: What is asked of them.
+        spared: The items that the tuned model was not asked. In their groups the whole suite's
+            intervals are foreseen.
     """
     compared = []
     for group in sorted({row.group for row in rows}):
-        for info in metrics:
-            mine = [limit for limit in limits if (limit.group, limit.metric) == (group, info.name)]
+        for info in demands.metrics:
+            mine = [
+                limit
+                for limit in demands.limits
+                if (limit.group, limit.metric) == (group, info.name)
+            ]
             for against in (BASE, BASELINE):
                 judged: list[Limit | None] = [limit for limit in mine if limit.against == against]
-                pairs = _pairs(rows, group, info, baseline if against == BASELINE else None)
+                beside = demands.baseline if against == BASELINE else None
+                pairs = _pairs(rows, group, info, beside, spared)
                 if against == BASE and not judged:
                     judged = [None]
                 if judged and pairs:
-                    interval = pairs.compare(seed)
+                    interval = pairs.compare(demands)
                     compared += [_metric(pairs, interval, limit) for limit in judged]
     return tuple(compared)
 
 
-def needed(
-    rows: Sequence[ItemRow],
-    limit: Limit,
-    seed: int,
-    metrics: Sequence[MetricInfo],
-    baseline: Sequence[ItemRow] = (),
-) -> int:
+def is_settled(rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Item]) -> bool:
+    """Tell whether it is certain what the limits of one group say, whatever the items spared hold.
+
+    Args:
+        rows: The group's items that were asked.
+        demands: What is asked of all groups.
+        spared: The group's other items, at least one.
+    """
+    group = spared[0].group
+    clusters = [name for name in (*(r.cluster for r in rows), *(i.cluster for i in spared)) if name]
+    mine = [limit for limit in demands.limits if limit.group == group]
+    if not mine or any(row.error for row in rows) or len(set(clusters)) < len(clusters):
+        return False
+    for limit in mine:
+        info, pairs = _judged(rows, limit, demands, spared)
+        if pairs is None or len(pairs.ids) < foresight.FIRST:
+            return False
+        interval = pairs.compare(demands)
+        if decide(interval, limit.rule, limit.value, info.higher_is_better) not in _SETTLED:
+            return False
+    return True
+
+
+def needed(rows: Sequence[ItemRow], limit: Limit, demands: Demands) -> int:
     """Estimate how many items would decide a limit."""
-    info = next(info for info in metrics if info.name == limit.metric)
-    beside = baseline if limit.against == BASELINE else None
-    pairs = _pairs(rows, limit.group, info, beside)
+    info, pairs = _judged(rows, limit, demands)
     if pairs is None:
         return 0
-    return items_needed(pairs.compare(seed), limit.rule, limit.value, info.higher_is_better)
+    return items_needed(pairs.compare(demands), limit.rule, limit.value, info.higher_is_better)
 
 
-def alarms(rows: Sequence[ItemRow], seed: int, metrics: Sequence[MetricInfo]) -> tuple[Alarm, ...]:
+def alarms(rows: Sequence[ItemRow], demands: Demands) -> tuple[Alarm, ...]:
     """Ask of every metric in every group whether it got worse than the base's beyond chance."""
     found = [
         pairs
         for group in sorted({row.group for row in rows})
-        for info in metrics
+        for info in demands.metrics
         if not info.relative and (pairs := _pairs(rows, group, info))
     ]
-    adjusted = holm([pairs.worse_p_value(seed) for pairs in found])
+    adjusted = holm([pairs.worse_p_value(demands.seed) for pairs in found])
     return tuple(
         Alarm(
             group=pairs.group,
@@ -154,6 +194,15 @@ def alarms(rows: Sequence[ItemRow], seed: int, metrics: Sequence[MetricInfo]) ->
         )
         for pairs, p_value in zip(found, adjusted, strict=True)
     )
+
+
+def _judged(
+    rows: Sequence[ItemRow], limit: Limit, demands: Demands, spared: Sequence[Item] = ()
+) -> tuple[MetricInfo, "_Pairs | None"]:
+    """Return a limit's metric, and the pairs that it judges."""
+    info = next(info for info in demands.metrics if info.name == limit.metric)
+    beside = demands.baseline if limit.against == BASELINE else None
+    return info, _pairs(rows, limit.group, info, beside, spared)
 
 
 def _side(
@@ -186,15 +235,29 @@ class _Pairs:
     group: str
     info: MetricInfo
     against: str
+    ids: list[str]
     before: list[float]
     after: list[float]
     clusters: list[str]
+    spared: int
 
     @property
     def difference(self) -> float:
         return math.fsum([*self.after, *(-value for value in self.before)]) / len(self.after)
 
-    def compare(self, seed: int) -> Interval:
+    def compare(self, demands: Demands) -> Interval:
+        seed = demands.seed
+        if self.spared:
+            order = sorted(range(len(self.ids)), key=lambda n: foresight.drawn(self.ids[n], seed))
+            return foresight.foresee(
+                [self.before[n] for n in order],
+                [self.after[n] for n in order],
+                total=len(order) + self.spared,
+                level=demands.level,
+                seed=seed,
+                binary=self.info.binary,
+                span=self.info.span,
+            )
         return compare(
             self.before,
             self.after,
@@ -215,6 +278,7 @@ def _pairs(
     group: str,
     info: MetricInfo,
     baseline: Sequence[ItemRow] | None = None,
+    spared: Sequence[Item] = (),
 ) -> _Pairs | None:
     """Pair the tuned model's scores with the base's, or with the baseline's where one is given.
 
@@ -232,9 +296,13 @@ def _pairs(
         group=group,
         info=info,
         against=BASE if baseline is None else BASELINE,
+        ids=[row.id for row in mine],
         before=[pair[at_first] for pair in before if pair],
         after=[pair[1] for pair in after if pair],
         clusters=[row.cluster for row in mine],
+        spared=sum(
+            item.group == group and (not info.generated or info.applies(item)) for item in spared
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from phi3_lora_qa.scoring.prompts import PromptedItem
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KEY_VALUE_BYTES = 1 << 30
+KEY_VALUE_BYTES = 512 << 20
 """What the keys and values of a batch may take: for decoding, a batch can hardly be too large."""
 FEWEST_TOKENS, MOST_TOKENS = 2048, 32_768
 """Below, a large model would be read for a row or two; above, a batch has rows enough."""

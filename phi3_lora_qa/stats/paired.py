@@ -122,9 +122,9 @@ def compare(  # noqa: PLR0913 - what is compared, and all that tells how
     if math.isinf(low) or n == 0:
         method += ", too few items" if observations == n else ", too few"
     return Interval(
-        mean_base=_mean(before),
-        mean_tuned=_mean(after),
-        difference=_mean(change),
+        mean_base=mean_of(before),
+        mean_tuned=mean_of(after),
+        difference=mean_of(change),
         low=low,
         high=high,
         tuned_low=tuned_low,
@@ -205,6 +205,11 @@ def items_needed(interval: Interval, rule: str, value: float, higher_is_better: 
     return min(MANY_ITEMS, max(n + 1, math.ceil(min(root**-2, MANY_ITEMS))))
 
 
+def mean_of(values: "NDArray[np.float64]") -> float:
+    """Return the correctly rounded sum over n, so that no order of the items changes a bit."""
+    return math.fsum(values.tolist()) / values.size if values.size else math.nan
+
+
 def _binary(
     before: "NDArray[np.float64]", after: "NDArray[np.float64]"
 ) -> tuple[str, float, float, float, float]:
@@ -261,8 +266,3 @@ def _check(
         raise DataError(
             f"a score lies outside [{span[0]:g}, {span[1]:g}]; give the range that the metric has"
         )
-
-
-def _mean(values: "NDArray[np.float64]") -> float:
-    """Return the correctly rounded sum over n, so that no order of the items changes a bit."""
-    return math.fsum(values.tolist()) / values.size if values.size else math.nan

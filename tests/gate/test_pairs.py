@@ -17,15 +17,16 @@ JUDGED = [info for info in USUAL if not info.relative]
 
 def measure(*given: object) -> tuple[Metric, ...]:
     rows, limits, seed, *baseline = given
-    return table.measure(rows, limits, seed, USUAL, *baseline)  # type: ignore[arg-type]
+    demands = table.Demands(limits=limits, metrics=USUAL, seed=seed, baseline=(*baseline, ())[0])  # type: ignore[arg-type]
+    return table.measure(rows, demands)  # type: ignore[arg-type]
 
 
 def needed(rows: list[ItemRow], limit: Limit, seed: int) -> int:
-    return table.needed(rows, limit, seed, USUAL)
+    return table.needed(rows, limit, table.Demands(limits=(limit,), metrics=USUAL, seed=seed))
 
 
 def alarms(rows: list[ItemRow], seed: int) -> tuple[table.Alarm, ...]:
-    return table.alarms(rows, seed, USUAL)
+    return table.alarms(rows, table.Demands(limits=(), metrics=USUAL, seed=seed))
 
 
 def row(number: int, *, loss: float = 0.0, right: float = 1.0, group: str = "general") -> ItemRow:

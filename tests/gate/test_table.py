@@ -7,7 +7,7 @@ import pytest
 from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.data.checks import AnswerCheck, Json, MaxWords
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.gate.table import chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.table import Demands, chosen, join_scores, measure, needed
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.scoring.score import ItemScore
 
@@ -41,7 +41,10 @@ def test_only_the_items_that_a_metric_says_something_of_are_counted(
 ) -> None:
     metrics = chosen((), LIMITS)
     rows = join_scores(ITEMS, scores(ITEMS, "[1]"), scores(ITEMS, answer), metrics)
-    found = {(m.group, m.metric): m for m in measure(rows, LIMITS, 0, metrics)}
+    found = {
+        (m.group, m.metric): m
+        for m in measure(rows, Demands(limits=LIMITS, metrics=metrics, seed=0))
+    }
     assert found["format", "json_valid"].n == 40
     assert found["format", "json_valid"].outcome is outcome
     assert found["format", "checks"].n == 60
@@ -55,11 +58,14 @@ def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> Non
     metrics = chosen((), LIMITS)
     endless = scores(ITEMS, "[1]", stopped=False)
     rows = join_scores(ITEMS, scores(ITEMS, "[1]"), endless, metrics)
-    found = {(m.group, m.metric): m for m in measure(rows, LIMITS, 0, metrics)}
+    found = {
+        (m.group, m.metric): m
+        for m in measure(rows, Demands(limits=LIMITS, metrics=metrics, seed=0))
+    }
     assert found["format", "stopped"].outcome is Outcome.FAILED
     assert found["format", "stopped"].tuned == 0.0
     assert found["format", "exact_match"].tuned == 1.0
-    assert needed(rows, LIMITS[1], 0, metrics) > 0
+    assert needed(rows, LIMITS[1], Demands(limits=LIMITS, metrics=metrics, seed=0)) > 0
 
 
 def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
@@ -70,12 +76,14 @@ def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
     base = [replace(s, choice=0) for s in scores(items, "[1]")]
     tuned = [replace(s, choice=1, divergence=0.5, agreement=0.25) for s in scores(items, "[1]")]
     metrics = chosen((), ())
-    found = {m.metric: m for m in measure(join_scores(items, base, tuned, metrics), (), 0, metrics)}
+    rows = join_scores(items, base, tuned, metrics)
+    demands = Demands(limits=(), metrics=metrics, seed=0)
+    found = {m.metric: m for m in measure(rows, demands)}
     assert (found["choice"].n, found["choice"].base, found["choice"].tuned) == (20, 1.0, 0.0)
     assert (found["divergence"].base, found["divergence"].tuned) == (0.0, 0.5)
     assert (found["agreement"].base, found["agreement"].tuned) == (1.0, 0.25)
     served = scores(items, "[1]")  # a server tells neither likelihoods of options nor outlooks
     rows = join_scores(items, served, served, metrics)
     assert not {"choice", "divergence", "agreement"} & {
-        m.metric for m in measure(rows, (), 0, metrics)
+        m.metric for m in measure(rows, Demands(limits=(), metrics=metrics, seed=0))
     }

@@ -40,7 +40,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
 
     from phi3_lora_qa.adapter.finding import all_rules
     from phi3_lora_qa.data.suite import read_suite
-    from phi3_lora_qa.gate.table import chosen, join_scores, measure
+    from phi3_lora_qa.gate.table import Demands, chosen, join_scores, measure
     from phi3_lora_qa.models import checksum, merge  # noqa: F401
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
@@ -55,7 +55,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     attach(base.model, good_adapter).unload()
     metrics = chosen((), ())
     rows = join_scores(items, scores, scores, metrics)
-    measure(rows, (), 0, metrics)
+    measure(rows, Demands(limits=(), metrics=metrics, seed=0))
     write_items(rows, tmp_path_factory.mktemp("items") / "items.parquet")
 
 

@@ -52,13 +52,18 @@ def every_item_is_scored(bench: Bench) -> Held:
         )
     copies = bench.target.copies
     left_out = f"; {copies} that repeat another item were left out" if copies else ""
-    return Held(message=f"{len(rows)} items were scored by base and tuned model{left_out}")
+    spared = len(bench.spared)
+    early = f"; the other {spared} were spared, as what all would say is certain" if spared else ""
+    return Held(
+        message=f"{len(rows)} items were scored by base and tuned model{early}{left_out}",
+        measured={"scored": len(rows), "spared": spared},
+    )
 
 
 def no_regression_alarm(bench: Bench) -> Held:
     """Nothing got worse than with the base beyond chance; told, and with ``strict`` demanded."""
     _require_scored(bench.rows)
-    found = alarms(bench.rows, bench.run.settings.seed, bench.measured)
+    found = alarms(bench.rows, bench.demands)
     raised = sorted((a for a in found if a.raised), key=lambda alarm: alarm.p_value)
     measured = {"alarms": [to_plain(alarm) for alarm in found]}
     if not raised:
