@@ -7,7 +7,7 @@ FOLDERS ?= 20000
 SAMPLE ?= 0
 SEED ?= 0
 
-.PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants bench clean browser help
+.PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants simulate bench clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,9 @@ fixtures: .venv/ready ## make the tiny base and all bundled data again
 sample-report: .venv/ready ## gate the bundled adapter and keep its report as the sample
 	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter fixtures/tiny/adapter \
 		--phi3-base tiny --phi3-report reports/sample
+
+simulate: .venv/ready ## draw 1,000 suites of each kind, and count how often the gate errs
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py
 
 bench: .venv/ready ## what the plugin costs a session that does not use it, and what lint costs
 	$(BIN)/python benchmarks/startup.py

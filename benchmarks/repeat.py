@@ -19,7 +19,7 @@ from phi3_lora_qa.record import RunRecord, read_record
 
 
 def gate(number: int, base: str, adapter: Path, place: Path) -> RunRecord:
-    """Gate once: an odd run has two workers, and of four runs the first two begin without scores."""
+    """Gate once: odd runs have two workers, and of four runs two begin without scores."""
     ref = resolve_base(base)
     lines = bundled_suite(ref).read_text(encoding="utf-8").splitlines()
     random.Random(number).shuffle(lines)

@@ -1,4 +1,4 @@
-"""The tuned model is asked until the outcome of all items is certain, and no error ends it early."""
+"""The tuned model is asked until the outcome is certain, and no error ends that early."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -78,9 +78,7 @@ def test_a_group_without_limits_is_asked_whole(make_bench: MakeBench, thresholds
 
 
 def score(bench_id: str, loss: float, error: str = "") -> ItemScore:
-    return ItemScore(
-        item_id=bench_id, loss=loss, tokens=5, answer="x", stopped=True, error=error
-    )
+    return ItemScore(item_id=bench_id, loss=loss, tokens=5, answer="x", stopped=True, error=error)
 
 
 def test_an_item_that_cannot_be_scored_lets_no_group_end_early(
