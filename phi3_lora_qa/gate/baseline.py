@@ -99,5 +99,5 @@ def _row_of(item: Item, rows: Mapping[str, ItemRow], path: Path) -> ItemRow:
         return row
     raise InputError(
         f"the record {path} {fault}, so that the two adapters cannot be paired; "
-        "gate the accepted adapter again with this suite"
+        "gate the accepted adapter again with this suite and --phi3-early-stop off"
     )

@@ -22,6 +22,7 @@ from phi3_lora_qa.record import (
     Json,
     RunRecord,
     SettingEntry,
+    Timing,
     to_plain,
 )
 from phi3_lora_qa.settings import SPECS, STAGES
@@ -79,13 +80,26 @@ def compose(
             metrics=next((piece.metrics for piece in mine if piece.metrics), ()),
             items=ITEMS_FILE if rows else "",
             spectra=next((piece.spectra for piece in mine if piece.spectra), ()),
-            timings=[timing for piece in mine for timing in piece.timings],
+            timings=_summed([timing for piece in mine for timing in piece.timings]),
             environment=_environment(run, evidence),
             started=started,
             seconds=seconds,
         )
         reported.append(Reported(record=record, rows=rows, accepted=judgement.accepted))
     return reported
+
+
+def _summed(timings: Sequence[Timing]) -> list[Timing]:
+    """Add up the parts of a phase that came in several."""
+    phases: dict[str, list[Timing]] = {}
+    for timing in timings:
+        phases.setdefault(timing.phase, []).append(timing)
+    found = []
+    for phase, parts in phases.items():
+        seconds, tokens = sum(part.seconds for part in parts), sum(part.tokens for part in parts)
+        speed = tokens / seconds if tokens else 0.0
+        found.append(Timing(phase=phase, seconds=seconds, tokens=tokens, tokens_per_second=speed))
+    return found
 
 
 def _left_out(run: Run, target: Target) -> str:

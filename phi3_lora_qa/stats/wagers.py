@@ -36,7 +36,8 @@ def wagered_bounds(
         level: In (0, 1).
 
     Source: I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting",
-    JRSS B 86 (2024) 1-27, section 5 (without replacement) and equation 26 (the bets).
+    JRSS B 86 (2024) 1-27: the capital process without replacement, and bets from the variance so
+    far, here for one horizon.
     """
     reach = span[1] - span[0]
     scaled = (seen - span[0]) / reach
@@ -56,8 +57,8 @@ def asymptotic_bounds(seen: "Numbers", total: int, level: float) -> tuple[float,
     The last factor is the correction of a finite population.
 
     Source: I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform central
-    limit theory and asymptotic confidence sequences", Annals of Statistics 52 (2024), appendix
-    B.1 for one side and B.2 for r.
+    limit theory and asymptotic confidence sequences", Annals of Statistics 52 (2024) 2613-2640,
+    the one-sided sequence.
     """
     n = int(seen.size)
     mean, deviation = float(seen.mean()), float(seen.std(ddof=1))
