@@ -8,7 +8,6 @@ docs/decisions/0008-products-on-packed-weights.md.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,18 +23,36 @@ fixed size and not by what memory is free, so that the same run gives the same f
 def packed_products(model: "Module") -> Iterator[None]:
     """Let a model's linear layers multiply on packed weights meanwhile; those of an adapter too.
 
-    The weights must not change before the end. Nothing is done where oneDNN is not there, for
-    layers of other kinds (quantised ones), and for weights on other devices.
+    A layer whose weight is changed or exchanged meanwhile (PEFT does so to adapt a parameter)
+    multiplies by what its weight then is. Nothing is done where oneDNN is not there, for layers of
+    other kinds (quantised ones), and for weights on other devices.
     """
     layers = _layers(model)
     for layer in layers:
-        packed = _operators()._reorder_linear_weight(layer.weight.detach())
-        layer.forward = partial(_multiply, packed, layer.bias)  # type: ignore[method-assign]
+        layer.forward = _Product(layer)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         for layer in layers:
             del layer.forward
+
+
+class _Product:
+    """A layer's forward: the packed weight, as long as it is still the layer's own."""
+
+    def __init__(self, layer: "Linear") -> None:
+        self._layer, self._weight = layer, layer.weight
+        self._version = layer.weight._version
+        self._packed = _operators()._reorder_linear_weight(layer.weight.detach())
+
+    def __call__(self, x: "Tensor") -> "Tensor":
+        from torch.nn.functional import linear
+
+        weight, bias = self._layer.weight, self._layer.bias
+        if weight is not self._weight or weight._version != self._version:
+            return linear(x, weight, bias)
+        product: Tensor = _operators()._linear_pointwise(x, self._packed, bias, "none", [], "")
+        return product
 
 
 def _layers(model: "Module") -> "list[Linear]":
@@ -54,11 +71,6 @@ def _layers(model: "Module") -> "list[Linear]":
     ]
     held = sum(layer.weight.nbytes for layer in layers)
     return layers if held <= MOST_BYTES else []
-
-
-def _multiply(packed: "Tensor", bias: "Tensor | None", x: "Tensor") -> "Tensor":
-    product: Tensor = _operators()._linear_pointwise(x, packed, bias, "none", [], "")
-    return product
 
 
 def _operators() -> Any:

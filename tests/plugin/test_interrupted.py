@@ -9,6 +9,7 @@ from phi3_lora_qa.record import Outcome, read_record
 # As a terminal does it: the signal comes from outside, in the middle of scoring.
 STOPPING = """
 import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 def pytest_runtest_logstart(nodeid):
     if nodeid.startswith("phi3::quality"):
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -58,6 +58,25 @@ def test_layers_are_themselves_again_afterwards_even_after_an_error() -> None:
         assert torch.equal(model[0](torch.ones(48)), model[0].bias)
 
 
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2.0 * weight
+
+
+def test_a_weight_that_is_exchanged_or_changed_meanwhile_counts() -> None:
+    from torch.nn.utils import parametrize
+
+    layer, x = drawn()[2], torch.randn(3, 80)
+    with torch.no_grad(), packed_products(layer):
+        before = layer(x)
+        parametrize.register_parametrization(layer, "weight", Doubled())
+        torch.testing.assert_close(layer(x), 2.0 * before)
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        torch.testing.assert_close(layer(x), before)
+        layer.weight.mul_(3.0)
+        torch.testing.assert_close(layer(x), 3.0 * before)
+
+
 def test_a_layer_of_another_kind_or_dtype_keeps_its_own_product() -> None:
     model = nn.ModuleList([Other(4, 4), drawn(torch.float64)[0]])
     with packed_products(model):
