@@ -11,6 +11,7 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.models.loading import LoadedBase, load_tokenizer, weight_files
 from phi3_lora_qa.models.registry import read_base_config, resolve_base
+from phi3_lora_qa.stats.foresight import drawn
 
 PROBES = 24
 LARGEST_LOSS_DIFFERENCE = 0.01
@@ -36,7 +37,9 @@ def exported_model_answers_alike(bench: Bench) -> Held:
 
     what = "merged model" if not bench.config.merge_refusal else "adapter, saved and loaded again,"
     bench.require_items()
-    items = bench.target.items[:: max(1, len(bench.target.items) // PROBES)][:PROBES]
+    # Drawn, not taken in the file's order, so that no order of the items changes a figure.
+    seed = bench.run.settings.seed
+    items = sorted(bench.target.items, key=lambda item: drawn(item.id, seed))[:PROBES]
     tuned = {score.item_id: score for score in bench.local_tuned_scores(items)}
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
         place = Path(folder) / "exported"
