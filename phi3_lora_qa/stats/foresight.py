@@ -85,7 +85,7 @@ def foresee(  # noqa: PLR0913 - as compare, and how much is still to come
         tuned_low=tuned_low,
         tuned_high=tuned_high,
         deviation=float(change.std(ddof=1)),
-        method=f"{kind}, foreseen for all {total} items (betting without replacement)",
+        method=f"{kind}, foreseen for all {total} items",
         n=len(base),
         observations=len(base),
         confidence=CONFIDENCE,
