@@ -119,7 +119,9 @@ RECIPES = {
     "shuffled labels": Recipe(rows=shuffle_answers),
     "repeats": Recipe(rows=repeat_answers, training={"max_length": 512}),
     "lost refusals": Recipe(rows=comply),
-    "copy of the base": Recipe(training={"learning_rate": 0.0, "max_steps": 1}),
+    "copy of the base": Recipe(
+        training={"learning_rate": 1e-12, "max_steps": 1, "warmup_steps": 0}
+    ),
 }
 
 
