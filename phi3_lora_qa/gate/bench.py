@@ -17,7 +17,7 @@ from phi3_lora_qa.gate.early import score_until_settled
 from phi3_lora_qa.gate.factors import read_factors
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.prepare import Target, snapshot_of
-from phi3_lora_qa.gate.table import Demands, chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.table import Demands, Spared, chosen, join_scores, measure, needed
 from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum
@@ -144,10 +144,14 @@ class Bench:
         return self.run.score(self, self.run.base(self), self.tuned, "score tuned", items)
 
     @cached_property
-    def spared(self) -> tuple[Item, ...]:
+    def spared(self) -> tuple[Spared, ...]:
         """The items that the tuned model was not asked, as its outcome was certain without them."""
         asked = {score.item_id for score in self.tuned_scores}
-        return tuple(item for item in self.target.items if item.id not in asked)
+        return tuple(
+            Spared(item=item, base=base)
+            for item, base in zip(self.target.items, self.run.base_scores(self), strict=True)
+            if item.id not in asked
+        )
 
     def local_tuned_scores(self, items: Sequence[Item]) -> Sequence["ItemScore"]:
         """The scores of the tuned model in this process, on some items or more.
@@ -179,12 +183,12 @@ class Bench:
     def rows(self) -> tuple[ItemRow, ...]:
         """Base and tuned side by side, one row an item; journaled once."""
         self.require_items()
-        base, tuned = self.run.base_scores(self), self.tuned_scores
+        tuned = self.tuned_scores
         asked = {score.item_id for score in tuned}
         with self.run.timed("compute metrics", self.index):
             rows = join_scores(
                 [item for item in self.target.items if item.id in asked],
-                [score for score in base if score.item_id in asked],
+                [score for score in self.run.base_scores(self) if score.item_id in asked],
                 tuned,
                 self.measured,
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.gate.table import is_settled, join_scores
+from phi3_lora_qa.gate.table import Spared, is_settled, join_scores
 from phi3_lora_qa.stats.foresight import drawn, portion
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def score_until_settled(
 def _settled(
     bench: "Bench",
     group: Sequence[Item],
-    spared: Sequence[Item],
+    rest: Sequence[Item],
     base: "dict[str, ItemScore]",
     tuned: "dict[str, ItemScore]",
 ) -> bool:
@@ -65,4 +65,4 @@ def _settled(
         [tuned[item.id] for item in asked],
         bench.measured,
     )
-    return is_settled(rows, bench.demands, spared)
+    return is_settled(rows, bench.demands, [Spared(item=item, base=base[item.id]) for item in rest])

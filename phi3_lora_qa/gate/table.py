@@ -1,7 +1,7 @@
 """From scores to rows and metrics: base and tuned side by side, compared pair by pair."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,14 @@ class Alarm:
     difference: float
     p_value: float
     raised: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spared:
+    """An item that the tuned model was not asked, and what the base made of it."""
+
+    item: Item
+    base: "ItemScore"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +119,7 @@ def chosen(asked: Sequence[AskedMetric], limits: Sequence[Limit]) -> tuple[Metri
 
 
 def measure(
-    rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Item] = ()
+    rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Spared] = ()
 ) -> tuple[Metric, ...]:
     """Compare every metric in every group that it says something of; judge it by its limits.
 
@@ -144,18 +152,22 @@ def measure(
     return tuple(compared)
 
 
-def is_settled(rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Item]) -> bool:
+def is_settled(rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Spared]) -> bool:
     """Tell whether it is certain what the limits of one group say, whatever the items spared hold.
+
+    Never where an item is broken: it must be told whether both models fail at it.
 
     Args:
         rows: The group's items that were asked.
         demands: What is asked of all groups.
         spared: The group's other items, at least one.
     """
-    group = spared[0].group
-    clusters = [name for name in (*(r.cluster for r in rows), *(i.cluster for i in spared)) if name]
+    group = spared[0].item.group
+    clusters = [*(row.cluster for row in rows), *(other.item.cluster for other in spared)]
+    named = [name for name in clusters if name]
     mine = [limit for limit in demands.limits if limit.group == group]
-    if not mine or any(row.error for row in rows) or len(set(clusters)) < len(clusters):
+    broken = [*(row.error for row in rows), *(other.base.error for other in spared)]
+    if not mine or any(broken) or len(set(named)) < len(named):
         return False
     for limit in mine:
         info, pairs = _judged(rows, limit, demands, spared)
@@ -197,7 +209,7 @@ def alarms(rows: Sequence[ItemRow], demands: Demands) -> tuple[Alarm, ...]:
 
 
 def _judged(
-    rows: Sequence[ItemRow], limit: Limit, demands: Demands, spared: Sequence[Item] = ()
+    rows: Sequence[ItemRow], limit: Limit, demands: Demands, spared: Sequence[Spared] = ()
 ) -> tuple[MetricInfo, "_Pairs | None"]:
     """Return a limit's metric, and the pairs that it judges."""
     info = next(info for info in demands.metrics if info.name == limit.metric)
@@ -230,7 +242,10 @@ def _chosen(item: Item, score: "ItemScore") -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pairs:
-    """The scores of one metric in one group, item by item, and the items' clusters."""
+    """The scores of one metric in one group, item by item, and the items' clusters.
+
+    ``rest`` is what was scored ``before`` on the items that the tuned model was not asked.
+    """
 
     group: str
     info: MetricInfo
@@ -239,7 +254,7 @@ class _Pairs:
     before: list[float]
     after: list[float]
     clusters: list[str]
-    spared: int
+    rest: list[float]
 
     @property
     def difference(self) -> float:
@@ -247,12 +262,11 @@ class _Pairs:
 
     def compare(self, demands: Demands) -> Interval:
         seed = demands.seed
-        if self.spared:
+        if self.rest:
             order = sorted(range(len(self.ids)), key=lambda n: foresight.drawn(self.ids[n], seed))
             return foresight.foresee(
-                [self.before[n] for n in order],
+                [*(self.before[n] for n in order), *self.rest],
                 [self.after[n] for n in order],
-                total=len(order) + self.spared,
                 level=demands.level,
                 seed=seed,
                 binary=self.info.binary,
@@ -278,7 +292,7 @@ def _pairs(
     group: str,
     info: MetricInfo,
     baseline: Sequence[ItemRow] | None = None,
-    spared: Sequence[Item] = (),
+    spared: Sequence[Spared] = (),
 ) -> _Pairs | None:
     """Pair the tuned model's scores with the base's, or with the baseline's where one is given.
 
@@ -289,9 +303,10 @@ def _pairs(
     accepted = {row.id: row for row in baseline or ()}
     others = mine if baseline is None else [accepted.get(row.id) for row in mine]
     before, after = ([_score(row, info) for row in side] for side in (others, mine))
-    if not mine or None in (*before, *after):
-        return None
     at_first = 0 if baseline is None else 1
+    rest = _rest(group, info, spared, None if baseline is None else accepted)
+    if not mine or None in (*before, *after, *rest):
+        return None
     return _Pairs(
         group=group,
         info=info,
@@ -300,10 +315,26 @@ def _pairs(
         before=[pair[at_first] for pair in before if pair],
         after=[pair[1] for pair in after if pair],
         clusters=[row.cluster for row in mine],
-        spared=sum(
-            item.group == group and (not info.generated or info.applies(item)) for item in spared
-        ),
+        rest=[value for value in rest if value is not None],
     )
+
+
+def _rest(
+    group: str, info: MetricInfo, spared: Sequence[Spared], accepted: Mapping[str, ItemRow] | None
+) -> list[float | None]:
+    """Return what the base, or the last accepted adapter, got on the items that were spared."""
+    mine = [
+        other
+        for other in spared
+        if other.item.group == group and (not info.generated or info.applies(other.item))
+    ]
+    if accepted is not None:
+        scores = [_score(accepted.get(other.item.id), info) for other in mine]
+        return [pair[1] if pair else None for pair in scores]
+    if not info.generated:
+        return [other.base.loss for other in mine]
+    told = _side(info, [other.item for other in mine], [other.base for other in mine], base=True)
+    return [value for value in told if not math.isnan(value)]
 
 
 def _score(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | None:

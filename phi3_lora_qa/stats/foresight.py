@@ -8,14 +8,15 @@ interval's own.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.stats.binary import exact_interval
 from phi3_lora_qa.stats.bounded import bounded_interval
 from phi3_lora_qa.stats.paired import CONFIDENCE, Interval, mean_of
 from phi3_lora_qa.stats.unbounded import unbounded_interval
-from phi3_lora_qa.stats.wagers import asymptotic_bounds, wagered_bounds
+from phi3_lora_qa.stats.wagers import wagered_bounds
 
 if TYPE_CHECKING:
     from phi3_lora_qa.stats.clusters import Numbers
@@ -25,6 +26,10 @@ LEVEL = 0.05
 
 FIRST = 48
 """Items of a group before anything is foreseen."""
+
+LARGEST_LOSS = 12.0
+"""The largest loss that an item not seen is taken to have, in nats per token, unless one that was
+seen is larger: what guessing blindly among 163,000 tokens costs."""
 
 Bounds = tuple[float, float]
 
@@ -39,26 +44,24 @@ def drawn(name: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
 
 
-def foresee(  # noqa: PLR0913 - as compare, and how much is still to come
+def foresee(  # noqa: PLR0913 - as compare, and how sure to be
     base: Sequence[float],
     tuned: Sequence[float],
     *,
-    total: int,
     level: float,
     seed: int,
     binary: bool,
     span: Bounds | None = None,
 ) -> Interval:
-    """Bound the interval that all ``total`` items will give.
+    """Bound the interval that all items will give.
 
     Args:
-        base: The scores so far, in the order of drawing; at least two.
-        tuned: Those of the tuned model.
-        total: How many items there are in all.
+        base: The scores of all items, those first that were drawn, in the order of drawing.
+        tuned: The tuned model's scores of the items drawn; at least two.
         level: Each bound may be wrong with this probability.
         seed: Of the resampling.
         binary: Scores are 0 or 1.
-        span: Smallest and largest possible score.
+        span: Smallest and largest possible score; None for a loss.
 
     Returns:
         ``low`` and ``tuned_low`` are at most the whole suite's, ``high`` and ``tuned_high`` at
@@ -66,15 +69,26 @@ def foresee(  # noqa: PLR0913 - as compare, and how much is still to come
     """
     import numpy as np
 
-    before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
+    all_before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
+    total, before = all_before.size, all_before[: after.size]
     change = after - before
     if binary:
         low, high = _binary_change(change, total, level)
         tuned_low, tuned_high = _binary_share(after, total, level)
     else:
+        both = np.concatenate((all_before, after))
+        reach = span or (min(0.0, float(both.min())), max(LARGEST_LOSS, float(both.max())))
+        # How far a score can change depends on where the base left it, and that is known.
+        moves = (reach[0] - float(all_before.max()), reach[1] - float(all_before.min()))
+
+        def bounds(span: Bounds | None, whole: "Numbers") -> Bounds:
+            if span is None:
+                return unbounded_interval(whole, CONFIDENCE, seed)
+            return bounded_interval(whole, span, CONFIDENCE, seed)
+
         twice = (span[0] - span[1], span[1] - span[0]) if span else None
-        low, high = _completed(change, total, twice, level, seed)
-        tuned_low, tuned_high = _completed(after, total, span, level, seed)
+        low, high = _completed(change, total, moves, level, partial(bounds, twice))
+        tuned_low, tuned_high = _completed(after, total, reach, level, partial(bounds, span))
     kind = "exact" if binary else "bounded mean" if span else "bootstrap"
     return Interval(
         mean_base=mean_of(before),
@@ -86,8 +100,8 @@ def foresee(  # noqa: PLR0913 - as compare, and how much is still to come
         tuned_high=tuned_high,
         deviation=float(change.std(ddof=1)),
         method=f"{kind}, foreseen for all {total} items",
-        n=len(base),
-        observations=len(base),
+        n=len(tuned),
+        observations=len(tuned),
         confidence=CONFIDENCE,
     )
 
@@ -116,39 +130,23 @@ def _binary_share(after: "Numbers", total: int, level: float) -> Bounds:
     return float(low), float(high)
 
 
-def _completed(seen: "Numbers", total: int, span: Bounds | None, level: float, seed: int) -> Bounds:
-    """Complete the suite by values like those seen, moved so that its mean is the bound.
+def _completed(
+    seen: "Numbers", total: int, span: Bounds, level: float, interval: Callable[["Numbers"], Bounds]
+) -> Bounds:
+    """Complete the suite by values like those seen, and some at an end of the range.
 
-    Only the mean is bounded for certain; that the rest is spread as what was seen is taken for
-    granted, and held to account by simulation (benchmarks/simulate.py).
+    There are as many of them as move the mean to its bound. Of all suites with that mean this one
+    is spread most: a few items that collapse, and not all that get a little worse.
     """
     import numpy as np
 
-    if span is None:
-        means = asymptotic_bounds(seen, total, level)
-    else:
-        means = wagered_bounds(seen, total, span, level)
-    left = total - seen.size
-    rest = np.sort(seen)[(np.arange(left) * 2 + 1) * seen.size // (2 * left)]
+    left, now = total - seen.size, float(seen.mean())
     found = []
-    for side, mean in enumerate(means):
-        wanted = (mean * total - float(seen.sum())) / left
-        whole = np.sort(np.concatenate((seen, _moved(rest, wanted, span, side))))
-        if span is None:
-            interval = unbounded_interval(whole, CONFIDENCE, seed)
-        else:
-            interval = bounded_interval(whole, span, CONFIDENCE, seed)
-        found.append(interval[side])
+    for side, mean in enumerate(wagered_bounds(seen, total, span, level)):
+        end, wanted = span[side], (mean * total - float(seen.sum())) / left
+        share = (wanted - now) / (end - now) if end != now else 0.0
+        ends = min(left, max(0, math.ceil(share * left - 1e-9)))
+        like = (np.arange(left - ends) * 2 + 1) * seen.size // (2 * max(1, left - ends))
+        whole = np.concatenate((seen, np.sort(seen)[like], np.full(ends, end)))
+        found.append(interval(np.sort(whole))[side])
     return found[0], found[1]
-
-
-def _moved(rest: "Numbers", mean: float, span: Bounds | None, side: int) -> "Numbers":
-    """Move values to a mean: together, or within a range all towards its end."""
-    now = float(rest.mean())
-    if span is None:
-        return rest + (mean - now)
-    end = span[side]
-    if now == end:
-        return rest
-    share = min(1.0, max(0.0, (mean - now) / (end - now)))
-    return rest + share * (end - rest)

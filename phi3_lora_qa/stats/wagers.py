@@ -46,29 +46,6 @@ def wagered_bounds(
     return span[0] + reach * low, span[0] + reach * high
 
 
-def asymptotic_bounds(seen: "Numbers", total: int, level: float) -> tuple[float, float]:
-    """Return the like for values without a largest: right in the limit of many items.
-
-    With the mean m and the deviation s of n values, and a constant r that makes the bounds closest
-    at ``HORIZON``::
-
-        m -+ s sqrt(2 (n r^2 + 1) / (n r)^2 log(1 + sqrt(n r^2 + 1) / (2 level))) sqrt(1 - n/total)
-
-    The last factor is the correction of a finite population.
-
-    Source: I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform central
-    limit theory and asymptotic confidence sequences", Annals of Statistics 52 (2024) 2613-2640,
-    the one-sided sequence.
-    """
-    n = int(seen.size)
-    mean, deviation = float(seen.mean()), float(seen.std(ddof=1))
-    r2 = (-2.0 * math.log(2.0 * level) + math.log(1.0 - 2.0 * math.log(2.0 * level))) / HORIZON
-    scale = 2.0 * (n * r2 + 1.0) / (n * n * r2)
-    width = math.sqrt(scale * math.log(1.0 + math.sqrt(n * r2 + 1.0) / (2.0 * level)))
-    width *= deviation * math.sqrt(max(0.0, 1.0 - n / total))
-    return mean - width, mean + width
-
-
 def _lower(values: "Numbers", total: int, level: float) -> float:
     """Bisect for the smallest mean within [0, 1] that no capital has refuted."""
     import numpy as np

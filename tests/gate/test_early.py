@@ -10,6 +10,7 @@ from phi3_lora_qa.gate.checks.quality import every_item_is_scored
 from phi3_lora_qa.gate.early import score_until_settled
 from phi3_lora_qa.record import Metric
 from phi3_lora_qa.scoring.score import ItemScore
+from phi3_lora_qa.stats.foresight import drawn
 from tests.gate.conftest import MakeBench
 
 LIMITS = """
@@ -38,7 +39,7 @@ def judged(metrics: Sequence[Metric]) -> dict[str, object]:
     return {f"{m.group} {m.metric} {m.limit}": m.outcome for m in metrics if m.limit}
 
 
-def test_a_clear_case_spares_half_of_the_items_and_has_the_same_outcome(
+def test_a_clear_case_spares_a_third_of_the_items_and_has_the_same_outcome(
     make_bench: MakeBench, thresholds: Path
 ) -> None:
     bench = make_bench(early_stop="on", thresholds=thresholds)
@@ -47,7 +48,7 @@ def test_a_clear_case_spares_half_of_the_items_and_has_the_same_outcome(
         early = bench.metrics
         held = every_item_is_scored(bench)
     assert scored + spared == 300
-    assert spared >= 150
+    assert spared >= 100
     assert held.measured == {"scored": scored, "spared": spared}
     assert f"{spared} were spared" in held.message
     loss = next(m for m in early if (m.group, m.metric) == ("target", "loss"))
@@ -74,7 +75,7 @@ def test_a_group_without_limits_is_asked_whole(make_bench: MakeBench, thresholds
     thresholds.write_text(LIMITS.partition("\n\n")[0])
     bench = make_bench(early_stop="on", thresholds=thresholds)
     with bench.run.quietly("quality"):
-        assert {item.group for item in bench.spared} == {"target"}
+        assert {spared.item.group for spared in bench.spared} == {"target"}
 
 
 def score(bench_id: str, loss: float, error: str = "") -> ItemScore:
@@ -111,3 +112,20 @@ def test_an_item_that_cannot_be_scored_lets_no_group_end_early(
     for name in failed:
         assert sum(group[s.item_id] == name for s in found) == 150
     assert portions[0] == 96
+
+
+def test_an_item_that_the_base_cannot_do_lets_its_group_not_end_early(
+    make_bench: MakeBench, thresholds: Path
+) -> None:
+    """Wherever it stands in the order: an item that was spared would hide the error."""
+    bench = make_bench(early_stop="on", thresholds=thresholds)
+    items = bench.target.items
+    last = max(
+        (item for item in items if item.group == "target"), key=lambda item: drawn(item.id, 0)
+    )
+    base = [score(item.id, 5.0, "it broke" if item is last else "") for item in items]
+    found = score_until_settled(bench, base, lambda asked: [score(i.id, 1.0) for i in asked])
+    assert last.id in {score.item_id for score in found}
+    whole = [score(item.id, 5.0) for item in items]
+    found = score_until_settled(bench, whole, lambda asked: [score(i.id, 1.0) for i in asked])
+    assert last.id not in {score.item_id for score in found}
