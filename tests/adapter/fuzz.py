@@ -52,19 +52,10 @@ from phi3_lora_qa.adapter.safetensors import BITS, open_safetensors
 from phi3_lora_qa.adapter.schema import FIELDS, REFUSED
 from phi3_lora_qa.errors import BaseModelError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
-from tests.adapter.builders import (
-    HEALTHY,
-    WORDS,
-    P,
-    Raw,
-    base_config,
-    bf16,
-    module_names,
-    pack,
-    pieces_file,
-    tokenizer_files,
-    write_base,
-)
+from tests.adapter.adapters import P, base_config
+from tests.adapter.healthy import HEALTHY
+from tests.adapter.packing import Raw, bf16, pack, pieces_file
+from tests.adapter.tiny_base import WORDS, module_names, tokenizer_files, write_base
 
 MAX_SECONDS = 5.0
 """Of computing, the child's included. Three times as long by the clock is the end in any case: a

@@ -27,8 +27,9 @@ from phi3_lora_qa.adapter.folder import (
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter import fuzz
-from tests.adapter.builders import HEALTHY, P
+from tests.adapter.adapters import P
 from tests.adapter.fuzz import BrokenPromise, Recipe, Step
+from tests.adapter.healthy import HEALTHY
 
 QKV = f"{P}model.layers.0.self_attn.qkv_proj.lora_A.weight"
 FAR = ("put", CONFIG, "target_modules", "@far:255")

@@ -23,7 +23,8 @@ from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, ren
 from phi3_lora_qa.adapter.rules import rendering as rules
 from phi3_lora_qa.errors import BaseModelError, MissingDependencyError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
-from tests.adapter.builders import TEMPLATE, plain, report_on, tokenizer_files, write_base
+from tests.adapter.adapters import plain, report_on
+from tests.adapter.tiny_base import TEMPLATE, tokenizer_files, write_base
 
 ASK = Conversation(messages=(("user", "Where?"),), add_generation_prompt=True)
 SYSTEM = Conversation(messages=(("system", "Be brief."), ("user", "Where?")))
