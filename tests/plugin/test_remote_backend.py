@@ -12,7 +12,7 @@ from phi3_lora_qa.models.registry import bundled, resolve_base
 from phi3_lora_qa.record import RunRecord, read_record
 from phi3_lora_qa.scoring.remote import Server  # noqa: F401  imported once, see `libraries`
 from phi3_lora_qa.scoring.wire import API_KEY_VARIABLE
-from tests.scoring.test_remote import Served, serve, tuned_model
+from tests.scoring.serving import Served, serve, tuned_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
