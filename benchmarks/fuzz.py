@@ -3,7 +3,7 @@
 Usage: python benchmarks/fuzz.py [--folders 20000] [--seed 0] [--workers 2]
        python benchmarks/fuzz.py --recipe "('plain', (), (('retitle', 0, ''),), 'whole')"
 
-Each folder is drawn by the strategies of tests/adapter/fuzz.py and held to the oracle there; every
+Each folder is drawn by the strategies of tests/adapter/fuzzing/ and held to the oracle there; every
 tenth goes through the command line too. A worker has 3 GiB of address space. One that dies, or is
 silent for a minute, is ended, and the folder that it was at counts as a failure. The exit status is
 1 if anything was found.
@@ -33,18 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from phi3_lora_qa.adapter.base import BaseFiles
-from tests.adapter.fuzz import (
-    BrokenPromise,
-    Recipe,
-    build,
-    check,
-    clear,
-    outcome,
-    read_recipe,
-    recipes,
-    warm_up,
-    write_bases,
-)
+from tests.adapter.fuzzing.building import build, clear, write_bases
+from tests.adapter.fuzzing.drawing import recipes
+from tests.adapter.fuzzing.oracle import BrokenPromise, check, outcome, warm_up
+from tests.adapter.fuzzing.recipes import Recipe, read_recipe
 
 CHUNK = 100
 ADDRESS_SPACE = 3 << 30

@@ -14,7 +14,8 @@ import pytest
 
 from phi3_lora_qa import pytest_fixtures
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.settings import SPECS, GateSettings, Spec, option, refuse_within, resolve
+from phi3_lora_qa.setting_specs import SPECS, Spec, option
+from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
 
 BAD_INPUT = 2
 """pytest's exit status when an option's value cannot be used."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.settings import STAGES, GateSettings, resolve, server_of
+from phi3_lora_qa.setting_specs import STAGES, server_of
+from phi3_lora_qa.settings import GateSettings, resolve
 
 
 def settings(

@@ -10,7 +10,7 @@ from typing import Any
 
 from phi3_lora_qa.data.chat import DEFAULT_GROUP
 from phi3_lora_qa.errors import DataError, escape
-from phi3_lora_qa.settings import PROFILES
+from phi3_lora_qa.setting_specs import PROFILES
 
 EVERY_OTHER_GROUP = "*"
 

@@ -10,7 +10,8 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.table import prompt_text
 from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, read_record
-from phi3_lora_qa.settings import GateSettings, server_of
+from phi3_lora_qa.setting_specs import server_of
+from phi3_lora_qa.settings import GateSettings
 
 
 def read_baseline(

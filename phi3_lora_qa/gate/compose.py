@@ -25,7 +25,7 @@ from phi3_lora_qa.record import (
     Timing,
     to_plain,
 )
-from phi3_lora_qa.settings import SPECS, STAGES
+from phi3_lora_qa.setting_specs import SPECS, STAGES
 
 ITEMS_FILE = "items.parquet"
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "numpy", "pytest")

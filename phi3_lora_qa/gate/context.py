@@ -25,7 +25,8 @@ from phi3_lora_qa.models.places import cache_folder
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, resolve_base
 from phi3_lora_qa.record import Json, Timing
-from phi3_lora_qa.settings import STAGES, GateSettings, server_of
+from phi3_lora_qa.setting_specs import STAGES, server_of
+from phi3_lora_qa.settings import GateSettings
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase

@@ -12,7 +12,7 @@ from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.check import Check
 from phi3_lora_qa.gate.checks import checkpoint, export, mathematics, quality, static
-from phi3_lora_qa.settings import STAGES
+from phi3_lora_qa.setting_specs import STAGES
 
 ROOT = "phi3"
 

@@ -5,7 +5,8 @@ import pytest
 
 from phi3_lora_qa.adapter.base import BaseFiles, ModuleKind
 from phi3_lora_qa.errors import BaseModelError
-from tests.adapter.builders import HIDDEN, MIDDLE, VOCABULARY, base_tensors, pack, write_base
+from tests.adapter.packing import pack
+from tests.adapter.tiny_base import HIDDEN, MIDDLE, VOCABULARY, base_tensors, write_base
 
 
 def test_modules_are_read_from_the_headers(tmp_path: Path) -> None:

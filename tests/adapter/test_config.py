@@ -5,7 +5,8 @@ import pytest
 from phi3_lora_qa.adapter.config import ProblemKind, parse_config, read_config, scaling_of
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter.builders import HEALTHY, base_config, old_config, plain
+from tests.adapter.adapters import base_config, old_config, plain
+from tests.adapter.healthy import HEALTHY
 
 SWAPS = [None, True, False, 0, 1, -1, 0.5, "", "text", [], ["a"], [1], {}, {"a": 1}, {"a": "b"}]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.adapter.builders import RANK, Adapter, P, plain, report_on
+from tests.adapter.adapters import RANK, Adapter, P, plain, report_on
 
 A, B = "lora_A.weight", "lora_B.weight"
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")

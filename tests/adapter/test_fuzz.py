@@ -26,9 +26,14 @@ from phi3_lora_qa.adapter.folder import (
 )
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter import fuzz
-from tests.adapter.builders import HEALTHY, P
-from tests.adapter.fuzz import BrokenPromise, Recipe, Step
+from tests.adapter.adapters import P
+from tests.adapter.fuzzing import oracle
+from tests.adapter.fuzzing.building import build, clear, pristine, write_bases
+from tests.adapter.fuzzing.drawing import recipes
+from tests.adapter.fuzzing.image import HEADER
+from tests.adapter.fuzzing.oracle import BrokenPromise, check, warm_up
+from tests.adapter.fuzzing.recipes import Recipe, Step, read_recipe
+from tests.adapter.healthy import HEALTHY
 
 QKV = f"{P}model.layers.0.self_attn.qkv_proj.lora_A.weight"
 FAR = ("put", CONFIG, "target_modules", "@far:255")
@@ -38,13 +43,13 @@ OUTCOMES = ("accepted", "rejected")
 
 # Here a bound against hanging only: two workers share the machine's caches, and a slow machine must
 # not fail the suite. benchmarks/fuzz.py holds the linter to the five seconds that are promised.
-fuzz.MAX_SECONDS = 20.0
+oracle.MAX_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, BaseFiles]:
-    made = fuzz.write_bases(tmp_path_factory.mktemp("bases"))
-    fuzz.warm_up(made)
+    made = write_bases(tmp_path_factory.mktemp("bases"))
+    warm_up(made)
     return made
 
 
@@ -52,11 +57,11 @@ def run(recipe: Recipe, bases: Mapping[str, BaseFiles]) -> str:
     with tempfile.TemporaryDirectory() as place:
         room = Path(place) / "room"
         room.mkdir()
-        folder = fuzz.build(recipe, room)
+        folder = build(recipe, room)
         try:
-            return fuzz.check(folder, bases[recipe.base])
+            return check(folder, bases[recipe.base])
         finally:
-            fuzz.clear(room)
+            clear(room)
 
 
 @settings(
@@ -66,7 +71,7 @@ def run(recipe: Recipe, bases: Mapping[str, BaseFiles]) -> str:
     max_examples=260,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(recipe=fuzz.recipes(quick=True))
+@given(recipe=recipes(quick=True))
 def test_any_folder_gets_a_verdict_or_a_typed_error_and_nothing_else_happens(
     bases: Mapping[str, BaseFiles], recipe: Recipe
 ) -> None:
@@ -84,14 +89,14 @@ def is_small(recipe: Recipe) -> bool:
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(recipe=fuzz.recipes(quick=True).filter(is_small))
+@given(recipe=recipes(quick=True).filter(is_small))
 def test_a_private_copy_of_any_folder_holds_regular_files_that_matter_or_is_refused(
     recipe: Recipe,
 ) -> None:
     with tempfile.TemporaryDirectory() as place:
         room, copy = Path(place) / "room", Path(place) / "copy"
         room.mkdir()
-        folder = fuzz.build(recipe, room)
+        folder = build(recipe, room)
         with contextlib.suppress(AdapterError):
             AdapterFolder.open(folder).snapshot(copy)
         for path in copy.rglob("*") if copy.is_dir() else ():
@@ -103,7 +108,7 @@ def test_a_private_copy_of_any_folder_holds_regular_files_that_matter_or_is_refu
             assert inner or name in (*MATTERS, TRAINING_LOG)
             assert stat.S_ISREG(path.lstat().st_mode)
             assert path.read_bytes() == (folder / name).read_bytes()
-        fuzz.clear(room)
+        clear(room)
 
 
 @pytest.mark.parametrize("base", ["whole", "tied", "bare"])
@@ -115,9 +120,9 @@ def test_a_recipe_without_steps_is_the_healthy_variant(
 
 
 @settings(max_examples=200, deadline=None)
-@given(fuzz.recipes())
+@given(recipes())
 def test_a_printed_recipe_is_read_again(recipe: Recipe) -> None:
-    assert fuzz.read_recipe(str(recipe)) == recipe
+    assert read_recipe(str(recipe)) == recipe
 
 
 # What fuzzing has found. Each once crashed a rule, hung, or took memory without bound.
@@ -135,7 +140,7 @@ FOUND: dict[str, tuple[Step, ...]] = {
         ("put", MANIFEST, "scaling", '{"model.layers.0.mlp.down_proj":1' + "0" * 400 + "}"),
     ),
     "the last of very many keys twice": (("crowd", CONFIG, 90_000, 1),),
-    "the last of very many tensors twice": (("crowd", fuzz.HEADER, 90_000, 1),),
+    "the last of very many tensors twice": (("crowd", HEADER, 90_000, 1),),
     "an empty tensor of endless rows": (("tensor", 0, "F32", (1 << 62, 0), "zero"),),
     "an empty tensor of endless columns": (("tensor", 0, "F32", (0, 1 << 62), "zero"),),
     "an empty tensor of many rows and three dimensions": (
@@ -210,7 +215,7 @@ def test_the_worst_of_everything_together_takes_no_longer_than_promised(
 
 @pytest.fixture
 def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Spoiler":
-    return Spoiler(fuzz.build(Recipe("plain"), tmp_path), monkeypatch)
+    return Spoiler(build(Recipe("plain"), tmp_path), monkeypatch)
 
 
 class Spoiler:
@@ -225,8 +230,8 @@ class Spoiler:
             exec(deed, {"folder": folder.path, "os": os, "subprocess": subprocess, "sys": sys})
             return lint(folder, base)
 
-        self._patch.setattr(fuzz, "lint", deceitful)
-        return fuzz.check(self.folder, base)
+        self._patch.setattr(oracle, "lint", deceitful)
+        return check(self.folder, base)
 
 
 DEEDS = {
@@ -266,7 +271,7 @@ def test_a_linter_that_does_more_than_it_may_is_found_out(
 def test_a_linter_that_hangs_is_found_out(
     spoilt: Spoiler, bases: Mapping[str, BaseFiles], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(oracle, "MAX_SECONDS", 0.1)
     with pytest.raises(BrokenPromise, match="too long"):
         spoilt.outcome("while True: pass", bases["whole"])
 
@@ -295,7 +300,7 @@ def test_a_folder_that_is_none_is_a_typed_error(
 
 
 def test_every_variant_can_be_drawn() -> None:
-    assert {name for name in HEALTHY if fuzz.pristine(name, ())} == set(HEALTHY)
+    assert {name for name in HEALTHY if pristine(name, ())} == set(HEALTHY)
 
 
 def test_idle_patterns_are_matched_once_for_all_rules(

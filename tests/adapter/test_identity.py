@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.adapter.base import BaseFiles
-from tests.adapter.builders import bf16, pack, write_base
+from tests.adapter.packing import bf16, pack
+from tests.adapter.tiny_base import write_base
 
 
 def exact_in_bfloat16(folder: Path) -> dict[str, np.ndarray]:

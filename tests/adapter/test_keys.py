@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_key, parse_keys, tensor_name
-from tests.adapter.builders import P, module_names
+from tests.adapter.adapters import P
+from tests.adapter.tiny_base import module_names
 
 NAME = f"{P}model.layers.0.mlp.down_proj.lora_B.weight"
 

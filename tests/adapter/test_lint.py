@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.adapter.lint import LintReport, Severity, all_rules
-from tests.adapter.builders import HEALTHY, old_config, plain, report_on, write_base
+from tests.adapter.adapters import old_config, plain, report_on
 from tests.adapter.faults import FAULTS, cases, spoil
+from tests.adapter.healthy import HEALTHY
+from tests.adapter.tiny_base import write_base
 
 VARIANTS = [
     "plain",

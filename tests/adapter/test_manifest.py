@@ -16,14 +16,9 @@ from phi3_lora_qa.adapter.manifest import (
     write_manifest,
 )
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter.builders import (
-    Adapter,
-    dora,
-    plain,
-    rank_pattern,
-    tokenizer_files,
-    write_base,
-)
+from tests.adapter.adapters import Adapter, plain
+from tests.adapter.healthy import dora, rank_pattern
+from tests.adapter.tiny_base import tokenizer_files, write_base
 
 
 def signed(adapter: Adapter, folder: Path) -> Manifest:

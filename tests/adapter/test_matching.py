@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, parse_config
 from phi3_lora_qa.adapter.matching import Matching, layer_index
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter.builders import base_config
+from tests.adapter.adapters import base_config
 
 PARTS = ["model", "layers", "0", "1", "11", "self_attn", "mlp", "qkv_proj", "o_proj", "norm",
          "experts", "lm_head", "x_norm"]  # fmt: skip

@@ -11,7 +11,7 @@ from phi3_lora_qa.adapter.keys import Part
 from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure, delta, measure
 from phi3_lora_qa.adapter.safetensors import open_path
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter.builders import Array, pack
+from tests.adapter.packing import Array, pack
 
 
 def measured(array: Array, part: Part, folder: Path) -> TensorMeasure:

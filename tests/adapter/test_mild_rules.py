@@ -9,16 +9,9 @@ import pytest
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import Severity, all_rules, lint
-from tests.adapter.builders import (
-    HEALTHY,
-    LEAVES,
-    Adapter,
-    factors,
-    module_names,
-    plain,
-    report_on,
-    write_base,
-)
+from tests.adapter.adapters import Adapter, factors, plain, report_on
+from tests.adapter.healthy import HEALTHY
+from tests.adapter.tiny_base import LEAVES, module_names, write_base
 
 
 def double(adapter: Adapter) -> None:

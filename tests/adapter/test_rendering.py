@@ -1,4 +1,4 @@
-"""Chat templates from strangers: rendered as transformers does, or ended; and what rules say."""
+"""Chat templates from strangers: rendered as transformers does, or ended."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,101 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter import render_child, rendering
-from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
-from phi3_lora_qa.adapter.manifest import template_hash
 from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, render
-from phi3_lora_qa.adapter.rules import rendering as rules
-from phi3_lora_qa.errors import BaseModelError, MissingDependencyError, Phi3LoraQAError
-from phi3_lora_qa.models.registry import bundled
-from tests.adapter.builders import TEMPLATE, plain, report_on, tokenizer_files, write_base
+from phi3_lora_qa.errors import MissingDependencyError, Phi3LoraQAError
+from tests.adapter.chat_templates import BRACKETS, ESCAPES, FEATURES, GOOD, HEALTHY, HOSTILE
+from tests.adapter.stand_in_child import SAY_READY, child_of
 
 ASK = Conversation(messages=(("user", "Where?"),), add_generation_prompt=True)
 SYSTEM = Conversation(messages=(("system", "Be brief."), ("user", "Where?")))
 TOKENS = {"eos_token": "<|endoftext|>", "bos_token": "<s>"}
-
-GOOD = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-MINI = (
-    "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + "
-    "message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + "
-    "message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}"
-    "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-)
-MEDIUM = (  # opens the answer after every question, asked or not; drops system messages
-    "{% for message in messages %}{% if (message['role'] == 'user') %}{{'<|user|>' + '\n' + "
-    "message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}"
-    "{% elif (message['role'] == 'assistant') %}{{message['content'] + '<|end|>' + '\n'}}"
-    "{% endif %}{% endfor %}"
-)
-BRACKETS = (  # Mistral's way: nothing opens an answer
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}"
-    "{% else %}{{ raise_exception('no system message, please') }}{% endif %}{% endfor %}"
-)
-HEALTHY = {"good": GOOD, "mini": MINI, "medium": MEDIUM, "brackets": BRACKETS}
-
-FEATURES = {
-    "generation": "{% generation %}{{ messages[0].content }}{% endgeneration %}",
-    "break": "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}",
-    "json": "{{ {'b': '<é>', 'a': 1} | tojson(indent=1, sort_keys=true) }}",
-    "namespace": "{% set n = namespace(a=1) %}{% set n.a = n.a + 1 %}{{ n.a }}{{ dict(a=1).a }}",
-    "nothing": "{{ tools }}{{ documents }}{{ unknown }}{{ eos_token }}",
-    "trimmed": "  {% if true %}\n  x\n  {% endif %}\n",
-    "year": "{{ strftime_now('%Y') }}",
-    "pretty": "{{ messages | pprint }}{{ 'http://a.b c' | urlize }}",
-}
-
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-HOSTILE = {
-    "nested loops": (LOOPS, "took longer than 2 s of computing time|took longer than 4 s"),
-    "a loop that writes nothing": (
-        "{% macro f(n) %}{% for a in range(9) %}{% if n %}{{ f(n - 1) }}{% endif %}{% endfor %}"
-        "{% endmacro %}{{ f(99) }}",
-        "took longer than",
-    ),
-    "a great power": ("{{ 7 ** (10 ** 9) }}", "took longer than|needed more than"),
-    "a text": ("{% set x = 'a' * 900000000 %}", "needed more than 512 MiB"),
-    "texts": ("{% set n = namespace(a='aa') %}" + "{% set n.a = n.a * 99 %}" * 9, "needed more"),
-    "a width": ("{{ '%1000000000d' % 1 }}", "needed more than 512 MiB"),
-    "a format": ("{{ '{:1000000000}'.format(1) }}", "needed more than 512 MiB"),
-    "output": ("{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "wrote more than"),
-    "one output": ("{{ 'a' * 100000000 }}", "wrote more than|needed more than|took longer than"),
-    "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
-    "brackets": ("{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}", "nested too deeply"),
-    "signs": ("{{ " + "-" * 99999 + "1 }}", "nested too deeply"),
-    "blocks": ("{% if 1 %}" * 500 + "{% endif %}" * 500, "nested too deeply"),
-    "a long range": ("{% for a in range(10**12) %}{% endfor %}", "refused by the sandbox in line"),
-    "include": ("{% include '/etc/passwd' %}", "in line 1: no loader"),
-    "import": ("{% import 'os' as os %}{{ os }}", "in line 1: no loader"),
-    "extends": ("{% extends '/etc/passwd' %}", "in line 1: no loader"),
-    "change": ("{{ messages.append(1) }}", "refused by the sandbox"),
-    "secret attribute": ("{% set n = namespace(_a=1) %}", "refused by the sandbox"),
-    "syntax": ("\n\n{% if %}", "syntax error in line 3: Expected an expression"),
-    "unclosed": ("{% for m in messages %}", "syntax error in line 1"),
-    "no such filter": ("{{ 1 | nothing }}", "syntax error in line 1: No filter named"),
-    "undefined": ("\n{{ no.such.thing }}", "UndefinedError in line 2: 'no' is undefined"),
-    "types": ("{{ messages + 1 }}", "TypeError in line 1"),
-    "escapes in the error": ("{{ {}['\x1b[2J\u202e\ud800' ~ 1].x }}", "UndefinedError"),
-    "an endless error": ("{{ no[('x' * 99999)].y }}", "UndefinedError"),
-}
-ESCAPES = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-    "{{ self._TemplateReference__context.cycler.__init__.__globals__ }}",
-    "{{ lipsum.__globals__['os'].environ }}",
-    "{{ raise_exception.__globals__.os }}",
-    "{{ namespace.__init__.__globals__ }}",
-    "{{ dict.fromkeys.__func__.__globals__ }}",
-    "{{ (messages | map(attribute='__class__') | list)[0].__mro__ }}",
-    "{{ ('' | attr('__class__')).__mro__ }}",
-    "{{ '{0.__class__.__init__.__globals__}'.format(cycler) }}",
-    "{{ ('{0.__class__.__mro__}' | attr('format'))(messages) }}",
-    "{{ strftime_now.__code__.co_consts[0].x }}",
-]
 
 
 def one(template: str, chats: Sequence[Conversation], tokens: Mapping[str, str]) -> Rendering:
@@ -122,16 +34,6 @@ def seconds_of(action: Callable[[], Rendering]) -> tuple[Rendering, float]:
     start = time.perf_counter()
     done = action()
     return done, time.perf_counter() - start
-
-
-def child_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a program of the test's own stand where the child does."""
-    program = folder / "child.py"
-    program.write_text(f"import json, os, sys, time\n{code}\n")
-    monkeypatch.setattr(rendering, "render_child", SimpleNamespace(__file__=str(program)))
-
-
-SAY_READY = "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
 
 
 @pytest.mark.parametrize("template", [*HEALTHY.values(), *FEATURES.values()])
@@ -312,166 +214,6 @@ def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(rendering, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install jinja2"):
         one(GOOD, [ASK], TOKENS)
-
-
-# --- the rules ---
-
-
-def linted(template: str, folder: Path, **changes: Any) -> LintReport:
-    adapter = plain()
-    adapter.files = tokenizer_files(template=template)
-    content = json.loads(adapter.files["tokenizer_config.json"]) | changes
-    adapter.files["tokenizer_config.json"] = json.dumps(content).encode()
-    return report_on(adapter, folder)
-
-
-def found(report: LintReport) -> list[str]:
-    return [finding.rule for finding in report.findings]
-
-
-@pytest.fixture
-def renderings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The templates that the rules render, in order."""
-    seen: list[str] = []
-
-    def count(templates: Sequence[str], *arguments: Any) -> tuple[Rendering, ...]:
-        seen.extend(templates)
-        return render(templates, *arguments)
-
-    monkeypatch.setattr(rules, "render", count)
-    return seen
-
-
-@pytest.mark.parametrize("name", HEALTHY)
-def test_a_template_that_makes_prompts_is_accepted(name: str, tmp_path: Path) -> None:
-    assert found(linted(HEALTHY[name], tmp_path)) == []
-
-
-@pytest.mark.parametrize("template", [LOOPS, HOSTILE["a text"][0], "{% if %}", ESCAPES[0]])
-def test_a_template_that_cannot_be_rendered_is_rejected_in_seconds(
-    template: str, tmp_path: Path, renderings: list[str]
-) -> None:
-    start = time.perf_counter()
-    report = linted(template, tmp_path)
-    assert time.perf_counter() - start < 5
-    assert found(report) == ["tokenizer-template-fails"]
-    assert report.findings[0].where == "tokenizer_config.json"
-    assert not report.accepted
-    assert renderings == [template]
-
-
-def test_a_template_that_fails_in_the_second_turn_only_is_rejected(tmp_path: Path) -> None:
-    late = GOOD + "{% if messages | length > 2 %}{{ no.such }}{% endif %}"
-    assert found(linted(late, tmp_path)) == ["tokenizer-template-fails"]
-
-
-def test_only_a_system_message_may_be_refused(tmp_path: Path) -> None:
-    refusing = "{% if messages | length NUMBER %}{{ raise_exception('no') }}{% endif %}" + GOOD
-    for condition, roles in (("< 2", "user"), ("== 3", "user, assistant, user")):
-        report = linted(refusing.replace("NUMBER", condition), tmp_path / roles)
-        assert found(report) == ["tokenizer-template-fails"]
-        assert f"refuses the messages {roles}: 'no'" in report.findings[0].message
-    assert found(linted(BRACKETS, tmp_path / "system")) == []
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (GOOD.replace("add_generation_prompt", "false"), "lacks what stands before an answer"),
-        (MINI.replace("add_generation_prompt", "false"), "lacks what stands before an answer"),
-        (GOOD.replace("m.content", "m.content | upper"), "messages user, what the user wrote"),
-        (GOOD.replace("m.content", "m.content[:9]"), "messages user, what the user wrote"),
-        (GOOD.replace("in messages", "in messages[-1:]"), "messages user, assistant, user, what"),
-        (GOOD.replace("in messages", "in messages[:1]"), "messages user, assistant, user, what"),
-        (
-            GOOD.replace("in messages", "in messages if messages[0].role == 'user'"),
-            "messages system, user, what the user wrote",
-        ),
-    ],
-)
-def test_a_prompt_without_an_opening_or_without_the_users_words_is_warned_of(
-    template: str, message: str, tmp_path: Path, renderings: list[str]
-) -> None:
-    report = linted(template, tmp_path)
-    assert found(report) == ["tokenizer-template-prompt"]
-    assert message in report.findings[0].message
-    assert report.accepted
-    assert renderings == [template]
-
-
-def test_a_template_in_a_file_of_its_own_is_named_there(tmp_path: Path) -> None:
-    adapter = plain()
-    adapter.files = {"chat_template.jinja": b"{{ eos_token + bos_token + no.such }}"}
-    (finding,) = report_on(adapter, tmp_path).findings
-    assert finding.where == "chat_template.jinja"
-    assert "'no' is undefined" in finding.message  # and the tokens are Phi-3's own
-
-
-def test_a_token_that_the_tokenizer_does_not_have_is_missed_by_its_template(tmp_path: Path) -> None:
-    template = GOOD + "{{ bos_token + '' }}"
-    assert found(linted(template, tmp_path / "a")) == []
-    assert found(linted(template, tmp_path / "b", bos_token={"content": "<s>"})) == []
-    assert found(linted(template, tmp_path / "c", bos_token=None)) == ["tokenizer-template-fails"]
-
-
-def test_a_template_that_is_known_or_the_bases_is_not_rendered(
-    tmp_path: Path, renderings: list[str]
-) -> None:
-    known = (bundled("tiny") / "base" / "chat_template.jinja").read_text(encoding="utf-8")
-    for number, template in enumerate((known, MINI)):
-        assert template_hash(template) in rules.KNOWN_GOOD
-        assert found(linted(template, tmp_path / str(number))) == []
-    base = write_base(tmp_path / "base")
-    adapter = plain()
-    adapter.files = tokenizer_files()
-    assert found(report_on(adapter, tmp_path / "based", base)) == []
-    assert renderings == []
-
-
-@pytest.mark.parametrize("name", ["tiny", "mini"])
-def test_a_known_template_would_be_accepted_if_it_were_rendered(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = (bundled("tiny") / "base" / "chat_template.jinja").read_text(encoding="utf-8")
-    monkeypatch.setattr(rules, "KNOWN_GOOD", {})
-    assert found(linted(own if name == "tiny" else MINI, tmp_path)) == []
-
-
-def test_with_another_base_the_own_template_is_rendered(
-    tmp_path: Path, renderings: list[str]
-) -> None:
-    adapter = plain()
-    adapter.files = tokenizer_files(template="{% if %}")
-    report = report_on(adapter, tmp_path / "adapter", write_base(tmp_path / "base"))
-    assert set(found(report)) == {"tokenizer-template", "tokenizer-template-fails"}
-    assert renderings == ["{% if %}", TEMPLATE]
-
-
-def test_a_base_whose_template_is_unreadable_is_no_fault_of_the_adapter(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base")
-    (base / "chat_template.jinja").write_bytes(b"\xff")
-    adapter = plain()
-    adapter.files = tokenizer_files(template=GOOD)
-    with pytest.raises(BaseModelError):
-        report_on(adapter, tmp_path / "adapter", base)
-
-
-def test_a_renderer_that_does_not_start_is_an_error_and_no_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    child_of("sys.exit(1)", tmp_path, monkeypatch)
-    report = linted(GOOD, tmp_path / "adapter")
-    assert set(found(report)) == {INTERNAL}
-    assert not report.accepted
-
-
-def test_nothing_is_kept_of_an_adapter_that_is_gone(tmp_path: Path) -> None:
-    import gc
-
-    linted(GOOD, tmp_path)
-    gc.collect()
-    assert len(rules._rendered) == 0
-    assert lint(AdapterFolder.open(tmp_path)).accepted
 
 
 def test_a_conversation_is_plain_data() -> None:

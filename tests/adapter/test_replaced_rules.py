@@ -7,24 +7,10 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.adapter.rules.replaced import _likeness
-from tests.adapter.builders import (
-    HEALTHY,
-    HIDDEN,
-    VOCABULARY,
-    Adapter,
-    Array,
-    P,
-    base_tensors,
-    bf16,
-    dora,
-    dora_table,
-    embeddings,
-    pack,
-    report_on,
-    saved_head,
-    trained_tokens,
-    write_base,
-)
+from tests.adapter.adapters import Adapter, P, report_on
+from tests.adapter.healthy import HEALTHY, dora, dora_table, embeddings, saved_head, trained_tokens
+from tests.adapter.packing import Array, bf16, pack
+from tests.adapter.tiny_base import HIDDEN, VOCABULARY, base_tensors, write_base
 
 HEAD, NORM = f"{P}lm_head.weight", f"{P}model.norm.weight"
 ROWS = f"{P}model.embed_tokens.token_adapter.trainable_tokens_delta"

@@ -15,7 +15,7 @@ from phi3_lora_qa.adapter.safetensors import (
     open_safetensors,
 )
 from phi3_lora_qa.errors import AdapterError, BaseModelError
-from tests.adapter.builders import Array, bf16, pack, pack_header
+from tests.adapter.packing import Array, bf16, pack, pack_header
 
 GOOD = pack({"a": np.arange(6, dtype="f4").reshape(2, 3), "b": np.ones(2, "f2")})
 

@@ -14,17 +14,9 @@ from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, MAX_FINDINGS, LintReport, lint
 from phi3_lora_qa.errors import AdapterError
-from tests.adapter.builders import (
-    Adapter,
-    P,
-    base_config,
-    module_names,
-    pack,
-    plain,
-    report_on,
-    tokenizer_files,
-    write_base,
-)  # fmt: skip
+from tests.adapter.adapters import Adapter, P, base_config, plain, report_on
+from tests.adapter.packing import pack
+from tests.adapter.tiny_base import module_names, tokenizer_files, write_base
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=8)

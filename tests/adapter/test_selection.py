@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.adapter.selection import read_selection
 from phi3_lora_qa.errors import InputError
-from tests.adapter.builders import plain
+from tests.adapter.adapters import plain
 from tests.adapter.faults import spoil
 
 

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.lint import LintReport, Severity
-from tests.adapter.builders import (
-    VOCABULARY,
-    WORDS,
-    added_token,
-    pieces_file,
-    plain,
-    report_on,
-    tokenizer_files,
-    write_base,
-)
+from tests.adapter.adapters import plain, report_on
+from tests.adapter.packing import pieces_file
+from tests.adapter.tiny_base import VOCABULARY, WORDS, added_token, tokenizer_files, write_base
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 

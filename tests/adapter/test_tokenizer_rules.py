@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import BaseModelError
-from tests.adapter.builders import (
-    WORDS,
-    added_token,
-    pieces_file,
-    plain,
-    report_on,
-    tokenizer_files,
-    write_base,
-)
+from tests.adapter.adapters import plain, report_on
+from tests.adapter.packing import pieces_file
+from tests.adapter.tiny_base import WORDS, added_token, tokenizer_files, write_base
 
 VOCABULARY, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 

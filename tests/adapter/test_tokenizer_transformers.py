@@ -16,7 +16,7 @@ from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
 from phi3_lora_qa.adapter.tokenizer import read_tokenizer
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import bundled
-from tests.adapter.builders import base_config, plain
+from tests.adapter.adapters import base_config, plain
 
 TINY = bundled("tiny") / "base"
 TEXTS = (

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from phi3_lora_qa.adapter.lint import all_rules
 from phi3_lora_qa.cli import app
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError
-from tests.adapter.builders import plain, write_base
+from tests.adapter.adapters import plain
 from tests.adapter.faults import spoil
+from tests.adapter.tiny_base import write_base
 
 HOSTILE = "x\n::error::pwned\x1b[31m\u202e%,:"
 COMMANDS = ("::add-mask::e", " \t::error::x", "##[stop-commands]e", "a ##vso[task.complete]e")

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from phi3_lora_qa.cli import lint_text
-from tests.adapter.builders import Adapter, plain
+from tests.adapter.adapters import Adapter, plain
 from tests.adapter.faults import spoil
 from tests.cli.test_lint import run
 

@@ -13,7 +13,7 @@ from phi3_lora_qa.data.thresholds import (
     read_thresholds,
 )
 from phi3_lora_qa.errors import DataError
-from phi3_lora_qa.settings import PROFILES
+from phi3_lora_qa.setting_specs import PROFILES
 
 GOOD = """
 [[limit]]

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapter.builders import base_tensors, pack, plain, write_base
+from tests.adapter.adapters import plain
 from tests.adapter.faults import spoil
+from tests.adapter.packing import pack
+from tests.adapter.tiny_base import base_tensors, write_base
 
 REPOSITORY = "acme/phi-3-tiny"
 

@@ -1,64 +1,12 @@
 """The gate inside a user's project, whatever that project does to its own tests."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from phi3_lora_qa.record import RunRecord, read_record
+from tests.plugin.running import QUICK, gate, place, record_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-QUICK = ("--phi3-stage=static", "--phi3-stage=math")
-"""Two stages stand for all where only collection and judging are in question."""
-
-
-def record_of(pytester: pytest.Pytester, folder: str = "out") -> RunRecord:
-    return read_record(pytester.path / folder / "record.json")
-
-
-def gate(
-    pytester: pytest.Pytester, adapter: Path, *args: str, stages: tuple[str, ...] = QUICK
-) -> pytest.RunResult:
-    return pytester.runpytest_inprocess(
-        f"--phi3-adapter={adapter}", "--phi3-report=out", *stages, *args
-    )
-
-
-def test_a_good_adapter_passes_every_stage_in_an_empty_directory(
-    pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    result = gate(pytester, good_adapter, stages=())
-    assert result.ret == 0, result.stdout.str()
-    record = record_of(pytester)
-    assert record.verdict == "PASS"
-    assert {check.stage for check in record.checks} == {
-        "static", "math", "checkpoint", "quality", "export",
-    }  # fmt: skip
-    assert {check.outcome for check in record.checks} == {"passed"}
-    for name in ("report.html", "record.json", "summary.md", "items.parquet"):
-        assert (pytester.path / "out" / name).is_file()
-    result.stdout.fnmatch_lines(["*PASS adapter: all * checks ran and held*"])
-
-
-def test_a_bad_adapter_fails_and_no_model_is_loaded(
-    pytester: pytest.Pytester, nan_adapter: Path
-) -> None:
-    result = pytester.runpytest_subprocess(
-        f"--phi3-adapter={nan_adapter}", "--phi3-report=out", "-p", "look"
-    )
-    assert result.ret == 1
-    record = record_of(pytester)
-    assert record.verdict == "FAIL"
-    assert "NaN" in record.reason
-    assert "lora_B" in record.reason
-    later = [c for c in record.checks if c.stage != "static"]
-    assert later
-    assert {c.outcome for c in later} == {"not_run"}
-    assert json.loads((pytester.path / "loaded.json").read_text()) == []
-
 
 CLASHING = {
     "test_static.py": "def test_files(): pass",
@@ -115,11 +63,6 @@ DROPPING = {
     "items dropped and exit forged": {"conftest.py": DROP_ITEMS + "\n" + EXIT_ZERO},
     "a user's test does not import": {"test_broken.py": "import nothing_of_that_name"},
 }
-
-
-def place(pytester: pytest.Pytester, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (pytester.path / name).write_text(text)
 
 
 @pytest.mark.parametrize("files", HARMLESS.values(), ids=HARMLESS.keys())
@@ -226,16 +169,6 @@ def test_two_workers_give_the_verdict_of_one(
         assert record_of(pytester).verdict == verdict
 
 
-def test_several_adapters_get_a_verdict_each_and_the_run_the_worst(
-    pytester: pytest.Pytester, good_adapter: Path, nan_adapter: Path
-) -> None:
-    result = gate(pytester, good_adapter, f"--phi3-adapter={nan_adapter}")
-    assert result.ret == 1
-    assert record_of(pytester, "out/adapter").verdict == "PASS"
-    assert record_of(pytester, "out/nan").verdict == "FAIL"
-    result.stdout.fnmatch_lines(["FAIL for the run"])
-
-
 def test_the_users_own_tests_get_the_models(pytester: pytest.Pytester, good_adapter: Path) -> None:
     pytester.makepyfile(
         """
@@ -259,39 +192,6 @@ def test_without_an_adapter_the_fixtures_skip_and_say_why(pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["*--phi3-adapter PATH*"])
 
 
-def test_rules_that_are_ignored_are_told_in_the_record(
-    pytester: pytest.Pytester, nan_adapter: Path
-) -> None:
-    result = gate(
-        pytester, nan_adapter, "--phi3-lint-ignore=values-nan", stages=("--phi3-stage=static",)
-    )
-    assert result.ret == 0
-    record = record_of(pytester)
-    assert record.settings["lint_ignore"].value == ["values-nan"]
-    assert "ignored by settings" in record.reason
-    (ran,) = [c for c in record.checks if c.id.endswith("every_rule_could_run")]
-    assert ran.measured["ignored"] == ["values-nan"]
-
-
-def test_a_family_that_is_ignored_whole_has_no_check_that_passes(
-    pytester: pytest.Pytester, nan_adapter: Path
-) -> None:
-    only_static = ("--phi3-stage=static",)
-    assert gate(pytester, nan_adapter, "--phi3-lint-ignore=values", stages=only_static).ret == 0
-    names = {check.id.rpartition("::")[2] for check in record_of(pytester).checks}
-    assert "values" not in names
-    assert {"files", "every_rule_could_run"} <= names
-
-
-def test_a_check_says_how_many_of_its_rules_ran(
-    pytester: pytest.Pytester, adapter_copy: Callable[[str], Path]
-) -> None:
-    assert gate(pytester, adapter_copy("bare"), stages=("--phi3-stage=static",)).ret == 0
-    found = {check.id: check.message for check in record_of(pytester).checks}
-    assert found["phi3::static::manifest"].startswith("1 of ")  # that there is none
-    assert not found["phi3::static::files"].startswith("1 of ")
-
-
 def test_a_test_that_changes_the_directory_does_not_move_the_report(
     pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,101 +202,3 @@ def test_a_test_that_changes_the_directory_does_not_move_the_report(
     assert result.ret == 0
     assert (pytester.path / "reports" / "adapter" / "record.json").is_file()
     assert not list(elsewhere.iterdir())
-
-
-def test_a_verdict_over_some_stages_says_which_it_leaves_out(
-    pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    assert gate(pytester, good_adapter).ret == 0
-    assert "stages left out: checkpoint, quality, export" in record_of(pytester).reason
-
-
-def test_without_a_base_the_run_is_incomplete_and_names_the_option(
-    pytester: pytest.Pytester, adapter_copy: Callable[[str], Path]
-) -> None:
-    folder = adapter_copy("orphan")
-    config = folder / "adapter_config.json"
-    config.write_text(config.read_text().replace('"tiny"', '"someone/else"'))
-    assert gate(pytester, folder).ret == 1
-    record = record_of(pytester)
-    assert record.verdict == "INCOMPLETE"
-    assert "--phi3-base" in record.reason
-
-
-def test_a_report_that_cannot_be_written_at_the_end_fails_the_run_without_a_traceback(
-    pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    pytester.makepyfile(
-        """
-        import pathlib
-        def test_takes_the_place_of_the_report():
-            pathlib.Path("out/report.html").mkdir()
-        """
-    )
-    result = gate(pytester, good_adapter)
-    assert result.ret == 1, result.stdout.str()
-    assert "no report: " in result.stdout.str()
-    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
-
-
-BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
-    "no such adapter": (lambda tmp, good: [f"--phi3-adapter={tmp / 'no'}"], "no such folder"),
-    "a file": (
-        lambda tmp, good: [f"--phi3-adapter={good / 'adapter_config.json'}"],
-        "is no folder",
-    ),
-    "no such base": (
-        lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-base=nothing/here"],
-        "nothing/here",
-    ),
-    "a base that is no Phi-3": (
-        lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-base={llama(tmp)}"],
-        "llama",
-    ),
-    "no such suite": (
-        lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-suite=no.jsonl"],
-        "no.jsonl",
-    ),
-    "a broken suite": (
-        lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-suite={broken(tmp)}"],
-        "broken.jsonl:1",
-    ),
-    "a report folder that is a file": (
-        lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-report={broken(tmp)}"],
-        "--phi3-report",
-    ),
-    "an unknown stage": (
-        lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-stage=maths"],
-        "maths",
-    ),
-    "an unknown id": (lambda tmp, good: [f"--phi3-adapter={good}", "phi3::static::no"], "no check"),
-}
-
-
-def llama(folder: Path) -> Path:
-    (folder / "llama").mkdir()
-    (folder / "llama" / "config.json").write_text('{"model_type": "llama"}')
-    return folder / "llama"
-
-
-def broken(folder: Path) -> Path:
-    path = folder / "broken.jsonl"
-    path.write_text("{\n")
-    return path
-
-
-@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
-def test_bad_input_is_one_clear_line_and_status_2(
-    pytester: pytest.Pytester,
-    good_adapter: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: Any,
-    words: str,
-) -> None:
-    result = pytester.runpytest_inprocess(*arguments(tmp_path, good_adapter))
-    assert result.ret == 2, result.stdout.str()
-    lines = [line for line in result.stderr.lines if line.startswith("Exit: ")]
-    assert len(lines) == 1
-    assert words in lines[0]
-    assert "Traceback" not in result.stdout.str() + result.stderr.str()

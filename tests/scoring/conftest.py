@@ -1,6 +1,6 @@
-"""A random Phi-3 with the bundled tokenizer, the bundled base, and the plain way to score."""
+"""The bundled base, a random Phi-3 with its tokenizer, a server before the base, and items."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.data.suite import read_suite
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
+from phi3_lora_qa.scoring.asking import READ_BACK
+from phi3_lora_qa.scoring.remote import Server
+from tests.scoring.serving import QUICK, Served, serve, tuned_model
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +86,27 @@ def smollm2_folder() -> Path:
     if found is None:
         pytest.skip("smollm2 is not on this machine; phi3-lora-qa base fetch smollm2")
     return found
+
+
+@pytest.fixture(scope="session")
+def tuned(good_adapter: Path) -> Any:
+    return tuned_model(good_adapter)
+
+
+@pytest.fixture
+def served(tiny: LoadedBase, tuned: Any) -> Served:
+    return Served(tiny.tokenizer, {"tiny": tiny.model, "adapter": tuned})
+
+
+@pytest.fixture
+def server(served: Served) -> Iterator[Server]:
+    stops = frozenset(served.models["tiny"].generation_config.eos_token_id)
+    with serve(served) as url:
+        yield Server(url=url, stops=stops, bounds=QUICK)
+
+
+@pytest.fixture(scope="session")
+def few(ragged: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Some items; what the last one says is not read back."""
+    assert len(ragged[::4]) > READ_BACK
+    return ragged[::4]

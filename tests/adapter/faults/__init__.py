@@ -4,7 +4,7 @@ A fault is a function that changes an `Adapter`; it is put into every healthy va
 at the first, a middle or the last tensor of its kind, with and without a base beside.
 """
 
-from tests.adapter.builders import Adapter
+from tests.adapter.adapters import Adapter
 from tests.adapter.faults.base import BASE
 from tests.adapter.faults.config import CONFIG
 from tests.adapter.faults.files import FILES

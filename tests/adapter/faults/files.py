@@ -2,7 +2,6 @@
 
 import os
 
-from tests.adapter.builders import pack
 from tests.adapter.faults.ways import (
     CONFIG,
     WEIGHTS,
@@ -13,6 +12,7 @@ from tests.adapter.faults.ways import (
     rewrite,
     weights_link,
 )
+from tests.adapter.packing import pack
 
 FILES: dict[str, Fault] = {
     "truncated": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d[:-7])),

@@ -1,6 +1,6 @@
 """Tensors that the configuration does not imply, and implied ones that are not there."""
 
-from tests.adapter.builders import HIDDEN, LEAVES, RANK, P
+from tests.adapter.adapters import RANK, P
 from tests.adapter.faults.ways import (
     Fault,
     add,
@@ -19,6 +19,7 @@ from tests.adapter.faults.ways import (
     shift_layers,
     swap_all,
 )
+from tests.adapter.tiny_base import HIDDEN, LEAVES
 
 TENSORS: dict[str, Fault] = {
     "lower case": Fault(

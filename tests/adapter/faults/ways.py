@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.adapter.builders import HIDDEN, Adapter
+from tests.adapter.adapters import Adapter
+from tests.adapter.tiny_base import HIDDEN
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

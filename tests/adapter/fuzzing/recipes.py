@@ -1,0 +1,26 @@
+"""A recipe: what is drawn, printed, and read again."""
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+Step = tuple[Any, ...]
+"""A step's name, then its arguments: texts, bytes, integers and tuples of them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A healthy variant, the files beside its weights, the steps that spoil it, and a base."""
+
+    variant: str
+    extras: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    base: str = "whole"
+
+    def __str__(self) -> str:
+        return repr((self.variant, self.extras, self.steps, self.base))
+
+
+def read_recipe(text: str) -> Recipe:
+    """Read what ``str(recipe)`` wrote."""
+    return Recipe(*ast.literal_eval(text))

@@ -1,0 +1,18 @@
+"""A program of the test's own, in place of the child that renders templates."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from phi3_lora_qa.adapter import rendering
+
+SAY_READY = "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
+"""What the child does first, before anything is asked of it."""
+
+
+def child_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a program of the test's own stand where the child does."""
+    program = folder / "child.py"
+    program.write_text(f"import json, os, sys, time\n{code}\n")
+    monkeypatch.setattr(rendering, "render_child", SimpleNamespace(__file__=str(program)))
