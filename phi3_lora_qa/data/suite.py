@@ -9,6 +9,7 @@ import csv
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,9 @@ def _renamed(row: object, names: Mapping[str, str]) -> object:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``(where, row)`` from a file of any kind."""
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  false of a name that no system could have
         return _read_dataset(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise DataError(
             f"there is no suite {path}; give a file or a folder (a data set on a hub is not "
             "fetched: save it with datasets.load_dataset(NAME, split=…).save_to_disk(FOLDER) "
@@ -120,6 +121,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            names = [name for name in reader.fieldnames or () if name]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(
+                    f"{path}:1: two columns are called {escape(repr(twice[0]), 60)}; "
+                    "give one of them another name"
+                )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -128,7 +135,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                         "quote fields that hold a comma or a line break"
                     )
                 yield where, {name: value for name, value in row.items() if value != ""}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(
+            f"cannot read {path} in line {reader.reader.line_num}: {error}; mend the CSV, "
+            "or give JSON lines"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}; give a UTF-8 CSV with a header") from error
 
 
