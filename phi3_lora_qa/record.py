@@ -182,7 +182,7 @@ def read_record(path: Path) -> RunRecord:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read the record {path}: {error}; give a record.json that the gate wrote"
         ) from error
@@ -205,7 +205,7 @@ def read_record(path: Path) -> RunRecord:
                 "timings": [Timing(**t) for t in raw["timings"]],
             }
         )
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path} is damaged ({escape(str(error))}); gate the adapter again for a new record"
         ) from error
