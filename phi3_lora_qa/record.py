@@ -84,6 +84,8 @@ class ItemRow:
     reference token over ``tokens`` tokens. ``scores`` maps the name of a metric that
     applies to the item to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
     ``cluster`` names what the item shares with others, such as a document; empty for none.
+    ``extras`` is JSON text of the item's choices and checks, which some scores are of; empty where
+    it has neither.
     """
 
     id: str
@@ -98,6 +100,7 @@ class ItemRow:
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     error: str = ""
     cluster: str = ""
+    extras: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
         "asks something else in the item 'q0'",
     ),
     "a reference": (lambda r, rows: (r, without(rows, reference="No.")), "asks something else"),
+    "a check": (
+        lambda r, rows: (r, without(rows, extras='{"choices": [], "checks": [{"kind": "json"}]}')),
+        "or has other choices or checks for it",
+    ),
     "a group": (lambda r, rows: (r, without(rows, group="safety")), "asks something else"),
     "an item's error": (lambda r, rows: (r, without(rows, error="base: x")), "has no score"),
 }
