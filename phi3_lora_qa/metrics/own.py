@@ -97,7 +97,7 @@ def compute_own(
         scores = _scores(place, answers, references)
     except DataError:
         raise
-    except Exception as error:  # another's code raises what it likes
+    except (Exception, SystemExit) as error:  # another's code raises what it likes
         at = _first_broken(place, names, answers, references)
         raise DataError(
             f"the metric {escape(place, 200)} failed{at} ({type(error).__name__}: "
@@ -139,7 +139,7 @@ def _first_broken(
     for name, answer, reference in zip(names, answers, references, strict=True):
         try:
             _scores(place, [answer], [reference])
-        except Exception:  # whatever it was that failed before
+        except (Exception, SystemExit):  # whatever it was that failed before
             return f" at the item {escape(name, 60)}"
     return ""
 

@@ -31,6 +31,11 @@ class Broken(AnswerMetric):
         raise ZeroDivisionError("no letters")
 
 
+class Leaving(AnswerMetric):
+    def score(self, answer: str, reference: str) -> float:
+        raise SystemExit(0)
+
+
 class Picky(AnswerMetric):
     def score(self, answer: str, reference: str) -> float:
         return 1.0 if answer == "see" else 1 / 0
@@ -177,6 +182,7 @@ def test_what_is_not_there_is_an_error_before_anything_runs(
         ("Broken", "failed at the item a .ZeroDivisionError: no letters"),
         ("Infinite", "gave inf for the item a, which is not a number from 0 to 1"),
         ("Picky", "failed at the item b .ZeroDivisionError"),
+        ("Leaving", "failed at the item a .SystemExit"),
         ("Unsure", "gave 0.5 for the item b, which is not 0 or 1; mend it"),
         ("Percent", "gave 80 for the item a, which is not a number from 0 to 1; mend it"),
         ("Reversed", r"has the span .1.0, 0.0.; give the smallest"),
