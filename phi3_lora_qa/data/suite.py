@@ -61,13 +61,14 @@ def read_suite(paths: Sequence[Path], columns: Sequence[str] = ()) -> tuple[Item
 
 
 def without_copies(items: Sequence[Item]) -> tuple[Item, ...]:
-    """Return the items without those that ask and expect what an earlier one of their group does.
+    """Return the items without those that ask and expect what another one of their group does.
 
     A question that is asked ten times is one observation and not ten: counted as ten, it would
-    make every interval too narrow.
+    make every interval too narrow. The first by its id stays, whatever the order of the file.
     """
-    kept = {(i.group, i.prompt, i.reference, i.checks): i for i in reversed(items)}
-    first = {item.id for item in kept.values()}
+    last_first = sorted(items, key=lambda item: item.id, reverse=True)
+    kept = {(i.group, i.prompt, i.reference, i.checks): i.id for i in last_first}
+    first = set(kept.values())
     return tuple(item for item in items if item.id in first)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from phi3_lora_qa.data.chat import Message
 from phi3_lora_qa.data.checks import Contains, JsonSchema, MaxWords
-from phi3_lora_qa.data.suite import read_suite
+from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.errors import DataError
 
 ASK = {"role": "user", "content": "Say „ja“, then\nstop."}
@@ -265,6 +265,13 @@ def test_a_folder_of_several_splits_is_an_error_that_names_them(tmp_path: Path) 
     with pytest.raises(DataError, match="train, test"):
         read_suite([tmp_path / "d"])
     assert len(read_suite([tmp_path / "d" / "test"])) == 1
+
+
+def test_which_copy_stays_does_not_depend_on_the_order(tmp_path: Path) -> None:
+    copies = [{**ROWS[2], "id": name, "cluster": name} for name in "bca"]
+    for rows in (copies, copies[::-1]):
+        items = read_suite([write_jsonl(tmp_path / "s.jsonl", [ROWS[0], *rows])])
+        assert [item.id for item in without_copies(items)] == ["one", "a"]
 
 
 def test_json_lines_load_nothing_heavy(tmp_path: Path) -> None:
