@@ -84,6 +84,8 @@ class ItemRow:
     reference token over ``tokens`` tokens. ``scores`` maps the name of a metric that
     applies to the item to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
     ``cluster`` names what the item shares with others, such as a document; empty for none.
+    ``extras`` is JSON text of the item's choices and checks, which some scores are of; empty where
+    it has neither.
     """
 
     id: str
@@ -98,6 +100,7 @@ class ItemRow:
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     error: str = ""
     cluster: str = ""
+    extras: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +185,7 @@ def read_record(path: Path) -> RunRecord:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read the record {path}: {error}; give a record.json that the gate wrote"
         ) from error
@@ -205,7 +208,7 @@ def read_record(path: Path) -> RunRecord:
                 "timings": [Timing(**t) for t in raw["timings"]],
             }
         )
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path} is damaged ({escape(str(error))}); gate the adapter again for a new record"
         ) from error

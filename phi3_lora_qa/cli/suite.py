@@ -130,7 +130,7 @@ def _lines(report: "SuiteReport", assumed: Assumed) -> Iterator[str]:
         f"{assumed.deviation:g} nats per token"
     )
     for words, pairs in (
-        ("that repeat another, and count once", report.duplicates),
+        ("that repeat another; take them out (exact copies count once)", report.duplicates),
         ("that nearly repeat another; reword or cluster them", report.near_duplicates),
         ("that were trained on; take them out of the suite", report.trained_on),
         ("that were nearly trained on; take them out of the suite", report.nearly_trained_on),
@@ -138,7 +138,8 @@ def _lines(report: "SuiteReport", assumed: Assumed) -> Iterator[str]:
         yield from _found(words, pairs)
     if not report.searched:
         yield "the search for near copies ended early, as too many texts are too alike"
-    yield "nothing to mend" if report.sound else "mend the suite"
+    found = "nothing to mend" if report.searched else "nothing else was found to mend"
+    yield found if report.sound else "mend the suite"
 
 
 def _found(words: str, pairs: "Sequence[Pair]") -> Iterator[str]:

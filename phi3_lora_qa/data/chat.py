@@ -63,6 +63,7 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
             )
         if not isinstance(content, str):
             raise DataError(f"{where}: the content of turn {number} must be a string")
+        _require_whole(content, f"turn {number}", where)
         turns.append(Message(role=role, content=content))
     if turns[-1].role != "assistant" or not turns[-1].content.strip():
         raise DataError(
@@ -88,6 +89,14 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
     for name, value in named.items():
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: '{name}' must be a non-empty string")
+        _require_whole(value, f"'{name}'", where)
+    # A group stands in the ids of checks, and one that only looks like "target" would escape what
+    # is asked of that.
+    if group != group.strip() or not group.isprintable():
+        raise DataError(
+            f"{where}: 'group' is {escape(repr(group), 60)}; write a name without white space "
+            "around it and without control characters"
+        )
     reference = turns[-1].content
     return Item(
         id=identifier,
@@ -110,7 +119,19 @@ def _parse_choices(raw: object, reference: str, where: str) -> tuple[str, ...]:
             f"{where}: the reference {escape(repr(reference), 60)} is none of the choices; "
             "write one of them word for word"
         )
+    for option in options:
+        _require_whole(option, "a choice", where)
     return options
+
+
+def _require_whole(text: str, what: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {what} holds half a surrogate pair, which no tokenizer reads; "
+            "write the character itself, or leave it out"
+        ) from error
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
@@ -127,6 +148,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         if line.strip():
             where = f"{path}:{number}"
             try:
-                yield where, json.loads(line)
+                yield where, json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: no JSON ({error}); write one object a line") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its fields; Python would keep the last of two and say nothing."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {escape(repr(twice), 60)} is there twice")
+    return made

@@ -88,6 +88,16 @@ class JsonSchema:
         if outside := [name for name in _references(schema) if not name.startswith("#")]:
             raise DataError(
                 f"'schema' refers to {escape(repr(outside[0]), 80)}, and nothing is fetched; "
+                "put it under $defs (a $schema other than the draft 2020-12: leave it out)"
+            )
+        if "$id" in set[str]().union(*map(_keywords, _below(schema))):
+            raise DataError(
+                "'schema' has a part with an $id of its own, which moves what references mean; "
+                "leave it out"
+            )
+        if lost := _first_lost(schema):
+            raise DataError(
+                f"'schema' refers to {escape(repr(lost), 80)}, which is not in it; "
                 "put it under $defs"
             )
 
@@ -177,13 +187,19 @@ def _value(value: object, field: "Field[Any]", where: str) -> object:
 
 def _keywords(schema: object) -> set[str]:
     """Return the names of the keywords in a schema, but not those that it gives to properties."""
+    own = set(schema) if isinstance(schema, Mapping) else set[str]()
+    return own.union(*map(_keywords, _below(schema)))
+
+
+def _below(schema: object) -> list[object]:
+    """Return what lies in a schema, or in a list of schemas."""
     if isinstance(schema, Mapping):
         parts = [
             part.values() if name in _NAMED and isinstance(part, Mapping) else [part]
             for name, part in schema.items()
         ]
-        return set(schema).union(*(_keywords(value) for part in parts for value in part))
-    return set().union(*map(_keywords, schema)) if isinstance(schema, list) else set()
+        return [value for part in parts for value in part]
+    return schema if isinstance(schema, list) else []
 
 
 def _references(schema: object) -> list[str]:
@@ -192,6 +208,22 @@ def _references(schema: object) -> list[str]:
         own = [name for name in own if not name.startswith("https://json-schema.org/draft/2020-12")]
         return own + [name for value in schema.values() for name in _references(value)]
     return [n for v in schema for n in _references(v)] if isinstance(schema, list) else []
+
+
+def _first_lost(schema: object) -> str:
+    """Return the first reference that leads nowhere; empty where all are found."""
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    root: Registry[Any] = Registry()
+    resolver = root.resolver_with_root(DRAFT202012.create_resource(schema))
+    for name in _references(schema):
+        try:
+            resolver.lookup(name)
+        except Unresolvable:
+            return name
+    return ""
 
 
 def _shown(value: object) -> str:

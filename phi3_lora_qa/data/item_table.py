@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXTS = ("id", "group", "prompt", "reference", "base_answer", "tuned_answer", "error")
-LATER = ("cluster",)
+LATER = ("cluster", "extras")
 """Texts that tables of earlier versions lack."""
 
 NUMBERS = ("base_loss", "tuned_loss")
@@ -56,7 +56,15 @@ def read_items(path: Path) -> tuple[ItemRow, ...]:
     try:
         frame = pd.read_parquet(path)
         return tuple(_rows(frame))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        ArrowException,
+    ) as error:
         raise InputError(
             f"cannot read the items {escape(str(path))}: {escape(str(error), 200)}; "
             "gate the adapter again to write them, or move the file away to report without items"

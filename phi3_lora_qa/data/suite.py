@@ -9,6 +9,7 @@ import csv
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,14 @@ def read_suite(paths: Sequence[Path], columns: Sequence[str] = ()) -> tuple[Item
 
 
 def without_copies(items: Sequence[Item]) -> tuple[Item, ...]:
-    """Return the items without those that ask and expect what an earlier one of their group does.
+    """Return the items without those that ask and expect what another one of their group does.
 
     A question that is asked ten times is one observation and not ten: counted as ten, it would
-    make every interval too narrow.
+    make every interval too narrow. The first by its id stays, whatever the order of the file.
     """
-    kept = {(i.group, i.prompt, i.reference, i.checks): i for i in reversed(items)}
-    first = {item.id for item in kept.values()}
+    last_first = sorted(items, key=lambda item: item.id, reverse=True)
+    kept = {(i.group, i.prompt, i.reference, i.checks): i.id for i in last_first}
+    first = set(kept.values())
     return tuple(item for item in items if item.id in first)
 
 
@@ -95,9 +97,9 @@ def _renamed(row: object, names: Mapping[str, str]) -> object:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``(where, row)`` from a file of any kind."""
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  false of a name that no system could have
         return _read_dataset(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise DataError(
             f"there is no suite {path}; give a file or a folder (a data set on a hub is not "
             "fetched: save it with datasets.load_dataset(NAME, split=…).save_to_disk(FOLDER) "
@@ -120,6 +122,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            names = [name for name in reader.fieldnames or () if name]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(
+                    f"{path}:1: two columns are called {escape(repr(twice[0]), 60)}; "
+                    "give one of them another name"
+                )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -128,7 +136,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                         "quote fields that hold a comma or a line break"
                     )
                 yield where, {name: value for name, value in row.items() if value != ""}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(
+            f"cannot read {path} in line {reader.reader.line_num}: {error}; mend the CSV, "
+            "or give JSON lines"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}; give a UTF-8 CSV with a header") from error
 
 

@@ -8,6 +8,7 @@ from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.data.likeness import Index, grams
 from phi3_lora_qa.data.power import detectable_mean, detectable_share, independent_items
+from phi3_lora_qa.data.suite import without_copies
 
 Conversation = tuple[Message, ...]
 
@@ -23,7 +24,7 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupReport:
-    """One group of items.
+    """One group of items, as the gate counts them: without exact copies of one another.
 
     ``independent`` is what the items are worth if those of one cluster are alike;
     ``detectable_share`` and ``detectable_loss`` (nats per token) are the smallest changes that it
@@ -101,10 +102,11 @@ def check_suite(
     distinct = [item for item in items if item.id not in repeated]
     near, all_of_them = _near_duplicates(distinct)
     same, alike, all_of_those = _overlap(distinct, trained)
+    counted = without_copies(items)
     return SuiteReport(
         groups=tuple(
-            _group(name, [item for item in items if item.group == name], assumed, count_tokens)
-            for name in sorted({item.group for item in items})
+            _group(name, [item for item in counted if item.group == name], assumed, count_tokens)
+            for name in sorted({item.group for item in counted})
         ),
         duplicates=tuple(duplicates),
         near_duplicates=near,

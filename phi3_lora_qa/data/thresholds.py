@@ -34,6 +34,9 @@ METRICS = (
 )
 """What a limit may name: the room metrics computes the answers' ones, scoring loss and stopped."""
 
+UNBOUNDED = ("loss", "divergence")
+"""The metrics in nats per token; the scores of all others lie between 0 and 1."""
+
 RULES = {
     "at_least": "at least {}",
     "at_most": "at most {}",
@@ -144,8 +147,8 @@ def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit
             the table and the nearest name that would do.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8 and no TOML are ValueErrors
         raise DataError(
             f"cannot read the thresholds {path}: {error}; give a TOML file of [[limit]] tables"
         ) from error
@@ -167,6 +170,8 @@ def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit
                 f"{limit.rule} for {limit.metric}; keep one"
             )
         seen.add(key)
+    for number, limit in enumerate(limits, 1):
+        _require_possible(limit, limits, f"{path}, limit {number}")
     return limits
 
 
@@ -212,7 +217,7 @@ def _parse(table: object, metrics: Sequence[str], where: str) -> Limit:
         raise DataError(_unknown(where, "against", against, (BASE, BASELINE)))
     if rule not in COMPARING and "against" in table:
         raise DataError(f"{where}: {rule} is against nothing but its value; drop 'against'")
-    value = _number(table["value"], rule, where)
+    value = _number(table["value"], metric, rule, where)
     return Limit(group=group, metric=metric, rule=rule, value=value, against=against)
 
 
@@ -222,12 +227,35 @@ def _text(value: Any, name: str, where: str) -> str:
     return value
 
 
-def _number(value: Any, rule: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _number(value: Any, metric: str, rule: str, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise DataError(f"{where}: value must be a finite number; write one such as 0.05")
-    if value < 0 and rule in COMPARING:
+    if number < 0 and rule in COMPARING:
         raise DataError(f"{where}: {rule} needs a value of 0 or more; drop the sign")
-    return float(value)
+    # Written in percent, a margin would allow everything, and nobody would notice.
+    if metric in METRICS and metric not in UNBOUNDED and not 0 <= number <= 1:
+        raise DataError(
+            f"{where}: {metric} lies between 0 and 1, and {number:g} does not; "
+            "write a share, such as 0.05 for 5 %"
+        )
+    return number
+
+
+def _require_possible(limit: Limit, limits: Sequence[Limit], where: str) -> None:
+    """Refuse two limits that no adapter could hold together."""
+    if limit.rule != "at_least":
+        return
+    for other in limits:
+        alike = (other.group, other.metric) == (limit.group, limit.metric)
+        if alike and other.rule == "at_most" and other.value < limit.value:
+            raise DataError(
+                f"{where}: {limit.metric} of {escape(limit.group, 40)} is to be at least "
+                f"{limit.value:g} and at most {other.value:g}; mend one of them"
+            )
 
 
 def _unknown(where: str, kind: str, name: str, known: Sequence[str]) -> str:

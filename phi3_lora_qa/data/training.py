@@ -83,16 +83,7 @@ def read_conversations(path: Path) -> list[Conversation]:
 def _conversation(row: object, where: str) -> Conversation:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a row must be an object with 'messages'")
-    turns = parse_conversation(row.get("messages"), where)
-    for number, turn in enumerate(turns, 1):
-        try:
-            turn.content.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: turn {number} holds half a surrogate pair, which no tokenizer reads; "
-                "write the character itself, or leave it out"
-            ) from error
-    return turns
+    return parse_conversation(row.get("messages"), where)
 
 
 def _split(

@@ -7,7 +7,7 @@ from pathlib import Path
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.item_table import read_items, storable
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.gate.table import prompt_text
+from phi3_lora_qa.gate.table import extras_text, prompt_text
 from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, read_record
 from phi3_lora_qa.setting_specs import server_of
@@ -20,7 +20,8 @@ def read_baseline(
     """Return the last accepted adapter's row of every item, in the items' order.
 
     Only what was made alike is compared: the same base, the same number format, the same side of
-    a server, and for every item of this suite the same question with the same reference.
+    a server, and for every item of this suite the same question with the same reference, choices
+    and checks.
 
     Args:
         path: A ``record.json``, with its table of items beside it.
@@ -88,12 +89,12 @@ _SCORED_BY: Mapping[str, Callable[[str], str]] = {"dtype": str, "backend": _serv
 
 def _row_of(item: Item, rows: Mapping[str, ItemRow], path: Path) -> ItemRow:
     row = rows.get(storable(item.id))
-    asked = (item.group, prompt_text(item), item.reference)
+    asked = (item.group, prompt_text(item), item.reference, extras_text(item))
     name = escape(repr(item.id), 60)
     if row is None:
         fault = f"does not have the item {name}"
-    elif (row.group, row.prompt, row.reference) != tuple(map(storable, asked)):
-        fault = f"asks something else in the item {name}"
+    elif (row.group, row.prompt, row.reference, row.extras) != tuple(map(storable, asked)):
+        fault = f"asks something else in the item {name}, or has other choices or checks for it"
     elif row.error or not math.isfinite(row.tuned_loss):
         fault = f"has no score of the item {name}"
     else:

@@ -1,11 +1,13 @@
 """From scores to rows and metrics: base and tuned side by side, compared pair by pair."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.data.checks import checks_json
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
 from phi3_lora_qa.metrics import AskedMetric, MetricInfo, catalogue, measured, per_item
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
@@ -75,6 +77,13 @@ def prompt_text(item: Item) -> str:
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in item.prompt)
 
 
+def extras_text(item: Item) -> str:
+    """Return an item's choices and checks as JSON text; empty where it has neither."""
+    if not item.choices and not item.checks:
+        return ""
+    return json.dumps({"choices": item.choices, "checks": json.loads(checks_json(item.checks))})
+
+
 def join_scores(
     items: Sequence[Item],
     base: Sequence["ItemScore"],
@@ -108,6 +117,7 @@ def join_scores(
                 scores=scores[number],
                 error="; ".join(side + s.error for side, s in sides if s.error),
                 cluster=getattr(item, "cluster", ""),
+                extras=extras_text(item),
             )
         )
     return tuple(rows)

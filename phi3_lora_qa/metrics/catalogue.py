@@ -172,7 +172,7 @@ def per_item(info: MetricInfo, items: Sequence[Item], answers: Sequence[str]) ->
     if info.place:
         from phi3_lora_qa.metrics.own import compute_own
 
-        return compute_own(info.place, answers, against)
+        return compute_own(info.place, [item.id for item in items], answers, against)
     from phi3_lora_qa.metrics.modules import compute
 
     return compute(info.name, answers, against)

@@ -11,7 +11,14 @@ import evaluate
 
 from phi3_lora_qa.data.checks import parse_checks
 from phi3_lora_qa.metrics.checking import all_hold, is_json
-from phi3_lora_qa.metrics.text import Words, exact_match, length_ratio, repetition, token_f1
+from phi3_lora_qa.metrics.text import (
+    Words,
+    exact_match,
+    length_ratio,
+    repetition,
+    token_f1,
+    words,
+)
 
 
 class AnswerMetric(evaluate.Metric):
@@ -70,7 +77,10 @@ class TokenF1(AnswerMetric):
 
 
 class RougeL(AnswerMetric):
-    """F over the longest common subsequence of words, through the package rouge-score."""
+    """F over the longest common subsequence of words, through the package rouge-score.
+
+    Where neither text has a word, the exact match decides, as it does for the words' F1.
+    """
 
     description = "ROUGE-L, F measure."
     citation = "C.-Y. Lin, ROUGE, ACL workshop Text Summarization Branches Out, 2004"
@@ -79,6 +89,8 @@ class RougeL(AnswerMetric):
         """Return the F measure of one pair."""
         from rouge_score.rouge_scorer import RougeScorer
 
+        if not words(answer) and not words(reference):
+            return exact_match(answer, reference)
         scorer = RougeScorer(["rougeL"], tokenizer=Words())
         return float(scorer.score(target=reference, prediction=answer)["rougeL"].fmeasure)
 

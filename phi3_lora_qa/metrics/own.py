@@ -7,9 +7,12 @@ asked for each pair alone, as a gate compares pair by pair.
 import importlib
 import importlib.util
 import math
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,9 @@ def find_own(text: str, start: Path) -> tuple[str, str]:
         if source is not None and not re.search(rf"\b{name}\b", source):
             raise DataError(f"the module {escape(module, 80)} has no class {name}; {_FORMS}")
         return name, text
-    path = start / Path(text).expanduser()
-    script = path / f"{path.name}.py" if path.is_dir() else path
-    if script.suffix != ".py" or not script.is_file():
+    path = start / os.path.expanduser(text)  # noqa: PTH111  pathlib's raises for unknown users
+    script = path / f"{path.name}.py" if os.path.isdir(path) else path  # noqa: PTH112
+    if script.suffix != ".py" or not os.path.isfile(script):  # noqa: PTH113  whatever the name is
         raise DataError(f"there is no metric {escape(text, 200)}; {_FORMS}")
     if not script.stem.isidentifier():
         raise DataError(
@@ -56,50 +59,104 @@ def bounds_of(place: str) -> tuple[bool, tuple[float, float] | None]:
     """Return whether its scores are 0 or 1, and between what they lie; None where nothing is known.
 
     Raises:
-        DataError: It cannot be loaded.
+        DataError: It cannot be loaded, or its span is none.
     """
     module = _load(place)
-    return bool(getattr(module, "binary", False)), getattr(module, "span", None)
+    binary, span = bool(getattr(module, "binary", False)), getattr(module, "span", None)
+    if binary or span is None:
+        return binary, (0.0, 1.0) if binary else None
+    try:
+        low, high = map(float, span)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise DataError(
+            f"the metric {escape(place, 200)} has the span {escape(repr(span), 80)}; give the "
+            "smallest and the largest score, such as (0.0, 1.0), or None"
+        )
+    return False, (low, high)
 
 
-def compute_own(place: str, answers: Sequence[str], references: Sequence[str]) -> list[float]:
+def compute_own(
+    place: str, names: Sequence[str], answers: Sequence[str], references: Sequence[str]
+) -> list[float]:
     """Score each pair.
 
+    Args:
+        place: The metric.
+        names: The items' ids, for the message.
+        answers: What a model wrote.
+        references: What was expected.
+
     Raises:
-        DataError: It cannot be loaded, or its scores are not one finite number for each pair.
+        DataError: It cannot be loaded, or its scores are not one number for each pair, finite and
+            within its span.
     """
+    binary, span = bounds_of(place)
+    try:
+        scores = _scores(place, answers, references)
+    except DataError:
+        raise
+    except (Exception, SystemExit) as error:  # another's code raises what it likes
+        at = _first_broken(place, names, answers, references)
+        raise DataError(
+            f"the metric {escape(place, 200)} failed{at} ({type(error).__name__}: "
+            f"{escape(str(error), 200)}); mend it"
+        ) from error
+    if len(scores) != len(answers):
+        raise DataError(
+            f"the metric {escape(place, 200)} gave {len(scores)} scores for {len(answers)} "
+            "answers; mend it, so that it gives one for each"
+        )
+    low, high = span or (-sys.float_info.max, sys.float_info.max)
+    for name, score in zip(names, scores, strict=True):
+        if not low <= score <= high or (binary and score not in (0.0, 1.0)):
+            kind = "0 or 1" if binary else f"a number from {low:g} to {high:g}"
+            raise DataError(
+                f"the metric {escape(place, 200)} gave {score:g} for the item "
+                f"{escape(name, 60)}, which is not {kind if span else 'one finite number'}; "
+                "mend it, or say otherwise in its span and binary"
+            )
+    return scores
+
+
+def _scores(place: str, answers: Sequence[str], references: Sequence[str]) -> list[float]:
     from phi3_lora_qa.metrics.modules import AnswerMetric, each, storable
 
     module = _load(place)
-    try:
-        if isinstance(module, AnswerMetric):
-            scores = each(module, answers, references)
-        else:
-            scores = [
-                _number(module.compute(predictions=[storable(a)], references=[storable(r)]), place)
-                for a, r in zip(answers, references, strict=True)
-            ]
-    except DataError:
-        raise
-    except Exception as error:  # another's code raises what it likes
-        raise DataError(
-            f"the metric {escape(place, 200)} failed ({type(error).__name__}: "
-            f"{escape(str(error), 200)}); mend it"
-        ) from error
-    if len(scores) != len(answers) or not all(map(math.isfinite, scores)):
-        raise DataError(
-            f"the metric {escape(place, 200)} did not give one finite number for each answer; "
-            "mend it"
-        )
-    return scores
+    if isinstance(module, AnswerMetric):
+        return each(module, answers, references)
+    return [
+        _number(module.compute(predictions=[storable(a)], references=[storable(r)]), place)
+        for a, r in zip(answers, references, strict=True)
+    ]
+
+
+def _first_broken(
+    place: str, names: Sequence[str], answers: Sequence[str], references: Sequence[str]
+) -> str:
+    """Say at which item the metric fails, where it does so for that item alone."""
+    for name, answer, reference in zip(names, answers, references, strict=True):
+        try:
+            _scores(place, [answer], [reference])
+        except (Exception, SystemExit):  # whatever it was that failed before
+            return f" at the item {escape(name, 60)}"
+    return ""
 
 
 def _source(module: str) -> str | None:
     """Return a module's source; None where it has none that can be read."""
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise DataError(f"there is no module {escape(module, 80)} ({error}); {_FORMS}") from error
+    except ImportError as error:
+        raise DataError(
+            f"there is no module {escape(module, 80)} ({escape(str(error), 200)}); {_FORMS}"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever a package above it does
+        raise DataError(
+            f"the package of the module {escape(module, 80)} cannot be imported "
+            f"({type(error).__name__}: {escape(str(error), 200)}); mend it"
+        ) from error
     if spec is None:
         raise DataError(
             f"there is no module {escape(module, 80)}; put its folder on the path, as with "
@@ -124,7 +181,7 @@ def _load(place: str) -> Any:
             else:
                 name, _, kind = place.partition(":")
                 module = getattr(importlib.import_module(name), kind)(**options)
-        except Exception as error:  # whatever another's code raises when it is imported
+        except (Exception, SystemExit) as error:  # whatever another's code does when imported
             raise DataError(
                 f"the metric {escape(place, 200)} cannot be loaded ({type(error).__name__}: "
                 f"{escape(str(error), 200)}); mend it"
@@ -141,7 +198,7 @@ def _number(result: Mapping[str, Any] | None, place: str) -> float:
     """Return the one number of a result: the one under the metric's name, else the only one."""
     values = result or {}
     name = Path(place).stem if Path(place).is_absolute() else place.rpartition(":")[2]
-    numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+    numbers = {k: v for k, v in values.items() if isinstance(v, Real)}  # numpy's too
     if name not in numbers and len(numbers) != 1:
         raise DataError(
             f"the metric {escape(place, 200)} gives {', '.join(map(str, values)) or 'nothing'}, "

@@ -1,8 +1,8 @@
 """What counts as the same text: the normalisation behind every metric here.
 
 Unicode is brought to NFKC and folded in case, runs of white space become one space, and full stops
-and exclamation marks at the very end are dropped. All other punctuation stays for the exact match:
-``3.5`` is not ``35`` and ``-2`` is not ``2``.
+and exclamation marks at the very end are dropped, unless there is nothing else. All other
+punctuation stays for the exact match: ``3.5`` is not ``35`` and ``-2`` is not ``2``.
 """
 
 import unicodedata
@@ -14,7 +14,8 @@ _FINAL_MARKS = " .!。"
 
 def normalise(text: str) -> str:
     """Return the text with case, spacing and final marks evened out."""
-    return fold(text).rstrip(_FINAL_MARKS)
+    folded = fold(text)
+    return folded.rstrip(_FINAL_MARKS) or folded
 
 
 def fold(text: str) -> str:

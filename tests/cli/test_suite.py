@@ -37,7 +37,7 @@ def test_copies_and_trained_questions_end_with_one_and_are_named(tmp_path: Path)
     suite = write(tmp_path / "s.jsonl", "Is it?", "is  it?", "Was it?")
     done = run(suite)
     assert done.exit_code == 1
-    assert "items that repeat another, and count once: 1" in done.output
+    assert "items that repeat another; take them out (exact copies count once): 1" in done.output
     assert "s is  it? is 100% like s Is it?" in done.output
     turns = [{"role": "user", "content": "Was it?"}, {"role": "assistant", "content": "no"}]
     train = tmp_path / "train.jsonl"

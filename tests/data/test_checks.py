@@ -23,6 +23,8 @@ RAW: list[dict[str, Any]] = [
     {"kind": "json"},
     {"kind": "json_schema", "schema": {"type": "array", "items": {"$ref": "#/$defs/pattern"},
                                        "$defs": {"pattern": {"type": "string"}}}},
+    {"kind": "json_schema", "schema": {"$id": "http://a.bc/d", "$ref": "#here",
+                                       "properties": {"$id": {"$anchor": "here"}}}},
     {"kind": "refusal", "expected": False},
     {"kind": "max_words", "words": 4},
 ]  # fmt: skip
@@ -36,6 +38,7 @@ def test_every_kind_is_read_and_written_and_can_be_a_key_and_travel() -> None:
         Regex,
         Contains,
         Json,
+        JsonSchema,
         JsonSchema,
         Refusal,
         MaxWords,
@@ -71,6 +74,24 @@ def test_every_kind_is_read_and_written_and_can_be_a_key_and_travel() -> None:
         (
             [{"kind": "json_schema", "schema": {"$ref": "http://a.bc/s"}}],
             "nothing is fetched",
+        ),
+        (
+            [
+                {
+                    "kind": "json_schema",
+                    "schema": {"$schema": "http://json-schema.org/draft-07/schema#"},
+                }
+            ],
+            "leave it out",
+        ),
+        ([{"kind": "json_schema", "schema": {"$ref": "#/$defs/lost"}}], "which is not in it"),
+        (
+            [{"kind": "json_schema", "schema": {"x": {"y": {"$ref": "#nowhere"}}}}],
+            "which is not in it",
+        ),
+        (
+            [{"kind": "json_schema", "schema": {"$defs": {"a": {"$id": "http://a.bc/d"}}}}],
+            "an .id of its own",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from phi3_lora_qa.data.chat import Message
 from phi3_lora_qa.data.checks import Contains, JsonSchema, MaxWords
-from phi3_lora_qa.data.suite import read_suite
+from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.errors import DataError
 
 ASK = {"role": "user", "content": "Say „ja“, then\nstop."}
@@ -166,6 +166,13 @@ def test_the_same_id_in_two_files_is_an_error_that_names_both_places(tmp_path: P
         ({"prompt": "a", "reference": " "}, "'reference' must be a non-empty string"),
         ({"prompt": 3, "reference": "a"}, "'prompt' must be a non-empty string"),
         ({"prompt": "a", "reference": "b", "gruop": "general"}, "did you mean 'group'"),
+        ({"prompt": "half \ud800", "reference": "b"}, "turn 1 holds half a surrogate pair"),
+        ({"prompt": "a", "reference": "b\udc00"}, "turn 2 holds half a surrogate pair"),
+        ({"prompt": "a", "reference": "b", "id": "\ud800"}, "'id' holds half a surrogate pair"),
+        ({"prompt": "a", "reference": "b", "group": "\ud800"}, "'group' holds half"),
+        ({"prompt": "a", "reference": "b", "choices": ["b", "\ud800"]}, "a choice holds half"),
+        ({"prompt": "a", "reference": "b", "group": "target "}, "without white space around"),
+        ({"prompt": "a", "reference": "b", "group": "a\nb"}, "without control characters"),
         ({"messages": "[{", "reference": "b"}, "no JSON"),
         ({"messages": [ASK]}, "last turn"),
         ([1, 2], "must be an object"),
@@ -190,6 +197,19 @@ def test_a_row_that_is_no_item_is_an_error_with_its_line(
     assert "s.jsonl:2: " in str(caught.value)
 
 
+def test_a_field_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"prompt": "a", "reference": "b", "reference": "c"}')
+    with pytest.raises(DataError, match=r"s\.jsonl:1: .*'reference' is there twice"):
+        read_suite([path])
+    path = tmp_path / "s.csv"
+    path.write_text("prompt,reference,,,reference\na,b,,,c\n")
+    with pytest.raises(DataError, match=r"s\.csv:1: two columns are called 'reference'"):
+        read_suite([path])
+    path.write_text("prompt,reference,,\na,b,,\n")  # a spreadsheet leaves empty columns
+    assert len(read_suite([path])) == 1
+
+
 def test_columns_that_mean_nothing_here_may_stay(tmp_path: Path) -> None:
     row = {**ROWS[2], "source": "a book", "difficulty": 3}
     assert len(read_suite([write_jsonl(tmp_path / "s.jsonl", [row])])) == 1
@@ -208,7 +228,8 @@ def test_an_empty_suite_is_an_error(tmp_path: Path) -> None:
         ("a.jsonl", b"\xff\xfe", "UTF-8"),
         ("a.jsonl", b"{", "no JSON"),
         ("a.csv", b"\xff\xfe", "UTF-8"),
-        ("a.csv", b'prompt,reference\n"a,b\n', "cannot read"),
+        ("a.csv", b'prompt,reference\n"a,b\n', "cannot read .*a.csv in line 2"),
+        ("a.csv", b"prompt,reference\n" + b"a" * 200_000 + b",b\n", "or give JSON lines"),
         ("a.csv", b"prompt,reference\na,b,c\n", "not as many fields"),
         ("a.csv", b"prompt,reference\na\n", "not as many fields"),
         ("a.parquet", b"PAR1 not really", "give a Parquet file"),
@@ -227,6 +248,8 @@ def test_an_unreadable_file_is_one_clear_error(
 def test_a_hub_id_is_refused_with_the_way_to_save_it() -> None:
     with pytest.raises(DataError, match="save_to_disk"):
         read_suite([Path("squad/plain_text")])
+    with pytest.raises(DataError, match="there is no suite"):
+        read_suite([Path("a" * 5000 + ".jsonl")])
 
 
 def test_a_folder_that_is_no_data_set_is_an_error(tmp_path: Path) -> None:
@@ -242,6 +265,13 @@ def test_a_folder_of_several_splits_is_an_error_that_names_them(tmp_path: Path) 
     with pytest.raises(DataError, match="train, test"):
         read_suite([tmp_path / "d"])
     assert len(read_suite([tmp_path / "d" / "test"])) == 1
+
+
+def test_which_copy_stays_does_not_depend_on_the_order(tmp_path: Path) -> None:
+    copies = [{**ROWS[2], "id": name, "cluster": name} for name in "bca"]
+    for rows in (copies, copies[::-1]):
+        items = read_suite([write_jsonl(tmp_path / "s.jsonl", [ROWS[0], *rows])])
+        assert [item.id for item in without_copies(items)] == ["one", "a"]
 
 
 def test_json_lines_load_nothing_heavy(tmp_path: Path) -> None:

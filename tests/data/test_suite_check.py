@@ -77,6 +77,14 @@ def test_clusters_lower_what_a_group_can_detect() -> None:
     assert bound.detectable_loss > free.detectable_loss
 
 
+def test_an_exact_copy_adds_nothing_to_what_can_be_detected() -> None:
+    items = [item(str(n), f"What is {n % 20}?") for n in range(40)]
+    (group,) = check_suite(items).groups
+    assert (group.items, group.independent) == (20, 20)
+    (other,) = check_suite([*items[:20], item("a", "what  is 1?")]).groups
+    assert other.items == 21  # the gate counts it, and so it is told to be taken out
+
+
 def test_lengths_are_counted_in_words_and_as_told() -> None:
     (group,) = check_suite([item("a", "one two"), item("b", "three")], count_tokens=len).groups
     assert (group.prompt_words.least, group.prompt_words.median, group.prompt_words.most) == (

@@ -6,6 +6,7 @@ import pytest
 
 from phi3_lora_qa.data.thresholds import (
     METRICS,
+    UNBOUNDED,
     Limit,
     baseline_limits,
     default_limits,
@@ -54,6 +55,14 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         ("value = 0\n", "value = true\n", "finite number"),
         ("value = 0\n", "value = nan\n", "finite number"),
         ("value = 0\n", "value = -0.1\n", "0 or more"),
+        ("value = 0\n", f"value = 1{'0' * 400}\n", "finite number"),
+        ("value = 0\n", f"value = {'[' * 5000}\n", "cannot read"),
+        ("value = 0.05\n", "value = 5\n", "write a share, such as 0.05 for 5 %"),
+        (
+            'rule = "no_worse_than"\nvalue = 0.05',
+            'rule = "at_least"\nvalue = -1',
+            "between 0 and 1",
+        ),
         ('group = "target"', "group = 3", "group must be a non-empty string"),
         ('group = "target"', 'group = ""', "group must be a non-empty string"),
         ("[[limit]]", "[limit", "cannot read"),
@@ -82,6 +91,25 @@ def test_a_file_without_limits_is_an_error(text: str, tmp_path: Path) -> None:
 def test_a_list_of_something_else_than_tables_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no table"):
         read_thresholds(write(tmp_path, "limit = [3]"))
+
+
+def test_limits_that_cannot_hold_together_are_an_error(tmp_path: Path) -> None:
+    limit = '[[limit]]\ngroup = "target"\nmetric = "loss"\nrule = "{}"\nvalue = {}\n'
+    apart = limit.format("at_most", 1) + limit.format("at_least", 2)
+    with pytest.raises(DataError, match=r"limit 2: loss of target .* at least 2 and at most 1"):
+        read_thresholds(write(tmp_path, apart))
+    together = limit.format("at_most", 2) + limit.format("at_least", 1)
+    assert len(read_thresholds(write(tmp_path, together))) == 2
+
+
+def test_a_mark_of_the_byte_order_does_no_harm(tmp_path: Path) -> None:
+    assert len(read_thresholds(write(tmp_path, "\ufeff" + GOOD))) == 2
+
+
+def test_a_share_is_what_the_metrics_know_to_lie_between_0_and_1() -> None:
+    from phi3_lora_qa.metrics import metric_info
+
+    assert {name for name in METRICS if metric_info(name).span != (0.0, 1.0)} == set(UNBOUNDED)
 
 
 def test_the_metrics_that_a_limit_may_name_are_those_that_there_are() -> None:

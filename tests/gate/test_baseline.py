@@ -135,6 +135,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
         "asks something else in the item 'q0'",
     ),
     "a reference": (lambda r, rows: (r, without(rows, reference="No.")), "asks something else"),
+    "a check": (
+        lambda r, rows: (r, without(rows, extras='{"choices": [], "checks": [{"kind": "json"}]}')),
+        "or has other choices or checks for it",
+    ),
     "a group": (lambda r, rows: (r, without(rows, group="safety")), "asks something else"),
     "an item's error": (lambda r, rows: (r, without(rows, error="base: x")), "has no score"),
 }
@@ -151,6 +155,9 @@ def test_what_is_no_record_is_refused(tmp_path: Path, good_adapter: Path) -> Non
     path = accepted(tmp_path)
     path.with_name("items.parquet").unlink()
     with pytest.raises(InputError, match="cannot read the items"):
+        target(tmp_path, good_adapter, path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="cannot read the record"):
         target(tmp_path, good_adapter, path)
     path.write_text("{}")
     with pytest.raises(InputError, match="no record of schema version"):

@@ -52,6 +52,8 @@ def test_only_the_items_that_a_metric_says_something_of_are_counted(
     never = {("general", "json_valid"), ("general", "checks"), ("format", "refusal")}
     assert not never & set(found)
     assert "checks" not in rows[-1].scores
+    assert '"kind": "json"' in rows[0].extras
+    assert not rows[-1].extras
 
 
 def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> None:

@@ -44,6 +44,11 @@ def test_rouge_l_minds_the_order_of_words_and_f1_does_not() -> None:
     assert scores("rouge_l", *pair) == pytest.approx([1 / 3])
 
 
+def test_without_words_the_exact_match_decides() -> None:
+    for name in ("exact_match", "token_f1", "rouge_l"):
+        assert scores(name, [":)", "", ":)", ""], [":)", ":)", "a", "!"]) == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_rouge_l_is_the_reference_implementations_on_plain_english() -> None:
     from rouge_score.rouge_scorer import RougeScorer
 

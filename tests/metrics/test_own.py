@@ -31,6 +31,41 @@ class Broken(AnswerMetric):
         raise ZeroDivisionError("no letters")
 
 
+class Leaving(AnswerMetric):
+    def score(self, answer: str, reference: str) -> float:
+        raise SystemExit(0)
+
+
+class Picky(AnswerMetric):
+    def score(self, answer: str, reference: str) -> float:
+        return 1.0 if answer == "see" else 1 / 0
+
+
+class Unsure(AnswerMetric):
+    binary = True
+
+    def score(self, answer: str, reference: str) -> float:
+        return 1.0 if answer == "see" else 0.5
+
+
+class Percent(AnswerMetric):
+    def score(self, answer: str, reference: str) -> float:
+        return 80.0
+
+
+class Reversed(AnswerMetric):
+    span = (1.0, 0.0)
+
+
+class Wordy(AnswerMetric):
+    span = "from 0 to 1"
+
+
+class Few(AnswerMetric):
+    def _compute(self, *, predictions, references):
+        return {"scores": [1.0]}
+
+
 class Plain:
     pass
 """
@@ -96,6 +131,8 @@ def test_an_evaluate_module_is_asked_for_each_pair_alone(
     assert (metric.name, metric.file) == ("length", tmp_path / "length")
     assert scored(metric) == [1.0, 1.0]
     assert scored(find_metric(str(script(tmp_path, "letters", result)), tmp_path)) == [3.0, 10.0]
+    small = script(tmp_path, "small", '{"small": __import__("numpy").float32(0.5)}')
+    assert scored(find_metric(str(small), tmp_path)) == [0.5, 0.5]
 
 
 def test_several_numbers_of_other_names_are_no_score(tmp_path: Path) -> None:
@@ -121,12 +158,19 @@ def test_a_name_of_ours_is_no_metric_of_ones_own(tmp_path: Path) -> None:
         ("bert score", "there is no metric bert score"),
         ("", "there is no metric"),
         ("my-metric.py", "cannot be the name of a metric"),
+        ("~nobody_of_this_name/a.py", "there is no metric ~nobody"),
+        ("a" * 5000 + ".py", "there is no metric aaa"),
+        ("crashing{package}.inner:Vowels", "cannot be imported .ZeroDivisionError: division"),
+        ("leaving{package}.inner:Vowels", "cannot be imported .SystemExit: 3"),
     ],
 )
 def test_what_is_not_there_is_an_error_before_anything_runs(
     text: str, complaint: str, package: str, tmp_path: Path
 ) -> None:
     (tmp_path / "my-metric.py").write_text("")
+    for name, code in (("crashing", "1 / 0"), ("leaving", "raise SystemExit(3)")):
+        (tmp_path / f"{name}{package}").mkdir()
+        (tmp_path / f"{name}{package}" / "__init__.py").write_text(code)
     with pytest.raises(DataError, match=complaint):
         find_metric(text.format(package=package), tmp_path)
 
@@ -135,8 +179,15 @@ def test_what_is_not_there_is_an_error_before_anything_runs(
     ("name", "complaint"),
     [
         ("Plain", "is no metric|cannot be loaded"),
-        ("Broken", "failed .ZeroDivisionError: no letters"),
-        ("Infinite", "one finite number"),
+        ("Broken", "failed at the item a .ZeroDivisionError: no letters"),
+        ("Infinite", "gave inf for the item a, which is not a number from 0 to 1"),
+        ("Picky", "failed at the item b .ZeroDivisionError"),
+        ("Leaving", "failed at the item a .SystemExit"),
+        ("Unsure", "gave 0.5 for the item b, which is not 0 or 1; mend it"),
+        ("Percent", "gave 80 for the item a, which is not a number from 0 to 1; mend it"),
+        ("Reversed", r"has the span .1.0, 0.0.; give the smallest"),
+        ("Wordy", "has the span 'from 0 to 1'; give the smallest"),
+        ("Few", "gave 1 scores for 2 answers"),
     ],
 )
 def test_a_metric_that_does_not_work_is_an_error_that_names_it(

@@ -30,7 +30,17 @@ def test_case_spacing_and_final_marks_do_not_count(answer: str, reference: str) 
 
 @pytest.mark.parametrize(
     ("answer", "reference"),
-    [("3.5", "35"), ("-2", "2"), ("a b", "ab"), ("why?", "why"), ("", "a"), ("résumé", "resume")],
+    [
+        ("3.5", "35"),
+        ("-2", "2"),
+        ("a b", "ab"),
+        ("why?", "why"),
+        ("", "a"),
+        ("", "!"),
+        ("", "..."),
+        (".", "!"),
+        ("résumé", "resume"),
+    ],
 )
 def test_everything_else_counts(answer: str, reference: str) -> None:
     assert exact_match(answer, reference) == 0.0

@@ -46,9 +46,9 @@ def test_a_table_from_before_there_were_clusters_can_be_read(tmp_path: Path) -> 
     import pandas as pd
 
     path = tmp_path / "items.parquet"
-    write_items([item(1, cluster="page 3")], path)
-    assert read_items(path)[0].cluster == "page 3"
-    pd.read_parquet(path).drop(columns="cluster").to_parquet(path)
+    write_items([item(1, cluster="page 3", extras="{}")], path)
+    assert (read_items(path)[0].cluster, read_items(path)[0].extras) == ("page 3", "{}")
+    pd.read_parquet(path).drop(columns=["cluster", "extras"]).to_parquet(path)
     assert read_items(path) == (item(1),)
 
 
@@ -60,15 +60,17 @@ def test_a_person_finds_the_columns_by_name(tmp_path: Path) -> None:
     assert {"id", "tuned_answer", "rouge_l.base", "rouge_l.tuned"} <= set(frame.columns)
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 nonsense", None])
+@pytest.mark.parametrize("content", [b"", b"PAR1 nonsense", "other", "tokens"])
 def test_what_is_no_table_of_items_is_refused_with_the_mend(
-    tmp_path: Path, content: bytes | None
+    tmp_path: Path, content: bytes | str
 ) -> None:
     path = tmp_path / "items.parquet"
-    if content is None:
+    if isinstance(content, str):
         import pandas as pd
 
-        pd.DataFrame({"other": [1]}).to_parquet(path)
+        write_items([item(1)], path)
+        frame = pd.read_parquet(path).assign(tokens=math.inf)
+        (frame if content == "tokens" else frame[[]].assign(other=1)).to_parquet(path)
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"gate the adapter again .*report without items$"):
