@@ -183,12 +183,12 @@ class Bench:
     def rows(self) -> tuple[ItemRow, ...]:
         """Base and tuned side by side, one row an item; journaled once."""
         self.require_items()
-        tuned = self.tuned_scores
+        base, tuned = self.run.base_scores(self), self.tuned_scores
         asked = {score.item_id for score in tuned}
         with self.run.timed("compute metrics", self.index):
             rows = join_scores(
                 [item for item in self.target.items if item.id in asked],
-                [score for score in self.run.base_scores(self) if score.item_id in asked],
+                [score for score in base if score.item_id in asked],
                 tuned,
                 self.measured,
             )
