@@ -4,7 +4,14 @@ import pytest
 
 from phi3_lora_qa.properties.kinds import kinds
 from phi3_lora_qa.properties.run import PropertyBroken, run_property
-from tests.properties.planted import FAULTS
+from tests.properties import (  # noqa: F401  each plants its faults when it is imported
+    planted_adapters,
+    planted_forward,
+    planted_layers,
+    planted_merging,
+    planted_training,
+)
+from tests.properties.planting import FAULTS
 
 KINDS = {kind.name: kind.under_test for kind in kinds()}
 PROPERTIES = {tested.id: tested for kind in kinds() for tested in kind.properties()}

@@ -1,0 +1,97 @@
+"""Faults of DoRA, and of layers that are no linear ones."""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import dora, layer, variants
+
+from tests.properties.planting import Patch, after, fault
+
+
+@fault("forward_adds_the_delta", "peft.dora")
+def the_dora_norm_is_the_bases(patch: Patch) -> None:
+    original = dora.DoraLinearLayer.get_weight_norm
+
+    def changed(self: Any, weight: Any, lora_weight: Any, scaling: Any, **kw: Any) -> Any:
+        return original(self, weight, lora_weight, 0.0, **kw)
+
+    patch.setattr(dora.DoraLinearLayer, "get_weight_norm", changed)
+
+
+@fault("forward_adds_the_delta", "peft.dora")
+def the_dora_norm_forgets_the_scaling(patch: Patch) -> None:
+    original = dora.DoraLinearLayer.get_weight_norm
+
+    def changed(self: Any, weight: Any, lora_weight: Any, scaling: Any, **kw: Any) -> Any:
+        return original(self, weight, lora_weight, 1.0, **kw)
+
+    patch.setattr(dora.DoraLinearLayer, "get_weight_norm", changed)
+
+
+@fault("forward_adds_the_delta", "peft.dora")
+def the_dora_norm_is_never_refreshed(patch: Patch) -> None:
+    original = dora.DoraLinearLayer.get_weight_norm
+
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(self, "_kept"):
+            self._kept = original(self, *args, **kwargs)
+        return self._kept
+
+    patch.setattr(dora.DoraLinearLayer, "get_weight_norm", changed)
+
+
+@fault("forward_adds_the_delta", "peft.dora")
+def the_dora_magnitude_is_ignored(patch: Patch) -> None:
+    def change(result: torch.Tensor, self: Any, x: torch.Tensor, **kw: Any) -> torch.Tensor:
+        update: torch.Tensor = kw["lora_B"](kw["lora_A"](x)) * kw["scaling"]
+        return update
+
+    after(patch, dora.DoraLinearLayer, "forward", change)
+
+
+@fault("merging_adds_the_delta_to_the_weight", "peft.dora")
+def merging_dora_drops_the_magnitude(patch: Patch) -> None:
+    def wrong(module: Any, name: str, weight: Any) -> None:
+        weight.data += module.get_delta_weight(name)
+
+    patch.setattr(variants.DoraLinearVariant, "merge_unsafe", staticmethod(wrong))
+
+
+@fault("forward_adds_the_delta", "peft.embedding")
+def embeddings_do_not_scale(patch: Patch) -> None:
+    original = layer.Embedding._embed
+
+    def changed(self: Any, tokens: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, tokens, weight, *args, **kwargs) / self.scaling["default"]
+
+    patch.setattr(layer.Embedding, "_embed", changed)
+
+
+@fault("delta_is_scaling_times_b_times_a", "peft.embedding")
+def embeddings_merge_into_the_next_row(patch: Patch) -> None:
+    after(patch, layer.Embedding, "get_delta_weight", lambda d, *_: d.roll(1, 0))
+
+
+@fault("forward_adds_the_delta", "peft.embedding")
+def embeddings_look_up_the_next_token(patch: Patch) -> None:
+    original = layer.Embedding._embed
+
+    def changed(self: Any, tokens: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, (tokens + 1) % len(weight), weight, *args, **kwargs)
+
+    patch.setattr(layer.Embedding, "_embed", changed)
+
+
+@fault("delta_is_scaling_times_b_times_a", "peft.conv3d")
+def kernels_are_flipped(patch: Patch) -> None:
+    after(
+        patch,
+        layer._ConvNd,
+        "get_delta_weight",
+        lambda d, *_: d.flip(tuple(range(2, d.ndim))),
+    )
+
+
+@fault("delta_is_scaling_times_b_times_a", "peft.conv2d")
+def convolutions_do_not_scale(patch: Patch) -> None:
+    after(patch, layer._ConvNd, "get_delta_weight", lambda d, m, n: d / m.scaling[n])

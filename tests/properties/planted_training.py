@@ -1,0 +1,94 @@
+"""Faults of the start, of training, and of saving and loading."""
+
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners import tuners_utils
+from peft.tuners.lora import layer
+from peft.utils import save_and_load
+
+from tests.properties.planting import Patch, after, fault, forward, plain
+
+
+@fault("fresh_it_is_the_base")
+def b_does_not_start_at_zero(patch: Patch) -> None:
+    def change(_: None, m: Any, name: str, *args: Any) -> None:
+        torch.nn.init.normal_(m.lora_B[name].weight)
+
+    after(patch, layer.LoraLayer, "reset_lora_parameters", change)
+
+
+@fault("fresh_it_is_the_base")
+def both_factors_start_at_zero(patch: Patch) -> None:
+    def change(_: None, m: Any, name: str, *args: Any) -> None:
+        torch.nn.init.zeros_(m.lora_A[name].weight)
+
+    after(patch, layer.LoraLayer, "reset_lora_parameters", change)
+
+
+@fault("the_base_gets_no_gradient")
+def the_base_is_not_frozen(patch: Patch) -> None:
+    patch.setattr(
+        tuners_utils.BaseTuner, "_mark_only_adapters_as_trainable", lambda self, model: None
+    )
+
+
+@fault("gradients_are_the_products")
+def a_gets_no_gradient(patch: Patch) -> None:
+    forward(patch, lambda m, n, x: m.lora_B[n](m.lora_A[n](x).detach()) * m.scaling[n])
+
+
+@fault("fresh_the_other_factor_does_not_move")
+def gradients_are_doubled(patch: Patch) -> None:
+    def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
+        y = plain(m, n, x)
+        return 2 * y - y.detach()
+
+    forward(patch, update)
+
+
+@fault("saving_and_loading_changes_nothing")
+def saving_drops_b(patch: Patch) -> None:
+    def change(state: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {key: value for key, value in state.items() if "lora_B" not in key}
+
+    after(patch, __import__("peft.peft_model").peft_model, "get_peft_model_state_dict", change)
+
+
+@fault("saving_and_loading_changes_nothing")
+def saving_rounds_to_bfloat16(patch: Patch) -> None:
+    def change(state: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {key: value.bfloat16().to(value.dtype) for key, value in state.items()}
+
+    after(patch, __import__("peft.peft_model").peft_model, "get_peft_model_state_dict", change)
+
+
+@fault("saving_and_loading_changes_nothing")
+def loading_loads_nothing(patch: Patch) -> None:
+    original = save_and_load.set_peft_model_state_dict
+
+    def changed(model: Any, state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return original(model, {}, *args, **kwargs)
+
+    patch.setattr(__import__("peft.peft_model").peft_model, "set_peft_model_state_dict", changed)
+
+
+@fault("saving_and_loading_changes_nothing")
+def the_saved_config_forgets_rslora(patch: Patch) -> None:
+    original = LoraConfig.to_dict
+
+    def changed(self: Any) -> dict[str, Any]:
+        return original(self) | {"use_rslora": False}
+
+    patch.setattr(LoraConfig, "to_dict", changed)
+
+
+@fault("saving_and_loading_changes_nothing")
+def the_saved_config_has_another_alpha(patch: Patch) -> None:
+    original = LoraConfig.to_dict
+
+    def changed(self: Any) -> dict[str, Any]:
+        return original(self) | {"lora_alpha": self.lora_alpha * 2}
+
+    patch.setattr(LoraConfig, "to_dict", changed)
