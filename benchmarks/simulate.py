@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.foresight import LEVEL, foresee, portion
+from phi3_lora_qa.stats.foresight import LEVEL, NATS, foresee, portion
 from phi3_lora_qa.stats.paired import compare, decide
 
 MARGIN, ITEMS = 0.1, 150
@@ -126,7 +126,9 @@ def judge(kind: Kind, base: Sequence[float], tuned: Sequence[float], worse: floa
     early, asked = whole, len(base)
     n = portion(0)
     while n < len(base) and kind.clusters is None:
-        seen = foresee(base, tuned[:n], level=LEVEL, seed=0, binary=kind.binary, span=kind.span)
+        seen = foresee(
+            base, tuned[:n], level=LEVEL, seed=0, binary=kind.binary, span=kind.span, likely=NATS
+        )
         if said(seen) in (Outcome.PASSED, Outcome.FAILED):
             early, asked = said(seen), n
             break

@@ -281,6 +281,8 @@ class _Pairs:
                 seed=seed,
                 binary=self.info.binary,
                 span=self.info.span,
+                # What a metric of the user's own can reach is known only where it says so.
+                likely=None if self.info.place else foresight.NATS,
             )
         return compare(
             self.before,

@@ -27,9 +27,9 @@ LEVEL = 0.05
 FIRST = 48
 """Items of a group before anything is foreseen."""
 
-LARGEST_LOSS = 12.0
-"""The largest loss that an item not seen is taken to have, in nats per token, unless one that was
-seen is larger: what guessing blindly among 163,000 tokens costs."""
+NATS = (0.0, 12.0)
+"""Between what a score in nats per token is taken to lie where it was not seen, unless one that was
+seen lies outside: 12 is what guessing blindly among 163,000 tokens costs."""
 
 Bounds = tuple[float, float]
 
@@ -52,6 +52,7 @@ def foresee(  # noqa: PLR0913 - as compare, and how sure to be
     seed: int,
     binary: bool,
     span: Bounds | None = None,
+    likely: Bounds | None = None,
 ) -> Interval:
     """Bound the interval that all items will give.
 
@@ -61,7 +62,9 @@ def foresee(  # noqa: PLR0913 - as compare, and how sure to be
         level: Each bound may be wrong with this probability.
         seed: Of the resampling.
         binary: Scores are 0 or 1.
-        span: Smallest and largest possible score; None for a loss.
+        span: Smallest and largest possible score, None where there is no limit.
+        likely: Without a span, between what unseen scores are taken to lie; None where nothing is
+            known, and then nothing is foreseen: the bounds are infinite.
 
     Returns:
         ``low`` and ``tuned_low`` are at most the whole suite's, ``high`` and ``tuned_high`` at
@@ -72,12 +75,15 @@ def foresee(  # noqa: PLR0913 - as compare, and how sure to be
     all_before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
     total, before = all_before.size, all_before[: after.size]
     change = after - before
+    possible = span or likely
     if binary:
         low, high = _binary_change(change, total, level)
         tuned_low, tuned_high = _binary_share(after, total, level)
+    elif possible is None:
+        low, high = tuned_low, tuned_high = -math.inf, math.inf
     else:
         both = np.concatenate((all_before, after))
-        reach = span or (min(0.0, float(both.min())), max(LARGEST_LOSS, float(both.max())))
+        reach = (min(possible[0], float(both.min())), max(possible[1], float(both.max())))
         # How far a score can change depends on where the base left it, and that is known.
         moves = (reach[0] - float(all_before.max()), reach[1] - float(all_before.min()))
 

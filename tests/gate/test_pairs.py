@@ -8,7 +8,7 @@ import pytest
 
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.gate import table
-from phi3_lora_qa.metrics import measured
+from phi3_lora_qa.metrics import MetricInfo, measured
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 
 USUAL = measured((), ())
@@ -114,3 +114,22 @@ def test_an_alarm_allows_for_how_many_comparisons_were_looked_at() -> None:
     few = [row(i, loss=0.1 * (i + 1), group="small") for i in range(5)]
     assert any(a.raised for a in alarms(few, 0)) is False
     assert any(0.05 < a.p_value < 0.5 for a in alarms(few, 0))
+
+
+@pytest.mark.parametrize(("place", "foreseen"), [("", True), ("own:Length", False)])
+def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
+    place: str, foreseen: bool
+) -> None:
+    """It could be a length, or a reward: no range of scores not yet seen can be assumed."""
+    pairs = table._Pairs(
+        group="target",
+        info=MetricInfo(name="own", span=None, place=place),
+        against="base",
+        ids=[str(n) for n in range(72)],
+        before=[2.0] * 72,
+        after=[0.5] * 72,
+        clusters=[""] * 72,
+        rest=[2.0] * 100,
+    )
+    interval = pairs.compare(table.Demands(limits=(), metrics=(), seed=0))
+    assert math.isfinite(interval.low) == math.isfinite(interval.high) == foreseen

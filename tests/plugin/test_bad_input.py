@@ -26,6 +26,14 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-suite=no.jsonl"],
         "no.jsonl",
     ),
+    "a suite of nobody": (
+        lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-suite=~nobody-here/a.jsonl"],
+        "~nobody-here",
+    ),
+    "a suite with a name that none can have": (
+        lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-suite={'a' * 5000}.jsonl"],
+        "aaaa",
+    ),
     "a broken suite": (
         lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-suite={broken(tmp)}"],
         "broken.jsonl:1",

@@ -1,5 +1,6 @@
 """What is foreseen of the whole suite is what the whole suite then says."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from benchmarks.simulate import ITEMS, KINDS, TRUTHS, broken_claims, judge, losses, shares, simulate
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.foresight import drawn, foresee
+from phi3_lora_qa.stats.foresight import NATS, drawn, foresee
+from phi3_lora_qa.stats.paired import decide
 
 SUITES = 8
 
@@ -51,18 +53,25 @@ def test_foreseen_bounds_lie_outside_of_those_of_the_whole_suite() -> None:
 def test_equal_losses_prove_nothing_of_those_that_were_not_seen() -> None:
     """What collapses rarely need not be among the first: only a suite's size can rule it out."""
     base = [2.0] * ITEMS
-    few = foresee(base, base[:48], level=0.05, seed=0, binary=False)
+    few = foresee(base, base[:48], level=0.05, seed=0, binary=False, likely=NATS)
     assert few.low < -0.1 < 0.1 < few.high
-    many = foresee([2.0] * 3000, base * 12, level=0.05, seed=0, binary=False)
+    many = foresee([2.0] * 3000, base * 12, level=0.05, seed=0, binary=False, likely=NATS)
     assert -0.1 < many.low < 0.0 < many.high < 0.1
 
 
 def test_a_loss_beyond_the_range_widens_it() -> None:
     base = [2.0] * ITEMS
     tuned = [*(2.0 for _ in range(71)), 40.0]
-    far = foresee(base, tuned, level=0.05, seed=0, binary=False)
-    near = foresee(base, [*tuned[:-1], 12.0], level=0.05, seed=0, binary=False)
+    far = foresee(base, tuned, level=0.05, seed=0, binary=False, likely=NATS)
+    near = foresee(base, [*tuned[:-1], 12.0], level=0.05, seed=0, binary=False, likely=NATS)
     assert far.high > near.high
+
+
+def test_of_scores_without_any_known_range_nothing_is_foreseen() -> None:
+    found = foresee([2.0] * ITEMS, [0.0] * 72, level=0.05, seed=0, binary=False)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    assert decide(found, "no_worse_than", 0.1, higher_is_better=True) is Outcome.INCONCLUSIVE
+    assert decide(found, "improve_by", 0.1, higher_is_better=False) is Outcome.INCONCLUSIVE
 
 
 def test_the_order_of_drawing_is_the_seeds_and_no_files() -> None:
