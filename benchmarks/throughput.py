@@ -59,7 +59,7 @@ class Passes:
         """Read so many prompts one behind the other."""
         import torch
 
-        store = KeyValues(rows, PROMPT + 1)
+        store = KeyValues([PROMPT + 1] * rows)
         store.aim([Span(row=row, start=0, tokens=PROMPT) for row in range(rows)])
         positions = torch.arange(PROMPT).repeat(rows)[None]
         ids = torch.randint(1000, tuple(positions.shape))
@@ -70,11 +70,10 @@ class Passes:
         """Make one token for each row."""
         import torch
 
-        ends = torch.full((store.rows,), PROMPT)
-        store.aim_step(ends)
+        store.aim_step([PROMPT] * store.rows)
         hidden = self.decoder(
             input_ids=torch.ones(store.rows, 1, dtype=torch.int64),
-            position_ids=ends[:, None],
+            position_ids=torch.full((store.rows, 1), PROMPT),
             past_key_values=store,
             use_cache=True,
         ).last_hidden_state

@@ -8,7 +8,7 @@ from phi3_lora_qa.scoring.prompts import PromptedItem
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KEY_VALUE_BYTES = 512 << 20
+KEY_VALUE_BYTES = 1536 << 20
 """What the keys and values of a batch may take: for decoding, a batch can hardly be too large."""
 FEWEST_TOKENS, MOST_TOKENS = 2048, 32_768
 """Below, a large model would be read for a row or two; above, a batch has rows enough."""
@@ -23,20 +23,20 @@ def plan(
 
     Args:
         items: What to batch.
-        token_budget: The most tokens of a batch, padding and answers counted. A single item may
-            be longer.
+        token_budget: The most tokens of a batch, answers counted. A single item may be longer.
         alone_above: Items longer than this get a batch of their own: LongRoPE picks its
             frequencies by the longest row, and no item's score may depend on its neighbours.
     """
     batches: list[tuple[PromptedItem, ...]] = []
     batch: list[PromptedItem] = []
+    tokens = 0
     for item in sorted(items, key=lambda item: (-item.length, item.id)):
-        longest = batch[0].length if batch else item.length
-        full = longest * (len(batch) + 1) > token_budget
-        if batch and (full or (alone_above is not None and longest > alone_above)):
+        full = tokens + item.length > token_budget
+        if batch and (full or (alone_above is not None and batch[0].length > alone_above)):
             batches.append(tuple(batch))
-            batch = []
+            batch, tokens = [], 0
         batch.append(item)
+        tokens += item.length
     return (*batches, tuple(batch)) if batch else tuple(batches)
 
 

@@ -9,7 +9,7 @@ that has ended leaves the batch.
 Greedy decoding by checking a guess: Stern et al., NeurIPS 2018, arXiv 1811.03115.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ Tokens = Sequence[int]
 READ_AT_ONCE = 768
 """Tokens of a pass that reads, unless one row has more: enough for full speed, and few enough for
 what passes between the layers to stay in the cache. Decoding takes all rows together."""
+FIRST_GUESS = 4
+"""So many tokens of a likely answer are read first, and twice as many each time that they hold."""
 
 
 @dataclass
@@ -57,6 +59,26 @@ class _Row:
                 return
 
 
+@dataclass
+class _Meter:
+    """Tells how much of a batch is done, by its tokens: those to read, and those of answers."""
+
+    rows: Sequence[_Row]
+    tell: Callable[[float], None]
+    read: int = 0
+
+    def __call__(self, tokens: int = 0) -> None:
+        """So many of the batch's own tokens were read; what was said, the rows know."""
+        self.read += tokens
+        limits = [row.item.answer_limit for row in self.rows]
+        said = sum(
+            limit if row.ended else len(row.answer)
+            for row, limit in zip(self.rows, limits, strict=True)
+        )
+        to_read = sum(len(row.item.prompt) + len(row.item.reference) for row in self.rows)
+        self.tell((self.read + said) / (to_read + sum(limits)))
+
+
 class Engine:
     """Runs batches through one model.
 
@@ -76,23 +98,30 @@ class Engine:
         }
         self._prefixes: dict[tuple[int, ...], Prefix] = {(): Prefix()}
 
-    def run(self, batch: Sequence[PromptedItem], others: Mapping[str, Reading]) -> list[Reading]:
+    def run(
+        self,
+        batch: Sequence[PromptedItem],
+        others: Mapping[str, Reading],
+        tell: Callable[[float], None] = lambda share: None,
+    ) -> list[Reading]:
         """Return what the model makes of each item.
 
         Args:
-            batch: At least one item.
+            batch: At least one item, the longest first.
             others: By id, what another model made of the items. Its answers change the work that
                 is done and never the answer.
+            tell: Called with the share of the batch that is done, from 0 to 1.
         """
         rows = [_Row(item) for item in batch]
-        store = self._store(len(rows), max(item.length for item in batch))
-        hidden = self._read_items(store, batch)
+        meter = _Meter(rows, tell)
+        store = self._store([item.length for item in batch])
+        hidden = self._read_items(store, batch, meter)
         readings = along_references(self._model, hidden, batch, others)
         for row, (_, said) in zip(rows, readings, strict=True):
             row.follow(row.item.reference, said, self.stops)
         choices = self._read_choices(store, batch)
         self._read_guesses(store, rows, others)
-        self._decode(store, rows)
+        self._decode(store, rows, meter)
         return [
             replace(reading, answer=tuple(row.answer), choices=likely)
             for row, (reading, _), likely in zip(rows, readings, choices, strict=True)
@@ -102,12 +131,14 @@ class Engine:
         """What an item's prompt shares with others, read when it is first needed."""
         shared = self._shared[item.id]
         if shared not in self._prefixes:
-            store = self._store(1, len(shared))
+            store = self._store([len(shared)])
             self._read(store, [Span(row=0, start=0, tokens=len(shared))], [shared])
             self._prefixes[shared] = store.prefix(0, len(shared))
         return self._prefixes[shared]
 
-    def _read_items(self, store: KeyValues, batch: Sequence[PromptedItem]) -> "Tensor":
+    def _read_items(
+        self, store: KeyValues, batch: Sequence[PromptedItem], meter: Callable[[int], None]
+    ) -> "Tensor":
         """Read prompts and references; return the states that predict the references' tokens."""
         import torch
 
@@ -120,7 +151,7 @@ class Engine:
             Span(row=number, start=prefix.tokens, tokens=len(own))
             for number, (prefix, own) in enumerate(zip(prefixes, tokens, strict=True))
         ]
-        hidden = self._read(store, spans, tokens)
+        hidden = self._read(store, spans, tokens, meter)
         # The token before the first one of the reference predicts it, and so on to the end.
         return torch.cat(
             [
@@ -142,7 +173,7 @@ class Engine:
                 continue
             # All but the prompt's last token is known; that one predicts the first of an option.
             known = store.prefix(number, len(item.prompt) - 1)
-            own = self._store(len(item.choices), item.length)
+            own = self._store([item.length] * len(item.choices))
             for row in range(len(item.choices)):
                 own.begin(row, known)
             sizes = [len(choice) for choice in item.choices]
@@ -159,25 +190,38 @@ class Engine:
     def _read_guesses(
         self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, Reading]
     ) -> None:
-        """Read on along the other model's answers where they agree with all that was said."""
-        going: dict[int, Tokens] = {}
-        for number, row in enumerate(rows):
-            guess = others[row.item.id].answer if row.item.id in others else ()
-            if not row.ended and list(guess[: len(row.answer)]) == row.answer:
-                going[number] = guess[len(row.answer) : row.item.answer_limit]
-        going = {number: ahead for number, ahead in going.items() if ahead}
-        if not going:
-            return
-        tokens = [(rows[number].answer[-1], *ahead[:-1]) for number, ahead in going.items()]
+        """Read on along the other model's answers where they agree with all that was said.
+
+        The further two answers have agreed, the further they are likely to: more is read each time.
+        """
+        size = FIRST_GUESS
+        while True:
+            going: dict[int, Tokens] = {}
+            for number, row in enumerate(rows):
+                guess = others[row.item.id].answer if row.item.id in others else ()
+                known = len(row.answer)
+                ahead = guess[known : min(known + size, row.item.answer_limit)]
+                if ahead and not row.ended and list(guess[:known]) == row.answer:
+                    going[number] = ahead
+            if not going:
+                return
+            self._follow(store, rows, going)
+            size *= 2
+
+    def _follow(
+        self, store: KeyValues, rows: Sequence[_Row], guesses: Mapping[int, Tokens]
+    ) -> None:
+        """Read guesses, by the rows' numbers, and take of each what the model says too."""
+        tokens = [(rows[number].answer[-1], *ahead[:-1]) for number, ahead in guesses.items()]
         spans = [
             Span(row=number, start=rows[number].read, tokens=len(ahead))
-            for number, ahead in going.items()
+            for number, ahead in guesses.items()
         ]
         said = likeliest(self._model, self._read(store, spans, tokens))
         for span, own in zip(spans, said.split([span.tokens for span in spans]), strict=True):
-            rows[span.row].follow(going[span.row], own.tolist(), self.stops)
+            rows[span.row].follow(guesses[span.row], own.tolist(), self.stops)
 
-    def _decode(self, store: KeyValues, rows: Sequence[_Row]) -> None:
+    def _decode(self, store: KeyValues, rows: Sequence[_Row], meter: Callable[[], None]) -> None:
         """Make the rest token by token; the rows that go on stay the first ones of the store."""
         import torch
 
@@ -191,14 +235,21 @@ class Engine:
                         going[number] = last
             if not going:
                 return
-            store.aim_step(torch.tensor([row.read for row in going]))
+            store.aim_step([row.read for row in going])
             tokens = torch.tensor([row.answer[-1:] for row in going])
             hidden = self._pass(store, tokens, torch.tensor([[row.read] for row in going]))
             said = likeliest(self._model, hidden[:, 0])
             for row, token in zip(going, said.tolist(), strict=True):
                 row.say(token, self.stops)
+            meter()
 
-    def _read(self, store: KeyValues, spans: Sequence[Span], tokens: Sequence[Tokens]) -> "Tensor":
+    def _read(
+        self,
+        store: KeyValues,
+        spans: Sequence[Span],
+        tokens: Sequence[Tokens],
+        meter: Callable[[int], None] = lambda tokens: None,
+    ) -> "Tensor":
         """Read the tokens of several rows; return their last hidden states, (all, hidden size)."""
         import torch
 
@@ -208,6 +259,7 @@ class Engine:
             positions = [torch.arange(span.start, span.end) for span in spans[start:end]]
             ids = torch.tensor([token for own in tokens[start:end] for token in own])
             found.append(self._pass(store, ids[None], torch.cat(positions)[None])[0])
+            meter(len(ids))
         return torch.cat(found)
 
     def _pass(self, store: KeyValues, ids: "Tensor", positions: "Tensor") -> "Tensor":
@@ -222,8 +274,8 @@ class Engine:
             ).last_hidden_state
         return hidden
 
-    def _store(self, rows: int, longest: int) -> KeyValues:
-        return KeyValues(rows, longest, getattr(self._model.config, "sliding_window", None))
+    def _store(self, longest: Sequence[int]) -> KeyValues:
+        return KeyValues(longest, getattr(self._model.config, "sliding_window", None))
 
 
 def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -2,13 +2,15 @@
 
 transformers' own caches copy everything for each token, and rows of unlike length are padded: the
 padding goes through every layer, and has to be masked ever after. Here cell j of a row holds
-position j and stays where it is. Rows of any length are read one behind the other as one long row,
-each attending to its own cells only, and nothing behind a row's end is ever looked at.
+position j and stays where it is, and a row has hardly more cells than it needs. Rows of any length
+are read one behind the other as one long row, each attending to its own cells only, and nothing
+behind a row's end is ever looked at.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ ATTENTION = "phi3_lora_qa"
 """The name under which transformers knows `_attend`."""
 
 _ROWS_AT_ONCE = 16
-"""A step looks at so many rows together, up to the end of the longest of them: a batch comes sorted
-by length, and reading cells that are masked costs what the others cost."""
+"""So many rows have as many cells each as the longest of them needs, and a step looks at them
+together: a batch comes sorted by length, so that few cells are empty or masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,111 +69,123 @@ class KeyValues:
     """The cells, with the method that transformers' models call on a cache.
 
     Args:
-        rows: How many there is room for.
-        longest: The most positions of a row.
+        longest: The most positions of each row, falling from row to row.
         window: So many positions a token sees, itself included; None for all before it.
     """
 
-    def __init__(self, rows: int, longest: int, window: int | None = None) -> None:
-        self.rows, self.longest, self.window = rows, longest, window
+    def __init__(self, longest: Sequence[int], window: int | None = None) -> None:
+        self.rows, self.window = len(longest), window
+        # Each layer's keys and values, (heads, cells, size): the rows' cells one after the other.
         self.layers: list[tuple[Tensor, Tensor]] = []
         self.spans: Sequence[Span] = ()
+        self._cells = [longest[row - row % _ROWS_AT_ONCE] for row in range(self.rows)]
+        self._starts = [0, *accumulate(self._cells)]
         self._masks: dict[tuple[int, int], Tensor | None] = {}
-        self._seen: Any = None
+        self._step: _Step | None = None
 
     def aim(self, spans: Sequence[Span]) -> None:
         """Say what the next pass reads: spans one behind the other, in one row of tokens."""
-        self.spans, self._seen = spans, None
+        self.spans, self._step = spans, None
 
-    def aim_step(self, positions: "Tensor") -> None:
+    def aim_step(self, positions: Sequence[int]) -> None:
         """Say that the next pass reads one token of each of the first rows, (n, 1) of them.
 
         Args:
-            positions: Theirs, (n,), int64.
+            positions: Theirs, of n rows.
         """
         import torch
 
-        self.spans = ()
-        seen = []
-        for some in positions.split(_ROWS_AT_ONCE):
+        masks = []
+        for start in range(0, len(positions), _ROWS_AT_ONCE):
+            some = torch.tensor(positions[start : start + _ROWS_AT_ONCE])
             behind = some[:, None] - torch.arange(int(some.max()) + 1)
             mask = behind >= 0
             if self.window is not None:
                 mask &= behind < self.window
-            seen.append(mask[:, None, None, :])
-        self._seen = (torch.arange(len(positions)), positions, seen)
+            masks.append(mask[:, None, None, :])
+        cells = [start + at for start, at in zip(self._starts, positions, strict=False)]
+        self.spans, self._step = (), _Step(torch.tensor(cells), masks)
 
     def update(
         self, keys: "Tensor", values: "Tensor", layer: int, *_: object, **__: object
     ) -> "tuple[Any, Any]":
         """Write what a layer made of the tokens; return what `_attend` then reads."""
-        held = self._layer(layer, keys)
-        for cells, new in zip(held, (keys, values), strict=True):
-            if self.spans:
-                at = 0
-                for span in self.spans:
-                    cells[span.row, :, span.start : span.end] = new[0, :, at : at + span.tokens]
-                    at += span.tokens
-            else:
-                rows, positions, _ = self._seen
-                cells[rows, :, positions] = new[:, :, 0]
+        for cells, new in zip(self._layer(layer, keys), (keys, values), strict=True):
+            if self._step is not None:
+                cells.index_copy_(1, self._step.cells, new[:, :, 0].transpose(0, 1))
+                continue
+            at = 0
+            for span in self.spans:
+                self._row(cells, span.row)[:, span.start : span.end] = new[
+                    0, :, at : at + span.tokens
+                ]
+                at += span.tokens
         return _Held(self, layer), None
 
     def attend(self, query: "Tensor", layer: int, scaling: float | None) -> "Tensor":
         """Return what the queries find, (batch, tokens, heads, size); they come heads first."""
-        if self.spans:
+        if self._step is None:
             return self._attend_spans(query, layer, scaling)
-        return self._attend_step(query, layer, scaling)
+        return self._attend_step(self._step, query, layer, scaling)
 
     def begin(self, row: int, prefix: Prefix) -> None:
         """Give a row its first cells, which were computed before."""
         for layer, known in enumerate(prefix.layers):
             for cells, first in zip(self._layer(layer, known[0]), known, strict=True):
-                cells[row, :, : prefix.tokens] = first
+                self._row(cells, row)[:, : prefix.tokens] = first
 
     def prefix(self, row: int, tokens: int) -> Prefix:
         """Return a copy of a row's first cells."""
         return Prefix(
             tokens=tokens,
             layers=tuple(
-                (keys[row, :, :tokens].clone(), values[row, :, :tokens].clone())
+                (
+                    self._row(keys, row)[:, :tokens].clone(),
+                    self._row(values, row)[:, :tokens].clone(),
+                )
                 for keys, values in self.layers
             ),
         )
 
     def move(self, source: int, target: int) -> None:
-        """Put a row in the place of another."""
+        """Put a row in the place of one before it."""
         for layer in self.layers:
             for cells in layer:
-                cells[target] = cells[source]
+                moved = self._row(cells, source)
+                self._row(cells, target)[:, : moved.shape[1]] = moved
 
     def _layer(self, layer: int, like: "Tensor") -> "tuple[Tensor, Tensor]":
         if layer == len(self.layers):
-            shape = (self.rows, like.shape[-3], self.longest, like.shape[-1])
+            shape = (like.shape[-3], self._starts[-1], like.shape[-1])
             # Zeros: a masked cell is multiplied by 0, which would not help against NaN.
             self.layers.append((like.new_zeros(shape), like.new_zeros(shape)))
         return self.layers[layer]
+
+    def _row(self, cells: "Tensor", row: int) -> "Tensor":
+        return cells[:, self._starts[row] : self._starts[row + 1]]
 
     def _attend_spans(self, query: "Tensor", layer: int, scaling: float | None) -> "Tensor":
         import torch
         from torch.nn.functional import scaled_dot_product_attention
 
-        keys, values = self.layers[layer]
-        groups = query.shape[1] // keys.shape[1]
         parts, at = [], 0
         for span in self.spans:
             own = query[:, :, at : at + span.tokens]
             at += span.tokens
             mask = self._mask(span)
-            # Copied for each head of a group: the kernel for the CPU knows no groups.
-            seen = [
-                cells[span.row, None, :, : span.end].repeat_interleave(groups, dim=1)
-                for cells in (keys, values)
-            ]
+            keys, values = (
+                self._row(own, span.row)[None, :, : span.end] for own in self.layers[layer]
+            )
             causal = mask is None and span.tokens > 1
             parts.append(
                 scaled_dot_product_attention(
-                    own, seen[0], seen[1], attn_mask=mask, is_causal=causal, scale=scaling
+                    own,
+                    keys,
+                    values,
+                    attn_mask=mask,
+                    is_causal=causal,
+                    scale=scaling,
+                    enable_gqa=True,
                 )
             )
         return torch.cat(parts, dim=2).transpose(1, 2)
@@ -189,29 +203,43 @@ class KeyValues:
             self._masks[shape] = seen if self.window is None else seen & (behind < self.window)
         return self._masks[shape]
 
-    def _attend_step(self, query: "Tensor", layer: int, scaling: float | None) -> "Tensor":
+    def _attend_step(
+        self, step: "_Step", query: "Tensor", layer: int, scaling: float | None
+    ) -> "Tensor":
         """One token a row: the heads that share keys become the rows of one small product."""
         import torch
         from torch.nn.functional import scaled_dot_product_attention
 
-        rows, _, masks = self._seen
         keys, values = self.layers[layer]
-        heads = keys.shape[1]
-        grouped = query.reshape(len(rows), heads, query.shape[1] // heads, query.shape[-1])
-        found, start = [], 0
-        for mask in masks:
-            some, end = slice(start, start + len(mask)), mask.shape[-1]
+        heads, _, size = keys.shape
+        grouped = query.reshape(len(query), heads, query.shape[1] // heads, size)
+        found, row = [], 0
+        for mask in step.masks:
+            rows, end = len(mask), mask.shape[-1]
+            own = slice(self._starts[row], self._starts[row + rows])
+            keys_seen, values_seen = (
+                cells[:, own].view(heads, rows, -1, size).transpose(0, 1)[:, :, :end]
+                for cells in (keys, values)
+            )
             found.append(
                 scaled_dot_product_attention(
-                    grouped[some],
-                    keys[some, :, :end],
-                    values[some, :, :end],
+                    grouped[row : row + rows],
+                    keys_seen,
+                    values_seen,
                     attn_mask=mask,
                     scale=scaling,
                 )
             )
-            start += len(mask)
-        return torch.cat(found).reshape(len(rows), 1, query.shape[1], query.shape[-1])
+            row += rows
+        return torch.cat(found).reshape(len(query), 1, query.shape[1], size)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Where the next tokens go, and what each block of rows sees, (rows, 1, 1, positions)."""
+
+    cells: "Tensor"
+    masks: "Sequence[Tensor]"
 
 
 @dataclass(frozen=True)

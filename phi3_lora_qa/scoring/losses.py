@@ -87,16 +87,19 @@ def read_references(
     for rows, logits in _logits(model, hidden):
         # The argument of the logits, as decoding has it: rounding may make two values equal.
         said.append(logits.argmax(dim=-1))
-        # As log_softmax does it, but only where it is asked for.
         most = logits.amax(dim=-1, keepdim=True)
-        norms = (logits - most).exp_().sum(dim=-1, keepdim=True).log_()
-        losses.append((norms - (logits.gather(-1, targets[rows, None]) - most))[:, 0])
+        right = logits.gather(-1, targets[rows, None])
         if other is None:
             top = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
+        else:
+            theirs = logits.gather(-1, other.tokens[rows].long())
+        # As log_softmax does it, but in place, and only where it is asked for.
+        norms = logits.sub_(most).exp_().sum(dim=-1, keepdim=True).log_()
+        losses.append((norms - (right - most))[:, 0])
+        if other is None:
             tops.append((top.indices.int(), top.values - most - norms))
         else:
-            own = logits.gather(-1, other.tokens[rows].long()) - most - norms
-            far.append(_divergence(other.log_probabilities[rows], own))
+            far.append(_divergence(other.log_probabilities[rows], theirs - most - norms))
     everything = torch.cat(losses), torch.cat(said)
     if other is None:
         nothing = torch.full_like(everything[0], math.nan)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ScoringOptions:
     """How to score. None of it but ``max_new_tokens`` changes a score beyond rounding.
 
-    ``token_budget`` bounds a batch: its rows times the longest one's tokens, answers counted; None
-    for as many as there is memory for. ``seed`` is what any randomness inside a model is drawn from
+    ``token_budget`` bounds the tokens of a batch, answers counted; None for as many as there is
+    memory for. ``seed`` is what any randomness inside a model is drawn from
     (a plain Phi-3 in eval mode has none).
     """
 
@@ -111,18 +111,37 @@ def score_items(  # noqa: PLR0913 - the last two are a caller's choice
     known = {own.id: kept.find(own) for own in prompted} if kept else {}
     scores |= {own.id: _scored(run, own, found) for own in prompted if (found := known.get(own.id))}
     asked = [own for own in prompted if own.id not in scores]
-    report = progress or (lambda done, total: None)
-    report(len(scores), len(items))
+    report = _rising(progress, len(items))
+    report(len(scores))
     batches = plan(asked, options.token_budget or fitting_tokens(inner), switch(inner))
     if batches:
         with _quiet_inference(model, options.seed), packed_products(inner):
             for batch in batches:
-                scores |= {score.item_id: score for score in _score_batch(run, batch)}
-                report(len(scores), len(items))
+                tell = _within(report, len(scores), len(batch))
+                scores |= {score.item_id: score for score in _score_batch(run, batch, tell)}
+                report(len(scores))
     if kept:
         sound = {score.item_id: score.reading for score in scores.values() if not score.error}
         kept.add([(own, reading) for own in asked if (reading := sound.get(own.id))])
     return tuple(scores[item.id] for item in items)
+
+
+def _rising(progress: Callable[[int, int], None] | None, total: int) -> Callable[[float], None]:
+    """Return what reports how many items are done, each number at most once."""
+    last = -1
+
+    def report(done: float) -> None:
+        nonlocal last
+        if progress and int(done) > last:
+            last = int(done)
+            progress(last, total)
+
+    return report
+
+
+def _within(report: Callable[[float], None], done: int, size: int) -> Callable[[float], None]:
+    """Return what reports the share of a batch that is done, as items."""
+    return lambda share: report(done + share * size)
 
 
 @dataclass(frozen=True)
@@ -135,18 +154,25 @@ class _Run:
     others: Mapping[str, Reading]
 
 
-def _score_batch(run: _Run, batch: Sequence[PromptedItem]) -> list[ItemScore]:
-    """Score a batch; if it breaks, each of its items alone, so that only the broken one suffers."""
+def _score_batch(
+    run: _Run, batch: Sequence[PromptedItem], tell: Callable[[float], None]
+) -> list[ItemScore]:
+    """Score a batch; if it breaks, each half alone, so that only the broken item suffers."""
     stops, most = run.engine.stops, switch(run.model)
     try:
         if most is not None and batch[0].length > most:
             readings = [read_stretched(run.model, item, stops, run.others) for item in batch]
         else:
-            readings = run.engine.run(batch, run.others)
+            readings = run.engine.run(batch, run.others, tell)
     except Exception as error:  # whatever torch raises, out of memory too
         if len(batch) == 1:
             return [failed(batch[0].id, len(batch[0].reference), error)]
-        return [score for item in batch for score in _score_batch(run, (item,))]
+        half = len(batch) // 2
+        return [
+            score
+            for some in (batch[:half], batch[half:])
+            for score in _score_batch(run, some, lambda share: None)
+        ]
     return [_scored(run, item, reading) for item, reading in zip(batch, readings, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """Cells: each token finds what stands before it in its own row, and nothing else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -32,8 +33,9 @@ def plain(query: Any, keys: Any, values: Any, window: int | None) -> Any:
 class Rows:
     """A store beside the plainest one: a list of keys and values for each row."""
 
-    def __init__(self, rows: int, longest: int, window: int | None) -> None:
-        self.store = KeyValues(rows, longest, window)
+    def __init__(self, longest: Sequence[int], window: int | None) -> None:
+        rows = len(longest)
+        self.store = KeyValues(longest, window)
         self.known = {row: (drawn(0)[0], drawn(0)[0]) for row in range(rows)}
         self.window = window
 
@@ -69,7 +71,7 @@ class Rows:
             for heads in (HEADS * GROUPS, HEADS, HEADS)
         )
         ends = [self.known[row][0].shape[1] for row in range(rows)]
-        self.store.aim_step(torch.tensor(ends))
+        self.store.aim_step(ends)
         held, _ = self.store.update(keys, values, 0)
         found = self.store.attend(query, held.layer, 0.3)
         for row in range(rows):
@@ -96,7 +98,7 @@ def test_every_token_finds_what_the_plainest_attention_finds(
     import torch
 
     torch.manual_seed(0)
-    rows = Rows(3, 40, window)
+    rows = Rows([40, 40, 40], window)
     rows.read({row: data.draw(st.integers(1, 6)) for row in range(3)})
     for _ in range(data.draw(st.integers(1, 4))):
         match data.draw(st.sampled_from(("read", "step", "cut", "move"))):
@@ -117,13 +119,30 @@ def test_every_token_finds_what_the_plainest_attention_finds(
 def test_a_prefix_is_copied_and_not_shared() -> None:
     import torch
 
-    first = Rows(1, 6, None)
+    first = Rows([6], None)
     first.read({0: 4})
     prefix = first.store.prefix(0, 3)
-    second = Rows(2, 9, None)
+    second = Rows([9, 9], None)
     second.store.begin(1, prefix)
     second.known[1] = tuple(t[:, :3] for t in first.known[0])
     second.read({1: 2})
     second.step(2)
     for mine, theirs in zip(prefix.layers[0], first.known[0], strict=True):
         assert torch.equal(mine, theirs[:, :3])
+
+
+def test_rows_of_unlike_length_have_hardly_more_cells_than_they_need() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    longest = [40] * 16 + [9] * 17
+    rows = Rows(longest, None)
+    rows.read({row: 2 + row % 5 for row in range(33)})
+    rows.step(33)
+    rows.store.move(32, 3)
+    rows.known[3] = rows.known[32]
+    rows.step(32)
+    rows.read({3: 2, 20: 1})
+    rows.step(17)
+    keys, _ = rows.store.layers[0]
+    assert keys.shape == (HEADS, sum(longest), SIZE)

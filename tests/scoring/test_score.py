@@ -217,7 +217,8 @@ def test_a_crash_in_the_model_stays_with_the_item_that_causes_it(
     small.model.embed_tokens.register_forward_pre_hook(
         lambda _, inputs: raise_if(bool(set(inputs[0].unique().tolist()) & hit))
     )
-    scores = score_items(small, tiny.tokenizer, ragged, OPTIONS)
+    whole = replace(OPTIONS, token_budget=1_000_000)
+    scores = score_items(small, tiny.tokenizer, ragged, whole)
     broken = [score for score in scores if score.error]
     assert 0 < len(broken) < len(ragged)
     assert all("RuntimeError: no such token" in score.error for score in broken)
@@ -258,6 +259,15 @@ def test_progress_counts_every_item_once(
     assert seen[0] == (0, len(ragged))
     assert seen[-1] == (len(ragged), len(ragged))
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_progress_goes_on_within_a_batch(
+    random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
+) -> None:
+    seen: list[int] = []
+    whole = replace(OPTIONS, token_budget=1_000_000)
+    score_items(random_phi3, tiny.tokenizer, ragged, whole, lambda done, _: seen.append(done))
+    assert len(seen) > len(ragged) / 2
 
 
 def test_the_random_state_of_the_caller_is_left_alone(
