@@ -6,6 +6,10 @@ WORKERS ?= 2
 FOLDERS ?= 20000
 SAMPLE ?= 0
 SEED ?= 0
+# What `make bench` scores: an adapter of smollm2, trained if it is not there, and items; without
+# them those of the bundled suite.
+ADAPTER ?= bench/adapter
+ITEMS ?=
 
 .PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants simulate bench clean browser help
 .DEFAULT_GOAL := help
@@ -54,9 +58,23 @@ sample-report: .venv/ready ## gate the bundled adapter and keep its report as th
 simulate: .venv/ready ## draw 1,000 suites of each kind, and count how often the gate errs
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py
 
-bench: .venv/ready ## what the plugin costs a session that does not use it, and what lint costs
+.venv-lm-eval/ready:
+	$(PYTHON) -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check "torch==2.13.0" \
+		"lm-eval==0.4.13" "transformers==5.23.0" "peft==0.21.2" accelerate
+	touch $@
+
+$(ADAPTER):
+	$(BIN)/phi3-lora-qa base fetch smollm2
+	$(BIN)/phi3-lora-qa train fixtures/smollm2/train.toml --set output.dir=$(abspath $(ADAPTER))
+
+bench: .venv/ready .venv-lm-eval/ready $(ADAPTER) ## what it costs to start, lint, score (beside lm-eval) and gate (ITEMS, ADAPTER)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/lint.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/scoring.py --adapter $(ADAPTER) $(if $(ITEMS),--items $(ITEMS)) \
+		--lm-eval .venv-lm-eval/bin/python
+	$(BIN)/python benchmarks/gates.py --adapter $(ADAPTER) $(if $(ITEMS),--suite $(ITEMS))
 
 fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what breaks a promise
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --folders $(FOLDERS) --workers $(WORKERS)
@@ -67,4 +85,4 @@ mutants: .venv/ready ## change lora and properties in every way, and count what 
 		--sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS)
 
 clean: ## remove what the targets made
-	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log
+	rm -rf .venv .venv-lm-eval bench demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log

@@ -1,10 +1,10 @@
 """Base and tuned scored on the same items: this package beside lm-eval and the source's notebook.
 
-Usage: python benchmarks/scoring.py --base DIR --adapter DIR --items FILE.jsonl
+Usage: python benchmarks/scoring.py --adapter DIR [--base smollm2] [--items FILE.jsonl]
            [--lm-eval PYTHON] [--items-wanted 200] [--notebook-items 20]
 
-PYTHON is the interpreter of an environment of its own with lm-eval 0.4.13 and peft 0.21.2
-(pip install "torch==2.13.0" "lm-eval[hf]==0.4.13" "peft==0.21.2"). Every figure is the wall time of
+PYTHON is the interpreter of an environment of its own with lm-eval 0.4.13 and peft 0.21.2, as
+`make bench` makes it. Every figure is the wall time of
 whole processes, one after the other, in float32. All sides read the same rendered prompts and make
 at most 32 tokens; only items whose reference allows that many are taken. What the sides find is
 compared before any time is printed.
@@ -121,6 +121,14 @@ def run(*command: str | Path) -> Cost:
     return Cost(time.perf_counter() - started, int(done.stdout.split()[-1]) / 1024)
 
 
+def base_and_items(base: str, items: Path | None) -> tuple[str, Path]:
+    """Return the folder of a base, which all sides load, and the items: its suite's without any."""
+    from phi3_lora_qa.models.registry import bundled_suite, resolve_base
+
+    ref = resolve_base(base)
+    return str(ref.folder), items or bundled_suite(ref)
+
+
 def choose_items(source: Path, base: str, wanted: int, folder: Path) -> tuple[Path, Path]:
     """Write the items as a suite, and rendered for the others; return both files."""
     from phi3_lora_qa.data.suite import read_suite
@@ -196,19 +204,21 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> None:
 def main() -> None:
     """Run all sides one after the other and print the ratios."""
     parser = argparse.ArgumentParser()
-    for name in ("--base", "--adapter", "--items"):
-        parser.add_argument(name, required=True)
+    parser.add_argument("--adapter", required=True)
+    parser.add_argument("--base", default="smollm2")
+    parser.add_argument("--items", type=Path)
     parser.add_argument("--lm-eval")
     parser.add_argument("--items-wanted", type=int, default=200)
     parser.add_argument("--notebook-items", type=int, default=20)
     given = parser.parse_args()
+    base, items = base_and_items(given.base, given.items)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        suite, rendered = choose_items(Path(given.items), given.base, given.items_wanted, folder)
+        suite, rendered = choose_items(items, base, given.items_wanted, folder)
         output = folder / "own.json"
 
         def own(dtype: str, kept: str) -> tuple[Cost, Any]:
-            cost = run(sys.executable, "-c", OWN, given.base, given.adapter, suite, dtype,
+            cost = run(sys.executable, "-c", OWN, base, given.adapter, suite, dtype,
                        folder / kept, output)  # fmt: skip
             found = json.loads(output.read_text())
             first, second, third = found["marks"]
@@ -228,7 +238,7 @@ def main() -> None:
         if given.lm_eval:
             peer = 0.0
             for which, adapter in enumerate(("", given.adapter)):
-                cost, found = ask_lm_eval(given.lm_eval, given.base, adapter, rendered, folder)
+                cost, found = ask_lm_eval(given.lm_eval, base, adapter, rendered, folder)
                 print(f"lm-eval {'tuned' if adapter else 'base'}: {cost.seconds:.1f} s, "
                       f"{cost.peak:.0f} MiB", flush=True)  # fmt: skip
                 compare(sides[which], found, "tuned" if adapter else "base")
@@ -240,7 +250,7 @@ def main() -> None:
             lines = rendered.read_text().splitlines()
             some = folder / "some.jsonl"
             some.write_text("\n".join(lines[: given.notebook_items]) + "\n")
-            cost = run(sys.executable, "-c", NOTEBOOK, given.base, given.adapter, some)
+            cost = run(sys.executable, "-c", NOTEBOOK, base, given.adapter, some)
             scale = len(lines) / min(len(lines), given.notebook_items)
             print(f"pipeline, one prompt at a time: {cost.seconds:.1f} s for "
                   f"{given.notebook_items} items; for all, about {cost.seconds * scale:.0f} s, "
