@@ -19,6 +19,10 @@ _MARKER = "qx7reference7xq"
 """Stands for an answer while the template is looked at; no template writes it by itself."""
 
 
+LONGEST_ANSWER = 128
+"""Tokens of an answer, unless the reference itself has more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptedItem:
     """One item ready for a model.
@@ -42,7 +46,7 @@ class PromptedItem:
 
 
 def prompt_item(
-    tokenizer: "PreTrainedTokenizerBase", stop: int, item: Item, max_new_tokens: int
+    tokenizer: "PreTrainedTokenizerBase", stop: int, item: Item, most: int | None = None
 ) -> PromptedItem:
     """Turn one item into tokens.
 
@@ -50,8 +54,7 @@ def prompt_item(
         tokenizer: With a chat template.
         stop: The token that ends an assistant turn, from ``stop_token``.
         item: The item.
-        max_new_tokens: The most tokens of an answer. An answer gets twice its reference's tokens
-            and eight more, so that the limit of an item never depends on its neighbours.
+        most: The most tokens of an answer, see `answer_limit`.
 
     Raises:
         DataError: The template refuses the conversation (a role that it does not know), or the
@@ -67,9 +70,23 @@ def prompt_item(
         id=item.id,
         prompt=prompt,
         reference=(*answer, stop),
-        answer_limit=min(max_new_tokens, 2 * len(answer) + 8),
+        answer_limit=answer_limit(len(answer), most),
         choices=tuple((*choice, stop) for choice in choices),
     )
+
+
+def answer_limit(reference: int, most: int | None = None) -> int:
+    """Return how many tokens an answer may have, the stop token included.
+
+    The limit of an item never depends on its neighbours, and a model that answers as the reference
+    does is never cut: its answer would be wrong and would seem not to stop.
+
+    Args:
+        reference: The reference's tokens.
+        most: An answer gets twice its reference's tokens and eight more, at most this many; by
+            default `LONGEST_ANSWER`, or the reference's own and eight more where it is longer.
+    """
+    return min(2 * reference + 8, max(LONGEST_ANSWER, reference + 8) if most is None else most)
 
 
 def _answer(

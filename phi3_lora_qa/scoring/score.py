@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 class ScoringOptions:
     """How to score. None of it but ``max_new_tokens`` changes a score beyond rounding.
 
+    ``max_new_tokens`` bounds the answers; None for as many as `prompts.answer_limit` gives them.
     ``token_budget`` bounds the tokens of a batch, answers counted; None for as many as there is
-    memory for. ``seed`` is what any randomness inside a model is drawn from
-    (a plain Phi-3 in eval mode has none).
+    memory for. ``seed`` is what any randomness inside a model is drawn from (a plain Phi-3 in eval
+    mode has none).
     """
 
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     token_budget: int | None = None
     seed: int = 0
 
@@ -221,9 +222,8 @@ def check_request(items: Sequence[Item], options: ScoringOptions) -> None:
     Raises:
         InputError: Two items share an id, or an option is no positive number.
     """
-    if options.max_new_tokens < 1 or (
-        options.token_budget is not None and options.token_budget < 1
-    ):
+    given = (options.max_new_tokens, options.token_budget)
+    if any(number is not None and number < 1 for number in given):
         raise InputError(
             f"max_new_tokens is {options.max_new_tokens} and token_budget {options.token_budget}; "
             "give positive numbers"
@@ -237,7 +237,7 @@ def _prompt(
     tokenizer: "PreTrainedTokenizerBase",
     stop: int,
     item: Item,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
 ) -> PromptedItem:
     prompted = prompt_item(tokenizer, stop, item, max_new_tokens)
     positions = getattr(model.config, "max_position_embeddings", None)

@@ -8,7 +8,7 @@ import pytest
 from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.errors import BaseModelError, DataError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
+from phi3_lora_qa.scoring.prompts import PromptedItem, answer_limit, prompt_item, stop_token
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
@@ -96,6 +96,13 @@ def test_an_answer_may_be_twice_its_reference_and_eight_tokens_more(
     prompted = prompt_item(tiny.tokenizer, stop, item, 100)
     assert prompted.answer_limit == 2 * (len(prompted.reference) - 1) + 8
     assert prompt_item(tiny.tokenizer, stop, item, 5).answer_limit == 5
+
+
+@pytest.mark.parametrize(
+    ("reference", "limit"), [(1, 10), (60, 128), (120, 128), (121, 129), (900, 908)]
+)
+def test_an_answer_may_always_be_as_long_as_its_reference(reference: int, limit: int) -> None:
+    assert answer_limit(reference) == limit
 
 
 def test_the_length_counts_the_longer_of_reference_and_answer() -> None:
