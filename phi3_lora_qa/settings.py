@@ -142,7 +142,7 @@ def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
             import tomllib
 
             table: object = tomllib.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"cannot read {path}: {error}; mend the TOML") from error
         for key in keys:
             table = table.get(key, {}) if isinstance(table, dict) else {}

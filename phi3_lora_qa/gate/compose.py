@@ -157,12 +157,13 @@ def _base(target: Target) -> BaseEntry:
 
 def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
     measured = {name: value for piece in evidence for name, value in piece.environment.items()}
+    # Merging rounds the weights once more: figures of one are not those of the other.
+    scored = "by the server" if run.server else "the adapter beside the base, not merged"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "dtype": run.settings.dtype,
-        # Merging rounds the weights once more: figures of one are not those of the other.
-        "scored": "by the server" if run.server else "the adapter beside the base, not merged",
+        **({"scored": scored} if any(piece.items for piece in evidence) else {}),
         **{name: _version(name) for name in ("phi3-lora-qa", *PACKAGES)},
         **measured,
     }

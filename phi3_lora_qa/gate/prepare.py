@@ -26,6 +26,7 @@ from phi3_lora_qa.data.thresholds import (
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError, escape
 from phi3_lora_qa.gate.baseline import read_baseline
 from phi3_lora_qa.metrics import AskedMetric, find_metric, known_metrics
+from phi3_lora_qa.models.places import cache_folder
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
@@ -75,7 +76,8 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
     Raises:
         InputError: A path, base, suite or thresholds file cannot be used.
     """
-    selection_of(settings)  # what is wrong with it is bad input too
+    selection_of(settings)  # what is wrong with these is bad input too
+    cache_folder()
     metrics = _metrics(settings)
     known = tuple(dict.fromkeys((*known_metrics(), *(metric.name for metric in metrics))))
     asked = read_thresholds(settings.thresholds, known) if settings.thresholds else None

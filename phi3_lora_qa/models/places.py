@@ -5,7 +5,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.errors import InputError, escape
 
 CACHE_VARIABLE = "PHI3_LORA_QA_CACHE"
 
@@ -33,6 +33,15 @@ def bundled(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, else the user's cache folder."""
-    override = os.environ.get(CACHE_VARIABLE)
-    return Path(override or user_cache_dir("phi3-lora-qa")).expanduser().resolve()
+    """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, else the user's cache folder.
+
+    Raises:
+        InputError: The variable names the home of nobody.
+    """
+    given = os.environ.get(CACHE_VARIABLE) or user_cache_dir("phi3-lora-qa")
+    folder = os.path.expanduser(given)  # noqa: PTH111  pathlib's raises for unknown users
+    if folder.startswith("~"):
+        raise InputError(
+            f"{CACHE_VARIABLE} is {escape(given, 80)}, and there is no such user; name a folder"
+        )
+    return Path(folder).resolve()

@@ -1,5 +1,6 @@
 """The training config: a TOML file with the source's two dictionaries as tables, read strictly."""
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read the training config {path}: {error}; give a TOML file"
         ) from error
@@ -161,7 +162,7 @@ def parse_override(text: str) -> dict[str, Any]:
     for candidate in (value, f"'{value}'"):
         try:
             parsed = tomllib.loads(f"value = {candidate}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             if value[:1] in ("'", '"', "[", "{", ""):
                 break
             continue
@@ -211,7 +212,8 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     ):
         values = raw.get(table)
         if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = folder / Path(values[key]).expanduser()
+            # pathlib's raises for unknown users
+            values[key] = folder / os.path.expanduser(values[key])  # noqa: PTH111
     model = raw.get("model")
     # A base may be a name or a folder; only what is plainly a relative path is taken for one.
     if isinstance(model, dict) and str(model.get("base", "")).startswith(("./", "../")):

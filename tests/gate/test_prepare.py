@@ -29,6 +29,14 @@ def test_no_two_adapters_share_a_name(paths: list[str], names: tuple[str, ...]) 
     assert adapter_names([Path(path) for path in paths]) == names
 
 
+def test_a_cache_that_cannot_be_is_bad_input(
+    tmp_path: Path, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", "~nobody-here/cache")
+    with pytest.raises(InputError, match="no such user"):
+        targets(tmp_path, good_adapter)
+
+
 def test_a_question_that_is_repeated_counts_once(tmp_path: Path, good_adapter: Path) -> None:
     rows = [{"prompt": "one?", "reference": "1", "id": str(n)} for n in range(5)]
     rows += [

@@ -18,6 +18,7 @@ def test_a_good_adapter_passes_every_stage_in_an_empty_directory(
     assert result.ret == 0, result.stdout.str()
     record = record_of(pytester)
     assert record.verdict == "PASS"
+    assert record.environment["scored"] == "the adapter beside the base, not merged"
     assert {check.stage for check in record.checks} == {
         "static", "math", "checkpoint", "quality", "export",
     }  # fmt: skip
@@ -58,7 +59,9 @@ def test_a_verdict_over_some_stages_says_which_it_leaves_out(
     pytester: pytest.Pytester, good_adapter: Path
 ) -> None:
     assert gate(pytester, good_adapter).ret == 0
-    assert "stages left out: checkpoint, quality, export" in record_of(pytester).reason
+    record = record_of(pytester)
+    assert "stages left out: checkpoint, quality, export" in record.reason
+    assert "scored" not in record.environment
 
 
 def test_without_a_base_the_run_is_incomplete_and_names_the_option(

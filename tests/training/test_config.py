@@ -68,7 +68,18 @@ def test_an_override_is_typed_as_toml_and_a_bare_word_is_a_string(
 
 @pytest.mark.parametrize(
     "override",
-    ["", "seed=3", "training.seed", "=3", "training.=3", "a.b=[1", 'a.b="open', "a.b=", "a.b={"],
+    [
+        "",
+        "seed=3",
+        "training.seed",
+        "=3",
+        "training.=3",
+        "a.b=[1",
+        'a.b="open',
+        "a.b=",
+        "a.b={",
+        "a.b=" + "[" * 5000,
+    ],
 )
 def test_a_broken_override_is_refused(override: str) -> None:
     with pytest.raises(InputError, match="--set"):
@@ -135,6 +146,16 @@ def test_a_config_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.toml", tmp_path):
         with pytest.raises(InputError, match="cannot read the training config"):
             load_config(path)
+
+
+def test_a_config_too_deep_to_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give a TOML file"):
+        load(tmp_path, "[training]\nseed = " + "[" * 5000)
+
+
+def test_a_path_of_nobody_is_one_below_the_file(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD, "data.train=~nobody-here/rows.jsonl")
+    assert config.data.train.parts[-2:] == ("~nobody-here", "rows.jsonl")
 
 
 def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def _magnitudes(subject: Subject, module: BaseModule) -> "tuple[Numbers, Numbers
     table = module.kind is ModuleKind.EMBEDDING
     shape = (a.shape[1], m.size) if table else (m.size, a.shape[1])
     if place[1].shape != shape:
-        return None  # so does this
+        return None  # and this too
     b = b * subject.matching.scaling(module.name)
     return _by_column(place, a, b, m) if table else _by_row(place, a, b, m)
 
