@@ -27,11 +27,15 @@ class Gradients:
     Attributes:
         A: float64 (r, in).
         B: float64 (out, r).
+        magnitude: DoRA's, float64 (out,).
+        bias: Of lora_B's own bias, float64 (out,).
         frozen: Names of parameters of the base that received a gradient; there must be none.
     """
 
     A: Array | None
     B: Array | None
+    magnitude: Array | None = None
+    bias: Array | None = None
     frozen: tuple[str, ...] = ()
 
 
@@ -65,6 +69,11 @@ class Layer(ABC):
     def arithmetic(cls, case: "LayerCase") -> Arithmetic:
         """What the layer computes in, for the rounding that is allowed."""
         return arithmetic_of(case.dtype)
+
+    @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """What the gradients of A and B are added up in over a batch's rows."""
+        return cls.arithmetic(case)
 
     @classmethod
     def entries_of_b(cls, case: "LayerCase") -> Array:

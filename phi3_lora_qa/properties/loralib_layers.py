@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from phi3_lora_qa.lora import Array, Factors, block_diagonal, merged_linear, scaling_of
+from phi3_lora_qa.lora import Arithmetic, Array, Factors, block_diagonal, merged_linear, scaling_of
 from phi3_lora_qa.properties.layer import Gradients, Layer
 from phi3_lora_qa.properties.torch_layer import TorchLayer
 from phi3_lora_qa.strategies import Kind, LayerCase
@@ -114,6 +114,11 @@ class LoralibEmbedding(LoralibLinear):
         from phi3_lora_qa.properties.peft_embedding_conv import picking
 
         return plain_cases().map(picking)
+
+    @classmethod
+    def batch_arithmetic(cls, case: LayerCase) -> Arithmetic:
+        """Torch adds up what a token gets in the table's dtype."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def layer(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
         """Return loralib's layer, which has no dropout."""

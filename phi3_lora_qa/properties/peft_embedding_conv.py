@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from phi3_lora_qa.lora import Array
+from phi3_lora_qa.lora import Arithmetic, Array
 from phi3_lora_qa.models.tensors import to_tensor
 from phi3_lora_qa.properties.peft_layers import PeftLinear
 
@@ -34,6 +34,11 @@ class PeftEmbedding(PeftLinear):
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases().map(picking)
+
+    @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """Torch adds up what a token gets in the table's dtype."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
         """Return an embedding of ``in`` tokens in ``out`` dimensions."""
@@ -79,6 +84,11 @@ class PeftConv2d(PeftLinear):
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases()
+
+    @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """Torch adds up what a float16 kernel gets in float16."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
         """Return the convolution."""
