@@ -81,6 +81,16 @@ class Layer(ABC):
         return np.ones_like(case.factors.B)
 
     @classmethod
+    def more_factors(
+        cls, case: "LayerCase", *, rank: int | None = None, **choices: Any
+    ) -> "st.SearchStrategy[Factors]":
+        """What a further adapter beside the case's may hold; choices as in `lora_factors`."""
+        from phi3_lora_qa.strategies import lora_factors
+
+        out, inside = case.weight.shape
+        return lora_factors(out=out, inside=inside, rank=rank, dtype=case.dtype, **choices)
+
+    @classmethod
     @abstractmethod
     def build(cls, case: "LayerCase") -> Self:
         """Build the layer with the case's weight and factors, in eval mode and not merged."""
