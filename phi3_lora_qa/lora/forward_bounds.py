@@ -40,15 +40,13 @@ def forward_bound(
         base_bias: The base layer's bias (out,), which belongs to y as well.
     """
     arithmetic = arithmetic_of(dtype)
-    base = y = _affine(exact(weight), _exact_bias(base_bias), x, arithmetic)
+    y, bare = approximate_base(weight, x, arithmetic, base_bias)
     low_rank = _low_rank(factors, x, arithmetic)
     if factors.magnitude is None:
         y = arithmetic.add(y, arithmetic.scale(low_rank, factors.scaling))
     else:
         combined = arithmetic.add(exact(weight), approximate_delta(factors, arithmetic))
         gain = approximate_gain(combined, factors.magnitude, arithmetic).column().transposed()
-        # PEFT takes the bias off again before it scales.
-        bare = base if base_bias is None else arithmetic.subtract(y, exact(base_bias))
         more = arithmetic.times(arithmetic.subtract(gain, exact(np.ones((1, 1)))), bare)
         update = arithmetic.scale(arithmetic.times(gain, low_rank), factors.scaling)
         y = arithmetic.add(y, arithmetic.add(more, update))
@@ -109,6 +107,14 @@ def merged_forward_bound(
         biases.append(arithmetic.scale(exact(factors.bias), factors.scaling))
     bias = reduce(arithmetic.add, biases) if biases else None
     return _affine(merged, bias, x, arithmetic).error.reshape(*x.shape[:-1], -1)
+
+
+def approximate_base(
+    weight: Array, x: Array, arithmetic: Arithmetic, base_bias: Array | None = None
+) -> tuple[Approximation, Approximation]:
+    """Return W·x + b' for rows of x, and the same with b' taken off again, as PEFT's DoRA does."""
+    y = _affine(exact(weight), _exact_bias(base_bias), x, arithmetic)
+    return y, y if base_bias is None else arithmetic.subtract(y, exact(base_bias))
 
 
 def _affine(

@@ -3,13 +3,20 @@
 For y = W·x + s · (B·(A·x) + b) and a loss with gradient g in y, summed over a batch:
 grad A = s · Bᵀ·g·xᵀ, grad B = s · g·(A·x)ᵀ, grad b = s · g. With B = 0 the first is zero, with
 A = 0 the second: that is what a fresh adapter shows at step 0.
+
+DoRA's y = c·(W·x + s·B·(A·x)), with c = m/N for each output and N the norms of the rows of
+V = W + s·B·A, is trained as if N were constant (Liu et al. 2024, arXiv 2402.09353, section 4.3,
+eq. 11), and PEFT detaches it. So A and B get the gradients above with c·g in place of g, and
+grad m = g·(V·x) / N.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from phi3_lora_qa.lora.factors import Array, Factors
+from phi3_lora_qa.lora.bounds import approximate_delta
+from phi3_lora_qa.lora.factors import Array, Factors, delta
+from phi3_lora_qa.lora.forward_bounds import approximate_base
 from phi3_lora_qa.lora.rounding import Arithmetic, arithmetic_of, exact
 
 
@@ -21,46 +28,90 @@ class FactorArrays:
         A: float64 (r, in).
         B: float64 (out, r).
         bias: float64 (out,); None without lora_bias.
+        magnitude: float64 (out,); None without DoRA.
     """
 
     A: Array
     B: Array
     bias: Array | None = None
+    magnitude: Array | None = None
 
 
-def factor_gradients(factors: Factors, x: Array, gradient: Array) -> FactorArrays:
-    """Return the gradients of a batch, without DoRA.
+def factor_gradients(weight: Array, factors: Factors, x: Array, gradient: Array) -> FactorArrays:
+    """Return the gradients of a batch; DoRA's with its norms held constant.
 
     Args:
+        weight: W, float64 (out, in), which DoRA's norms need.
         factors: The module's LoRA.
         x: Inputs, float64 (..., in).
         gradient: The loss's gradient in y, float64 (..., out).
     """
     rows = x.reshape(-1, x.shape[-1])
-    g = factors.scaling * gradient.reshape(-1, gradient.shape[-1])
+    g = gradient.reshape(-1, gradient.shape[-1])
+    bias = None if factors.bias is None else factors.scaling * g.sum(axis=0)
+    magnitude = None
+    if factors.magnitude is not None:
+        combined = weight + delta(factors)
+        norms = np.linalg.norm(combined, axis=1)
+        magnitude = (g * (rows @ combined.T)).sum(axis=0) / norms
+        g = g * (factors.magnitude / norms)
+    g = factors.scaling * g
     return FactorArrays(
-        A=(g @ factors.B).T @ rows,
-        B=g.T @ (rows @ factors.A.T),
-        bias=None if factors.bias is None else g.sum(axis=0),
+        A=(g @ factors.B).T @ rows, B=g.T @ (rows @ factors.A.T), bias=bias, magnitude=magnitude
     )
 
 
-def gradient_bound(
-    factors: Factors, x: Array, gradient: Array, dtype: str | Arithmetic
+def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradient
+    weight: Array,
+    factors: Factors,
+    x: Array,
+    gradient: Array,
+    dtype: str | Arithmetic,
+    *,
+    base_bias: Array | None = None,
+    batch: Arithmetic | None = None,
 ) -> FactorArrays:
     """Bound the error of computed gradients, for n rows of x.
 
     Each step is one of `phi3_lora_qa.lora.rounding`: s·g; (s·g)·B with gamma_out, times x with
     gamma_n; A·x with gamma_in, times s·g with gamma_n; their sums for b with gamma_n.
+
+    With DoRA c·(s·g) takes the place of s·g, c = m/N as in `merge_bound`. The gradient of m is
+    computed as autograd does it for PEFT's layer, (Σ g·(W·x) + Σ (s·g)·(B·(A·x))) / N, with W·x as
+    in `forward_bound`; a layer that forms W·x + s·B·(A·x) first rounds no more than that.
+
+    Args:
+        weight: W, float64 (out, in), which DoRA alone needs.
+        factors: The module's LoRA.
+        x: Inputs, float64 (..., in).
+        gradient: The loss's gradient in y, float64 (..., out).
+        dtype: What the layer computes in.
+        base_bias: The base layer's bias (out,), which PEFT's DoRA adds and takes off again.
+        batch: What A's and B's gradients are added up in over the rows, where that is not as in
+            other sums: torch on a CPU adds up an embedding's in the dtype itself, and a
+            convolution's in float16.
     """
     arithmetic = arithmetic_of(dtype)
+    over_rows = batch or arithmetic
     rows = exact(x.reshape(-1, x.shape[-1]))
-    g = arithmetic.scale(exact(gradient.reshape(-1, gradient.shape[-1])), factors.scaling)
-    inner = arithmetic.product(g, exact(factors.B))
+    g = exact(gradient.reshape(-1, gradient.shape[-1]))
+    scaled = pulled = arithmetic.scale(g, factors.scaling)
     hidden = arithmetic.product(rows, exact(factors.A).transposed())
     ones = exact(np.ones((1, len(rows.value))))
+    magnitude = None
+    if factors.magnitude is not None:
+        combined = arithmetic.add(exact(weight), approximate_delta(factors, arithmetic))
+        norms = arithmetic.row_norms(combined).column().transposed()
+        pulled = arithmetic.times(arithmetic.divide(exact(factors.magnitude), norms), scaled)
+        _, bare = approximate_base(weight, x, arithmetic, base_bias)
+        update = arithmetic.product(hidden, exact(factors.B).transposed())
+        of_base = arithmetic.product(ones, arithmetic.times(g, bare))
+        of_update = arithmetic.product(ones, arithmetic.times(scaled, update))
+        magnitude = arithmetic.divide(arithmetic.add(of_base, of_update), norms).error[0]
+    inner = arithmetic.product(pulled, exact(factors.B))
     return FactorArrays(
-        A=arithmetic.product(inner.transposed(), rows).error,
-        B=arithmetic.product(g.transposed(), hidden).error,
-        bias=None if factors.bias is None else arithmetic.product(ones, g).error[0],
+        A=over_rows.product(inner.transposed(), rows).error,
+        B=over_rows.product(pulled.transposed(), hidden).error,
+        bias=None if factors.bias is None else arithmetic.product(ones, scaled).error[0],
+        magnitude=magnitude,
     )

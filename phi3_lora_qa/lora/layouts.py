@@ -24,6 +24,13 @@ def block_diagonal(stacked: Array, blocks: int) -> Array:
     return dense
 
 
+def diagonal_blocks(dense: Array, blocks: int) -> Array:
+    """Return the blocks of a block-diagonal matrix, stacked: what `block_diagonal` was given."""
+    rows, width = (side // blocks for side in dense.shape)
+    each = np.arange(blocks)
+    return dense.reshape(blocks, rows, blocks, width)[each, :, each].reshape(-1, width)
+
+
 def embedding_delta(factors: Factors) -> Array:
     """Return the delta of an embedding's table, float64 (num, dim).
 

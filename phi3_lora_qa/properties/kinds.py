@@ -20,6 +20,7 @@ _CLASSES = {
     "peft.conv1d": (_OTHERS, "PeftConv1d"),
     "peft.conv2d": (_OTHERS, "PeftConv2d"),
     "peft.conv3d": (_OTHERS, "PeftConv3d"),
+    "peft.grouped_conv": (_OTHERS, "PeftGroupedConv"),
     "peft.model": (_MODEL, "PeftPhi3"),
     "loralib.linear": (_LORALIB, "LoralibLinear"),
     "loralib.fan_in_fan_out": (_LORALIB, "LoralibTransposed"),

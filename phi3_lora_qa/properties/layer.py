@@ -27,11 +27,15 @@ class Gradients:
     Attributes:
         A: float64 (r, in).
         B: float64 (out, r).
+        magnitude: DoRA's, float64 (out,).
+        bias: Of lora_B's own bias, float64 (out,).
         frozen: Names of parameters of the base that received a gradient; there must be none.
     """
 
     A: Array | None
     B: Array | None
+    magnitude: Array | None = None
+    bias: Array | None = None
     frozen: tuple[str, ...] = ()
 
 
@@ -67,9 +71,24 @@ class Layer(ABC):
         return arithmetic_of(case.dtype)
 
     @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """What the gradients of A and B are added up in over a batch's rows."""
+        return cls.arithmetic(case)
+
+    @classmethod
     def entries_of_b(cls, case: "LayerCase") -> Array:
         """Return 1.0 where an entry of B (out, r) is a parameter, 0.0 where it is always zero."""
         return np.ones_like(case.factors.B)
+
+    @classmethod
+    def more_factors(
+        cls, case: "LayerCase", *, rank: int | None = None, **choices: Any
+    ) -> "st.SearchStrategy[Factors]":
+        """What a further adapter beside the case's may hold; choices as in `lora_factors`."""
+        from phi3_lora_qa.strategies import lora_factors
+
+        out, inside = case.weight.shape
+        return lora_factors(out=out, inside=inside, rank=rank, dtype=case.dtype, **choices)
 
     @classmethod
     @abstractmethod

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from phi3_lora_qa.lora import Array, Factors, block_diagonal, merged_linear, scaling_of
+from phi3_lora_qa.lora import (
+    Arithmetic,
+    Array,
+    Factors,
+    block_diagonal,
+    diagonal_blocks,
+    merged_linear,
+    scaling_of,
+)
 from phi3_lora_qa.properties.layer import Gradients, Layer
 from phi3_lora_qa.properties.torch_layer import TorchLayer
 from phi3_lora_qa.strategies import Kind, LayerCase
@@ -115,6 +123,11 @@ class LoralibEmbedding(LoralibLinear):
 
         return plain_cases().map(picking)
 
+    @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """Torch adds up what a token gets in the table's dtype."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
+
     def layer(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
         """Return loralib's layer, which has no dropout."""
         import loralib
@@ -192,9 +205,7 @@ class LoralibMergedLinear(LoralibLinear):
             return super().laid_out(part, values)
         case: Any = self.case
         rows = values.reshape(len(case.enable), -1, values.shape[1])[list(case.enable)]
-        rank = case.stored_b.shape[1]
-        blocks = [block[:, i * rank : (i + 1) * rank] for i, block in enumerate(rows)]
-        return np.concatenate(blocks)
+        return diagonal_blocks(rows.reshape(-1, values.shape[1]), len(rows))
 
     def seen(self, part: str, values: Array) -> Array:
         """Put blocks into the dense B, or its gradient."""

@@ -1,20 +1,34 @@
 """PEFT's LoRA on embeddings and convolutions, seen as linear layers."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from phi3_lora_qa.lora import Array
+from phi3_lora_qa.lora import (
+    Arithmetic,
+    Array,
+    Factors,
+    block_diagonal,
+    dense_kernel,
+    diagonal_blocks,
+    patches,
+    peft_conv,
+)
 from phi3_lora_qa.models.tensors import to_tensor
 from phi3_lora_qa.properties.peft_layers import PeftLinear
+from phi3_lora_qa.strategies import LayerCase
 
 if TYPE_CHECKING:
     import torch
     from hypothesis import strategies as st
 
-    from phi3_lora_qa.strategies import LayerCase
+    from phi3_lora_qa.strategies import ConvCase
+
+_PLACES = 4
+"""How many places of a convolution's input become the rows of a batch."""
 
 _CONV_SVD = (
     "add_weighted_adapter with svd knows Conv2d only, and no kernel of one with a single channel: "
@@ -34,6 +48,11 @@ class PeftEmbedding(PeftLinear):
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases().map(picking)
+
+    @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """Torch adds up what a token gets in the table's dtype."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
         """Return an embedding of ``in`` tokens in ``out`` dimensions."""
@@ -80,6 +99,11 @@ class PeftConv2d(PeftLinear):
 
         return linear_cases()
 
+    @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """Torch adds up what a float16 kernel gets in float16."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
+
     def base(self, case: "LayerCase") -> "torch.nn.Module":
         """Return the convolution."""
         import torch
@@ -121,10 +145,121 @@ class PeftConv3d(PeftConv2d):
         return super().cases().filter(lambda case: _cut(case.x.shape[1], 3)[1:3] != (1, 1))
 
 
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class GroupedCase(LayerCase):
+    """A convolution with groups: its weight and B have blocks of zeros.
+
+    Attributes:
+        groups: How many blocks.
+        kernel: The kernel's sides.
+    """
+
+    groups: int
+    kernel: tuple[int, ...]
+
+
+class PeftGroupedConv(PeftConv2d):
+    """Conv1d, 2d and 3d with groups, which PEFT adapts and refuses to merge."""
+
+    lacks = frozenset({"delta", "merge", "unmerge"})
+    known_faults: ClassVar[Mapping[str, str]] = {
+        **PeftConv2d.known_faults,
+        "a_concatenation_is_the_weighted_sum": "add_weighted_adapter puts the ranks of one adapter "
+        "after those of the other, where each group reads its own share of the ranks; let both "
+        "adapters be active instead",
+    }
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Convolutions of 1 to 3 groups, over the first places of their input."""
+        from hypothesis import strategies as st
+
+        from phi3_lora_qa.strategies import conv_cases
+
+        drawn = (conv_cases(dims=dims, groups=True, max_channels=4) for dims in (1, 2, 3))
+        return st.one_of(*drawn).map(_at_its_places)
+
+    @classmethod
+    def more_factors(
+        cls, case: Any, *, rank: int | None = None, **choices: Any
+    ) -> "st.SearchStrategy[Factors]":
+        """Factors for each group, A's turned so that no group has another's."""
+        each = None if rank is None else rank // case.groups
+        found = super().more_factors(case, rank=each, **choices)
+        return found.map(
+            lambda f: replace(
+                f,
+                A=np.vstack([np.roll(f.A, group, axis=1) for group in range(case.groups)]),
+                B=block_diagonal(f.B, case.groups),
+            )
+        )
+
+    @classmethod
+    def entries_of_b(cls, case: Any) -> Array:
+        """Only the blocks are parameters."""
+        return block_diagonal(np.ones((len(case.weight), case.factors.rank // case.groups)),
+                              case.groups)  # fmt: skip
+
+    def base(self, case: Any) -> "torch.nn.Module":
+        """Return the convolution."""
+        import torch
+
+        kinds: Any = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+        found: torch.nn.Module = kinds[len(case.kernel) - 1](
+            case.x.shape[1] // math.prod(case.kernel),
+            len(case.weight),
+            case.kernel,
+            groups=case.groups,
+            bias=case.base_bias is not None,
+            dtype=getattr(torch, case.dtype),
+        )
+        return found
+
+    def laid_out(self, part: str, values: Array) -> Array:
+        """Take the blocks out of the dense weight and B."""
+        case: Any = self.case
+        blocks = diagonal_blocks(values, case.groups) if part in ("weight", "B") else values
+        return super().laid_out(part, blocks)
+
+    def seen(self, part: str, values: Array) -> Array:
+        """Put them back."""
+        case: Any = self.case
+        if part in ("weight", "B"):
+            return block_diagonal(values.reshape(len(values), -1), case.groups)
+        return super().seen(part, values)
+
+    def _shaped(self, part: str, values: Array, shape: tuple[int, ...]) -> Array:
+        case: Any = self.case
+        blocks = diagonal_blocks(values, case.groups) if part == "B" else values
+        return super()._shaped(part, blocks, shape)
+
+    def given(self, x: Array) -> "torch.Tensor":
+        """Return the inputs with channels and space."""
+        case: Any = self.case
+        return to_tensor(x.reshape(len(x), -1, *case.kernel), case.dtype)
+
+
 def picking(case: "LayerCase") -> "LayerCase":
     """Return a linear case as one of an embedding: its inputs are one-hot rows."""
     columns = np.abs(case.x).argmax(axis=1)
     return replace(case, x=np.eye(case.x.shape[1])[columns], base_bias=None)
+
+
+def _at_its_places(case: "ConvCase") -> GroupedCase:
+    """Return a convolution as a linear layer of what lies below its kernel."""
+    kernel = case.weight.shape[2:]
+    step, around = (case.stride,) * len(kernel), (case.padding,) * len(kernel)
+    return GroupedCase(
+        dtype=case.dtype,
+        weight=dense_kernel(case.weight, case.groups),
+        base_bias=case.base_bias,
+        factors=peft_conv(case.A, case.B, case.scaling, groups=case.groups),
+        alpha=case.alpha,
+        rslora=case.rslora,
+        x=patches(case.x[0], kernel, stride=step, padding=around)[:_PLACES],
+        groups=case.groups,
+        kernel=kernel,
+    )
 
 
 def _cut(inside: int, dims: int) -> tuple[int, ...]:

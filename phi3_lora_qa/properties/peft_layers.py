@@ -74,7 +74,10 @@ class PeftLinear(TorchLayer):
 
         config = self.config(case.factors, case.alpha, rslora=case.rslora, dropout=dropout)
         base: Any = boxed(self.base(case))
-        found: torch.nn.Module = get_peft_model(base, config, autocast_adapter_dtype=self.autocast)
+        with quiet():
+            found: torch.nn.Module = get_peft_model(
+                base, config, autocast_adapter_dtype=self.autocast
+            )
         return found
 
     @property
@@ -188,10 +191,10 @@ class PeftLinear(TorchLayer):
             self.model.add_weighted_adapter(
                 list(names), list(weights), "combined", combination_type=how, density=1.0
             )
-        a, b = (to_float64(self.tensor_of(part, "combined")) for part in ("A", "B"))
+        a, b = (self.seen(p, to_float64(self.tensor_of(p, "combined"))) for p in ("A", "B"))
         return Factors(
-            A=a.reshape(len(a), -1),
-            B=b.reshape(len(b), -1),
+            A=a,
+            B=b,
             scaling=float(self.layer.scaling["combined"]),
         )
 

@@ -130,9 +130,12 @@ class TorchLayer(Layer):
         y = self.module(self.given(x))
         y.backward(gradient=to_tensor(g, self.case.dtype).reshape(y.shape))
         self.module.eval()
+        f = self.case.factors
         return Gradients(
             A=self._gradient("A"),
             B=self._gradient("B"),
+            magnitude=None if f.magnitude is None else self._gradient("magnitude"),
+            bias=None if f.bias is None else self._gradient("bias"),
             frozen=tuple(n for n, p in self.base_parameters() if p.grad is not None),
         )
 

@@ -4,9 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from phi3_lora_qa.lora import Array, factor_gradients, gradient_bound, merged_forward_bound
+from phi3_lora_qa.lora import (
+    Array,
+    Factors,
+    factor_gradients,
+    gradient_bound,
+    merged_forward_bound,
+)
 from phi3_lora_qa.properties.forwards import agrees, expected_output
-from phi3_lora_qa.properties.layer import Layer
+from phi3_lora_qa.properties.layer import Gradients, Layer
 from phi3_lora_qa.properties.property import Comparison, Draw, compared, holds, layer_property
 from phi3_lora_qa.strategies import LayerCase, arrays
 
@@ -26,37 +32,28 @@ def fresh_it_is_the_base(layer: type[Layer], case: LayerCase, draw: Draw) -> Ite
 def fresh_the_other_factor_does_not_move(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """At step 0 exactly the zero factor gets a gradient: the other's carries that zero."""
+    """At step 0 the zero factor gets a gradient and the other none: that one carries the zero.
+
+    DoRA's magnitude gets one from the start.
+    """
     built = layer.fresh(case)
     g = _pull(case, draw)
     found, got = built.factors(), built.gradients(case.x, g)
-    if found.magnitude is not None:
-        return  # DoRA's gradients have the length in them
-    zero, other = (got.A, got.B) if not found.A.any() else (got.B, got.A)
+    other = got.A if found.A.any() else got.B
     yield compared("the gradient of the factor that is not zero", _or_zero(other), np.array(0.0))
-    expected = factor_gradients(found, case.x, g)
-    allowed = gradient_bound(found, case.x, g, layer.arithmetic(case))
-    if zero is got.A:
-        yield compared("the gradient of the zero A", _or_zero(zero), expected.A, allowed.A)
-    else:
-        mask = layer.entries_of_b(case)
-        yield compared("the gradient of the zero B", _or_zero(zero), expected.B * mask, allowed.B)
+    yield from _agree(layer, case, found, g, got)
 
 
 @layer_property("gradients")
 def gradients_are_the_products(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """The gradients are scaling · Bᵀ·g·xᵀ for A and scaling · g·(A·x)ᵀ for B, over the batch."""
-    if case.factors.magnitude is not None:
-        return  # DoRA's have the length in them
+    """The gradients are scaling · Bᵀ·g·xᵀ for A and scaling · g·(A·x)ᵀ for B, over the batch.
+
+    DoRA's are those with its norms held constant, with m / norm more, and g·(W'·x) / m for m.
+    """
     g = _pull(case, draw)
-    got = layer.build(case).gradients(case.x, g)
-    expected = factor_gradients(case.factors, case.x, g)
-    allowed = gradient_bound(case.factors, case.x, g, layer.arithmetic(case))
-    yield compared("the gradient of A", _or_zero(got.A), expected.A, allowed.A)
-    mask = layer.entries_of_b(case)
-    yield compared("the gradient of B", _or_zero(got.B), expected.B * mask, allowed.B)
+    yield from _agree(layer, case, case.factors, g, layer.build(case).gradients(case.x, g))
 
 
 @layer_property("gradients")
@@ -110,6 +107,25 @@ def _pull(case: LayerCase, draw: Draw) -> Array:
     shape = (len(case.x), len(case.weight))
     found: Array = draw(arrays(shape, dtype=case.dtype))
     return found
+
+
+def _agree(
+    layer: type[Layer], case: LayerCase, factors: Factors, g: Array, got: Gradients
+) -> Iterator[Comparison]:
+    """Compare every gradient with the reference's."""
+    expected = factor_gradients(case.weight, factors, case.x, g)
+    allowed = gradient_bound(
+        case.weight, factors, case.x, g, layer.arithmetic(case),
+        base_bias=case.base_bias, batch=layer.batch_arithmetic(case),
+    )  # fmt: skip
+    of_b = expected.B * layer.entries_of_b(case)
+    yield compared("the gradient of A", _or_zero(got.A), expected.A, allowed.A)
+    yield compared("the gradient of B", _or_zero(got.B), of_b, allowed.B)
+    for part in ("magnitude", "bias"):
+        wanted = getattr(expected, part)
+        if wanted is not None:
+            found, bound = _or_zero(getattr(got, part)), getattr(allowed, part)
+            yield compared(f"the gradient of the {part}", found, wanted, bound)
 
 
 def _or_zero(gradient: Array | None) -> Array:

@@ -224,21 +224,6 @@ def convolution(dtype: str) -> Iterator[Measurement]:
         yield "merged forward", found, lora.output(dense, f, rows), bound
 
 
-def gradients(dtype: str) -> Iterator[Measurement]:
-    for rng, plain in cases(dtype, seed=10):
-        case = with_bias(rng, plain, dtype)
-        layer = peft_linear(case, dtype, lora_bias=True)
-        layer(to_torch(case.x, dtype)).backward(to_torch(case.gradient, dtype))
-        expected = lora.factor_gradients(case.factors, case.x, case.gradient)
-        bound = lora.gradient_bound(case.factors, case.x, case.gradient, dtype)
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"]
-        yield "grad A", to_numpy(a.grad), expected.A, bound.A
-        yield "grad B", to_numpy(b.weight.grad), expected.B, bound.B
-        assert expected.bias is not None
-        assert bound.bias is not None
-        yield "grad bias", to_numpy(b.bias.grad), expected.bias, bound.bias
-
-
 def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
     """Delta, merge, one cycle, ten cycles, and the delta read back."""
     f, weight, base = case.factors, case.weight, layer.base_layer
@@ -276,8 +261,8 @@ def _outputs(
     yield "merged forward", found, expected, bound
 
 
-def _embedding(case: Case, dtype: str, **config: Any) -> Iterator[Measurement]:
-    import torch
+def peft_embedding(case: Case, dtype: str, **config: Any) -> Any:
+    """Build PEFT's Embedding with the case's numbers."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Embedding
     from torch import nn
@@ -291,6 +276,15 @@ def _embedding(case: Case, dtype: str, **config: Any) -> Iterator[Measurement]:
     if f.magnitude is not None:
         layer.lora_magnitude_vector["default"].weight.data = to_torch(f.magnitude, dtype)
     layer.scaling["default"] = f.scaling
+    return layer
+
+
+def _embedding(case: Case, dtype: str, **config: Any) -> Iterator[Measurement]:
+    import torch
+
+    f = case.factors
+    layer = peft_embedding(case, dtype, **config)
+    base = layer.base_layer
     tokens = np.arange(case.weight.shape[1])
     one_hot = np.eye(len(tokens))
     with torch.no_grad():
@@ -318,5 +312,4 @@ ORACLES = (
     embedding,
     dora_embedding,
     convolution,
-    gradients,
 )

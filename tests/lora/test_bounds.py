@@ -214,6 +214,8 @@ def test_a_bound_is_infinite_and_warns_of_nothing_where_numbers_leave_the_range(
     dora, biased = replace(plain, magnitude=np.ones(4)), replace(plain, bias=np.full(4, size))
     weight, x, g = np.full((4, 3), size), np.full((2, 3), size), np.ones((2, 4))
     with np.errstate(all="raise"):
+        dora_gradients = lora.gradient_bound(weight, dora, x, g, dtype)
+        assert dora_gradients.magnitude is not None
         found = [
             lora.delta_bound(plain, dtype),
             lora.unmerge_bound(weight, dora, dtype),
@@ -221,7 +223,10 @@ def test_a_bound_is_infinite_and_warns_of_nothing_where_numbers_leave_the_range(
             lora.extraction_bound(weight, dora, dtype),
             lora.forward_bound(weight, dora, x, dtype),
             lora.merged_forward_bound(weight, biased, x, dtype),
-            lora.gradient_bound(biased, x, g, dtype).B,
+            lora.gradient_bound(weight, biased, x, g, dtype).B,
+            dora_gradients.A,
+            dora_gradients.B,
+            dora_gradients.magnitude,
             lora.mix_bound([plain] * 2, [1.0, -1.0], lora.Mixture(kind="ties"), dtype).A,
         ]
     assert not any(np.isnan(bound).any() for bound in found)

@@ -14,6 +14,13 @@ def test_blocks_are_set_on_the_diagonal() -> None:
     assert lora.block_diagonal(stacked, 1).tolist() == stacked.tolist()
 
 
+def test_blocks_are_taken_off_the_diagonal_again() -> None:
+    stacked = np.arange(24.0).reshape(12, 2)
+    for blocks in (1, 2, 3, 4):
+        found = lora.diagonal_blocks(lora.block_diagonal(stacked, blocks), blocks)
+        assert found.tolist() == stacked.tolist()
+
+
 def test_an_embeddings_delta_is_the_transpose_of_a_linear_layers() -> None:
     f = Factors(A=np.array([[1.0, 2.0, 3.0]]), B=np.array([[1.0], [-1.0]]), scaling=2.0)
     assert lora.embedding_delta(f).tolist() == [[2, -2], [4, -4], [6, -6]]

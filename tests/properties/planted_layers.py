@@ -95,3 +95,25 @@ def kernels_are_flipped(patch: Patch) -> None:
 @fault("delta_is_scaling_times_b_times_a", "peft.conv2d")
 def convolutions_do_not_scale(patch: Patch) -> None:
     after(patch, layer._ConvNd, "get_delta_weight", lambda d, m, n: d / m.scaling[n])
+
+
+@fault("forward_adds_the_delta", "peft.grouped_conv")
+def groups_read_the_ranks_of_the_next_group(patch: Patch) -> None:
+    def change(_: None, m: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        def roll(b: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (given[0].roll(b.in_channels // b.groups, 1),)
+
+        m.lora_B[name].register_forward_pre_hook(roll)
+
+    after(patch, layer._ConvNd, "update_layer", change)
+
+
+@fault("forward_adds_the_delta", "peft.grouped_conv")
+def groups_share_the_ranks_by_turns(patch: Patch) -> None:
+    def change(_: None, m: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        def shuffle(b: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (given[0].unflatten(1, (-1, b.groups)).transpose(1, 2).flatten(1, 2),)
+
+        m.lora_B[name].register_forward_pre_hook(shuffle)
+
+    after(patch, layer._ConvNd, "update_layer", change)

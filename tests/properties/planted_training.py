@@ -1,11 +1,13 @@
 """Faults of the start, of training, and of saving and loading."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners import tuners_utils
-from peft.tuners.lora import layer
+from peft.tuners.lora import dora, layer
 from peft.utils import save_and_load
 
 from tests.properties.planting import Patch, after, fault, forward, plain
@@ -46,6 +48,59 @@ def gradients_are_doubled(patch: Patch) -> None:
         return 2 * y - y.detach()
 
     forward(patch, update)
+
+
+@fault("gradients_are_the_products")
+def the_bias_of_b_gets_no_gradient(patch: Patch) -> None:
+    def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
+        bias = m.lora_B[n].bias
+        y = m.lora_A[n](x) @ m.lora_B[n].weight.T
+        return (y if bias is None else y + bias.detach()) * m.scaling[n]
+
+    forward(patch, update)
+
+
+def _doras_forward(patch: Patch, during: Callable[[Patch, Any], None]) -> None:
+    """Let DoRA's forward pass run with something changed for its time."""
+    original = dora.DoraLinearLayer.forward
+
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            during(meanwhile, self)
+            return original(self, *args, **kwargs)
+
+    patch.setattr(dora.DoraLinearLayer, "forward", changed)
+
+
+def _nothing_is_detached(patch: Patch, _: Any) -> None:
+    patch.setattr(torch.Tensor, "detach", lambda self: self)
+
+
+def _the_magnitude_is_detached(patch: Patch, module: Any) -> None:
+    patch.setitem(module._parameters, "weight", module.weight.detach())
+
+
+@fault("gradients_are_the_products", "peft.dora")
+def the_dora_norm_is_not_detached(patch: Patch) -> None:
+    _doras_forward(patch, _nothing_is_detached)
+
+
+@fault("fresh_the_other_factor_does_not_move", "peft.dora")
+def the_fresh_dora_norm_is_not_detached(patch: Patch) -> None:
+    _doras_forward(patch, _nothing_is_detached)
+
+
+@fault("gradients_are_the_products", "peft.dora")
+def the_dora_magnitude_gets_no_gradient(patch: Patch) -> None:
+    _doras_forward(patch, _the_magnitude_is_detached)
+
+
+@fault("fresh_the_other_factor_does_not_move", "peft.dora")
+def the_dora_magnitude_is_frozen(patch: Patch) -> None:
+    def change(_: None, m: Any, *args: Any, **kwargs: Any) -> None:
+        m.lora_magnitude_vector.requires_grad_(False)
+
+    after(patch, tuners_utils.BaseTunerLayer, "set_adapter", change)
 
 
 @fault("saving_and_loading_changes_nothing")

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3_lora_qa.lora import Factors, delta, scaling_of
+from phi3_lora_qa.lora import (
+    Factors,
+    delta,
+    forward_bound,
+    gradient_bound,
+    merge_bound,
+    scaling_of,
+)
 from phi3_lora_qa.strategies import (
     ConvCase,
     EmbeddingCase,
@@ -107,6 +114,18 @@ def test_dora_keeps_a_direction_in_each_row(case: LayerCase) -> None:
     )
     assert (left > 0).all()
     assert (left >= 0.25 * (sides[0] + sides[1])).all()
+
+
+@QUICK
+@given(linear_cases(kinds=["huge"], magnitude=True))
+def test_huge_factors_under_dora_leave_something_to_compare(case: LayerCase) -> None:
+    """Norms whose squares overflow would have infinite bounds, and every property would hold."""
+    given = case.weight, case.factors
+    gradients = gradient_bound(*given, case.x, np.ones((len(case.x), len(case.weight))), case.dtype)
+    found = [merge_bound(*given, case.dtype), forward_bound(*given, case.x, case.dtype)]
+    for bound in (*found, gradients.A, gradients.B, gradients.magnitude):
+        assert bound is not None
+        assert np.isfinite(bound).all()
 
 
 def test_without_dora_a_row_may_cancel() -> None:
