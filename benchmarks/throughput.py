@@ -17,6 +17,7 @@ from typing import Any
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.scoring.key_values import KeyValues, Span, own_attention
+from phi3_lora_qa.scoring.products import packed_products
 
 TURNS = 5
 PROMPT = 128
@@ -100,7 +101,7 @@ def main() -> None:
     for dtype in ("float32", "bfloat16"):
         model = load_base(resolve_base(given.base), dtype).model
         passes, rows = Passes(model), given.tokens // PROMPT
-        with torch.inference_mode(), own_attention(model):
+        with torch.inference_mode(), own_attention(model), packed_products(model):
             limit = seconds(products(model, rows * PROMPT, head=False))
             own = seconds(partial(passes.read, rows))
             show(f"{dtype} reading {rows} rows of {PROMPT}", rows * PROMPT, own, limit)
