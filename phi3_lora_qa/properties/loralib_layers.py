@@ -1,6 +1,6 @@
 """loralib's layers, built and used as its README says: train() unmerges, eval() merges."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,9 @@ class LoralibLinear(TorchLayer):
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
         """Linear layers without rsLoRA, which loralib does not know."""
-        return plain_cases()
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases(kinds=MODEST, rslora=False)
 
     def make(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
         """Return the layer, its base frozen by mark_only_lora_as_trainable."""
@@ -121,7 +123,7 @@ class LoralibEmbedding(LoralibLinear):
         """Embeddings as linear layers."""
         from phi3_lora_qa.properties.peft_embedding_conv import picking
 
-        return plain_cases().map(picking)
+        return super().cases().map(picking)
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
@@ -284,17 +286,6 @@ class LoralibConv3d(LoralibConv2d):
     """loralib's Conv3d, which works for a kernel of one only."""
 
     dims = 3
-
-
-def plain_cases() -> "st.SearchStrategy[LayerCase]":
-    """Return linear cases whose scaling is alpha / r."""
-    from phi3_lora_qa.strategies import linear_cases
-
-    def plain(case: LayerCase) -> LayerCase:
-        scaling = scaling_of(case.alpha, case.factors.rank)
-        return replace(case, rslora=False, factors=replace(case.factors, scaling=scaling))
-
-    return linear_cases(kinds=MODEST).map(plain)
 
 
 def conv_factors(a: Array, b: Array, scaling: float, out: int) -> Factors:

@@ -68,6 +68,7 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     Raises:
         PropertyBroken: It does not hold, or the layer raised an error.
     """
+    __tracebackhide__ = True  # what broke is in the message, and not in here
     import hypothesis
     from hypothesis import strategies as st
 

@@ -39,6 +39,7 @@ def lora_properties(
 
 def _test(tested: Property, layer: type[Layer], examples: int, seed: int) -> Any:
     def check() -> Held:
+        __tracebackhide__ = True
         node, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")
         again = shlex.join(["pytest", node]) if node else ""
         held = run_property(tested, layer, examples=examples, seed=seed, again=again)

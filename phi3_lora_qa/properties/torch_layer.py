@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Array, Factors
 from phi3_lora_qa.models.tensors import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Gradients, Layer
@@ -92,8 +93,18 @@ class TorchLayer(Layer):
             return cls(case)
 
     def fill(self, part: str, values: Array) -> None:
-        """Write a part's values into its parameter."""
-        tensor = self.tensor(part)
+        """Write a part's values into its parameter.
+
+        Raises:
+            InputError: The layer has no such parameter.
+        """
+        try:
+            tensor = self.tensor(part)
+        except (KeyError, AttributeError) as error:
+            raise InputError(
+                f"{type(self).__name__} has no tensor {part!r} ({error}); return it from tensor(), "
+                "or let cases() draw layers without it"
+            ) from error
         dtype = str(tensor.dtype).removeprefix("torch.")
         tensor.data = to_tensor(self.laid_out(part, values), dtype)
 

@@ -152,6 +152,8 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     kinds: Sequence[Kind] = KINDS,
     magnitude: bool | None = False,
     bias: bool | None = False,
+    rslora: bool | None = None,
+    base_bias: bool | None = None,
     max_side: int = 32,
     max_rank: int = 8,
 ) -> LayerCase:
@@ -165,13 +167,16 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
             cancels, since DoRA's direction is lost there.
         bias: Whether lora_B has a bias; None for either. Then the base has one too, which peft
             demands for merging.
+        rslora: Whether scaling is alpha / sqrt(r); None for either.
+        base_bias: Whether the base has a bias; None for either.
         max_side: Bound of out and in.
         max_rank: Bound of r.
     """
     dtype = draw(st.sampled_from(dtypes))
     out, inside = draw(shapes(max_side=max_side))
     rank = draw(ranks(out, inside, max_rank=max_rank))
-    rslora, alpha = draw(st.booleans()), draw(alphas())
+    rslora = draw(st.booleans()) if rslora is None else rslora
+    alpha = draw(alphas())
     factors = draw(
         lora_factors(
             out=out,
@@ -184,7 +189,8 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
             scaling=scaling_of(alpha, rank, rslora=rslora),
         )
     )
-    with_bias = factors.bias is not None or draw(st.booleans())
+    with_bias = draw(st.booleans()) if base_bias is None else base_bias
+    with_bias = with_bias or factors.bias is not None
     weight = draw(arrays((out, inside), dtype=dtype))
     return LayerCase(
         dtype=dtype,

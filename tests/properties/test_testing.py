@@ -1,5 +1,8 @@
 """A user's own layer is tested by one decorator."""
 
+import re
+from pathlib import Path
+
 import loralib
 import peft
 import pytest
@@ -41,7 +44,7 @@ class MyLayer(TorchLayer):
     @classmethod
     def cases(cls):
         from phi3_lora_qa.strategies import linear_cases
-        return linear_cases().filter(lambda case: case.base_bias is not None and not case.rslora)
+        return linear_cases(rslora=False, base_bias=True)
 
 @lora_properties(MyLayer)
 def test_my_layer(check):
@@ -67,6 +70,46 @@ def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pyt
     assert "A=array([[1.0], [1.0]])" in shown or "A=array([[1.0, 1.0], [1.0, 1.0]])" in shown
     assert "run it again: pytest" in shown
     assert "test_my_layer[forward_adds_the_delta]" in shown
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to-layers.md"
+MODULE = """
+class MyLoraLinear(torch.nn.Module):
+    def __init__(self, inside, out, r, alpha, dtype):
+        super().__init__()
+        frozen = torch.zeros(out, inside, dtype=dtype)
+        self.weight = torch.nn.Parameter(frozen, requires_grad=False)
+        self.lora_a = torch.nn.Parameter(torch.randn(r, inside, dtype=dtype))
+        self.lora_b = torch.nn.Parameter(torch.zeros(out, r, dtype=dtype))
+        self.scale, self.merged = alpha / r, False
+
+    def forward(self, x):
+        y = x @ self.weight.T
+        return y if self.merged else y + (x @ self.lora_a.T @ self.lora_b.T) * self.scale
+
+    def merge(self):
+        if not self.merged:
+            self.weight.data += self.scale * (self.lora_b @ self.lora_a)
+        self.merged = True
+"""
+
+
+def test_the_example_on_the_page_tests_a_right_layer(pytester: pytest.Pytester) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    pytester.makepyfile(f"{example}\n{MODULE}")
+    result = pytester.runpytest_inprocess("-q")
+    assert result.parseoutcomes().keys() == {"passed", "skipped"}  # row norms are DoRA's alone
+    assert result.parseoutcomes()["passed"] >= 12
+
+
+def test_a_tensor_that_the_layer_lacks_is_named_with_the_way_out(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(LAYER.format(scale="alpha / r").replace('"base_bias": base.bias,', ""))
+    result = pytester.runpytest_inprocess("-q", "-k", "forward_adds_the_delta")
+    shown = result.stdout.str()
+    assert "MyLayer has no tensor 'base_bias' ('base_bias'); return it from tensor(), or" in shown
+    assert "def run_property" not in shown
 
 
 def test_what_is_no_layer_is_refused() -> None:

@@ -128,6 +128,16 @@ def test_huge_factors_under_dora_leave_something_to_compare(case: LayerCase) -> 
         assert np.isfinite(bound).all()
 
 
+@QUICK
+@given(linear_cases(rslora=True, base_bias=False) | linear_cases(rslora=False, base_bias=True))
+def test_scaling_and_bias_are_as_they_are_asked_for(case: LayerCase) -> None:
+    assert case.rslora is (case.base_bias is None)
+
+
+def test_a_bias_of_b_brings_one_of_the_base_with_it() -> None:
+    assert smallest(linear_cases(bias=True, base_bias=False)).base_bias is not None
+
+
 def test_without_dora_a_row_may_cancel() -> None:
     found = smallest(
         linear_cases(max_side=2, kinds=["ordinary"]),
