@@ -10,7 +10,7 @@ leaves the dtype's range.
 
 import numpy as np
 
-from phi3_lora_qa.lora.factors import Array, Factors
+from phi3_lora_qa.lora.factors import Array, Factors, require_factors
 from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
 
 
@@ -96,6 +96,7 @@ def refactoring_bound(weight: Array, factors: Factors, dtype: str | Arithmetic) 
 
 def approximate_delta(factors: Factors, arithmetic: Arithmetic) -> Approximation:
     """Return s · B·A and how far a computed one may be."""
+    require_factors(factors)
     product = arithmetic.product(exact(factors.B), exact(factors.A))
     return arithmetic.scale(product, factors.scaling)
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.lora.factors import Array, Factors, delta
+from phi3_lora_qa.lora.factors import Array, Factors, delta, require_factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,15 @@ class Mixture:
     density: float = 1.0
     majority: Literal["total", "frequency"] = "total"
 
+    def __post_init__(self) -> None:
+        kinds, ways = ("linear", "ties", "magnitude_prune"), ("total", "frequency")
+        if self.kind not in kinds or self.majority not in ways or not self.density >= 0:
+            raise InputError(
+                f"no mixture has kind {self.kind!r}, density {self.density} and majority "
+                f"{self.majority!r}; give a kind of {', '.join(kinds)}, a density from 0 to 1, and "
+                f"a majority of {', '.join(ways)}"
+            )
+
 
 def weighted_delta(parts: Sequence[Factors], weights: Sequence[float]) -> Array:
     """Return Σ w_i · delta_i, float64 (out, in): what a combination should amount to."""
@@ -74,7 +83,11 @@ def truncate(factors: Factors, rank: int) -> LowRank:
 
     With thin QR of both factors the SVD is that of a small core: delta = Q_b·(U·S·Vᵀ)·Q_aᵀ. Like
     PEFT, B = Q_b·U·S and A = Vᵀ·Q_aᵀ. Signs, and bases of equal singular values, are arbitrary.
+
+    Raises:
+        InputError: The rank is below 0.
     """
+    _require_rank(rank)
     q_b, r_b = np.linalg.qr(factors.B)
     q_a, r_a = np.linalg.qr(factors.A.T)
     u, s, vt = np.linalg.svd(factors.scaling * (r_b @ r_a.T))
@@ -84,7 +97,12 @@ def truncate(factors: Factors, rank: int) -> LowRank:
 
 
 def refactor(difference: Array, rank: int) -> LowRank:
-    """Return the best rank-k factors of a dense matrix, such as a merged weight minus its base."""
+    """Return the best rank-k factors of a dense matrix, such as a merged weight minus its base.
+
+    Raises:
+        InputError: The rank is below 0.
+    """
+    _require_rank(rank)
     u, s, vt = np.linalg.svd(difference, full_matrices=False)
     kept = Factors(A=vt[:rank], B=u[:, :rank] * s[:rank], scaling=1.0)
     return LowRank(factors=kept, tail=s[rank:])
@@ -132,8 +150,6 @@ def pruned(tensor: Array, mixture: Mixture) -> Array:
     """Return a tensor with all but its int(density · size) largest magnitudes set to zero."""
     if mixture.kind == "linear" or mixture.density >= 1:
         return tensor
-    if mixture.density < 0:
-        raise InputError(f"a density of {mixture.density} keeps less than nothing; give 0 to 1")
     keep = int(mixture.density * tensor.size)
     order = np.argsort(-np.abs(tensor).ravel(), kind="stable")
     result = np.zeros(tensor.size)
@@ -149,11 +165,20 @@ def majority(stacked: Array, mixture: Mixture) -> Array:
     return agrees
 
 
+def _require_rank(rank: int) -> None:
+    if rank < 0:
+        raise InputError(f"nothing has a rank of {rank}; give one from 0")
+
+
 def _check(parts: Sequence[Factors], weights: Sequence[float]) -> None:
     if not parts or len(parts) != len(weights):
         raise InputError(
             f"{len(parts)} adapters and {len(weights)} weights; give one weight for each adapter"
         )
+    for factors in parts:
+        require_factors(factors)
+    if len({(f.B.shape[0], f.A.shape[1]) for f in parts}) > 1:
+        raise InputError("the adapters are of modules of other sizes; give those of one module")
     if any(f.magnitude is not None or f.bias is not None for f in parts):
         raise InputError(
             "DoRA's magnitude and lora_bias are no part of a delta, so they can't be combined; "

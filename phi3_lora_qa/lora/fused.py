@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.lora.factors import Array, Factors
+from phi3_lora_qa.lora.factors import Array, Factors, require_factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +170,8 @@ def _check(parts: Mapping[str, Factors], layout: Layout) -> None:
     names = [block.name for block in layout]
     if not parts or not parts.keys() <= set(names):
         raise InputError(f"there are no parts but {', '.join(names)}; give at least one of them")
+    for factors in parts.values():
+        require_factors(factors)
     inputs = {f.A.shape[1] for f in parts.values()}
     if len(inputs) > 1:
         raise InputError(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora.bounds import approximate_delta
-from phi3_lora_qa.lora.factors import Array, Factors, delta
+from phi3_lora_qa.lora.factors import Array, Factors, delta, require_fit
 from phi3_lora_qa.lora.forward_bounds import approximate_base
 from phi3_lora_qa.lora.rounding import Arithmetic, arithmetic_of, exact
 
@@ -45,7 +46,16 @@ def factor_gradients(weight: Array, factors: Factors, x: Array, gradient: Array)
         factors: The module's LoRA.
         x: Inputs, float64 (..., in).
         gradient: The loss's gradient in y, float64 (..., out).
+
+    Raises:
+        InputError: The shapes do not belong together.
     """
+    require_fit(weight, factors, x)
+    if gradient.shape != (*x.shape[:-1], len(factors.B)):
+        raise InputError(
+            f"a gradient {gradient.shape} is none of outputs for inputs {x.shape}; give it as "
+            f"(..., {len(factors.B)})"
+        )
     rows = x.reshape(-1, x.shape[-1])
     g = gradient.reshape(-1, gradient.shape[-1])
     bias = None if factors.bias is None else factors.scaling * g.sum(axis=0)

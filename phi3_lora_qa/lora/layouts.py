@@ -15,7 +15,12 @@ from phi3_lora_qa.lora.factors import Array, Factors, delta
 
 
 def block_diagonal(stacked: Array, blocks: int) -> Array:
-    """Return the block-diagonal matrix (n, blocks · m) of blocks stacked as (n, m)."""
+    """Return the block-diagonal matrix (n, blocks · m) of blocks stacked as (n, m).
+
+    Raises:
+        InputError: The rows are not so many equal blocks.
+    """
+    _require_blocks(stacked.shape[:1], blocks)
     rows, width = stacked.shape[0] // blocks, stacked.shape[1]
     dense = np.zeros((stacked.shape[0], blocks * width))
     for block in range(blocks):
@@ -25,7 +30,12 @@ def block_diagonal(stacked: Array, blocks: int) -> Array:
 
 
 def diagonal_blocks(dense: Array, blocks: int) -> Array:
-    """Return the blocks of a block-diagonal matrix, stacked: what `block_diagonal` was given."""
+    """Return the blocks of a block-diagonal matrix, stacked: what `block_diagonal` was given.
+
+    Raises:
+        InputError: The sides are not so many equal blocks.
+    """
+    _require_blocks(dense.shape, blocks)
     rows, width = (side // blocks for side in dense.shape)
     each = np.arange(blocks)
     return dense.reshape(blocks, rows, blocks, width)[each, :, each].reshape(-1, width)
@@ -153,10 +163,31 @@ def patches(
 
     Returns:
         One row for each place of the output, in row-major order.
+
+    Raises:
+        InputError: Kernel, stride and padding are not for the dimensions of x, or the kernel is
+            larger than the padded input.
     """
+    dims = x.ndim - 1
+    if {len(kernel), len(stride) or dims, len(padding) or dims} != {dims} or any(
+        side > size + 2 * p
+        for side, size, p in zip(kernel, x.shape[1:], padding or [0] * dims, strict=True)
+    ):
+        raise InputError(
+            f"an input {x.shape} has no places for a kernel {tuple(kernel)} with stride "
+            f"{tuple(stride)} and padding {tuple(padding)}; give one number for each dimension"
+        )
     around = [(0, 0), *((p, p) for p in padding or [0] * len(kernel))]
     axes = tuple(range(1, 1 + len(kernel)))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, around), tuple(kernel), axis=axes)
     steps = tuple(slice(None, None, step) for step in stride or [1] * len(kernel))
     chosen = np.moveaxis(windows[(slice(None), *steps)], 0, len(kernel))
     return chosen.reshape(-1, x.shape[0] * math.prod(kernel)).copy()
+
+
+def _require_blocks(sides: Sequence[int], blocks: int) -> None:
+    if blocks < 1 or any(side % blocks for side in sides):
+        raise InputError(
+            f"sides of {', '.join(map(str, sides))} are not {blocks} equal blocks; "
+            "give a number of blocks that divides them"
+        )

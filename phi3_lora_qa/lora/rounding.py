@@ -229,4 +229,5 @@ def _terms(left: Array, right: Array) -> Array:
 
 def _settled(value: Array, error: Array) -> Approximation:
     """What came out as no number is not bounded."""
-    return Approximation(value=value, error=np.fmin(error, np.inf))
+    bounded = np.where(np.isnan(value), np.inf, np.fmin(error, np.inf))
+    return Approximation(value=value, error=bounded)

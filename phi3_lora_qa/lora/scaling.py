@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.errors import InputError, escape
 
 Value = TypeVar("Value", int, float)
 
@@ -92,7 +92,7 @@ def module_scaling(module: str, config: ScalingConfig) -> ModuleScaling:
         config: What the adapter's config says of ranks and alphas.
 
     Raises:
-        InputError: The rank is not positive.
+        InputError: The rank is not positive, or a pattern is no regular expression.
     """
     rank = _first_match(config.rank_pattern, module, config.rank)
     alpha = _first_match(config.alpha_pattern, module, config.alpha)
@@ -102,7 +102,13 @@ def module_scaling(module: str, config: ScalingConfig) -> ModuleScaling:
 
 def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        try:
+            found = re.match(rf"(.*\.)?({pattern})$", module)
+        except re.error as error:
+            raise InputError(
+                f"the pattern {escape(pattern, 80)} is no regular expression ({error}); correct it"
+            ) from error
+        if found:
             return value
     # PEFT then looks the module's own name up: a key that is no pattern for itself, such as "a+b".
     return patterns.get(module, default)

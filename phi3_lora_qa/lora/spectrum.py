@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from phi3_lora_qa.lora.factors import Array, Factors
+from phi3_lora_qa.lora.factors import Array, Factors, require_factors
 
 
 def core(factors: Factors) -> Array:
@@ -11,6 +11,7 @@ def core(factors: Factors) -> Array:
     With thin QR, B = Q_b·R_b and Aᵀ = Q_a·R_a, so delta = Q_b·(s · R_b·R_aᵀ)·Q_aᵀ, and the
     orthonormal Q change no singular value. Its sides are at most r.
     """
+    require_factors(factors)
     r_b: Array = np.linalg.qr(factors.B).R
     r_a: Array = np.linalg.qr(factors.A.T).R
     small: Array = factors.scaling * (r_b @ r_a.T)

@@ -5,7 +5,7 @@ seed: one choice for hypothesis, whatever the size.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,6 +14,7 @@ from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Array, round_to
 
 Fill = Literal["ones", "zeros", "integers", "normal", "wide"]
+Name = TypeVar("Name", bound=str)
 
 DTYPES = ("float32", "bfloat16", "float16")
 FILLS: tuple[Fill, ...] = ("ones", "zeros", "integers", "normal", "wide")
@@ -26,6 +27,25 @@ _SEEDED: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "wide": lambda rng, shape: rng.standard_normal(shape) * 2.0 ** rng.integers(-12, 1, shape),
 }
+
+
+def require_known(what: str, name: str, known: Sequence[str]) -> None:
+    """Raise InputError for a name that is none of the known ones."""
+    if name not in known:
+        raise InputError(f"strategies: no {what} {name!r}; use one of {', '.join(known)}")
+
+
+def named(what: str, names: Sequence[Name], known: Sequence[str]) -> st.SearchStrategy[Name]:
+    """Draw one of the names, simplest first.
+
+    Raises:
+        InputError: One of them is not known, or what is given is no list of them.
+    """
+    if not names or isinstance(names, str):
+        raise InputError(f"strategies: {names!r} is no list of {what}s, such as {known[0]!r}")
+    for name in names:
+        require_known(what, name, known)
+    return st.sampled_from(names)
 
 
 def dtypes() -> st.SearchStrategy[str]:
@@ -68,8 +88,7 @@ def rounded(values: Array, dtype: str) -> Array:
     Raises:
         InputError: The dtype is not one of `DTYPES`.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"strategies: no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    require_known("dtype", dtype, DTYPES)
     return round_to(values, dtype)
 
 
@@ -90,7 +109,7 @@ def arrays(
         fills: What it may be filled with, simplest first: ones, zeros, integers (-3 to 3), normal
             (standard), wide (normal times powers of two from 2⁻¹² to 1). No entry exceeds 8.
     """
-    fill = draw(st.sampled_from(fills))
+    fill = draw(named("fill", fills, FILLS))
     if fill == "ones":
         return np.ones(shape)
     if fill == "zeros":

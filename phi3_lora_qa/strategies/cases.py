@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from phi3_lora_qa.lora import Array, Factors, scaling_of
-from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, ranks, shapes
+from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, named, ranks, shapes
 from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
 from phi3_lora_qa.strategies.shown import Shown
 
@@ -172,7 +172,7 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         max_side: Bound of out and in.
         max_rank: Bound of r.
     """
-    dtype = draw(st.sampled_from(dtypes))
+    dtype = draw(named("dtype", dtypes, DTYPES))
     out, inside = draw(shapes(max_side=max_side))
     rank = draw(ranks(out, inside, max_rank=max_rank))
     rslora = draw(st.booleans()) if rslora is None else rslora
@@ -216,7 +216,7 @@ def embedding_cases(
 
     Embeddings start with A = 0 (kind zero_a), not with B = 0.
     """
-    dtype = draw(st.sampled_from(dtypes))
+    dtype = draw(named("dtype", dtypes, DTYPES))
     num, dim = draw(shapes(max_side=max_side))
     rank = draw(ranks(dim, num, max_rank=max_rank))
     rslora, alpha = draw(st.booleans()), draw(alphas())
@@ -267,7 +267,7 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
         max_kernel: Bound of each side of the kernel, drawn one by one.
         max_rank: Bound of r for each group.
     """
-    dtype = draw(st.sampled_from(dtypes))
+    dtype = draw(named("dtype", dtypes, DTYPES))
     group = draw(st.integers(1, 3)) if groups else 1
     out, inside = (side * group for side in draw(shapes(max_side=max_channels)))
     kernel = tuple(draw(st.integers(1, max_kernel)) for _ in range(dims))
@@ -320,7 +320,7 @@ def merged_linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by
         max_rank: Bound of r.
         max_blocks: Bound of n.
     """
-    dtype = draw(st.sampled_from(dtypes))
+    dtype = draw(named("dtype", dtypes, DTYPES))
     enable = draw(_masks(max_blocks))
     rows, inside = draw(shapes(max_side=max_side))
     rank = draw(ranks(rows, inside, max_rank=max_rank))

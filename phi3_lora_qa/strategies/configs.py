@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hypothesis import strategies as st
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.strategies.arrays import alphas
+from phi3_lora_qa.strategies.arrays import alphas, require_known
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -69,6 +69,8 @@ def lora_configs(
     """
     from peft import LoraConfig
 
+    for variant in variants:
+        require_known("variant", variant, VARIANTS)
     chosen = [variant for variant in variants if not (mergeable and variant == "lora_bias")]
     if not chosen:
         raise InputError(

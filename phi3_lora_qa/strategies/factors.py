@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from phi3_lora_qa.lora import Array, Factors, format_of, scaling_of
 from phi3_lora_qa.strategies.arrays import (
+    DTYPES,
     FILLS,
     LARGEST_ENTRY,
     NONZERO_FILLS,
     alphas,
     arrays,
+    named,
     ranks,
+    require_known,
     rounded,
 )
 
@@ -72,7 +75,8 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         rslora: Whether s = alpha / sqrt(r); None for either.
         scaling: s itself, in place of a drawn alpha.
     """
-    kind = draw(st.sampled_from(kinds))
+    require_known("dtype", dtype, DTYPES)
+    kind = draw(named("kind", kinds, KINDS))
     out = draw(st.integers(1, 32)) if out is None else out
     inside = draw(st.integers(1, 32)) if inside is None else inside
     rank = draw(ranks(out, inside)) if rank is None else rank

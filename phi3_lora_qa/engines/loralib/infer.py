@@ -23,10 +23,12 @@ def pairs(tensors: "Mapping[str, Tensor]") -> "dict[str, tuple[Tensor, Tensor]]"
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, _, factor = name.rpartition(".")
-        if factor not in ("lora_A", "lora_B") or tensor.ndim != 2 or not layer:
+        sound = tensor.ndim == 2 and tensor.is_floating_point()
+        if factor not in ("lora_A", "lora_B") or not sound or not layer:
             raise InputError(
-                f"{escape(name, 160)} {tuple(tensor.shape)} is no factor of loralib's, and a PEFT "
-                'adapter holds factors alone; save lora_state_dict(model, bias="none")'
+                f"{escape(name, 160)} {tuple(tensor.shape)} of {tensor.dtype} is no factor of "
+                "loralib's, and a PEFT adapter holds factors alone; save "
+                'lora_state_dict(model, bias="none")'
             )
         found.setdefault(layer, {})[factor] = tensor
     for layer, factors in found.items():

@@ -87,11 +87,19 @@ def load_lora_state(
         strict: Raise where the report is not complete; nothing is loaded then.
 
     Raises:
-        InputError: The weights are merged; or ``strict``, and something did not fit.
+        InputError: The weights are merged; the state holds something else than tensors of real
+            floating-point numbers; or ``strict``, and something did not fit.
     """
     import torch
 
     _require_unmerged(model, "loading")
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            what = getattr(tensor, "dtype", type(tensor).__name__)
+            raise InputError(
+                f"{escape(str(name), 160)} is {what}, which is no LoRA parameter; give the state "
+                "that lora_state_dict returned"
+            )
     own = dict(model.named_parameters(remove_duplicate=False))
     wanted = [f"{name}.{factor}" for name in lora_modules(model) for factor in FACTORS]
     takes = set(wanted) | {name for name in own if name.rpartition(".")[2] == "bias"}

@@ -72,3 +72,9 @@ def test_shapes_that_fit_nothing_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=says):
         infer(base, tensors, **masks)
+
+
+def test_whole_numbers_are_no_factors(base: BaseFiles) -> None:
+    tensors = {name: t.long() for name, t in state(DOWN, (2, 256), (96, 2)).items()}
+    with pytest.raises(InputError, match=r"of torch\.int64 is no factor of loralib's, and a PEFT"):
+        infer(base, tensors)
