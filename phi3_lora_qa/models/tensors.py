@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def to_float64(tensor: "torch.Tensor") -> Array:
-    """Return a tensor's values as float64 numpy, exactly."""
+    """Return a copy of a tensor's values as float64 numpy, exactly."""
     import torch
 
-    return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64).numpy())
+    # Without copy a float64 tensor would go on changing what was returned.
+    return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy())
 
 
 def to_tensor(values: Array, dtype: str) -> "torch.Tensor":

@@ -9,6 +9,7 @@ from tests.properties import (  # noqa: F401  each plants its faults when it is 
     planted_forward,
     planted_layers,
     planted_merging,
+    planted_models,
     planted_training,
 )
 from tests.properties.planting import FAULTS
