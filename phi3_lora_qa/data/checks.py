@@ -19,6 +19,10 @@ _NAMED = ("properties", "dependentSchemas", "$defs", "definitions")
 """The keywords below which the author gives the names."""
 
 
+_ALONE, _LISTED = ("not", "if", "then", "else"), ("allOf", "anyOf", "oneOf")
+"""The keywords whose schemas are for the same part of an answer as the schema itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regex:
     """The pattern matches somewhere in the answer; nowhere, where it is to be ``absent``.
@@ -99,6 +103,11 @@ class JsonSchema:
             raise DataError(
                 f"'schema' refers to {escape(repr(lost), 80)}, which is not in it; "
                 "put it under $defs"
+            )
+        if loop := _first_loop(schema):
+            raise DataError(
+                f"'schema' has the reference {escape(repr(loop), 80)}, which leads back to itself "
+                "and asks nothing on the way; refer from within properties or items"
             )
 
 
@@ -210,20 +219,59 @@ def _references(schema: object) -> list[str]:
     return [n for v in schema for n in _references(v)] if isinstance(schema, list) else []
 
 
-def _first_lost(schema: object) -> str:
-    """Return the first reference that leads nowhere; empty where all are found."""
+def _resolver(schema: object) -> Any:
     from referencing import Registry
-    from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
     root: Registry[Any] = Registry()
-    resolver = root.resolver_with_root(DRAFT202012.create_resource(schema))
+    return root.resolver_with_root(DRAFT202012.create_resource(schema))
+
+
+def _first_lost(schema: object) -> str:
+    """Return the first reference that leads nowhere; empty where all are found."""
+    from referencing.exceptions import Unresolvable
+
+    resolver = _resolver(schema)
     for name in _references(schema):
         try:
             resolver.lookup(name)
         except Unresolvable:
             return name
     return ""
+
+
+def _first_loop(schema: object) -> str:
+    """Return a reference that is followed without end, as no part of the answer is left behind."""
+    resolver = _resolver(schema)
+    done, open_ = set[int](), set[int]()
+
+    def follow(part: Any) -> str:
+        if not isinstance(part, Mapping) or id(part) in done:
+            return ""
+        open_.add(id(part))
+        for name in ("$ref", "$dynamicRef"):
+            if name in part:
+                there = resolver.lookup(part[name]).contents
+                if found := str(part[name]) if id(there) in open_ else follow(there):
+                    return found
+        for below in _in_place(part):
+            if found := follow(below):
+                return found
+        open_.remove(id(part))
+        done.add(id(part))
+        return ""
+
+    def everywhere(part: object) -> str:
+        return follow(part) or next(filter(None, map(everywhere, _below(part))), "")
+
+    return everywhere(schema)
+
+
+def _in_place(schema: Mapping[str, Any]) -> list[object]:
+    """Return the schemas below that are held against the same part of the answer."""
+    parts = [schema[name] for name in _ALONE if name in schema]
+    listed = [part for name in _LISTED for part in schema.get(name, ())]
+    return [*parts, *listed, *schema.get("dependentSchemas", {}).values()]
 
 
 def _shown(value: object) -> str:

@@ -93,6 +93,22 @@ def test_every_kind_is_read_and_written_and_can_be_a_key_and_travel() -> None:
             [{"kind": "json_schema", "schema": {"$defs": {"a": {"$id": "http://a.bc/d"}}}}],
             "an .id of its own",
         ),
+        ([{"kind": "json_schema", "schema": {"$ref": "#"}}], "the reference '#', which leads back"),
+        (
+            [
+                {
+                    "kind": "json_schema",
+                    "schema": {
+                        "properties": {"a": {"$ref": "#/$defs/b"}},
+                        "$defs": {
+                            "b": {"allOf": [{"$ref": "#/$defs/c"}]},
+                            "c": {"$ref": "#/$defs/b"},
+                        },
+                    },
+                }
+            ],
+            "leads back to itself",
+        ),
     ],
 )
 def test_what_is_no_check_is_an_error_that_says_how_to_mend_it(raw: object, complaint: str) -> None:
