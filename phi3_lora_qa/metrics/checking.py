@@ -17,6 +17,7 @@ from phi3_lora_qa.metrics.refusals import refuses
 from phi3_lora_qa.metrics.text import fold
 from phi3_lora_qa.patterns import Budget, Pattern
 
+_DIGITS = 4000
 MOST_STEPS = 100_000_000
 """Enough for every pattern that a suite may hold on an answer of 10,000 characters."""
 
@@ -57,7 +58,17 @@ def _value(answer: str) -> Any:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON")
 
-    return json.loads(answer, parse_constant=refuse)
+    return json.loads(answer, parse_constant=refuse, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    """Return a whole number of any length; Python's own reading ends at 4,300 digits."""
+    sign, rest = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
+    value = 0
+    for start in range(0, len(rest), _DIGITS):
+        part = rest[start : start + _DIGITS]
+        value = value * 10 ** len(part) + int(part)
+    return sign * value
 
 
 def _fits(schema: str, answer: str) -> bool:
@@ -68,5 +79,5 @@ def _fits(schema: str, answer: str) -> bool:
         # A registry of its own, or jsonschema would fetch what a reference names.
         validator = Draft202012Validator(json.loads(schema), registry=Registry())
         return validator.is_valid(_value(answer))
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         return False
