@@ -9,7 +9,6 @@ import importlib.util
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from numbers import Real
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.errors import DataError, escape
+
+LARGEST = 1e60
+"""Of a score without a span: its powers must still be numbers when scores are compared."""
 
 _FORMS = "give MODULE:CLASS, or the path of an evaluate module"
 
@@ -69,10 +71,11 @@ def bounds_of(place: str) -> tuple[bool, tuple[float, float] | None]:
         low, high = map(float, span)
     except (TypeError, ValueError):
         low = high = math.nan
-    if not -math.inf < low < high < math.inf:
+    if not -LARGEST <= low < high <= LARGEST:
         raise DataError(
             f"the metric {escape(place, 200)} has the span {escape(repr(span), 80)}; give the "
-            "smallest and the largest score, such as (0.0, 1.0), or None"
+            f"smallest and the largest score, such as (0.0, 1.0) and none beyond {LARGEST:g}, or "
+            "None"
         )
     return False, (low, high)
 
@@ -108,13 +111,13 @@ def compute_own(
             f"the metric {escape(place, 200)} gave {len(scores)} scores for {len(answers)} "
             "answers; mend it, so that it gives one for each"
         )
-    low, high = span or (-sys.float_info.max, sys.float_info.max)
+    low, high = span or (-LARGEST, LARGEST)
     for name, score in zip(names, scores, strict=True):
         if not low <= score <= high or (binary and score not in (0.0, 1.0)):
             kind = "0 or 1" if binary else f"a number from {low:g} to {high:g}"
             raise DataError(
                 f"the metric {escape(place, 200)} gave {score:g} for the item "
-                f"{escape(name, 60)}, which is not {kind if span else 'one finite number'}; "
+                f"{escape(name, 60)}, which is not {kind}; "
                 "mend it, or say otherwise in its span and binary"
             )
     return scores

@@ -61,6 +61,17 @@ class Wordy(AnswerMetric):
     span = "from 0 to 1"
 
 
+class Huge(AnswerMetric):
+    span = None
+
+    def score(self, answer: str, reference: str) -> float:
+        return 1e60 if answer == "see" else -1e308
+
+
+class Wide(AnswerMetric):
+    span = (-1e308, 1e308)
+
+
 class Few(AnswerMetric):
     def _compute(self, *, predictions, references):
         return {"scores": [1.0]}
@@ -187,6 +198,8 @@ def test_what_is_not_there_is_an_error_before_anything_runs(
         ("Percent", "gave 80 for the item a, which is not a number from 0 to 1; mend it"),
         ("Reversed", r"has the span .1.0, 0.0.; give the smallest"),
         ("Wordy", "has the span 'from 0 to 1'; give the smallest"),
+        ("Huge", "gave -1e.308 for the item b, which is not a number from -1e.60 to 1e.60; mend"),
+        ("Wide", r"has the span .-1e.308, 1e.308.; give the smallest"),
         ("Few", "gave 1 scores for 2 answers"),
     ],
 )
