@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from phi3_lora_qa.data.chat import Item
@@ -14,17 +13,15 @@ from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, read_record
 from phi3_lora_qa.setting_specs import server_of
 from phi3_lora_qa.settings import GateSettings
 
-PACKAGE = "phi3-lora-qa"
-
 
 def read_baseline(
     path: Path, items: Sequence[Item], base: BaseRef, settings: GateSettings
 ) -> tuple[ItemRow, ...]:
     """Return the last accepted adapter's row of every item, in the items' order.
 
-    Only what was made alike is compared: by the same version of this package, with the same base,
-    number format and side of a server, and for every item of this suite the same question with
-    the same reference, choices and checks.
+    Only what was made alike is compared: the same base, the same number format, the same side of
+    a server, and for every item of this suite the same question with the same reference, choices
+    and checks.
 
     Args:
         path: A ``record.json``, with its table of items beside it.
@@ -71,12 +68,6 @@ def _require_alike(record: RunRecord, path: Path, base: BaseRef, settings: GateS
             f"the record {path} is of another base ({escape(str(there), 80)}, here "
             f"{escape(here[:12] or base.id, 80)}); give a record of an adapter of this base, made "
             "where the base's files were at hand as they are here"
-        )
-    there, ours = str(record.environment.get(PACKAGE)), version(PACKAGE)
-    if there != ours:
-        raise InputError(
-            f"the record {path} was made by {PACKAGE} {escape(there, 80)} and this is {ours}, "
-            "which may score otherwise; gate the accepted adapter again with this one"
         )
     given = {name: getattr(record.settings.get(name), "value", None) for name in _SCORED_BY}
     for name, kind in _SCORED_BY.items():

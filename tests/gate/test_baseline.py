@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,6 @@ def accepted(tmp_path: Path, change: Change = lambda r, rows: (r, rows)) -> Path
             "dtype": SettingEntry(value="float32", source="default"),
             "backend": SettingEntry(value="transformers", source="default"),
         },
-        environment={"phi3-lora-qa": version("phi3-lora-qa")},
     )
     written, table = change(whole, rows)
     write_report(written, table, tmp_path / "accepted")
@@ -130,11 +128,6 @@ FAULTS: dict[str, tuple[Change, str]] = {
         ),
         "another dtype .*gate the accepted adapter again",
     ),
-    "a version": (
-        lambda r, rows: (replace(r, environment={"phi3-lora-qa": "0.0.9"}), rows),
-        "made by phi3-lora-qa 0.0.9 and this is .*gate the accepted adapter again",
-    ),
-    "no version": (lambda r, rows: (replace(r, environment={}), rows), "made by phi3-lora-qa None"),
     "no items": (lambda r, rows: (r, []), "names no table of items"),
     "an item too few": (lambda r, rows: (r, rows[1:]), "does not have the item 'q0'"),
     "a question": (
