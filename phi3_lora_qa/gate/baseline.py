@@ -7,7 +7,8 @@ from pathlib import Path
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.data.item_table import read_items, storable
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.gate.table import extras_text, prompt_text
+from phi3_lora_qa.gate.table import extras_text, prompt_text, score_of
+from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, read_record
 from phi3_lora_qa.setting_specs import server_of
@@ -42,7 +43,23 @@ def read_baseline(
             "again with its quality stage"
         )
     rows = {row.id: row for row in read_items(path.parent / record.items)}
+    _require_all(record, items, rows, path)
     return tuple(_row_of(item, rows, path) for item in items)
+
+
+def base_moved(
+    rows: Sequence[ItemRow], accepted: Sequence[ItemRow], group: str, info: MetricInfo
+) -> float:
+    """Return how far the base's mean is now from what it was in the record, on the same items.
+
+    The base is the same one, so it tells whether both runs measured alike: with the same metrics,
+    libraries and kind of machine.
+    """
+    then = {row.id: row for row in accepted}
+    mine = [row for row in rows if row.group == group and not row.error]
+    pairs = [(score_of(row, info), score_of(then.get(row.id), info)) for row in mine]
+    moves = [now[0] - before[0] for now, before in pairs if now and before]
+    return math.fsum(moves) / len(moves) if moves else 0.0
 
 
 def _require_accepted(record: RunRecord, path: Path) -> None:
@@ -87,13 +104,28 @@ def _served(backend: str) -> str:
 _SCORED_BY: Mapping[str, Callable[[str], str]] = {"dtype": str, "backend": _served}
 
 
+def _require_all(
+    record: RunRecord, items: Sequence[Item], rows: Mapping[str, ItemRow], path: Path
+) -> None:
+    """A part of the items would not do: which part it is hung on how the accepted one did."""
+    lacking = [item.id for item in items if storable(item.id) not in rows]
+    if not lacking:
+        return
+    early = getattr(record.settings.get("early_stop"), "value", "off") != "off"
+    why = "an early end spared some items of that run, or it had another suite" if early else ""
+    raise InputError(
+        f"the record {path} does not have {len(lacking)} of the {len(items)} items, such as "
+        f"{escape(repr(lacking[0]), 60)}{f' ({why})' if why else ''}, so that the two adapters "
+        "cannot be paired; gate the accepted adapter again with this suite and --phi3-early-stop "
+        "off"
+    )
+
+
 def _row_of(item: Item, rows: Mapping[str, ItemRow], path: Path) -> ItemRow:
-    row = rows.get(storable(item.id))
+    row = rows[storable(item.id)]
     asked = (item.group, prompt_text(item), item.reference, extras_text(item))
     name = escape(repr(item.id), 60)
-    if row is None:
-        fault = f"does not have the item {name}"
-    elif (row.group, row.prompt, row.reference, row.extras) != tuple(map(storable, asked)):
+    if (row.group, row.prompt, row.reference, row.extras) != tuple(map(storable, asked)):
         fault = f"asks something else in the item {name}, or has other choices or checks for it"
     elif row.error or not math.isfinite(row.tuned_loss):
         fault = f"has no score of the item {name}"

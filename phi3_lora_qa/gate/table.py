@@ -218,6 +218,13 @@ def alarms(rows: Sequence[ItemRow], demands: Demands) -> tuple[Alarm, ...]:
     )
 
 
+def score_of(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | None:
+    """Return what base and tuned model got; None where it was not measured."""
+    if row is None:
+        return None
+    return row.scores.get(info.name) if info.generated else (row.base_loss, row.tuned_loss)
+
+
 def _judged(
     rows: Sequence[ItemRow], limit: Limit, demands: Demands, spared: Sequence[Spared] = ()
 ) -> tuple[MetricInfo, "_Pairs | None"]:
@@ -311,10 +318,10 @@ def _pairs(
     Items that the metric says nothing of are left out. None where nothing is left, or where an
     item has no score in the baseline.
     """
-    mine = [r for r in rows if r.group == group and not r.error and _score(r, info) is not None]
+    mine = [r for r in rows if r.group == group and not r.error and score_of(r, info) is not None]
     accepted = {row.id: row for row in baseline or ()}
     others = mine if baseline is None else [accepted.get(row.id) for row in mine]
-    before, after = ([_score(row, info) for row in side] for side in (others, mine))
+    before, after = ([score_of(row, info) for row in side] for side in (others, mine))
     at_first = 0 if baseline is None else 1
     rest = _rest(group, info, spared, None if baseline is None else accepted)
     if not mine or None in (*before, *after, *rest):
@@ -341,19 +348,12 @@ def _rest(
         if other.item.group == group and (not info.generated or info.applies(other.item))
     ]
     if accepted is not None:
-        scores = [_score(accepted.get(other.item.id), info) for other in mine]
+        scores = [score_of(accepted.get(other.item.id), info) for other in mine]
         return [pair[1] if pair else None for pair in scores]
     if not info.generated:
         return [other.base.loss for other in mine]
     told = _side(info, [other.item for other in mine], [other.base for other in mine], base=True)
     return [value for value in told if not math.isnan(value)]
-
-
-def _score(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | None:
-    """Return what base and tuned model got; None where it was not measured."""
-    if row is None:
-        return None
-    return row.scores.get(info.name) if info.generated else (row.base_loss, row.tuned_loss)
 
 
 def _metric(pairs: _Pairs, interval: Interval, limit: Limit | None) -> Metric:

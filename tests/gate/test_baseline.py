@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.checks import quality
 from phi3_lora_qa.gate.prepare import Target, prepare
 from phi3_lora_qa.models.registry import base_fingerprint, resolve_base
@@ -129,7 +130,19 @@ FAULTS: dict[str, tuple[Change, str]] = {
         "another dtype .*gate the accepted adapter again",
     ),
     "no items": (lambda r, rows: (r, []), "names no table of items"),
-    "an item too few": (lambda r, rows: (r, rows[1:]), "does not have the item 'q0'"),
+    "an item too few": (
+        lambda r, rows: (r, rows[1:]),
+        "does not have 1 of the 40 items, such as 'q0', so",
+    ),
+    "what an early end left": (
+        lambda r, rows: (
+            replace(
+                r, settings={**r.settings, "early_stop": SettingEntry(value="on", source="default")}
+            ),
+            rows[:30],
+        ),
+        "10 of the 40 items, such as 'q30' .an early end spared .* and --phi3-early-stop off$",
+    ),
     "a question": (
         lambda r, rows: (r, without(rows, prompt="user: What?")),
         "asks something else in the item 'q0'",
@@ -193,6 +206,33 @@ def test_an_adapter_that_answers_worse_than_the_last_one_fails(
     assert error.outcome is Outcome.FAILED
     assert "baseline 1, tuned 0" in error.message
     assert "no worse than the baseline" in error.message
+
+
+def test_a_base_that_gets_other_figures_than_then_leaves_the_comparison_incomplete(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = make_bench(suite=[suite(tmp_path)], baseline=accepted(tmp_path))
+    run = {check.label: check for check in quality.checks(bench.target.limits)}
+    limit = run["token_f1[target,baseline]"]
+    told = {share: moved(bench, share) for share in (0.0, 0.04, 0.06)}
+    bench.__dict__["rows"] = told[0.0]
+    assert "moved" not in holds(limit.run, bench)
+    del bench.__dict__["metrics"]
+    bench.__dict__["rows"] = told[0.04]
+    assert "has moved by +0.04 since" in holds(limit.run, bench)
+    del bench.__dict__["metrics"]
+    bench.__dict__["rows"] = told[0.06]
+    error = fails(limit.run, bench)
+    assert error.outcome is Outcome.NOT_RUN
+    assert "not measured alike" in error.message
+
+
+def moved(bench: Bench, share: float) -> tuple[ItemRow, ...]:
+    """The accepted adapter's own rows, with the base's score on each item moved by a share."""
+    return tuple(
+        replace(row, scores={**row.scores, "token_f1": (share, 1.0)})
+        for row in bench.target.baseline
+    )
 
 
 def test_a_limit_against_a_baseline_that_was_not_given_is_not_run(

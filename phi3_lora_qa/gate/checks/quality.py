@@ -8,12 +8,17 @@ asks "did anything at all get worse?" is the alarm, and it allows for having loo
 from collections.abc import Sequence
 
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
+from phi3_lora_qa.gate.baseline import base_moved
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
 from phi3_lora_qa.gate.table import OF_TUNED, Alarm, alarms
 from phi3_lora_qa.record import ItemRow, Metric, Outcome, to_plain
 
 MOST_SHOWN = 5
+
+MOST_MOVED = 0.5
+"""Of a limit against the last accepted adapter: so far may the base have moved since."""
+MOVED_BY_ROUNDING = 1e-3
 
 
 def checks(limits: Sequence[Limit]) -> tuple[Check, ...]:
@@ -53,7 +58,12 @@ def every_item_is_scored(bench: Bench) -> Held:
     copies = bench.target.copies
     left_out = f"; {copies} that repeat another item were left out" if copies else ""
     spared = len(bench.spared)
-    early = f"; the other {spared} were spared, as what all would say is certain" if spared else ""
+    early = (
+        f"; the other {spared} were spared, as what all would say is certain (a record for "
+        "--phi3-baseline needs them: --phi3-early-stop off)"
+        if spared
+        else ""
+    )
     return Held(
         message=f"{len(rows)} items were scored by base and tuned model{early}{left_out}",
         measured={"scored": len(rows), "spared": spared},
@@ -126,11 +136,12 @@ def _holds(limit: Limit) -> CheckFunction:
                 outcome=Outcome.NOT_RUN,
             )
         metric = _find(bench.metrics, limit)
+        moved = _require_measured_alike(bench, limit) if limit.against == BASELINE else ""
         words = (
             f"{limit.metric} on {limit.group}: {limit.against} {metric.base:.4g}, "
             f"tuned {metric.tuned:.4g}, "
             f"difference {metric.difference:+.4g} [{metric.low:+.4g}, {metric.high:+.4g}] over "
-            f"{metric.n} items; wanted: {metric.limit}"
+            f"{metric.n} items; wanted: {metric.limit}{moved}"
         )
         measured = {"metric": to_plain(metric)}
         if metric.outcome is Outcome.PASSED:
@@ -153,6 +164,27 @@ def _holds(limit: Limit) -> CheckFunction:
         )
 
     return run
+
+
+def _require_measured_alike(bench: Bench, limit: Limit) -> str:
+    """Hold the base, which is the same, against what it was then; say how far it has moved."""
+    info = next(info for info in bench.measured if info.name == limit.metric)
+    moved = base_moved(bench.rows, bench.target.baseline, limit.group, info)
+    if abs(moved) <= MOVED_BY_ROUNDING:
+        return ""
+    words = (
+        f"{limit.metric} of the base on {limit.group} has moved by {moved:+.3g} since the last "
+        "accepted adapter was gated"
+    )
+    if abs(moved) > MOST_MOVED * limit.value:
+        raise CheckFailedError(
+            f"{words}, though it is the same base, so the two adapters were not measured alike",
+            "gate the accepted adapter again here, with these versions and metrics and with "
+            "--phi3-early-stop off, and give that record",
+            {"base_moved": moved},
+            Outcome.NOT_RUN,
+        )
+    return f" ({words})"
 
 
 def _find(metrics: Sequence[Metric], limit: Limit) -> Metric:
