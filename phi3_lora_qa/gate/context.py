@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
 from phi3_lora_qa.gate.prepare import Target
@@ -186,8 +186,9 @@ class Run:
         kept = KeptReadings(cache_folder() / "scores", conditions) if keep else None
         scorer = partial(score_items, base.model, base.tokenizer, bench.target.items, kept=kept)
         scores = self._timed_scores(bench, "score base", scorer)
-        found = kept.found if kept else 0
-        note: dict[str, Json] = {"base_scores_kept": f"{found} of {len(scores)}"}
+        found, trouble = (kept.found, kept.trouble) if kept else (0, "")
+        lost = f", and no new ones can be kept ({escape(trouble, 200)})" if trouble else ""
+        note: dict[str, Json] = {"base_scores_kept": f"{found} of {len(scores)}{lost}"}
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return scores
 

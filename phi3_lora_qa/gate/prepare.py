@@ -31,6 +31,7 @@ from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
     bundled_thresholds,
+    cache_folder,
     known_bases,
     read_base_config,
     resolve_base,
@@ -76,7 +77,7 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
     Raises:
         InputError: A path, base, suite or thresholds file cannot be used.
     """
-    selection_of(settings)  # what is wrong with these is bad input too
+    selection_of(settings)  # what is wrong with it is bad input too
     cache_folder()
     metrics = _metrics(settings)
     known = tuple(dict.fromkeys((*known_metrics(), *(metric.name for metric in metrics))))

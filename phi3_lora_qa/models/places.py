@@ -36,12 +36,13 @@ def cache_folder() -> Path:
     """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, else the user's cache folder.
 
     Raises:
-        InputError: The variable names the home of nobody.
+        InputError: The variable names the home of a user that this machine does not know.
     """
-    given = os.environ.get(CACHE_VARIABLE) or user_cache_dir("phi3-lora-qa")
-    folder = os.path.expanduser(given)  # noqa: PTH111  pathlib's raises for unknown users
-    if folder.startswith("~"):
+    override = os.environ.get(CACHE_VARIABLE)
+    place = os.path.expanduser(override or user_cache_dir("phi3-lora-qa"))  # noqa: PTH111
+    if place.startswith("~"):
         raise InputError(
-            f"{CACHE_VARIABLE} is {escape(given, 80)}, and there is no such user; name a folder"
+            f"{CACHE_VARIABLE} is {escape(place, 200)}, and there is no such user; "
+            "give a folder of your own"
         )
-    return Path(folder).resolve()
+    return Path(os.path.realpath(place))

@@ -47,6 +47,7 @@ class KeptReadings:
         self._path = folder / f"{_digest(self._conditions)}{SUFFIX}"
         self._readings = _load(self._path, self._conditions)
         self.found = 0
+        self.trouble = ""
 
     def find(self, item: PromptedItem) -> Reading | None:
         """Return what was kept of an item; ``found`` counts how often there was something."""
@@ -55,15 +56,20 @@ class KeptReadings:
         return reading
 
     def add(self, readings: Sequence[tuple[PromptedItem, Reading]]) -> None:
-        """Keep readings, beside what another process has kept meanwhile."""
+        """Keep readings, beside what another process has kept meanwhile.
+
+        Where that cannot be done, ``trouble`` says why.
+        """
         if not readings:
             return
         self._readings |= {_name(item): reading for item, reading in readings}
-        with suppress(OSError):
+        try:
             _save(
                 self._path, self._conditions, _load(self._path, self._conditions) | self._readings
             )
             _forget_old(self._path.parent)
+        except OSError as error:
+            self.trouble = str(error)
 
 
 def _name(item: PromptedItem) -> str:
@@ -119,7 +125,8 @@ def _load(path: Path, conditions: str) -> dict[str, Reading]:
         kept, digest = (arrays.pop(name).tobytes().decode() for name in ("conditions", "digest"))
         if kept != conditions or digest != _digest_of(arrays):
             return {}
-        os.utime(path)
+        with suppress(OSError):  # a folder that may only be read
+            os.utime(path)
         return dict(_readings(arrays))
     except Exception:  # whatever a damaged file makes numpy raise: it holds nothing
         return {}

@@ -23,9 +23,6 @@ def test_the_cache_is_the_users_unless_the_environment_says_otherwise(
     assert cache_folder() == tmp_path / "user" / "phi3-lora-qa"
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
-
-
-def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", "~nobody-here/cache")
-    with pytest.raises(InputError, match=r"~nobody-here/cache, and there is no such user; name"):
+    with pytest.raises(InputError, match=r"~nobody-here/cache, .* give a folder of your own$"):
         cache_folder()

@@ -102,6 +102,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_stops_nothing(tmp_pat
     kept = KeptReadings(file / "folder", CONDITIONS)
     kept.add([(item(), reading())])
     assert kept.find(item())
+    assert str(file) in kept.trouble
     assert KeptReadings(file / "folder", CONDITIONS).find(item()) is None
 
 
