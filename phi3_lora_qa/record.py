@@ -15,6 +15,8 @@ from typing import Any
 from phi3_lora_qa.errors import InputError, escape
 
 SCHEMA_VERSION = 1
+LARGEST = 64 << 20
+"""Bytes of a record: a hundred times what a gate of the largest Phi-3 writes."""
 
 Json = Any
 """A value that ``json`` can write. Kept as an alias so that signatures say what is meant."""
@@ -181,10 +183,11 @@ def read_record(path: Path) -> RunRecord:
     """Read a record.json.
 
     Raises:
-        InputError: The file is missing, is no JSON, or is no record of this schema version.
+        InputError: The file is missing or too large, is no JSON, or is no record of this schema
+            version.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(_bounded_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read the record {path}: {error}; give a record.json that the gate wrote"
@@ -212,6 +215,14 @@ def read_record(path: Path) -> RunRecord:
         raise InputError(
             f"{path} is damaged ({escape(str(error))}); gate the adapter again for a new record"
         ) from error
+
+
+def _bounded_text(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"it has more than {LARGEST >> 20} MiB")
+    return path.read_text(encoding="utf-8")
 
 
 def check_from_json(raw: Mapping[str, Json]) -> CheckResult:
