@@ -26,7 +26,6 @@ from phi3_lora_qa.data.thresholds import (
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError, escape
 from phi3_lora_qa.gate.baseline import read_baseline
 from phi3_lora_qa.metrics import AskedMetric, find_metric, known_metrics
-from phi3_lora_qa.models.places import cache_folder
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
