@@ -66,7 +66,7 @@ class ExactMatch(AnswerMetric):
 
 
 class TokenF1(AnswerMetric):
-    """F1 over the words that answer and reference share."""
+    """F1 over the words that answer and reference share, without the marks around them (``%``)."""
 
     description = "Harmonic mean of precision and recall over words."
     citation = "Rajpurkar et al., SQuAD, EMNLP 2016"

@@ -40,8 +40,10 @@ def exact_match(answer: str, reference: str) -> float:
 def token_f1(answer: str, reference: str) -> float:
     """Return the harmonic mean of precision and recall over words with their multiplicity.
 
-    Source: Rajpurkar et al., SQuAD, EMNLP 2016, section 6.1, with the words of ``words``. Where
-    neither text has a word, the exact match decides.
+    Source: Rajpurkar et al., SQuAD, EMNLP 2016, section 6.1, with the words of ``words``. As there,
+    marks around a word do not count, ``%`` and ``#`` among them: ``50%`` and ``50`` are one word
+    here, and differ for the exact match. Unlike there, articles are words. Where neither text has
+    a word, the exact match decides.
     """
     said, expected = Counter(words(answer)), Counter(words(reference))
     if not said and not expected:

@@ -28,6 +28,12 @@ def test_case_spacing_and_final_marks_do_not_count(answer: str, reference: str) 
     assert exact_match(answer, reference) == 1.0
 
 
+def test_a_mark_around_a_word_counts_for_the_exact_match_alone() -> None:
+    for marked, bare in (("50%", "50"), ("#1", "1")):
+        assert (token_f1(marked, bare), exact_match(marked, bare)) == (1.0, 0.0)
+    assert token_f1("$5", "5") == 0.0
+
+
 @pytest.mark.parametrize(
     ("answer", "reference"),
     [
