@@ -136,10 +136,19 @@ def _lines(report: "SuiteReport", assumed: Assumed) -> Iterator[str]:
         ("that were nearly trained on; take them out of the suite", report.nearly_trained_on),
     ):
         yield from _found(words, pairs)
-    if not report.searched:
-        yield "the search for near copies ended early, as too many texts are too alike"
-    found = "nothing to mend" if report.searched else "nothing else was found to mend"
-    yield found if report.sound else "mend the suite"
+    for words, count in (
+        ("were not compared with all others for near copies", report.not_compared),
+        ("were not compared with all training rows", report.not_compared_with_training),
+    ):
+        if count:
+            yield (
+                f"not checked: {count} items {words}, as too many texts are too alike; "
+                "check the suite in parts"
+            )
+    if report.sound:
+        yield "nothing to mend"
+    else:
+        yield "mend the suite" if report.found else "nothing was found to mend, but not all checked"
 
 
 def _found(words: str, pairs: "Sequence[Pair]") -> Iterator[str]:

@@ -47,10 +47,14 @@ def jaccard(one: Grams, other: Grams) -> float:
 
 @dataclass
 class Index:
-    """Texts to be found again, each by its number in ``known``, once it was added."""
+    """Texts to be found again, each by its number in ``known``, once it was added.
+
+    ``unfinished`` counts the searches that ended early.
+    """
 
     known: Sequence[Grams]
     budget: int = MOST_COMPARISONS
+    unfinished: int = field(default=0, init=False)
     _counts: "array[int]" = field(init=False)
     _held: dict[int, list[int]] = field(default_factory=dict)
 
@@ -79,6 +83,7 @@ class Index:
                 if number in seen or small < NEAR * large:
                     continue
                 if self.budget <= 0:
+                    self.unfinished += 1
                     return
                 self.budget -= 1
                 seen.add(number)

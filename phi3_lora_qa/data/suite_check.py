@@ -6,7 +6,7 @@ from statistics import median
 
 from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.data.chat import Item, Message
-from phi3_lora_qa.data.likeness import Index, grams
+from phi3_lora_qa.data.likeness import MOST_COMPARISONS, Index, grams
 from phi3_lora_qa.data.power import detectable_mean, detectable_share, independent_items
 from phi3_lora_qa.data.suite import without_copies
 
@@ -56,21 +56,31 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteReport:
-    """The whole suite. ``searched`` is False where the search for near copies ended early."""
+    """The whole suite.
+
+    ``not_compared`` counts the items for which the search for near copies ended early, and
+    ``not_compared_with_training`` those for which the one among the training rows did.
+    """
 
     groups: tuple[GroupReport, ...]
     duplicates: tuple[Pair, ...]
     near_duplicates: tuple[Pair, ...]
     trained_on: tuple[Pair, ...]
     nearly_trained_on: tuple[Pair, ...]
-    searched: bool
+    not_compared: int
+    not_compared_with_training: int
+
+    @property
+    def found(self) -> bool:
+        """Whether there is something to mend."""
+        return bool(
+            self.duplicates or self.near_duplicates or self.trained_on or self.nearly_trained_on
+        )
 
     @property
     def sound(self) -> bool:
-        """Whether there is nothing to mend."""
-        return not (
-            self.duplicates or self.near_duplicates or self.trained_on or self.nearly_trained_on
-        )
+        """Whether all was looked at, and there is nothing to mend."""
+        return not (self.found or self.not_compared or self.not_compared_with_training)
 
 
 def check_suite(
@@ -78,6 +88,7 @@ def check_suite(
     trained: Sequence[Conversation] = (),
     assumed: Assumed | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    budget: int = MOST_COMPARISONS,
 ) -> SuiteReport:
     """Look a suite over.
 
@@ -90,6 +101,7 @@ def check_suite(
         trained: The conversations of the training data, in the order of the file.
         assumed: What power rests on.
         count_tokens: Counts the tokens of a text, for the lengths.
+        budget: The most comparisons of two texts, among the items and with the training rows.
     """
     assumed = assumed or Assumed()
     first: dict[object, str] = {}
@@ -100,8 +112,8 @@ def check_suite(
             duplicates.append(Pair(item=item.id, like=other, likeness=1.0))
     repeated = {pair.item for pair in duplicates}
     distinct = [item for item in items if item.id not in repeated]
-    near, all_of_them = _near_duplicates(distinct)
-    same, alike, all_of_those = _overlap(distinct, trained)
+    near, unseen = _near_duplicates(distinct, budget)
+    same, alike, unseen_rows = _overlap(distinct, trained, budget)
     counted = without_copies(items)
     return SuiteReport(
         groups=tuple(
@@ -112,7 +124,8 @@ def check_suite(
         near_duplicates=near,
         trained_on=same,
         nearly_trained_on=alike,
-        searched=all_of_them and all_of_those,
+        not_compared=unseen,
+        not_compared_with_training=unseen_rows,
     )
 
 
@@ -129,8 +142,9 @@ def _text(prompt: Conversation) -> str:
     return "\n".join(turn.content for turn in prompt if turn.role != "system")
 
 
-def _near_duplicates(items: Sequence[Item]) -> tuple[tuple[Pair, ...], bool]:
-    index = Index([grams(_text(item.prompt)) for item in items])
+def _near_duplicates(items: Sequence[Item], budget: int) -> tuple[tuple[Pair, ...], int]:
+    """Return the near copies, and for how many items the search ended early."""
+    index = Index([grams(_text(item.prompt)) for item in items], budget)
     pairs = []
     for number, item in enumerate(items):
         for other, likeness in index.find(index.known[number]):
@@ -140,18 +154,18 @@ def _near_duplicates(items: Sequence[Item]) -> tuple[tuple[Pair, ...], bool]:
                 pairs.append(Pair(item=item.id, like=like.id, likeness=likeness))
                 break  # one is enough to say what to mend
         index.add(number)
-    return tuple(pairs), index.budget > 0
+    return tuple(pairs), index.unfinished
 
 
 def _overlap(
-    items: Sequence[Item], trained: Sequence[Conversation]
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...], bool]:
-    """Return the items that were trained on, those that nearly were, and whether all was seen."""
+    items: Sequence[Item], trained: Sequence[Conversation], budget: int
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...], int]:
+    """Return what was trained on, what nearly was, and for how many the search ended early."""
     prompts = [row[:-1] for row in trained]
     rows: dict[object, int] = {}
     for number, prompt in enumerate(prompts):
         rows.setdefault(_key(prompt), number)
-    index = Index([grams(_text(prompt)) for prompt in prompts])
+    index = Index([grams(_text(prompt)) for prompt in prompts], budget)
     for number in rows.values():
         index.add(number)
     same, alike = [], []
@@ -164,7 +178,7 @@ def _overlap(
                 like = f"training row {number + 1}"
                 alike.append(Pair(item=item.id, like=like, likeness=likeness))
                 break
-    return tuple(same), tuple(alike), index.budget > 0
+    return tuple(same), tuple(alike), index.unfinished
 
 
 def _group(

@@ -1,12 +1,14 @@
 """``suite check`` as a user runs it: what it prints, and its exit status."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from phi3_lora_qa.cli import app
+from phi3_lora_qa.data import suite_check
 from phi3_lora_qa.errors import DataError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
 
@@ -46,6 +48,22 @@ def test_copies_and_trained_questions_end_with_one_and_are_named(tmp_path: Path)
     assert done.exit_code == 1
     assert "items that were trained on; take them out of the suite: 1" in done.output
     assert "training row 1" in done.output
+
+
+def test_a_search_that_ends_early_says_what_was_not_checked_and_ends_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = partial(suite_check.check_suite, budget=10)
+    monkeypatch.setattr(suite_check, "check_suite", small)
+    words = [f"word{n}" for n in range(40)]
+    asked = [" ".join([*words[:9], f"a{n}", *words[10:19], f"b{n}", *words[20:]]) for n in range(6)]
+    suite = write(tmp_path / "s.jsonl", *asked)
+    done = run(suite)
+    assert done.exit_code == 1
+    assert "not checked: 1 items were not compared with all others" in done.output
+    assert done.output.endswith("nothing was found to mend, but not all checked\n")
+    found = json.loads(run(suite, "--format", "json").output)
+    assert (found["sound"], found["not_compared"]) == (False, 1)
 
 
 def test_json_holds_the_whole_report(tmp_path: Path) -> None:

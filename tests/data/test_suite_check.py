@@ -28,7 +28,7 @@ def test_a_sound_suite_has_nothing_to_mend() -> None:
     items = [item("a", "How many legs has a spider?"), item("b", "How many legs has an ant?")]
     report = check_suite(items, [taught(user("How many legs has a bee?"))])
     assert report.sound
-    assert report.searched
+    assert (report.not_compared, report.not_compared_with_training) == (0, 0)
     assert [(group.name, group.items) for group in report.groups] == [("target", 2)]
 
 
@@ -61,6 +61,17 @@ def test_what_was_trained_on_is_found_word_for_word_and_nearly() -> None:
     ]
     assert not report.sound
     assert check_suite(items, [taught(SYSTEM, user(LONG)), taught(user("Who?"))]).sound
+
+
+def test_what_was_not_compared_is_counted_and_is_not_sound() -> None:
+    words = [f"word{n}" for n in range(40)]
+    asked = [" ".join([*words[:9], f"a{n}", *words[10:19], f"b{n}", *words[20:]]) for n in range(6)]
+    items = [item(text, text) for text in asked]
+    assert check_suite(items, budget=15).sound
+    report = check_suite(items, budget=10)
+    assert (report.not_compared, report.found, report.sound) == (1, False, False)  # the sixth one
+    report = check_suite(items[:2], [taught(user(text)) for text in asked[2:]], budget=3)
+    assert (report.not_compared, report.not_compared_with_training, report.sound) == (0, 2, False)
 
 
 def test_a_copy_is_told_once_and_not_again_as_near() -> None:
