@@ -144,13 +144,17 @@ class Bench:
         return self.run.score(self, self.run.base(self), self.tuned, "score tuned", items)
 
     @cached_property
+    def asked(self) -> frozenset[str]:
+        """The ids of the items that the tuned model was asked."""
+        return frozenset(score.item_id for score in self.tuned_scores)
+
+    @cached_property
     def spared(self) -> tuple[Spared, ...]:
         """The items that the tuned model was not asked, as its outcome was certain without them."""
-        asked = {score.item_id for score in self.tuned_scores}
         return tuple(
             Spared(item=item, base=base)
             for item, base in zip(self.target.items, self.run.base_scores(self), strict=True)
-            if item.id not in asked
+            if item.id not in self.asked
         )
 
     def local_tuned_scores(self, items: Sequence[Item]) -> Sequence["ItemScore"]:
@@ -158,9 +162,7 @@ class Bench:
 
         An exported model is scored here too, and only the same arithmetic is comparable.
         """
-        if not self.run.server and {score.item_id for score in self.tuned_scores}.issuperset(
-            item.id for item in items
-        ):
+        if not self.run.server and self.asked.issuperset(item.id for item in items):
             return self.tuned_scores
         return self.run.score(self, self.run.base(self), self.tuned, "score tuned here", items)
 
@@ -184,11 +186,10 @@ class Bench:
         """Base and tuned side by side, one row an item; journaled once."""
         self.require_items()
         base, tuned = self.run.base_scores(self), self.tuned_scores
-        asked = {score.item_id for score in tuned}
         with self.run.timed("compute metrics", self.index):
             rows = join_scores(
-                [item for item in self.target.items if item.id in asked],
-                [score for score in base if score.item_id in asked],
+                [item for item in self.target.items if item.id in self.asked],
+                [score for score in base if score.item_id in self.asked],
                 tuned,
                 self.measured,
             )
