@@ -85,7 +85,6 @@ class Page:
     stages: tuple[StageView, ...]
     items: tuple[ItemView, ...]
     item_count: int
-    spared: int
     filters: tuple[FilterView, ...]
     kinds: tuple[KindView, ...]
 
@@ -106,7 +105,6 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
         stages=_stages(checks),
         items=items,
         item_count=len(rows),
-        spared=_spared(record.checks),
         filters=_filters(items),
         kinds=kind_views(record.spectra),
     )
@@ -151,12 +149,6 @@ def _todo(checks: Sequence[CheckView], whole: str) -> tuple[TodoView, ...]:
 def _tally(results: Sequence[CheckResult]) -> str:
     counts = {outcome: sum(r.outcome is outcome for r in results) for outcome in Outcome}
     return ", ".join(f"{n} {word_of(outcome)}" for outcome, n in counts.items() if n)
-
-
-def _spared(results: Sequence[CheckResult]) -> int:
-    """How many items an early end left out, as the check that counts them says."""
-    counts = [r.measured.get("spared", 0) for r in results if r.id.endswith("every_item_is_scored")]
-    return sum(count for count in counts if isinstance(count, int))
 
 
 def _stages(checks: Sequence[CheckView]) -> tuple[StageView, ...]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.record import CheckResult, Outcome, RunRecord, SettingEntry, Verdict
+from phi3_lora_qa.record import Outcome, RunRecord, SettingEntry, Verdict
 from phi3_lora_qa.report import render_html
 from phi3_lora_qa.report.html import TEMPLATES
 from phi3_lora_qa.report.text import TEXT_LIMIT, visible
@@ -175,19 +175,6 @@ def test_an_answer_too_long_is_cut_and_says_where_the_whole_is() -> None:
     assert "The first 2000 of 2001 characters; items.parquet has the whole." in page
     assert "w" * (TEXT_LIMIT + 1) not in page
     assert "items.parquet has the whole" not in render_html(incomplete(), [item(1)])
-
-
-def test_the_head_says_how_many_items_an_early_end_spared() -> None:
-    counted = CheckResult(
-        id="phi3::quality::every_item_is_scored",
-        stage="quality",
-        outcome=Outcome.PASSED,
-        message="2 items were scored",
-        measured={"scored": 2, "spared": 41},
-    )
-    page = render_html(passing(checks=[*checks(), counted]), items(2))
-    assert ">2, 41 spared<" in page
-    assert "spared" not in render_html(passing(), items(2))
 
 
 def test_a_record_whose_items_are_gone_says_so() -> None:
