@@ -15,6 +15,7 @@ from typing import Any
 from phi3_lora_qa.errors import InputError, escape
 
 SCHEMA_VERSION = 1
+SCORED_CHECK = "phi3::quality::every_item_is_scored"
 LARGEST = 64 << 20
 """Bytes of a record: a hundred times what a gate of the largest Phi-3 writes."""
 
@@ -173,6 +174,15 @@ class RunRecord:
     started: str
     seconds: float
     schema_version: int = SCHEMA_VERSION
+
+    def items_told(self, name: str) -> int:
+        """Return how many items were ``scored``, or ``spared`` by an early end; 0 if untold."""
+        for check in self.checks:
+            told = check.measured if str(check.id).startswith(SCORED_CHECK) else {}
+            count = told.get(name) if isinstance(told, Mapping) else None
+            if type(count) is int and 0 < count < 1 << 40:
+                return count
+        return 0
 
     def to_json(self) -> str:
         """Return the record as strict JSON: a NaN or infinity becomes the string of its name."""

@@ -111,13 +111,12 @@ def _require_all(
     lacking = [item.id for item in items if storable(item.id) not in rows]
     if not lacking:
         return
-    early = getattr(record.settings.get("early_stop"), "value", "off") != "off"
-    why = "an early end spared some items of that run, or it had another suite" if early else ""
+    spared = record.items_told("spared")
+    why = f" (that run ended early, and spared {spared} items)" if spared else ""
     raise InputError(
         f"the record {path} does not have {len(lacking)} of the {len(items)} items, such as "
-        f"{escape(repr(lacking[0]), 60)}{f' ({why})' if why else ''}, so that the two adapters "
-        "cannot be paired; gate the accepted adapter again with this suite and --phi3-early-stop "
-        "off"
+        f"{escape(repr(lacking[0]), 60)}{why}, so that the two adapters cannot be paired; "
+        "gate the accepted adapter again with this suite and --phi3-early-stop off"
     )
 
 

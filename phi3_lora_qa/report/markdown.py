@@ -12,7 +12,7 @@ from phi3_lora_qa.report.commands import rerun_all
 from phi3_lora_qa.report.page import todo_results
 from phi3_lora_qa.report.plots import bounds_tuned_mean
 from phi3_lora_qa.report.text import NOTHING, duration, interval, number, one_line
-from phi3_lora_qa.report.words import MARKS, OUTCOME_MARKS, next_step, word_of
+from phi3_lora_qa.report.words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
 
 MAX_TODO = 20
 _TEXT_LIMIT = 400
@@ -26,10 +26,12 @@ _LINKING = re.compile(r"@|#|(?<=www)\.|:(?=//)", re.IGNORECASE)
 def render_markdown(record: RunRecord) -> str:
     """Render the summary; a pure function of the record."""
     head = f"## {MARKS[record.verdict]} {record.verdict} {code(record.adapter.name)}"
+    asked = items_asked(record)
     blocks = [
         head,
         f"**{record.verdict}:** {text(record.reason)}",
         f"Base {code(record.base.id or 'none loaded')}, {len(record.checks)} checks, "
+        f"{f'items {asked}, ' if asked else ''}"
         f"{duration(record.seconds)}.",
         f"### What to do\n\n{text(next_step(record))}",
         _todo(record.checks),

@@ -19,7 +19,7 @@ from phi3_lora_qa.report.commands import rerun_all, rerun_check
 from phi3_lora_qa.report.comparisons import MetricView, metric_groups
 from phi3_lora_qa.report.spectra import KindView, kind_views
 from phi3_lora_qa.report.text import anchor, to_float
-from phi3_lora_qa.report.words import MARKS, OUTCOME_MARKS, next_step, word_of
+from phi3_lora_qa.report.words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
 
 _URGENCY = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN, Outcome.INCONCLUSIVE)
 
@@ -85,6 +85,7 @@ class Page:
     stages: tuple[StageView, ...]
     items: tuple[ItemView, ...]
     item_count: int
+    asked: str
     filters: tuple[FilterView, ...]
     kinds: tuple[KindView, ...]
 
@@ -105,6 +106,7 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
         stages=_stages(checks),
         items=items,
         item_count=len(rows),
+        asked=items_asked(record) or str(len(rows) or "none"),
         filters=_filters(items),
         kinds=kind_views(record.spectra),
     )

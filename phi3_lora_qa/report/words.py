@@ -39,6 +39,12 @@ def next_step(record: RunRecord) -> str:
     return NEXT_STEPS[record.verdict]
 
 
+def items_asked(record: RunRecord) -> str:
+    """How many items the tuned model was asked, and of how many where it was not all of them."""
+    scored, spared = record.items_told("scored"), record.items_told("spared")
+    return f"{scored} of {scored + spared}, the others spared" if spared else str(scored or "")
+
+
 def word_of(outcome: Outcome) -> str:
     """The outcome as a reader says it."""
     return OUTCOME_WORDS.get(outcome, outcome.value)

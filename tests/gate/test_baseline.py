@@ -15,7 +15,7 @@ from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Verdi
 from phi3_lora_qa.report import write_report
 from phi3_lora_qa.settings import resolve
 from tests.gate.conftest import MakeBench, fails, holds
-from tests.report.builders import passing
+from tests.report.builders import ended_early, passing
 
 QUESTIONS = 40
 Change = Callable[[RunRecord, list[ItemRow]], tuple[RunRecord, list[ItemRow]]]
@@ -137,11 +137,12 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "what an early end left": (
         lambda r, rows: (
             replace(
-                r, settings={**r.settings, "early_stop": SettingEntry(value="on", source="default")}
+                r,
+                checks=ended_early(30, 10),
             ),
             rows[:30],
         ),
-        "10 of the 40 items, such as 'q30' .an early end spared .* and --phi3-early-stop off$",
+        "10 of the 40 items, such as 'q30' .that run ended early, and spared 10 items",
     ),
     "a question": (
         lambda r, rows: (r, without(rows, prompt="user: What?")),

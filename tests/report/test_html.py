@@ -15,6 +15,7 @@ from phi3_lora_qa.report.text import TEXT_LIMIT, visible
 from tests.report.builders import (
     HOSTILE,
     checks,
+    ended_early,
     failing,
     hostile_items,
     hostile_record,
@@ -131,6 +132,18 @@ def test_every_outcome_can_be_shown(outcome: Outcome) -> None:
     results = [replace(result, outcome=outcome) for result in checks()]
     page = render_html(passing(checks=results, metrics=[metric(outcome=outcome)]), [])
     assert f"tone-{outcome}" in page
+
+
+def test_the_head_says_of_how_many_items_the_tuned_model_was_asked() -> None:
+    def said(scored: object, spared: object) -> str:
+        page = render_html(passing(checks=ended_early(scored, spared)), [item(1)])
+        return page.partition("<dt>Items</dt><dd>")[2].partition("</dd>")[0]
+
+    assert said(194, 106) == "194 of 300, the others spared"
+    assert said(300, 0) == "300"
+    for nonsense in (-3, "many", True, 10**300, [1], None):
+        assert said(nonsense, nonsense) == "1"
+    assert "<dt>Items</dt><dd>none</dd>" in render_html(passing(), [])
 
 
 def test_only_failed_checks_are_to_be_done_the_failed_before_the_undecided() -> None:

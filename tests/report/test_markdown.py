@@ -9,6 +9,8 @@ from markdown_it.token import Token
 from phi3_lora_qa.report import render_markdown
 from phi3_lora_qa.report.markdown import MAX_TODO, code, text
 from tests.report.builders import (
+    checks,
+    ended_early,
     failing,
     hostile_record,
     incomplete,
@@ -75,6 +77,13 @@ def test_the_summary_says_the_verdict_the_reason_the_mend_and_the_metrics() -> N
     rows = [t for t in parse(source) if t.type == "tr_open"]
     assert len(rows) == 1 + len(failing().metrics)
     assert "no worse than the base by more than 0.05" in words
+
+
+def test_the_summary_says_of_how_many_items_the_tuned_model_was_asked() -> None:
+    assert "items 194 of 300, the others spared, " in render_markdown(
+        passing(checks=ended_early(194, 106))
+    )
+    assert "items" not in render_markdown(passing(checks=checks())).partition("###")[0]
 
 
 def test_a_pass_has_nothing_to_mend_and_a_run_cut_short_may_not_ship() -> None:
