@@ -80,9 +80,13 @@ def resolve(
     for spec in SPECS:
         variable = ENVIRONMENT_PREFIX + spec.name.upper()
         candidates: list[tuple[object, str, Path]] = [
-            (_from_option(spec, options.get(spec.name)), option(spec), directory),
+            (_number(spec, options.get(spec.name)), option(spec), directory),
             (_from_text(spec, environment.get(variable)), variable, directory),
-            (ini.get(spec.name), f"pytest configuration, phi3_{spec.name}", ini_directory),
+            (
+                _number(spec, ini.get(spec.name)),
+                f"pytest configuration, phi3_{spec.name}",
+                ini_directory,
+            ),
             (table.get(spec.name), table_source, ini_directory),
         ]
         given = next((c for c in candidates if c[0] is not None), None)
@@ -159,8 +163,11 @@ def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
     return {}, ""
 
 
-def _from_option(spec: Spec, value: object) -> object:
-    """A number comes as text from the command line: argparse would refuse it with a usage page."""
+def _number(spec: Spec, value: object) -> object:
+    """A number comes as text from pytest's configuration, and from the command line.
+
+    argparse would refuse it there with a usage page.
+    """
     return _from_text(spec, value) if spec.kind == "number" and isinstance(value, str) else value
 
 

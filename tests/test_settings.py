@@ -37,6 +37,12 @@ def test_option_before_environment_before_file(tmp_path: Path) -> None:
     assert file_only.sources["seed"].endswith("pyproject.toml")
 
 
+def test_a_number_in_pytests_own_configuration_is_text_and_counts(tmp_path: Path) -> None:
+    assert settings(tmp_path, ini={"seed": "6"}).seed == 6
+    with pytest.raises(InputError, match=r"phi3_seed.*whole number"):
+        settings(tmp_path, ini={"seed": "six"})
+
+
 def test_the_own_file_wins_over_pyproject(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.phi3_lora_qa]\nbase = 'a'\n")
     (tmp_path / "phi3-lora-qa.toml").write_text("base = 'b'\n")
