@@ -14,6 +14,7 @@ import pytest
 
 from phi3_lora_qa import pytest_fixtures
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.pytest_project import settings_folder, settle_project
 from phi3_lora_qa.setting_specs import SPECS, Spec, option
 from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
 
@@ -109,15 +110,17 @@ _REFUSED: pytest.StashKey[bool] = pytest.StashKey()
 
 def _ask(config: pytest.Config, given: Any) -> _Asked:
     settings: GateSettings | InputError
+    places = _places(config, given)
     try:
+        settle_project(config, given)
         settings = resolve(
             options={s.name: getattr(given, f"phi3_{s.name}", None) for s in SPECS},
             environment=os.environ,
             ini={s.name: config.getini(f"phi3_{s.name}") for s in SPECS},
             directory=config.invocation_params.dir,
-            ini_directory=config.inipath.parent if config.inipath else config.rootpath,
+            ini_directory=settings_folder(config),
         )
-        for place in _places(config, given):
+        for place in (*places, config.rootpath):
             refuse_within(settings.adapter, place, "settings and tests")
     except InputError as error:
         settings = error
@@ -125,10 +128,13 @@ def _ask(config: pytest.Config, given: Any) -> _Asked:
 
 
 def _places(config: pytest.Config, given: Any) -> list[Path]:
-    """Return where pytest takes configuration, conftest.py files and tests from."""
+    """Return where pytest takes configuration, conftest.py files and tests from.
+
+    Of its configuration what it took at first: its plugins may have been imported already.
+    """
     here = config.invocation_params.dir
     paths = [here / str(arg).partition("::")[0] for arg in given.file_or_dir or ()]
-    return [here, config.rootpath, *([config.inipath] if config.inipath else []), *paths]
+    return [here, *([config.inipath] if config.inipath else []), *paths]
 
 
 def _keep_refusal(config: pytest.Config) -> None:
