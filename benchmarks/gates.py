@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.record import RunRecord, read_record
 
 SHARE = 0.6
@@ -91,7 +92,9 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         suite = given.suite and given.suite.resolve()
-        what = Given(base=given.base, suite=suite, place=Path(name))
+        # By its folder: the cache in which it lies under its name is another one here.
+        base = str(resolve_base(given.base).folder)
+        what = Given(base=base, suite=suite, place=Path(name))
         one, whole, quality = given.adapter.resolve(), "--phi3-early-stop=off", "--phi3-stage"
         full = gate(what, "one", [one], whole)
         show("one adapter", full)

@@ -16,6 +16,7 @@ from typing import Any
 
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
+from phi3_lora_qa.scoring.engine import READ_AT_ONCE
 from phi3_lora_qa.scoring.key_values import KeyValues, Span, own_attention
 from phi3_lora_qa.scoring.products import packed_products
 
@@ -57,14 +58,18 @@ class Passes:
         self.head = model.get_output_embeddings()
 
     def read(self, rows: int) -> KeyValues:
-        """Read so many prompts one behind the other."""
+        """Read so many prompts one behind the other, in passes as large as scoring's."""
         import torch
 
-        store = KeyValues([PROMPT + 1] * rows)
-        store.aim([Span(row=row, start=0, tokens=PROMPT) for row in range(rows)])
-        positions = torch.arange(PROMPT).repeat(rows)[None]
-        ids = torch.randint(1000, tuple(positions.shape))
-        self.decoder(input_ids=ids, position_ids=positions, past_key_values=store, use_cache=True)
+        store, size = KeyValues([PROMPT + 1] * rows), READ_AT_ONCE // PROMPT
+        for start in range(0, rows, size):
+            some = range(start, min(start + size, rows))
+            store.aim([Span(row=row, start=0, tokens=PROMPT) for row in some])
+            positions = torch.arange(PROMPT).repeat(len(some))[None]
+            ids = torch.randint(1000, tuple(positions.shape))
+            self.decoder(
+                input_ids=ids, position_ids=positions, past_key_values=store, use_cache=True
+            )
         return store
 
     def step(self, store: KeyValues) -> None:
