@@ -28,7 +28,7 @@ from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "phi3_lora_qa"
-COPIED = (PACKAGE, "tests", "fixtures", "pyproject.toml", "benchmarks")
+COPIED = (PACKAGE, "tests", "fixtures", "docs", "pyproject.toml", "benchmarks")
 # Of cosmic-ray's operators those whose mutants compute something: `a << b` on floats raises at
 # once, and being noticed says nothing about the tests.
 OPERATORS = (

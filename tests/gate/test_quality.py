@@ -1,6 +1,7 @@
 """Limits on checks, on metrics asked for and on a user's own, through a real model's answers."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,13 @@ def test_a_limit_holds_fails_or_was_not_measured_whatever_the_metric(
     assert "base 0, tuned 1" in holds(checks["target", "Braced"], bench)
     assert "chrf on general" in holds(checks["general", "chrf"], bench)
     # 32 answers, all of them right, do not show that 999 in 1,000 are.
-    assert fails(checks["target", "checks"], bench).outcome is Outcome.INCONCLUSIVE
+    undecided = fails(checks["target", "checks"], bench)
+    assert undecided.outcome is Outcome.INCONCLUSIVE
+    # The interval stands at that which it bounds.
+    (metric,) = (m for m in bench.metrics if m.metric == "checks" and "at least" in m.limit)
+    assert f"tuned 1 [{metric.low:.4g}, 1] over" in str(undecided)
+    (shown,) = re.findall(r"difference \+1 \[\+(\S+), ", holds(checks["target", "Braced"], bench))
+    assert 0.5 < float(shown) < 1
     missing = fails(checks["general", "json_valid"], bench)
     assert missing.outcome is Outcome.NOT_RUN
     assert "json_valid was not measured on every item of general" in str(missing)

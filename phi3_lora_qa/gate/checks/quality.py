@@ -7,7 +7,7 @@ asks "did anything at all get worse?" is the alarm, and it allows for having loo
 
 from collections.abc import Sequence
 
-from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
+from phi3_lora_qa.data.thresholds import BASE, BASELINE, COMPARING, Limit
 from phi3_lora_qa.gate.baseline import base_moved
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
@@ -138,9 +138,7 @@ def _holds(limit: Limit) -> CheckFunction:
         metric = _find(bench.metrics, limit)
         moved = _require_measured_alike(bench, limit) if limit.against == BASELINE else ""
         words = (
-            f"{limit.metric} on {limit.group}: {limit.against} {metric.base:.4g}, "
-            f"tuned {metric.tuned:.4g}, "
-            f"difference {metric.difference:+.4g} [{metric.low:+.4g}, {metric.high:+.4g}] over "
+            f"{limit.metric} on {limit.group}: {_figures(limit, metric)} over "
             f"{metric.n} items; wanted: {metric.limit}{moved}"
         )
         measured = {"metric": to_plain(metric)}
@@ -164,6 +162,15 @@ def _holds(limit: Limit) -> CheckFunction:
         )
 
     return run
+
+
+def _figures(limit: Limit, metric: Metric) -> str:
+    """Both means and the difference, with the interval at that which the limit is of."""
+    before = f"{limit.against} {metric.base:.4g}, tuned {metric.tuned:.4g}"
+    if limit.rule in COMPARING:
+        bounds = f"[{metric.low:+.4g}, {metric.high:+.4g}]"
+        return f"{before}, difference {metric.difference:+.4g} {bounds}"
+    return f"{before} [{metric.low:.4g}, {metric.high:.4g}]"
 
 
 def _require_measured_alike(bench: Bench, limit: Limit) -> str:
