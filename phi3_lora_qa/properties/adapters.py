@@ -166,6 +166,8 @@ def a_linear_combination_mixes_the_factors(
     allowed = mix_bound(parts, weights, mixture, layer.arithmetic(case))
     yield compared(f"A of the {how} combination", found.A, expected.A, allowed.A)
     yield compared(f"B of the {how} combination", found.B, expected.B, allowed.B)
+    scaling = np.array(found.scaling)
+    yield compared(f"the scaling of the {how} combination", scaling, np.array(1.0))
 
 
 def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Factors]:

@@ -62,11 +62,10 @@ def delta_is_linear_in_each_factor(
     """Twice B, half of A or their negatives give twice, half of or minus the delta."""
     f = case.factors
     for k in (2.0, 0.5, -1.0):
-        for changed in (replace(f, B=k * f.B), replace(f, A=k * f.A)):
-            if not _representable(changed, case.dtype):
-                continue
-            built = layer.build(replace(case, factors=changed))
-            yield _delta(built, case, scaled(f, k), f" with a factor {k:g} times as large")
+        for factor, changed in ("B", replace(f, B=k * f.B)), ("A", replace(f, A=k * f.A)):
+            if _representable(changed, case.dtype):
+                built = layer.build(replace(case, factors=changed))
+                yield _delta(built, case, scaled(f, k), f" with {factor} {k:g} times as large")
 
 
 @layer_property("delta")

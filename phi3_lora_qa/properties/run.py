@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from phi3_lora_qa.properties.property import Comparison, Property, UnderTest
 
 
@@ -103,7 +105,9 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     )
     test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
     try:
-        test()
+        # What overflows or has no direction is infinite or NaN, and compared as that.
+        with np.errstate(all="ignore"):
+            test()
     except PropertyBroken:
         told = _told(tested, kind, last[0], _difference(last[1]), again)
         raise PropertyBroken(told) from None

@@ -27,6 +27,10 @@ def test_the_largest_share_of_a_bound_is_kept() -> None:
     assert (held.cases, held.ratio) == (3, 0.5)
 
 
+def test_an_error_as_large_as_its_bound_is_allowed() -> None:
+    assert run_property(made(1.0), PeftLinear, examples=1).ratio == 1.0
+
+
 @pytest.mark.parametrize("error", [1.5, float("nan"), float("inf")])
 def test_an_error_beyond_its_bound_breaks_it(error: float) -> None:
     with pytest.raises(PropertyBroken, match="made does not hold for PeftLinear: it is off by"):

@@ -1,0 +1,246 @@
+"""Right LoRA layers and a right model in numpy: every property holds on them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from phi3_lora_qa.lora import (
+    Array,
+    Factors,
+    Mixture,
+    concatenate,
+    delta,
+    factor_gradients,
+    merged_weight,
+    mix_factors,
+    module_scaling,
+    output,
+    round_to,
+    truncate,
+)
+from phi3_lora_qa.lora.scaling import ScalingConfig
+from phi3_lora_qa.properties.layer import Gradients, Layer
+from phi3_lora_qa.properties.models import ModelCase, ModelUnderTest
+from phi3_lora_qa.properties.peft_model import PeftPhi3
+from phi3_lora_qa.strategies import LayerCase, linear_cases
+
+
+class ReferenceLayer(Layer):
+    """Computes in float64, and rounds what it gives back to the case's dtype once."""
+
+    options: ClassVar[dict[str, Any]] = {"bias": None}
+
+    def __init__(self, case: LayerCase, factors: Factors, dropout: float = 0.0) -> None:
+        self.case, self.dropout = case, dropout
+        self.adapters, self.scales = {"default": factors}, {"default": 1.0}
+        self.base, self.base_bias = case.weight, case.base_bias
+        self.active: tuple[str, ...] = ("default",)
+        self.merged: tuple[str, ...] = ()
+        self.on, self.training = True, False
+
+    @classmethod
+    def cases(cls) -> Any:
+        return linear_cases(**cls.options)
+
+    @classmethod
+    def build(cls, case: LayerCase) -> Self:
+        return cls(case, case.factors)
+
+    @classmethod
+    def with_dropout(cls, case: LayerCase, rate: float) -> Self:
+        return cls(case, case.factors, rate)
+
+    @classmethod
+    def fresh(cls, case: LayerCase) -> Self:
+        f = case.factors
+        A = np.random.default_rng(0).normal(size=f.A.shape)
+        norms = np.linalg.norm(case.weight, axis=1)
+        return cls(
+            case,
+            Factors(
+                A=round_to(A, case.dtype),
+                B=np.zeros_like(f.B),
+                scaling=f.scaling,
+                magnitude=None if f.magnitude is None else round_to(norms, case.dtype),
+                bias=None if f.bias is None else np.zeros_like(f.bias),
+            ),
+        )
+
+    def held(self, name: str) -> Factors:
+        """What an adapter amounts to now."""
+        f = self.adapters[name]
+        return replace(f, scaling=self.scales[name] * f.scaling)
+
+    def rounded(self, values: Array) -> Array:
+        return round_to(values, self.case.dtype)
+
+    def put_out(self, x: Array, names: tuple[str, ...]) -> Array:
+        kept = np.ones(x.shape)
+        if self.training and self.dropout:
+            drawn = np.random.default_rng(0).random(x.shape) >= self.dropout
+            kept = drawn / max(1.0 - self.dropout, 2.0**-10)
+        y = x @ self.base.T
+        for name in names:
+            y = y + output(self.base, self.held(name), x * kept) - x * kept @ self.base.T
+        return self.rounded(y if self.base_bias is None else y + self.base_bias)
+
+    def forward(self, x: Array) -> Array:
+        if not self.on:
+            self.put_back()
+        return self.put_out(x, self.active if self.on and not self.merged else ())
+
+    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+        known = [() if name == "__base__" else (name,) for name in names]
+        return np.vstack([self.put_out(row[None], n) for row, n in zip(x, known, strict=True)])
+
+    def weight(self) -> Array:
+        return self.base
+
+    def delta(self) -> Array:
+        return self.rounded(delta(self.held("default")))
+
+    def factors(self) -> Factors:
+        return self.held("default")
+
+    def merge(self) -> None:
+        for name in self.active:
+            if name not in self.merged:
+                f = self.held(name)
+                self.base = self.rounded(merged_weight(self.base, f))
+                if f.bias is not None and self.base_bias is not None:
+                    self.base_bias = self.rounded(self.base_bias + f.scaling * f.bias)
+                self.merged = (*self.merged, name)
+
+    def unmerge(self) -> None:
+        self.put_back()
+
+    def put_back(self) -> None:
+        for name in reversed(self.merged):
+            f = self.held(name)
+            if f.magnitude is not None:
+                norms = np.linalg.norm(self.case.weight + delta(f), axis=1)
+                self.base = self.rounded(self.base / (f.magnitude / norms)[:, None])
+            self.base = self.rounded(self.base - delta(f))
+            if f.bias is not None and self.base_bias is not None:
+                self.base_bias = self.rounded(self.base_bias - f.scaling * f.bias)
+        self.merged = ()
+
+    def switch(self, on: bool) -> None:
+        self.on = on
+
+    def set_scale(self, factor: float) -> None:
+        self.scales["default"] = factor
+
+    def gradients(self, x: Array, g: Array) -> Gradients:
+        found = factor_gradients(self.base, self.held("default"), x, g)
+        A, B = self.rounded(found.A), self.rounded(found.B)
+        m, b = (None if v is None else self.rounded(v) for v in (found.magnitude, found.bias))
+        return Gradients(A=A, B=B, magnitude=m, bias=b)
+
+    def trainable(self) -> tuple[str, ...]:
+        return ()
+
+    def train(self) -> None:
+        self.training = True
+
+    def eval(self) -> None:
+        self.training = False
+
+    def saved_and_loaded(self) -> Layer:
+        return type(self)(self.case, self.held("default"))
+
+    def output_dtype(self, x: Array, dtype: str) -> str:
+        return dtype
+
+    def add(self, name: str, factors: Factors) -> None:
+        self.adapters[name], self.scales[name] = factors, 1.0
+
+    def activate(self, *names: str) -> None:
+        self.active = names
+
+    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
+        parts = [self.held(name) for name in names]
+        if how == "cat":
+            found = concatenate(parts, weights)
+        elif how == "svd":
+            found = truncate(concatenate(parts, weights), max(f.rank for f in parts)).factors
+        else:
+            kind: Any = "linear" if how == "dare_linear" else how
+            found = mix_factors(parts, weights, Mixture(kind=kind))
+        return replace(found, A=self.rounded(found.A), B=self.rounded(found.B))
+
+
+class ReferenceDora(ReferenceLayer):
+    """With magnitudes."""
+
+    options: ClassVar[dict[str, Any]] = {"magnitude": True}
+
+
+class ReferenceModel(ModelUnderTest):
+    """Logits are linear in the sum of the tokens so far; each adapted module adds a delta."""
+
+    def __init__(self, case: ModelCase, lora: Any, *, adapted: bool = True) -> None:
+        self.case, self.lora, self.adapted = case, lora, adapted
+        drawn = np.random.default_rng(case.seed)
+        self.table = drawn.normal(size=(case.phi3.vocab_size, 4))
+        self.head = drawn.normal(size=(4, 8))
+        self.deltas = {
+            f"model.layers.{layer}.{module}": drawn.normal(size=self.head.shape)
+            for layer in range(case.phi3.num_hidden_layers)
+            for module in ("self_attn.qkv_proj", "mlp.down_proj")
+        }
+
+    @classmethod
+    def cases(cls) -> Any:
+        return PeftPhi3.cases()
+
+    @classmethod
+    def build(cls, case: ModelCase) -> Self:
+        return cls(case, case.lora)
+
+    @classmethod
+    def base_logits(cls, case: ModelCase) -> Array:
+        batch = case.batch
+        return cls.build(case).put_out(batch.input_ids, batch.attention_mask, adapted=False)
+
+    def put_out(self, ids: Any, mask: Any, *, adapted: bool) -> Array:
+        head = self.head
+        for module, (_, scaling) in self.scaled().items() if adapted else ():
+            head = head + scaling * self.deltas[module]
+        sums = (self.table[ids] * mask[:, :, None]).cumsum(axis=1)
+        return np.asarray(sums @ head)
+
+    def scaled(self) -> Mapping[str, tuple[int, float]]:
+        lora = self.lora
+        config = ScalingConfig(
+            rank=lora.r,
+            alpha=lora.lora_alpha,
+            rank_pattern=lora.rank_pattern,
+            alpha_pattern=lora.alpha_pattern,
+            rslora=lora.use_rslora,
+        )
+        found = {module: module_scaling(module, config) for module in self.deltas}
+        return {module: (each.rank, each.scaling) for module, each in found.items()}
+
+    def logits(self, ids: Any, mask: Any) -> Array:
+        return self.put_out(ids, mask, adapted=self.adapted)
+
+    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
+        return self.put_out(ids, mask, adapted=False)
+
+    def merged(self) -> Self:
+        return self
+
+    def unloaded(self) -> Self:
+        return type(self)(self.case, self.lora, adapted=False)
+
+    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
+        return type(self)(self.case, self.lora), True
+
+    def scalings(self) -> Mapping[str, tuple[int, float]]:
+        return self.scaled()
+
+    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        return {"head": self.head}, {"head": self.head.copy()}

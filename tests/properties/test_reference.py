@@ -1,0 +1,210 @@
+"""On a right layer every property holds; each thing that a property reads of a layer matters."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phi3_lora_qa.lora import Array, Factors
+from phi3_lora_qa.properties.layer import Gradients, Layer, abilities
+from phi3_lora_qa.properties.property import Comparison, UnderTest, all_properties
+from phi3_lora_qa.properties.run import PropertyBroken, run_property
+from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
+
+PROPERTIES = {p.id: p for p in all_properties()}
+RIGHT = (ReferenceLayer, ReferenceDora, ReferenceModel)
+EACH = pytest.mark.parametrize("tested", PROPERTIES)
+FACTORS = ("2", "0.5", "-1", "3", "0")
+SAVED = [
+    told for name in ("default", "another")
+    for told in (
+        f"a logit after loading as {name}", f"what was loaded as {name} is saved as the same bytes:"
+    )
+]  # fmt: skip
+COMPARED: dict[str, list[str]] = {
+    "delta_is_scaling_times_b_times_a": ["the delta"],
+    "delta_has_at_most_rank_r": ["the part of the delta outside of B's columns"],
+    "delta_is_linear_in_the_scaling": [
+        *(f"the delta at {k} times the scaling" for k in FACTORS),
+        "the delta after the scale was set back",
+    ],
+    "delta_is_linear_in_each_factor": [
+        f"the delta with {factor} {k} times as large" for factor in "BA" for k in (2, 0.5, -1)
+    ],
+    "delta_does_not_depend_on_the_gauge": ["the delta with B·M and M⁻¹·A"],
+    "delta_does_not_depend_on_the_order_of_ranks": ["the delta with ranks in another order"],
+    "forward_adds_the_delta": ["the output"],
+    "forward_is_linear_in_the_scaling": [
+        *(f"the output at {k} times the scaling" for k in FACTORS),
+        "the output after the scale was set back",
+    ],
+    "forward_changes_nothing": ["the output, the second time,"],
+    "rows_of_a_batch_do_not_meet": [
+        "the output of a shuffled batch", "the output of one row alone",
+    ],
+    "switched_off_it_is_the_base": [
+        "the output with the adapter off", "the output with the adapter on again",
+    ],
+    "output_has_the_dtype_of_the_base": [
+        f"the output's dtype, {dtype} and not {dtype}:"
+        for dtype in ("float32", "float16", "bfloat16")
+    ],
+    "saving_and_loading_changes_nothing": [
+        f"{part} after loading" for part in ("A", "B", "the scaling", "the output")
+    ],
+    "only_the_active_adapter_acts": [
+        "the output with a second, idle adapter",
+        "the output of the second adapter",
+        "the output of the first adapter again",
+    ],
+    "active_adapters_add_up": ["the output of both adapters"],
+    "merging_both_adds_both": ["the weight with both merged", "the weight with both unmerged"],
+    "rows_of_a_mixed_batch_are_separate_runs": [
+        *(f"a row of {name} in a mixed batch" for name in ("__base__", "default", "second")),
+        "the output after a mixed batch",
+    ],
+    "a_concatenation_is_the_weighted_sum": [
+        "the rank of the concatenation", "the delta of the concatenation",
+    ],
+    "a_combination_with_rslora_keeps_its_scale": ["the scaling of the combination"],
+    "an_svd_is_the_best_of_its_rank": ["the distance of the svd from the weighted sum"],
+    "a_linear_combination_mixes_the_factors": [
+        f"{part} of the {how} combination"
+        for part in ("A", "B", "the scaling")
+        for how in ("linear", "magnitude_prune", "ties", "dare_linear")
+    ],
+    "merging_adds_the_delta_to_the_weight": ["the merged weight"],
+    "merged_it_puts_out_the_same": ["the output of the merged layer"],
+    "merging_twice_adds_it_once": ["the weight merged twice"],
+    "unmerging_restores_the_weight": ["the weight after unmerging"],
+    "cycles_of_merging_do_not_drift": [f"the weight after {n} cycles" for n in range(2, 9)],
+    "unmerging_what_is_not_merged_changes_nothing": ["the output after unmerging alone"],
+    "switched_off_while_merged_it_is_the_base": ["the output with the merged adapter off"],
+    "row_norms_are_the_magnitudes": ["the length of a merged row"],
+    "fresh_it_is_the_base": [
+        "one of the fresh factors is zero:", "one of the fresh factors is not zero:",
+        "the output of a fresh layer",
+    ],
+    "fresh_the_other_factor_does_not_move": [
+        "the gradient of the factor that is not zero",
+        *(f"the gradient of {part}" for part in ("A", "B", "the bias", "the magnitude")),
+    ],
+    "gradients_are_the_products": [
+        f"the gradient of {part}" for part in ("A", "B", "the bias", "the magnitude")
+    ],
+    "the_base_gets_no_gradient": ["no gradient at the base's parameters:"],
+    "only_the_adapter_is_trained": ["the base's parameters are frozen:"],
+    "dropout_ends_with_training": ["the output in eval mode"],
+    "dropout_acts_in_training": ["the output without its update"],
+    "model_switched_off_is_the_base": [
+        "a logit with the adapter off", "the adapter changes the logits:",
+    ],
+    "model_merged_puts_out_the_same": ["a logit of the merged model"],
+    "model_unloaded_is_the_base": ["a logit after unloading"],
+    "model_saved_and_loaded_is_the_same": SAVED,
+    "model_patterns_keep_their_order": SAVED,
+    "model_scalings_follow_the_patterns": [
+        f"rank or scaling of model.layers.{layer}.{module}"
+        for layer in range(3) for module in ("self_attn.qkv_proj", "mlp.down_proj")
+    ],
+    "model_training_leaves_the_base": ["the base's head after a step"],
+    "model_rows_do_not_depend_on_padding": ["a logit of a padded row"],
+}  # fmt: skip
+"""All that each property compares: a comparison that is never made would go unnoticed."""
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+@EACH
+def test_what_is_right_holds_every_property(kind: type[UnderTest], tested: str) -> None:
+    if not PROPERTIES[tested].applies(kind):
+        assert not issubclass(kind, PROPERTIES[tested].of)
+        return
+    held = run_property(PROPERTIES[tested], kind, examples=40, shrink=False)
+    without = {
+        "row_norms_are_the_magnitudes": ReferenceLayer,
+        "active_adapters_add_up": ReferenceDora,
+        "merging_both_adds_both": ReferenceDora,
+        "rows_of_a_mixed_batch_are_separate_runs": ReferenceDora,
+        "dropout_acts_in_training": ReferenceDora,
+    }
+    assert (held.cases > 0) == (without.get(tested) is not kind)
+
+
+@EACH
+def test_a_property_compares_all_that_it_should(tested: str) -> None:
+    kinds = [kind for kind in RIGHT if PROPERTIES[tested].applies(kind)]
+    seen = set().union(*(_compared(tested, kind) for kind in kinds))
+    assert seen == set(COMPARED[tested])
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_no_value_does_not_warn() -> None:
+    """A second adapter may take the direction from a row of DoRA's, whose output is NaN then."""
+    tested = PROPERTIES["only_the_active_adapter_acts"]
+    run_property(tested, ReferenceDora, examples=80, shrink=False)
+
+
+def test_a_gradient_at_the_base_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceLayer, "trainable", lambda self: ("weight", "bias"))
+    with pytest.raises(PropertyBroken, match="the base's weight, bias are frozen: is off by 1"):
+        run_property(PROPERTIES["only_the_adapter_is_trained"], ReferenceLayer)
+    monkeypatch.setattr(
+        ReferenceLayer,
+        "gradients",
+        lambda self, x, g: Gradients(A=None, B=None, frozen=("weight",)),
+    )
+    with pytest.raises(PropertyBroken, match="no gradient at the base's weight: is off by 1"):
+        run_property(PROPERTIES["the_base_gets_no_gradient"], ReferenceLayer)
+
+
+def test_the_right_layer_has_every_ability() -> None:
+    assert abilities(ReferenceLayer) >= frozenset().union(*(p.needs for p in PROPERTIES.values()))
+    assert abilities(Layer) == frozenset()
+
+
+def test_a_pass_that_remembers_the_last_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ReferenceLayer.forward
+
+    def changed(self: Any, x: Array) -> Array:
+        last, self.last = getattr(self, "last", x), x
+        return right(self, x + 0.5 * (last - x))
+
+    monkeypatch.setattr(ReferenceLayer, "forward", changed)
+    with pytest.raises(PropertyBroken, match="the output, the second time, is off"):
+        run_property(PROPERTIES["forward_changes_nothing"], ReferenceLayer)
+
+
+@pytest.mark.parametrize("size", [0.125, 8.0])
+def test_doras_scale_is_not_turned_to_where_its_rows_have_no_direction(size: float) -> None:
+    """W + k · delta is (1 - 0.4 · k) · W: at k = 2 and 3 less than a fifth of both lengths."""
+    weight, A = np.array([[size, 0.0]]), np.array([[1.0, 0.0]])
+
+    class Cancelling(ReferenceDora):
+        @classmethod
+        def cases(cls) -> Any:
+            return super().cases().map(
+                lambda case: replace(
+                    case, dtype="float32", weight=weight, base_bias=None, x=np.ones((1, 2)),
+                    factors=Factors(A=A, B=np.array([[-0.4 * size]]), scaling=1.0,
+                                    magnitude=np.ones(1)),
+                )
+            )  # fmt: skip
+
+    seen = _compared("forward_is_linear_in_the_scaling", Cancelling)
+    where = {f"the output at {k} times the scaling" for k in ("0.5", "-1", "0")}
+    assert seen == where | {"the output after the scale was set back"}
+
+
+def _compared(tested: str, right: type[UnderTest]) -> set[str]:
+    """Name all that a property compares on many cases."""
+    seen = set()
+
+    def check(kind: Any, case: Any, draw: Any) -> Iterator[Comparison]:
+        for found in PROPERTIES[tested].check(kind, case, draw):
+            seen.add(found.what)
+            yield found
+
+    run_property(replace(PROPERTIES[tested], check=check), right, examples=80, shrink=False)
+    return seen
