@@ -86,11 +86,11 @@ class Mutant:
 
 
 def mutants_of(room: str) -> Iterator[Mutant]:
-    """Yield every mutant of a room; what stands in annotations is no code and is left out."""
+    """Yield every mutant of a room, but for places where none can change what is computed."""
     folder = ROOT / PACKAGE / room
     for path in sorted(folder.rglob("*.py")):
         source = path.read_text()
-        spans = list(_annotations(ast.parse(source)))
+        spans = list(_inert(ast.parse(source)))
         nodes = list(ast_nodes(get_ast(source)))
         for name in OPERATORS:
             operator = get_operator(f"core/{name}")()
@@ -102,12 +102,35 @@ def mutants_of(room: str) -> Iterator[Mutant]:
                     )
 
 
-def _annotations(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+Place = tuple[int, int]
+"""A line, from 1, and a column, from 0."""
+
+
+def _inert(tree: ast.AST) -> Iterator[tuple[Place, Place]]:
+    """Yield where code computes nothing: it tells readers and type checkers what may be done.
+
+    Those are annotations, what only type checkers import, `@abstractmethod`, the options of
+    dataclasses, and the star before arguments that are given by keyword.
+    """
     for node in ast.walk(tree):
-        for found in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+        inert = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            inert.append(node.test)
+        for decorator in getattr(node, "decorator_list", ()):
+            if ast.unparse(decorator).startswith(("abstractmethod", "dataclass(")):
+                inert.append(decorator)
+        if isinstance(node, ast.arguments) and node.kwonlyargs and not node.vararg:
+            before: tuple[ast.expr | ast.arg, ...] = (*node.args, *node.defaults)
+            first = node.kwonlyargs[0]
+            start = max(map(_end, before), default=(first.lineno - 1, 0))
+            yield start, (first.lineno, first.col_offset)
+        for found in inert:
             if isinstance(found, ast.expr):
-                end = found.end_lineno or 0, found.end_col_offset or 0
-                yield (found.lineno, found.col_offset), end
+                yield (found.lineno, max(found.col_offset - 1, 0)), _end(found)
+
+
+def _end(node: ast.expr | ast.arg) -> Place:
+    return node.end_lineno or 0, node.end_col_offset or 0
 
 
 class Tree:

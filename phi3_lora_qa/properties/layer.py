@@ -179,7 +179,7 @@ class Layer(ABC):
 
 def abilities(kind: type) -> frozenset[str]:
     """Return the names of what a kind of layer defines beyond `Layer`."""
-    names = [name for name, value in vars(Layer).items() if name[0] != "_" and _function(value)]
+    names = [name for name, value in vars(Layer).items() if _function(value)]
     own = (
         n for n in names if _function(getattr(kind, n, None)) is not _function(getattr(Layer, n))
     )

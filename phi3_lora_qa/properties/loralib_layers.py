@@ -206,8 +206,9 @@ class LoralibMergedLinear(LoralibLinear):
         if part != "B":
             return super().laid_out(part, values)
         case: Any = self.case
-        rows = values.reshape(len(case.enable), -1, values.shape[1])[list(case.enable)]
-        return diagonal_blocks(rows.reshape(-1, values.shape[1]), len(rows))
+        rows = np.vsplit(values, len(case.enable))
+        enabled = [block for block, on in zip(rows, case.enable, strict=True) if on]
+        return diagonal_blocks(np.vstack(enabled), len(enabled))
 
     def seen(self, part: str, values: Array) -> Array:
         """Put blocks into the dense B, or its gradient."""
