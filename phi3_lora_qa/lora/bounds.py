@@ -10,6 +10,7 @@ leaves the dtype's range.
 
 import numpy as np
 
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora.factors import Array, Factors, require_factors
 from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
 
@@ -64,7 +65,12 @@ def cycles_bound(weight: Array, factors: Factors, dtype: str | Arithmetic, cycle
 
     With DoRA or mixed dtypes the theorem does not apply, and the bound of one cycle, with the drift
     so far added to |W|, accumulates.
+
+    Raises:
+        InputError: The number of cycles is below 0.
     """
+    if cycles < 0:
+        raise InputError(f"there are no {cycles} cycles; give 0 or more")
     arithmetic = arithmetic_of(dtype)
     drifts = factors.magnitude is not None or arithmetic.mixed
     state = exact(weight)

@@ -85,12 +85,12 @@ def truncate(factors: Factors, rank: int) -> LowRank:
     PEFT, B = Q_b·U·S and A = Vᵀ·Q_aᵀ. Signs, and bases of equal singular values, are arbitrary.
 
     Raises:
-        InputError: The rank is below 0.
+        InputError: The rank is below 0, or the delta is not finite.
     """
     _require_rank(rank)
     q_b, r_b = np.linalg.qr(factors.B)
     q_a, r_a = np.linalg.qr(factors.A.T)
-    u, s, vt = np.linalg.svd(factors.scaling * (r_b @ r_a.T))
+    u, s, vt = np.linalg.svd(_finite(factors.scaling * (r_b @ r_a.T)))
     k = min(rank, len(s))
     kept = Factors(A=vt[:k] @ q_a.T, B=q_b @ (u[:, :k] * s[:k]), scaling=1.0)
     return LowRank(factors=kept, tail=s[k:])
@@ -100,10 +100,10 @@ def refactor(difference: Array, rank: int) -> LowRank:
     """Return the best rank-k factors of a dense matrix, such as a merged weight minus its base.
 
     Raises:
-        InputError: The rank is below 0.
+        InputError: The rank is below 0, or the matrix is not finite.
     """
     _require_rank(rank)
-    u, s, vt = np.linalg.svd(difference, full_matrices=False)
+    u, s, vt = np.linalg.svd(_finite(difference), full_matrices=False)
     kept = Factors(A=vt[:rank], B=u[:, :rank] * s[:rank], scaling=1.0)
     return LowRank(factors=kept, tail=s[rank:])
 
@@ -163,6 +163,15 @@ def majority(stacked: Array, mixture: Mixture) -> Array:
     elected = np.where(votes.sum(axis=0) >= 0, 1.0, -1.0)
     agrees: Array = (np.sign(stacked) == elected).astype(np.float64)
     return agrees
+
+
+def _finite(matrix: Array) -> Array:
+    if not np.isfinite(matrix).all():
+        raise InputError(
+            "a matrix with NaN or infinite entries has no singular values; look where they come "
+            "from, such as a layer of the adapter or a product beyond float64's range"
+        )
+    return matrix
 
 
 def _require_rank(rank: int) -> None:

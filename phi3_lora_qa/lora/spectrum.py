@@ -19,8 +19,14 @@ def core(factors: Factors) -> Array:
 
 
 def singular_values(factors: Factors) -> Array:
-    """Return the min(r, out, in) singular values of delta that may differ from 0, largest first."""
-    return np.linalg.svdvals(core(factors))
+    """Return the min(r, out, in) singular values of delta that may differ from 0, largest first.
+
+    They are NaN where a factor, or their product, is beyond float64's range or no number.
+    """
+    small = core(factors)
+    if not np.isfinite(small).all():
+        return np.full(min(small.shape), np.nan)
+    return np.linalg.svdvals(small)
 
 
 def frobenius(factors: Factors) -> float:
@@ -34,23 +40,25 @@ def spectral_norm(factors: Factors) -> float:
 
 
 def stable_rank(values: Array) -> float:
-    """Return ‖delta‖_F² / ‖delta‖_2², between 1 and r; 0.0 for a delta of zeros.
+    """Return ‖delta‖_F² / ‖delta‖_2², between 1 and r; 0.0 for a delta of zeros, NaN for NaN.
 
     Args:
         values: Its singular values, largest first.
     """
-    largest = float(values[0]) if values.size else 0.0
-    return float(np.sum((values / largest) ** 2)) if largest > 0 else 0.0
+    largest = float(np.max(values, initial=0.0))
+    return float(np.sum((values / largest) ** 2)) if largest > 0 else largest
 
 
 def effective_rank(values: Array) -> float:
-    """Return exp(-Σ p·ln p) with p = values / Σ values, between 1 and r; 0.0 for a delta of zeros.
+    """Return exp(-Σ p·ln p) with p = values / Σ values, between 1 and r.
+
+    It is 0.0 for a delta of zeros, and NaN for NaN.
 
     Source: Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality",
     EUSIPCO, section 2.
     """
     total = float(np.sum(values))
-    if total <= 0:
-        return 0.0
+    if not total > 0:
+        return total
     p = values[values > 0] / total
     return float(np.exp(-np.sum(p * np.log(p))))

@@ -153,3 +153,9 @@ def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
     config = lora.ScalingConfig(rank=8, alpha=8, alpha_pattern={"o_proj(": 4})
     with pytest.raises(InputError, match=r"the pattern o_proj\( is no regular expression .* corre"):
         lora.module_scaling("model.o_proj", config)
+
+
+def test_there_are_no_negative_cycles() -> None:
+    with pytest.raises(InputError, match="there are no -1 cycles; give 0 or more"):
+        lora.cycles_bound(W, F, "float32", -1)
+    assert not lora.cycles_bound(W, F, "float32", 0).any()

@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 
 from phi3_lora_qa import lora
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Factors
 from tests.lora.drawing import CASES, cases
 
@@ -65,3 +68,35 @@ def test_ranks_do_not_depend_on_the_size_of_the_delta() -> None:
     for size in (2.0**-500, 2.0**500):
         assert lora.stable_rank(size * values) == lora.stable_rank(values)
         assert lora.effective_rank(size * values) == pytest.approx(lora.effective_rank(values))
+
+
+NO_NUMBER = (
+    Factors(A=np.array([[np.nan, 1.0]]), B=np.ones((3, 1)), scaling=1.0),
+    Factors(A=np.ones((1, 2)), B=np.ones((3, 1)), scaling=np.inf),
+    Factors(A=np.full((1, 2), 1e200), B=np.full((3, 1), 1e200), scaling=1.0),
+)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("factors", NO_NUMBER, ids=["NaN", "infinite", "overflowing"])
+def test_a_delta_that_is_no_number_has_a_spectrum_of_nan(factors: Factors) -> None:
+    values = lora.singular_values(factors)
+    assert values.shape == (1,)
+    for found in (
+        *values,
+        lora.spectral_norm(factors),
+        lora.stable_rank(values),
+        lora.effective_rank(values),
+    ):
+        assert math.isnan(found)
+    assert not math.isfinite(lora.frobenius(factors))
+    with pytest.raises(InputError, match="has no singular values; look where"):
+        lora.truncate(factors, 1)
+
+
+def test_what_is_no_number_is_not_taken_for_a_delta_of_zeros() -> None:
+    for values in (np.array([np.nan, 1.0]), np.array([1.0, np.nan])):
+        assert math.isnan(lora.stable_rank(values))
+        assert math.isnan(lora.effective_rank(values))
+    with pytest.raises(InputError, match="has no singular values"):
+        lora.refactor(np.array([[np.inf]]), 1)
