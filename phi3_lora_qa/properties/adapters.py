@@ -31,7 +31,7 @@ from phi3_lora_qa.properties.property import Comparison, Draw, compared, layer_p
 from phi3_lora_qa.strategies import LayerCase
 
 FIRST, SECOND, BASE = "default", "second", "__base__"
-WEIGHTS = st.sampled_from([1.0, 0.5, -1.0, 2.0, 0.3, -0.7])
+WEIGHTS = (1.0, 0.5, -1.0, 2.0, 0.3, -0.7)
 
 
 @layer_property("add", "activate")
@@ -105,11 +105,11 @@ def a_concatenation_is_the_weighted_sum(
 ) -> Iterator[Comparison]:
     """The combination "cat" gives the sum of the weighted deltas, at the rank of both together."""
     parts, weights, found = _combined(layer, case, draw, "cat")
-    expected = concatenate(parts, weights)
+    expected, at = concatenate(parts, weights), _at(weights)
     arithmetic = layer.arithmetic(case)
     yield compared("the rank of the concatenation", np.array(found.rank), np.array(expected.rank))
     yield compared(
-        "the delta of the concatenation",
+        f"the delta of the concatenation{at}",
         delta(found),
         weighted_delta(parts, weights),
         concatenate_bound(parts, weights, arithmetic),
@@ -143,7 +143,7 @@ def an_svd_is_the_best_of_its_rank(
     sides = sum(total.shape)
     lost = sides * 2.0**-22 * size + sides * _unit(layer, case) * (size + np.linalg.norm(total))
     yield Comparison(
-        what="the distance of the svd from the weighted sum",
+        what=f"the distance of the svd from the weighted sum{_at(weights)}",
         error=np.array(np.linalg.norm(delta(found) - total)),
         bound=np.array(tail + lost + 2.0**-100),
     )
@@ -164,10 +164,10 @@ def a_linear_combination_mixes_the_factors(
     mixture = Mixture(kind=kind, density=1.0)
     expected = mix_factors(parts, weights, mixture)
     allowed = mix_bound(parts, weights, mixture, layer.arithmetic(case))
-    yield compared(f"A of the {how} combination", found.A, expected.A, allowed.A)
-    yield compared(f"B of the {how} combination", found.B, expected.B, allowed.B)
-    scaling = np.array(found.scaling)
-    yield compared(f"the scaling of the {how} combination", scaling, np.array(1.0))
+    which, scaling = f"the {how} combination{_at(weights)}", np.array(found.scaling)
+    yield compared(f"A of {which}", found.A, expected.A, allowed.A)
+    yield compared(f"B of {which}", found.B, expected.B, allowed.B)
+    yield compared(f"the scaling of {which}", scaling, np.array(1.0))
 
 
 def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Factors]:
@@ -202,8 +202,13 @@ def _combined(
     )
     built = layer.build(replace(case, factors=plain))
     built.add(SECOND, second)
-    weights = (draw(WEIGHTS), draw(WEIGHTS))
+    weights = draw(st.tuples(*[st.sampled_from(WEIGHTS)] * 2))
     return [plain, second], weights, built.combine((FIRST, SECOND), weights, how)
+
+
+def _at(weights: Sequence[float]) -> str:
+    """Say with which weights, for what is compared."""
+    return " with weights " + " and ".join(f"{weight:g}" for weight in weights)
 
 
 def _has_alpha(factors: Factors) -> bool:

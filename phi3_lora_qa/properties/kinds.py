@@ -20,6 +20,7 @@ _CLASSES = {
     "peft.conv1d": (_OTHERS, "PeftConv1d"),
     "peft.conv2d": (_OTHERS, "PeftConv2d"),
     "peft.conv3d": (_OTHERS, "PeftConv3d"),
+    "peft.dora_conv2d": (_OTHERS, "PeftDoraConv2d"),
     "peft.grouped_conv": (_OTHERS, "PeftGroupedConv"),
     "peft.model": (_MODEL, "PeftPhi3"),
     "loralib.linear": (_LORALIB, "LoralibLinear"),

@@ -125,6 +125,17 @@ class PeftConv2d(PeftLinear):
         return to_tensor(x.reshape(len(x), *shape), self.case.dtype)
 
 
+class PeftDoraConv2d(PeftConv2d):
+    """With DoRA, whose magnitudes are the lengths of whole kernels."""
+
+    @classmethod
+    def cases(cls) -> "st.SearchStrategy[LayerCase]":
+        """Linear layers with magnitudes; the kernel is cut out of ``in``."""
+        from phi3_lora_qa.strategies import linear_cases
+
+        return linear_cases(magnitude=True)
+
+
 class PeftConv1d(PeftConv2d):
     """`torch.nn.Conv1d`."""
 
@@ -142,7 +153,7 @@ class PeftConv3d(PeftConv2d):
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
         """Linear layers whose ``in`` gives another kernel than (1, 1, k)."""
-        return super().cases().filter(lambda case: _cut(case.x.shape[1], 3)[1:3] != (1, 1))
+        return super().cases().filter(lambda case: _cut(case.x.shape[1], cls.dims)[1:3] != (1, 1))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -228,10 +239,10 @@ class PeftGroupedConv(PeftConv2d):
             return block_diagonal(values.reshape(len(values), -1), case.groups)
         return super().seen(part, values)
 
-    def _shaped(self, part: str, values: Array, shape: tuple[int, ...]) -> Array:
+    def _shaped(self, part: str, values: Array) -> Array:
         case: Any = self.case
         blocks = diagonal_blocks(values, case.groups) if part == "B" else values
-        return super()._shaped(part, blocks, shape)
+        return super()._shaped(part, blocks)
 
     def given(self, x: Array) -> "torch.Tensor":
         """Return the inputs with channels and space."""

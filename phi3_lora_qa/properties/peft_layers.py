@@ -163,15 +163,14 @@ class PeftLinear(TorchLayer):
         for part, values in parts.items():
             if values is not None:
                 tensor = self.tensor_of(part, name)
-                shape = (len(values), *self.tensor_of(part, ADAPTER).shape[1:])
                 dtype = str(tensor.dtype).removeprefix("torch.")
-                tensor.data = to_tensor(self._shaped(part, values, shape), dtype)
+                tensor.data = to_tensor(self._shaped(part, values), dtype)
 
-    def _shaped(self, part: str, values: Array, shape: tuple[int, ...]) -> Array:
-        """Lay out a further adapter's part: of another rank than the first one's."""
-        if part == "B":
-            return values.reshape(len(values), values.shape[1], *[1] * (len(shape) - 2))
-        return values.reshape(shape)
+    def _shaped(self, part: str, values: Array) -> Array:
+        """Lay out a further adapter's part, whose factors may be of another rank."""
+        own = self.tensor(part).shape
+        shapes = {"A": (len(values), *own[1:]), "B": (*values.shape, *own[2:])}
+        return values.reshape(shapes[part]) if part in shapes else self.laid_out(part, values)
 
     def activate(self, *names: str) -> None:
         """Set the active adapters."""

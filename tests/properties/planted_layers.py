@@ -97,6 +97,23 @@ def convolutions_do_not_scale(patch: Patch) -> None:
     after(patch, layer._ConvNd, "get_delta_weight", lambda d, m, n: d / m.scaling[n])
 
 
+@fault("row_norms_are_the_magnitudes", "peft.dora_conv2d")
+def the_norm_of_a_kernel_is_that_of_each_place(patch: Patch) -> None:
+    def wrong(self: Any, weight: Any, lora_weight: Any, scaling: Any) -> torch.Tensor:
+        norm = (weight + scaling * lora_weight).norm(p=2, dim=1, keepdim=True)
+        return norm.mean(dim=(2, 3), keepdim=True).transpose(1, 0)
+
+    patch.setattr(dora._DoraConvNdLayer, "get_weight_norm", wrong)
+
+
+@fault("forward_adds_the_delta", "peft.dora_conv2d")
+def a_convolution_with_dora_keeps_its_length(patch: Patch) -> None:
+    def change(norm: torch.Tensor, *_: Any) -> torch.Tensor:
+        return norm.mean().expand_as(norm)
+
+    after(patch, dora._DoraConvNdLayer, "get_weight_norm", change)
+
+
 @fault("forward_adds_the_delta", "peft.grouped_conv")
 def groups_read_the_ranks_of_the_next_group(patch: Patch) -> None:
     def change(_: None, m: Any, name: str, *args: Any, **kwargs: Any) -> None:

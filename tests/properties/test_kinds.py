@@ -32,6 +32,7 @@ DRAWN = {
     "peft.fan_in_fan_out": LINEAR,
     "peft.embedding": LINEAR - {"base bias"},
     **dict.fromkeys(("peft.conv1d", "peft.conv2d", "peft.conv3d"), LINEAR),
+    "peft.dora_conv2d": LINEAR - {"no magnitude"} | {"magnitude"},
     "peft.grouped_conv": LINEAR,
     "loralib.linear": DTYPES | SOMETIMES | PLAIN,
     "loralib.fan_in_fan_out": DTYPES | SOMETIMES | PLAIN,
@@ -74,7 +75,11 @@ def choices(case: LayerCase) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", DRAWN)
 def test_every_choice_that_a_kind_has_is_drawn(kind: str) -> None:
-    assert {choice for case in drawn(kind, 100) for choice in choices(case)} == DRAWN[kind]
+    cases = drawn(kind, 100)
+    assert {choice for case in cases for choice in choices(case)} == DRAWN[kind]
+    assert {1, 2, 3} <= {len(case.x) for case in cases}  # rows
+    assert {1, 2, 3} <= {case.factors.rank for case in cases}
+    assert any(len(case.weight) > 2 for case in cases)
 
 
 def test_every_kind_is_named_after_its_library() -> None:
@@ -106,6 +111,8 @@ def test_a_convolution_of_peft_has_kernels_of_every_side(dims: int) -> None:
     built: Any = KINDS[f"peft.conv{dims}d"].under_test
     bases = [built.build(case).layer.get_base_layer() for case in drawn(f"peft.conv{dims}d", 99)]
     assert {side for base in bases for side in base.kernel_size} == SIDES
+    # PEFT takes a three-dimensional kernel like this for a Conv2d's of 1 x 1.
+    assert any(base.kernel_size[:2] == (1, 1) for base in bases) == (dims == 2)
     assert any(base.in_channels > 1 for base in bases)
 
 

@@ -136,7 +136,15 @@ def test_what_is_right_holds_every_property(kind: type[UnderTest], tested: str) 
 def test_a_property_compares_all_that_it_should(tested: str) -> None:
     kinds = [kind for kind in RIGHT if PROPERTIES[tested].applies(kind)]
     seen = set().union(*(_compared(tested, kind) for kind in kinds))
-    assert seen == set(COMPARED[tested])
+    assert {what.partition(" with weights ")[0] for what in seen} == set(COMPARED[tested])
+
+
+def test_adapters_are_combined_with_weights_of_either_sign_and_several_sizes() -> None:
+    seen = _compared("a_concatenation_is_the_weighted_sum", ReferenceLayer, examples=200)
+    drawn = {what.partition(" with weights ")[2] for what in seen} - {""}
+    pairs = {tuple(map(float, pair.split(" and "))) for pair in drawn}
+    weights = {1.0, 0.5, -1.0, 2.0, 0.3, -0.7}
+    assert {first for first, _ in pairs} == {second for _, second in pairs} == weights
 
 
 @pytest.mark.filterwarnings("error")
@@ -197,7 +205,7 @@ def test_doras_scale_is_not_turned_to_where_its_rows_have_no_direction(size: flo
     assert seen == where | {"the output after the scale was set back"}
 
 
-def _compared(tested: str, right: type[UnderTest]) -> set[str]:
+def _compared(tested: str, right: type[UnderTest], examples: int = 80) -> set[str]:
     """Name all that a property compares on many cases."""
     seen = set()
 
@@ -206,5 +214,5 @@ def _compared(tested: str, right: type[UnderTest]) -> set[str]:
             seen.add(found.what)
             yield found
 
-    run_property(replace(PROPERTIES[tested], check=check), right, examples=80, shrink=False)
+    run_property(replace(PROPERTIES[tested], check=check), right, examples=examples, shrink=False)
     return seen
