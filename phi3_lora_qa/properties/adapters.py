@@ -140,12 +140,12 @@ def an_svd_is_the_best_of_its_rank(
     )
     # An SVD in float32 is backward stable: relative to the size of what it was given, with a
     # modest polynomial of the sides (Anderson et al., LAPACK Users' Guide, section 4.9).
-    sides = sum(total.shape)
-    lost = sides * 2.0**-22 * size + sides * _unit(layer, case) * (size + np.linalg.norm(total))
+    sides, single, unit = sum(total.shape), format_of("float32").u, _unit(layer, case)
+    lost = sides * (4 * single * size + unit * (size + np.linalg.norm(total)))
     yield Comparison(
         what=f"the distance of the svd from the weighted sum{_at(weights)}",
         error=np.array(np.linalg.norm(delta(found) - total)),
-        bound=np.array(tail + lost + 2.0**-100),
+        bound=np.array(tail + lost),
     )
 
 

@@ -198,8 +198,9 @@ class LoralibMergedLinear(LoralibLinear):
     def entries_of_b(cls, case: Any) -> Array:
         """Blocks that are not enabled, and places beside a block, are no parameters."""
         return merged_linear(
-            np.ones_like(case.stored_a), np.ones_like(case.stored_b), 1.0, case.enable
-        ).B
+            np.ones_like(case.stored_a), np.ones_like(case.stored_b),
+            case.factors.scaling, case.enable,
+        ).B  # fmt: skip
 
     def laid_out(self, part: str, values: Array) -> Array:
         """Take a block's entries out of the dense B."""
@@ -215,7 +216,7 @@ class LoralibMergedLinear(LoralibLinear):
         case: Any = self.case
         if part != "B":
             return super().seen(part, values)
-        return merged_linear(case.stored_a, values, 1.0, case.enable).B
+        return merged_linear(case.stored_a, values, case.factors.scaling, case.enable).B
 
 
 class LoralibConv2d(LoralibLinear):
@@ -266,7 +267,7 @@ class LoralibConv2d(LoralibLinear):
         a, b = (values if part == name else stored for name, stored in
                 (("A", case.stored_a), ("B", case.stored_b)))  # fmt: skip
         if part in ("A", "B"):
-            found = conv_factors(a, b, 1.0, len(case.weight))
+            found = conv_factors(a, b, case.factors.scaling, len(case.weight))
             return found.A if part == "A" else found.B
         return super().seen(part, values)
 

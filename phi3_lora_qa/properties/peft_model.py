@@ -41,7 +41,7 @@ class PeftPhi3(ModelUnderTest):
                 phi3=st.just(config),
                 lora=lora_configs(config),
                 batch=batches(config, max_rows=3, max_tokens=12),
-                seed=st.integers(0, 2**16),
+                seed=st.integers(0, 999),
             )
         )
 
@@ -87,7 +87,7 @@ class PeftPhi3(ModelUnderTest):
         import torch
 
         # Positions count the tokens, as generate counts them: RoPE's angles are float32.
-        positions = (mask.cumsum(axis=1) - 1).clip(min=0)
+        positions = mask.cumsum(axis=1) - 1
         with torch.no_grad(), quiet():
             found = self.model(
                 input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask),

@@ -90,7 +90,6 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
                 raise PropertyBroken(found.what)
             worst = max(worst, ratio)
         count += compared
-        last[1] = None
 
     phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]
     configured: Any = hypothesis.settings(
@@ -111,15 +110,16 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     except PropertyBroken:
         told = _told(tested, kind, last[0], _difference(last[1]), again)
         raise PropertyBroken(told) from None
+    except hypothesis.errors.Flaky as error:
+        what = "it breaks it once and not again: the layer's results change from run to run"
+        raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error
     except Exception as error:
         what = f"it raised {type(error).__name__}: {error}"
         raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error
     return Held(cases=count, ratio=worst)
 
 
-def _difference(found: Comparison | None) -> str:
-    if found is None:
-        return "it does not break it each time: the layer's results change from run to run"
+def _difference(found: Comparison) -> str:
     _, error, bound = found.worst
     if bound == 0.0:
         return f"{found.what} is off by {error:.3g}, where nothing is rounded"

@@ -1,5 +1,6 @@
 """On a right layer every property holds; each thing that a property reads of a layer matters."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -182,6 +183,21 @@ def test_a_pass_that_remembers_the_last_one_is_noticed(monkeypatch: pytest.Monke
     monkeypatch.setattr(ReferenceLayer, "forward", changed)
     with pytest.raises(PropertyBroken, match="the output, the second time, is off"):
         run_property(PROPERTIES["forward_changes_nothing"], ReferenceLayer)
+
+
+def test_patterns_that_are_saved_in_another_order_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changed(self: ReferenceModel, name: str) -> tuple[ReferenceModel, bool]:
+        lora = copy.deepcopy(self.lora)
+        lora.rank_pattern = dict(sorted(lora.rank_pattern.items()))
+        return ReferenceModel(self.case, lora), True
+
+    monkeypatch.setattr(ReferenceModel, "saved_and_loaded", changed)
+    with pytest.raises(PropertyBroken, match="a logit after loading as default is off"):
+        run_property(PROPERTIES["model_patterns_keep_their_order"], ReferenceModel, shrink=False)
+    # Where the order decides nothing it is no matter.
+    run_property(PROPERTIES["model_saved_and_loaded_is_the_same"], ReferenceModel, examples=40)
 
 
 @pytest.mark.parametrize("size", [0.125, 8.0])

@@ -1,6 +1,7 @@
 """What came of a property: held, broken, or nothing to say."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from phi3_lora_qa.properties.layer import Layer
 from phi3_lora_qa.properties.peft_layers import PeftLinear
 from phi3_lora_qa.properties.property import Comparison, Property, all_properties, compared
-from phi3_lora_qa.properties.run import PropertyBroken, run_property
+from phi3_lora_qa.properties.run import PROFILES, Held, PropertyBroken, run_property
 
 PROPERTIES = {tested.id: tested for tested in all_properties()}
 
@@ -38,7 +39,7 @@ def test_an_error_beyond_its_bound_breaks_it(error: float) -> None:
 
 
 def test_a_property_with_nothing_to_say_has_no_case() -> None:
-    assert run_property(made(), PeftLinear, examples=3).cases == 0
+    assert run_property(made(), PeftLinear, examples=3) == Held(cases=0, ratio=0.0)
     # Only DoRA has magnitudes.
     assert run_property(PROPERTIES["row_norms_are_the_magnitudes"], PeftLinear).cases == 0
 
@@ -59,3 +60,52 @@ def test_the_same_seed_draws_the_same_cases() -> None:
     )
     assert first == second
     assert first.ratio > 0
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"), [(0.5, "0.75, where rounding allows 0.5"), (0.0, "0.75, where nothing is")]
+)
+def test_what_broke_it_is_told_with_its_example_and_the_way_to_run_it_again(
+    bound: float, told: str
+) -> None:
+    tested = made(0.25 * bound, 0.75, bound=bound)
+    with pytest.raises(PropertyBroken) as broken:
+        run_property(tested, PeftLinear, again="pytest this")
+    lines = str(broken.value).splitlines()
+    assert lines[0] == f"made does not hold for PeftLinear: it is off by {told}" + (
+        " rounded" if bound == 0.0 else ""
+    )
+    assert lines[1] == "  property: It is."
+    # The smallest case of all, as every one breaks it.
+    assert lines[2].startswith("  example: LayerCase(dtype='float32', weight=array([[1.0]]), base_")
+    assert lines[3] == "  run it again: pytest this"
+
+
+def test_a_layer_whose_results_change_from_run_to_run_breaks_it() -> None:
+    calls = iter([2.0])
+
+    def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
+        yield compared("it", np.array([next(calls, 0.0)]), np.zeros(1), 1.0)
+
+    changing = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
+    with pytest.raises(PropertyBroken, match="once and not again: the layer's results change"):
+        run_property(changing, PeftLinear)
+
+
+def test_an_error_of_the_cases_is_not_told_with_the_case_before() -> None:
+    class Failing(PeftLinear):
+        drawn = iter([True])
+
+        @classmethod
+        def cases(cls) -> Any:
+            return super().cases().map(lambda case: case if next(cls.drawn, False) else 1 / 0)
+
+    with pytest.raises(PropertyBroken, match="ZeroDivisionError") as broken:
+        run_property(made(0.5), Failing)
+    assert "  example: None" in str(broken.value)
+
+
+def test_the_page_tells_how_many_cases_are_drawn() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to-layers.md").read_text(encoding="utf-8")
+    assert f"{PROFILES['default'].examples} cases" in page
+    assert f"{PROFILES['thorough'].examples:,}" in page
