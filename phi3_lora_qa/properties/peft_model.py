@@ -64,9 +64,7 @@ class PeftPhi3(ModelUnderTest):
         with torch.random.fork_rng(), quiet():
             base = cls._base(case)
             torch.manual_seed(case.seed + 1)
-            model: Any = get_peft_model(
-                base, copy.deepcopy(case.lora), autocast_adapter_dtype=False
-            )
+            model: Any = get_peft_model(base, copy.deepcopy(case.lora))
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if any(part in name for part in _ADAPTERS):
@@ -117,9 +115,8 @@ class PeftPhi3(ModelUnderTest):
         with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, quiet():
             first, second = Path(folder, "first"), Path(folder, "second")
             self.model.save_pretrained(str(first))
-            loaded: Any = PeftModel.from_pretrained(
-                self._base(self.case), str(first), adapter_name=name, autocast_adapter_dtype=False
-            )
+            base = self._base(self.case)
+            loaded: Any = PeftModel.from_pretrained(base, str(first), adapter_name=name)
             loaded.double().save_pretrained(str(second))
             if name != "default":
                 second = second / name
@@ -149,7 +146,7 @@ class PeftPhi3(ModelUnderTest):
         optimizer = torch.optim.SGD(trained, lr=1.0)
         ids = torch.from_numpy(self.case.batch.input_ids)
         with quiet():
-            loss = self.model(input_ids=ids, use_cache=False).logits.square().mean()
+            loss = self.model(input_ids=ids).logits.square().mean()
         loss.backward()
         optimizer.step()
         return before, {name: to_float64(parameter) for name, parameter in base.items()}

@@ -96,6 +96,10 @@ def test_a_layer_of_peft_is_built_around_its_base(name: str) -> None:
         assert isinstance(base, BASES.get(name.partition(".")[2], torch.nn.Module))
         assert str(base.weight.dtype) == f"torch.{case.dtype}"
         assert built.layer.r["default"] == case.factors.rank
+        kept = "float32" if name == "peft.mixed_dtypes" else case.dtype
+        assert {str(p.dtype) for n, p in built.model.named_parameters() if "lora_" in n} == {
+            f"torch.{kept}"
+        }
 
 
 def test_transformers_own_conv1d_is_the_transposed_linear_layer() -> None:

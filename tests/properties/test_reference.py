@@ -168,6 +168,10 @@ def test_a_gradient_at_the_base_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         run_property(PROPERTIES["the_base_gets_no_gradient"], ReferenceLayer)
 
 
+def test_every_property_is_tested_here() -> None:
+    assert set(PROPERTIES) == set(COMPARED)
+
+
 def test_the_right_layer_has_every_ability() -> None:
     assert abilities(ReferenceLayer) >= frozenset().union(*(p.needs for p in PROPERTIES.values()))
     assert abilities(Layer) == frozenset()

@@ -60,6 +60,8 @@ def test_the_same_seed_draws_the_same_cases() -> None:
     )
     assert first == second
     assert first.ratio > 0
+    other = run_property(PROPERTIES["forward_adds_the_delta"], PeftLinear, seed=4)
+    assert other.ratio != first.ratio
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,18 @@ def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pyt
     assert "test_my_layer[forward_adds_the_delta]" in shown
 
 
+@pytest.mark.parametrize(("scale", "outcome"), [("alpha", "xfailed"), ("alpha / r", "xpassed")])
+def test_a_fault_that_the_layer_says_it_has_fails_nothing(
+    pytester: pytest.Pytester, scale: str, outcome: str
+) -> None:
+    known = 'known_faults = {"forward_adds_the_delta": "we know"}\n    lacks'
+    pytester.makepyfile(LAYER.format(scale=scale).replace("lacks", known, 1))
+    result = pytester.runpytest_inprocess("-q", "-rxX", "-k", "forward_adds_the_delta")
+    assert result.parseoutcomes().keys() - {"deselected"} == {outcome}
+    assert result.ret == 0
+    assert "we know" in result.stdout.str()
+
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to-layers.md"
 MODULE = """
 class MyLoraLinear(torch.nn.Module):
