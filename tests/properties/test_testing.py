@@ -8,11 +8,13 @@ import peft
 import pytest
 import transformers
 
+from phi3_lora_qa import strategies
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.properties import Layer, lora_properties
 
-# What is first imported inside of pytester is dropped after it, and torch does not survive that.
-_ = loralib, peft, transformers
+# What is first imported inside of pytester is dropped after it, and what torch and hypothesis keep
+# of it does not survive that.
+_ = loralib, peft, transformers, strategies
 
 LAYER = """
 import torch
