@@ -18,9 +18,9 @@ def to_float64(tensor: "torch.Tensor") -> Array:
     return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy())
 
 
-def to_tensor(values: Array, dtype: str) -> "torch.Tensor":
+def to_tensor(values: Array, dtype: str, device: "torch.device | str" = "cpu") -> "torch.Tensor":
     """Return values as a contiguous tensor of a dtype named as torch names it."""
     import torch
 
     wanted: torch.dtype = getattr(torch, dtype)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(wanted)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(device, wanted)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class TorchLayer(Layer):
     """Base of layers under test that are torch modules.
 
-    A subclass gives `make` and `tensor`; for layers that are no linear ones also the views.
+    A subclass gives `make` and `tensor`; for layers that are no linear ones also the views. The
+    module may lie on any device: what goes in is put where its weight is.
 
     Attributes:
         module: What is called with the inputs.
@@ -60,7 +61,7 @@ class TorchLayer(Layer):
 
     def given(self, x: Array) -> "torch.Tensor":
         """Return inputs (batch, in) as the module takes them."""
-        return to_tensor(x, self.case.dtype)
+        return to_tensor(x, self.case.dtype, self.tensor("weight").device)
 
     # Layer
 
@@ -106,7 +107,7 @@ class TorchLayer(Layer):
                 "or let cases() draw layers without it"
             ) from error
         dtype = str(tensor.dtype).removeprefix("torch.")
-        tensor.data = to_tensor(self.laid_out(part, values), dtype)
+        tensor.data = to_tensor(self.laid_out(part, values), dtype, tensor.device)
 
     def read(self, part: str) -> Array:
         """Return a part's values."""
@@ -139,7 +140,7 @@ class TorchLayer(Layer):
         self.train()
         self.module.zero_grad(set_to_none=True)
         y = self.module(self.given(x))
-        y.backward(gradient=to_tensor(g, self.case.dtype).reshape(y.shape))
+        y.backward(gradient=to_tensor(g, self.case.dtype, y.device).reshape(y.shape))
         self.module.eval()
         f = self.case.factors
         return Gradients(

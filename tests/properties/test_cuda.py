@@ -1,0 +1,65 @@
+"""An own layer on a GPU is held to the same bounds. Runs where there is one."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from phi3_lora_qa.properties import TorchLayer, lora_properties
+from phi3_lora_qa.strategies import LayerCase, linear_cases
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+
+
+class Lora(torch.nn.Module):
+    """What many write by themselves."""
+
+    def __init__(self, case: LayerCase, dropout: float) -> None:
+        super().__init__()
+        out, inside = case.weight.shape
+        like: Any = {"dtype": getattr(torch, case.dtype), "device": "cuda"}
+        self.base = torch.nn.Linear(inside, out, bias=case.base_bias is not None, **like)
+        self.base.requires_grad_(False)
+        self.lora_A = torch.nn.Parameter(torch.randn(case.factors.rank, inside, **like))
+        self.lora_B = torch.nn.Parameter(torch.zeros(out, case.factors.rank, **like))
+        self.scale, self.merged = case.factors.scaling, False
+        self.dropout = torch.nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.base(x)
+        return (
+            y if self.merged else y + self.dropout(x) @ self.lora_A.T @ self.lora_B.T * self.scale
+        )
+
+    def move(self, sign: float) -> None:
+        self.base.weight.data += sign * self.scale * (self.lora_B.data @ self.lora_A.data)
+        self.merged = sign > 0
+
+
+class OnCuda(TorchLayer):
+    def make(self, case: LayerCase, dropout: float) -> torch.nn.Module:
+        return Lora(case, dropout)
+
+    def tensor(self, part: str) -> torch.Tensor:
+        module: Any = self.module
+        return {"weight": module.base.weight, "base_bias": module.base.bias,
+                "A": module.lora_A, "B": module.lora_B}[part]  # fmt: skip
+
+    def merge(self) -> None:
+        if not self.module.merged:
+            self.module.move(1.0)  # type: ignore[operator]
+
+    def unmerge(self) -> None:
+        if self.module.merged:
+            self.module.move(-1.0)  # type: ignore[operator]
+
+    @classmethod
+    def cases(cls) -> Any:
+        return linear_cases()
+
+
+@lora_properties(OnCuda, examples=200)
+def test_a_layer_on_a_gpu_stays_within_the_bounds(check: Any) -> None:
+    held = check()
+    assert held.ratio <= 1.0
+    print(f"largest error: {held.ratio:.3f} of its bound, {held.cases} cases")
