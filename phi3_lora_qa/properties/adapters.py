@@ -140,8 +140,8 @@ def an_svd_is_the_best_of_its_rank(
     )
     # An SVD in float32 is backward stable: relative to the size of what it was given, with a
     # modest polynomial of the sides (Anderson et al., LAPACK Users' Guide, section 4.9).
-    sides, single, unit = sum(total.shape), format_of("float32").u, _unit(layer, case)
-    lost = sides * (4 * single * size + unit * (size + np.linalg.norm(total)))
+    units = 4 * format_of("float32").u + 2 * format_of(layer.arithmetic(case).dtype).u
+    lost = sum(total.shape) * units * size
     yield Comparison(
         what=f"the distance of the svd from the weighted sum{_at(weights)}",
         error=np.array(np.linalg.norm(delta(found) - total)),
@@ -218,7 +218,3 @@ def _has_alpha(factors: Factors) -> bool:
 
 def _update(factors: Factors, x: Array) -> Array:
     return output(np.zeros((len(factors.B), x.shape[1])), factors, x)
-
-
-def _unit(layer: type[Layer], case: LayerCase) -> float:
-    return format_of(layer.arithmetic(case).dtype).u

@@ -1,6 +1,7 @@
 """Properties of the forward pass of a layer that is not merged."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -153,8 +154,8 @@ _BOUNDS = {
 
 
 def _nothing(case: LayerCase) -> Factors:
-    out, inside = case.weight.shape
-    return Factors(A=np.zeros((1, inside)), B=np.zeros((out, 1)), scaling=1.0)
+    f = case.factors
+    return replace(f, B=np.zeros_like(f.B), magnitude=None, bias=None)
 
 
 def _has_direction(case: LayerCase, factors: Factors) -> bool:

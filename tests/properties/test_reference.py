@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phi3_lora_qa.lora import Array, Factors
+from phi3_lora_qa.lora import Array, Factors, format_of
 from phi3_lora_qa.properties.layer import Gradients, Layer, abilities
 from phi3_lora_qa.properties.property import Comparison, UnderTest, all_properties
 from phi3_lora_qa.properties.run import PropertyBroken, run_property
@@ -177,6 +177,24 @@ def test_the_right_layer_has_every_ability() -> None:
     assert abilities(Layer) == frozenset()
 
 
+@pytest.mark.parametrize(
+    "tested", ["only_the_active_adapter_acts", "a_concatenation_is_the_weighted_sum"]
+)
+def test_the_second_adapter_has_a_rank_of_its_own(
+    tested: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks, right = set(), ReferenceLayer.add
+
+    def noted(self: ReferenceLayer, name: str, factors: Factors) -> None:
+        ranks.add((self.held("default").rank, factors.rank))
+        right(self, name, factors)
+
+    monkeypatch.setattr(ReferenceLayer, "add", noted)
+    run_property(PROPERTIES[tested], ReferenceLayer, examples=40)
+    assert {1, 2, 3} <= {second for _, second in ranks}
+    assert any(first != second for first, second in ranks)
+
+
 def test_a_pass_that_remembers_the_last_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ReferenceLayer.forward
 
@@ -202,6 +220,21 @@ def test_patterns_that_are_saved_in_another_order_are_noticed(
         run_property(PROPERTIES["model_patterns_keep_their_order"], ReferenceModel, shrink=False)
     # Where the order decides nothing it is no matter.
     run_property(PROPERTIES["model_saved_and_loaded_is_the_same"], ReferenceModel, examples=40)
+
+
+def test_a_drift_that_only_later_cycles_have_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ReferenceLayer.unmerge
+
+    def changed(self: Any) -> None:
+        self.cycles = getattr(self, "cycles", 0) + 1
+        right(self)
+        if self.cycles > 1:
+            self.base = self.base * (1.0 + 8 * format_of(self.case.dtype).u)
+
+    monkeypatch.setattr(ReferenceLayer, "unmerge", changed)
+    run_property(PROPERTIES["unmerging_restores_the_weight"], ReferenceLayer, examples=40)
+    with pytest.raises(PropertyBroken, match=r"the weight after \d cycles is off by"):
+        run_property(PROPERTIES["cycles_of_merging_do_not_drift"], ReferenceLayer)
 
 
 @pytest.mark.parametrize("size", [0.125, 8.0])

@@ -124,6 +124,7 @@ def test_a_tensor_that_the_layer_lacks_is_named_with_the_way_out(
     shown = result.stdout.str()
     assert "MyLayer has no tensor 'base_bias' ('base_bias'); return it from tensor(), or" in shown
     assert "def run_property" not in shown
+    assert "held = run_property(" not in shown
 
 
 def test_what_is_no_layer_is_refused() -> None:
