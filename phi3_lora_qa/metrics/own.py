@@ -115,10 +115,10 @@ def compute_own(
     for name, score in zip(names, scores, strict=True):
         if not low <= score <= high or (binary and score not in (0.0, 1.0)):
             kind = "0 or 1" if binary else f"a number from {low:g} to {high:g}"
+            other = "say otherwise in its span and binary" if span else "scale its scores down"
             raise DataError(
                 f"the metric {escape(place, 200)} gave {score:g} for the item "
-                f"{escape(name, 60)}, which is not {kind}; "
-                "mend it, or say otherwise in its span and binary"
+                f"{escape(name, 60)}, which is not {kind}; mend it, or {other}"
             )
     return scores
 

@@ -202,7 +202,8 @@ def items_needed(interval: Interval, rule: str, value: float, higher_is_better: 
         return MANY_ITEMS
     # The positive root of unseen y^2 + slope y - distance, with y = 1 / sqrt(m), in a stable form.
     root = 2.0 * distance / (slope + math.sqrt(slope**2 + 4.0 * unseen * distance))
-    return min(MANY_ITEMS, max(n + 1, math.ceil(min(root**-2, MANY_ITEMS))))
+    # So small a root that its square is nothing means very many items.
+    return min(MANY_ITEMS, max(n + 1, math.ceil(max(root, 1.0 / math.sqrt(MANY_ITEMS)) ** -2)))
 
 
 def mean_of(values: "NDArray[np.float64]") -> float:

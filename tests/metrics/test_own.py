@@ -68,6 +68,13 @@ class Huge(AnswerMetric):
         return 1e60 if answer == "see" else -1e308
 
 
+class Nan(AnswerMetric):
+    span = None
+
+    def score(self, answer: str, reference: str) -> float:
+        return float("nan")
+
+
 class Wide(AnswerMetric):
     span = (-1e308, 1e308)
 
@@ -198,7 +205,9 @@ def test_what_is_not_there_is_an_error_before_anything_runs(
         ("Percent", "gave 80 for the item a, which is not a number from 0 to 1; mend it"),
         ("Reversed", r"has the span .1.0, 0.0.; give the smallest"),
         ("Wordy", "has the span 'from 0 to 1'; give the smallest"),
-        ("Huge", "gave -1e.308 for the item b, which is not a number from -1e.60 to 1e.60; mend"),
+        # No span reaches further, so it is not for the span to say otherwise.
+        ("Huge", "gave -1e.308 for the item b, .* from -1e.60 to 1e.60; mend it, or scale"),
+        ("Nan", "gave nan for the item a, .* from -1e.60 to 1e.60; mend it, or scale its scores"),
         ("Wide", r"has the span .-1e.308, 1e.308.; give the smallest"),
         ("Few", "gave 1 scores for 2 answers"),
     ],

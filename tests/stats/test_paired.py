@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi3_lora_qa.errors import DataError
+from phi3_lora_qa.metrics.own import LARGEST
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.stats.paired import MANY_ITEMS, Interval, compare, decide, items_needed
 
@@ -170,6 +171,38 @@ def test_paired_scores_see_what_unpaired_ones_cannot() -> None:
     found = compare(list(base), list(tuned), seed=0, binary=False)
     assert decide(found, "improve_by", 0.0, higher_is_better=False) is Outcome.PASSED
     assert found.high - found.low < 0.1 * 2 * 1.645 * base.std() / 60**0.5
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_scores_as_large_as_they_may_be_are_compared_as_small_ones_are(
+    bounded: bool, clustered: bool
+) -> None:
+    base, tuned = np.random.default_rng(5).uniform(-1.0, 1.0, size=(2, 40))
+    clusters = [str(n // 2) for n in range(40)] if clustered else None
+    small, huge = (
+        compare(
+            list(base * scale),
+            list(tuned * scale),
+            seed=0,
+            binary=False,
+            span=(-scale, scale) if bounded else None,
+            clusters=clusters,
+        )
+        for scale in (1.0, LARGEST)
+    )
+    for name in ("low", "high", "tuned_low", "tuned_high", "deviation"):
+        assert getattr(huge, name) == pytest.approx(LARGEST * getattr(small, name))
+    assert items_needed(huge, "at_least", LARGEST / 2, True) == pytest.approx(
+        items_needed(small, "at_least", 0.5, True), abs=1
+    )
+
+
+def test_a_limit_nearer_to_the_estimate_than_a_square_can_tell_needs_many_items() -> None:
+    scores = [LARGEST, -LARGEST, *[1e-200] * 38]
+    found = compare([0.0] * 40, scores, seed=0, binary=False)
+    assert decide(found, "at_least", 0.0, True) is Outcome.INCONCLUSIVE
+    assert items_needed(found, "at_least", 0.0, True) == MANY_ITEMS
 
 
 def test_items_needed_scales_with_the_inverse_square_of_the_distance() -> None:
