@@ -39,12 +39,16 @@ CheckFunction = Callable[["Bench"], Held]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check of one stage. ``parameter`` stands in brackets behind its name."""
+    """One check of one stage. ``parameter`` stands in brackets behind its name.
+
+    ``demand`` says in words what is asked of which group, where that hangs on the limits.
+    """
 
     stage: str
     name: str
     run: CheckFunction
     parameter: str = ""
+    demand: str = ""
 
     @property
     def label(self) -> str:

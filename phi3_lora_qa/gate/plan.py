@@ -37,6 +37,9 @@ def plan(
         adapters: Each adapter's name and its quality limits, in the order given by the user.
         stages: The chosen stages.
         selection: The chosen rules of the static stage; all by default.
+
+    Raises:
+        InputError: Two checks would have one id, and one result would stand for both.
     """
     planned: list[PlannedCheck] = []
     for index, (name, limits) in enumerate(adapters):
@@ -56,7 +59,26 @@ def plan(
                     )
                     for check in checks[stage]
                 ]
+    _require_distinct(planned, [name for name, _ in adapters])
     return tuple(planned)
+
+
+def _require_distinct(planned: Sequence[PlannedCheck], names: Sequence[str]) -> None:
+    """Groups and adapters stand in ids, and may hold the commas and brackets between the parts."""
+
+    def words(one: PlannedCheck) -> str:
+        whose = f" (adapter {escape(repr(names[one.adapter]), 80)})" if len(names) > 1 else ""
+        return f"{escape(one.check.demand or one.check.label, 200)}{whose}"
+
+    seen: dict[str, PlannedCheck] = {}
+    for one in planned:
+        other = seen.setdefault(one.id, one)
+        if other is not one:
+            what = "a group" if other.adapter == one.adapter else "a group or an adapter's folder"
+            raise InputError(
+                f"two checks have the id {escape(one.id, 200)}: {words(other)}; and {words(one)}; "
+                f"give {what} another name, without commas and brackets"
+            )
 
 
 def choose(planned: Sequence[PlannedCheck], ids: Sequence[str]) -> tuple[PlannedCheck, ...]:

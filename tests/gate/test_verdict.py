@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.gate.check import Check, Held
 from phi3_lora_qa.gate.plan import PlannedCheck, choose, plan
@@ -111,6 +112,47 @@ def test_ids_of_several_adapters_carry_their_names() -> None:
     assert "phi3::static::files[a]" in ids
     assert "phi3::export::exported_model_answers_alike[b]" in ids
     assert len(set(ids)) == len(ids)
+
+
+def limit(group: str, rule: str = "no_worse_than", against: str = "base") -> Limit:
+    return Limit(group=group, metric="loss", rule=rule, value=0.1, against=against)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (
+            [limit("target", against="baseline")],
+            [limit("target,baseline")],
+            r"id phi3::quality::loss\[target,baseline\]: loss no worse than the baseline by more "
+            r"than 0.1, of the group 'target'; and loss no worse than the base by more than 0.1, "
+            r"of the group 'target,baseline'; give a group another name",
+        ),
+        (
+            [limit("a", rule="at_least"), limit("a", rule="at_most")],
+            [limit("a,at_most")],
+            "loss at most 0.1, of the group 'a'; and loss no worse than .*, of the group 'a,at_m",
+        ),
+    ],
+)
+def test_two_limits_whose_checks_have_one_id_are_refused(
+    first: list[Limit], second: list[Limit], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        plan([("a", [*first, *second])], ("quality",))
+    apart = plan([("a", first), ("b", second)], ("quality",))
+    assert len({p.id for p in apart}) == len(apart)
+    plan([("a", [*first, *second])], ("static",))  # where no such check is asked for
+
+
+def test_the_checks_of_two_adapters_are_kept_apart_whatever_brackets_their_names_hold() -> None:
+    adapters = [("c", [limit("a][b")]), ("b][c", [limit("a")])]
+    words = r"id phi3::quality::loss\[a\]\[b\]\[c\]: .* 'a\]\[b' \(adapter 'c'\); and .*"
+    with pytest.raises(
+        InputError, match=words + r"'b\]\[c'\); give a group or an adapter's folder"
+    ):
+        plan(adapters, ("quality",))
+    plan([("c", [limit("a][b")]), ("b", [limit("a")])], ("quality",))
 
 
 def test_a_stage_or_a_name_chooses_all_below_it() -> None:

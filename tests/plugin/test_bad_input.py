@@ -38,6 +38,10 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-suite={broken(tmp)}"],
         "broken.jsonl:1",
     ),
+    "two limits whose checks have one id": (
+        lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-thresholds={alike(tmp)}"],
+        "two checks have the id phi3::quality::loss[target,baseline]",
+    ),
     "a report folder that is a file": (
         lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-report={broken(tmp)}"],
         "--phi3-report",
@@ -59,6 +63,15 @@ def llama(folder: Path) -> Path:
 def broken(folder: Path) -> Path:
     path = folder / "broken.jsonl"
     path.write_text("{\n")
+    return path
+
+
+def alike(folder: Path) -> Path:
+    table = "[[limit]]\nmetric = 'loss'\nrule = 'no_worse_than'\nvalue = 0.1\n"
+    path = folder / "limits.toml"
+    path.write_text(
+        f"{table}group = 'target'\nagainst = 'baseline'\n{table}group = 'target,baseline'\n"
+    )
     return path
 
 

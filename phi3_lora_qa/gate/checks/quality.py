@@ -31,6 +31,7 @@ def checks(limits: Sequence[Limit]) -> tuple[Check, ...]:
                 stage="quality",
                 name=limit.metric,
                 parameter=_parameter(limit, limits),
+                demand=f"{limit.describe()}, of the group {limit.group!r}",
                 run=_holds(limit),
             )
             for limit in limits
