@@ -132,12 +132,9 @@ def an_svd_is_the_best_of_its_rank(
 ) -> Iterator[Comparison]:
     """An "svd" gives the weighted sum, but for the singular values that it leaves out."""
     parts, weights, found = _combined(layer, case, draw, "svd")
-    total = weighted_delta(parts, weights)
-    tail = float(np.linalg.norm(truncate(concatenate(parts, weights), found.rank).tail))
-    size = sum(
-        abs(w * f.scaling) * np.linalg.norm(f.B) * np.linalg.norm(f.A)
-        for w, f in zip(weights, parts, strict=True)
-    )
+    total, whole = weighted_delta(parts, weights), concatenate(parts, weights)
+    tail = np.linalg.norm(truncate(whole, found.rank).tail)
+    size = np.linalg.norm(whole.B) * np.linalg.norm(whole.A)
     # An SVD in float32 is backward stable: relative to the size of what it was given, with a
     # modest polynomial of the sides (Anderson et al., LAPACK Users' Guide, section 4.9).
     units = 4 * format_of("float32").u + 2 * format_of(layer.arithmetic(case).dtype).u
@@ -174,9 +171,9 @@ def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Facto
     """Build a layer with a second adapter, of another rank and scaling."""
     f = case.factors
     second = draw(
-        layer.more_factors(
-            case, rslora=False, magnitude=f.magnitude is not None, bias=f.bias is not None
-        ).filter(_has_alpha)
+        layer.more_factors(case, magnitude=f.magnitude is not None, bias=f.bias is not None).filter(
+            _has_alpha
+        )
     )
     built = layer.build(case)
     built.add(SECOND, second)
@@ -197,7 +194,6 @@ def _combined(
             case,
             rank=None if how in ("cat", "svd") else f.rank,
             kinds=("ordinary",),
-            rslora=False,
         ).filter(_has_alpha)
     )
     built = layer.build(replace(case, factors=plain))

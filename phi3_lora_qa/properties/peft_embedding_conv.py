@@ -187,7 +187,7 @@ class PeftGroupedConv(PeftConv2d):
 
         from phi3_lora_qa.strategies import conv_cases
 
-        drawn = (conv_cases(dims=dims, groups=True, max_channels=4) for dims in (1, 2, 3))
+        drawn = (conv_cases(dims=dims, groups=True) for dims in (1, 2, 3))
         return st.one_of(*drawn).map(_at_its_places)
 
     @classmethod

@@ -222,6 +222,19 @@ def test_patterns_that_are_saved_in_another_order_are_noticed(
     run_property(PROPERTIES["model_saved_and_loaded_is_the_same"], ReferenceModel, examples=40)
 
 
+def test_patterns_are_tried_with_every_start_but_the_one_that_knows_even_ranks_only() -> None:
+    starts, tested = set(), PROPERTIES["model_patterns_keep_their_order"]
+
+    def check(kind: Any, case: Any, draw: Any) -> Iterator[Comparison]:
+        for found in tested.check(kind, case, draw):
+            starts.add(str(case.lora.init_lora_weights))
+            yield found
+
+    run_property(replace(tested, check=check), ReferenceModel, examples=200)
+    assert "orthogonal" not in starts
+    assert {"True", "gaussian"} <= starts
+
+
 def test_a_drift_that_only_later_cycles_have_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ReferenceLayer.unmerge
 
