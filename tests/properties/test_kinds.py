@@ -122,7 +122,7 @@ def test_a_convolution_of_peft_has_kernels_of_every_side(dims: int) -> None:
 
 def test_grouped_convolutions_have_every_number_of_dimensions_and_groups() -> None:
     built: Any = KINDS["peft.grouped_conv"].under_test
-    bases = [built.build(case).layer.get_base_layer() for case in drawn("peft.grouped_conv", 60)]
+    bases = [built.build(case).layer.get_base_layer() for case in drawn("peft.grouped_conv", 99)]
     assert {type(base) for base in bases} == {torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d}
     assert {base.groups for base in bases} == {1, 2, 3}
 
@@ -130,21 +130,21 @@ def test_grouped_convolutions_have_every_number_of_dimensions_and_groups() -> No
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_a_convolution_of_loralib_has_the_kernels_that_it_knows(dims: int) -> None:
     built: Any = KINDS[f"loralib.conv{dims}d"].under_test
-    layers = [built.build(case).module for case in drawn(f"loralib.conv{dims}d", 40)]
+    layers = [built.build(case).module for case in drawn(f"loralib.conv{dims}d", 99)]
     assert {type(layer) for layer in layers} == {getattr(loralib, f"Conv{dims}d")}
     sides = {side for layer in layers for side in layer.conv.kernel_size}
     assert sides == (SIDES if dims == 2 else {1})
 
 
 def test_a_fused_layer_of_loralib_has_blocks_without_factors() -> None:
-    masks = {case.enable for case in drawn("loralib.merged_linear", 60)}
+    masks = {case.enable for case in drawn("loralib.merged_linear", 99)}
     assert any(all(mask) for mask in masks)
     assert any(not all(mask) for mask in masks)
     assert len({len(mask) for mask in masks}) > 1
 
 
 def test_a_model_is_drawn_with_batches_of_padded_rows() -> None:
-    shapes = [case.batch.input_ids.shape for case in drawn("peft.model", 40)]
+    shapes = [case.batch.input_ids.shape for case in drawn("peft.model", 99)]
     assert {rows for rows, _ in shapes} == {1, 2, 3}
     assert max(tokens for _, tokens in shapes) > 6
 

@@ -150,7 +150,7 @@ def test_whatever_a_property_reads_can_break_it(
         monkeypatch.setattr(Turns, "at", at)
         monkeypatch.setattr(Turns, "most", 0)
         try:
-            run_property(PROPERTIES[tested], kind, examples=20, shrink=False)
+            run_property(PROPERTIES[tested], kind, examples=40, shrink=False)
         except PropertyBroken:
             assert at >= 0
         else:
