@@ -58,7 +58,7 @@ def prompt_item(
 
     Raises:
         DataError: The template refuses the conversation (a role that it does not know), or the
-            reference has no tokens, or it or an option holds the stop token.
+            reference has no tokens.
     """
     text = _render(tokenizer, item.prompt, opening=True)
     prompt = _tokens(tokenizer, text)
@@ -66,12 +66,6 @@ def prompt_item(
     choices = [_answer(tokenizer, text, prompt, choice) for choice in item.choices]
     if not prompt or not answer:
         raise DataError("the prompt or the reference has no tokens; write a question and an answer")
-    if any(stop in tokens for tokens in (answer, *choices)):
-        ends = tokenizer.convert_ids_to_tokens(stop)
-        raise DataError(
-            f"the reference or a choice holds {ends}, which ends an answer, so that no model can "
-            "give it; write the answer alone, as the chat template ends it"
-        )
     return PromptedItem(
         id=item.id,
         prompt=prompt,

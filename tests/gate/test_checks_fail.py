@@ -214,20 +214,6 @@ def test_too_few_items_are_inconclusive_and_say_how_many_are_needed(
     assert error.measured["items_needed"] > 5
 
 
-def test_a_limit_that_no_number_of_items_can_decide_asks_for_a_margin(
-    make_bench: MakeBench, tmp_path: Path
-) -> None:
-    """Every answer stops, and the lower bound of a share is below 1 however many do."""
-    bench = make_bench(thresholds=limits_file(tmp_path, ("target", "stopped", "at_least", 1.0)))
-    (check,) = (c for c in quality.checks(bench.target.limits) if c.label == "stopped[target]")
-    error = fails(check.run, bench)
-    assert error.outcome is Outcome.INCONCLUSIVE
-    assert error.fix == (
-        "no number of items decides a limit right at what is measured; set that of stopped on "
-        "target with a margin in --phi3-thresholds"
-    )
-
-
 def test_a_limit_for_a_group_without_items_is_not_run(
     make_bench: MakeBench, tmp_path: Path
 ) -> None:

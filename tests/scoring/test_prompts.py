@@ -69,7 +69,7 @@ def test_the_real_chatml_base_ends_its_turns_with_its_eos(smollm2_folder: Any) -
 
 
 @pytest.mark.parametrize(
-    "text", ["small", "\nsmall", "  small", "small\n", "<|user|> small", "是😀"]
+    "text", ["small", "\nsmall", "  small", "small\n", "<|end|> small", "是😀"]
 )
 def test_the_loss_starts_from_the_tokens_that_generation_starts_from(
     text: str, tiny: LoadedBase, chatml: Any
@@ -116,20 +116,6 @@ def test_a_template_without_an_end_of_the_turn_is_refused(tiny: LoadedBase) -> N
         stop_token(endless)
     with pytest.raises(BaseModelError, match="no chat template"):
         stop_token(with_template(tiny.tokenizer, None))
-
-
-@pytest.mark.parametrize("where", ["reference", "choices"])
-def test_an_answer_that_holds_the_stop_token_is_an_error_of_the_item(
-    tiny: LoadedBase, chatml: Any, where: str
-) -> None:
-    question = (Message(role="user", content="How large?"),)
-    given: dict[str, Any] = {"reference": "small", "choices": ("small", "large")}
-    ended = {"reference": "small<|end|>", "choices": ("small", "large<|end|>")}
-    item = Item(id="i", prompt=question, **given | {where: ended[where]})
-    with pytest.raises(DataError, match=r"holds <\|end\|>, which ends an answer.*write the answer"):
-        prompt_item(tiny.tokenizer, stop_token(tiny.tokenizer), item)
-    # Elsewhere it is a word like others.
-    assert prompt_item(chatml, stop_token(chatml), item).reference
 
 
 def test_a_template_that_refuses_a_role_is_an_error_of_the_item(tiny: LoadedBase) -> None:

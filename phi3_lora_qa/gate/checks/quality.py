@@ -13,7 +13,6 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
 from phi3_lora_qa.gate.table import OF_TUNED, Alarm, alarms
 from phi3_lora_qa.record import ItemRow, Metric, Outcome, to_plain
-from phi3_lora_qa.stats.paired import MANY_ITEMS
 
 MOST_SHOWN = 5
 
@@ -127,16 +126,6 @@ def _require_scored(rows: Sequence[ItemRow]) -> None:
         )
 
 
-def _decided_by(items: int, limit: Limit) -> str:
-    """Say what would decide a limit that these items do not."""
-    if items >= MANY_ITEMS:
-        return (
-            "no number of items decides a limit right at what is measured; set that of "
-            f"{limit.metric} on {limit.group} with a margin in --phi3-thresholds"
-        )
-    return f"about {items} items in the group {limit.group} would decide it"
-
-
 def _holds(limit: Limit) -> CheckFunction:
     def run(bench: Bench) -> Held:
         _require_scored([row for row in bench.rows if row.group == limit.group])
@@ -160,7 +149,9 @@ def _holds(limit: Limit) -> CheckFunction:
             needed = bench.items_needed(limit)
             raise CheckFailedError(
                 f"too few items to decide: {words}",
-                _decided_by(needed, limit),
+                f"about {needed} items in the group {limit.group} would decide it"
+                if needed
+                else "give more items, or a wider margin",
                 measured | {"items_needed": needed},
                 Outcome.INCONCLUSIVE,
             )
