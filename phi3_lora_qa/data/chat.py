@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Item:
 
     ``choices`` are the options that the reference is one of. ``checks`` are demands on the answer
     beside its likeness to the reference. Items of one ``cluster`` (they are about one document,
-    say) are no independent observations; an item without one stands alone.
+    say) are no independent observations; an item without one stands alone. ``where`` is the file
+    and line that it was read from, for messages; empty for an item that was made otherwise.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Item:
     choices: tuple[str, ...] = ()
     checks: tuple[AnswerCheck, ...] = ()
     cluster: str = ""
+    where: str = field(default="", compare=False)
 
 
 def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
@@ -106,6 +108,7 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         choices=_parse_choices(raw["choices"], reference, where) if "choices" in raw else (),
         checks=parse_checks(raw.get("checks", ()), where),
         cluster=named.get("cluster", ""),
+        where=where,
     )
 
 

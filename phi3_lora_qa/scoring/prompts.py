@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat import Item, Message
-from phi3_lora_qa.errors import BaseModelError, DataError
+from phi3_lora_qa.errors import BaseModelError, DataError, escape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,11 @@ class PromptedItem:
 
 
 def prompt_item(
-    tokenizer: "PreTrainedTokenizerBase", stop: int, item: Item, most: int | None = None
+    tokenizer: "PreTrainedTokenizerBase",
+    stop: int,
+    item: Item,
+    most: int | None = None,
+    ends: frozenset[int] = frozenset(),
 ) -> PromptedItem:
     """Turn one item into tokens.
 
@@ -55,10 +59,11 @@ def prompt_item(
         stop: The token that ends an assistant turn, from ``stop_token``.
         item: The item.
         most: The most tokens of an answer, see `answer_limit`.
+        ends: The tokens at which the base ends an answer.
 
     Raises:
-        DataError: The template refuses the conversation (a role that it does not know), or the
-            reference has no tokens.
+        DataError: The template refuses the conversation (a role that it does not know), the
+            reference has no tokens, or it or a choice holds a token that ends answers.
     """
     text = _render(tokenizer, item.prompt, opening=True)
     prompt = _tokens(tokenizer, text)
@@ -66,6 +71,7 @@ def prompt_item(
     choices = [_answer(tokenizer, text, prompt, choice) for choice in item.choices]
     if not prompt or not answer:
         raise DataError("the prompt or the reference has no tokens; write a question and an answer")
+    _require_possible(tokenizer, stop, ends, item, [answer, *choices])
     return PromptedItem(
         id=item.id,
         prompt=prompt,
@@ -73,6 +79,27 @@ def prompt_item(
         answer_limit=answer_limit(len(answer), most),
         choices=tuple((*choice, stop) for choice in choices),
     )
+
+
+def _require_possible(
+    tokenizer: "PreTrainedTokenizerBase",
+    stop: int,
+    ends: frozenset[int],
+    item: Item,
+    answers: Sequence[Sequence[int]],
+) -> None:
+    """Refuse a reference or choice that goes on behind its end: every model would be wrong."""
+    # Where a template ends a turn with an ordinary token, such as a line break, only the base says
+    # whether an answer ends there.
+    own = frozenset({stop}).intersection(tokenizer.added_tokens_decoder)
+    for number, answer in enumerate(answers):
+        if held := [token for token in answer if token in ends | own]:
+            where = f"{escape(item.where, 200)}: " if item.where else ""
+            raise DataError(
+                f"{where}{'a choice' if number else 'the reference'} holds "
+                f"{escape(repr(tokenizer.convert_ids_to_tokens(held[0])), 60)}, at which an answer "
+                "ends, so that no model could give it; take it out"
+            )
 
 
 def answer_limit(reference: int, most: int | None = None) -> int:

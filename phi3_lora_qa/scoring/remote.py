@@ -120,7 +120,8 @@ class Server:
         prompted = []
         for item in items:
             try:
-                prompted.append(prompt_item(tokenizer, stop, item, options.max_new_tokens))
+                own = prompt_item(tokenizer, stop, item, options.max_new_tokens, stops)
+                prompted.append(own)
             except Exception as error:  # one item's trouble, whatever a template raises
                 scores[item.id] = failed(item.id, 0, error)
         tell(len(scores), len(items))

@@ -239,7 +239,7 @@ def _prompt(
     item: Item,
     max_new_tokens: int | None,
 ) -> PromptedItem:
-    prompted = prompt_item(tokenizer, stop, item, max_new_tokens)
+    prompted = prompt_item(tokenizer, stop, item, max_new_tokens, stop_tokens(model, stop))
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and prompted.length > positions:
         raise DataError(

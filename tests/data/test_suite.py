@@ -91,6 +91,7 @@ def test_every_kind_of_file_gives_the_same_items(name: str, tmp_path: Path) -> N
         ("two", "target", "nein"),
         ("suite:3", "target", "12"),
     ]
+    assert all(str(tmp_path / name) in item.where for item in items)
     assert items[0].prompt == items[1].prompt == (Message(**ASK),)
     assert items[2].prompt == (Message(role="user", content="How, much?"),)
 

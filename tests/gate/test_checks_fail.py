@@ -93,6 +93,17 @@ def test_an_item_that_the_base_cannot_do_either_is_no_fault_of_the_adapter(
     assert "base: " in error.message
 
 
+def test_a_reference_that_no_model_could_give_is_told_with_its_line(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "How large?", "reference": text} for text in ("small", "small<|end|>")]
+    (tmp_path / "ended.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    error = fails(quality.every_item_is_scored, make_bench(suite=[tmp_path / "ended.jsonl"]))
+    assert error.outcome is Outcome.ERROR
+    assert "1 of 2 items were not scored" in error.message
+    assert "ended.jsonl:2: the reference holds '<|end|>'" in error.message
+
+
 def test_a_base_that_cannot_be_loaded_is_tried_once(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """Items as tokens: what is asked, what is expected, where the answer ends."""
 
 import copy
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from phi3_lora_qa.data.chat import Item, Message
 from phi3_lora_qa.errors import BaseModelError, DataError
 from phi3_lora_qa.models.loading import LoadedBase
+from phi3_lora_qa.scoring.answers import stop_tokens
 from phi3_lora_qa.scoring.prompts import PromptedItem, answer_limit, prompt_item, stop_token
 
 CHATML = (
@@ -69,7 +72,7 @@ def test_the_real_chatml_base_ends_its_turns_with_its_eos(smollm2_folder: Any) -
 
 
 @pytest.mark.parametrize(
-    "text", ["small", "\nsmall", "  small", "small\n", "<|end|> small", "是😀"]
+    "text", ["small", "\nsmall", "  small", "small\n", "<|user|> small", "是😀"]
 )
 def test_the_loss_starts_from_the_tokens_that_generation_starts_from(
     text: str, tiny: LoadedBase, chatml: Any
@@ -86,6 +89,43 @@ def test_the_loss_starts_from_the_tokens_that_generation_starts_from(
         assert one.reference[-1] == stop
         written = tokenizer.decode(list(one.reference[:-1]), skip_special_tokens=False)
         assert str(written).strip() == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("reference", "choices", "held"),
+    [
+        ("small<|end|>", (), "the reference holds '<|end|>', at which"),
+        ("<|end|> small", (), "the reference holds '<|end|>', at which"),
+        # The base names further tokens than its template's.
+        ("very <|endoftext|> small", (), "the reference holds '<|endoftext|>', at which"),
+        ("small", ("small", "large<|end|>"), "a choice holds '<|end|>', at which"),
+    ],
+)
+def test_what_goes_on_behind_its_end_is_an_error_of_the_item_with_its_line(
+    reference: str, choices: tuple[str, ...], held: str, tiny: LoadedBase, make_item: Any
+) -> None:
+    stop, ends = stop_token(tiny.tokenizer), stop_tokens(tiny.model, 0)
+    item = make_item(id="a", question="How large?", answer=reference)
+    item = replace(item, choices=choices, where="suite.jsonl:3")
+    with pytest.raises(DataError, match=re.escape(f"suite.jsonl:3: {held}")):
+        prompt_item(tiny.tokenizer, stop, item, ends=ends)
+
+
+def test_tokens_that_end_no_answer_may_stand_in_a_reference(
+    tiny: LoadedBase, chatml: Any, make_item: Any
+) -> None:
+    ends = stop_tokens(tiny.model, 0)
+    for text in ("<|user|> small", "</s>small", "< |end| >", "small\n"):
+        item = make_item(id="a", question="How large?", answer=text)
+        assert prompt_item(tiny.tokenizer, stop_token(tiny.tokenizer), item, ends=ends).reference
+    # <|end|> is no end in ChatML; and where a turn ends with a line break, the base decides.
+    item = make_item(id="a", question="How large?", answer="small<|end|>\nand grey")
+    assert prompt_item(chatml, stop_token(chatml), item).reference
+    item = make_item(id="a", question="How large?", answer="small\nand grey")
+    line_break = tiny.tokenizer.get_vocab()["<0x0A>"]
+    assert prompt_item(tiny.tokenizer, line_break, item).reference
+    with pytest.raises(DataError, match="at which an answer ends"):
+        prompt_item(tiny.tokenizer, line_break, item, ends=frozenset({line_break}))
 
 
 def test_an_answer_may_be_twice_its_reference_and_eight_tokens_more(

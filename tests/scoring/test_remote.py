@@ -168,10 +168,12 @@ def test_what_no_item_could_survive_is_an_error_at_once(
     assert served.asked == []
 
 
-def test_an_item_without_a_reference_is_not_asked_for(
+def test_an_item_without_a_possible_reference_is_not_asked_for(
     server: Server, tiny: LoadedBase, few: tuple[Item, ...]
 ) -> None:
     empty = replace(few[0], id="empty", reference="")
-    scores = server.score("tiny", tiny.tokenizer, [empty, few[1]], OPTIONS)
+    ended = replace(few[0], id="ended", reference="a <|endoftext|> b", where="suite.jsonl:3")
+    scores = server.score("tiny", tiny.tokenizer, [empty, few[1], ended], OPTIONS)
     assert "no tokens" in scores[0].error
     assert scores[1].error == ""
+    assert "suite.jsonl:3: the reference holds '<|endoftext|>'" in scores[2].error
