@@ -236,11 +236,17 @@ def _number(value: Any, metric: str, rule: str, where: str) -> float:
         raise DataError(f"{where}: value must be a finite number; write one such as 0.05")
     if number < 0 and rule in COMPARING:
         raise DataError(f"{where}: {rule} needs a value of 0 or more; drop the sign")
+    share = metric in METRICS and metric not in UNBOUNDED
     # Written in percent, a margin would allow everything, and nobody would notice.
-    if metric in METRICS and metric not in UNBOUNDED and not 0 <= number <= 1:
+    if share and not 0 <= number <= 1:
         raise DataError(
             f"{where}: {metric} lies between 0 and 1, and {number:g} does not; "
             "write a share, such as 0.05 for 5 %"
+        )
+    if share and rule == "improve_by" and number == 1:
+        raise DataError(
+            f"{where}: {metric} lies between 0 and 1, and nothing gets better by more than 1; "
+            "write a smaller share"
         )
     return number
 

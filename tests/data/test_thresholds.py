@@ -63,6 +63,11 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
             'rule = "at_least"\nvalue = -1',
             "between 0 and 1",
         ),
+        (
+            'rule = "no_worse_than"\nvalue = 0.05',
+            'rule = "improve_by"\nvalue = 1.0',
+            "nothing gets better by more than 1; write a smaller share",
+        ),
         ('group = "target"', "group = 3", "group must be a non-empty string"),
         ('group = "target"', 'group = ""', "group must be a non-empty string"),
         ("[[limit]]", "[limit", "cannot read"),

@@ -225,6 +225,33 @@ def test_too_few_items_are_inconclusive_and_say_how_many_are_needed(
     assert error.measured["items_needed"] > 5
 
 
+def test_a_limit_that_no_number_of_items_can_show_says_what_to_write_instead(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    limits = limits_file(
+        tmp_path,
+        ("target", "empty", "at_most", 0.0),
+        ("target", "agreement", "improve_by", 0.0),
+        ("general", "empty", "no_worse_than", 0.0),
+        ("general", "stopped", "at_least", 0.5),
+    )
+    bench = make_bench(thresholds=limits)
+    checks = {check.label: check.run for check in quality.checks(bench.target.limits)}
+    error = fails(checks["empty[target]"], bench)
+    assert error.outcome is Outcome.INCONCLUSIVE
+    assert "no number of items can show this" in error.message
+    assert "write at_most 0.01, which about 299 items in the group target can" in error.fix
+    assert error.measured["items_needed"] == 0
+    # Nothing changed, and a margin of 0 lies just there: an improvement would show it.
+    error = fails(checks["empty[general]"], bench)
+    assert (error.outcome, error.measured["items_needed"]) == (Outcome.INCONCLUSIVE, 0)
+    assert "too near to the limit for any suite" in error.message
+    assert "wider margin" in error.fix
+    # What can be told from the items is.
+    assert fails(checks["agreement[target]"], bench).outcome is Outcome.FAILED
+    holds(checks["stopped[general]"], bench)
+
+
 def test_a_limit_for_a_group_without_items_is_not_run(
     make_bench: MakeBench, tmp_path: Path
 ) -> None:

@@ -12,7 +12,9 @@ from phi3_lora_qa.gate.baseline import base_moved
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
 from phi3_lora_qa.gate.table import OF_TUNED, Alarm, alarms
-from phi3_lora_qa.record import ItemRow, Metric, Outcome, to_plain
+from phi3_lora_qa.record import ItemRow, Json, Metric, Outcome, to_plain
+from phi3_lora_qa.stats.paired import MANY_ITEMS
+from phi3_lora_qa.stats.reach import ITEMS, instead_of
 
 MOST_SHOWN = 5
 
@@ -146,15 +148,7 @@ def _holds(limit: Limit) -> CheckFunction:
         if metric.outcome is Outcome.PASSED:
             return Held(message=words, measured=measured)
         if metric.outcome is Outcome.INCONCLUSIVE:
-            needed = bench.items_needed(limit)
-            raise CheckFailedError(
-                f"too few items to decide: {words}",
-                f"about {needed} items in the group {limit.group} would decide it"
-                if needed
-                else "give more items, or a wider margin",
-                measured | {"items_needed": needed},
-                Outcome.INCONCLUSIVE,
-            )
+            raise _undecided(bench, limit, words, measured)
         raise CheckFailedError(
             words,
             "look at what got worse in the report; mend the training data or the learning rate, "
@@ -163,6 +157,36 @@ def _holds(limit: Limit) -> CheckFunction:
         )
 
     return run
+
+
+def _undecided(
+    bench: Bench, limit: Limit, words: str, measured: dict[str, Json]
+) -> CheckFailedError:
+    """Say how many items would decide a limit, or that none would and what to write instead."""
+    info = next(info for info in bench.measured if info.name == limit.metric)
+    other = instead_of(
+        limit.rule,
+        limit.value,
+        info.span,
+        higher_is_better=info.higher_is_better,
+        from_best=info.relative and limit.against == BASE,
+    )
+    needed = 0 if other else bench.items_needed(limit)
+    why = "too few items to decide"
+    fix = f"about {needed} items in the group {limit.group} would decide it"
+    if other:
+        why = "no number of items can show this, as no bound reaches the end of what is possible"
+        fix = (
+            f"write {other.rule} {other.value:g}, which about {ITEMS} items in the group "
+            f"{limit.group} can show, if none falls short"
+        )
+    elif needed == MANY_ITEMS:
+        needed, why = 0, "what was seen is too near to the limit for any suite to decide"
+        fix = "set another limit, such as one with a wider margin"
+    elif not needed:
+        fix = "give more items, or a wider margin"
+    found = measured | {"items_needed": needed}
+    return CheckFailedError(f"{why}: {words}", fix, found, Outcome.INCONCLUSIVE)
 
 
 def _figures(limit: Limit, metric: Metric) -> str:
