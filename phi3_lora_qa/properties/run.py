@@ -1,6 +1,7 @@
 """Run a property on a kind of layer: draw cases, shrink the one that breaks it, say how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
     try:
         # What overflows or has no direction is infinite or NaN, and compared as that.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _same_draws_everywhere():
             test()
     except PropertyBroken:
         told = _told(tested, kind, last[0], _difference(last[1]), again)
@@ -117,6 +118,28 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
         what = f"it raised {type(error).__name__}: {error}"
         raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error
     return Held(cases=count, ratio=worst)
+
+
+@contextmanager
+def _same_draws_everywhere() -> Iterator[None]:
+    """Keep hypothesis from drawing numbers that it finds in the user's own modules.
+
+    What is drawn from a seed would change with what is imported, and the line that runs a broken
+    property again would run it on other cases. Hypothesis has no setting for this.
+    """
+    from hypothesis.internal.conjecture import providers
+
+    there: Any = providers
+    if not hasattr(there, "_get_local_constants"):  # as before hypothesis 6.131
+        yield
+        return
+    found, there._get_local_constants = there._get_local_constants, there.Constants
+    there.CONSTANTS_CACHE.cache.clear()
+    try:
+        yield
+    finally:
+        there._get_local_constants = found
+        there.CONSTANTS_CACHE.cache.clear()
 
 
 def _difference(found: Comparison) -> str:

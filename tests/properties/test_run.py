@@ -1,5 +1,6 @@
 """What came of a property: held, broken, or nothing to say."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,30 @@ def test_a_layer_whose_results_change_from_run_to_run_breaks_it() -> None:
     changing = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
     with pytest.raises(PropertyBroken, match="once and not again: the layer's results change"):
         run_property(changing, PeftLinear)
+
+
+def test_numbers_in_the_users_own_modules_change_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hypothesis draws them otherwise, so that what is imported would change what is drawn."""
+
+    def drawn() -> list[str]:
+        cases = []
+
+        def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
+            cases.append(repr(case))
+            yield compared("it", np.zeros(1), np.zeros(1))
+
+        noting = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
+        run_property(noting, PeftLinear, examples=60)
+        return cases
+
+    before = drawn()
+    numbers = ", ".join(f"{1009 * n}, {n}.123" for n in range(1, 60))
+    (tmp_path / "numbers_of_a_user.py").write_text(f"NUMBERS = [{numbers}]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("numbers_of_a_user")
+    assert drawn() == before
 
 
 def test_an_error_of_the_cases_is_not_told_with_the_case_before() -> None:
