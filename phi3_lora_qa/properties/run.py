@@ -105,8 +105,7 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     )
     test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
     try:
-        # What overflows or has no direction is infinite or NaN, and compared as that.
-        with np.errstate(all="ignore"), _same_draws_everywhere():
+        with undisturbed():
             test()
     except PropertyBroken:
         told = _told(tested, kind, last[0], _difference(last[1]), again)
@@ -121,11 +120,22 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
 
 
 @contextmanager
-def _same_draws_everywhere() -> Iterator[None]:
-    """Keep hypothesis from drawing numbers that it finds in the user's own modules.
+def undisturbed() -> Iterator[None]:
+    """Keep what a user has loaded and set away from what properties draw and compute.
 
-    What is drawn from a seed would change with what is imported, and the line that runs a broken
-    property again would run it on other cases. Hypothesis has no setting for this.
+    What overflows or has no direction is infinite or NaN, and compared as that: numpy's warning of
+    it is none, even where warnings are errors.
+    """
+    with np.errstate(all="ignore"), _without_the_users_numbers():
+        yield
+
+
+@contextmanager
+def _without_the_users_numbers() -> Iterator[None]:
+    """Keep hypothesis from drawing numbers that it finds in the user's modules.
+
+    With the same seed what is imported would change the cases, and the line that runs a broken
+    property again would not run the same ones. Hypothesis has no setting for this.
     """
     from hypothesis.internal.conjecture import providers
 

@@ -71,6 +71,7 @@ def layer_properties_hold(bench: Bench) -> Held:
     from hypothesis import strategies as st
 
     from phi3_lora_qa.properties.peft_layers import PeftDora, PeftLinear, PeftMixed
+    from phi3_lora_qa.properties.run import undisturbed
 
     pieces = [(m.name, m.piece) for m in bench.modules]
     seen: set[tuple[str, str]] = set()
@@ -103,7 +104,8 @@ def layer_properties_hold(bench: Bench) -> Held:
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    hypothesis.seed(bench.run.settings.seed)(configured(hypothesis.given(st.data())(draw)))()
+    with undisturbed():
+        hypothesis.seed(bench.run.settings.seed)(configured(hypothesis.given(st.data())(draw)))()
     properties = {tested for _, tested in seen}
     if not seen:
         raise CheckFailedError(
