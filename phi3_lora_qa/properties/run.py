@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -143,13 +144,18 @@ def _without_the_users_numbers() -> Iterator[None]:
     if not hasattr(there, "_get_local_constants"):  # as before hypothesis 6.131
         yield
         return
-    found, there._get_local_constants = there._get_local_constants, there.Constants
-    there.CONSTANTS_CACHE.cache.clear()
+    found = there._get_local_constants, there.CONSTANTS_CACHE
+    there._get_local_constants, there.CONSTANTS_CACHE = there.Constants, _own_cache(there)
     try:
         yield
     finally:
-        there._get_local_constants = found
-        there.CONSTANTS_CACHE.cache.clear()
+        there._get_local_constants, there.CONSTANTS_CACHE = found
+
+
+@cache
+def _own_cache(providers: Any) -> Any:
+    """Return a cache of the numbers that hypothesis may draw, as its own has the user's in it."""
+    return providers.LRUCache(1024)
 
 
 def _difference(found: Comparison) -> str:
