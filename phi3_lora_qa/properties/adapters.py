@@ -134,11 +134,14 @@ def an_svd_is_the_best_of_its_rank(
     parts, weights, found = _combined(layer, case, draw, "svd")
     total, whole = weighted_delta(parts, weights), concatenate(parts, weights)
     tail = np.linalg.norm(truncate(whole, found.rank).tail)
-    size = np.linalg.norm(whole.B) * np.linalg.norm(whole.A)
+    size = sum(
+        abs(w * f.scaling) * np.linalg.norm(f.B) * np.linalg.norm(f.A)
+        for w, f in zip(weights, parts, strict=True)
+    )
     # An SVD in float32 is backward stable: relative to the size of what it was given, with a
     # modest polynomial of the sides (Anderson et al., LAPACK Users' Guide, section 4.9).
-    units = 4 * format_of("float32").u + 2 * format_of(layer.arithmetic(case).dtype).u
-    lost = sum(total.shape) * units * size
+    single, unit = format_of("float32").u, format_of(layer.arithmetic(case).dtype).u
+    lost = sum(total.shape) * (4 * single * size + unit * (size + np.linalg.norm(total)))
     yield Comparison(
         what=f"the distance of the svd from the weighted sum{_at(weights)}",
         error=np.array(np.linalg.norm(delta(found) - total)),

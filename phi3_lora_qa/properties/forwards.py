@@ -155,7 +155,7 @@ _BOUNDS = {
 
 def _nothing(case: LayerCase) -> Factors:
     f = case.factors
-    return replace(f, B=np.zeros_like(f.B), magnitude=None, bias=None)
+    return replace(f, A=np.zeros_like(f.A), B=np.zeros_like(f.B), magnitude=None, bias=None)
 
 
 def _has_direction(case: LayerCase, factors: Factors) -> bool:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -233,6 +233,33 @@ def test_patterns_are_tried_with_every_start_but_the_one_that_knows_even_ranks_o
     run_property(replace(tested, check=check), ReferenceModel, examples=200)
     assert "orthogonal" not in starts
     assert {"True", "gaussian"} <= starts
+
+
+@pytest.mark.parametrize("exponent", [-8, 0, 8])
+def test_the_bound_of_an_svd_goes_with_the_size_of_the_factors(exponent: int) -> None:
+    def sized(f: Factors) -> Factors:
+        return replace(f, B=2.0**exponent * f.B)
+
+    class Sized(ReferenceLayer):
+        options: ClassVar[dict[str, Any]] = {"kinds": ("ordinary",), "dtypes": ("bfloat16",)}
+
+        @classmethod
+        def cases(cls) -> Any:
+            return super().cases().map(lambda case: replace(case, factors=sized(case.factors)))
+
+        @classmethod
+        def more_factors(cls, case: Any, **choices: Any) -> Any:
+            return super().more_factors(case, **choices).map(sized)
+
+    class Off(Sized):
+        def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
+            found = super().combine(names, weights, how)
+            return replace(found, scaling=1.0 + 8 * format_of("bfloat16").u)
+
+    tested = PROPERTIES["an_svd_is_the_best_of_its_rank"]
+    run_property(tested, Sized, examples=60, shrink=False)
+    with pytest.raises(PropertyBroken, match="the distance of the svd"):
+        run_property(tested, Off, examples=60, shrink=False)
 
 
 def test_a_drift_that_only_later_cycles_have_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
