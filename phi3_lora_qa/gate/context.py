@@ -109,6 +109,7 @@ class Run:
 
         from phi3_lora_qa.models.checksum import checksum
         from phi3_lora_qa.models.loading import load_base
+        from phi3_lora_qa.scoring.products import products_of
 
         if ref.id in self._unloadable:  # trying again, a hub would be asked for each check
             raise BaseModelError(self._unloadable[ref.id])
@@ -134,6 +135,7 @@ class Run:
                     "dtype": str(base.model.dtype).removeprefix("torch."),
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
+                    "products": dict(products_of(base.model)),
                 },
             )
         )
@@ -172,6 +174,7 @@ class Run:
         import torch
 
         from phi3_lora_qa.scoring.kept import KeptReadings
+        from phi3_lora_qa.scoring.products import products_of
         from phi3_lora_qa.scoring.score import score_items
 
         conditions = {
@@ -180,6 +183,7 @@ class Run:
             "generation": base.model.generation_config.to_json_string(use_diff=False),
             "versions": {name: version(name) for name in ("phi3-lora-qa", "torch", "transformers")},
             "processor": torch.backends.cpu.get_cpu_capability(),
+            "products": dict(products_of(base.model)),
             "threads": torch.get_num_threads(),
         }
         keep = self.settings.keep_scores == "on"
@@ -205,11 +209,15 @@ class Run:
         items: Sequence[Item] | None = None,
     ) -> tuple["ItemScore", ...]:
         """Score what stands on ``base``, on the adapter's items or some."""
+        from phi3_lora_qa.scoring.products import products_of
         from phi3_lora_qa.scoring.score import score_items
 
         asked = bench.target.items if items is None else items
         known = self._scores.get(self._score_key(bench), ())
         scorer = partial(score_items, model, base.tokenizer, asked, base=known)
+        # The adapter's layers may be of another dtype than the base's.
+        note: dict[str, Json] = {"products": dict(products_of(model))}
+        self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return self._timed_scores(bench, phase, scorer)
 
     def score_served(self, bench: "Bench", which: str) -> tuple["ItemScore", ...]:
