@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_stdout_says_where_the_adapter_is_and_stderr_has_the_losses_and_no_noise
     assert note.startswith("phi3-lora-qa: note: [training] warmup_ratio was taken as warmup_steps")
 
 
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """Where no terminal is, Ctrl-C may be ignored, and a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_ctrl_c_leaves_checkpoints_and_no_half_adapter(config: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, str(config), "--set=training.max_steps=100000", "--set=training.save_steps=1"],
@@ -75,7 +85,10 @@ def test_ctrl_c_leaves_checkpoints_and_no_half_adapter(config: Path) -> None:
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert out == ""
     assert err.splitlines()[-1].endswith("--set training.resume_from_checkpoint=true")

@@ -59,6 +59,7 @@ def test_the_stop_token_is_the_templates_own(tiny: LoadedBase, chatml: Any) -> N
     assert stop_token(chatml) == chatml.convert_tokens_to_ids("<|im_end|>")
 
 
+@pytest.mark.download
 def test_the_real_chatml_base_ends_its_turns_with_its_eos(smollm2_folder: Any) -> None:
     from transformers import AutoTokenizer
 
