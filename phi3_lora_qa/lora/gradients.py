@@ -80,11 +80,15 @@ def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradien
     *,
     base_bias: Array | None = None,
     batch: Arithmetic | None = None,
+    forms_delta: bool = False,
 ) -> FactorArrays:
     """Bound the error of computed gradients, for n rows of x.
 
     Each step is one of `phi3_lora_qa.lora.rounding`: s·g; (s·g)·B with gamma_out, times x with
     gamma_n; A·x with gamma_in, times s·g with gamma_n; their sums for b with gamma_n.
+
+    A layer that forms B·A first has the gradient of that: D = (s·g)ᵀ·x with gamma_n, stored; then
+    Bᵀ·D with gamma_out, and D·Aᵀ with gamma_in. D may be far larger than what is left of D·Aᵀ.
 
     With DoRA c·(s·g) takes the place of s·g, c = m/N as in `merge_bound`. The gradient of m is
     computed as autograd does it for PEFT's layer, (Σ g·(W·x) + Σ (s·g)·(B·(A·x))) / N, with W·x as
@@ -100,6 +104,7 @@ def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradien
         batch: What A's and B's gradients are added up in over the rows, where that is not as in
             other sums: torch on a CPU adds up an embedding's in the dtype itself, and a
             convolution's in float16.
+        forms_delta: Whether the layer computes (B·A)·x, and not B·(A·x). Without DoRA only.
     """
     arithmetic = arithmetic_of(dtype)
     over_rows = batch or arithmetic
@@ -118,10 +123,17 @@ def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradien
         of_base = arithmetic.product(ones, arithmetic.times(g, bare))
         of_update = arithmetic.product(ones, arithmetic.times(scaled, update))
         magnitude = arithmetic.divide(arithmetic.add(of_base, of_update), norms).error[0]
-    inner = arithmetic.product(pulled, exact(factors.B))
+    if forms_delta:
+        formed = arithmetic.product(pulled.transposed(), rows)
+        of_a = over_rows.product(exact(factors.B).transposed(), formed)
+        of_b = over_rows.product(formed, exact(factors.A).transposed())
+    else:
+        inner = arithmetic.product(pulled, exact(factors.B))
+        of_a = over_rows.product(inner.transposed(), rows)
+        of_b = over_rows.product(pulled.transposed(), hidden)
     return FactorArrays(
-        A=over_rows.product(inner.transposed(), rows).error,
-        B=over_rows.product(pulled.transposed(), hidden).error,
+        A=of_a.error,
+        B=of_b.error,
         bias=None if factors.bias is None else arithmetic.product(ones, scaled).error[0],
         magnitude=magnitude,
     )

@@ -170,6 +170,11 @@ class LoralibMergedLinear(LoralibLinear):
     forms = "delta"
 
     @classmethod
+    def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
+        """The delta is made by a convolution, whose gradients torch adds up in float16 itself."""
+        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
+
+    @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
         """Fused layers with masks; the factors are the dense ones that they amount to."""
         from phi3_lora_qa.strategies import merged_linear_cases

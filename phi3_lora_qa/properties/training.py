@@ -117,6 +117,7 @@ def _agree(
     allowed = gradient_bound(
         case.weight, factors, case.x, g, layer.arithmetic(case),
         base_bias=case.base_bias, batch=layer.batch_arithmetic(case),
+        forms_delta=layer.forms == "delta",
     )  # fmt: skip
     of_b = expected.B * layer.entries_of_b(case)
     yield compared("the gradient of A", _or_zero(got.A), expected.A, allowed.A)

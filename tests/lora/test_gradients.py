@@ -76,6 +76,35 @@ def test_the_bound_counts_each_sum_of_the_chain_once() -> None:
     assert np.isclose(bound.bias[0], sg + one * (39 + sg), rtol=1e-9, atol=0)
 
 
+def test_a_layer_that_forms_its_delta_has_the_gradient_of_that_rounded() -> None:
+    """D = (s·g)ᵀ·x is stored; the columns of D·Aᵀ may cancel, and D's roundings stay."""
+    f = Factors(A=np.array([[1.0, 1.0]]), B=np.array([[7.0]]), scaling=3.0)
+    x, g = np.array([[11.0, -10.0]]), np.array([[3.0]])
+    bound = lora.gradient_bound(np.ones((1, 2)), f, x, g, "float32", forms_delta=True)
+    one, two = (n * U / (1 - n * U) + V / (1 - V) for n in (1, 2))
+    sg = 9 * (U + V)
+    d = np.array([11, 10]) * sg + one * np.array([11, 10]) * (9 + sg)
+    of_a = 7 * d + one * 7 * (np.array([99, 90]) + d)
+    assert np.allclose(bound.A[0], of_a, rtol=1e-6, atol=0)
+    assert np.isclose(bound.B[0, 0], d.sum() + two * (189 + d.sum()), rtol=1e-6)
+
+
+def test_torchs_gradient_through_a_delta_is_within_that_bound_alone() -> None:
+    """What loralib's MergedLinear got in bfloat16, where hypothesis drew it."""
+    f = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=1.0)
+    x, g = np.array([[0.1259765625, -0.1318359375]]), np.array([[3.0]])
+    a, b = (
+        torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((1, 2), (1, 1))
+    )
+    y = torch.from_numpy(x).bfloat16() @ (b @ a).T
+    y.backward(torch.from_numpy(g).bfloat16())
+    assert b.grad is not None
+    error = abs(float(b.grad) - float(lora.factor_gradients(np.ones((1, 2)), f, x, g).B[0, 0]))
+    given = np.ones((1, 2)), f, x, g, "bfloat16"
+    assert lora.gradient_bound(*given).B[0, 0] < error
+    assert error <= lora.gradient_bound(*given, forms_delta=True).B[0, 0]
+
+
 DORA = Factors(A=np.array([[1.0, 0.0]]), B=np.ones((1, 1)), scaling=2.0, magnitude=np.array([10.0]))
 
 
