@@ -33,6 +33,10 @@ class MissingDependencyError(Phi3LoraQAError, ImportError):
     """An optional package is missing; the message gives the pip command that brings it."""
 
 
+class IncompatibleLibraryError(Phi3LoraQAError, ImportError):
+    """An installed library lacks what is needed of it; the message names its version, and a fix."""
+
+
 def escape(text: str, limit: int = 400) -> str:
     r"""Make untrusted text safe for a terminal, a CI log and XML: printable, one line, bounded.
 

@@ -6,6 +6,7 @@ imports the standard library and the ground floor only. What the gate does with 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from phi3_lora_qa import pytest_fixtures
-from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.errors import InputError, Phi3LoraQAError
 from phi3_lora_qa.pytest_project import settings_folder, settle_project
 from phi3_lora_qa.setting_specs import SPECS, Spec, option
 from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
@@ -40,10 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Take the settings down before a conftest.py could change them, and watch the exit status."""
-    asked = early_config.stash[_ASKED] = _ask(early_config, early_config.known_args_namespace)
-    if isinstance(asked.settings, InputError):
+    asked = early_config.stash[_ASKED] = _ask_early(early_config, args)
+    if isinstance(asked.settings, Phi3LoraQAError):
         # The run ends before its first test: a conftest.py, perhaps the adapter's, is not run.
         early_config.known_args_namespace.noconftest = True
     elif asked.settings.layers:
@@ -62,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_ASKED] = _ask(config, config.option)
     asked = config.stash[_ASKED]
     try:
-        if isinstance(asked.settings, InputError):
+        if isinstance(asked.settings, Phi3LoraQAError):
             raise asked.settings
         if asked.settings.layers:
             _test_layers(config, asked.settings)
@@ -71,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from phi3_lora_qa.pytest_gate import GATE, Gate
 
         gate = Gate.begin(config, asked.settings, only_listed=asked.only_listed)
-    except InputError as error:
+    except Phi3LoraQAError as error:
         _refuse(config, str(error))
     config.stash[GATE] = gate
     if config.pluginmanager.register(gate, GATE_PLUGIN) is None:
@@ -100,7 +101,7 @@ def _refuse(config: pytest.Config, why: str) -> NoReturn:
 class _Asked:
     """What the user asked for: the settings, or what is wrong with them."""
 
-    settings: GateSettings | InputError
+    settings: GateSettings | Phi3LoraQAError
     only_listed: bool
 
 
@@ -108,11 +109,25 @@ _ASKED: pytest.StashKey[_Asked] = pytest.StashKey()
 _REFUSED: pytest.StashKey[bool] = pytest.StashKey()
 
 
-def _ask(config: pytest.Config, given: Any) -> _Asked:
-    settings: GateSettings | InputError
-    places = _places(config, given)
+def _ask_early(config: pytest.Config, args: list[str]) -> _Asked:
+    first = [config.inipath] if config.inipath else []
     try:
-        settle_project(config, given)
+        settle_project(config, args)
+    except Phi3LoraQAError as error:
+        return _Asked(settings=error, only_listed=False)
+    return _ask(config, config.known_args_namespace, first)
+
+
+def _ask(config: pytest.Config, given: Any, places: Sequence[Path] = ()) -> _Asked:
+    """Read the settings.
+
+    Args:
+        config: pytest's.
+        given: Its options, with those of plugins.
+        places: Further files that pytest has taken settings from.
+    """
+    settings: GateSettings | Phi3LoraQAError
+    try:
         settings = resolve(
             options={s.name: getattr(given, f"phi3_{s.name}", None) for s in SPECS},
             environment=os.environ,
@@ -120,18 +135,15 @@ def _ask(config: pytest.Config, given: Any) -> _Asked:
             directory=config.invocation_params.dir,
             ini_directory=settings_folder(config),
         )
-        for place in (*places, config.rootpath):
+        for place in (*places, *_places(config, given), config.rootpath):
             refuse_within(settings.adapter, place, "settings and tests")
-    except InputError as error:
+    except Phi3LoraQAError as error:
         settings = error
     return _Asked(settings=settings, only_listed=bool(given.collectonly))
 
 
 def _places(config: pytest.Config, given: Any) -> list[Path]:
-    """Return where pytest takes configuration, conftest.py files and tests from.
-
-    Of its configuration what it took at first: its plugins may have been imported already.
-    """
+    """Return where pytest takes configuration, conftest.py files and tests from."""
     here = config.invocation_params.dir
     paths = [here / str(arg).partition("::")[0] for arg in given.file_or_dir or ()]
     return [here, *([config.inipath] if config.inipath else []), *paths]

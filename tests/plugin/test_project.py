@@ -36,18 +36,61 @@ def test_settings_of_the_users_project_count_and_those_of_the_adapters_do_not(
     assert record_of(pytester).settings["seed"].value == 6
 
 
-@pytest.mark.parametrize("whose", ["theirs", "the user's"])
-def test_options_that_were_added_or_lost_are_refused_with_the_mend(
-    whose: str, pytester: pytest.Pytester, elsewhere: Path
+def test_options_of_the_users_project_count_and_those_of_the_adapters_do_not(
+    pytester: pytest.Pytester, elsewhere: Path
 ) -> None:
-    theirs = "[pytest]\naddopts = --phi3-lint-ignore=ALL\n" if whose == "theirs" else "[pytest]\n"
-    (elsewhere.parent / "pytest.ini").write_text(theirs)
-    if whose == "the user's":
-        (pytester.path / "pytest.ini").write_text("[pytest]\naddopts = --phi3-seed=6\n")
+    (elsewhere.parent / "pytest.ini").write_text(
+        "[pytest]\naddopts = --phi3-lint-ignore=ALL --co\npythonpath = stolen\n"
+    )
+    (pytester.path / "pytest.ini").write_text(
+        "[pytest]\naddopts = --phi3-seed=6 -p mine -o console_output_style=classic\n"
+        "pythonpath = lib\n"
+    )
+    (pytester.path / "lib").mkdir()
+    (pytester.path / "lib" / "mine.py").write_text(
+        "import sys\n"
+        "def pytest_addoption(parser): parser.addoption('--mine', default='unset')\n"
+        "def pytest_report_header(config):\n"
+        "    paths = [path for path in sys.path if path.endswith(('lib', 'stolen'))]\n"
+        "    style = config.getini('console_output_style')\n"
+        "    return f'mine: {config.option.mine}, {style}, {len(paths)} {paths[0]}'\n"
+    )
+    result = pytester.runpytest_subprocess("--phi3-adapter", elsewhere, "--mine=set", *QUICK)
+    assert result.ret == 0, result.stdout.str() + result.stderr.str()
+    result.stdout.fnmatch_lines_random(
+        [f"rootdir: {pytester.path}", f"mine: set, classic, 1 {pytester.path / 'lib'}"]
+    )
+    settings = record_of(pytester).settings
+    assert (settings["seed"].value, settings["lint_ignore"].source) == (6, "default")
+
+
+@pytest.mark.parametrize("option", ["-p theirs", "-ptheirs"])
+def test_plugins_that_the_adapters_project_loaded_are_refused_with_the_fix(
+    option: str, pytester: pytest.Pytester, elsewhere: Path
+) -> None:
+    """They have run by the time that this package is asked for anything."""
+    project = elsewhere.parent
+    (project / "pytest.ini").write_text(f"[pytest]\naddopts = {option}\npythonpath = .\n")
+    (project / "theirs.py").write_text("")
     result = gate(pytester, elsewhere)
     assert result.ret == 2
     assert "such as --phi3-adapter=PATH" in result.stderr.str()
     assert pytester.runpytest_subprocess(f"--phi3-adapter={elsewhere}", *QUICK).ret == 0
+
+
+def test_a_pytest_that_keeps_its_configuration_elsewhere_is_named_with_one_that_works(
+    pytester: pytest.Pytester, elsewhere: Path
+) -> None:
+    (elsewhere.parent / "pytest.ini").write_text("[pytest]\n")
+    (pytester.path / "newer.py").write_text(
+        "import _pytest.config.findpaths as f\nf.find_setup = f.determine_setup\n"
+        "del f.determine_setup\n"
+    )
+    result = pytester.runpytest_subprocess("-p", "newer", "--phi3-adapter", elsewhere, *QUICK)
+    assert result.ret == 2
+    result.stderr.fnmatch_lines(
+        ["*pytest 9* has no _pytest.config.findpaths.determine_setup*pip install 'pytest==*'*"]
+    )
 
 
 def test_a_session_without_our_options_is_left_alone(
@@ -57,4 +100,3 @@ def test_a_session_without_our_options_is_left_alone(
     (elsewhere.parent / "test_theirs.py").write_text("def test_theirs(): pass\n")
     result = pytester.runpytest_subprocess(elsewhere.parent)
     assert result.ret == 0
-    result.stdout.fnmatch_lines([f"rootdir: {elsewhere.parent}"])
