@@ -17,7 +17,7 @@ from typing import Any
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.scoring.engine import READ_AT_ONCE
-from phi3_lora_qa.scoring.key_values import KeyValues, Span, own_attention
+from phi3_lora_qa.scoring.key_values import KeyValues, Span, run_decoder
 from phi3_lora_qa.scoring.products import packed_products
 
 TURNS = 5
@@ -54,7 +54,7 @@ class Passes:
     """The passes of the scoring engine over one model, on drawn tokens."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.decoder = model, model.get_decoder()
+        self.model = model
         self.head = model.get_output_embeddings()
 
     def read(self, rows: int) -> KeyValues:
@@ -67,9 +67,7 @@ class Passes:
             store.aim([Span(row=row, start=0, tokens=PROMPT) for row in some])
             positions = torch.arange(PROMPT).repeat(len(some))[None]
             ids = torch.randint(1000, tuple(positions.shape))
-            self.decoder(
-                input_ids=ids, position_ids=positions, past_key_values=store, use_cache=True
-            )
+            run_decoder(self.model, store, ids, positions)
         return store
 
     def step(self, store: KeyValues) -> None:
@@ -77,12 +75,9 @@ class Passes:
         import torch
 
         store.aim_step([PROMPT] * store.rows)
-        hidden = self.decoder(
-            input_ids=torch.ones(store.rows, 1, dtype=torch.int64),
-            position_ids=torch.full((store.rows, 1), PROMPT),
-            past_key_values=store,
-            use_cache=True,
-        ).last_hidden_state
+        tokens = torch.ones(store.rows, 1, dtype=torch.int64)
+        positions = torch.full((store.rows, 1), PROMPT)
+        hidden = run_decoder(self.model, store, tokens, positions)
         self.head(hidden[:, 0]).argmax(dim=-1)
 
 
@@ -106,7 +101,7 @@ def main() -> None:
     for dtype in ("float32", "bfloat16"):
         model = load_base(resolve_base(given.base), dtype).model
         passes, rows = Passes(model), given.tokens // PROMPT
-        with torch.inference_mode(), own_attention(model), packed_products(model):
+        with torch.inference_mode(), packed_products(model):
             limit = seconds(products(model, rows * PROMPT, head=False))
             own = seconds(partial(passes.read, rows))
             show(f"{dtype} reading {rows} rows of {PROMPT}", rows * PROMPT, own, limit)

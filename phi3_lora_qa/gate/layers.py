@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.gate.check import CheckFailedError
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Array, Factors
 from phi3_lora_qa.models.tensors import to_float64
 from phi3_lora_qa.record import Outcome
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from phi3_lora_qa.gate.bench import Bench
 
+
+_LAYERS = "peft.tuners.lora.layer"
 
 Rows = NDArray[np.int64]
 """Numbers of rows."""
@@ -101,14 +104,13 @@ class LoraLayer:
             self.layer.set_scale(self.adapter, 1.0)
 
     def _delta(self, rows: Rows | None) -> Array:
-        from peft.tuners.lora.layer import Embedding, Linear
-        from peft.tuners.lora.variants import BdLoraLinearVariant
-
-        if isinstance(variant := self.layer.lora_variant.get(self.adapter), BdLoraLinearVariant):
+        stacked = part_of("peft", "peft.tuners.lora.variants", "BdLoraLinearVariant")
+        plain = [part_of("peft", _LAYERS, name) for name in ("Linear", "Embedding")]
+        if isinstance(variant := self.layer.lora_variant.get(self.adapter), stacked):
             # get_delta_weight does not know the stacked blocks; merging into zeros gives the delta.
             zeros = self._weight.new_zeros(self._weight.shape)
             return self._as_linear(variant.merge_safe(self.layer, self.adapter, zeros), rows)
-        if rows is None or type(self.layer) not in (Linear, Embedding):
+        if rows is None or type(self.layer) not in plain:
             return self._as_linear(self.layer.get_delta_weight(self.adapter), rows)
         with self._only(rows):
             return self._as_linear(self.layer.get_delta_weight(self.adapter))
@@ -182,12 +184,13 @@ def adapted_modules(tuned: Any, factors: Mapping[str, Factors]) -> Mapping[str, 
         AdapterError: The file has factors for a module that PEFT does not adapt.
         CheckFailedError: No module is adapted at all; the check then has not been run.
     """
-    from peft.tuners.lora.layer import Embedding, Linear, ParamWrapper
-
+    kinds = tuple(
+        part_of("peft", _LAYERS, name) for name in ("Linear", "Embedding", "ParamWrapper")
+    )
     found = {
         name.removeprefix("base_model.model."): module
         for name, module in tuned.named_modules()
-        if isinstance(module, (Linear, Embedding, ParamWrapper))
+        if isinstance(module, kinds)
     }
     if missing := sorted(factors.keys() - found.keys()):
         raise AdapterError(

@@ -11,13 +11,16 @@ with ``safe_merge=False`` writes into tensors: do that on a copy.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
+from phi3_lora_qa.adapter.config import read_raw_config
+from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import DEFAULT_ADAPTER, PREFIX, Part
 from phi3_lora_qa.adapter.schema import SAFE_INIT
-from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.errors import AdapterError, IncompatibleLibraryError, escape
 from phi3_lora_qa.models.checksum import require_plain
 from phi3_lora_qa.models.quiet import quiet
 
@@ -51,6 +54,7 @@ def attach(
         AdapterError: A file is missing, the config would rewrite the base, or a tensor of the
             file did not land bit for bit (up to the cast to the model's dtype).
         BaseModelError: ``base_model`` carries PEFT layers already.
+        IncompatibleLibraryError: The adapter uses what the installed peft does not know.
     """
     require_plain(base_model)
     weights = adapter_folder / WEIGHTS
@@ -63,7 +67,7 @@ def attach(
     with quiet():
         try:
             return _attach(base_model, adapter_folder, weights, name)
-        except AdapterError:
+        except (AdapterError, IncompatibleLibraryError):
             raise
         except Exception as error:  # whatever a library raises on a damaged adapter
             raise AdapterError(
@@ -148,11 +152,24 @@ def read_lora_config(folder: Path) -> "LoraConfig":
                 f"the adapter {folder} sets {name}, which rebuilds the base when it is loaded; "
                 "train it without"
             )
+    _require_known_fields(folder, config)
     config.inference_mode = True
-    if config.monteclora_config:
+    if samples := getattr(config, "monteclora_config", None):  # since peft 0.21
         # Its samples are drawn when a layer is made, and used in training alone.
-        config.monteclora_config.buffer_size = 1
+        samples.buffer_size = 1
     return config
+
+
+def _require_known_fields(folder: Path, config: "LoraConfig") -> None:
+    """A field that the installed PEFT does not know, it drops: another adapter would be loaded."""
+    given = read_raw_config(AdapterFolder.open(folder))
+    known = {field.name for field in fields(config)}
+    unknown = sorted(name for name, value in given.items() if value and name not in known)
+    if unknown:
+        raise IncompatibleLibraryError(
+            f"the adapter {folder} sets {escape(unknown[0], 80)}, which peft {version('peft')} "
+            "does not know and would ignore; install a newer one: pip install --upgrade peft"
+        )
 
 
 def _copy_tree(

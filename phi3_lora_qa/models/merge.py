@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.base import WEIGHTS_INDEX
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.models.loading import LoadedBase
 
 if TYPE_CHECKING:
@@ -86,14 +87,15 @@ def merged_tensors(
 
 def _merged_module(module: Any, adapter: str) -> Any:
     """The plain module that serves in place of an adapted one."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
-
-    if isinstance(module, TrainableTokensWrapper):
+    saved, tokens = (
+        part_of("peft", "peft.utils.other", name)
+        for name in ("ModulesToSaveWrapper", "TrainableTokensWrapper")
+    )
+    if isinstance(module, tokens):
         module = module.token_adapter
-    if isinstance(module, ModulesToSaveWrapper):
+    if isinstance(module, saved):
         return module.modules_to_save[adapter]
-    if isinstance(module, BaseTunerLayer):
+    if isinstance(module, part_of("peft", "peft.tuners.tuners_utils", "BaseTunerLayer")):
         twin: Any = copy.deepcopy(module)
         twin.merge(safe_merge=True)
         return twin.get_base_layer()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from phi3_lora_qa.libraries import is_older
 from phi3_lora_qa.lora import Arithmetic, Array, Factors, alpha_for
 from phi3_lora_qa.models.tensors import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Layer
@@ -27,12 +28,18 @@ _RSLORA = (
     "1 / sqrt(r) afterwards"
 )
 
+_SVD = (
+    'add_weighted_adapter with "svd" multiplies the weights by the scaling twice before peft 0.21; '
+    "install a newer one"
+)
+
 
 class PeftLinear(TorchLayer):
     """`torch.nn.Linear` below PEFT's LoRA."""
 
     known_faults: ClassVar[Mapping[str, str]] = {
-        "a_combination_with_rslora_keeps_its_scale": _RSLORA
+        "a_combination_with_rslora_keeps_its_scale": _RSLORA,
+        **({"an_svd_is_the_best_of_its_rank": _SVD} if is_older("peft", "0.21") else {}),
     }
 
     target: ClassVar[Sequence[str] | None] = ("layer",)

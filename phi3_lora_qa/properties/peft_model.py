@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Array
 from phi3_lora_qa.models.tensors import to_float64
 from phi3_lora_qa.properties.models import ModelCase, ModelUnderTest
@@ -126,12 +127,11 @@ class PeftPhi3(ModelUnderTest):
 
     def scalings(self) -> Mapping[str, tuple[int, float]]:
         """Rank and scaling of PEFT's layers."""
-        from peft.tuners.lora.layer import LoraLayer
-
+        lora_layer = part_of("peft", "peft.tuners.lora.layer", "LoraLayer")
         return {
             name.removeprefix("base_model.model."): (m.r["default"], m.scaling["default"])
             for name, m in self.model.named_modules()
-            if isinstance(m, LoraLayer) and "default" in m.r
+            if isinstance(m, lora_layer) and "default" in m.r
         }
 
     def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:

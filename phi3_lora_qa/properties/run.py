@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.properties.property import Comparison, Property, UnderTest
 
 
@@ -23,6 +25,8 @@ class Profile:
     name: str
     examples: int
 
+
+_PROVIDERS = "hypothesis.internal.conjecture.providers"
 
 PROFILES = {
     profile.name: profile
@@ -138,25 +142,24 @@ def _without_the_users_numbers() -> Iterator[None]:
     With the same seed what is imported would change the cases, and the line that runs a broken
     property again would not run the same ones. Hypothesis has no setting for this.
     """
-    from hypothesis.internal.conjecture import providers
-
-    there: Any = providers
-    names = "_get_local_constants", "CONSTANTS_CACHE", "Constants", "LRUCache"
-    if not all(hasattr(there, name) for name in names):  # another version of hypothesis
-        yield
-        return
-    found = there._get_local_constants, there.CONSTANTS_CACHE
-    there._get_local_constants, there.CONSTANTS_CACHE = there.Constants, _own_cache(there)
+    cache_of = part_of("hypothesis", _PROVIDERS, "LRUCache")
+    own = {
+        "_get_local_constants": part_of("hypothesis", _PROVIDERS, "Constants"),
+        "CONSTANTS_CACHE": _own_cache(cache_of),
+    }
+    before = {name: part_of("hypothesis", _PROVIDERS, name) for name in own}
+    providers = vars(import_module(_PROVIDERS))
+    providers.update(own)
     try:
         yield
     finally:
-        there._get_local_constants, there.CONSTANTS_CACHE = found
+        providers.update(before)
 
 
 @cache
-def _own_cache(providers: Any) -> Any:
+def _own_cache(cache_of: Any) -> Any:
     """Return a cache of the numbers that hypothesis may draw, as its own has the user's in it."""
-    return providers.LRUCache(1024)
+    return cache_of(1024)
 
 
 def _difference(found: Comparison) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.scoring.key_values import KeyValues, Prefix, Span, own_attention
+from phi3_lora_qa.scoring.key_values import KeyValues, Prefix, Span, run_decoder
 from phi3_lora_qa.scoring.losses import likeliest, token_losses
 from phi3_lora_qa.scoring.prefixes import shared_prefixes
+from phi3_lora_qa.scoring.probe import require_engine_fits
 from phi3_lora_qa.scoring.prompts import PromptedItem
 from phi3_lora_qa.scoring.readings import Reading, along_references
 
@@ -86,11 +87,16 @@ class Engine:
         model: A causal language model without PEFT's outer shell, in eval mode.
         stops: The tokens that end an answer.
         items: All that will come: what several prompts begin with is read once.
+
+    Raises:
+        IncompatibleLibraryError: The installed transformers does not let it run the model.
     """
 
     def __init__(
         self, model: "PreTrainedModel", stops: frozenset[int], items: Sequence[PromptedItem]
     ) -> None:
+        kind: Any = type(model)
+        require_engine_fits(kind)
         self._model, self.stops = model, stops
         lengths = shared_prefixes([item.prompt for item in items])
         self._shared = {
@@ -237,7 +243,8 @@ class Engine:
                 return
             store.aim_step([row.read for row in going])
             tokens = torch.tensor([row.answer[-1:] for row in going])
-            hidden = self._pass(store, tokens, torch.tensor([[row.read] for row in going]))
+            positions = torch.tensor([[row.read] for row in going])
+            hidden = run_decoder(self._model, store, tokens, positions)
             said = likeliest(self._model, hidden[:, 0])
             for row, token in zip(going, said.tolist(), strict=True):
                 row.say(token, self.stops)
@@ -258,21 +265,9 @@ class Engine:
             store.aim(spans[start:end])
             positions = [torch.arange(span.start, span.end) for span in spans[start:end]]
             ids = torch.tensor([token for own in tokens[start:end] for token in own])
-            found.append(self._pass(store, ids[None], torch.cat(positions)[None])[0])
+            found.append(run_decoder(self._model, store, ids[None], torch.cat(positions)[None])[0])
             meter(len(ids))
         return torch.cat(found)
-
-    def _pass(self, store: KeyValues, ids: "Tensor", positions: "Tensor") -> "Tensor":
-        decoder: Any = self._model.get_decoder()
-        device = self._model.device
-        with own_attention(self._model):
-            hidden: Tensor = decoder(
-                input_ids=ids.to(device),
-                position_ids=positions.to(device),
-                past_key_values=store,
-                use_cache=True,
-            ).last_hidden_state
-        return hidden
 
     def _store(self, longest: Sequence[int]) -> KeyValues:
         return KeyValues(longest, getattr(self._model.config, "sliding_window", None))

@@ -10,6 +10,7 @@ behind a row's end is ever looked at.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,35 @@ def own_attention(model: "PreTrainedModel") -> Iterator[None]:
             config._attn_implementation = name
 
 
+def run_decoder(
+    model: "PreTrainedModel", store: "KeyValues", ids: "Tensor", positions: "Tensor"
+) -> "Tensor":
+    """Read tokens by a model's decoder, with the keys and values of `store`, which is aimed.
+
+    Args:
+        model: A causal language model without PEFT's outer shell.
+        store: What was read before, and where the tokens' keys and values go.
+        ids: The tokens, int64 (rows, tokens).
+        positions: Theirs in their rows, int64 (rows, tokens).
+
+    Returns:
+        The last hidden states, (rows, tokens, hidden size).
+    """
+    decoder: Any = model.get_decoder()
+    # transformers calls it cache from 5.24 on.
+    renamed = "cache" in signature(decoder.forward).parameters
+    known = {"cache" if renamed else "past_key_values": store}
+    with own_attention(model):
+        found = decoder(
+            input_ids=ids.to(model.device),
+            position_ids=positions.to(model.device),
+            use_cache=True,
+            **known,
+        )
+    hidden: Tensor = found.last_hidden_state
+    return hidden
+
+
 class KeyValues:
     """The cells, with the method that transformers' models call on a cache.
 
@@ -105,6 +135,10 @@ class KeyValues:
             masks.append(mask[:, None, None, :])
         cells = [start + at for start, at in zip(self._starts, positions, strict=False)]
         self.spans, self._step = (), _Step(torch.tensor(cells), masks)
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Return 0, which models of transformers 5.3 ask for and do not use."""
+        return 0
 
     def update(
         self, keys: "Tensor", values: "Tensor", layer: int, *_: object, **__: object

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hypothesis import strategies as st
 
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.libraries import is_older
 from phi3_lora_qa.strategies.arrays import alphas, require_known
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def lora_configs(
         config: The model's config.
         mergeable: Whether peft must be able to merge it, which it cannot with lora_bias, since
             Phi-3's linear layers have no bias.
-        variants: Which kinds may be drawn, simplest first: plain, dora, mica, lora_bias.
+        variants: Which kinds may be drawn, simplest first: plain, dora, mica (from peft 0.20 on),
+            lora_bias.
 
     Raises:
         InputError: No variant is left.
@@ -72,10 +74,12 @@ def lora_configs(
     for variant in variants:
         require_known("variant", variant, VARIANTS)
     chosen = [variant for variant in variants if not (mergeable and variant == "lora_bias")]
+    if is_older("peft", "0.20"):
+        chosen = [variant for variant in chosen if variant != "mica"]
     if not chosen:
         raise InputError(
-            "lora_configs: no variant is left, as lora_bias cannot be merged into a Phi-3; "
-            "give mergeable=False or another variant"
+            "lora_configs: no variant is left: lora_bias cannot be merged into a Phi-3, and mica "
+            "needs peft 0.20; give mergeable=False or another variant"
         )
     starts = [(variant, init) for variant in chosen for init in _INITS[variant]]
     variant, init = draw(st.sampled_from(starts))

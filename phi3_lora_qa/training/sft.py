@@ -126,8 +126,9 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     arguments = SFTConfig(**training)
     kind: type[LocalTrainer] = LocalTrainer
     peft_config: LoraConfig | None = None
+    # A is drawn before the trainer sets the seed: here for loralib, by TRL 1.0 for PEFT.
+    set_seed(arguments.seed)
     if isinstance(adapter, LoralibConfig):
-        set_seed(arguments.seed)  # loralib draws its A here, before the trainer sets the seed
         adapt(base.model, adapter)
         if arguments.gradient_checkpointing:
             base.model.enable_input_require_grads()

@@ -1,6 +1,7 @@
 import copy
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from peft import IA3Config, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.errors import AdapterError, BaseModelError, IncompatibleLibraryError
 from phi3_lora_qa.models import attach as attach_module
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.checksum import checksum
@@ -310,6 +311,19 @@ def test_an_adapter_for_another_task_is_refused(
     adapter = make_adapter()
     edit_config(adapter / "adapter_config.json", task_type="SEQ_CLS")
     refused(loaded, adapter, r"for the task SEQ_CLS; give one .* with task_type CAUSAL_LM$")
+
+
+def test_a_field_that_the_installed_peft_would_ignore_is_named_with_its_version(
+    loaded: LoadedBase, make_adapter: MakeAdapter, edit_config: EditConfig
+) -> None:
+    adapter = make_adapter()
+    edit_config(adapter / "adapter_config.json", use_the_next_idea=True)
+    with pytest.raises(IncompatibleLibraryError) as caught:
+        attach(loaded.model, adapter)
+    assert f"sets use_the_next_idea, which peft {version('peft')} does not" in str(caught.value)
+    assert str(caught.value).endswith("pip install --upgrade peft")
+    edit_config(adapter / "adapter_config.json", use_the_next_idea=False)
+    attach(loaded.model, adapter)
 
 
 def test_a_pickle_is_never_read(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:

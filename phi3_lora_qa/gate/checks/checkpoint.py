@@ -15,6 +15,7 @@ from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.checks import low_precision, round_trips
 from phi3_lora_qa.gate.factors import weights_of
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.models.tensors import to_float64
 from phi3_lora_qa.record import Outcome
 
@@ -261,13 +262,12 @@ def base_is_back_when_unloaded(bench: Bench) -> Held:
     PEFT leaves a module of modules_to_save in the model that it gives back; the logits are
     compared with the base's own module in its place.
     """
-    from peft.utils.other import ModulesToSaveWrapper
-
+    wrapper = part_of("peft", "peft.utils.other", "ModulesToSaveWrapper")
     expected = bench.run.probe_logits(bench)
     saved = [
         name
         for name, module in bench.tuned.get_base_model().named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
+        if isinstance(module, wrapper)
     ]
     plain, base = bench.detach(), bench.run.base(bench).model
     for name in saved:

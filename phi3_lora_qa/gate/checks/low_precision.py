@@ -20,6 +20,7 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.checks.round_trips import saved
 from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Approximation, Arithmetic, Array, Factors, exact, ratios
 from phi3_lora_qa.lora.bounds import approximate_delta, approximate_gain
 from phi3_lora_qa.models.tensors import to_float64
@@ -80,13 +81,12 @@ def quantised_base_is_within_bounds(bench: Bench) -> Held:
         )
     if refused := _refused_in_four_bits(bench.config):
         return Held(message=f"not applicable: over 4 bits PEFT refuses an adapter with {refused}")
-    from peft.tuners.lora.layer import Linear
-
+    linear = part_of("peft", "peft.tuners.lora.layer", "Linear")
     # As transformers quantises a model: linear layers, but for the head.
     layers = [
         layer
         for layer in lora_layers(bench)
-        if isinstance(layer.layer, Linear) and layer.name != "lm_head"
+        if isinstance(layer.layer, linear) and layer.name != "lm_head"
     ]
     if not layers:
         return Held(message="not applicable: the adapter has no linear module below the head")
@@ -204,13 +204,13 @@ def _draw(layer: LoraLayer, low: str, seed: int) -> "tuple[Array, torch.Tensor]"
     weight (`target_parameters`) and so rounds it before any product.
     """
     import torch
-    from peft.tuners.lora.layer import ParamWrapper
 
+    wrapper = part_of("peft", "peft.tuners.lora.layer", "ParamWrapper")
     generator, inputs = np.random.default_rng(seed), int(layer.factors.A.shape[1])
     if layer.is_embedding:
         token = int(generator.integers(inputs))
         return np.eye(1, inputs, token)[0], torch.tensor([token])
-    if isinstance(layer.layer, ParamWrapper):
+    if isinstance(layer.layer, wrapper):
         x = torch.eye(inputs)[int(generator.integers(inputs))]
     else:
         x = torch.from_numpy(generator.standard_normal(inputs))
@@ -219,9 +219,8 @@ def _draw(layer: LoraLayer, low: str, seed: int) -> "tuple[Array, torch.Tensor]"
 
 
 def _weight_of(plain: Any, layer: LoraLayer) -> Array:
-    from peft.utils.integrations import dequantize_module_weight
-
-    weight = to_float64(dequantize_module_weight(plain))
+    dequantize = part_of("peft", "peft.utils.integrations", "dequantize_module_weight")
+    weight = to_float64(dequantize(plain))
     return weight.T if layer.is_embedding else weight
 
 
@@ -253,8 +252,8 @@ def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
     import bitsandbytes as bnb
     import torch
     from peft import inject_adapter_in_model
-    from peft.tuners.tuners_utils import cast_adapter_dtype
 
+    cast_adapter_dtype = part_of("peft", "peft.tuners.tuners_utils", "cast_adapter_dtype")
     plain = layer.layer.get_base_layer()
     four = bnb.nn.Linear4bit(
         plain.in_features,
