@@ -11,7 +11,7 @@ SEED ?= 0
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
-.PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants simulate bench clean browser help
+.PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants simulate bench compat clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -83,6 +83,10 @@ mutants: .venv/ready ## change lora and properties in every way, and count what 
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py lora properties \
 		--sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS)
+
+compat: .venv/ready ## run the package on the lowest and newest libraries, on Python 3.11 to 3.13
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compat]'
+	$(BIN)/python benchmarks/compat.py
 
 clean: ## remove what the targets made
 	rm -rf .venv .venv-lm-eval bench demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log
