@@ -3,6 +3,10 @@ PYTHON ?= python3
 BASE ?= tiny
 BIN := .venv/bin
 WORKERS ?= 2
+
+# Without compiled modules every pytest that a test starts compiles half of hypothesis anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 FOLDERS ?= 20000
 SAMPLE ?= 0
 SEED ?= 0
@@ -35,9 +39,10 @@ browser:
 test: .venv/ready browser lint ## lint, types, all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
-thorough: .venv/ready ## the layers of peft and loralib on 1,000 drawn cases each, for the night
+thorough: .venv/ready ## layers and bounds on 1,000 drawn cases each, for the night
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --phi3-layers --phi3-only \
 		--hypothesis-profile=thorough
+	LORA_CASES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/lora
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .

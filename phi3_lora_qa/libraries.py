@@ -26,10 +26,8 @@ def is_older(library: str, than: str) -> bool:
         library: The name of the distribution, such as ``peft``.
         than: A version, such as ``0.21``.
     """
-    try:
-        return Version(version(library)) < Version(than)
-    except PackageNotFoundError:
-        return False
+    found = _installed(library)
+    return found is not None and found < Version(than)
 
 
 def part_of(library: str, module: str, name: str) -> Any:
@@ -61,6 +59,14 @@ def incompatible(library: str, fault: str) -> IncompatibleLibraryError:
         f"{library} {version(library)} {fault}, which phi3-lora-qa uses; versions {lowest} and "
         f"{newest} were tried: pip install '{library}=={newest}'"
     )
+
+
+@cache
+def _installed(library: str) -> Version | None:
+    try:
+        return Version(version(library))
+    except PackageNotFoundError:
+        return None
 
 
 @cache

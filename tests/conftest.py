@@ -1,6 +1,9 @@
 """What all tests share: the bundled tiny base and its adapter, copies to damage, one opt-in."""
 
+import contextlib
+import gc
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +35,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage need look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def good_adapter() -> Path:
     """The bundled adapter, trained on the tiny base by fixtures/tiny/train.toml."""
@@ -49,3 +58,27 @@ def adapter_copy(good_adapter: Path, tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return copy
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which processor the tests ran on: what is multiplied how depends on it."""
+    import torch
+
+    from phi3_lora_qa.scoring.products import products_of
+
+    kinds = [torch.nn.Linear(1, 1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    terminalreporter.write_line(
+        f"processor: {processor_name()}, torch uses {torch.backends.cpu.get_cpu_capability()}"
+    )
+    for dtype, products in products_of(torch.nn.ModuleList(kinds)).items():
+        terminalreporter.write_line(f"products in {dtype}: {products}")
+
+
+def processor_name() -> str:
+    """Return the processor's name, as the system calls it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,6 +1,7 @@
 from importlib import metadata
 
 import pytest
+from packaging.version import Version
 
 from phi3_lora_qa import libraries
 from phi3_lora_qa.errors import IncompatibleLibraryError
@@ -15,7 +16,7 @@ from phi3_lora_qa.libraries import is_older, part_of
 def test_versions_are_compared_as_versions(
     installed: str, than: str, older: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libraries, "version", lambda library: installed)
+    monkeypatch.setattr(libraries, "_installed", lambda library: Version(installed))
     assert is_older("peft", than) == older
 
 

@@ -68,7 +68,7 @@ def run(recipe: Recipe, bases: Mapping[str, BaseFiles]) -> str:
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=260,
+    max_examples=130,
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(recipe=recipes(quick=True))

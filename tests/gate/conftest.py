@@ -1,5 +1,6 @@
 """A workbench with the bundled adapter on it, as the plugin would set it up."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ def attached(bench: Bench) -> Bench:
     with bench.run.quietly("math"):
         _ = bench.tuned
     return bench
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_is_imported_stays() -> None:
+    """A gate collects garbage whenever it lets go of a model: all of torch need not be searched."""
+    from phi3_lora_qa.models.attach import attach
+    from phi3_lora_qa.models.loading import load_base
+    from phi3_lora_qa.models.registry import bundled, resolve_base
+
+    attach(load_base(resolve_base("tiny")).model, bundled("tiny") / "adapter")
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """Adapters and settings for tests that run pytest itself."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 import numpy as np
 import pytest
+
+import phi3_lora_qa
 
 LOOK = """
 import json, sys
@@ -12,6 +16,12 @@ def pytest_unconfigure():
     heavy = [m for m in ("torch", "transformers", "peft", "pandas") if m in sys.modules]
     open("loaded.json", "w").write(json.dumps(heavy))
 """
+
+
+@pytest.fixture(autouse=True)
+def without_what_no_test_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other people's plugins, which take most of the time that pytest takes to start."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:anyio")
 
 
 @pytest.fixture
@@ -35,20 +45,21 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
 
     pytester takes modules that a run inside this process imported out of sys.modules again, and
     torch, transformers, pandas' parquet types and our rules do not survive being imported twice.
+    Nor need each run import, and rewrite the assertions of, all modules of ours.
     """
     from peft.tuners.lora import layer  # noqa: F401
 
-    from phi3_lora_qa.adapter.finding import all_rules
+    for module in walk_packages(phi3_lora_qa.__path__, "phi3_lora_qa."):
+        if not module.name.startswith(("phi3_lora_qa.__main__", "phi3_lora_qa.training")):
+            import_module(module.name)
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.gate.table import Demands, chosen, join_scores, measure
-    from phi3_lora_qa.models import checksum, merge  # noqa: F401
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
     from phi3_lora_qa.models.registry import bundled, resolve_base
     from phi3_lora_qa.report.items import write_items
     from phi3_lora_qa.scoring.score import ScoringOptions, score_items
 
-    all_rules()
     base = load_base(resolve_base("tiny"))
     items = read_suite([bundled("tiny") / "suite.jsonl"])[::60]
     scores = score_items(base.model, base.tokenizer, items, ScoringOptions())

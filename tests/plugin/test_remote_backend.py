@@ -9,7 +9,6 @@ import pytest
 from phi3_lora_qa.models import loading
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
-from phi3_lora_qa.scoring.remote import Server  # noqa: F401  imported once, see `libraries`
 from phi3_lora_qa.scoring.wire import API_KEY_VARIABLE
 from tests.plugin.running import record_of
 from tests.scoring.serving import Served, serve, tuned_model

@@ -11,7 +11,7 @@ from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.stats.foresight import NATS, drawn, foresee
 from phi3_lora_qa.stats.paired import decide
 
-SUITES = 8
+SUITES = 4
 
 
 @pytest.mark.parametrize("truth", TRUTHS)
