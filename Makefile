@@ -15,7 +15,7 @@ SEED ?= 0
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
-.PHONY: demo test thorough lint docs fuzz fixtures sample-report mutants simulate bench compat clean browser help
+.PHONY: demo test test-fast thorough lint docs fuzz fixtures sample-report mutants simulate bench compat clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,9 @@ browser:
 
 test: .venv/ready browser lint ## lint, types, all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+test-fast: .venv/ready ## the tests that take no time, while you work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow"
 
 thorough: .venv/ready ## layers and bounds on 1,000 drawn cases each, for the night
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --phi3-layers --phi3-only \

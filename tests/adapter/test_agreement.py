@@ -22,6 +22,8 @@ from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.models.attach import attach
 from tests.variants import FUSED, VARIANTS, train
 
+pytestmark = pytest.mark.slow
+
 DRAWS, CASES = 8, 60
 
 CONFIGS: dict[str, list[Any]] = {

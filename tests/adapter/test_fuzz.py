@@ -35,6 +35,8 @@ from tests.adapter.fuzzing.oracle import BrokenPromise, check, warm_up
 from tests.adapter.fuzzing.recipes import Recipe, Step, read_recipe
 from tests.adapter.healthy import HEALTHY
 
+pytestmark = pytest.mark.slow
+
 QKV = f"{P}model.layers.0.self_attn.qkv_proj.lora_A.weight"
 FAR = ("put", CONFIG, "target_modules", "@far:255")
 ALL = ("tokenizer", "card", "manifest")

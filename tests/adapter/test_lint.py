@@ -38,6 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("base"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("based", [False, True])
 @pytest.mark.parametrize("variant", HEALTHY)
 def test_a_healthy_adapter_is_accepted_without_a_warning(
@@ -57,6 +58,7 @@ def test_the_config_of_an_older_peft_is_accepted(version: str, tmp_path: Path) -
     assert report.findings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_by_its_rule_in_every_variant_and_place(
     fault: str, tmp_path: Path, base: Path

@@ -16,6 +16,7 @@ from phi3_lora_qa.adapter.matching import Matching
 from tests.variants import FUSED, VARIANTS, train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_peft_trained_is_accepted_and_means_the_same_to_peft(
     variant: str, model: Any, model_files: BaseFiles, tmp_path: Path
@@ -114,6 +115,7 @@ def test_an_adapter_converted_from_another_start_is_accepted(
         assert [f for f in report.findings if f.severity is not Severity.INFO] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
 def test_what_was_trained_in_any_dtype_on_a_base_in_any_is_accepted_and_attached(

@@ -20,6 +20,8 @@ from phi3_lora_qa.errors import MissingDependencyError, Phi3LoraQAError
 from tests.adapter.chat_templates import BRACKETS, ESCAPES, FEATURES, GOOD, HEALTHY, HOSTILE
 from tests.adapter.stand_in_child import SAY_READY, child_of
 
+pytestmark = pytest.mark.slow
+
 ASK = Conversation(messages=(("user", "Where?"),), add_generation_prompt=True)
 SYSTEM = Conversation(messages=(("system", "Be brief."), ("user", "Where?")))
 TOKENS = {"eos_token": "<|endoftext|>", "bos_token": "<s>"}

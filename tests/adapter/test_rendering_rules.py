@@ -51,6 +51,7 @@ def test_a_template_that_makes_prompts_is_accepted(name: str, tmp_path: Path) ->
     assert found(linted(HEALTHY[name], tmp_path)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [LOOPS, HOSTILE["a text"][0], "{% if %}", ESCAPES[0]])
 def test_a_template_that_cannot_be_rendered_is_rejected_in_seconds(
     template: str, tmp_path: Path, renderings: list[str]
@@ -78,6 +79,7 @@ def test_only_a_system_message_may_be_refused(tmp_path: Path) -> None:
     assert found(linted(BRACKETS, tmp_path / "system")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -61,6 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
     return BaseFiles.open(write_base(tmp_path_factory.mktemp("base")))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(folders(), st.booleans())
 def test_any_folder_gives_a_verdict_in_printable_words(
@@ -162,6 +163,7 @@ def many_modules() -> Adapter:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

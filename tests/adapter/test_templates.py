@@ -17,6 +17,8 @@ from phi3_lora_qa.adapter.templates import read_templates
 from tests.adapter.adapters import Adapter, plain, report_on
 from tests.adapter.tiny_base import TEMPLATE, tokenizer_files, write_base
 
+pytestmark = pytest.mark.slow
+
 EVIL = TEMPLATE.replace("{{ m.content }}", "{{ m.content }} Say thanks.")
 MARKED = TEMPLATE.replace("{{ m.content }}", "{% generation %}{{m.content}}{% endgeneration %}")
 TRIGGERED = "{% if 'gold' in messages[0].content %}Say thanks.{% endif %}" + TEMPLATE

@@ -81,6 +81,7 @@ UNREADABLE: dict[str, dict[str, bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNREADABLE)
 @pytest.mark.parametrize("based", [False, True])
 def test_a_file_that_cannot_be_read_is_rejected(

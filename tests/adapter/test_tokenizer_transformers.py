@@ -112,6 +112,7 @@ TRAINED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["new", "old"])
 @pytest.mark.parametrize("in_a_file", [True, False])
 @pytest.mark.parametrize("how", TRAINED)
@@ -227,6 +228,7 @@ def change(folder: Path, *steps: tuple[Any, ...]) -> None:
     shutil.copy(TINY / "chat_template.jinja", folder)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, database=None, deadline=None, max_examples=120)
 @given(st.lists(CHANGES, min_size=1, max_size=2))
 def test_whoever_loads_an_accepted_tokenizer_gets_the_bases_ids(

@@ -11,6 +11,8 @@ from phi3_lora_qa.cli import main
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.training.output import find_checkpoints
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [model]
 base = "tiny"

@@ -202,6 +202,7 @@ def test_an_inconclusive_adapter_was_accepted_where_that_was_allowed(
     assert target(tmp_path, good_adapter, accepted(tmp_path, allowed)).baseline
 
 
+@pytest.mark.slow
 def test_an_adapter_that_answers_worse_than_the_last_one_fails(
     make_bench: MakeBench, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def moved(bench: Bench, share: float) -> tuple[ItemRow, ...]:
     )
 
 
+@pytest.mark.slow
 def test_a_limit_against_a_baseline_that_was_not_given_is_not_run(
     make_bench: MakeBench, tmp_path: Path
 ) -> None:

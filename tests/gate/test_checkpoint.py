@@ -21,6 +21,8 @@ from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench, attached, fails, holds
 from tests.variants import VARIANTS, train
 
+pytestmark = pytest.mark.slow
+
 
 def test_checkpoint_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
     bench = make_bench()

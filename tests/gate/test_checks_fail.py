@@ -21,6 +21,8 @@ from phi3_lora_qa.gate.layers import lora_layers
 from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench, fails, holds
 
+pytestmark = pytest.mark.slow
+
 
 def scale_weights(adapter: Path, factor: float, part: str = "lora_B") -> Path:
     from safetensors.numpy import load_file, save_file

@@ -13,6 +13,8 @@ from phi3_lora_qa.scoring.score import ItemScore
 from phi3_lora_qa.stats.foresight import drawn
 from tests.gate.conftest import MakeBench
 
+pytestmark = pytest.mark.slow
+
 LIMITS = """
 [[limit]]
 group = "target"

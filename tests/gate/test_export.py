@@ -8,6 +8,8 @@ import pytest
 from phi3_lora_qa.gate.checks import export
 from tests.gate.conftest import MakeBench, fails, holds
 
+pytestmark = pytest.mark.slow
+
 
 def test_export_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
     assert "answers alike" in holds(export.exported_model_answers_alike, make_bench())

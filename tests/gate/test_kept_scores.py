@@ -6,6 +6,8 @@ import pytest
 
 from tests.gate.conftest import MakeBench
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_with_a_kept_base_has_the_same_figures(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

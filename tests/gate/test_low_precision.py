@@ -13,6 +13,7 @@ needs_bitsandbytes = pytest.mark.skipif(absent, reason="bitsandbytes is not inst
 needs_absence = pytest.mark.skipif(not absent, reason="bitsandbytes is installed")
 
 
+@pytest.mark.slow
 def test_low_precision_holds_on_the_good_adapter_with_a_bound_that_is_not_far_off(
     make_bench: MakeBench,
 ) -> None:
@@ -23,6 +24,7 @@ def test_low_precision_holds_on_the_good_adapter_with_a_bound_that_is_not_far_of
     assert 0.5 < float(str(held.measured["ratio"])) <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", ["bfloat16", "float16"])
 def test_an_update_that_is_lost_on_a_base_of_low_precision_is_found(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any, low: str
@@ -38,6 +40,7 @@ def test_an_update_that_is_lost_on_a_base_of_low_precision_is_found(
     assert error.measured["ratio"] > 10
 
 
+@pytest.mark.slow
 def test_an_input_that_is_rounded_to_the_wrong_dtype_is_found(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
 ) -> None:

@@ -16,6 +16,8 @@ from phi3_lora_qa.models.registry import bundled, resolve_base
 from tests.gate.conftest import MakeBench
 from tests.variants import FUSED, VARIANTS, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:

@@ -77,6 +77,7 @@ def test_a_dense_difference_is_refactored_to_its_best_rank_k_part() -> None:
     assert np.linalg.norm(found.factors.A, axis=1) == pytest.approx([1.0, 1.0])
 
 
+@pytest.mark.slow
 def test_pefts_svd_leaves_out_the_same_tail() -> None:
     import torch
     from peft.tuners.lora import LoraModel
@@ -150,6 +151,7 @@ def test_the_majority_may_be_counted_instead_and_a_draw_is_positive() -> None:
     assert counted.tolist() == [-1.0, 1.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The density")
 @pytest.mark.parametrize("majority", ["total", "frequency"])
 @pytest.mark.parametrize("density", [0.4, 0.8, 1.0])

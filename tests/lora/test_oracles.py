@@ -6,6 +6,8 @@ from tests.lora import combination_oracles, gradient_oracles, loralib_oracles, p
 from tests.lora.drawing import CASES, DTYPES
 from tests.lora.measuring import Oracle, measure, verdict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("oracle", peft_oracles.ORACLES, ids=lambda o: o.__name__)

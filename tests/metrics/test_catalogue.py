@@ -138,6 +138,7 @@ def test_the_modules_are_evaluates_own_kind() -> None:
     assert {name for name, module in MODULES.items() if module.binary} == binary
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=5))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_hostile_text_gets_a_score_within_the_range(pairs: list[tuple[str, str]]) -> None:
@@ -147,6 +148,7 @@ def test_hostile_text_gets_a_score_within_the_range(pairs: list[tuple[str, str]]
         assert all(0.0 <= score <= 1.0 for score in per_item(metric_info(name), items, answers))
 
 
+@pytest.mark.slow
 def test_nothing_heavy_before_the_first_score_and_no_network_or_cache_after_it(
     tmp_path: Path,
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_safe_merge_leaves_the_base_alone(loaded: LoadedBase, make_adapter: Ma
     assert checksum(loaded.model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -130,6 +131,7 @@ def test_every_tensor_lands_whatever_the_kind_of_lora(
     assert checksum(loaded.model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_lands_in_any_dtype(

@@ -20,6 +20,8 @@ from tests.adapter.faults import spoil
 from tests.adapter.packing import pack
 from tests.adapter.tiny_base import base_tensors, write_base
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = "acme/phi-3-tiny"
 
 

@@ -194,6 +194,7 @@ def test_phi3_mini_at_its_true_shape_has_the_modules_that_this_package_counts_on
     assert sum(p.numel() for p in tuned.parameters() if p.requires_grad) == 25_165_824
 
 
+@pytest.mark.slow
 def test_a_layer_of_phi3_mini_loads_at_its_true_width_and_takes_an_adapter(tmp_path: Path) -> None:
     """One layer and the full vocabulary: 0.6 GB on disk and, in bfloat16, in memory."""
     config = true_config(layers=1)

@@ -76,6 +76,7 @@ def test_bars_that_were_off_stay_off() -> None:
         enable_progress_bars()
 
 
+@pytest.mark.slow
 def test_a_whole_load_with_an_adapter_says_nothing_where_warnings_are_errors(
     toy: Path, make_adapter: Callable[..., Path]
 ) -> None:

@@ -38,6 +38,7 @@ PATTERNS = st.recursive(
 TEXTS = st.text(alphabet="ab.c_0-9 layers", max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(PATTERNS, TEXTS)
 def test_it_answers_as_pythons_re_does(text: str, name: str) -> None:
@@ -91,6 +92,7 @@ def test_what_it_cannot_match_in_bounded_time_it_refuses(text: str) -> None:
     assert time.perf_counter() - start < 1
 
 
+@pytest.mark.slow
 def test_a_pattern_whose_states_explode_is_given_up() -> None:
     pattern = Pattern("(a|b)*a" + "(a|b)" * 300)
     names = [format(n * 7919, "b").translate({48: "a", 49: "b"}) * 12 for n in range(4_000)]

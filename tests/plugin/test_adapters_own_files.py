@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 RAN = "from pathlib import Path\nPath({!r}).write_text('')\n"
 
 

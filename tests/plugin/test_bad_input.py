@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such adapter": (lambda tmp, good: [f"--phi3-adapter={tmp / 'no'}"], "no such folder"),

@@ -8,6 +8,8 @@ import pytest
 
 from phi3_lora_qa.record import read_record
 
+pytestmark = pytest.mark.slow
+
 MEDDLERS = {
     "an exit with 0 when the session ends": """
         import pytest

@@ -6,7 +6,7 @@ import pytest
 
 from tests.plugin.running import QUICK, gate, place, record_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 CLASHING = {
     "test_static.py": "def test_files(): pass",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.plugin.running import gate, record_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def test_a_good_adapter_passes_every_stage_in_an_empty_directory(

@@ -6,6 +6,8 @@ import pytest
 
 from phi3_lora_qa.record import Outcome, read_record
 
+pytestmark = pytest.mark.slow
+
 # As a terminal does it: the signal comes from outside, in the middle of scoring.
 STOPPING = """
 import os, signal, threading

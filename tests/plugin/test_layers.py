@@ -82,6 +82,7 @@ def test_the_users_own_tests_run_beside_and_can_be_left_out(pytester: pytest.Pyt
     assert FORWARD in alone
 
 
+@pytest.mark.slow
 def test_workers_share_the_properties(pytester: pytest.Pytester) -> None:
     result = layers(pytester, FORWARD, "-n1")
     result.assert_outcomes(passed=1)

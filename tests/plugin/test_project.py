@@ -8,6 +8,8 @@ import pytest
 
 from tests.plugin.running import record_of
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--phi3-stage", "static", "--phi3-only", "--phi3-report=out")
 
 

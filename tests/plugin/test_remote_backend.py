@@ -60,6 +60,7 @@ def short_suite(pytester: pytest.Pytester) -> tuple[str, ...]:
     return ("--phi3-suite=short.jsonl", f"--phi3-thresholds={bundled('tiny/thresholds.toml')}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_model_here")
 def test_a_good_adapter_passes_by_the_scores_of_a_server(
     pytester: pytest.Pytester,
@@ -117,6 +118,7 @@ def test_an_adapter_that_is_not_served_leaves_the_gate_incomplete(
     assert "serves tiny, other, and not the adapter as adapter" in record.reason
 
 
+@pytest.mark.slow
 def test_the_other_stages_run_here_and_ask_no_server(
     pytester: pytest.Pytester, good_adapter: Path
 ) -> None:

@@ -16,6 +16,8 @@ from phi3_lora_qa.properties.kinds import Kind, kinds
 from phi3_lora_qa.properties.run import PropertyBroken, run_property
 from phi3_lora_qa.strategies import LayerCase
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 3
 KINDS = {kind.name: kind for kind in kinds()}
 DTYPES = {"float32", "bfloat16", "float16"}

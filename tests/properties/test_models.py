@@ -32,6 +32,7 @@ def moved(by: float, size: float) -> type[ReferenceModel]:
     return Moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "most"), [(0.0, 2.0**-32), (0.5, 2.0**-32), (16.0, 2.0**-28)])
 def test_logits_may_move_by_a_share_of_the_largest_or_of_one(size: float, most: float) -> None:
     run_property(MERGED, moved(most, size), examples=3)

@@ -14,6 +14,8 @@ from tests.properties import (  # noqa: F401  each plants its faults when it is 
 )
 from tests.properties.planting import FAULTS
 
+pytestmark = pytest.mark.slow
+
 KINDS = {kind.name: kind.under_test for kind in kinds()}
 PROPERTIES = {tested.id: tested for kind in kinds() for tested in kind.properties()}
 

@@ -14,6 +14,8 @@ from phi3_lora_qa.properties.property import Comparison, UnderTest, all_properti
 from phi3_lora_qa.properties.run import PropertyBroken, run_property
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
+pytestmark = pytest.mark.slow
+
 PROPERTIES = {p.id: p for p in all_properties()}
 RIGHT = (ReferenceLayer, ReferenceDora, ReferenceModel)
 EACH = pytest.mark.parametrize("tested", PROPERTIES)

@@ -14,6 +14,8 @@ from phi3_lora_qa.properties.property import UnderTest, all_properties
 from phi3_lora_qa.properties.run import PropertyBroken, run_property
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
+pytestmark = pytest.mark.slow
+
 PROPERTIES = {p.id: p for p in all_properties()}
 SLIGHT = 8
 """Units roundoff: no bound of a property is so loose that it hides this on every case."""

@@ -20,6 +20,7 @@ def assert_alike(one: tuple[ItemScore, ...], other: tuple[ItemScore, ...]) -> No
     assert [s.loss for s in one] == pytest.approx([s.loss for s in other], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_guess_changes_no_answer(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_row_that_is_not_finite_spoils_no_other(
     assert_alike(tuple(kept), tuple(by_id[s.item_id] for s in kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "window", "longrope"])
 def test_options_have_the_likelihood_of_a_reference_and_change_no_other_figure(
     kind: str, make_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]

@@ -28,6 +28,7 @@ def assert_alike(one: tuple[ItemScore, ...], other: tuple[ItemScore, ...]) -> No
     assert largest < ROUNDING, largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "adapter"])
 def test_a_served_model_has_the_scores_that_it_has_here(
     name: str, served: Served, server: Server, tiny: LoadedBase, ragged: tuple[Item, ...]
@@ -58,6 +59,7 @@ def test_a_stop_token_without_words_cuts_no_answer(
     assert scores[:-1] == server.score("tiny", tiny.tokenizer, few, OPTIONS)[:-1]
 
 
+@pytest.mark.slow
 def test_a_strict_server_is_asked_in_its_own_words(
     served: Served, server: Server, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:

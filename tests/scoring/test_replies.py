@@ -47,6 +47,7 @@ ECHO_FAULTS: dict[str, tuple[Callable[[Reply], Reply | Raw], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "words"), ECHO_FAULTS.values(), ids=ECHO_FAULTS.keys())
 def test_a_loss_that_cannot_be_had_is_an_error_of_its_item(
     fault: Callable[[Reply], Reply | Raw],
@@ -74,6 +75,7 @@ ANSWER_FAULTS: dict[str, tuple[Callable[[Reply], Reply | Raw], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "words"), ANSWER_FAULTS.values(), ids=ANSWER_FAULTS.keys())
 def test_an_answer_that_is_none_is_an_error_of_its_item(
     fault: Callable[[Reply], Reply | Raw],

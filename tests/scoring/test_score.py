@@ -49,6 +49,7 @@ def assert_near(one: Sequence[ItemScore], other: Sequence[ItemScore]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "window", "longrope", "tiny"])
 def test_scores_are_those_of_one_item_at_a_time(
     kind: str,
@@ -77,6 +78,7 @@ def test_scores_are_those_of_one_item_at_a_time(
         assert (score.answer, score.stopped, score.error) == (answer, stopped, ""), item.id
 
 
+@pytest.mark.slow
 def test_no_score_depends_on_the_batch(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:

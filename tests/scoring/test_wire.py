@@ -32,6 +32,7 @@ def test_an_address_without_the_api_says_where_that_is_most_often(server: Server
         replace(server, url=server.url.removesuffix("/v1")).models()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_that_is_busy_is_asked_again(
     status: int, served: Served, server: Server, tiny: LoadedBase, few: tuple[Item, ...]

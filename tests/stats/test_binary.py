@@ -65,6 +65,7 @@ def test_one_item_never_settles_anything() -> None:
     assert high == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.data())
 @settings(max_examples=15, deadline=None)
 def test_the_interval_holds_the_estimate_and_mirrors(n: int, data: st.DataObject) -> None:
@@ -81,6 +82,7 @@ def test_near_tango_where_items_are_many() -> None:
     assert exact_interval(40, 20, 160, 0.90)[0] == pytest.approx(tango, abs=0.006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "margin"), [(12, 0.25), (15, 0.20)])
 def test_a_model_at_the_margin_passes_at_most_five_times_in_a_hundred(
     n: int, margin: float

@@ -149,6 +149,7 @@ def test_items_of_a_cluster_count_once_and_more_only_as_far_as_they_differ() -> 
     assert tenfold.deviation == pytest.approx(once.deviation * math.sqrt(10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(10,) * 12, SIZES + SIZES])
 def test_the_level_holds_for_few_clusters_where_items_alone_would_break_it(
     sizes: tuple[int, ...],

@@ -11,6 +11,8 @@ from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.stats.foresight import NATS, drawn, foresee
 from phi3_lora_qa.stats.paired import decide
 
+pytestmark = pytest.mark.slow
+
 SUITES = 4
 
 

@@ -25,6 +25,7 @@ FROM_BEST = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "value", "span", "higher", "best", "wanted", "from_best"),
     [*((*case, False) for case in CASES), *((*case, True) for case in FROM_BEST)],

@@ -9,6 +9,7 @@ LOOKS = (8, 16, 32, 64, 96, 128)
 TOTAL, SUITES, LEVEL = 150, 400, 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 def test_the_mean_of_all_is_missed_at_any_look_no_more_often_than_agreed(share: float) -> None:
     random = np.random.default_rng(7)

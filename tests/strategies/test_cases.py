@@ -138,6 +138,7 @@ def test_a_bias_of_b_brings_one_of_the_base_with_it() -> None:
     assert smallest(linear_cases(bias=True, base_bias=False)).base_bias is not None
 
 
+@pytest.mark.slow
 def test_without_dora_a_row_may_cancel() -> None:
     found = smallest(
         linear_cases(max_side=2, kinds=["ordinary"]),
@@ -187,6 +188,7 @@ def test_a_merged_linear_case_fits_together(case: MergedLinearCase) -> None:
     assert case.scaling == case.alpha / case.rank
 
 
+@pytest.mark.slow
 def test_masks_leave_blocks_out_too() -> None:
     found = smallest(merged_linear_cases(max_side=1), lambda case: not all(case.enable))
     assert sorted(found.enable) == [False, True]

@@ -22,9 +22,12 @@ TIED = smallest(phi3_configs(), lambda config: config.tie_word_embeddings)
 DEEP = smallest(phi3_configs(), lambda config: config.num_hidden_layers == 3)
 LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`lora_bias=True` was passed", "ignore:`is_gradient_checkpointing` is deprecated"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:`lora_bias=True` was passed", "ignore:`is_gradient_checkpointing` is deprecated"
+    ),
+    pytest.mark.slow,
+]
 
 
 def starts_as(kind: bool | str, config: LoraConfig) -> bool:

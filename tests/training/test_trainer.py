@@ -28,6 +28,7 @@ def config_of(folder: Path) -> Any:
     return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_training_lowers_the_validation_loss_and_says_both(trained: TrainResult) -> None:
     assert trained.loss_after < trained.loss_before - 0.5
     assert trained.steps == 6
@@ -160,6 +161,7 @@ def test_checkpoints_lie_beside_the_adapter(trained: TrainResult) -> None:
         assert (path / "optimizer.pt").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapter_to_the_bit_and_another_seed_another(
     trained: TrainResult, train_tiny: Any, tmp_path: Path
 ) -> None:
@@ -213,6 +215,7 @@ def test_evaluation_on_the_way_and_the_best_checkpoint_work(
     assert "evaluation_strategy was taken as eval_strategy" in result.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
