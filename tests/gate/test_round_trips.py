@@ -15,10 +15,11 @@ from phi3_lora_qa.models.registry import resolve_base
 from tests.gate.conftest import MakeBench, attached, fails, holds
 from tests.variants import VARIANTS, train
 
+pytestmark = pytest.mark.slow
+
 DOWN = "base_model.model.model.layers.0.mlp.down_proj"
 
 
-@pytest.mark.slow
 def test_every_round_trip_holds_on_the_good_adapter_and_says_what_it_covered(
     make_bench: MakeBench,
 ) -> None:
@@ -144,7 +145,6 @@ def test_a_scaling_that_hangs_on_the_adapters_name_is_found(
     assert error.measured["difference"] > 0
 
 
-@pytest.mark.slow
 def test_a_folder_of_its_own_that_is_not_written_is_found(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +195,6 @@ def test_a_second_adapter_that_is_written_over_the_first_is_found(
     assert error.message.startswith("adding a second adapter beside it changes base_model.")
 
 
-@pytest.mark.slow
 def test_two_adapters_that_are_saved_as_one_are_found(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +263,6 @@ def test_an_adapter_that_transformers_cannot_load_is_found(
     assert "load_adapter fails (ImportError" in error.message
 
 
-@pytest.mark.slow
 def test_the_magnitudes_that_transformers_loses_are_told_and_not_held_against_the_adapter(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +282,6 @@ def test_the_magnitudes_that_transformers_loses_are_told_and_not_held_against_th
     assert "changes " in fails(round_trips.transformers_loads_the_same, bench).message
 
 
-@pytest.mark.slow
 def test_on_a_base_of_low_precision_what_transformers_loads_is_the_rounded_adapter(
     make_bench: MakeBench,
 ) -> None:
@@ -292,7 +289,6 @@ def test_on_a_base_of_low_precision_what_transformers_loads_is_the_rounded_adapt
     assert message.endswith("the same 32 tensors, rounded to the base's dtype")
 
 
-@pytest.mark.slow
 def test_a_whole_module_counts_in_the_dtype_of_the_base(
     make_bench: MakeBench, tmp_path: Path
 ) -> None:

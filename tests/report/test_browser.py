@@ -28,7 +28,7 @@ pytestmark = [
         CHROMIUM is None or DRIVER is None,
         reason="no chromium; `apt-get install chromium chromium-driver` brings it",
     ),
-]
+, pytest.mark.slow]
 
 PAGES = {
     "pass": lambda: render_html(passing(), items()),
@@ -261,7 +261,6 @@ def test_print_is_light_shows_every_detail_and_no_control(visit: Open) -> None:
     assert not driver.find_element("css selector", ".tools").is_displayed()
 
 
-@pytest.mark.slow
 def test_without_script_everything_can_be_read_and_no_dead_control_is_shown(visit: Open) -> None:
     visit("fail").execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     driver = visit("fail")

@@ -28,6 +28,8 @@ from phi3_lora_qa.training.output import Places
 from phi3_lora_qa.training.progress import Silent
 from phi3_lora_qa.training.trainer import check_job
 
+pytestmark = pytest.mark.slow
+
 MASKS = {"qkv_proj": {"q": True, "k": False, "v": True}}
 TRAINING = {
     "max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "logging_steps": 2,

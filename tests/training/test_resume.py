@@ -11,6 +11,8 @@ import pytest
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.training import TrainResult
 
+pytestmark = pytest.mark.slow
+
 # Dropout draws random numbers in each step, a batch is gathered over two, the learning rate moves,
 # and the checkpoint falls into the middle of an epoch of 36 rows.
 TRAINING: dict[str, Any] = {
@@ -42,7 +44,6 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [0, 1])
 def test_resumed_training_has_the_same_losses_and_ends_with_the_same_bytes(
     whole: TrainResult, train_tiny: Any, tmp_path: Path, checkpoint: int
@@ -74,7 +75,6 @@ def test_dropout_is_what_makes_that_hard(
     assert weights(resumed.adapter) != weights(whole.adapter)
 
 
-@pytest.mark.slow
 def test_a_stopped_run_goes_on_in_its_own_folder(
     whole: TrainResult, train_tiny: Any, tmp_path: Path
 ) -> None:
