@@ -28,7 +28,8 @@ pytestmark = [
         CHROMIUM is None or DRIVER is None,
         reason="no chromium; `apt-get install chromium chromium-driver` brings it",
     ),
-, pytest.mark.slow]
+    pytest.mark.slow,
+]
 
 PAGES = {
     "pass": lambda: render_html(passing(), items()),
