@@ -7,7 +7,7 @@ base is hashed and scored before any adapter is attached to it.
 import gc
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -135,7 +135,7 @@ class Run:
                     "dtype": str(base.model.dtype).removeprefix("torch."),
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
-                    "products": dict(products_of(base.model)),
+                    **_named(products_of(base.model)),
                 },
             )
         )
@@ -216,7 +216,7 @@ class Run:
         known = self._scores.get(self._score_key(bench), ())
         scorer = partial(score_items, model, base.tokenizer, asked, base=known)
         # The adapter's layers may be of another dtype than the base's.
-        note: dict[str, Json] = {"products": dict(products_of(model))}
+        note = _named(products_of(model))
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return self._timed_scores(bench, phase, scorer)
 
@@ -292,6 +292,11 @@ class Run:
             bench.forget_model()
         self._loaded = None
         gc.collect()
+
+
+def _named(products: Mapping[str, str]) -> dict[str, Json]:
+    """How layers of each dtype multiply, as notes that no other model's take the place of."""
+    return {f"products_{dtype}": how for dtype, how in products.items()}
 
 
 def _logits(model: Any, tokenizer: Any) -> Array:
