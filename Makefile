@@ -97,4 +97,4 @@ compat: .venv/ready ## run the package on the lowest and newest libraries, on Py
 	$(BIN)/python benchmarks/compat.py
 
 clean: ## remove what the targets made
-	rm -rf .venv .venv-lm-eval bench demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log
+	rm -rf .compat-* .venv .venv-lm-eval bench demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log

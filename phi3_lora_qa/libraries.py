@@ -9,6 +9,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any
 
 from packaging.version import Version
@@ -36,13 +37,13 @@ def part_of(library: str, module: str, name: str) -> Any:
     Args:
         library: The name of the distribution, such as ``peft``.
         module: The module's full name, such as ``peft.tuners.lora.layer``.
-        name: The name in it.
+        name: The name in it, or of an attribute of it, such as ``SFTTrainer._save``.
 
     Raises:
         IncompatibleLibraryError: The installed version has no such part.
     """
     try:
-        return getattr(import_module(module), name)
+        return attrgetter(name)(import_module(module))
     except (ImportError, AttributeError) as error:
         raise incompatible(library, f"has no {module}.{name}") from error
 

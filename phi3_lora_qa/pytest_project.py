@@ -8,8 +8,9 @@ it lies in, would then say how it is judged, and the user's own configuration wo
 
 import copy
 import os
+import shlex
 import sys
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import pytest
 
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.libraries import incompatible, part_of
-
-_OURS = "--phi3-"
+from phi3_lora_qa.setting_specs import SPECS
+from phi3_lora_qa.settings import within
 
 
 def settle_project(config: pytest.Config, args: list[str]) -> None:
@@ -32,34 +33,58 @@ def settle_project(config: pytest.Config, args: list[str]) -> None:
         args: What pytest is still to read its options from; it is changed in place.
 
     Raises:
-        InputError: The wrong configuration has already loaded plugins.
+        InputError: The wrong configuration has already loaded, or blocked, what it names.
         IncompatibleLibraryError: This version of pytest keeps its configuration elsewhere.
     """
-    # Where no option of ours is given, pytest is left alone.
-    words = [*map(str, config.invocation_params.args), os.environ.get("PYTEST_ADDOPTS", "")]
-    if not any(_OURS in word for word in words):
-        return
-    added, paths = config.getini("addopts"), config.getini("pythonpath")
-    own = args[len(added) :]
-    given = _parsed(config, own)
-    root, file, values = _setup(config, given, given.override_ini)
-    if file != config.inipath:
-        _refuse_loaded_plugins(config, added)
-        _exchange(config, file, values)
-        _exchange_import_paths(paths, config.getini("pythonpath"))
-        config.pluginmanager.consider_preparse(config.getini("addopts"))
-        args[:] = [*config.getini("addopts"), *own]
-        given = _parsed(config, args)
-        _exchange(config, file, _setup(config, given, given.override_ini)[2])
-    _set(config, "_rootpath", root)
-    if given.confcutdir is None:
-        given.confcutdir = str(settings_folder(config))
-    config.known_args_namespace = given
+    try:
+        _settle(config, args)
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        fault = f"reads its configuration in another way ({type(error).__name__}: {error})"
+        raise incompatible("pytest", escape(fault)) from error
 
 
 def settings_folder(config: pytest.Config) -> Path:
     """Return the folder of pytest's configuration, in which our own is looked for."""
     return config.inipath.parent if config.inipath else config.rootpath
+
+
+def _settle(config: pytest.Config, args: list[str]) -> None:
+    # How many words were added, the configuration cannot tell: they may change it ("-o addopts=").
+    added, typed = _parted(config, args)
+    given = _parsed(config, typed)
+    if all(getattr(given, f"phi3_{spec.name}", None) is None for spec in SPECS):
+        return  # where no option of ours is given, pytest is left alone
+    root, file, values = _setup(config, given, given.override_ini)
+    _set(config, "_rootpath", root)
+    if file != config.inipath:
+        _leave(config, added)
+        _enter(config, file, values)
+        config.pluginmanager.consider_preparse(config.getini("addopts"))
+        args[:] = [*config.getini("addopts"), *typed]
+        config.known_args_namespace = _parsed(config, args)
+        overridden = _setup(config, given, config.known_args_namespace.override_ini)[2]
+        _exchange(config, file, overridden)
+        config._checkversion()
+        config._validate_plugins()
+    if _parsed(config, args).confcutdir is None:
+        config.known_args_namespace.confcutdir = str(settings_folder(config))
+
+
+def _parted(config: pytest.Config, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what a configuration put in front, and what the user typed or has in the environment.
+
+    In a worker of xdist nothing was put in front, and what is in the environment does not count.
+    """
+    start = len(args) - len(config.invocation_params.args)
+    if list(args[start:]) != [str(word) for word in config.invocation_params.args]:
+        raise ValueError("arguments are in another order")
+    environment = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
+    before = start - len(environment)
+    if before >= 0 and args[before:start] == environment:
+        start = before
+    return list(args[:start]), list(args[start:])
 
 
 def _parsed(config: pytest.Config, args: list[str]) -> Any:
@@ -78,36 +103,36 @@ def _setup(config: pytest.Config, given: Any, overrides: Any) -> tuple[Path, Pat
     return root, file, values
 
 
-def _refuse_loaded_plugins(config: pytest.Config, added: list[str]) -> None:
-    """What was imported cannot be undone."""
-    names = [
-        (then if word == "-p" else word[2:]).strip()
-        for word, then in pairwise([*added, ""])
-        if word.startswith("-p")
-    ]
-    if any(not name.startswith("no:") for name in names):
+def _leave(config: pytest.Config, added: Sequence[str]) -> None:
+    """Take the wrong import paths away; what was imported or blocked cannot be undone."""
+    wrong = [str(path) for path in config.getini("pythonpath")]
+    for path in wrong:
+        if path in sys.path:
+            sys.path.remove(path)
+    theirs = [Path(path) for path in wrong if path not in sys.path]
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    ran = any(within(theirs, Path(file)) for file in files if file) if theirs else False
+    if ran or any(word.startswith("-p") for word in added):
         raise InputError(
             f"pytest took its configuration from {escape(str(config.inipath), 200)}, as the value "
-            "of an option looks like a path of tests to it, and loaded plugins that are named "
-            "there; write the option and its value as one word, such as --phi3-adapter=PATH"
+            "of an option looks like a path of tests to it, and loaded or blocked plugins as it "
+            "says there; write the option and its value as one word, such as --phi3-adapter=PATH"
         )
 
 
+def _enter(config: pytest.Config, file: Path | None, values: Any) -> None:
+    _exchange(config, file, values)
+    config._parser.extra_info |= {"rootdir": str(config.rootpath), "inifile": str(file)}
+    sys.path[:0] = [str(path) for path in config.getini("pythonpath")]
+
+
 def _exchange(config: pytest.Config, file: Path | None, values: Any) -> None:
-    _set(config, "_inipath", file)
     # pytest 9.0 has the values under a public name, later versions have a property there.
     _set(config, "_inicfg" if hasattr(config, "_inicfg") else "inicfg", values)
+    _set(config, "_inipath", file)
     config._inicache.clear()
 
 
-def _exchange_import_paths(wrong: list[Path], right: list[Path]) -> None:
-    for path in map(str, wrong):
-        if path in sys.path:
-            sys.path.remove(path)
-    sys.path[:0] = map(str, right)
-
-
 def _set(config: pytest.Config, name: str, value: object) -> None:
-    if not hasattr(config, name):
-        raise incompatible("pytest", f"keeps no {name} in its Config")
+    getattr(config, name)  # what is not there yet, nobody would read
     setattr(config, name, value)

@@ -135,7 +135,7 @@ class Run:
                     "dtype": str(base.model.dtype).removeprefix("torch."),
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
-                    **_named(products_of(base.model)),
+                    **_named("base", products_of(base.model)),
                 },
             )
         )
@@ -216,7 +216,7 @@ class Run:
         known = self._scores.get(self._score_key(bench), ())
         scorer = partial(score_items, model, base.tokenizer, asked, base=known)
         # The adapter's layers may be of another dtype than the base's.
-        note = _named(products_of(model))
+        note = _named("tuned", products_of(model))
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return self._timed_scores(bench, phase, scorer)
 
@@ -294,9 +294,9 @@ class Run:
         gc.collect()
 
 
-def _named(products: Mapping[str, str]) -> dict[str, Json]:
-    """How layers of each dtype multiply, as notes that no other model's take the place of."""
-    return {f"products_{dtype}": how for dtype, how in products.items()}
+def _named(which: str, products: Mapping[str, str]) -> dict[str, Json]:
+    """How a model's layers of each dtype multiply, as notes of their own."""
+    return {f"products_{which}_{dtype}": how for dtype, how in products.items()}
 
 
 def _logits(model: Any, tokenizer: Any) -> Array:

@@ -104,8 +104,13 @@ def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradien
         batch: What A's and B's gradients are added up in over the rows, where that is not as in
             other sums: torch on a CPU adds up an embedding's in the dtype itself, and a
             convolution's in float16.
-        forms_delta: Whether the layer computes (B·A)·x, and not B·(A·x). Without DoRA only.
+        forms_delta: Whether the layer computes (B·A)·x, and not B·(A·x).
+
+    Raises:
+        InputError: ``forms_delta`` with DoRA, which is not covered.
     """
+    if forms_delta and factors.magnitude is not None:
+        raise InputError("the bound of a layer that forms its delta knows no DoRA")
     arithmetic = arithmetic_of(dtype)
     over_rows = batch or arithmetic
     rows = exact(x.reshape(-1, x.shape[-1]))

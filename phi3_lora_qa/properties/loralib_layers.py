@@ -172,7 +172,7 @@ class LoralibMergedLinear(LoralibLinear):
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
         """The delta is made by a convolution, whose gradients torch adds up in float16 itself."""
-        return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
+        return Arithmetic(dtype=case.dtype, accumulate="float16" if case.dtype == "float16" else "")
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":

@@ -23,6 +23,7 @@ from phi3_lora_qa.engines.loralib import (
 )
 from phi3_lora_qa.engines.peft_folder import write_adapter
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.training.progress import LogEntry, Progress
 
@@ -126,7 +127,8 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     arguments = SFTConfig(**training)
     kind: type[LocalTrainer] = LocalTrainer
     peft_config: LoraConfig | None = None
-    # A is drawn before the trainer sets the seed: here for loralib, by TRL 1.0 for PEFT.
+    _require_hooks()
+    # A is drawn before the trainer sets the seed: below for loralib, and by TRL 1.7 for PEFT.
     set_seed(arguments.seed)
     if isinstance(adapter, LoralibConfig):
         adapt(base.model, adapter)
@@ -149,6 +151,12 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     if peft_config is not None:
         _settle(trainer, base.ref.id)
     return trainer
+
+
+def _require_hooks() -> None:
+    """What is overridden above must be what the trainer calls."""
+    for name in ("_send_telemetry", "_save", "_load_from_checkpoint", "_load_best_model"):
+        part_of("trl", "trl.trainer.sft_trainer", f"SFTTrainer.{name}")
 
 
 def _settle(trainer: LocalTrainer, base_id: str) -> None:

@@ -85,16 +85,20 @@ def test_a_base_that_was_multiplied_otherwise_is_scored_again(
 
 
 def test_the_record_says_how_the_layers_of_base_and_adapter_multiply(make_bench: MakeBench) -> None:
-    """The base's in bfloat16, the adapter's in float32; also after the base was loaded again."""
+    """Each by itself, and also after the base was loaded again."""
     bench = make_bench(dtype="bfloat16")
     with bench.run.quietly("quality"):
         model = bench.tuned
-        said = products.products_of(model)
+        base, tuned = map(products.products_of, (bench.run.base(bench).model, model))
         bench.run.score(bench, bench.run.base(bench), model, "score", bench.target.items[:2])
         bench.run.release_base()
         bench.run.base(bench)
     found: dict[str, object] = {}
     for piece in bench.run.journal.evidence():
         found |= {k: v for k, v in piece.environment.items() if k.startswith("products_")}
-    assert found == {f"products_{dtype}": how for dtype, how in said.items()}
-    assert "bfloat16" in said
+    assert found == {
+        **{f"products_base_{dtype}": how for dtype, how in base.items()},
+        **{f"products_tuned_{dtype}": how for dtype, how in tuned.items()},
+    }
+    assert "products_base_bfloat16" in found
+    assert "products_tuned_bfloat16" in found

@@ -11,7 +11,7 @@ from phi3_lora_qa.lora import Array, Factors, round_to
 
 DTYPES = ("float32", "bfloat16", "float16")
 CASES = int(os.environ.get("LORA_CASES", "120"))
-"""For each dtype: ten of each of `KINDS` and five times as many plain ones; for the night, more."""
+"""For each dtype: ten of each of `KINDS`, and six times as many plain ones."""
 
 SCALINGS = (2.0, 1.0, 0.5, 4 / 3, 16 / 7, -1.0, 32 / 8**0.5, 1e-2, -0.3)
 KINDS = ("plain",) * 6 + ("tiny", "huge", "degenerate", "ill-conditioned", "denormal", "sparse")

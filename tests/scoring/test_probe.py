@@ -11,6 +11,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 from phi3_lora_qa.data.chat import Item
 from phi3_lora_qa.errors import IncompatibleLibraryError
 from phi3_lora_qa.models.loading import LoadedBase
+from phi3_lora_qa.scoring import key_values, probe
 from phi3_lora_qa.scoring.key_values import ATTENTION, KeyValues
 from phi3_lora_qa.scoring.probe import require_engine_fits
 from phi3_lora_qa.scoring.score import ScoringOptions, score_items
@@ -52,7 +53,22 @@ def forgets_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Phi3RotaryEmbedding, "forward", counting)
 
 
-@pytest.mark.parametrize("change", [asks_for_more, ignores_the_attention, forgets_positions])
+def gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a new version read what the keys and values do not have."""
+    attend = KeyValues.attend
+    monkeypatch.setattr(KeyValues, "attend", lambda *given: attend(*given) * torch.nan)
+
+
+def returns_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a new version gave back other states than those of all tokens."""
+    run = key_values.run_decoder
+    monkeypatch.setattr(probe, "run_decoder", lambda *given: run(*given)[..., :1, :])
+
+
+CHANGES = [asks_for_more, ignores_the_attention, forgets_positions, gives_nan, returns_less]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_transformers_that_does_not_fit_is_named_before_anything_is_scored(
     change: Any, monkeypatch: pytest.MonkeyPatch, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
