@@ -21,6 +21,7 @@ from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.keys import DEFAULT_ADAPTER, PREFIX, Part
 from phi3_lora_qa.adapter.schema import SAFE_INIT
 from phi3_lora_qa.errors import AdapterError, IncompatibleLibraryError, escape
+from phi3_lora_qa.libraries import is_older
 from phi3_lora_qa.models.checksum import require_plain
 from phi3_lora_qa.models.quiet import quiet
 
@@ -165,10 +166,12 @@ def _require_known_fields(folder: Path, config: "LoraConfig") -> None:
     given = read_raw_config(AdapterFolder.open(folder))
     known = {field.name for field in fields(config)}
     unknown = sorted(name for name, value in given.items() if value and name not in known)
+    if config.init_lora_weights == "mica" and is_older("peft", "0.20"):
+        unknown.append("init_lora_weights to mica")
     if unknown:
         raise IncompatibleLibraryError(
             f"the adapter {folder} sets {escape(unknown[0], 80)}, which peft {version('peft')} "
-            "does not know and would ignore; install a newer one: pip install --upgrade peft"
+            "does not know; install a newer one: pip install --upgrade peft"
         )
 
 

@@ -328,6 +328,16 @@ def test_a_field_that_the_installed_peft_would_ignore_is_named_with_its_version(
     attach(loaded.model, adapter)
 
 
+def test_an_initialisation_that_an_old_peft_does_not_know_is_not_the_adapters_fault(
+    loaded: LoadedBase, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = make_adapter(init_lora_weights="mica")
+    attach(loaded.model, adapter)
+    monkeypatch.setattr(attach_module, "is_older", lambda library, than: than == "0.20")
+    with pytest.raises(IncompatibleLibraryError, match="sets init_lora_weights to mica, which"):
+        attach(loaded.model, adapter)
+
+
 def test_a_pickle_is_never_read(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
     adapter = make_adapter()
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
