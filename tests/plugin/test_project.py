@@ -108,8 +108,16 @@ def test_options_of_the_adapters_project_do_not_hide_that_they_were_added(
     (pytester.path / "pytest.ini").write_text("[pytest]\n")
     assert gate(pytester, project / "adapter").ret == 1
     assert record_of(pytester).verdict == "FAIL"
-    (pytester.path / "words.txt").write_text(f"--phi3-adapter\n{project / 'adapter'}\n")
-    assert pytester.runpytest_subprocess("@words.txt", "--phi3-stage=static").ret == 1
+
+
+def test_an_adapter_that_a_file_of_words_names_is_gated_by_the_users_settings(
+    pytester: pytest.Pytester, elsewhere: Path
+) -> None:
+    (elsewhere.parent / "pytest.ini").write_text("[pytest]\naddopts = --phi3-seed=9\n")
+    (pytester.path / "pytest.ini").write_text("[pytest]\nphi3_seed = 6\n")
+    (pytester.path / "words.txt").write_text(f"--phi3-adapter\n{elsewhere}\n")
+    assert pytester.runpytest_subprocess("@words.txt", *QUICK).ret == 0
+    assert record_of(pytester).settings["seed"].value == 6
 
 
 def test_what_the_users_project_requires_is_required(
@@ -156,7 +164,8 @@ def test_plugins_that_the_adapters_project_loaded_are_refused_with_the_fix(
     result = gate(pytester, elsewhere)
     assert result.ret == 2
     assert "such as --phi3-adapter=PATH" in result.stderr.str()
-    assert pytester.runpytest_subprocess(f"--phi3-adapter={elsewhere}", *QUICK).ret == 0
+    if lines == "addopts = -p theirs":
+        assert pytester.runpytest_subprocess(f"--phi3-adapter={elsewhere}", *QUICK).ret == 0
 
 
 NEWER = {
