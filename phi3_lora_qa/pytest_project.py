@@ -51,11 +51,14 @@ def settings_folder(config: pytest.Config) -> Path:
 
 
 def _settle(config: pytest.Config, args: list[str]) -> None:
+    # Where no option of ours is given, pytest is left alone, and nothing of it is asked for.
+    if not _has_ours(config.known_args_namespace):
+        return
     # How many words were added, the configuration cannot tell: they may change it ("-o addopts=").
     added, typed = _parted(config, args)
     given = _parsed(config, typed)
-    if all(getattr(given, f"phi3_{spec.name}", None) is None for spec in SPECS):
-        return  # where no option of ours is given, pytest is left alone
+    if not _has_ours(given):
+        return
     root, file, values = _setup(config, given, given.override_ini)
     _set(config, "_rootpath", root)
     if file != config.inipath:
@@ -72,13 +75,20 @@ def _settle(config: pytest.Config, args: list[str]) -> None:
         config.known_args_namespace.confcutdir = str(settings_folder(config))
 
 
+def _has_ours(given: Any) -> bool:
+    return any(getattr(given, f"phi3_{spec.name}", None) is not None for spec in SPECS)
+
+
 def _parted(config: pytest.Config, args: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return what a configuration put in front, and what the user typed or has in the environment.
 
     In a worker of xdist nothing was put in front, and what is in the environment does not count.
     """
-    start = len(args) - len(config.invocation_params.args)
-    if list(args[start:]) != [str(word) for word in config.invocation_params.args]:
+    words = [str(word) for word in config.invocation_params.args]
+    # Another plugin may have added some behind; a configuration puts its own in front.
+    starts = range(len(args) - len(words), -1, -1)
+    start = next((at for at in starts if list(args[at : at + len(words)]) == words), -1)
+    if start < 0:
         raise ValueError("arguments are in another order")
     environment = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
     before = start - len(environment)

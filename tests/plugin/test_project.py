@@ -192,6 +192,25 @@ def test_a_pytest_that_keeps_its_configuration_elsewhere_is_named_with_one_that_
     assert "pip install 'pytest==" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [("args.append('-q')", 0), ("args.insert(0, '-q')", 0), ("args[:] = []", 2)],
+)
+def test_other_plugins_may_add_arguments_and_are_no_matter_without_our_options(
+    change: str, status: int, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "other.py").write_text(
+        "import pytest\n@pytest.hookimpl(wrapper=True, tryfirst=True)\n"
+        f"def pytest_load_initial_conftests(args):\n    {change}\n    return (yield)\n"
+    )
+    (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
+    assert pytester.runpytest_subprocess("-p", "other").ret == 0
+    result = pytester.runpytest_subprocess("-p", "other", "--phi3-seed=1")
+    assert result.ret == status
+    if status:
+        assert "reads its configuration in another way" in result.stderr.str()
+
+
 def test_a_session_without_our_options_is_left_alone(
     pytester: pytest.Pytester, elsewhere: Path
 ) -> None:
