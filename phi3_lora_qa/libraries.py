@@ -10,11 +10,12 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from operator import attrgetter
-from typing import Any
-
-from packaging.version import Version
+from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.errors import IncompatibleLibraryError
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 TRIED_FILE = "tried_versions.json"
 """A file of this package: of each library the lowest and the newest version that were tried."""
@@ -27,6 +28,8 @@ def is_older(library: str, than: str) -> bool:
         library: The name of the distribution, such as ``peft``.
         than: A version, such as ``0.21``.
     """
+    from packaging.version import Version
+
     found = _installed(library)
     return found is not None and found < Version(than)
 
@@ -63,7 +66,9 @@ def incompatible(library: str, fault: str) -> IncompatibleLibraryError:
 
 
 @cache
-def _installed(library: str) -> Version | None:
+def _installed(library: str) -> "Version | None":
+    from packaging.version import Version
+
     try:
         return Version(version(library))
     except PackageNotFoundError:
