@@ -3,7 +3,7 @@
 Jinja's sandbox keeps a template from the interpreter, but not from its time and memory. So this
 runs as a process of its own, gives up what it does not need, and only then reads the template.
 
-It is run by its path, in an interpreter without environment and site-packages; its arguments are
+`child` runs it by its path, within limits, without environment and site-packages; its arguments are
 the folders that hold jinja2 and what jinja2 needs. It imports nothing else, the package included.
 On stdin it takes one JSON object: ``templates``, ``special_tokens`` (name to text) and
 ``conversations``, each with ``messages`` and ``add_generation_prompt``. On stdout it writes `READY`
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-CPU_SECONDS = 2
-"""Of computing time, the interpreter's start included."""
-
 MEMORY_MIB = 512
 """Of address space, the interpreter's own 30 or so included."""
 
@@ -47,7 +44,6 @@ class _TooLongError(Exception):
 
 def main() -> None:
     """Take the job from stdin, and write the answer to stdout."""
-    limit_resources()
     sys.path.extend(sys.argv[1:])
     environment = make_environment()
     sys.stdout.buffer.write(READY)
@@ -55,33 +51,6 @@ def main() -> None:
     answers = answers_to(json.load(sys.stdin.buffer), environment)
     # ASCII: a lone surrogate in a text has no bytes of its own.
     sys.stdout.buffer.write(json.dumps(answers).encode("ascii"))
-
-
-def limit_resources() -> None:
-    """Give up time, memory, files and processes, as far as the system knows such limits."""
-    try:
-        import resource
-    except ImportError:  # not POSIX: the parent's clock is what remains
-        return
-    memory = MEMORY_MIB << 20
-    for name, soft, hard in (
-        ("RLIMIT_CPU", CPU_SECONDS, CPU_SECONDS + 1),
-        ("RLIMIT_AS", memory, memory),
-        ("RLIMIT_FSIZE", 0, 0),
-        ("RLIMIT_NOFILE", 16, 16),
-        ("RLIMIT_NPROC", 0, 0),
-        ("RLIMIT_CORE", 0, 0),
-    ):
-        kind = getattr(resource, name, None)
-        if kind is None:
-            continue
-        _, ceiling = resource.getrlimit(kind)
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)  # noqa: PLW2901 - never raised
-        try:
-            resource.setrlimit(kind, (soft, hard))
-        except (OSError, ValueError):  # macOS knows RLIMIT_AS by name only
-            continue
 
 
 def make_environment() -> "ImmutableSandboxedEnvironment":

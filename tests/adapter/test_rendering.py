@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.adapter import render_child, rendering
+from phi3_lora_qa.adapter import child, child_start, render_child, rendering
 from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, render
 from phi3_lora_qa.errors import MissingDependencyError, Phi3LoraQAError
 from tests.adapter.chat_templates import BRACKETS, ESCAPES, FEATURES, GOOD, HEALTHY, HOSTILE
@@ -136,9 +136,7 @@ def test_the_child_has_given_up_time_memory_files_and_processes(
 ) -> None:
     names = ["RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NPROC", "RLIMIT_CORE"]
     code = f"""
-import resource, runpy
-program = runpy.run_path({str(Path(render_child.__file__).resolve())!r}, run_name="tested")
-program["limit_resources"]()
+import resource
 try:
     with open({str(tmp_path / "written")!r}, "w") as file:
         file.write("x")
@@ -156,7 +154,7 @@ print(json.dumps([{{"texts": [json.dumps([limits, wrote])], "form": ""}}]))
 
 def test_a_system_without_limits_renders_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
-    render_child.limit_resources()
+    child_start.limit_resources(2, 512)
 
 
 def test_the_parent_imports_no_jinja_and_no_subprocess_before_it_renders() -> None:
@@ -178,8 +176,8 @@ def test_the_parent_imports_no_jinja_and_no_subprocess_before_it_renders() -> No
         ("os.close(1); time.sleep(60)", "took longer than 0.5 s"),
         ("os.fork() or time.sleep(60)", "took longer than 0.5 s|without an answer"),
         ("[os.write(1, b'x' * 65536) for _ in iter(int, 1)]", "wrote more than [0-9]+ bytes"),
-        ("os.kill(os.getpid(), 11)", "ended the renderer with signal 11"),
-        ("os._exit(3)", "ended the renderer with status 3"),
+        ("os.kill(os.getpid(), 11)", "ended its process with signal 11"),
+        ("os._exit(3)", "ended its process with status 3"),
         ("print('{')", "ended without an answer"),
         ("print('[]')", "lost a template"),
         ("print('[{}]')", "ended without an answer"),
@@ -195,7 +193,7 @@ def test_a_child_that_goes_astray_is_ended_and_named(
     import re
 
     if "sleep" in code:
-        monkeypatch.setattr(rendering, "WALL_SECONDS", 0.5)
+        monkeypatch.setattr(rendering, "LIMITS", replace(rendering.LIMITS, wall_seconds=0.5))
     child_of(SAY_READY + code, tmp_path, monkeypatch)
     done, seconds = seconds_of(lambda: one("x" * 1_000_000, [ASK], TOKENS))
     assert re.search(error, done.error), done.error
@@ -206,14 +204,14 @@ def test_a_child_that_goes_astray_is_ended_and_named(
 def test_a_child_that_does_not_start_is_no_word_on_the_template(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(rendering, "LIMITS", replace(rendering.LIMITS, wall_seconds=0.5))
     child_of(code, tmp_path, monkeypatch)
     with pytest.raises(Phi3LoraQAError, match="did not start"):
         one(GOOD, [ASK], TOKENS)
 
 
 def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "find_spec", lambda name: None)
+    monkeypatch.setattr(child, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install jinja2"):
         one(GOOD, [ASK], TOKENS)
 

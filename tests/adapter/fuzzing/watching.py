@@ -16,8 +16,8 @@ from typing import Any
 
 from phi3_lora_qa.adapter.folder import MATTERS, TEMPLATE_FOLDER, TRAINING_LOG
 
-CHILD = "phi3_lora_qa.adapter.render_child"
-"""The only program that linting may start: it renders a chat template under limits of its own."""
+CHILD = "phi3_lora_qa.adapter.child_start"
+"""The only program that linting may start: it sets limits to itself, then runs another."""
 
 _DEEDS = (
     "socket.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "os.startfile", "os.remove",

@@ -1,0 +1,49 @@
+"""The first program of every bounded child: it gives up resources, then becomes another program.
+
+`child` runs it by its path, in an interpreter without environment and site-packages, as
+``child_start.py CPU_SECONDS MEMORY_MIB PROGRAM ARGUMENT…``. So it imports nothing of the package,
+and no line of the program runs without limits.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Take the limits from the arguments, and run the program with those that are left."""
+    cpu_seconds, memory_mib, program = sys.argv[1:4]
+    limit_resources(int(cpu_seconds), int(memory_mib))
+    sys.argv = sys.argv[3:]
+    with open(program, encoding="utf-8") as file:  # noqa: PTH123 - pathlib would be a slow start
+        code = compile(file.read(), program, "exec")
+    exec(code, {"__name__": "__main__", "__file__": program})
+
+
+def limit_resources(cpu_seconds: int, memory_mib: int) -> None:
+    """Give up time, memory, files and processes, as far as the system knows such limits."""
+    try:
+        import resource
+    except ImportError:  # not POSIX: the parent's clock is what remains
+        return
+    memory = memory_mib << 20
+    for name, soft, hard in (
+        ("RLIMIT_CPU", cpu_seconds, cpu_seconds + 1),
+        ("RLIMIT_AS", memory, memory),
+        ("RLIMIT_FSIZE", 0, 0),
+        ("RLIMIT_NOFILE", 16, 16),
+        ("RLIMIT_NPROC", 0, 0),
+        ("RLIMIT_CORE", 0, 0),
+    ):
+        kind = getattr(resource, name, None)
+        if kind is None:
+            continue
+        _, ceiling = resource.getrlimit(kind)
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)  # noqa: PLW2901 - never raised
+        try:
+            resource.setrlimit(kind, (soft, hard))
+        except (OSError, ValueError):  # macOS knows RLIMIT_AS by name only
+            continue
+
+
+if __name__ == "__main__":
+    main()
