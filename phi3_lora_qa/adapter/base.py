@@ -141,6 +141,23 @@ class BaseFiles:
         except OSError as error:
             raise _unreadable(path, error) from error
 
+    def sha256(self, name: str, *, size: int) -> str:
+        """Return the SHA-256 of a file of this name and size in bytes; empty where there is none.
+
+        Raises:
+            BaseModelError: It cannot be read.
+        """
+        import hashlib
+
+        path = self.path / name
+        try:
+            if not path.is_file() or path.stat().st_size != size:
+                return ""
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
 
 def spread(rows: int, *, each: int = 8) -> tuple[slice, ...]:
     """Return eight blocks of ``each`` rows, evenly spaced, the first and the last rows among them.

@@ -150,7 +150,7 @@ def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
     for name, value in raw.items():
         if name in FIELDS or value is None or (not value and name not in SET_WHEN_EMPTY):
             continue
-        if name == "auto_mapping" and _inert_mapping(value):
+        if name == "auto_mapping" and _inert_mapping(value, raw.get("task_type")):
             continue
         reason = REFUSED.get(name)
         if name == "auto_mapping":
@@ -166,10 +166,11 @@ def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
     return found
 
 
-def _inert_mapping(value: Any) -> bool:
+def _inert_mapping(value: Any, task_type: Any) -> bool:
     """Whether auto_mapping is what peft writes when no task type was given: a class of Phi-3's own.
 
-    Only AutoPeftModel reads it, and of it nothing but these two names; others put flags beside them
+    Only AutoPeftModel reads it, where no task type is given, and makes the base of the class that
+    it names: then it must be the one that was checked. Others put flags beside the two names
     (Unsloth: unsloth_fixed).
     """
     if not isinstance(value, dict):
@@ -181,6 +182,7 @@ def _inert_mapping(value: Any) -> bool:
         library in ("transformers.models.phi3", "transformers.models.phi3.modeling_phi3")
         and isinstance(name, str)
         and re.fullmatch(r"Phi3[A-Za-z0-9]+", name, re.ASCII) is not None
+        and (name == "Phi3ForCausalLM" or task_type is not None)
         and all(item is None or isinstance(item, bool) for item in flags)
     )
 

@@ -22,6 +22,8 @@ MANIFEST = "lora_qa_manifest.json"
 MODEL_CARD = "README.md"
 TRAINING_LOG = "trainer_state.json"
 MAX_LOG_BYTES = 8 << 20
+MODEL_CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -30,11 +32,23 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+OTHER_VOCABULARIES = (
+    "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tiktoken.model", "tekken.json",
+)  # fmt: skip
+"""Files of other kinds of tokenizers, which transformers makes a tokenizer of as well."""
+
 TEMPLATE_FOLDER = "additional_chat_templates"
 """The one sub-folder that is looked into: a template in it goes before the one beside it."""
 
 MATTERS = (CONFIG, WEIGHTS, MANIFEST, MODEL_CARD, *TOKENIZER_FILES)
-"""The files that an adapter consists of; only these, and templates, are copied and hashed."""
+"""The files that an adapter is expected to consist of."""
+
+_LOADED = (
+    CONFIG, WEIGHTS, MODEL_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, *OTHER_VOCABULARIES,
+    "chat_template.json", "processor_config.json", "preprocessor_config.json", "params.json",
+)  # fmt: skip
+"""What transformers, peft, vLLM, SGLang or a converter reads of a folder without being told to."""
 
 MAX_ENTRIES = 1000
 MAX_FILE_BYTES = 32 << 30
@@ -50,6 +64,9 @@ _CODE = (
     ".py", ".pyc", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".sh", ".bash", ".exe", ".com", ".msi",
     ".bat", ".cmd", ".ps1", ".vbs", ".js", ".mjs", ".jar", ".class", ".wasm", ".pl", ".rb",
 )  # fmt: skip
+_OTHER_FORMATS = (".gguf", ".ggml", ".onnx", ".msgpack", ".tflite", ".mlmodel")
+"""Whole models of programs that take no adapter's folder: read by nobody who was not told to."""
+
 _PACKED = re.compile(r"(\.(gz|bz2|xz|zst|lz4|tar|zip))+$")
 
 
@@ -123,11 +140,22 @@ class AdapterFolder:
         return cls(path=folder, entries=dict(sorted(entries.items())))
 
     @property
-    def matters(self) -> tuple[str, ...]:
-        """The names of the regular files that the adapter consists of."""
+    def kept(self) -> tuple[str, ...]:
+        """The names of the regular files that are copied and hashed: those that ship.
+
+        Pickles, which are never opened, and whole models in formats of their own are left out.
+        """
+        return tuple(
+            name
+            for name, entry in self.entries.items()
+            if self.file(name) and not entry.is_pickle and not name.lower().endswith(_OTHER_FORMATS)
+        )
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The names of the chat templates in the sub-folder, with the sub-folder's before them."""
         inside = (name for name in self.entries if name.startswith(f"{TEMPLATE_FOLDER}/"))
-        templates = (name for name in inside if name.endswith(".jinja"))
-        return tuple(name for name in (*MATTERS, *templates) if self.file(name))
+        return tuple(name for name in inside if name.endswith(".jinja") and self.file(name))
 
     def file(self, name: str) -> Entry | None:
         """Return the entry of this name if it is a regular file, else None."""
@@ -193,23 +221,22 @@ class AdapterFolder:
         return digest.hexdigest()
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of every file that matters, the manifest excepted."""
-        return {name: self.sha256(name) for name in self.matters if name != MANIFEST}
+        """Return the SHA-256 of every file that ships, the manifest excepted."""
+        return {name: self.sha256(name) for name in self.kept if name != MANIFEST}
 
     def snapshot(self, destination: Path) -> "AdapterFolder":
-        """Copy the regular files that matter into ``destination``, and open that.
+        """Copy the files that ship into ``destination``, and open that.
 
         What is linted, hashed and loaded later are then the same bytes, whatever happens to the
-        folder meanwhile. The copy is readable by its owner alone.
+        folder meanwhile, and a loader finds the copy to be the folder. The copy is readable by its
+        owner alone.
 
         Raises:
             AdapterError: A file cannot be read, or the copy cannot be written.
         """
         try:
             destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-            log = self.file(TRAINING_LOG)
-            read = (TRAINING_LOG,) if log and log.size <= MAX_LOG_BYTES else ()
-            for name in (*self.matters, *read):
+            for name in self.kept:
                 (destination / name).parent.mkdir(mode=0o700, exist_ok=True)
                 self._copy(name, destination / name)
         except OSError as error:
@@ -227,6 +254,13 @@ class AdapterFolder:
         ):
             while chunk := source.read(_CHUNK):
                 copy.write(chunk)
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a loader reads a file of this name without being told to."""
+    weights = name.endswith((".safetensors", ".safetensors.index.json"))
+    inner = name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")
+    return weights or inner or name in _LOADED
 
 
 def _list(folder: Path) -> Iterator[Entry]:

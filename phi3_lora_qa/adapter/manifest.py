@@ -35,7 +35,7 @@ class Manifest:
     """What training recorded.
 
     Attributes:
-        files: SHA-256 of each file that matters, by name.
+        files: SHA-256 of each file that ships, by name.
         base_id: The base's id or name as it was asked for.
         base_revision: Its revision, or "" where it has none.
         base_fingerprint: The base's identity (see `identity.fingerprint`), or "".
@@ -157,8 +157,15 @@ def template_hash(template: str | None) -> str:
 
 
 def changed_files(folder: AdapterFolder, manifest: Manifest) -> tuple[str, ...]:
-    """Return the files whose content is not the recorded one, missing and new ones included."""
-    now = {name: _hash_or_empty(folder, name) for name in folder.matters if name != MANIFEST}
+    """Return the files whose content is not the recorded one, missing and new ones included.
+
+    A new file is not read: its name alone tells that it was not recorded.
+    """
+    now = {
+        name: _hash_or_empty(folder, name) if name in manifest.files else ""
+        for name in folder.kept
+        if name != MANIFEST
+    }
     needed = {CONFIG, WEIGHTS, *now} | set(manifest.files)
     return tuple(sorted(name for name in needed if now.get(name) != manifest.files.get(name)))
 

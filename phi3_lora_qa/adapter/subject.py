@@ -13,7 +13,14 @@ from phi3_lora_qa.adapter.config import (
 )
 from phi3_lora_qa.adapter.expected import Implied, assumed_modules, imply
 from phi3_lora_qa.adapter.finding import Need
-from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, TOKENIZER_FILES, WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.folder import (
+    CONFIG,
+    MANIFEST,
+    OTHER_VOCABULARIES,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    AdapterFolder,
+)
 from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_keys, tensor_name
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.matching import Matching
@@ -56,7 +63,8 @@ class Subject:
             case "base weights":
                 found = self._has_base_weights
             case "tokenizer":
-                found = any(name in TOKENIZER_FILES or "/" in name for name in self.folder.matters)
+                names = (*TOKENIZER_FILES, *OTHER_VOCABULARIES)
+                found = any(map(self.folder.file, names)) or bool(self.folder.templates)
             case "base's tokenizer":
                 base = self._base
                 found = base is not None and any(map(base.has_file, TOKENIZER_FILES))

@@ -104,7 +104,7 @@ def _in_folder(folder: AdapterFolder | BaseFiles) -> list[str]:
     if isinstance(folder, BaseFiles):
         found = (folder.path / TEMPLATE_FOLDER).glob("*.jinja")
         return [f"{TEMPLATE_FOLDER}/{path.name}" for path in found]
-    return [name for name in folder.matters if name.startswith(f"{TEMPLATE_FOLDER}/")]
+    return list(folder.templates)
 
 
 def _in_settings(raw: Any) -> Iterator[ChatTemplate]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, MATTERS, AdapterFolder
+from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, AdapterFolder
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.context import Run
@@ -120,7 +120,7 @@ def _adapter(run: Run, index: int, target: Target) -> AdapterEntry:
     return AdapterEntry(
         path=_shown(target.source),
         name=target.name,
-        sha256={n: folder.sha256(n) for n in MATTERS if folder.file(n)},
+        sha256={name: folder.sha256(name) for name in folder.kept},
         config=_json_file(folder, CONFIG) or {},
         manifest=_json_file(folder, MANIFEST),
     )

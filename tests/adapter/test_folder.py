@@ -7,7 +7,6 @@ import pytest
 
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
-    MATTERS,
     MAX_ENTRIES,
     WEIGHTS,
     AdapterFolder,
@@ -128,15 +127,18 @@ def test_too_many_names_are_refused(tmp_path: Path) -> None:
         AdapterFolder.open(tmp_path)
 
 
-def test_a_snapshot_holds_only_what_matters_and_what_was_listed(
+def test_a_snapshot_holds_every_file_that_ships_as_it_was_listed(
     folder: Path, tmp_path: Path
 ) -> None:
     (folder / "tokenizer.json").symlink_to(CONFIG)
-    (folder / "evil.py").write_text("")
+    (folder / "optimizer.pt").write_text("")
+    (folder / "merged.gguf").write_text("")
+    (folder / "sub").mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "notes.txt").write_text("")
     before = AdapterFolder.open(folder)
     copy = before.snapshot(tmp_path / "private")
-    assert set(copy.entries) == {CONFIG, WEIGHTS}
-    assert set(copy.entries) <= set(MATTERS)
+    assert set(copy.entries) == {CONFIG, WEIGHTS, "config.json", "notes.txt"}
     assert (tmp_path / "private").stat().st_mode & 0o077 == 0
     assert copy.hashes() == before.hashes()
     (folder / WEIGHTS).write_bytes(b"changed later")

@@ -53,7 +53,8 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "files-training-log": lambda a: a.files.update(
         {"trainer_state.json": b'{"log_history": [{"loss": NaN, "step": 3}]}'}
     ),
-    "files-other-model": lambda a: a.after.append(lambda f: keep(f, "model.safetensors")),
+    "files-other-model": lambda a: a.after.append(lambda f: keep(f, "merged.gguf")),
+    "config-base-source": lambda a: a.config.update(revision="develop"),
     "files-subfolders": lambda a: a.after.append(lambda f: (f / "checkpoint-1").mkdir()),
     "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),
     "config-task-type-null": lambda a: a.config.update(task_type=None),
@@ -65,8 +66,8 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "values-float16-range": lambda a: move_into_b(a, 1e6),
     "values-float16-subnormal": shrink_in_float16,
 }
-ELSEWHERE = {"manifest-card-changed", "files-oversized", "config-base-name", "values-shared-a"}
-"""Cases of these are in test_manifest.py, below, and in test_copy_rules.py."""
+ELSEWHERE = {"manifest-card-changed", "files-oversized", "files-sampling", "values-shared-a"}
+"""Cases of these are in test_manifest.py, below, test_loader_rules.py and test_copy_rules.py."""
 EXPORT = {
     "export-merge", "export-vllm", "export-llama-cpp", "export-scaling", "export-tied-tables",
 }  # fmt: skip
@@ -211,50 +212,81 @@ MINI = "microsoft/Phi-3-mini-4k-instruct"
 
 
 @pytest.mark.parametrize(
-    ("named", "given", "told"),
+    ("named", "given", "rule"),
     [
-        (MINI, MINI, False),
-        ("unsloth/Phi-3-mini-4k-instruct-bnb-4bit", MINI, False),
-        ("unsloth/Phi-3-mini-4k-instruct-unsloth-bnb-4bit", MINI, False),
-        (MINI, "someone/phi-3-mini-4k-instruct-GPTQ", False),
-        ("/home/me/base", MINI, False),
-        ("base", MINI, False),
-        (None, MINI, False),
-        ("acme/helpdesk", "", False),
-        (MINI, "/home/me/base", False),
-        (MINI, "tiny", False),
-        ("microsoft/Phi-3-mini-128k-instruct", MINI, True),
-        ("microsoft/Phi-3.5-mini-instruct", MINI, True),
-        ("mistralai/Mistral-7B-v0.1", MINI, True),
-        ("mistralai/Mistral-7B-v0.1", "", True),
-        ("vonjack/Phi-3-mini-4k-instruct-LLaMAfied", "", False),
+        (MINI, MINI, ""),
+        ("/home/me/base", MINI, ""),
+        ("base", MINI, ""),
+        (None, MINI, ""),
+        ("acme/helpdesk", "", ""),
+        (MINI, "/home/me/base", ""),
+        (MINI, "tiny", ""),
+        ("vonjack/Phi-3-mini-4k-instruct-LLaMAfied", "", ""),
+        ("unsloth/Phi-3-mini-4k-instruct-bnb-4bit", MINI, "config-base-source"),
+        ("unsloth/Phi-3-mini-4k-instruct-unsloth-bnb-4bit", MINI, "config-base-source"),
+        (MINI, "someone/phi-3-mini-4k-instruct-GPTQ", "config-base-source"),
+        ("mistralai/Mistral-7B-v0.1", "", "config-base-source"),
+        ("microsoft/Phi-3-mini-128k-instruct", MINI, "config-base-name"),
+        ("microsoft/Phi-3.5-mini-instruct", MINI, "config-base-name"),
+        ("mistralai/Mistral-7B-v0.1", MINI, "config-base-name"),
     ],
 )
 def test_another_base_than_the_config_names_is_told(
-    named: str | None, given: str, told: bool, tmp_path: Path
+    named: str | None, given: str, rule: str, tmp_path: Path
 ) -> None:
     adapter = plain()
     adapter.config["base_model_name_or_path"] = named
     base = BaseFiles.open(write_base(tmp_path / "base"), id=given)
     report = lint(AdapterFolder.open(adapter.save(tmp_path / "a")), base)
-    assert ("config-base-name" in {f.rule for f in report.findings}) is told
-    assert report.accepted
+    found = {f.rule for f in report.findings} & {"config-base-name", "config-base-source"}
+    assert found == ({rule} if rule else set())
+    assert report.accepted is (rule != "config-base-name")
 
 
 @pytest.mark.parametrize(
-    ("revision", "told"), [("a" * 40, False), ("b" * 40, True), ("main", False)]
+    ("revision", "rule"),
+    [
+        ("a" * 40, ""),
+        ("main", ""),
+        (None, ""),
+        ("b" * 40, "config-base-name"),
+        ("refs/pr/66", "config-base-name"),
+        ("refs/convert/parquet", "config-base-name"),
+        ("develop", "config-base-source"),
+        ("v1.0", "config-base-source"),
+        ("refs/heads/x", "config-base-source"),
+        ("a" * 7, "config-base-source"),
+    ],
 )
 def test_a_base_from_the_hubs_cache_is_known_by_its_id_and_commit(
-    revision: str, told: bool, tmp_path: Path
+    revision: str | None, rule: str, tmp_path: Path
 ) -> None:
     cache = tmp_path / "models--microsoft--Phi-3-mini-4k-instruct" / "snapshots" / ("a" * 40)
     base = write_base(cache)
     adapter = plain()
     adapter.config |= {"base_model_name_or_path": MINI, "revision": revision}
     report = report_on(adapter, tmp_path / "a", base)
-    assert ("config-base-name" in {f.rule for f in report.findings}) is told
+    found = {f.rule for f in report.findings} & {"config-base-name", "config-base-source"}
+    assert found == ({rule} if rule else set())
     adapter.config["base_model_name_or_path"] = "microsoft/Phi-3-mini-128k-instruct"
     assert "config-base-name" in {f.rule for f in report_on(adapter, tmp_path / "b", base).findings}
+
+
+def test_a_commit_that_cannot_be_compared_is_told(tmp_path: Path) -> None:
+    """The commit of a pull request has a hash as any other."""
+    adapter = plain()
+    adapter.config |= {"base_model_name_or_path": MINI, "revision": "c" * 40}
+    base = BaseFiles.open(write_base(tmp_path / "base"), id=MINI)
+    report = lint(AdapterFolder.open(adapter.save(tmp_path / "a")), base)
+    assert [f.rule for f in report.findings] == ["config-base-source"]
+
+
+@pytest.mark.parametrize("named", ["base", "./base", "a/base", "x\\base"])
+def test_a_base_in_the_adapters_own_folder_is_refused(named: str, tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["base_model_name_or_path"] = named
+    adapter.after.append(lambda folder: (folder / "base").mkdir())
+    assert "config-base-name" in {f.rule for f in report_on(adapter, tmp_path / "a").findings}
 
 
 @pytest.mark.parametrize(
@@ -292,7 +324,7 @@ def test_the_log_of_training_is_read(state: str, words: str, tmp_path: Path) -> 
             (f"x{end}", "files-pickle-beside")
             for end in (".npy", ".npz", ".dill", ".pth.tar", ".pkl.gz", ".nemo", ".keras", ".PT")
         ),
-        *((name, "files-other-model") for name in ("config.json", "x.gguf", "adapter.safetensors")),
+        *((name, "files-other-model") for name in ("config.json", "x.gguf")),
         *((name, "") for name in ("README.txt", "x.tar.gz", "eval.json", ".gitattributes")),
     ],
 )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.config import ProblemKind
@@ -177,30 +177,72 @@ def machine_path(subject: Subject) -> Iterator[Hit]:
 
 @rule(
     "config-base-name",
-    severity=Severity.WARNING,
+    severity=Severity.ERROR,
     title="The base that the config names is the one that was given",
-    why="An adapter for another model of the family loads without a word, and changes the wrong "
-    "weights; whoever goes by the name loads another base than was checked.",
-    fix="give the base that the adapter was trained on, or correct base_model_name_or_path",
-    needs=["config", "base"],
+    why="Whoever loads the adapter by its own word (AutoPeftModel, AutoModelForCausalLM, a "
+    "converter) loads the base that it names: another model, another commit, or what somebody "
+    "proposed in a pull request.",
+    fix="give the base that the adapter was trained on, or correct base_model_name_or_path and "
+    "revision",
+    needs=["config"],
 )
 def base_name(subject: Subject) -> Iterator[Hit]:
     """Compare names that can be compared: no paths; a quantised upload is the same model."""
-    named, given = subject.config.base_model_name_or_path or "", _id_of(subject.base)
-    where = f"{CONFIG}: base_model_name_or_path"
-    if not _HUB_ID.fullmatch(named):
-        return
-    if _HUB_ID.fullmatch(given) and _model(named) != _model(given):
-        yield Hit(where, f"the config names the base {named}, given is {given}")
-    elif _OTHER_FAMILY.search(named) and "phi" not in named.lower():
-        yield Hit(where, f"the config names {named}, which by its name is no Phi-3")
-    commits = subject.config.revision or "", _commit_of(subject.base)
+    named, given = subject.config.base_model_name_or_path or "", _given(subject)
+    if _HUB_ID.fullmatch(named) and _HUB_ID.fullmatch(given) and _model(named) != _model(given):
+        yield Hit(_NAME, f"the config names the base {named}, given is {given}")
+    revision = subject.config.revision or ""
+    if _PROPOSED.match(revision):
+        yield Hit(
+            _REVISION, f"the revision is {revision}, which anybody can propose to the base's owner"
+        )
+    commits = revision, _commit_of(subject.base) if subject.has("base") else ""
     if named == given and all(map(_COMMIT.fullmatch, commits)) and commits[0] != commits[1]:
-        yield Hit(f"{CONFIG}: revision", f"the config names {commits[0]}, given is {commits[1]}")
+        yield Hit(_REVISION, f"the config names {commits[0]}, given is {commits[1]}")
+    inner = PurePosixPath(named.replace("\\", "/")).parts
+    for part in inner:
+        if part in subject.folder.entries:
+            yield Hit(_NAME, f"the config names {named}, and {part} lies in the adapter's folder")
+            return
 
 
+@rule(
+    "config-base-source",
+    severity=Severity.WARNING,
+    title="The base that the config names is its owner's, at a commit or at its main branch",
+    why="A copy of another owner is that owner's to change, and so is a branch: whoever goes by "
+    "the config may load other weights than were checked.",
+    fix="set base_model_name_or_path to the id of the base that was given, and revision to null or "
+    "a commit",
+    needs=["config"],
+)
+def base_source(subject: Subject) -> Iterator[Hit]:
+    """Find copies of the base by other owners, names of other families, branches and tags."""
+    named, given = subject.config.base_model_name_or_path or "", _given(subject)
+    known = bool(_HUB_ID.fullmatch(given))
+    if not _HUB_ID.fullmatch(named):
+        pass
+    elif known and _model(named) == _model(given) and named.lower() != given.lower():
+        yield Hit(_NAME, f"the config names {named}, another's copy of {given}")
+    elif (
+        subject.has("base")
+        and not known
+        and _OTHER_FAMILY.search(named)
+        and "phi" not in named.lower()
+    ):
+        yield Hit(_NAME, f"the config names {named}, which by its name is no Phi-3")
+    revision = subject.config.revision or "main"
+    if revision != "main" and not _COMMIT.fullmatch(revision) and not _PROPOSED.match(revision):
+        yield Hit(_REVISION, f"the revision {revision} is a branch or a tag, and may move")
+    elif _COMMIT.fullmatch(revision) and subject.has("base") and not _commit_of(subject.base):
+        # The commit of a pull request has a hash as any other.
+        yield Hit(_REVISION, f"{revision} cannot be compared: the given base's commit is not known")
+
+
+_NAME, _REVISION = f"{CONFIG}: base_model_name_or_path", f"{CONFIG}: revision"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile("[0-9a-f]{40}")
+_PROPOSED = re.compile(r"/*refs(/|%2f)(?!heads/|tags/)", re.IGNORECASE)
 _QUANTISED = re.compile(
     r"[-_.](unsloth|bnb|[48]bits?|gptq|awq|gguf|int[48]|nf4|fp8|fp4|w[48]a\d+|hf|quantized|dynamic)"
     r"(?=[-_.]|$)"
@@ -215,6 +257,10 @@ _OTHER_FAMILY = re.compile(
 def _model(identifier: str) -> str:
     """Return which model an id means, whoever uploaded it, in whatever precision."""
     return _QUANTISED.sub("", identifier.rpartition("/")[2].lower())
+
+
+def _given(subject: Subject) -> str:
+    return _id_of(subject.base) if subject.has("base") else ""
 
 
 def _id_of(base: BaseFiles) -> str:

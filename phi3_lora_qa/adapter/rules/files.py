@@ -8,6 +8,7 @@ from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MATTERS,
     MAX_LOG_BYTES,
+    MODEL_CONFIG,
     PICKLED_WEIGHTS,
     TEMPLATE_FOLDER,
     TRAINING_LOG,
@@ -210,17 +211,20 @@ def training_log(subject: Subject) -> Iterator[Hit]:
     "files-other-model",
     severity=Severity.INFO,
     title="The folder holds no other model beside the adapter",
-    why="A loader of whole models takes the folder for one, config.json and the code that it may "
-    "name included. None of it is looked at here.",
+    why="A loader of whole models takes the folder for one where config.json is there. What "
+    "another base would come of is an error of its own; this tells what else lies there.",
     fix="leave the file out when the adapter is handed on",
 )
 def other_model(subject: Subject) -> Iterator[Hit]:
     """Find a model's config and weights of another name."""
     for entry in subject.folder.entries.values():
-        weights = entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS
-        if weights or entry.name == "config.json":
-            what = "weights" if weights else "a config"
-            yield Hit(entry.name, f"these are {what} of another model, and not looked at")
+        if entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS:
+            yield Hit(entry.name, "these are weights of another model, and not looked at")
+        elif entry.name == MODEL_CONFIG:
+            yield Hit(
+                entry.name,
+                "transformers takes the folder for a whole model, and then finds no weights of one",
+            )
 
 
 @rule(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, MODEL_CARD
+from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, is_loaded
 from phi3_lora_qa.adapter.manifest import changed_files, template_hash, tokenizer_hash
 from phi3_lora_qa.adapter.subject import Subject
 
@@ -30,18 +30,17 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
 @rule(
     "manifest-file-changed",
     severity=Severity.ERROR,
-    title="Every file is the one that training recorded",
-    why="A file was damaged, mixed up or edited after training: what was evaluated then is not "
-    "what lies here.",
+    title="Every file that a loader reads is the one that training recorded",
+    why="A file was damaged, mixed up, edited or added after training: what was evaluated then is "
+    "not what lies here.",
     fix="copy the folder from the training output again, or record the change in a new manifest",
     needs=["manifest"],
 )
 def file_changed(subject: Subject) -> Iterator[Hit]:
     """Compare the hashes of all files that are loaded."""
     for name in changed_files(subject.folder, subject.manifest):
-        if name != MODEL_CARD:
-            state = "not as recorded" if subject.folder.file(name) else "recorded, but not there"
-            yield Hit(name, f"{name} is {state}")
+        if is_loaded(name):
+            yield Hit(name, f"{name} is {_state(subject, name)}")
 
 
 @rule(
@@ -56,7 +55,7 @@ def file_changed(subject: Subject) -> Iterator[Hit]:
 def contradiction(subject: Subject) -> Iterator[Hit]:
     """Compare what is recorded twice; a file that was changed is manifest-file-changed's."""
     manifest = subject.manifest
-    if set(changed_files(subject.folder, manifest)) <= {MODEL_CARD}:
+    if not any(map(is_loaded, changed_files(subject.folder, manifest))):
         if manifest.tokenizer_sha256 != tokenizer_hash(subject.folder):
             yield Hit(MANIFEST, "tokenizer_sha256 is not the hash of the tokenizer's files")
         default = subject.templates.default if subject.templates else None
@@ -74,15 +73,22 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 @rule(
     "manifest-card-changed",
     severity=Severity.INFO,
-    title="The model card is the one that training recorded",
-    why="A card may be edited later; the adapter is the same.",
+    title="The model card, and other files for people, are those that training recorded",
+    why="A card may be edited later, and files be added; the adapter is the same.",
     fix="record the change in a new manifest, or leave it",
     needs=["manifest"],
 )
 def card_changed(subject: Subject) -> Iterator[Hit]:
-    """Compare the model card's hash."""
-    if MODEL_CARD in changed_files(subject.folder, subject.manifest):
-        yield Hit(MODEL_CARD, "the model card is not as recorded")
+    """Compare the hashes of the files that no loader reads."""
+    for name in changed_files(subject.folder, subject.manifest):
+        if not is_loaded(name):
+            yield Hit(name, f"{name} is {_state(subject, name)}")
+
+
+def _state(subject: Subject, name: str) -> str:
+    if not subject.folder.file(name):
+        return "recorded, but not there"
+    return "not as recorded" if name in subject.manifest.files else "there, but not recorded"
 
 
 @rule(

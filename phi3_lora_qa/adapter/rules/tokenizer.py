@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import OTHER_VOCABULARIES
 from phi3_lora_qa.adapter.sentencepiece import MAX_PIECES_BYTES, PIECES, parse_pieces
 from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.adapter.templates import TEMPLATE, read_templates
@@ -24,10 +25,6 @@ _TURN_END = "<|end|>"
 MIN_LENGTH = 16
 """Phi-3's template alone takes six tokens for a question and its answer."""
 
-_OTHER_VOCABULARIES = (
-    "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model",
-    "tekken.json",
-)  # fmt: skip
 _FILE_FIELDS = (
     "tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file", "tokenizer_object",
 )  # fmt: skip
@@ -67,7 +64,7 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
 def incomplete(subject: Subject) -> Iterator[Hit]:
     """Find tokenizer_config.json without any file that could hold a vocabulary."""
     names = subject.folder.entries
-    vocabularies = (VOCABULARY, PIECES, *_OTHER_VOCABULARIES)
+    vocabularies = (VOCABULARY, PIECES, *OTHER_VOCABULARIES)
     if SETTINGS in names and not any(name in names for name in vocabularies):
         yield Hit(SETTINGS, f"the folder has {SETTINGS}, but no {VOCABULARY}")
 

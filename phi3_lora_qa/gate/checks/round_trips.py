@@ -147,11 +147,12 @@ def two_adapters_are_kept_apart(bench: Bench) -> Held:
 
 
 def transformers_loads_the_same(bench: Bench) -> Held:
-    """What transformers loads by itself, as AutoModelForCausalLM does, is what PEFT loads.
+    """What transformers loads from the folder, as AutoModelForCausalLM does, is what PEFT loads.
 
-    transformers 5.23 loses DoRA's magnitudes: it looks for them under a name that PEFT does not
-    use, and goes on with those of an untrained adapter. That is said, and not held against the
-    adapter.
+    It is the private copy of the whole folder, with every file beside the adapter's: a file that
+    transformers takes and PEFT does not would show. transformers 5.23 loses DoRA's magnitudes: it
+    looks for them under a name that PEFT does not use, and goes on with those of an untrained
+    adapter. That is said, and not held against the adapter.
     """
     from importlib.metadata import version
 
@@ -160,8 +161,8 @@ def transformers_loads_the_same(bench: Bench) -> Held:
     act = f"transformers {version('transformers')}'s load_adapter"
     expected = _adapter(bench.tuned)
     model = twin(bench.run.base(bench).model)
-    with saved(bench.tuned) as folder, _must_load(act, MEND_TRANSFORMERS):
-        model.load_adapter(str(folder), adapter_kwargs={"local_files_only": True})
+    with _must_load(act, MEND_TRANSFORMERS):
+        model.load_adapter(str(bench.folder.path), adapter_kwargs={"local_files_only": True})
     found = {PREFIX + name: tensor for name, tensor in _adapter(model).items()}
     _require_same_names(expected, found, act)
     # On a base of low precision PEFT keeps factors in float32, transformers in the base's dtype.

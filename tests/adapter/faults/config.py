@@ -5,6 +5,7 @@ from typing import Any
 from tests.adapter.faults.ways import Fault, config, only, without
 
 CONFIG: dict[str, Fault] = {
+    "a proposed revision": Fault(rule="config-base-name", apply=config(revision="refs/pr/66")),
     "r missing": Fault(rule="config-field-missing", apply=without("r")),
     "alpha missing": Fault(rule="config-field-missing", apply=without("lora_alpha")),
     "peft type missing": Fault(rule="config-field-missing", apply=without("peft_type")),

@@ -2,11 +2,14 @@
 
 import os
 
+import numpy as np
+
 from tests.adapter.faults.ways import (
     CONFIG,
     WEIGHTS,
     Fault,
     afterwards,
+    beside,
     link,
     only_pickle,
     rewrite,
@@ -46,5 +49,33 @@ FILES: dict[str, Fault] = {
     "weights a link": Fault(rule="files-not-regular", apply=afterwards(weights_link)),
     "pipe beside": Fault(
         rule="files-not-regular", apply=afterwards(lambda f: os.mkfifo(f / "README.md"))
+    ),
+    "a model of its own": Fault(
+        rule="files-own-base",
+        apply=beside({"config.json": b'{"model_type": "phi3"}', "model.safetensors": pack({})}),
+    ),
+    "a pickled model of its own": Fault(
+        rule="files-own-base",
+        apply=beside({"config.json": b'{"model_type": "phi3"}', "pytorch_model.bin": b"x"}),
+    ),
+    "a model of its own in Mistral's layout": Fault(
+        rule="files-own-base", apply=beside({"params.json": b"{}"})
+    ),
+    "another class of model": Fault(
+        rule="files-own-base",
+        apply=beside({"config.json": b'{"model_type": "llama"}'}),
+        base_only=True,
+    ),
+    "further factors": Fault(
+        rule="files-further-weights",
+        apply=beside({"more.safetensors": pack({"x.lora_A.weight": np.zeros((1, 1), "f4")})}),
+    ),
+    "further embeddings": Fault(
+        rule="files-further-weights", apply=beside({"new_embeddings.safetensors": pack({})})
+    ),
+    "another end of answers": Fault(
+        rule="files-generation",
+        apply=beside({"generation_config.json": b'{"eos_token_id": 7}'}),
+        base_only=True,
     ),
 }  # fmt: skip

@@ -29,6 +29,10 @@ class Fault:
     base_only: bool = False
 
 
+def beside(files: dict[str, bytes]) -> Callable[[Adapter, float], object]:
+    return lambda adapter, place: adapter.files.update(files)
+
+
 def at(names: list[str], place: float) -> str:
     return names[round((len(names) - 1) * place)]
 

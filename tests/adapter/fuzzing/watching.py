@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.adapter.folder import MATTERS, TEMPLATE_FOLDER, TRAINING_LOG
+from phi3_lora_qa.adapter.folder import MATTERS, TEMPLATE_FOLDER, TRAINING_LOG, is_loaded
 
 CHILD = "phi3_lora_qa.adapter.child_start"
 """The only program that linting may start: it sets limits to itself, then runs another."""
@@ -59,9 +59,7 @@ def _is_bad_open(folder: str, path: Any, mode: str | None, flags: int) -> bool:
         return text != os.devnull
     inside = text.startswith(folder)
     inner = text.removeprefix(folder)
-    read = inner in (*MATTERS, TRAINING_LOG, TEMPLATE_FOLDER) or (
-        inner.startswith(f"{TEMPLATE_FOLDER}/") and inner.endswith(".jinja")
-    )
+    read = inner in (*MATTERS, TRAINING_LOG, TEMPLATE_FOLDER) or is_loaded(inner)
     return inside and not (read and flags & os.O_NOFOLLOW)
 
 
