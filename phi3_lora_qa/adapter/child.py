@@ -35,12 +35,14 @@ class Limits:
         cpu_seconds: Of computing time, the interpreter's start included.
         memory_mib: Of address space, the interpreter's own 30 or so included.
         answer_bytes: Of what it writes to its standard output.
+        open_files: At once.
     """
 
     wall_seconds: float
     cpu_seconds: int
     memory_mib: int
     answer_bytes: int
+    open_files: int = 16
 
 
 def run_child(
@@ -119,7 +121,7 @@ def folders_of(*packages: str) -> list[str]:
 
 def _command(program: Path, arguments: Sequence[str], limits: Limits) -> list[str]:
     start = str(Path(child_start.__file__).resolve())
-    numbers = (str(limits.cpu_seconds), str(limits.memory_mib))
+    numbers = map(str, (limits.cpu_seconds, limits.memory_mib, limits.open_files))
     # Isolated, without site and without writing bytecode: no startup files, no .pth files.
     return [sys.executable, "-I", "-S", "-B", start, *numbers, str(program), *arguments]
 

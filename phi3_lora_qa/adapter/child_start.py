@@ -1,8 +1,8 @@
 """The first program of every bounded child: it gives up resources, then becomes another program.
 
 `child` runs it by its path, in an interpreter without environment and site-packages, as
-``child_start.py CPU_SECONDS MEMORY_MIB PROGRAM ARGUMENT…``. So it imports nothing of the package,
-and no line of the program runs without limits.
+``child_start.py CPU_SECONDS MEMORY_MIB OPEN_FILES PROGRAM ARGUMENT…``. So it imports nothing of the
+package, and no line of the program runs without limits.
 """
 
 import sys
@@ -10,15 +10,15 @@ import sys
 
 def main() -> None:
     """Take the limits from the arguments, and run the program with those that are left."""
-    cpu_seconds, memory_mib, program = sys.argv[1:4]
-    limit_resources(int(cpu_seconds), int(memory_mib))
-    sys.argv = sys.argv[3:]
+    cpu_seconds, memory_mib, open_files, program = sys.argv[1:5]
+    limit_resources(int(cpu_seconds), int(memory_mib), int(open_files))
+    sys.argv = sys.argv[4:]
     with open(program, encoding="utf-8") as file:  # noqa: PTH123 - pathlib would be a slow start
         code = compile(file.read(), program, "exec")
     exec(code, {"__name__": "__main__", "__file__": program})
 
 
-def limit_resources(cpu_seconds: int, memory_mib: int) -> None:
+def limit_resources(cpu_seconds: int, memory_mib: int, open_files: int) -> None:
     """Give up time, memory, files and processes, as far as the system knows such limits."""
     try:
         import resource
@@ -29,7 +29,7 @@ def limit_resources(cpu_seconds: int, memory_mib: int) -> None:
         ("RLIMIT_CPU", cpu_seconds, cpu_seconds + 1),
         ("RLIMIT_AS", memory, memory),
         ("RLIMIT_FSIZE", 0, 0),
-        ("RLIMIT_NOFILE", 16, 16),
+        ("RLIMIT_NOFILE", open_files, open_files),
         ("RLIMIT_NPROC", 0, 0),
         ("RLIMIT_CORE", 0, 0),
     ):

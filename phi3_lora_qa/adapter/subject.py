@@ -32,6 +32,7 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure
     from phi3_lora_qa.adapter.safetensors import Array
+    from phi3_lora_qa.adapter.tokenizer_trial import Trial
 
 T = TypeVar("T")
 
@@ -190,6 +191,18 @@ class Subject:
         like = (own[1], own[0].file) if own and own[0].file else None
         found = _of_base(lambda: read_tokenizer(self.base, like))
         return found[0] if found else None
+
+    @cached_property
+    def tokenizer_trial(self) -> "Trial | None":
+        """What the tokenizer does, beside the base's (need: tokenizer, base, base's tokenizer).
+
+        Raises:
+            AdapterError: A file that a loader reads cannot be read.
+            BaseModelError: The base's tokenizer cannot be made.
+        """
+        from phi3_lora_qa.adapter.tokenizer_trial import try_tokenizer
+
+        return try_tokenizer(self.folder, self.base)
 
     @cached_property
     def templates(self) -> ChatTemplates | None:

@@ -11,6 +11,7 @@ import numpy as np
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
+from phi3_lora_qa.adapter.selection import Selection
 from tests.adapter.packing import Array, Raw, pack
 from tests.adapter.tiny_base import LEAVES, module_names, sizes
 
@@ -109,7 +110,21 @@ def plain() -> Adapter:
     return Adapter(config=base_config(), tensors=factors(module_names()))
 
 
-def report_on(adapter: Adapter, folder: Path, base: Path | None = None) -> LintReport:
-    """Save an adapter and lint it."""
+UNTRIED = Selection(
+    ignore=(
+        "tokenizer-behaviour",
+        "tokenizer-words",
+        "tokenizer-words-trained",
+        "tokenizer-versions",
+    )
+)
+"""Without the rules that try a tokenizer in a process of its own: a second for each folder."""
+
+
+def report_on(
+    adapter: Adapter, folder: Path, base: Path | None = None, *, tried: bool = False
+) -> LintReport:
+    """Save an adapter and lint it; its tokenizer is tried where that is asked for."""
     opened = BaseFiles.open(base) if base else None
-    return lint(AdapterFolder.open(adapter.save(folder)), opened)
+    chosen = Selection() if tried else UNTRIED
+    return lint(AdapterFolder.open(adapter.save(folder)), opened, chosen)

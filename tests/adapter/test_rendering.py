@@ -154,7 +154,7 @@ print(json.dumps([{{"texts": [json.dumps([limits, wrote])], "form": ""}}]))
 
 def test_a_system_without_limits_renders_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
-    child_start.limit_resources(2, 512)
+    child_start.limit_resources(2, 512, 16)
 
 
 def test_the_parent_imports_no_jinja_and_no_subprocess_before_it_renders() -> None:

@@ -84,7 +84,12 @@ def tokenizer_files(
         "model": {"type": "BPE", "vocab": words, "merges": []},
         "added_tokens": [added_token(number, token) for token, number in added.items()],
     }
-    settings = {"pad_token": pad, "eos_token": "<|end|>", "chat_template": template}
+    settings = {
+        "pad_token": pad,
+        "eos_token": "<|end|>",
+        "chat_template": template,
+        "tokenizer_class": "TokenizersBackend",
+    }
     return {
         "tokenizer.json": json.dumps(tokenizer).encode(),
         "tokenizer_config.json": json.dumps(settings).encode(),

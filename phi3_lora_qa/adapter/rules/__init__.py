@@ -22,6 +22,7 @@ from phi3_lora_qa.adapter.rules import (
     tensors,
     tokenizer,
     tokenizer_base,
+    tokenizer_trial,
     values,
     whole,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "tensors",
     "tokenizer",
     "tokenizer_base",
+    "tokenizer_trial",
     "values",
     "whole",
 ]

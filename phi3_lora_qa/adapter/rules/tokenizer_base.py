@@ -1,8 +1,8 @@
 """Family tokenizer, continued: the tokenizer in the folder makes of a text what the base's makes.
 
-What decides about ids is an error where it differs; what only decoding changes is a warning. So is
-what versions of transformers themselves write otherwise: a start token put before a text, and
-SentencePiece's blanks as a normalizer or as a pre-tokenizer.
+What decides about ids is an error where it differs, and what puts other words into answers; what
+else decoding changes is a warning. So is what versions of transformers themselves write otherwise:
+a start token put before a text, and SentencePiece's blanks as a normalizer or as a pre-tokenizer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -115,6 +115,8 @@ def pieces(subject: Subject) -> Iterator[Hit]:
     for name in _other_parts(ours, theirs):
         if name != "decoder" and not _is_of_versions(name, ours, theirs):
             yield Hit(VOCABULARY, f"its {name} is not the base's")
+    for step in _own_steps(ours, theirs):
+        yield Hit(VOCABULARY, f"its decoder changes words: {step!r:.100}")
     if ours.pieces and theirs.pieces and ours.pieces[: len(theirs.pieces)] != theirs.pieces:
         yield Hit("tokenizer.model", "its pieces or their scores are not the base's")
     for token, entry in ours.added.items():
@@ -255,6 +257,29 @@ def _is_of_versions(name: str, ours: Tokenizer, theirs: Tokenizer) -> bool:
         start = {t.tokens.get(t.special["bos_token"] or "") for t in (ours, theirs)}
         return bool(_without(mine[name], start) == _without(its[name], start))
     return False
+
+
+def _own_steps(ours: Tokenizer, theirs: Tokenizer) -> list[Any]:
+    """Return the decoder's steps that can write other words than the base's decoder does."""
+    if ours.file is None or theirs.file is None:
+        return []
+    mine, its = (_steps(t.file.parts["decoder"]) for t in (ours, theirs) if t.file)
+    return [step for step in mine if step not in its and not _writes_the_token(step)]
+
+
+def _steps(decoder: Any) -> list[Any]:
+    if decoder is None:
+        return []
+    return list(decoder["decoders"]) if _is(decoder, "Sequence") else [decoder]
+
+
+def _writes_the_token(step: Any) -> bool:
+    """Whether a decoder's step leaves a token's letters as they are, and changes blanks alone."""
+    if _is(step, "Replace"):
+        return bool(step.get("pattern") == {"String": "▁"} and step.get("content") == " ")
+    if _is(step, "Strip"):
+        return bool(step.get("content") == " ")
+    return any(_is(step, kind) for kind in ("ByteFallback", "Fuse", "Metaspace", "ByteLevel"))
 
 
 def _marks_blanks(parts: Mapping[str, Any]) -> bool:
