@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open":
         bad = _is_bad_open(watch.folder, *arguments)
     else:
-        bad = event.startswith(_DEEDS) and not _is_child(event, arguments)
+        allowed = _is_child(event, arguments) or _is_private(event, arguments)
+        bad = event.startswith(_DEEDS) and not allowed
     if bad:
         watch.deeds.append((event, repr(arguments)[:500]))
 
@@ -56,11 +58,23 @@ def _is_bad_open(folder: str, path: Any, mode: str | None, flags: int) -> bool:
         return False
     text = os.fsdecode(path)
     if flags & _WRITES or set(mode or "") & set("wax+"):
-        return text != os.devnull
+        return text != os.devnull and not text.startswith(_private_place())
     inside = text.startswith(folder)
     inner = text.removeprefix(folder)
     read = inner in (*MATTERS, TRAINING_LOG, TEMPLATE_FOLDER) or is_loaded(inner)
     return inside and not (read and flags & os.O_NOFOLLOW)
+
+
+def _private_place() -> str:
+    """Where a tokenizer's files are copied to, for the child that tries them."""
+    return os.path.join(tempfile.gettempdir(), "phi3-lora-qa-")  # noqa: PTH118
+
+
+def _is_private(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether a deed is one of making that place, or of clearing it by its open folder."""
+    if event in ("os.remove", "os.rmdir") and arguments[1] != -1:
+        return True  # a name in an open folder: the adapter's is held to be as it was
+    return bool(arguments) and str(arguments[0]).startswith(_private_place())
 
 
 def _is_child(event: str, arguments: tuple[Any, ...]) -> bool:
