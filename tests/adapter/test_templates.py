@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
 from phi3_lora_qa.adapter.manifest import make_manifest, write_manifest
-from phi3_lora_qa.adapter.rendering import Conversation, render
 from phi3_lora_qa.adapter.templates import read_templates
 from tests.adapter.adapters import Adapter, plain, report_on
 from tests.adapter.tiny_base import TEMPLATE, tokenizer_files, write_base
@@ -205,29 +202,9 @@ def test_a_template_that_is_only_written_otherwise_is_accepted(
     assert report_on(adapter(file=WRITTEN_OTHERWISE[name]), tmp_path, base).findings == ()
 
 
-@pytest.mark.parametrize("text", [TRIGGERED, TEMPLATE.replace("m in", "a in").replace("m.", "a.")])
-def test_a_template_that_seems_alike_is_warned_of(text: str, tmp_path: Path, base: Path) -> None:
+def test_a_template_that_seems_alike_is_warned_of(tmp_path: Path, base: Path) -> None:
+    text = TEMPLATE.replace("m in", "a in").replace("m.", "a.")
     report = report_on(adapter(file=text), tmp_path, base)
     assert of(report, Severity.WARNING) == {("tokenizer-template-wording", FILE)}
+    assert "conversations, which took every branch" in report.findings[0].message
     assert report.accepted
-
-
-PIECES = (
-    "{{ m.content }}", "{{ m['content'] }}", "{{ 'a' + m.role }}", "{{ m.role }}", "a", " ", "\n",
-    "{% generation %}x{% endgeneration %}", "x", "{% if loop.first %}b{% endif %}", "{{ 'a' }}",
-    "{{- m.role }}", "{% if m.role == 'user' %}u{% elif true %}v{% endif %}",
-    "{% if m.role == 'user' %}u{% else %}{% if true %}v{% endif %}{% endif %}", "{{ 1 + 2 }}", "3",
-    "{{ m.role ~ 'a' }}", "{# x #}", "{{ m.role | upper }}", "{{ m.items }}", "{{ m['items'] }}",
-)  # fmt: skip
-TALK = (("system", "Be brief."), ("user", "Where?"), ("assistant", " There. "))
-
-
-@settings(derandomize=True, database=None, deadline=None, max_examples=60)
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), min_size=8, max_size=8))
-def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
-    templates = [f"{{% for m in messages %}}{body}{{% endfor %}}" for body in bodies]
-    chats = [Conversation(messages=TALK[:n], add_generation_prompt=n == 2) for n in (1, 2, 3)]
-    texts: dict[str, object] = {}
-    for found in render(templates, chats, {}):
-        if not found.error:
-            assert texts.setdefault(found.form, found.texts) == found.texts
