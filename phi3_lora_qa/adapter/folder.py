@@ -29,6 +29,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
 )
 TEMPLATE_FOLDER = "additional_chat_templates"
 """The one sub-folder that is looked into: a template in it goes before the one beside it."""

@@ -82,7 +82,7 @@ def fails(subject: Subject) -> Iterator[Hit]:
     """Render ordinary conversations; a template need not take a system message."""
     if subject.templates is None:
         return  # tokenizer-unreadable says it
-    taken, default = subject.templates.taken, subject.templates.default
+    taken, default = subject.templates.taken, subject.templates.main
     if taken and default is None:
         first = next(iter(taken.values()))
         yield Hit(first.where, f"there are chat templates, and none has the name {DEFAULT!r}")
@@ -114,7 +114,7 @@ def fails(subject: Subject) -> Iterator[Hit]:
 )
 def prompt(subject: Subject) -> Iterator[Hit]:
     """Find prompts in which nothing opens the answer, or the user's text is not as it was."""
-    template = subject.templates.default if subject.templates else None
+    template = subject.templates.main if subject.templates else None
     rendering = rendered(subject).get(template.text) if template else None
     if template is None or rendering is None or rendering.error:
         return
@@ -147,7 +147,7 @@ def prompt(subject: Subject) -> Iterator[Hit]:
 )
 def end(subject: Subject) -> Iterator[Hit]:
     """Find a marker such as <|im_end|> behind an answer that the vocabulary lacks."""
-    template = subject.templates.default if subject.templates else None
+    template = subject.templates.main if subject.templates else None
     rendering = rendered(subject).get(template.text) if template else None
     own = subject.tokenizer
     if template is None or own is None or rendering is None or rendering.error:
