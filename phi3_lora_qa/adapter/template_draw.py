@@ -9,6 +9,7 @@ templates; see `render_child`.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 QUESTION, ANSWER, NEXT = "Where do 17 Grey herons nest?", "In Tall trees.", "And how High?"
@@ -70,9 +71,9 @@ class Chat:
         found: list[dict[str, Any]] = self.names["messages"]
         return found
 
-    def key(self) -> str:
-        """Return what tells it from other conversations."""
-        return json.dumps([self.names, self.words, self.pick])
+    def key(self) -> bytes:
+        """Return what tells it from other conversations, and is short."""
+        return sha256(json.dumps([self.names, self.words, self.pick]).encode("ascii")).digest()
 
     def named(self, **names: Any) -> "Chat":
         """Return it with other values of names."""

@@ -88,7 +88,7 @@ class _Pair:
     def __init__(self, ours: Watched, theirs: Watched, clock: Clock, until: float) -> None:
         self.ours, self.theirs, self.clock, self.until = ours, theirs, clock, until
         self.count = 0
-        self._seen: set[str] = set()
+        self._seen: set[bytes] = set()
 
     def try_out(self, chat: Chat) -> bool:
         """Give both a conversation; return whether one of them took a branch for the first time.

@@ -25,8 +25,8 @@ from phi3_lora_qa.adapter.template_watch import Hint
 
 Change = Callable[[str], Iterable[str]]
 
-_NEVER = (("messages",), ("add_generation_prompt",))
 _MAX_DEPTH = 7
+_MESSAGE = 2  # steps to a message
 
 
 def towards(chat: Chat, hint: Hint, told: str | None) -> Iterator[Chat]:
@@ -98,10 +98,15 @@ def _given(chat: Chat, name: Any, owner: Any, value: Any) -> Iterator[Chat]:
             yield replace(chat, names=_put(chat.names, way, {**place, name: value}))
 
 
+def _is_frame(way: Sequence[Any]) -> bool:
+    """Whether a place holds what every conversation has: messages, each with its fields."""
+    return way[0] == "add_generation_prompt" or (way[0] == "messages" and len(way) <= _MESSAGE)
+
+
 def _other_kinds(chat: Chat, seen: Any) -> Iterator[Chat]:
     """Yield a conversation in which what was looked at is something of another kind."""
     for way, value in _places(chat.names):
-        if type(value) is type(seen) and value == seen and way not in _NEVER:
+        if type(value) is type(seen) and value == seen and not _is_frame(way):
             for new in VALUES:
                 yield replace(chat, names=_put(chat.names, way, new))
         if isinstance(value, dict) and len(way) > 2:

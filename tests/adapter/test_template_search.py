@@ -28,6 +28,8 @@ from tests.adapter.poisoned_templates import (
 )
 from tests.adapter.tiny_base import TEMPLATE
 
+pytestmark = pytest.mark.slow
+
 TOKENS = {"bos_token": "<s>", "eos_token": "<|endoftext|>"}
 BASES = {"tiny": TEMPLATE, "Phi-3-mini": MINI, "Phi-3.5-mini": MINI_35}
 
@@ -157,7 +159,7 @@ def test_templates_are_named_the_same_by_whom_they_are_watched() -> None:
     assert watched.text({}) == watched.text({}, plain=True)
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=150)
+@settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(st.sampled_from([*CONDITIONS.values()]), st.sampled_from([*SHAPES.values()]))
 def test_any_condition_comes_out_the_same_when_it_is_watched(condition: str, shape: str) -> None:
     watched = Watched(poisoned(shape, condition, TEMPLATE), clock())
@@ -176,7 +178,7 @@ PIECES = (
 )  # fmt: skip
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), min_size=8, max_size=8))
 def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
     texts: dict[str, list[str]] = {}
@@ -185,6 +187,20 @@ def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
         chats = list(ordinary(TOKENS))[:12]
         found = [re.sub("0x[0-9a-f]+", "", f"{one.text(c.names, plain=True)}") for c in chats]
         assert texts.setdefault(one.form, found) == found
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["messages[0]", "messages[0] is mapping", "messages is sequence", "messages[0].role is string",
+     "messages | tojson | length > 10", "messages[0].get(3)", "namespace(a=1).a", "range(3)",
+     "(messages | first).content.encode() > 'a'.encode()", "dict(a=messages).a", "1.5 < 2",
+     "[1, messages, none] == [messages]", "messages[0] == messages[-1]", "cycler('a').next()",
+     "messages[0].x.y is defined", "{1: 2}[1]", "(1, 2)[messages | length % 2]"],
+)  # fmt: skip
+def test_whatever_a_condition_looks_at_is_compared(asked: str) -> None:
+    branch = f"{{% if {asked} %}}{{% else %}}{{% endif %}}"
+    found = compared(branch + TEMPLATE, TEMPLATE)
+    assert {"chats", "given"} & found.keys()
 
 
 def test_nothing_is_drawn_by_chance() -> None:

@@ -14,10 +14,12 @@ from phi3_lora_qa.adapter.tokenizer import SETTINGS
 @rule(
     "tokenizer-template",
     severity=Severity.ERROR,
-    title="The chat template is the base's",
+    title="The chat template writes what the base's does",
     why="With another template the adapter sees prompts that it was not trained on; a template "
-    "can also add text to every prompt that nobody sees. What a manifest says of it changes "
-    "nothing: it comes from whom the template comes from.",
+    "can also add text to a prompt that nobody sees, and wait for a word, a length or a date to do "
+    "so. Conversations are drawn to take every branch of both; a branch that none of them takes "
+    "counts as a difference. What a manifest says of it changes nothing: it comes from whom the "
+    "template comes from.",
     fix="save the base's own tokenizer beside the adapter; or, if you trust the template, give the "
     "rule another level: --level tokenizer-template=warning",
     needs=["tokenizer", "base", "base's tokenizer"],
