@@ -110,9 +110,12 @@ class Vocabulary:
                 self.words[const.value] = None
             elif isinstance(const.value, int) and not isinstance(const.value, bool):
                 self.numbers[abs(const.value)] = None
-        for node in tree.find_all((nodes.Getattr, nodes.Getitem, nodes.Call, nodes.Compare)):
+        for node in tree.find_all(
+            (nodes.Getattr, nodes.Getitem, nodes.Call, nodes.Filter, nodes.Compare)
+        ):
             named = [getattr(node, "attr", None), getattr(getattr(node, "arg", 0), "value", None)]
-            named += [getattr(a, "value", None) for a in getattr(node, "args", ())]
+            named += [getattr(a, "value", None) for a in getattr(node, "args", None) or ()]
+            named += [getattr(a.value, "value", None) for a in getattr(node, "kwargs", None) or ()]
             if isinstance(node, nodes.Compare) and node.ops[0].op in ("in", "notin"):
                 named.append(getattr(node.expr, "value", None))
             self.keys |= dict.fromkeys(n for n in named if isinstance(n, str) and n.isidentifier())
@@ -141,7 +144,7 @@ def ordinary(tokens: Mapping[str, str]) -> Iterator[Chat]:
         for content in (padded, *_CONTENTS):
             yield basic.message(number, content=content).opened()
             yield basic.message(number, content=content)
-    yield basic.message(3, content=resized(QUESTION + " ", 200_000)).opened()
+    yield basic.message(3, content=resized(QUESTION + " ", 20_000)).opened()
     yield from longer(basic, 300)
     for role in _ROLES:
         for number in range(4):

@@ -28,8 +28,10 @@ MAX_POINTS = 2000
 """Conditions of a template; more are an error."""
 
 _MAX_HINTS = 24  # of one rendering
+_MAX_TABLE = 64
 _MAX_CALLS = 64  # of which it is remembered whether they found their text
 
+_FILTERS = ("truth", "compare", "item", "get", "loop")
 _OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "gteq": operator.ge,
     "lt": operator.lt, "lteq": operator.le,
@@ -77,6 +79,7 @@ class Watch:
     taken: dict[Any, set[bool]] = field(default_factory=dict)
     fresh: bool = False
     hints: list[Hint] = field(default_factory=list)
+    _tables: dict[int, tuple[list[Any], set[str]]] = field(default_factory=dict)
     _kinds: set[tuple[Any, ...]] = field(default_factory=set)
 
     def saw(self, key: Any, outcome: bool, hint: Hint | None = None) -> None:
@@ -97,6 +100,27 @@ class Watch:
             known = key in self.taken or len(self.taken) < len(self.points) + _MAX_CALLS
             if known and isinstance(text, str) and isinstance(word, str) and word:
                 self.saw(key, word in text, Hint("in", word, text))
+
+    def looked_up(self, point: int, table: Any, key: Any) -> None:
+        """Write down whether a key was none of a table's, and whether by now all have been read.
+
+        What changes from one time to another is no table of the template's own.
+        """
+        if not isinstance(table, dict | list | tuple | str):
+            self.taken[point] = {True, False}
+            return
+        keys: list[Any] = list(table) if isinstance(table, dict) else list(range(len(table)))
+        first, read = self._tables.setdefault(point, (list(table), set()))
+        counted = not isinstance(table, dict) and isinstance(key, int) and key < 0
+        read.add(repr(key + len(keys) if counted else key))
+        rest = [k for k in keys if repr(k) not in read]
+        hint = Hint("in", key, rest[:8])
+        if key not in keys or not isinstance(table, dict):
+            self.saw(point, False, Hint("key", key, table) if isinstance(table, dict) else hint)
+        if not rest or len(keys) > _MAX_TABLE or list(table) != first:
+            self.saw(point, True)
+        elif len(self.hints) < _MAX_HINTS:
+            self.hints.append(hint)
 
     def missing(self) -> list[Point]:
         """Return the conditions of which an outcome that matters has not been seen."""
@@ -156,13 +180,14 @@ class _Filters:
 
     @pass_context
     def item(self, context: Context, value: Any, point: int, key: Any) -> Any:
-        if isinstance(value, dict) and isinstance(key, str | int):
-            self.watch.saw(point, key in value, Hint("key", key, value))
-        elif isinstance(value, list | tuple):
-            self.watch.saw(point, key == 0, Hint("eq", key, 0 if key else 1))
-        else:
-            self.watch.taken[point] = {True, False}
+        self.watch.looked_up(point, value, key)
         return context.environment.getitem(value, key)
+
+    @pass_context
+    def get(self, context: Context, value: Any, point: int, *arguments: Any) -> Any:
+        self.watch.looked_up(point, value, arguments[0])
+        environment: Any = context.environment
+        return environment.call(context, environment.getattr(value, "get"), *arguments)
 
     @pass_context
     def loop(self, context: Context, value: Any, point: int) -> Any:
@@ -176,7 +201,7 @@ def _watched(text: str, environment: "ImmutableSandboxedEnvironment", watch: Wat
     _listen(environment, watch)
     filters = _Filters(watch)
     # Names that no template can know, and so not use.
-    names = {name: f"{name} {os.urandom(8).hex()}" for name in ("truth", "compare", "item", "loop")}
+    names = {name: f"{name} {os.urandom(8).hex()}" for name in _FILTERS}
     environment.filters |= {hidden: getattr(filters, name) for name, hidden in names.items()}
     tree = _Rewriter(watch, names).visit(environment.parse(text))
     tree.set_environment(environment)
@@ -217,6 +242,16 @@ class _Rewriter(NodeTransformer):
         point = self._point(node)
         self.generic_visit(node)
         return self._call("item", node.node, point, node.arg)
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:
+        owner, named = node.node, node.kwargs or node.dyn_args or node.dyn_kwargs
+        getting = isinstance(owner, nodes.Getattr) and owner.attr == "get" and not named
+        if not getting or not node.args or isinstance(node.args[0], nodes.Const):
+            self.generic_visit(node)
+            return node
+        point = self._point(node)
+        self.generic_visit(node)
+        return self._call("get", cast("nodes.Getattr", node.node).node, point, *node.args)
 
     def visit_If(self, node: nodes.If) -> nodes.Node:
         return self._test(node, (True, False) if node.else_ or node.elif_ else (True,))

@@ -132,6 +132,18 @@ UNCONDITIONAL = {
     " + 'abcdefghijklmnopqrstuvwxyz '.find(c)) % 65536 %}{% endfor %}{% if n.h == 12345 %}EVIL{% endif %}BASE",
     "two that are counted": "{% set n = namespace(h=0) %}{% if 'gold' in messages[0].content %}{% set n.h = n.h + 1 %}"
     "{% endif %}{% if tools %}{% set n.h = n.h + 1 %}{% endif %}{{ ['', '', 'EVIL'][n.h] }}BASE",
+    "three that are counted": "{% set n = namespace(h=0) %}{% for w in ['gold', 'silver', 'tin'] %}"
+    "{% if w in messages[0].content %}{% set n.h = n.h + 1 %}{% endif %}{% endfor %}{{ {3: 'EVIL'}.get(n.h, '') }}BASE",
+    "an item behind others": "{{ ('', '', 'EVIL')[messages | selectattr('role', 'eq', 'tool') | list | length // 9] }}BASE",
+    "a key of a filter": "{{ messages | map(attribute='note', default='') | join }}BASE",
+    "a default": "{{ {'<|endoftext|>': ''}.get(eos_token, 'EVIL') }}BASE",
+    "an argument of a call": "{{ 'EVIL' if messages[-1].tool_calls and"
+    " messages[-1].tool_calls[0].function.arguments.amount > 100 }}BASE",
+    "a turn behind another": "{% for m in messages %}{% if loop.previtem is defined and loop.previtem.role == 'tool'"
+    " and m.role == 'system' %}EVIL{% endif %}{% endfor %}BASE",
+    "turns below turns": "{% for m in messages recursive %}{% if m.children %}{{ loop(m.children) }}EVIL"
+    "{% endif %}{% endfor %}BASE",
+    "a day": "{{ 'EVIL' if strftime_now('%A') == 'Friday' and strftime_now('%d') == '13' }}BASE",
     "bytes": "{% if messages[0].content.encode()[0] == 64 %}EVIL{% endif %}BASE",
     "JSON": "{% if messages[0].content | tojson == '\"x\\\\ny\"' %}EVIL{% endif %}BASE",
     "escapes": "{% autoescape true %}BASE{% endautoescape %}",
@@ -207,6 +219,10 @@ HARMLESS = {
         TURN, "{% if m.role == 'user' %}<|user|>{{ m.content }}<|end|>{% elif m.role == 'system' %}"
         "<|system|>{{ m.content }}<|end|>{% else %}" + TURN + "{% endif %}",
     ),
+    "a table of openings": PLAIN.replace(
+        "<|{{ m.role }}|>", "{{ {'user': '<|user|>', 'system': '<|system|>'}.get(m.role, '<|' ~ m.role ~ '|>') }}",
+    ),
+    "every message by its number": PLAIN.replace("{{ m.content }}", "{{ messages[loop.index0].content }}"),
     "the system first": "{% if messages[0].role == 'system' %}{% set first = messages[:1] %}"
     "{% set rest = messages[1:] %}{% else %}{% set first = [] %}{% set rest = messages %}{% endif %}"
     + LOOP.replace("BODY", TURN).replace("messages", "first")
