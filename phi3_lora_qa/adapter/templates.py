@@ -2,12 +2,13 @@
 
 As in transformers 5.23 (PreTrainedTokenizerBase._from_pretrained): templates in files go before
 those in tokenizer_config.json, all of them; one in the sub-folder goes before chat_template.jinja;
-of two in a list the later one counts. Older versions know tokenizer_config.json alone.
+of two in a list the later one counts. Older versions know tokenizer_config.json alone. A processor
+takes chat_template.json and processor_config.json, too; so do vLLM, which asks for a processor
+first, text-generation-inference, and the converter of llama.cpp.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import TEMPLATE_FOLDER, AdapterFolder
@@ -15,6 +16,7 @@ from phi3_lora_qa.adapter.tokenizer import SETTINGS, read_object, read_small
 from phi3_lora_qa.errors import AdapterError
 
 TEMPLATE = "chat_template.jinja"
+OTHERS = ("chat_template.json", "processor_config.json")
 DEFAULT = "default"
 MAX_TEMPLATES = 16
 _MAX_TEMPLATE = 1 << 20
@@ -46,6 +48,12 @@ class ChatTemplates:
         """The one that is taken when nobody asks for another."""
         return self.taken.get(DEFAULT)
 
+    @property
+    def main(self) -> ChatTemplate | None:
+        """The default one, or where transformers takes none, one that other readers take."""
+        others = (t for t in self.shadowed if t.name == DEFAULT)
+        return self.default or (None if self.taken else next(others, None))
+
 
 def read_templates(folder: AdapterFolder | BaseFiles) -> ChatTemplates:
     """Read every chat template of a folder.
@@ -54,10 +62,11 @@ def read_templates(folder: AdapterFolder | BaseFiles) -> ChatTemplates:
         AdapterError: A file is no strict JSON, no UTF-8, too large, or holds no template.
     """
     in_files = list(_in_files(folder))
-    in_settings = list(_in_settings(read_object(folder, SETTINGS).get("chat_template")))
+    in_settings = list(_in_json(folder, SETTINGS))
+    elsewhere = [template for name in OTHERS for template in _in_json(folder, name)]
     readers = in_files or in_settings
     taken = {template.name: template for template in readers}
-    every = (*in_settings, *in_files)
+    every = (*in_settings, *in_files, *elsewhere)
     if len(every) > MAX_TEMPLATES:
         raise AdapterError(
             f"{len(every)} chat templates are more than {MAX_TEMPLATES}; keep those that are used"
@@ -107,8 +116,9 @@ def _in_folder(folder: AdapterFolder | BaseFiles) -> list[str]:
     return list(folder.templates)
 
 
-def _in_settings(raw: Any) -> Iterator[ChatTemplate]:
-    """Yield the templates of tokenizer_config.json: one text, or several with names."""
+def _in_json(folder: AdapterFolder | BaseFiles, file: str) -> Iterator[ChatTemplate]:
+    """Yield the templates of a JSON file: one text, or several with names."""
+    raw = read_object(folder, file).get("chat_template")
     if raw is None:
         return
     named = [(DEFAULT, raw)] if isinstance(raw, str) else raw
@@ -119,9 +129,9 @@ def _in_settings(raw: Any) -> Iterator[ChatTemplate]:
     if not isinstance(named, list) or not all(
         isinstance(name, str) and isinstance(text, str) for name, text in named
     ):
-        raise AdapterError(f"{SETTINGS} has no readable chat_template; save the tokenizer again")
+        raise AdapterError(f"{file} has no readable chat_template; save the tokenizer again")
     for name, text in named:
-        yield ChatTemplate(name=name, text=_trimmed(text), where=SETTINGS)
+        yield ChatTemplate(name=name, text=_trimmed(text), where=file)
 
 
 def _trimmed(text: str) -> str:

@@ -11,6 +11,7 @@ MINI = (
     "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
+MINI_35 = MINI.replace("== 'system'", "== 'system' and message['content']")
 MEDIUM = (  # opens the answer after every question, asked or not; drops system messages
     "{% for message in messages %}{% if (message['role'] == 'user') %}{{'<|user|>' + '\n' + "
     "message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}"

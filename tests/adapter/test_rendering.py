@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.adapter import child, child_start, render_child, rendering
+from phi3_lora_qa.adapter import child, child_start, rendering
 from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, render
+from phi3_lora_qa.adapter.template_sandbox import MAX_CHARACTERS
 from phi3_lora_qa.errors import MissingDependencyError, Phi3LoraQAError
 from tests.adapter.chat_templates import BRACKETS, ESCAPES, FEATURES, GOOD, HEALTHY, HOSTILE
 from tests.adapter.stand_in_child import SAY_READY, child_of
@@ -88,10 +89,10 @@ def test_any_character_comes_through_and_back() -> None:
 
 
 def test_all_that_is_allowed_to_be_written_arrives() -> None:
-    template = "\U0001f600" * (render_child.MAX_CHARACTERS // 2)
+    template = "\U0001f600" * (MAX_CHARACTERS // 2)
     assert one(template, [ASK, ASK], TOKENS).texts == (template, template)
     done = one(template, [ASK, ASK, ASK], TOKENS)
-    assert done.error == f"wrote more than {render_child.MAX_CHARACTERS} characters"
+    assert done.error == f"wrote more than {MAX_CHARACTERS} characters"
 
 
 @settings(deadline=None, max_examples=30)
@@ -117,9 +118,7 @@ def test_the_child_sees_no_environment_and_no_site_packages_of_its_own(
     for name in ("SECRET_TOKEN", "PYTHONPATH", "PYTHONSTARTUP", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     tell = "[json.dumps([sorted(os.environ), sys.path, 'site' in sys.modules])]"
-    child_of(
-        f"{SAY_READY}print(json.dumps([{{'texts': {tell}, 'form': ''}}]))", tmp_path, monkeypatch
-    )
+    child_of(f"{SAY_READY}print(json.dumps([{{'texts': {tell}}}]))", tmp_path, monkeypatch)
     (text,) = one(GOOD, [ASK], TOKENS).texts
     assert isinstance(text, str)
     environment, path, site = json.loads(text)
@@ -145,7 +144,7 @@ except OSError as error:
     wrote = "refused"
 limits = [resource.getrlimit(getattr(resource, name))[0] for name in {names!r}]
 {SAY_READY}
-print(json.dumps([{{"texts": [json.dumps([limits, wrote])], "form": ""}}]))
+print(json.dumps([{{"texts": [json.dumps([limits, wrote])]}}]))
 """
     child_of(code, tmp_path, monkeypatch)
     (text,) = one(GOOD, [ASK], TOKENS).texts

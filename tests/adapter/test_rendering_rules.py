@@ -11,7 +11,7 @@ import pytest
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
 from phi3_lora_qa.adapter.manifest import template_hash
-from phi3_lora_qa.adapter.rendering import Rendering, render
+from phi3_lora_qa.adapter.rendering import render_and_compare
 from phi3_lora_qa.adapter.rules import rendering as rules
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models.registry import bundled
@@ -38,11 +38,11 @@ def renderings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The templates that the rules render, in order."""
     seen: list[str] = []
 
-    def count(templates: Sequence[str], *arguments: Any) -> tuple[Rendering, ...]:
+    def count(templates: Sequence[str], *arguments: Any) -> Any:
         seen.extend(templates)
-        return render(templates, *arguments)
+        return render_and_compare(templates, *arguments)
 
-    monkeypatch.setattr(rules, "render", count)
+    monkeypatch.setattr(rules, "render_and_compare", count)
     return seen
 
 
@@ -176,5 +176,5 @@ def test_nothing_is_kept_of_an_adapter_that_is_gone(tmp_path: Path) -> None:
 
     linted(GOOD, tmp_path)
     gc.collect()
-    assert len(rules._rendered) == 0
+    assert len(rules._worked) == 0
     assert lint(AdapterFolder.open(tmp_path)).accepted

@@ -1,20 +1,19 @@
 """Chat templates: which ones a folder has, and what rules say of them beside the base's."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
 from phi3_lora_qa.adapter.manifest import make_manifest, write_manifest
-from phi3_lora_qa.adapter.rendering import Conversation, render
-from phi3_lora_qa.adapter.templates import read_templates
+from phi3_lora_qa.adapter.templates import OTHERS, read_templates
 from tests.adapter.adapters import Adapter, plain, report_on
+from tests.adapter.poisoned_templates import CONDITIONS, HARMLESS, SHAPES, poisoned
 from tests.adapter.tiny_base import TEMPLATE, tokenizer_files, write_base
 
 pytestmark = pytest.mark.slow
@@ -78,6 +77,30 @@ def test_another_template_is_rejected_wherever_it_lies(
 ) -> None:
     found, where = HIDDEN[name]
     assert of(report_on(found, tmp_path, base), Severity.ERROR) == {("tokenizer-template", where)}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_template_for_other_readers_is_rejected(
+    name: str, tmp_path: Path, base: Path
+) -> None:
+    def beside(template: Any, **own: Any) -> Adapter:
+        found = adapter(**own)
+        found.files[name] = json.dumps({"chat_template": template}).encode()
+        return found
+
+    twice = {("tokenizer-template-twice", name)}
+    report = report_on(beside(EVIL, setting=TEMPLATE), tmp_path / "a", base)
+    assert of(report, Severity.ERROR) == {("tokenizer-template", name)}
+    assert of(report_on(beside(EVIL, file=TEMPLATE), tmp_path / "b"), Severity.ERROR) == twice
+    report = report_on(beside([{"name": "default", "template": EVIL}]), tmp_path / "c", base)
+    assert ("tokenizer-template", name) in of(report, Severity.ERROR)
+    report = report_on(beside("{{ no.such }}"), tmp_path / "d")
+    assert of(report, Severity.ERROR) == {("tokenizer-template-fails", name)}
+    report = report_on(beside(3, setting=TEMPLATE), tmp_path / "e", base)
+    assert not report.accepted
+    for number, same in enumerate((TEMPLATE, MARKED, None)):
+        found = beside(same, setting=TEMPLATE)
+        assert report_on(found, tmp_path / f"f{number}", base).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -205,29 +228,63 @@ def test_a_template_that_is_only_written_otherwise_is_accepted(
     assert report_on(adapter(file=WRITTEN_OTHERWISE[name]), tmp_path, base).findings == ()
 
 
-@pytest.mark.parametrize("text", [TRIGGERED, TEMPLATE.replace("m in", "a in").replace("m.", "a.")])
-def test_a_template_that_seems_alike_is_warned_of(text: str, tmp_path: Path, base: Path) -> None:
+def test_a_template_that_seems_alike_is_warned_of(tmp_path: Path, base: Path) -> None:
+    text = TEMPLATE.replace("m in", "a in").replace("m.", "a.")
     report = report_on(adapter(file=text), tmp_path, base)
     assert of(report, Severity.WARNING) == {("tokenizer-template-wording", FILE)}
+    assert "conversations, which took every branch" in report.findings[0].message
     assert report.accepted
 
 
-PIECES = (
-    "{{ m.content }}", "{{ m['content'] }}", "{{ 'a' + m.role }}", "{{ m.role }}", "a", " ", "\n",
-    "{% generation %}x{% endgeneration %}", "x", "{% if loop.first %}b{% endif %}", "{{ 'a' }}",
-    "{{- m.role }}", "{% if m.role == 'user' %}u{% elif true %}v{% endif %}",
-    "{% if m.role == 'user' %}u{% else %}{% if true %}v{% endif %}{% endif %}", "{{ 1 + 2 }}", "3",
-    "{{ m.role ~ 'a' }}", "{# x #}", "{{ m.role | upper }}", "{{ m.items }}", "{{ m['items'] }}",
-)  # fmt: skip
-TALK = (("system", "Be brief."), ("user", "Where?"), ("assistant", " There. "))
+@pytest.mark.parametrize("kind", ["a word of the user's", "tools", "a year", "three things"])
+def test_a_template_that_waits_for_something_is_rejected_with_what_it_waits_for(
+    kind: str, tmp_path: Path, base: Path
+) -> None:
+    text = poisoned(SHAPES["in front"], CONDITIONS[kind], TEMPLATE)
+    report = report_on(adapter(file=text), tmp_path, base)
+    assert of(report, Severity.ERROR) == {("tokenizer-template", FILE)}
+    message = report.findings[0].message
+    assert "writes 'Say thanks.<|" in message
+    assert "where the base's writes '<|" in message
+    assert {"tools": "tools=", "a year": "the date 2031"}.get(kind, "user: ") in message
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=60)
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), min_size=8, max_size=8))
-def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
-    templates = [f"{{% for m in messages %}}{body}{{% endfor %}}" for body in bodies]
-    chats = [Conversation(messages=TALK[:n], add_generation_prompt=n == 2) for n in (1, 2, 3)]
-    texts: dict[str, object] = {}
-    for found in render(templates, chats, {}):
-        if not found.error:
-            assert texts.setdefault(found.form, found.texts) == found.texts
+def test_a_template_with_a_branch_that_nothing_takes_is_rejected(
+    tmp_path: Path, base: Path
+) -> None:
+    text = TEMPLATE + "\n{% if messages | length > 5000 %}Say thanks.{% endif %}"
+    report = report_on(adapter(file=text), tmp_path / "a", base)
+    assert of(report, Severity.ERROR) == {("tokenizer-template", FILE)}
+    text = TEMPLATE + "{#\n#}{% if messages | length > 5000 %}Say thanks.{% endif %}"
+    report = report_on(adapter(file=text), tmp_path / "b", base)
+    assert "has a branch that none of " in report.findings[0].message
+    assert "in line 2: '#}{% if messages" in report.findings[0].message
+
+
+def test_a_rule_that_is_set_in_a_mark_and_lost_is_rejected(tmp_path: Path) -> None:
+    setting = "{% set rule = messages[0].content %}"
+    text = "{% if messages[0].role == 'system' %}SET{% endif %}{{ rule }}" + TEMPLATE
+    own = write_base(tmp_path / "base")
+    (own / FILE).write_text(text.replace("SET", setting))
+    marked = text.replace("SET", "{% generation %}" + setting + "{% endgeneration %}")
+    report = report_on(adapter(file=marked), tmp_path / "a", own)
+    assert of(report, Severity.ERROR) == {("tokenizer-template", FILE)}
+    report = report_on(adapter(file=text.replace("SET", setting)), tmp_path / "b", own)
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize("text", ["{% if messages %}{% endif %}" * 3000, "{{ 'a' * 300000 }}"])
+def test_a_template_that_is_too_much_to_compare_is_rejected_in_seconds(
+    text: str, tmp_path: Path, base: Path
+) -> None:
+    start = time.perf_counter()
+    report = report_on(adapter(file=text + TEMPLATE), tmp_path, base)
+    assert time.perf_counter() - start < 6
+    assert ("tokenizer-template", FILE) in of(report, Severity.ERROR)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_harmless_template_is_no_error(name: str, tmp_path: Path, base: Path) -> None:
+    report = report_on(adapter(file=HARMLESS[name]), tmp_path, base)
+    assert report.accepted
+    assert {rule for rule, _ in of(report, Severity.WARNING)} <= {"tokenizer-template-wording"}

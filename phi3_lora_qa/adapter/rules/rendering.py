@@ -6,6 +6,7 @@ process for each adapter.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,13 @@ from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.manifest import template_hash
-from phi3_lora_qa.adapter.rendering import Conversation, Refusal, Rendering, render
+from phi3_lora_qa.adapter.rendering import (
+    Comparison,
+    Conversation,
+    Refusal,
+    Rendering,
+    render_and_compare,
+)
 from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.adapter.templates import DEFAULT, ChatTemplate
 from phi3_lora_qa.adapter.tokenizer import SETTINGS, read_object, special_token
@@ -49,17 +56,17 @@ _CONVERSATIONS = (
         messages=(*_ASKED, ("assistant", _ANSWER), ("user", _NEXT)), add_generation_prompt=True
     ),
     Conversation(messages=(("system", "Be Brief."), *_ASKED), add_generation_prompt=True),
-    # These are for comparing two templates with one another.
-    Conversation(messages=(("user", f"  {_QUESTION}\n "), ("assistant", f" {_ANSWER}\n"))),
-    Conversation(messages=(("system", ""), *_ASKED, ("assistant", _ANSWER))),
-    Conversation(
-        messages=(("system", " Be Brief. "), *((*_ASKED, ("assistant", _ANSWER)) * 3), *_ASKED),
-        add_generation_prompt=True,
-    ),
 )
 _PLAIN, _PROMPT, _CHAT, _SYSTEM = range(4)
 
-_rendered: WeakKeyDictionary[Subject, dict[str, Rendering]] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Work:
+    rendered: dict[str, Rendering]
+    compared: dict[tuple[str, str], Comparison]
+
+
+_worked: WeakKeyDictionary[Subject, _Work] = WeakKeyDictionary()
 
 
 @rule(
@@ -75,7 +82,7 @@ def fails(subject: Subject) -> Iterator[Hit]:
     """Render ordinary conversations; a template need not take a system message."""
     if subject.templates is None:
         return  # tokenizer-unreadable says it
-    taken, default = subject.templates.taken, subject.templates.default
+    taken, default = subject.templates.taken, subject.templates.main
     if taken and default is None:
         first = next(iter(taken.values()))
         yield Hit(first.where, f"there are chat templates, and none has the name {DEFAULT!r}")
@@ -107,7 +114,7 @@ def fails(subject: Subject) -> Iterator[Hit]:
 )
 def prompt(subject: Subject) -> Iterator[Hit]:
     """Find prompts in which nothing opens the answer, or the user's text is not as it was."""
-    template = subject.templates.default if subject.templates else None
+    template = subject.templates.main if subject.templates else None
     rendering = rendered(subject).get(template.text) if template else None
     if template is None or rendering is None or rendering.error:
         return
@@ -140,7 +147,7 @@ def prompt(subject: Subject) -> Iterator[Hit]:
 )
 def end(subject: Subject) -> Iterator[Hit]:
     """Find a marker such as <|im_end|> behind an answer that the vocabulary lacks."""
-    template = subject.templates.default if subject.templates else None
+    template = subject.templates.main if subject.templates else None
     rendering = rendered(subject).get(template.text) if template else None
     own = subject.tokenizer
     if template is None or own is None or rendering is None or rendering.error:
@@ -170,22 +177,32 @@ def _unopened(rendering: Rendering) -> bool:
 class Likeness(StrEnum):
     """How much two templates are alike."""
 
-    SAME = "they write the same, whatever they are given"
-    SEEMING = "they write the same in the conversations that were tried"
+    SAME = "they write the same, and are only written otherwise"
+    SEEMING = "they write the same in the conversations that were drawn"
+    HIDDEN = "they do so, but there are branches that no conversation took"
     NONE = "they write something else, or cannot be rendered"
 
 
-def compare(subject: Subject, ours: ChatTemplate, theirs: ChatTemplate) -> Likeness:
+@dataclass(frozen=True)
+class Likened:
+    """How much two templates are alike, and what is known of it."""
+
+    likeness: Likeness
+    comparison: Comparison
+
+
+def compare(subject: Subject, ours: ChatTemplate, theirs: ChatTemplate) -> Likened:
     """Tell how much a template of the adapter and another one are alike."""
     if _is_plainly_same(ours, theirs):
-        return Likeness.SAME
-    found = rendered(subject)
-    first, second = found[ours.text], found[theirs.text]
-    if first.error or second.error:
-        return Likeness.NONE
-    if first.form == second.form:
-        return Likeness.SAME
-    return Likeness.SEEMING if first.texts == second.texts else Likeness.NONE
+        return Likened(Likeness.SAME, Comparison(same_form=True))
+    found = _work(subject).compared[ours.text, theirs.text]
+    if found.difference or found.error:
+        likeness = Likeness.NONE
+    elif found.same_form:
+        likeness = Likeness.SAME
+    else:
+        likeness = Likeness.HIDDEN if found.missing else Likeness.SEEMING
+    return Likened(likeness, found)
 
 
 def counterpart(subject: Subject, template: ChatTemplate) -> ChatTemplate | None:
@@ -200,23 +217,30 @@ def winner(subject: Subject, template: ChatTemplate) -> ChatTemplate | None:
 
 
 def rendered(subject: Subject) -> dict[str, Rendering]:
-    """Return what came of each template of which that must be known, by its text.
-
-    They are rendered once for each subject, all in one child; the subject's end is the entry's end.
-    """
-    if subject not in _rendered:
-        texts = _to_render(subject)
-        answers = render(texts, _CONVERSATIONS, _special_tokens(subject)) if texts else ()
-        _rendered[subject] = dict(zip(texts, answers, strict=True))
-    return _rendered[subject]
+    """Return what came of each template of which that must be known, by its text."""
+    return _work(subject).rendered
 
 
-def _to_render(subject: Subject) -> list[str]:
-    """Return the texts that are not known to be good, and of pairs that are to be compared."""
+def _work(subject: Subject) -> _Work:
+    """Render and compare, once for each subject, in one child; the subject's end is the entry's."""
+    if subject not in _worked:
+        texts, pairs = _to_do(subject)
+        found: tuple[tuple[Rendering, ...], tuple[Comparison, ...]] = ((), ())
+        if texts:
+            tokens = _special_tokens(subject)
+            found = render_and_compare(texts, _CONVERSATIONS, tokens, pairs)
+        _worked[subject] = _Work(
+            dict(zip(texts, found[0], strict=True)), dict(zip(pairs, found[1], strict=True))
+        )
+    return _worked[subject]
+
+
+def _to_do(subject: Subject) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the texts that are not known to be good, and pairs that are to be compared."""
     if subject.templates is None:
-        return []
+        return [], []
     taken, shadowed = subject.templates.taken.values(), subject.templates.shadowed
-    texts = []
+    texts, pairs = [], []
     for template in (*taken, *shadowed):
         others = [counterpart(subject, template)]
         if template in shadowed:
@@ -224,7 +248,8 @@ def _to_render(subject: Subject) -> list[str]:
         differing = [o for o in others if o and not _is_plainly_same(template, o)]
         if differing or (not any(others) and template_hash(template.text) not in KNOWN_GOOD):
             texts += [template.text, *(other.text for other in differing)]
-    return list(dict.fromkeys(texts))
+            pairs += [(template.text, other.text) for other in differing]
+    return list(dict.fromkeys(texts)), list(dict.fromkeys(pairs))
 
 
 def _is_plainly_same(ours: ChatTemplate, theirs: ChatTemplate) -> bool:

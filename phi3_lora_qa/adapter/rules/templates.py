@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.manifest import template_hash
+from phi3_lora_qa.adapter.rendering import Comparison
 from phi3_lora_qa.adapter.rules.rendering import Likeness, compare, counterpart, rendered, winner
 from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.adapter.templates import DEFAULT, ChatTemplate
@@ -13,10 +14,12 @@ from phi3_lora_qa.adapter.tokenizer import SETTINGS
 @rule(
     "tokenizer-template",
     severity=Severity.ERROR,
-    title="The chat template is the base's",
+    title="The chat template writes what the base's does",
     why="With another template the adapter sees prompts that it was not trained on; a template "
-    "can also add text to every prompt that nobody sees. What a manifest says of it changes "
-    "nothing: it comes from whom the template comes from.",
+    "can also add text to a prompt that nobody sees, and wait for a word, a length or a date to do "
+    "so. Conversations are drawn to take every branch of both; a branch that none of them takes "
+    "counts as a difference. What a manifest says of it changes nothing: it comes from whom the "
+    "template comes from.",
     fix="save the base's own tokenizer beside the adapter; or, if you trust the template, give the "
     "rule another level: --level tokenizer-template=warning",
     needs=["tokenizer", "base", "base's tokenizer"],
@@ -24,12 +27,17 @@ from phi3_lora_qa.adapter.tokenizer import SETTINGS
 def template(subject: Subject) -> Iterator[Hit]:
     """Find templates that write otherwise than the base's, and one that is gone."""
     for ours, theirs in _pairs(subject):
-        if compare(subject, ours, theirs) is Likeness.NONE:
-            at = _first_difference(ours.text, theirs.text)
-            said = ", as the manifest says" if _is_declared(subject, ours) else ""
+        likened = compare(subject, ours, theirs)
+        said = ", as the manifest says" if _is_declared(subject, ours) else ""
+        if likened.likeness is Likeness.NONE:
+            yield Hit(ours.where, f"{_called(ours)} {_otherwise(likened.comparison)}{said}")
+        elif likened.likeness is Likeness.HIDDEN:
+            line = likened.comparison.missing[0]
             yield Hit(
                 ours.where,
-                f"{_called(ours)} differs from the base's at {ours.text[at : at + 60]!r}{said}",
+                f"{_called(ours)} has a branch that none of {likened.comparison.chats} "
+                f"conversations took, and that the base's does not have, in line {line}: "
+                f"{_quoted(ours, line)}{said}",
             )
     found = subject.templates
     if found and not found.taken and subject.base_templates.default and subject.tokenizer:
@@ -40,18 +48,24 @@ def template(subject: Subject) -> Iterator[Hit]:
     "tokenizer-template-wording",
     severity=Severity.WARNING,
     title="The chat template is written as the base's",
-    why="It wrote the same as the base's in the conversations that were tried. Whether it does so "
-    "in all of them, only reading it tells: a template can wait for a word or a date.",
+    why="It wrote the same as the base's in every conversation that was drawn to take its "
+    "branches. Whether it does so in all others, only reading it tells.",
     fix="read the template, or save the base's own tokenizer beside the adapter",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
 def wording(subject: Subject) -> Iterator[Hit]:
     """Find templates of which it is not certain that they always write what the base's does."""
     for ours, theirs in _pairs(subject):
-        if compare(subject, ours, theirs) is Likeness.SEEMING:
+        likened = compare(subject, ours, theirs)
+        if likened.likeness is Likeness.SEEMING:
             at = _first_difference(ours.text, theirs.text)
-            text = f"{_called(ours)} is written otherwise than the base's from "
-            yield Hit(ours.where, f"{text}{ours.text[at : at + 60]!r} on")
+            found = likened.comparison
+            yield Hit(
+                ours.where,
+                f"{_called(ours)} wrote the same in {found.chats} conversations, which took every "
+                f"branch of its {found.branches} conditions; it is written otherwise than the "
+                f"base's from {ours.text[at : at + 60]!r} on",
+            )
 
 
 @rule(
@@ -89,7 +103,7 @@ def twice(subject: Subject) -> Iterator[Hit]:
         taken = winner(subject, ours)
         if taken is None or ours.name != DEFAULT or counterpart(subject, ours):
             continue  # compared with the base's, each for itself
-        if compare(subject, ours, taken) is Likeness.NONE:
+        if compare(subject, ours, taken).likeness in (Likeness.NONE, Likeness.HIDDEN):
             yield Hit(ours.where, f"{_called(ours)} here is not the one in {taken.where}")
 
 
@@ -113,6 +127,22 @@ def _is_declared(subject: Subject, ours: ChatTemplate) -> bool:
 def _called(template: ChatTemplate) -> str:
     named = "" if template.name == DEFAULT else f" {template.name!r}"
     return f"the chat template{named}"
+
+
+def _otherwise(comparison: Comparison) -> str:
+    """Return what was found to differ from the base's."""
+    found = comparison.difference
+    if found is None:
+        return f"cannot be compared with the base's: it {comparison.error}"
+    ours, theirs = (
+        "nothing" if text is None else repr(text) for text in (found.ours, found.theirs)
+    )
+    return f"writes {ours} where the base's writes {theirs}, given {found.given}"
+
+
+def _quoted(template: ChatTemplate, line: int) -> str:
+    lines = template.text.splitlines()
+    return repr(lines[line - 1].strip()[:60]) if 0 < line <= len(lines) else "''"
 
 
 def _first_difference(ours: str, theirs: str) -> int:
