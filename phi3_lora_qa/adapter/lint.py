@@ -19,7 +19,13 @@ from phi3_lora_qa.adapter.finding import (
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.selection import Selection
 from phi3_lora_qa.adapter.subject import Subject
-from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.errors import (
+    BaseModelError,
+    IncompatibleLibraryError,
+    MissingDependencyError,
+    escape,
+    shortage,
+)
 
 __all__ = ["Finding", "LintReport", "Severity", "all_rules", "families", "find_rule", "lint"]
 
@@ -27,6 +33,8 @@ MAX_FINDINGS = 10
 """How many findings one rule may report; the last says how many more there are."""
 
 INTERNAL = "lint-internal-error"
+_NOT_THE_ADAPTERS = (BaseModelError, MissingDependencyError, IncompatibleLibraryError)
+"""Errors that say nothing of the adapter, and end the run without a verdict."""
 _OPTIONAL = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
 
 
@@ -78,6 +86,7 @@ def lint(
 
     Raises:
         BaseModelError: A file of the base cannot be read, so that nothing can be compared.
+        MachineError: Memory, file handles or the like are short of what the work takes.
     """
     subject, selection = Subject(folder, base), selection or Selection()
     findings: list[Finding] = []
@@ -117,9 +126,10 @@ def lint(
 def _has(subject: Subject, need: Need, findings: list[Finding]) -> bool:
     try:
         return subject.has(need)
-    except BaseModelError:
+    except _NOT_THE_ADAPTERS:
         raise
     except Exception as error:  # whatever a stranger's file does is a finding
+        _require_machine(error)
         findings.append(_crash(f"reading the {need}", error))
         return False
 
@@ -127,10 +137,17 @@ def _has(subject: Subject, need: Need, findings: list[Finding]) -> bool:
 def _run(rule: Rule, subject: Subject) -> Iterator[Finding]:
     try:
         yield from rule.findings(subject)
-    except BaseModelError:
+    except _NOT_THE_ADAPTERS:
         raise
     except Exception as error:  # a crash is a finding, never a pass
+        _require_machine(error)
         yield _crash(rule.id, error)
+
+
+def _require_machine(error: Exception) -> None:
+    """Let a machine that is short of something not count against the adapter."""
+    if short := shortage(error):
+        raise short from error
 
 
 def _bounded(rule: Rule, findings: Iterator[Finding]) -> tuple[list[Finding], int]:

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter import render_child
 from phi3_lora_qa.adapter.render_child import CPU_SECONDS, MAX_CHARACTERS, READY
-from phi3_lora_qa.errors import MissingDependencyError, Phi3LoraQAError, escape
+from phi3_lora_qa.errors import MachineError, MissingDependencyError, escape
 
 if TYPE_CHECKING:
     import subprocess
@@ -87,7 +87,7 @@ def render(
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
-        Phi3LoraQAError: The child did not get as far as reading the templates.
+        MachineError: The child did not get as far as reading the templates.
     """
     job = {
         "templates": list(templates),
@@ -102,7 +102,7 @@ def render(
     }
     output, ending = _run(json.dumps(job).encode("ascii"))
     if not output.startswith(READY):
-        raise Phi3LoraQAError(
+        raise MachineError(
             f"the program that renders chat templates did not start ({ending or 'no word of it'}); "
             f"see that {escape(sys.executable)} can import jinja2, and run again"
         )

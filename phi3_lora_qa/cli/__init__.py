@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from phi3_lora_qa.cli import base, convert, suite
-from phi3_lora_qa.errors import Phi3LoraQAError, escape
+from phi3_lora_qa.errors import Phi3LoraQAError, escape, shortage
 
 BAD_INPUT = 2
 STOPPED = 130
@@ -150,11 +150,17 @@ def _status() -> int:
     except click.Abort:
         return STOPPED
     except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        return _fail(f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it")
+        return _fail(_unforeseen(error))
     return status if isinstance(status, int) else 0
+
+
+def _unforeseen(error: Exception) -> str:
+    if short := shortage(error):
+        return str(short)
+    import traceback
+
+    traceback.print_exc()
+    return f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it"
 
 
 def _fail(why: str) -> int:

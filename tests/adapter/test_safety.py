@@ -13,7 +13,7 @@ from phi3_lora_qa.adapter import finding, subject
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, MAX_FINDINGS, LintReport, lint
-from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.errors import AdapterError, MachineError
 from tests.adapter.adapters import Adapter, P, base_config, plain, report_on
 from tests.adapter.packing import pack
 from tests.adapter.tiny_base import module_names, tokenizer_files, write_base
@@ -122,12 +122,26 @@ def test_a_rule_that_forgets_what_it_needs_is_an_error_and_no_pass(
 def test_reading_that_crashes_is_an_error_and_no_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*arguments: object) -> None:
-        raise MemoryError
+    def crash(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError
 
     monkeypatch.setattr(subject, "imply", crash)
     report = report_on(plain(), tmp_path)
     assert set(registered(report)) == {INTERNAL}
+
+
+@pytest.mark.parametrize("place", ["imply", "parse_keys", "read_tokenizer", "open_safetensors"])
+def test_a_machine_short_of_memory_is_no_finding(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(subject, place, crash)
+    adapter = plain()
+    adapter.files = tokenizer_files()
+    with pytest.raises(MachineError, match="short of memory; free some"):
+        report_on(adapter, tmp_path)
 
 
 def test_rules_that_cannot_run_for_no_stated_reason_are_an_error(
