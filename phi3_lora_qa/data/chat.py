@@ -8,6 +8,7 @@ from typing import Any
 
 from phi3_lora_qa.data.checks import AnswerCheck, parse_checks
 from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.reading import read_text
 
 ROLES = ("system", "user", "assistant")
 DEFAULT_GROUP = "target"
@@ -137,6 +138,10 @@ def _require_whole(text: str, what: str, where: str) -> None:
         ) from error
 
 
+LARGEST = 1 << 30
+"""Bytes of a file of items or of training data, which is read whole."""
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``(where, value)`` for every non-empty line of a JSON-lines file.
 
@@ -144,7 +149,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: The file cannot be read, is no UTF-8, or a line is no JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, LARGEST, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}; give a UTF-8 file of JSON lines") from error
     for number, line in enumerate(text.split("\n"), 1):

@@ -237,7 +237,7 @@ def test_a_finding_that_is_not_shown_costs_no_escaping(
     monkeypatch.setattr(finding, "escape", counted)
     adapter = plain()
     adapter.config |= {f"key\u202e{number}": number for number in range(count)}
-    adapter.tensors = {f"\u202e{number}": ("F32", [0], b"") for number in range(count)}
+    adapter.tensors = {f"\u202e{number}": ("F32", (0,), b"") for number in range(count)}
     report = report_on(adapter, tmp_path)
     assert report.totals["config-unknown-field"] >= count - 1
     assert len(calls) <= 3 * MAX_FINDINGS * len(report.rules_run)
