@@ -91,6 +91,17 @@ def shortage(error: BaseException) -> MachineError | None:
     return MachineError(f"the machine is short of {_SHORT_OF[number]}") if number else None
 
 
+def path_trouble(error: BaseException) -> InputError | None:
+    """Return what is wrong with a path that the user gave, where the system refused it."""
+    if not isinstance(error, OSError) or error.filename is None or shortage(error):
+        return None
+    shown = escape(str(error.filename), 300)
+    return InputError(
+        f"cannot use {shown or 'an empty path'}: {error.strerror or type(error).__name__}; "
+        "give another path, or make this one readable and writable"
+    )
+
+
 def _behind(error: BaseException | None) -> Iterator[BaseException]:
     for _ in range(20):  # a chain may be a ring
         if error is None:

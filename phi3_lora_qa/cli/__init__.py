@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from phi3_lora_qa.cli import base, convert, suite
-from phi3_lora_qa.errors import Phi3LoraQAError, escape, shortage
+from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
 
 BAD_INPUT = 2
 STOPPED = 130
@@ -155,8 +155,8 @@ def _status() -> int:
 
 
 def _unforeseen(error: Exception) -> str:
-    if short := shortage(error):
-        return str(short)
+    if known := shortage(error) or path_trouble(error):
+        return str(known)
     import traceback
 
     traceback.print_exc()

@@ -98,7 +98,7 @@ def peft_to_loralib(
     checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
     with staged(output, beside(output), force=force) as staging:
         write_checkpoint(staging / output.name, checkpoint)
-    click.echo(f"checkpoint {output}, described in {beside(output)}")
+    click.echo(escape(f"checkpoint {output}, described in {beside(output)}", 2_000))
 
 
 @app.command("fuse")
@@ -171,5 +171,6 @@ def _open_base(reference: str) -> "tuple[str, BaseFiles]":
 
 
 def _tell_adapter(output: Path, modules: int) -> None:
-    click.echo(f"adapter {output}, {modules} modules")
-    click.echo(f"gate it with: pytest --phi3-adapter {output}")
+    shown = escape(str(output), 1_000)
+    click.echo(f"adapter {shown}, {modules} modules")
+    click.echo(f"gate it with: pytest --phi3-adapter {shown}")

@@ -93,13 +93,7 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: '{name}' must be a non-empty string")
         _require_whole(value, f"'{name}'", where)
-    # A group stands in the ids of checks, and one that only looks like "target" would escape what
-    # is asked of that.
-    if group != group.strip() or not group.isprintable():
-        raise DataError(
-            f"{where}: 'group' is {escape(repr(group), 60)}; write a name without white space "
-            "around it and without control characters"
-        )
+    require_group(group, where)
     reference = turns[-1].content
     return Item(
         id=identifier,
@@ -111,6 +105,22 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         cluster=named.get("cluster", ""),
         where=where,
     )
+
+
+def require_group(group: str, where: str) -> None:
+    """Refuse a group's name that would look like another one, or be a command to a terminal or CI.
+
+    It stands in the ids of checks, which pytest prints as they are; and one that only looks like
+    "target" would escape what is asked of that.
+
+    Raises:
+        DataError: With ``where`` and the mend.
+    """
+    if group != group.strip() or group != escape(group, len(group)):
+        raise DataError(
+            f"{where}: 'group' is {escape(repr(group), 60)}; write a name without white space "
+            "around it and without control characters, '##' or a leading '::'"
+        )
 
 
 def _parse_choices(raw: object, reference: str, where: str) -> tuple[str, ...]:

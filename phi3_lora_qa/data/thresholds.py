@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.data.chat import DEFAULT_GROUP
+from phi3_lora_qa.data.chat import DEFAULT_GROUP, require_group
 from phi3_lora_qa.errors import DataError, escape
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import PROFILES
@@ -212,6 +212,7 @@ def _parse(table: object, metrics: Sequence[str], where: str) -> Limit:
         if name not in table:
             raise DataError(f"{where} has no {name}; add it")
     group, metric, rule = (_text(table[name], name, where) for name in ("group", "metric", "rule"))
+    require_group(group, where)
     if metric not in metrics:
         raise DataError(_unknown(where, "metric", metric, metrics))
     if rule not in RULES:

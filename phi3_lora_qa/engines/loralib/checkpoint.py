@@ -87,12 +87,14 @@ def read_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         InputError: The file cannot be read, or is a pickle and ``allow_pickle`` is not set.
     """
     shown = escape(str(path))
-    if not path.is_file():
+    try:
+        with open_regular(path) as handle:
+            head = handle.read(9)
+    except OSError as error:
         raise InputError(
-            f"{shown} is no file; give the checkpoint that loralib's state was saved in"
-        )
-    with open_regular(path) as handle:
-        head = handle.read(9)
+            f"{shown} is no file that can be read ({error.strerror}); "
+            "give the checkpoint that loralib's state was saved in"
+        ) from error
     is_pickle = head.startswith(_MAGIC) and head[8:9] != b"{"
     if is_pickle and not allow_pickle:
         raise InputError(
