@@ -122,6 +122,7 @@ STRANGE: dict[str, Callable[[Path], Path | str]] = {
     "long path": lambda path: path / "/".join(["a" * 200] * 30),
     "NUL": lambda path: f"{path}\0",
     "surrogate": lambda path: f"{path}\ud800",
+    "no text": lambda path: f"{path}\udcff",
     "line break": lambda path: f"{path}\n::error::x",
     "empty": lambda _: "",
     "huge": make_huge,

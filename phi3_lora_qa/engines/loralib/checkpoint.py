@@ -39,7 +39,7 @@ class Checkpoint:
 
 def beside(path: Path) -> Path:
     """Return where the description of a checkpoint lies."""
-    return path.with_suffix(".json")
+    return path.with_name(f"{path.stem}.json") if path.name else path
 
 
 def save_model(path: Path, model: "nn.Module") -> None:
