@@ -122,6 +122,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     """Read with the standard library: unlike pandas it keeps line numbers and shifts no column."""
     try:
+        require_regular(path, LARGEST)
         with TextIOWrapper(
             BufferedReader(open_regular(path)), encoding="utf-8-sig", newline=""
         ) as file:

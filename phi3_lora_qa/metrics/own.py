@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.errors import DataError, escape
-from phi3_lora_qa.reading import read_regular
+from phi3_lora_qa.reading import read_regular, require_regular
 
 LARGEST = 1e60
 """Of a score without a span: its powers must still be numbers when scores are compared."""
@@ -43,6 +43,10 @@ def find_own(text: str, start: Path) -> tuple[str, str]:
     script = path / f"{path.name}.py" if os.path.isdir(path) else path  # noqa: PTH112
     if script.suffix != ".py" or not os.path.isfile(script):  # noqa: PTH113  whatever the name is
         raise DataError(f"there is no metric {escape(text, 200)}; {_FORMS}")
+    try:
+        require_regular(script, _MOST_OF_SOURCE)
+    except OSError as error:
+        raise DataError(f"cannot read the metric {escape(text, 200)}: {error}; {_FORMS}") from error
     if not script.stem.isidentifier():
         raise DataError(
             f"{escape(script.stem, 80)} cannot be the name of a metric; call the script by a word "
