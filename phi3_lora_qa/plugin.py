@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from phi3_lora_qa import pytest_fixtures
-from phi3_lora_qa.errors import InputError, Phi3LoraQAError
+from phi3_lora_qa.errors import InputError, Phi3LoraQAError, path_trouble, shortage
 from phi3_lora_qa.pytest_project import settings_folder, settle_project
 from phi3_lora_qa.setting_specs import SPECS, Spec, option
 from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
@@ -74,6 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
         gate = Gate.begin(config, asked.settings, only_listed=asked.only_listed)
     except Phi3LoraQAError as error:
         _refuse(config, str(error))
+    except (OSError, MemoryError) as error:
+        if known := shortage(error) or path_trouble(error):
+            _refuse(config, str(known))
+        raise
     config.stash[GATE] = gate
     if config.pluginmanager.register(gate, GATE_PLUGIN) is None:
         _refuse(config, f"-p no:{GATE_PLUGIN} would switch the gate off; leave it out")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.selection import selection_of
-from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.compose import Reported, compose
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
@@ -263,7 +263,7 @@ class Gate:
         """Say what is gated, against what, and where each setting came from."""
         lines = []
         for target in self.run.targets:
-            base = target.base.id if target.base else "none"
+            base = escape(target.base.id, 200) if target.base else "none"
             lines.append(
                 f"phi3-lora-qa: adapter {target.name}, base {base}, {len(target.items)} items, "
                 f"{len(self.chosen)} checks"
@@ -271,7 +271,8 @@ class Gate:
         chosen = {k: s for k, s in self.settings.sources.items() if s != "default"}
         if chosen:
             lines.append(
-                "phi3-lora-qa: " + ", ".join(f"{name} from {s}" for name, s in chosen.items())
+                "phi3-lora-qa: "
+                + ", ".join(f"{name} from {escape(s, 300)}" for name, s in chosen.items())
             )
         return lines
 

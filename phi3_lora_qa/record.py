@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.reading import read_text
 
 SCHEMA_VERSION = 1
 SCORED_CHECK = "phi3::quality::every_item_is_scored"
@@ -197,7 +198,7 @@ def read_record(path: Path) -> RunRecord:
             version.
     """
     try:
-        raw = json.loads(_bounded_text(path))
+        raw = json.loads(read_text(path, LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read the record {path}: {error}; give a record.json that the gate wrote"
@@ -225,14 +226,6 @@ def read_record(path: Path) -> RunRecord:
         raise InputError(
             f"{path} is damaged ({escape(str(error))}); gate the adapter again for a new record"
         ) from error
-
-
-def _bounded_text(path: Path) -> str:
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-    return path.read_text(encoding="utf-8")
 
 
 def check_from_json(raw: Mapping[str, Json]) -> CheckResult:

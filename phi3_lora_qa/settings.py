@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SPECS, Spec, option
 
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
@@ -120,6 +121,9 @@ def refuse_within(adapters: Sequence[Path], place: Path, what: str) -> None:
         )
 
 
+_MOST_OF_TABLE = 4 << 20
+
+
 def within(folders: Sequence[Path], place: Path) -> bool:
     """Whether a place is one of the folders, or lies in one, whatever links lead there."""
     real = _real(place)
@@ -137,10 +141,10 @@ def _real(path: Path) -> Path:
 def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
     own, shared = directory / SETTINGS_FILE, directory / "pyproject.toml"
     for path, keys in ((own, ()), (shared, ("tool", "phi3_lora_qa"))):
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             continue
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path, _MOST_OF_TABLE)
             if path == shared and "phi3_lora_qa" not in text:
                 continue  # nothing of ours, so nothing to parse: every pytest run passes here
             import tomllib

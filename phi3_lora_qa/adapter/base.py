@@ -1,6 +1,7 @@
 """The files of a base model, looked at and never loaded: its config and its tensors' headers."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,7 @@ from phi3_lora_qa.adapter.identity import fingerprint
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
+from phi3_lora_qa.reading import read_regular
 
 _MAX_CONFIG = 4 << 20
 _MAX_INDEX = 32 << 20
@@ -90,8 +92,7 @@ class BaseFiles:
                 f"{escape(str(folder))} holds a model of type "
                 f"{escape(str(config.get('model_type')))!r}; give the folder of a Phi-3"
             )
-        here = (open_path(f, error=BaseModelError) for f in _weight_files(folder))
-        files = elsewhere or tuple(here)
+        files = elsewhere or tuple(map(_open_weights, _weight_files(folder)))
         tied = bool(config.get("tie_word_embeddings", False))
         try:
             whole = bool(files) and not _is_quantised(config, files)
@@ -127,7 +128,7 @@ class BaseFiles:
 
     def has_file(self, name: str) -> bool:
         """Whether the folder has a file of this name."""
-        return (self.path / name).is_file()
+        return os.path.lexists(self.path / name)
 
     def read_text(self, name: str, cap: int, /) -> bytes | None:
         """Return a small file of the folder (a tokenizer's), or None where it is missing.
@@ -137,7 +138,7 @@ class BaseFiles:
         """
         path = self.path / name
         try:
-            return _read(path, cap) if path.is_file() else None
+            return read_regular(path, cap) if os.path.lexists(path) else None
         except OSError as error:
             raise _unreadable(path, error) from error
 
@@ -270,9 +271,9 @@ def _embedding_rows(modules: Mapping[str, BaseModule]) -> int:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
+    if os.path.lexists(folder / WEIGHTS):
         return [folder / WEIGHTS]
-    if not (folder / WEIGHTS_INDEX).is_file():
+    if not os.path.lexists(folder / WEIGHTS_INDEX):
         return []
     return [folder / name for name in indexed_files(folder)]
 
@@ -295,19 +296,18 @@ def indexed_files(folder: Path) -> tuple[str, ...]:
 def _read_object(folder: Path, name: str, cap: int) -> dict[str, Any]:
     path = folder / name
     try:
-        return parse_object(_read(path, cap), where=str(path), max_bytes=cap)
+        return parse_object(read_regular(path, cap), where=str(path), max_bytes=cap)
     except OSError as error:
         raise _unreadable(path, error) from error
     except AdapterError as error:
         raise BaseModelError(str(error)) from error
 
 
-def _read(path: Path, cap: int) -> bytes:
-    with path.open("rb") as handle:
-        data = handle.read(cap + 1)
-    if len(data) > cap:
-        raise BaseModelError(f"{escape(str(path))} is larger than {cap} bytes; fetch it again")
-    return data
+def _open_weights(path: Path) -> SafetensorsFile:
+    try:
+        return open_path(path, error=BaseModelError)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> BaseModelError:

@@ -79,16 +79,15 @@ class Rule:
     needs: tuple[Need, ...]
     check: CheckFunction
 
-    def findings(self, subject: "Subject") -> Iterator[Finding]:
-        """Run the rule and turn its hits into findings."""
-        for hit in self.check(subject):
-            yield Finding(
-                rule=self.id,
-                severity=self.severity,
-                where=escape(hit.where) or '""',  # a name from the file may be empty
-                message=escape(hit.message),
-                fix=escape(hit.fix or self.fix),
-            )
+    def finding(self, hit: Hit) -> Finding:
+        """Turn a hit into a finding; dear, as every text is escaped, so only for what is shown."""
+        return Finding(
+            rule=self.id,
+            severity=self.severity,
+            where=escape(hit.where) or '""',  # a name from the file may be empty
+            message=escape(hit.message),
+            fix=escape(hit.fix or self.fix),
+        )
 
 
 _RULES: dict[str, Rule] = {}

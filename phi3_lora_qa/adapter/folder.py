@@ -13,7 +13,7 @@ from enum import StrEnum
 from io import FileIO
 from pathlib import Path
 
-from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.errors import AdapterError, escape, shortage
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -121,6 +121,8 @@ class AdapterFolder:
         try:
             mode = folder.stat().st_mode
         except (OSError, ValueError) as error:
+            if short := shortage(error):
+                raise short from error
             reason = "there is no such folder" if isinstance(error, FileNotFoundError) else error
             raise AdapterError(
                 f"cannot read the adapter {shown}: {reason}; give the folder that peft's "
@@ -134,6 +136,8 @@ class AdapterFolder:
         try:
             entries = {entry.name: entry for entry in _list(folder)}
         except OSError as error:
+            if short := shortage(error):
+                raise short from error
             raise AdapterError(
                 f"cannot list the adapter {shown}: {error.strerror}; make the folder readable"
             ) from error
@@ -179,6 +183,8 @@ class AdapterFolder:
         try:
             descriptor = os.open(self.path / name, flags)
         except OSError as error:
+            if short := shortage(error):
+                raise short from error
             raise AdapterError(
                 f"cannot open {where}: {error.strerror}; make it a readable regular file"
             ) from error

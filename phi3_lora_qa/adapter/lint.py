@@ -3,7 +3,8 @@
 An adapter is accepted when no rule found an error, and every rule could do its work.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from phi3_lora_qa.adapter.base import BaseFiles
@@ -19,7 +20,13 @@ from phi3_lora_qa.adapter.finding import (
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.selection import Selection
 from phi3_lora_qa.adapter.subject import Subject
-from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.errors import (
+    BaseModelError,
+    IncompatibleLibraryError,
+    MissingDependencyError,
+    escape,
+    shortage,
+)
 
 __all__ = ["Finding", "LintReport", "Severity", "all_rules", "families", "find_rule", "lint"]
 
@@ -27,6 +34,8 @@ MAX_FINDINGS = 10
 """How many findings one rule may report; the last says how many more there are."""
 
 INTERNAL = "lint-internal-error"
+_NOT_THE_ADAPTERS = (BaseModelError, MissingDependencyError, IncompatibleLibraryError)
+"""Errors that say nothing of the adapter, and end the run without a verdict."""
 _OPTIONAL = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
 
 
@@ -78,6 +87,7 @@ def lint(
 
     Raises:
         BaseModelError: A file of the base cannot be read, so that nothing can be compared.
+        MachineError: Memory, file handles or the like are short of what the work takes.
     """
     subject, selection = Subject(folder, base), selection or Selection()
     findings: list[Finding] = []
@@ -94,7 +104,7 @@ def lint(
         if not missing:
             ran.append(rule.id)
             level = selection.severity(rule)
-            found, totals[rule.id] = _bounded(rule, _run(rule, subject))
+            found, totals[rule.id] = _run(rule, subject)
             findings.extend(replace(f, severity=level) if f.rule == rule.id else f for f in found)
         elif missing[0] in _OPTIONAL and missing[0] not in subject.errors:
             unchecked.append(f"{rule.title} (needs the {missing[0]})")
@@ -117,31 +127,32 @@ def lint(
 def _has(subject: Subject, need: Need, findings: list[Finding]) -> bool:
     try:
         return subject.has(need)
-    except BaseModelError:
+    except _NOT_THE_ADAPTERS:
         raise
     except Exception as error:  # whatever a stranger's file does is a finding
+        _require_machine(error)
         findings.append(_crash(f"reading the {need}", error))
         return False
 
 
-def _run(rule: Rule, subject: Subject) -> Iterator[Finding]:
+def _run(rule: Rule, subject: Subject) -> tuple[list[Finding], int]:
+    """Return the first findings of a rule, and one that counts the others; and how many it had.
+
+    What is not shown is counted and no more: a stranger's folder decides how many there are.
+    """
+    hits = rule.check(subject)
+    kept: list[Finding] = []
+    rest, crash = 0, []
     try:
-        yield from rule.findings(subject)
-    except BaseModelError:
+        kept.extend(map(rule.finding, itertools.islice(hits, MAX_FINDINGS)))
+        rest = sum(1 for _ in hits)
+    except _NOT_THE_ADAPTERS:
         raise
     except Exception as error:  # a crash is a finding, never a pass
-        yield _crash(rule.id, error)
-
-
-def _bounded(rule: Rule, findings: Iterator[Finding]) -> tuple[list[Finding], int]:
-    """Keep the first findings of a rule, and one that counts the others; return how many it had."""
-    kept: list[Finding] = []
-    total = 0
-    for finding in findings:
-        total += finding.rule != INTERNAL
-        if total <= MAX_FINDINGS or finding.rule == INTERNAL:
-            kept.append(finding)
-    if rest := max(0, total - MAX_FINDINGS):
+        _require_machine(error)
+        crash = [_crash(rule.id, error)]
+    total = len(kept) + rest
+    if rest:
         kept.append(
             Finding(
                 rule=rule.id,
@@ -151,7 +162,13 @@ def _bounded(rule: Rule, findings: Iterator[Finding]) -> tuple[list[Finding], in
                 fix=rule.fix,
             )
         )
-    return kept, total
+    return kept + crash, total
+
+
+def _require_machine(error: Exception) -> None:
+    """Let a machine that is short of something not count against the adapter."""
+    if short := shortage(error):
+        raise short from error
 
 
 def _crash(what: str, error: Exception) -> Finding:

@@ -15,7 +15,7 @@ from phi3_lora_qa.adapter import render_child
 from phi3_lora_qa.adapter.child import Limits, folders_of, run_child
 from phi3_lora_qa.adapter.render_child import READY
 from phi3_lora_qa.adapter.template_sandbox import MAX_CHARACTERS, MEMORY_MIB
-from phi3_lora_qa.errors import Phi3LoraQAError, escape
+from phi3_lora_qa.errors import MachineError, escape
 
 LIMITS = Limits(
     wall_seconds=4.0,  # twice what it may compute, for a busy machine
@@ -115,7 +115,7 @@ def render(
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
-        Phi3LoraQAError: The child did not get as far as reading the templates.
+        MachineError: The child did not get as far as reading the templates.
     """
     return render_and_compare(templates, conversations, special_tokens, ())[0]
 
@@ -139,7 +139,7 @@ def render_and_compare(
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
-        Phi3LoraQAError: The child did not get as far as reading the templates.
+        MachineError: The child did not get as far as reading the templates.
     """
     job = {
         "templates": list(templates),
@@ -157,7 +157,7 @@ def render_and_compare(
     folders = folders_of("jinja2", "markupsafe")
     output, ending = run_child(program, folders, json.dumps(job).encode("ascii"), LIMITS)
     if not output.startswith(READY):
-        raise Phi3LoraQAError(
+        raise MachineError(
             f"the program that renders chat templates did not start ({ending or 'no word of it'}); "
             f"see that {escape(sys.executable)} can import jinja2, and run again"
         )

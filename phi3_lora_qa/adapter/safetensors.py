@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.reading import open_regular
 
 if TYPE_CHECKING:  # numpy is loaded when the first tensor is read: headers alone need none
     import numpy as np
@@ -129,7 +130,7 @@ def open_safetensors(
 
 def open_path(path: Path, *, error: type[Exception]) -> SafetensorsFile:
     """Open a trusted safetensors file; links are followed, as a model cache needs."""
-    return open_safetensors(lambda: path.open("rb", buffering=0), path.name, error=error)
+    return open_safetensors(lambda: open_regular(path), path.name, error=error)
 
 
 def _read_header(handle: RawIOBase, size: int, label: str) -> bytes:

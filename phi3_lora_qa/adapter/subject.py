@@ -24,10 +24,11 @@ from phi3_lora_qa.adapter.folder import (
 from phi3_lora_qa.adapter.keys import BadKey, Part, TensorKey, parse_keys, tensor_name
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.matching import Matching
+from phi3_lora_qa.adapter.room import require_room_for_numpy
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_safetensors
 from phi3_lora_qa.adapter.templates import ChatTemplates, read_templates
 from phi3_lora_qa.adapter.tokenizer import Tokenizer, read_tokenizer
-from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
 
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.measure import DeltaMeasure, TensorMeasure
@@ -243,7 +244,10 @@ class Subject:
         if self.folder.file(WEIGHTS) is None:
             return None
         opener = partial(self.folder.open_file, WEIGHTS)
-        return self._try("weights", lambda: open_safetensors(opener, WEIGHTS))
+        found = self._try("weights", lambda: open_safetensors(opener, WEIGHTS))
+        if found:
+            require_room_for_numpy()  # with which the rules are going to read them
+        return found
 
     @cached_property
     def _keys(self) -> tuple[Mapping[str, TensorKey], tuple[BadKey, ...]]:
@@ -297,6 +301,8 @@ class Subject:
         try:
             return read()
         except AdapterError as error:
+            if short := shortage(error):
+                raise short from error
             self.errors[part] = str(error)
             return None
 

@@ -13,13 +13,12 @@ from typing import Any
 import click
 
 from phi3_lora_qa.cli import base, convert, suite
-from phi3_lora_qa.errors import Phi3LoraQAError, escape
+from phi3_lora_qa.cli.paths import PATH
+from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
 
 BAD_INPUT = 2
 STOPPED = 130
 """The exit status of a command that was stopped with Ctrl-C."""
-
-_PATH = click.Path(path_type=Path)
 
 
 class _OutputError(Phi3LoraQAError):
@@ -58,7 +57,7 @@ app.add_command(suite.app)
 
 @app.command()
 @click.option("--base", default="tiny", show_default=True, help="tiny, smollm2, or a folder.")
-@click.option("--output", type=_PATH, default="demo", show_default=True, help="Where it works.")
+@click.option("--output", type=PATH, default="demo", show_default=True, help="Where it works.")
 def demo(base: str, output: Path) -> None:
     """Train an adapter, gate it, damage a copy and gate that: one PASS, one FAIL, two reports."""
     from phi3_lora_qa.cli.demo import demo_command
@@ -67,7 +66,7 @@ def demo(base: str, output: Path) -> None:
 
 
 @app.command()
-@click.argument("config", type=_PATH)
+@click.argument("config", type=PATH)
 @click.option(
     "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value."
 )
@@ -79,7 +78,7 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 
 
 @app.command()
-@click.argument("adapter", type=_PATH)
+@click.argument("adapter", type=PATH)
 @click.option("--base", metavar="DIR_OR_ID", help="The base it belongs to.")
 @click.option(
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
@@ -116,8 +115,8 @@ def explain(rule: str) -> None:
 
 
 @app.command()
-@click.argument("record", type=_PATH)
-@click.option("-o", "--output", type=_PATH, help="The page's file.")
+@click.argument("record", type=PATH)
+@click.option("-o", "--output", type=PATH, help="The page's file.")
 def report(record: Path, output: Path | None) -> None:
     """Render the HTML report again from RECORD, a record.json or the folder that holds one."""
     from phi3_lora_qa.cli.report import report_command
@@ -150,11 +149,17 @@ def _status() -> int:
     except click.Abort:
         return STOPPED
     except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        return _fail(f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it")
+        return _fail(_unforeseen(error))
     return status if isinstance(status, int) else 0
+
+
+def _unforeseen(error: Exception) -> str:
+    if known := shortage(error) or path_trouble(error):
+        return str(known)
+    import traceback
+
+    traceback.print_exc()
+    return f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it"
 
 
 def _fail(why: str) -> int:

@@ -20,7 +20,11 @@ def list_bases() -> None:
 
     for known in known_bases():
         folder = find_folder(known)
-        where = folder or f"not here; run: phi3-lora-qa base fetch {known.name}"
+        where = (
+            escape(str(folder), 1_000)
+            if folder
+            else f"not here; run: phi3-lora-qa base fetch {known.name}"
+        )
         click.echo(f"{known.name:<18}{known.id:<40}{known.license:<12}{where}")
 
 
@@ -36,10 +40,10 @@ def fetch(name: str) -> None:
         names = ", ".join(known.name for known in known_bases())
         raise BaseModelError(f"'{escape(name, 200)}' is no known base; give one of {names}")
     if known.source == "built":
-        smollm2.fetch(lambda line: click.echo(line, err=True))
+        smollm2.fetch(lambda line: click.echo(escape(line, 2_000), err=True))
     elif known.source == "hub":
         _download(known.id)
-    click.echo(str(resolve_base(known.name).folder))
+    click.echo(escape(str(resolve_base(known.name).folder), 1_000))
 
 
 @app.command()

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phi3_lora_qa.cli.paths import PATH
 from phi3_lora_qa.errors import InputError, escape
 
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.base import BaseFiles
     from phi3_lora_qa.engines.blocks import Blocks, Mask
 
-_PATH = click.Path(path_type=Path)
 _force = click.option("--force", is_flag=True, help="Replace what is there already.")
 _mask = click.option(
     "--mask",
@@ -29,8 +29,8 @@ def app() -> None:
 
 
 @app.command("loralib-to-peft")
-@click.argument("checkpoint", type=_PATH)
-@click.option("-o", "--output", type=_PATH, required=True, help="The adapter's folder.")
+@click.argument("checkpoint", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The adapter's folder.")
 @click.option("--base", required=True, metavar="DIR_OR_ID", help="The base it was trained on.")
 @click.option("--alpha", type=float, help="lora_alpha, where no description lies beside.")
 @_mask
@@ -79,8 +79,8 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
 
 
 @app.command("peft-to-loralib")
-@click.argument("adapter", type=_PATH)
-@click.option("-o", "--output", type=_PATH, required=True, help="The .safetensors file.")
+@click.argument("adapter", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The .safetensors file.")
 @click.option("--base", metavar="DIR_OR_ID", help="Its base, where masks name blocks.")
 @_mask
 @_force
@@ -98,13 +98,13 @@ def peft_to_loralib(
     checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
     with staged(output, beside(output), force=force) as staging:
         write_checkpoint(staging / output.name, checkpoint)
-    click.echo(f"checkpoint {output}, described in {beside(output)}")
+    click.echo(escape(f"checkpoint {output}, described in {beside(output)}", 2_000))
 
 
 @app.command("fuse")
-@click.argument("adapter", type=_PATH)
+@click.argument("adapter", type=PATH)
 @click.option("--base", required=True, metavar="DIR_OR_ID", help="The Phi-3 with fused layers.")
-@click.option("-o", "--output", type=_PATH, required=True, help="The fused adapter's folder.")
+@click.option("-o", "--output", type=PATH, required=True, help="The fused adapter's folder.")
 @_force
 def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
     """Turn ADAPTER with factors for q, k, v, gate, up into one for qkv_proj and gate_up_proj."""
@@ -171,5 +171,6 @@ def _open_base(reference: str) -> "tuple[str, BaseFiles]":
 
 
 def _tell_adapter(output: Path, modules: int) -> None:
-    click.echo(f"adapter {output}, {modules} modules")
-    click.echo(f"gate it with: pytest --phi3-adapter {output}")
+    shown = escape(str(output), 1_000)
+    click.echo(f"adapter {shown}, {modules} modules")
+    click.echo(f"gate it with: pytest --phi3-adapter {shown}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phi3_lora_qa.cli.paths import PATH
 from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.errors import BaseModelError, InputError, escape
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 FORMATS = ("text", "json")
 MOST_SHOWN = 10
-_PATH = click.Path(path_type=Path)
 
 
 @click.group("suite")
@@ -27,8 +27,8 @@ def app() -> None:
 
 
 @app.command()
-@click.argument("files", type=_PATH, nargs=-1, required=True)
-@click.option("--train", type=_PATH, help="Training data that no item may be taken from.")
+@click.argument("files", type=PATH, nargs=-1, required=True)
+@click.option("--train", type=PATH, help="Training data that no item may be taken from.")
 @click.option(
     "--columns", multiple=True, metavar="FIELD=COLUMN", help="What the files call a field."
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phi3_lora_qa.cli import STOPPED
+from phi3_lora_qa.errors import escape
 
 
 def train_command(config: Path, set_: Sequence[str]) -> None:
@@ -35,13 +36,14 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
         )
         raise SystemExit(STOPPED) from None
     for note in result.notes:
-        print(f"phi3-lora-qa: note: {note}", file=sys.stderr)
-    print(f"adapter {result.adapter}")
+        print(f"phi3-lora-qa: note: {escape(note, 2_000)}", file=sys.stderr)
+    adapter = escape(str(result.adapter), 1_000)
+    print(f"adapter {adapter}")
     print(
         f"validation loss {result.loss_before:.4f} before, {result.loss_after:.4f} after "
         f"{result.steps} steps in {result.seconds:.0f} s, "
         f"{result.trainable_parameters:,} parameters trained"
     )
     if result.pushed:
-        print(f"pushed to {result.pushed}")
-    print(f"gate it with: pytest --phi3-adapter {result.adapter}")
+        print(f"pushed to {escape(str(result.pushed), 1_000)}")
+    print(f"gate it with: pytest --phi3-adapter {adapter}")

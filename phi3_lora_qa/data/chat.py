@@ -8,6 +8,7 @@ from typing import Any
 
 from phi3_lora_qa.data.checks import AnswerCheck, parse_checks
 from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.reading import read_text
 
 ROLES = ("system", "user", "assistant")
 DEFAULT_GROUP = "target"
@@ -92,13 +93,7 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: '{name}' must be a non-empty string")
         _require_whole(value, f"'{name}'", where)
-    # A group stands in the ids of checks, and one that only looks like "target" would escape what
-    # is asked of that.
-    if group != group.strip() or not group.isprintable():
-        raise DataError(
-            f"{where}: 'group' is {escape(repr(group), 60)}; write a name without white space "
-            "around it and without control characters"
-        )
+    require_group(group, where)
     reference = turns[-1].content
     return Item(
         id=identifier,
@@ -110,6 +105,22 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         cluster=named.get("cluster", ""),
         where=where,
     )
+
+
+def require_group(group: str, where: str) -> None:
+    """Refuse a group's name that would look like another one, or be a command to a terminal or CI.
+
+    It stands in the ids of checks, which pytest prints as they are; and one that only looks like
+    "target" would escape what is asked of that.
+
+    Raises:
+        DataError: With ``where`` and the mend.
+    """
+    if group != group.strip() or group != escape(group, len(group)):
+        raise DataError(
+            f"{where}: 'group' is {escape(repr(group), 60)}; write a name without white space "
+            "around it and without control characters, '##' or a leading '::'"
+        )
 
 
 def _parse_choices(raw: object, reference: str, where: str) -> tuple[str, ...]:
@@ -137,6 +148,10 @@ def _require_whole(text: str, what: str, where: str) -> None:
         ) from error
 
 
+LARGEST = 1 << 30
+"""Bytes of a file of items or of training data, which is read whole."""
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``(where, value)`` for every non-empty line of a JSON-lines file.
 
@@ -144,7 +159,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: The file cannot be read, is no UTF-8, or a line is no JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, LARGEST, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}; give a UTF-8 file of JSON lines") from error
     for number, line in enumerate(text.split("\n"), 1):

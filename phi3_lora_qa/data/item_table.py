@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.reading import require_regular
 from phi3_lora_qa.record import ItemRow
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def read_items(path: Path) -> tuple[ItemRow, ...]:
     from pyarrow import ArrowException
 
     try:
+        require_regular(path)
         frame = pd.read_parquet(path)
         return tuple(_rows(frame))
     except (

@@ -11,11 +11,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.data.chat import Item, parse_item, read_jsonl
+from phi3_lora_qa.data.chat import LARGEST, Item, parse_item, read_jsonl
 from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.reading import open_regular, require_regular, require_regular_below
 
 COLUMNS = ("id", "messages", "prompt", "reference", "group", "choices", "checks", "cluster")
 _LISTS = ("messages", "choices", "checks")
@@ -120,7 +122,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     """Read with the standard library: unlike pandas it keeps line numbers and shifts no column."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        require_regular(path, LARGEST)
+        with TextIOWrapper(
+            BufferedReader(open_regular(path)), encoding="utf-8-sig", newline=""
+        ) as file:
             reader = csv.DictReader(file, strict=True)
             names = [name for name in reader.fieldnames or () if name]
             if twice := [name for name in names if names.count(name) > 1]:
@@ -148,6 +153,10 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet
 
+    try:
+        require_regular(path, LARGEST)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}; give a Parquet file") from error
     try:  # pandas would make 3.0 of a 3 beside a missing value
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except Exception as error:  # pyarrow raises a dozen kinds on a damaged file
@@ -161,6 +170,7 @@ def _read_dataset(path: Path) -> Iterator[tuple[str, Any]]:
     import datasets
 
     try:
+        require_regular_below(path)
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets raises what its readers raise
         raise DataError(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.data.chat import DEFAULT_GROUP
+from phi3_lora_qa.data.chat import DEFAULT_GROUP, require_group
 from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import PROFILES
 
 EVERY_OTHER_GROUP = "*"
@@ -135,6 +136,9 @@ def baseline_limits(profile: str = "default") -> tuple[Limit, ...]:
     )
 
 
+_MOST_BYTES = 4 << 20
+
+
 def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit, ...]:
     """Read a TOML file of ``[[limit]]`` tables with group, metric, rule and value.
 
@@ -147,7 +151,7 @@ def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit
             the table and the nearest name that would do.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        raw = tomllib.loads(read_text(path, _MOST_BYTES, "utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8 and no TOML are ValueErrors
         raise DataError(
             f"cannot read the thresholds {path}: {error}; give a TOML file of [[limit]] tables"
@@ -208,6 +212,7 @@ def _parse(table: object, metrics: Sequence[str], where: str) -> Limit:
         if name not in table:
             raise DataError(f"{where} has no {name}; add it")
     group, metric, rule = (_text(table[name], name, where) for name in ("group", "metric", "rule"))
+    require_group(group, where)
     if metric not in metrics:
         raise DataError(_unknown(where, "metric", metric, metrics))
     if rule not in RULES:

@@ -169,10 +169,17 @@ def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return a name for each adapter folder: its own name, with a number where it is taken."""
     names: list[str] = []
     for path in paths:
-        own = escape(path.resolve().name, 80) or "adapter"
+        own = escape(_real_name(path), 80) or "adapter"
         tried = (own if number == 1 else f"{own}~{number}" for number in itertools.count(1))
         names.append(next(name for name in tried if name not in names))
     return tuple(names)
+
+
+def _real_name(path: Path) -> str:
+    try:
+        return path.resolve().name
+    except (OSError, RuntimeError):  # a loop of links; what is wrong is said when it is opened
+        return path.name
 
 
 def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:

@@ -4,7 +4,7 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from phi3_lora_qa.errors import AdapterError, Phi3LoraQAError, escape
+from phi3_lora_qa.errors import AdapterError, Phi3LoraQAError, escape, shortage
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.plan import PlannedCheck
@@ -45,22 +45,28 @@ def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
                 return finish(Outcome.NOT_RUN, refusal, "mend the adapter's files first")
         with run.quietly(planned.check.stage):
             held = planned.check.run(bench)
-    except CheckFailedError as failure:
-        return finish(failure.outcome, failure.message, failure.fix, failure.measured)
-    except AdapterError as error:
-        return finish(Outcome.FAILED, escape(str(error), 2000), "see the message")
-    except Phi3LoraQAError as error:
-        return finish(Outcome.ERROR, escape(str(error), 2000), "see the message")
-    except (KeyboardInterrupt, SystemExit):
-        finish(Outcome.ERROR, "it was interrupted", "run it again")
-        raise
     except BaseException as error:
-        where = traceback.format_exc(limit=-12)
-        return finish(
-            Outcome.ERROR,
-            escape(f"it crashed: {type(error).__name__}: {error}", 2000),
-            MEND_CRASH,
-            {"traceback": where.splitlines()},
-        )
+        result = finish(*_told(error))
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return result
     else:
         return finish(Outcome.PASSED, held.message, measured=held.measured)
+
+
+def _told(error: BaseException) -> tuple[Outcome, str, str, Mapping[str, Json]]:
+    """Say what became of a check that raised: outcome, message, mend, what was measured."""
+    if short := shortage(error):  # whatever a check or a library made of it, before all else
+        return Outcome.ERROR, str(short), "see the message", {}
+    match error:
+        case CheckFailedError():
+            return error.outcome, error.message, error.fix, error.measured
+        case AdapterError():
+            return Outcome.FAILED, escape(str(error), 2000), "see the message", {}
+        case Phi3LoraQAError():
+            return Outcome.ERROR, escape(str(error), 2000), "see the message", {}
+        case KeyboardInterrupt() | SystemExit():
+            return Outcome.ERROR, "it was interrupted", "run it again", {}
+    where = traceback.format_exception(error, limit=-12)
+    message = escape(f"it crashed: {type(error).__name__}: {error}", 2000)
+    return Outcome.ERROR, message, MEND_CRASH, {"traceback": "".join(where).splitlines()}

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.reading import read_regular, require_regular
 
 LARGEST = 1e60
 """Of a score without a span: its powers must still be numbers when scores are compared."""
 
+_MOST_OF_SOURCE = 16 << 20
 _FORMS = "give MODULE:CLASS, or the path of an evaluate module"
 
 
@@ -41,6 +43,10 @@ def find_own(text: str, start: Path) -> tuple[str, str]:
     script = path / f"{path.name}.py" if os.path.isdir(path) else path  # noqa: PTH112
     if script.suffix != ".py" or not os.path.isfile(script):  # noqa: PTH113  whatever the name is
         raise DataError(f"there is no metric {escape(text, 200)}; {_FORMS}")
+    try:
+        require_regular(script, _MOST_OF_SOURCE)
+    except OSError as error:
+        raise DataError(f"cannot read the metric {escape(text, 200)}: {error}; {_FORMS}") from error
     if not script.stem.isidentifier():
         raise DataError(
             f"{escape(script.stem, 80)} cannot be the name of a metric; call the script by a word "
@@ -167,7 +173,10 @@ def _source(module: str) -> str | None:
         )
     if not spec.origin or not spec.origin.endswith(".py"):
         return None
-    return Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    try:
+        return read_regular(spec.origin, _MOST_OF_SOURCE).decode("utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"cannot read {escape(spec.origin, 200)}: {error}; {_FORMS}") from error
 
 
 @cache

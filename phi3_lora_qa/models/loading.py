@@ -9,6 +9,7 @@ from phi3_lora_qa.adapter.base import WEIGHTS, WEIGHTS_INDEX
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config
+from phi3_lora_qa.reading import read_text
 
 if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM, PreTrainedTokenizerBase
@@ -95,9 +96,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             )
         raise BaseModelError(f"the base in {folder} has no {WEIGHTS}; download it again")
     try:
-        names = set(
-            json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        )
+        names = set(json.loads(read_text(folder / WEIGHTS_INDEX, 32 << 20))["weight_map"].values())
         shards = tuple(sorted(folder / Path(name).name for name in names))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BaseModelError(

@@ -9,6 +9,7 @@ from typing import Literal
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models import smollm2
 from phi3_lora_qa.models.places import bundled, cache_folder
+from phi3_lora_qa.reading import read_text
 
 __all__ = [
     "BaseRef",
@@ -170,12 +171,8 @@ def read_base_config(ref: BaseRef) -> Mapping[str, object]:
         return {}
     path = ref.folder / CONFIG_FILE
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise BaseModelError(f"{path} is larger than 1 MB; give the folder of a Phi-3 model")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path, _MAX_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, BaseModelError):
-            raise
         raise BaseModelError(
             f"cannot read {path}: {escape(str(error))}; give the folder of a Phi-3 model"
         ) from error

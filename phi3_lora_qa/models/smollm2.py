@@ -16,12 +16,14 @@ import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models.phi3_layout import fuse, phi3_config
 from phi3_lora_qa.models.places import cache_folder
+from phi3_lora_qa.reading import open_regular, read_text
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -67,7 +69,7 @@ def installed() -> Path | None:
     """Return the built folder, or None when it is absent, incomplete or from another GGUF file."""
     folder = cache_folder() / NAME
     try:
-        provenance = Provenance(**json.loads((folder / PROVENANCE_FILE).read_text("utf-8")))
+        provenance = Provenance(**json.loads(read_text(folder / PROVENANCE_FILE, 1 << 20)))
         size = (folder / _WEIGHTS).stat().st_size
     except (OSError, ValueError, TypeError):
         return None
@@ -165,7 +167,7 @@ def _require_hash(path: Path, expected: str) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with BufferedReader(open_regular(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,9 +12,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.reading import open_regular, require_regular
 from phi3_lora_qa.scoring.losses import Outlook
 from phi3_lora_qa.scoring.prompts import PromptedItem
 from phi3_lora_qa.scoring.readings import Reading
@@ -118,9 +120,11 @@ def _load(path: Path, conditions: str) -> dict[str, Reading]:
     import numpy as np
 
     try:
-        if path.stat().st_size > LARGEST:
-            return {}
-        with np.load(path, allow_pickle=False) as file:
+        require_regular(path, LARGEST)
+        with (
+            BufferedReader(open_regular(path)) as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             arrays = {name: file[name] for name in file.files}
         kept, digest = (arrays.pop(name).tobytes().decode() for name in ("conditions", "digest"))
         if kept != conditions or digest != _digest_of(arrays):

@@ -20,6 +20,7 @@ from phi3_lora_qa.scoring.asking import Asker
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
 from phi3_lora_qa.scoring.replies import Answer, UnfitServerError, model_names
 from phi3_lora_qa.scoring.score import ItemScore, ScoringOptions, check_request, failed, finished
+from phi3_lora_qa.scoring.secrets import cleaned
 from phi3_lora_qa.scoring.wire import API_KEY_VARIABLE, Bounds, ServerError, Wire
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ AT_ONCE = 8
 _HOPELESS = 8
 """So many items in a row that the server itself failed on: it will not do the next one either."""
 _MOST_SHOWN = 8
+_MOST_OF_NAME = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,12 @@ class Server:
             BaseModelError: As `models`, or one of the two is not served under a name of its own.
         """
         served = self.models()
-        shown = ", ".join(escape(name, 80) for name in served[:_MOST_SHOWN]) or "nothing"
+        shown = (
+            ", ".join(
+                escape(cleaned(name[:_MOST_OF_NAME], self.key), 80) for name in served[:_MOST_SHOWN]
+            )
+            or "nothing"
+        )
         shown += ", …" if len(served) > _MOST_SHOWN else ""
         tried = tuple(dict.fromkeys((base.id, base.name, PurePath(base.id).name)))
         found = next((name for name in tried if name in served and name != adapter), None)

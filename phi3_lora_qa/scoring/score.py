@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.errors import DataError, InputError, escape
+from phi3_lora_qa.errors import DataError, InputError, escape, shortage
 from phi3_lora_qa.models.threads import fitting_threads
 from phi3_lora_qa.scoring.answers import answer_text, stop_tokens
 from phi3_lora_qa.scoring.batches import fitting_tokens, plan
@@ -102,6 +102,7 @@ def score_items(  # noqa: PLR0913 - the last two are a caller's choice
         try:
             prompted.append(_prompt(inner, tokenizer, stop, item, options.max_new_tokens))
         except Exception as error:  # one item's trouble, whatever a template or tokenizer raises
+            _require_machine(error)
             scores[item.id] = failed(item.id, 0, error)
     run = _Run(
         inner,
@@ -167,6 +168,7 @@ def _score_batch(
             readings = run.engine.run(batch, run.others, tell)
     except Exception as error:  # whatever torch raises, out of memory too
         if len(batch) == 1:
+            _require_machine(error)
             return [failed(batch[0].id, len(batch[0].reference), error)]
         half = len(batch) // 2
         return [
@@ -175,6 +177,12 @@ def _score_batch(
             for score in _score_batch(run, some, lambda share: None)
         ]
     return [_scored(run, item, reading) for item, reading in zip(batch, readings, strict=True)]
+
+
+def _require_machine(error: Exception) -> None:
+    """Let a machine that is short of memory not count against the model."""
+    if short := shortage(error):
+        raise short from error
 
 
 def _scored(run: _Run, item: PromptedItem, reading: Reading) -> ItemScore:

@@ -2,12 +2,13 @@
 
 import json
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from phi3_lora_qa.errors import BaseModelError, InputError, Phi3LoraQAError, escape
+from phi3_lora_qa.scoring.deadline import Deadline, OutOfTimeError, TooMuchError, bind
+from phi3_lora_qa.scoring.secrets import cleaned, cleaned_bytes
 
 if TYPE_CHECKING:
     import httpx2
@@ -16,6 +17,8 @@ API_KEY_VARIABLE = "PHI3_LORA_QA_API_KEY"
 
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _LONGEST_PAUSE = 20.0
+_ROOM_FOR_HEADERS = 1 << 20
+_MOST_WORDS = 2000
 _NO_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 """A server on this machine is asked directly, whatever proxy the environment names."""
 
@@ -40,7 +43,8 @@ class ServerError(Phi3LoraQAError):
 class Bounds:
     """What one request may cost.
 
-    ``timeout`` and ``connect`` are seconds: for a whole reply, and for a connection. ``attempts``
+    ``timeout`` and ``connect`` are seconds: for a whole request, from looking up the server's name
+    to the last byte of its reply, and for a connection. ``attempts``
     are the tries of a request that the server puts off, ``pause`` the seconds before the second,
     doubled before each further one. ``most_bytes`` is the size of the largest reply.
     """
@@ -88,6 +92,8 @@ class Wire:
             timeout=httpx2.Timeout(bounds.timeout, connect=min(bounds.connect, bounds.timeout)),
             mounts=dict.fromkeys(_NO_PROXY),
         )
+        self._deadline = Deadline()
+        bind(self._client, self._deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -120,19 +126,21 @@ class Wire:
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         import httpx2
 
-        seconds = f"{self._bounds.timeout:g} s"
+        bounds, response = self._bounds, None
         try:
-            with self._client.stream(method, self.url + path, json=body) as response:
+            with (
+                self._deadline.request(bounds.timeout, bounds.most_bytes + _ROOM_FOR_HEADERS),
+                self._client.stream(method, self.url + path, json=body) as response,
+            ):
                 data = self._read(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             raise _LaterError(self._unreachable(error)) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
             raise self._unreachable(error) from error
-        except httpx2.TimeoutException as error:
-            raise ServerError(
-                f"the server gave no answer within {seconds}; ask for less, or give it more room",
-                persistent=True,
-            ) from error
+        except (OutOfTimeError, httpx2.TimeoutException) as error:
+            raise self._late(begun=response is not None) from error
+        except TooMuchError as error:
+            raise self._too_large() from error
         except httpx2.HTTPError as error:
             raise _LaterError(
                 ServerError(
@@ -146,21 +154,27 @@ class Wire:
 
     def _read(self, response: "httpx2.Response") -> bytes:
         """Read the body as it came over the wire: nothing is unpacked, nothing is followed."""
-        started, data = time.monotonic(), bytearray()
+        data = bytearray()
         for chunk in response.iter_raw():
             data += chunk
             if len(data) > self._bounds.most_bytes:
-                raise ServerError(
-                    f"the reply is larger than {self._bounds.most_bytes} bytes; "
-                    "look at what the server sends"
-                )
-            if time.monotonic() - started > self._bounds.timeout:
-                raise ServerError(
-                    f"the reply was not complete within {self._bounds.timeout:g} s; "
-                    "look into the server's log",
-                    persistent=True,
-                )
+                raise self._too_large()
         return bytes(data)
+
+    def _late(self, *, begun: bool) -> ServerError:
+        seconds = f"{self._bounds.timeout:g} s"
+        return ServerError(
+            f"the reply was not complete within {seconds}; look into the server's log"
+            if begun
+            else f"the server gave no answer within {seconds}; ask for less, or give it more room",
+            persistent=True,
+        )
+
+    def _too_large(self) -> ServerError:
+        return ServerError(
+            f"the reply is larger than {self._bounds.most_bytes} bytes; "
+            "look at what the server sends"
+        )
 
     def _refuse(self, response: "httpx2.Response", data: bytes) -> NoReturn:
         status = response.status_code
@@ -173,8 +187,9 @@ class Wire:
         mend = mends.get(status, "look into its log")
         if 300 <= status < 400:
             mend = "give the address that it sends one to"
+        words = self._clean(_words(cleaned_bytes(data, self._key)))
         error = ServerError(
-            f"the server answered {status} ({self._clean(_words(data))}); {mend}",
+            f"the server answered {status} ({words}); {mend}",
             status=status,
             persistent=status in _AGAIN or status in mends,
         )
@@ -191,7 +206,7 @@ class Wire:
     def _clean(self, words: object) -> str:
         """Text from the other side, without the key, printable and bounded."""
         text = str(words) or type(words).__name__
-        return escape(text.replace(self._key, "…") if self._key else text, 200)
+        return escape(cleaned(text[:_MOST_WORDS], self._key), 200)
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -213,7 +228,7 @@ def _no_number(text: str) -> NoReturn:
 
 def _words(data: bytes) -> str:
     """What an error's body says; servers wrap it in different ways."""
-    text = data[:2000].decode("utf-8", "replace")
+    text = data[:_MOST_WORDS].decode("utf-8", "replace")
     try:
         value = json.loads(text)
         inner = value.get("error", value)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.training.strict import require_known, require_type
 
 Table = TypeVar("Table")
@@ -105,6 +106,9 @@ class TrainConfig:
             )
 
 
+_MOST_BYTES = 4 << 20
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a training config and lay ``table.key=value`` overrides over it.
 
@@ -114,7 +118,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         InputError: The file cannot be read, or a table, key or value is not one that is known.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_text(path, _MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read the training config {path}: {error}; give a TOML file"

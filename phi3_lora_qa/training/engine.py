@@ -14,6 +14,7 @@ from phi3_lora_qa.errors import InputError, MissingDependencyError, Phi3LoraQAEr
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.registry import base_fingerprint
 from phi3_lora_qa.models.threads import fitting_threads
+from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.training.labels import Labelled, label_rows, stop_tokens
 from phi3_lora_qa.training.output import Places
 from phi3_lora_qa.training.progress import LogEntry, Progress
@@ -179,7 +180,7 @@ def require_same_adapter(checkpoint: Path, config: "PeftConfig") -> None:
         InputError: With the setting that differs.
     """
     try:
-        then = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+        then = json.loads(read_text(checkpoint / CONFIG, 1 << 20))
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read {CONFIG} of the checkpoint {checkpoint}: {error}; name another one"

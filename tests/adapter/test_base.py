@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,22 @@ def test_a_config_without_sizes_is_an_error_of_the_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "phi3", "hidden_size": true}')
     with pytest.raises(BaseModelError, match="fetch it again"):
         BaseFiles.open(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "loop"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+)
+def test_a_file_that_is_none_is_refused_and_neither_waited_for_nor_passed_over(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    path = write_base(tmp_path) / name
+    if name.endswith("index.json"):
+        (tmp_path / "model.safetensors").unlink()
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "zero" else path)
+    with pytest.raises(BaseModelError, match=r"cannot read .*; give a base"):
+        BaseFiles.open(tmp_path).read_text("tokenizer.json", 1 << 20)

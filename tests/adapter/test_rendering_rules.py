@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
+from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.adapter.manifest import template_hash
 from phi3_lora_qa.adapter.rendering import render_and_compare
 from phi3_lora_qa.adapter.rules import rendering as rules
-from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.errors import BaseModelError, MachineError
 from phi3_lora_qa.models.registry import bundled
 from tests.adapter.adapters import plain, report_on
 from tests.adapter.chat_templates import BRACKETS, ESCAPES, GOOD, HEALTHY, HOSTILE, LOOPS, MINI
@@ -162,13 +162,12 @@ def test_a_base_whose_template_is_unreadable_is_no_fault_of_the_adapter(tmp_path
         report_on(adapter, tmp_path / "adapter", base)
 
 
-def test_a_renderer_that_does_not_start_is_an_error_and_no_pass(
+def test_a_renderer_that_does_not_start_is_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child_of("sys.exit(1)", tmp_path, monkeypatch)
-    report = linted(GOOD, tmp_path / "adapter")
-    assert set(found(report)) == {INTERNAL}
-    assert not report.accepted
+    with pytest.raises(MachineError, match="did not start"):
+        linted(GOOD, tmp_path / "adapter")
 
 
 def test_nothing_is_kept_of_an_adapter_that_is_gone(tmp_path: Path) -> None:

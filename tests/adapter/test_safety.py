@@ -13,7 +13,7 @@ from phi3_lora_qa.adapter import finding, subject
 from phi3_lora_qa.adapter.base import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, MAX_FINDINGS, LintReport, lint
-from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.errors import AdapterError, MachineError, escape
 from tests.adapter.adapters import Adapter, P, base_config, plain, report_on
 from tests.adapter.packing import pack
 from tests.adapter.tiny_base import module_names, tokenizer_files, write_base
@@ -122,12 +122,26 @@ def test_a_rule_that_forgets_what_it_needs_is_an_error_and_no_pass(
 def test_reading_that_crashes_is_an_error_and_no_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*arguments: object) -> None:
-        raise MemoryError
+    def crash(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError
 
     monkeypatch.setattr(subject, "imply", crash)
     report = report_on(plain(), tmp_path)
     assert set(registered(report)) == {INTERNAL}
+
+
+@pytest.mark.parametrize("place", ["imply", "parse_keys", "read_tokenizer", "open_safetensors"])
+def test_a_machine_short_of_memory_is_no_finding(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(subject, place, crash)
+    adapter = plain()
+    adapter.files = tokenizer_files()
+    with pytest.raises(MachineError, match="short of memory; free some"):
+        report_on(adapter, tmp_path)
 
 
 def test_rules_that_cannot_run_for_no_stated_reason_are_an_error(
@@ -208,3 +222,23 @@ def test_only_part_of_the_layers_named_in_full_is_missed_nowhere(tmp_path: Path)
     gone = module_names()[-1]
     adapter.tensors = {n: t for n, t in adapter.tensors.items() if gone not in n}
     assert registered(report_on(adapter, tmp_path)) == ["tensors-missing"]
+
+
+@pytest.mark.parametrize("count", [100, 4000])
+def test_a_finding_that_is_not_shown_costs_no_escaping(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(text: str, limit: int = 400) -> str:
+        calls.append(text)
+        return escape(text, limit)
+
+    monkeypatch.setattr(finding, "escape", counted)
+    adapter = plain()
+    adapter.config |= {f"key\u202e{number}": number for number in range(count)}
+    adapter.tensors = {f"\u202e{number}": ("F32", (0,), b"") for number in range(count)}
+    report = report_on(adapter, tmp_path)
+    assert report.totals["config-unknown-field"] >= count - 1
+    assert len(calls) <= 3 * MAX_FINDINGS * len(report.rules_run)
+    assert len(calls) < 400

@@ -83,6 +83,7 @@ def test_what_takes_pythons_re_for_ever_takes_no_time(text: str) -> None:
         "(?=a)", "(?!a)", "(?<=a)b", r"(a)\1", "(?i)a", "(?P=x)", "(?>a)", "a*+", "a**", "*a", "a{",
         "a{2,1}", "(", ")", "[a", "[b-a]", "[[a]", "\\", r"\q", r"\x41", "(" * 50 + ")" * 50,
         "a" * 9000, "((a{100}){100}){100}", "(?P<1>a)", "^*", "a{99999}",
+        "(?P<a>x)(?P<a>y)", "(?P<a>x(?P<a>y))", "(?P<a>x)|(?P<a>y)", "((?P<a>x)|b)*(?P<a>y)",
     ],
 )  # fmt: skip
 def test_what_it_cannot_match_in_bounded_time_it_refuses(text: str) -> None:
@@ -90,6 +91,12 @@ def test_what_it_cannot_match_in_bounded_time_it_refuses(text: str) -> None:
     with pytest.raises(PatternError):
         Pattern(text)
     assert time.perf_counter() - start < 1
+
+
+def test_groups_of_one_name_are_refused_as_re_refuses_them() -> None:
+    with pytest.raises(PatternError, match="two groups have one name"):
+        Pattern("(?P<a>x)(?P<a>y)")
+    assert Pattern("(?P<a>x)(?P<b>y)").fullmatch("xy")
 
 
 @pytest.mark.slow

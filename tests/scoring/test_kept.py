@@ -152,3 +152,16 @@ def test_what_went_wrong_is_not_kept(
     )
     assert all(score.error for score in scores)
     assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "loop", "folder"])
+def test_what_is_no_file_holds_nothing_and_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = keep(tmp_path, 0)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "zero" else path)
+    assert KeptReadings(tmp_path, CONDITIONS).find(item()) is None

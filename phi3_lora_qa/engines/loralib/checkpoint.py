@@ -15,6 +15,7 @@ from phi3_lora_qa.adapter.safetensors import open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.engines.loralib.config import KINDS, Layer
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.reading import open_regular, read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Checkpoint:
 
 def beside(path: Path) -> Path:
     """Return where the description of a checkpoint lies."""
-    return path.with_suffix(".json")
+    return path.with_name(f"{path.stem}.json") if path.name else path
 
 
 def save_model(path: Path, model: "nn.Module") -> None:
@@ -86,12 +87,14 @@ def read_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         InputError: The file cannot be read, or is a pickle and ``allow_pickle`` is not set.
     """
     shown = escape(str(path))
-    if not path.is_file():
+    try:
+        with open_regular(path) as handle:
+            head = handle.read(9)
+    except OSError as error:
         raise InputError(
-            f"{shown} is no file; give the checkpoint that loralib's state was saved in"
-        )
-    with path.open("rb") as handle:
-        head = handle.read(9)
+            f"{shown} is no file that can be read ({error.strerror}); "
+            "give the checkpoint that loralib's state was saved in"
+        ) from error
     is_pickle = head.startswith(_MAGIC) and head[8:9] != b"{"
     if is_pickle and not allow_pickle:
         raise InputError(
@@ -131,9 +134,7 @@ def _unpickle(path: Path, shown: str) -> "dict[str, Tensor]":
 
 def _read_layers(path: Path) -> tuple[Layer, ...]:
     shown = escape(str(path))
-    with path.open("rb") as handle:
-        data = handle.read(_MAX_JSON + 1)
-    raw = parse_object(data, where=str(path), max_bytes=_MAX_JSON)
+    raw = parse_object(read_regular(path, _MAX_JSON), where=str(path), max_bytes=_MAX_JSON)
     entries = raw.get("layers")
     if raw.get("schema_version") != SCHEMA_VERSION or not isinstance(entries, list):
         raise InputError(

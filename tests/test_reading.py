@@ -1,0 +1,183 @@
+"""Files are opened in one place, which takes regular ones alone, and no more of them than fits."""
+
+import ast
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import phi3_lora_qa
+from phi3_lora_qa import reading
+from phi3_lora_qa.reading import open_regular, read_regular, read_text, require_regular
+
+PACKAGE = Path(phi3_lora_qa.__file__).parent
+OWN = {
+    "reading.py": "it is the one place",
+    "adapter/folder.py": "follows no link, and refuses a file that changed",
+    "libraries.py": "a file of this package",
+    "report/html.py": "a file of this package",
+    "cli/demo.py": "what it has just written",
+    "cli/convert.py": "writes a copy",
+    "gate/journal.py": "the run's private folder",
+    "gate/prepare.py": "the run's private folder",
+    "gate/checks/round_trips.py": "a private folder of the check",
+    "properties/peft_model.py": "a private folder of the property",
+}
+"""Modules that may open files themselves, each with the reason."""
+
+
+def is_writing(call: ast.Call) -> bool:
+    modes = [a.value for a in (*call.args, *(k.value for k in call.keywords))
+             if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+    return any(set(mode) <= set("rwaxbt+") and set(mode) & set("wax") for mode in modes)
+
+
+def opens(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines in which a file is opened for reading by its path."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        match call.func:
+            case ast.Name(id="open"):
+                found = not is_writing(call)
+            case ast.Attribute(attr="open", value=ast.Name(id=name)) if name[:1].isupper():
+                found = False  # a class's own way to make one
+            case ast.Attribute(attr="open", value=ast.Name(id="os")):
+                found = "O_WRONLY" not in ast.unparse(call)
+            case ast.Attribute(attr="open"):
+                found = not is_writing(call) and not ast.unparse(call.func).startswith("archive.")
+            case ast.Attribute(attr="read_text" | "read_bytes"):
+                found = len(call.args) < 2  # with a cap it is the adapter's folder, or the base's
+            case _:
+                found = False
+        if found:
+            yield call.lineno
+
+
+def test_files_are_opened_in_one_place() -> None:
+    found = {
+        str(path.relative_to(PACKAGE)): list(opens(ast.parse(path.read_text("utf-8"))))
+        for path in PACKAGE.rglob("*.py")
+        if "bundled" not in path.parts
+    }
+    places = {name: lines for name, lines in found.items() if lines}
+    assert {name: lines for name, lines in places.items() if name not in OWN} == {}
+    assert set(OWN) - set(found) == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["open(p)", "open(p, 'rb')", "p.open()", "p.open('rb')", "io.open(p)", "os.open(p, 0)",
+     "p.read_text()", "p.read_text('utf-8')", "(a / b).read_bytes()", "Path(p).open(mode='r')"],
+)  # fmt: skip
+def test_another_place_would_be_found(code: str) -> None:
+    assert list(opens(ast.parse(code))) == [1]
+
+
+def make_pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def make_socket(path: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+    return path
+
+
+def make_loop(path: Path) -> Path:
+    path.symlink_to(path)
+    return path
+
+
+def make_link_to_pipe(path: Path) -> Path:
+    path.symlink_to(make_pipe(path.with_name("pipe")))
+    return path
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def make_huge(path: Path) -> Path:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    return path
+
+
+STRANGE: dict[str, Callable[[Path], Path | str]] = {
+    "missing": lambda path: path,
+    "folder": make_folder,
+    "pipe": make_pipe,
+    "socket": make_socket,
+    "loop": make_loop,
+    "link to a pipe": make_link_to_pipe,
+    "zero": lambda _: Path("/dev/zero"),
+    "full": lambda _: Path("/dev/full"),
+    "null": lambda _: Path("/dev/null"),
+    "terminal": lambda _: Path("/dev/tty"),
+    "long name": lambda path: path.with_name("a" * 300),
+    "long path": lambda path: path / "/".join(["a" * 200] * 30),
+    "NUL": lambda path: f"{path}\0",
+    "surrogate": lambda path: f"{path}\ud800",
+    "no text": lambda path: f"{path}\udcff",
+    "line break": lambda path: f"{path}\n::error::x",
+    "empty": lambda _: "",
+    "huge": make_huge,
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_is_no_regular_file_is_an_os_error_at_once(kind: str, tmp_path: Path) -> None:
+    path = STRANGE[kind](tmp_path / "x")
+    started = time.monotonic()
+    for read in (read_regular, read_text, require_regular):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - of any kind
+            read(path, 1 << 20)
+        assert caught.value.strerror
+    assert time.monotonic() - started < 1
+
+
+def test_a_regular_file_is_read_through_links_too(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfa\r\nb\rc")
+    (tmp_path / "b").symlink_to("a")
+    assert read_regular(tmp_path / "b", 9) == b"\xef\xbb\xbfa\r\nb\rc"
+    assert read_text(tmp_path / "b", 9, "utf-8-sig") == "a\nb\nc"
+    with open_regular(tmp_path / "b") as handle:
+        assert handle.read(3) == b"\xef\xbb\xbf"
+    require_regular(tmp_path / "b", 9)
+    with pytest.raises(OSError, match="more than 8 bytes"):
+        read_regular(tmp_path / "b", 8)
+
+
+def test_a_file_that_becomes_a_pipe_meanwhile_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    true = os.open
+
+    def swapped(path: str, flags: int) -> int:
+        Path(path).unlink()
+        os.mkfifo(path)
+        return true(path, flags)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(OSError, match="it is a pipe, and no regular file"):
+        read_regular(tmp_path / "a", 9)
+
+
+def test_a_file_that_grows_is_read_no_further(tmp_path: Path) -> None:
+    """The files of /proc say that they have no bytes."""
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        read_regular("/proc/self/status", 3)
+
+
+def test_a_folder_that_is_read_by_a_library_holds_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"")
+    reading.require_regular_below(tmp_path)
+    os.mkfifo(tmp_path / "a" / "c")
+    with pytest.raises(OSError, match="it is a pipe"):
+        reading.require_regular_below(tmp_path)
