@@ -17,6 +17,7 @@ PACKAGE = Path(phi3_lora_qa.__file__).parent
 OWN = {
     "reading.py": "it is the one place",
     "adapter/folder.py": "follows no link, and refuses a file that changed",
+    "adapter/child_start.py": "a program of this package, in a process that imports nothing of it",
     "libraries.py": "a file of this package",
     "report/html.py": "a file of this package",
     "cli/demo.py": "what it has just written",

@@ -14,7 +14,7 @@ from phi3_lora_qa.adapter.identity import fingerprint
 from phi3_lora_qa.adapter.safetensors import READABLE, SafetensorsFile, TensorInfo, open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
-from phi3_lora_qa.reading import read_regular
+from phi3_lora_qa.reading import open_regular, read_regular
 
 _MAX_CONFIG = 4 << 20
 _MAX_INDEX = 32 << 20
@@ -152,9 +152,9 @@ class BaseFiles:
 
         path = self.path / name
         try:
-            if not path.is_file() or path.stat().st_size != size:
+            if not path.exists() or path.stat().st_size != size:
                 return ""
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise _unreadable(path, error) from error

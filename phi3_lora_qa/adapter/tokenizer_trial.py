@@ -6,6 +6,7 @@ every way that a loader makes them, and cut the same texts.
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,10 +30,8 @@ from phi3_lora_qa.adapter.tokenizer import SETTINGS, read_object
 from phi3_lora_qa.adapter.tokenizer_child import CPU_SECONDS, MEMORY_MIB, READY
 from phi3_lora_qa.adapter.tokenizer_file import VOCABULARY
 from phi3_lora_qa.adapter.tokenizer_texts import TEXTS
-from phi3_lora_qa.errors import BaseModelError, escape
-
-MAX_FILE = 64 << 20
-"""Bytes; the largest published tokenizer.json has 35 million."""
+from phi3_lora_qa.adapter.tokenizer_ways import MAX_FILE
+from phi3_lora_qa.errors import BaseModelError, MachineError, escape
 
 LIMITS = Limits(
     wall_seconds=2.0 * CPU_SECONDS,
@@ -106,6 +105,7 @@ def try_tokenizer(folder: AdapterFolder, base: BaseFiles) -> Trial | None:
 
     Raises:
         BaseModelError: No tokenizer can be made of the base's files.
+        MachineError: The process has less memory than the trial may take, and it failed.
         MissingDependencyError: transformers, tokenizers or sentencepiece is not installed.
     """
     if not _is_tokenizer(folder) or _is_the_bases(folder, base):
@@ -124,12 +124,27 @@ def try_tokenizer(folder: AdapterFolder, base: BaseFiles) -> Trial | None:
         )
     try:
         return _read(json.loads(output[len(READY) :]))
-    except (ValueError, KeyError, TypeError):  # it was ended before it had written all
+    except (ValueError, KeyError, TypeError) as fault:  # it was ended before it had written all
+        _require_memory(fault)
         error = (
             "within twenty times the computing time of the base's and "
             f"{MEMORY_MIB} MiB of memory, no program that makes it comes to an end"
         )
         return Trial(failed={}, words={}, like={}, error=error)
+
+
+def _require_memory(fault: Exception) -> None:
+    """Let a process that may use less memory than the child is promised blame no adapter."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < MEMORY_MIB << 20:
+        raise MachineError(
+            f"trying a tokenizer may take {MEMORY_MIB} MiB of address space, and this process may "
+            f"have {soft >> 20}; raise its limit (ulimit -v)"
+        ) from fault
 
 
 def _read(raw: Mapping[str, Any]) -> Trial:

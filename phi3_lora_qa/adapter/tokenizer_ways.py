@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.reading import read_regular
+
+MAX_FILE = 64 << 20
+"""Bytes; the largest published tokenizer.json has 35 million."""
+
 Ids = list[int]
 
 
@@ -107,7 +112,7 @@ def ways(folder: str, failed: dict[str, str], without: Iterable[str] = ()) -> di
     makers: dict[str, Callable[[], Way]] = {TRANSFORMERS: lambda: by_transformers(folder)}
     plain, pieces = Path(folder, TOKENIZERS), Path(folder, SENTENCEPIECE)
     if plain.is_file():
-        makers[TOKENIZERS] = lambda: by_tokenizers(plain.read_text(encoding="utf-8"))
+        makers[TOKENIZERS] = lambda: by_tokenizers(read_regular(plain, MAX_FILE).decode("utf-8"))
     if pieces.is_file() and not is_tiktoken(pieces):
         makers[SENTENCEPIECE] = lambda: by_sentencepiece(str(pieces))
     made = {}
@@ -129,14 +134,13 @@ def same_files(job: Mapping[str, Any]) -> list[str]:
         name
         for name in FILES
         if all(Path(job[side], name).is_file() for side in ("base", "folder"))
-        and Path(job["base"], name).read_bytes() == Path(job["folder"], name).read_bytes()
+        and len({read_regular(Path(job[side], name), MAX_FILE) for side in ("base", "folder")}) == 1
     ]
 
 
 def is_tiktoken(path: Path) -> bool:
     """Whether a tokenizer.model is a table of words in base64, which sentencepiece cannot read."""
-    with path.open("rb") as file:
-        line = file.readline(1000).split(b" ")
+    line = read_regular(path, MAX_FILE).partition(b"\n")[0].split(b" ")
     return len(line) == 2 and line[1].strip().isdigit()
 
 
