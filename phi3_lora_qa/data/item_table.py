@@ -44,7 +44,7 @@ def items_as_parquet(rows: Sequence[ItemRow]) -> bytes:
     return buffer.getvalue()
 
 
-def read_items(path: Path) -> tuple[ItemRow, ...]:
+def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
     """Read the rows back.
 
     Raises:

@@ -1,5 +1,6 @@
 """Where an adapter is written: all of it or nothing, and never over something else."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,8 +77,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _check_adapter(adapter: Path, overwrite: bool) -> None:
-    if adapter.is_file():
-        raise InputError(f"output.dir {adapter} is a file; name a folder")
+    if os.path.lexists(adapter) and not adapter.is_dir():
+        raise InputError(f"output.dir {adapter} is a file, or a link to nothing; name a folder")
     if not adapter.is_dir() or not any(adapter.iterdir()):
         return
     if not overwrite:
