@@ -312,7 +312,7 @@ class Gate:
             return
         terminalreporter.section("adapter gate")
         folders = self.reports.folders if self.reports else ()
-        for reported, folder in zip(self.reported, folders, strict=True):
+        for reported, folder in zip(self.reported, folders, strict=False):  # none, if no verdict
             record = reported.record
             mark = {"green": True} if reported.accepted else {"red": True}
             terminalreporter.write(f"{record.verdict}", bold=True, **mark)

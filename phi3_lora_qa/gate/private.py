@@ -23,6 +23,7 @@ except ImportError:  # Windows: what a killed process left stays there
 
 PREFIX = "phi3-lora-qa-run-"
 _LOCK = "in-use"
+_OWNER = f"phi3-lora-qa on {platform.node()}".encode()
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def _locked(folder: Path) -> int | None:
     lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(lock, platform.node().encode())
+        os.write(lock, _OWNER)
         part.rename(folder / _LOCK)
     except OSError:  # a file system without locks: nobody can tell, so nobody removes it
         os.close(lock)
@@ -89,7 +90,7 @@ def _remove_orphan(folder: Path) -> None:
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.read(lock, 1 << 10) == platform.node().encode():
+        if os.read(lock, 1 << 10) == _OWNER:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)

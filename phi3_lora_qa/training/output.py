@@ -78,7 +78,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _check_adapter(adapter: Path, overwrite: bool) -> None:
     if os.path.lexists(adapter) and not adapter.is_dir():
-        raise InputError(f"output.dir {adapter} is a file, or a link to nothing; name a folder")
+        what = "a file" if adapter.is_file() else "no folder"
+        raise InputError(f"output.dir {adapter} is {what}; name a folder")
     if not adapter.is_dir() or not any(adapter.iterdir()):
         return
     if not overwrite:
