@@ -152,6 +152,8 @@ def main() -> None:
         status: Any = _status()
     except SystemExit as ended:
         status = ended.code
+    finally:
+        signals.release()
     sys.exit(signals.status if signals.received else status)
 
 

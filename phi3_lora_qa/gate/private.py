@@ -6,6 +6,7 @@ tells by a lock that the system releases with the process.
 
 import os
 import platform
+import secrets
 import shutil
 import stat
 import tempfile
@@ -34,10 +35,13 @@ def private_copies(targets: Sequence[Target]) -> Iterator[Path]:
         InputError: There is no room for it.
     """
     _remove_orphans()
+    # A name that nobody can know, and known here before the folder is: a signal may come any time.
+    name = f"{PREFIX}{secrets.token_hex(8)}"
     folder, lock = None, None
     try:
         try:
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+            folder = Path(tempfile.gettempdir()) / name
+            folder.mkdir(mode=0o700)
             lock = _locked(folder)
             snapshot(targets, folder)
             hand_over(targets, folder)

@@ -50,13 +50,13 @@ def staged_output(output: OutputTable, resume: str | bool | None) -> Iterator[Pl
         resume=_resume_from(checkpoints, output.overwrite, resume),
     )
     try:
-        # Made before training, so that a folder that cannot be written costs no training.
-        places.staging.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {adapter.parent}: {error.strerror}; choose another output.dir"
-        ) from error
-    try:
+        try:
+            # Made before training, so that a folder that cannot be written costs no training.
+            places.staging.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {adapter.parent}: {error.strerror}; choose another output.dir"
+            ) from error
         yield places
         _replace(places)
     finally:

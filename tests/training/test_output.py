@@ -1,6 +1,6 @@
-from pathlib import os
+import os
+from pathlib import Path
 
-import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
