@@ -48,7 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Take the settings down before a conftest.py could change them, and watch the exit status."""
-    asked = early_config.stash[_ASKED] = _claimed(early_config, _ask_early(early_config, args))
+    asked = _ask_early(early_config, args)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        asked = _claimed(early_config, asked)
+    early_config.stash[_ASKED] = asked
     if isinstance(asked.settings, Phi3LoraQAError):
         # The run ends before its first test: a conftest.py, perhaps the adapter's, is not run.
         early_config.known_args_namespace.noconftest = True
@@ -66,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(pytest_fixtures, "phi3-lora-qa-fixtures")
     if _ASKED not in config.stash:  # named in a conftest.py, and so loaded after it
         config.stash[_ASKED] = _ask(config, config.option)
+    if _REPORTS not in config.stash and not hasattr(config, "workerinput"):
+        config.stash[_ASKED] = _claimed(config, config.stash[_ASKED])
     asked = config.stash[_ASKED]
     try:
         if isinstance(asked.settings, Phi3LoraQAError):
@@ -128,13 +133,12 @@ _LISTINGS = (
 def _claimed(config: pytest.Config, asked: _Asked) -> _Asked:
     """Replace earlier reports at once: whatever ends this run, they do not stand for it.
 
-    The settings may be wrong in something else than where reports go. A process of xdist reports
-    nothing, and where ids were chosen, which report is to be replaced is known only later.
+    The settings may be wrong in something else than where reports go. Where ids were chosen, which
+    report is to be replaced is known only later.
     """
     known = asked.known
     given = config.known_args_namespace
-    silent = asked.only_listed or "PYTEST_XDIST_WORKER" in os.environ
-    if known is None or not known.adapter or silent:
+    if known is None or not known.adapter or asked.only_listed:
         return asked
     from phi3_lora_qa.pytest_reports import claim_early
 

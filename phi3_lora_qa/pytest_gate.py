@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.selection import selection_of
-from phi3_lora_qa.errors import InputError, Phi3LoraQAError, escape
+from phi3_lora_qa.errors import Phi3LoraQAError, escape
 from phi3_lora_qa.gate.compose import Reported, compose
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
@@ -273,7 +273,7 @@ class Gate:
                     seconds=time.perf_counter() - self.clock,
                 )
                 self.reports.write(self.reported)
-            except (InputError, OSError) as error:
+            except (Phi3LoraQAError, OSError) as error:
                 self.unwritten = escape(str(error), 2_000)
                 self.reports.end(self.unwritten)
             if not self.accepted:

@@ -37,7 +37,7 @@ def next_step(record: RunRecord) -> str:
             "Gate the adapter with all stages before it ships."
         )
     if record.verdict is Verdict.INCOMPLETE and not record.checks:
-        return "No check was run. Until the adapter is gated, it may not ship."
+        return "There is no verdict. Until the adapter is gated, it may not ship."
     return NEXT_STEPS[record.verdict]
 
 
