@@ -7,9 +7,11 @@ imports the standard library and the ground floor only. What the gate does with 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -18,6 +20,9 @@ from phi3_lora_qa.errors import InputError, Phi3LoraQAError, path_trouble, short
 from phi3_lora_qa.pytest_project import settings_folder, settle_project
 from phi3_lora_qa.setting_specs import SPECS, Spec, option
 from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.pytest_reports import Reports
 
 BAD_INPUT = 2
 """pytest's exit status when an option's value cannot be used."""
@@ -43,7 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Take the settings down before a conftest.py could change them, and watch the exit status."""
-    asked = early_config.stash[_ASKED] = _ask_early(early_config, args)
+    asked = _ask_early(early_config, args)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        asked = _claimed(early_config, asked)
+    early_config.stash[_ASKED] = asked
     if isinstance(asked.settings, Phi3LoraQAError):
         # The run ends before its first test: a conftest.py, perhaps the adapter's, is not run.
         early_config.known_args_namespace.noconftest = True
@@ -61,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(pytest_fixtures, "phi3-lora-qa-fixtures")
     if _ASKED not in config.stash:  # named in a conftest.py, and so loaded after it
         config.stash[_ASKED] = _ask(config, config.option)
+    if _REPORTS not in config.stash and not hasattr(config, "workerinput"):
+        config.stash[_ASKED] = _claimed(config, config.stash[_ASKED])
     asked = config.stash[_ASKED]
     try:
         if isinstance(asked.settings, Phi3LoraQAError):
@@ -71,7 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
             return
         from phi3_lora_qa.pytest_gate import GATE, Gate
 
-        gate = Gate.begin(config, asked.settings, only_listed=asked.only_listed)
+        reports = config.stash.get(_REPORTS, None)
+        gate = Gate.begin(config, asked.settings, reports, only_listed=asked.only_listed)
     except Phi3LoraQAError as error:
         _refuse(config, str(error))
     except (OSError, MemoryError) as error:
@@ -98,6 +109,8 @@ def _test_layers(config: pytest.Config, settings: GateSettings) -> None:
 
 def _refuse(config: pytest.Config, why: str) -> NoReturn:
     config.stash[_REFUSED] = True
+    if reports := config.stash.get(_REPORTS, None):
+        reports.end(why)
     pytest.exit(why, returncode=BAD_INPUT)
 
 
@@ -107,10 +120,40 @@ class _Asked:
 
     settings: GateSettings | Phi3LoraQAError
     only_listed: bool
+    known: GateSettings | None = None
+    """What is known of the settings, where all that decides about reports is."""
 
 
 _ASKED: pytest.StashKey[_Asked] = pytest.StashKey()
 _REFUSED: pytest.StashKey[bool] = pytest.StashKey()
+_REPORTS: "pytest.StashKey[Reports]" = pytest.StashKey()
+_LISTINGS = (
+    "collectonly", "help", "version", "markers", "cacheshow", "showfixtures",
+    "show_fixtures_per_test",
+)  # fmt: skip
+"""Options of pytest that ask for lists and words, and for nothing to be run."""
+
+
+def _claimed(config: pytest.Config, asked: _Asked) -> _Asked:
+    """Replace earlier reports at once: whatever ends this run, they do not stand for it.
+
+    The settings may be wrong in something else than where reports go. Where ids were chosen, which
+    report is to be replaced is known only later.
+    """
+    known = asked.known
+    given = config.known_args_namespace
+    if known is None or not known.adapter or asked.only_listed:
+        return asked
+    from phi3_lora_qa.pytest_reports import claim_early
+
+    try:
+        reports = claim_early(known, config.invocation_params.dir, given.file_or_dir or ())
+    except InputError as error:
+        right = isinstance(asked.settings, GateSettings)
+        return replace(asked, settings=error) if right else asked
+    if reports:
+        config.stash[_REPORTS] = reports
+    return asked
 
 
 def _ask_early(config: pytest.Config, args: list[str]) -> _Asked:
@@ -131,19 +174,26 @@ def _ask(config: pytest.Config, given: Any, places: Sequence[Path] = ()) -> _Ask
         places: Further files that pytest has taken settings from.
     """
     settings: GateSettings | Phi3LoraQAError
+    resolved = partial(
+        resolve,
+        options={s.name: getattr(given, f"phi3_{s.name}", None) for s in SPECS},
+        environment=os.environ,
+        ini={s.name: config.getini(f"phi3_{s.name}") for s in SPECS},
+        directory=config.invocation_params.dir,
+        ini_directory=settings_folder(config),
+    )
+    known = None
     try:
-        settings = resolve(
-            options={s.name: getattr(given, f"phi3_{s.name}", None) for s in SPECS},
-            environment=os.environ,
-            ini={s.name: config.getini(f"phi3_{s.name}") for s in SPECS},
-            directory=config.invocation_params.dir,
-            ini_directory=settings_folder(config),
-        )
+        settings = known = resolved()
         for place in (*places, *_places(config, given), config.rootpath):
             refuse_within(settings.adapter, place, "settings and tests")
     except Phi3LoraQAError as error:
         settings = error
-    return _Asked(settings=settings, only_listed=bool(given.collectonly))
+        if known is None:
+            with suppress(Phi3LoraQAError):
+                known = resolved(forgiving=True)
+    only_listed = any(getattr(given, name, None) for name in _LISTINGS)
+    return _Asked(settings=settings, only_listed=only_listed, known=known)
 
 
 def _places(config: pytest.Config, given: Any) -> list[Path]:

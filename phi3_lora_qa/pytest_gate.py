@@ -7,10 +7,9 @@ fixture cannot slip another adapter in, and no autouse fixture touches them
 """
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,20 +18,22 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.selection import selection_of
-from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.errors import Phi3LoraQAError, escape
 from phi3_lora_qa.gate.compose import Reported, compose
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.plan import ROOT, PlannedCheck, choose, plan
-from phi3_lora_qa.gate.prepare import Target, hand_over, handed_over, prepare, snapshot
+from phi3_lora_qa.gate.prepare import Target, handed_over, prepare
+from phi3_lora_qa.gate.private import private_copies
 from phi3_lora_qa.gate.run import run_check
 from phi3_lora_qa.gate.verdict import worst
 from phi3_lora_qa.progress import ProgressLine
 from phi3_lora_qa.pytest_fixtures import RUN
+from phi3_lora_qa.pytest_reports import Reports
 from phi3_lora_qa.pytest_virtual import VirtualItem, hang_in_front, take_ids
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.report import remove_report, write_report
 from phi3_lora_qa.settings import GateSettings, within
+from phi3_lora_qa.signals import EndedError, EndSignals
 
 WORKER_INPUT = "phi3_lora_qa"
 
@@ -62,7 +63,7 @@ class CheckItem(VirtualItem):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show a check's message without a traceback."""
-        if isinstance(excinfo.value, CheckFailure):
+        if isinstance(excinfo.value, CheckFailure | Phi3LoraQAError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -107,9 +108,9 @@ class Gate:
     run: Run
     started: datetime
     clock: float
-    is_worker: bool
-    reports: Sequence[Path] = ()
-    """Where each adapter's report goes; found out before a test could change the directory."""
+    reports: Reports | None
+    """None in a process of xdist, which judges nothing."""
+    signals: EndSignals
     only_listed: bool = False
     """Whether the user asked for the list of tests, so that nothing is run or judged."""
     reported: list[Reported] = field(default_factory=list)
@@ -127,9 +128,32 @@ class Gate:
         """Whether only chosen ids are run."""
         return len(self.chosen) < len(self.planned)
 
+    @property
+    def is_worker(self) -> bool:
+        """Whether another process started the run, and will judge."""
+        return self.reports is None
+
     @classmethod
-    def begin(cls, config: pytest.Config, settings: GateSettings, *, only_listed: bool) -> "Gate":
-        """Find out what must run; in the process that starts the run, copy the adapters too."""
+    def begin(
+        cls,
+        config: pytest.Config,
+        settings: GateSettings,
+        reports: Reports | None,
+        *,
+        only_listed: bool,
+    ) -> "Gate":
+        """Find out what must run; in the process that starts the run, copy the adapters too.
+
+        Args:
+            config: pytest's.
+            settings: Of this run.
+            reports: Where the reports go, where that was claimed already.
+            only_listed: Nothing is run or judged.
+        """
+        leaving, signals = ExitStack(), EndSignals()
+        config.add_cleanup(leaving.close)
+        leaving.callback(signals.release)
+        signals.catch()
         given = getattr(config, "workerinput", {}).get(WORKER_INPUT)
         ids, rest = take_ids(config.args, ROOT)
         if ids or settings.only:
@@ -138,18 +162,15 @@ class Gate:
             targets = prepare(settings)
             planned = _plan(targets, settings)
             chosen = choose(planned, ids) if ids else planned
-            reports = _report_folders(settings, targets, partial=len(chosen) < len(planned))
-            for report in reports:
-                _require_writable(report)
-            folder = _private_copies(targets)
-            if not only_listed:
-                # Should this run be killed, the report of another one must not stand for it.
-                for report in reports:
-                    remove_report(report)
+            if reports is None:
+                reports = Reports(settings, config.invocation_params.dir)
+                if not only_listed:
+                    reports.claim(partial=len(chosen) < len(planned))
+            folder = leaving.enter_context(private_copies(targets))
         else:
             handed = json.loads(given)
             folder = Path(handed["folder"])
-            targets, reports = handed_over(folder), []
+            targets = handed_over(folder)
             planned = _plan(targets, settings)
             chosen = tuple(p for p in planned if p.id in set(handed["ids"]))
         run = Run(
@@ -168,8 +189,8 @@ class Gate:
             run=run,
             started=datetime.now(UTC),
             clock=time.perf_counter(),
-            is_worker=given is not None,
             reports=reports,
+            signals=signals,
             only_listed=only_listed,
         )
 
@@ -231,31 +252,41 @@ class Gate:
         """
         try:
             return (yield)
+        except EndedError as ended:
+            # pytest shows where it was raised, and some places of the interpreter have no line.
+            raise pytest.exit.Exception(str(ended)) from None
         finally:
-            if not self.is_worker and not self.only_listed:
+            if not self.only_listed:
                 self._judge(session)
 
     def _judge(self, session: pytest.Session) -> None:
+        if self.reports is None:
+            return
         self.run.release_base()
-        self.reported = compose(
-            self.run,
-            chosen=self.chosen,
-            partial=self.partial,
-            started=self.started.isoformat(timespec="seconds"),
-            seconds=time.perf_counter() - self.clock,
-        )
-        try:
-            for reported, folder in zip(self.reported, self.reports, strict=True):
-                write_report(reported.record, reported.rows, folder)
-        except InputError as error:
-            self.unwritten = str(error)
-        if not self.accepted:
-            session.testsfailed += 1
+        with self.signals.held():
+            try:
+                self.reported = compose(
+                    self.run,
+                    chosen=self.chosen,
+                    partial=self.partial,
+                    started=self.started.isoformat(timespec="seconds"),
+                    seconds=time.perf_counter() - self.clock,
+                )
+                self.reports.write(self.reported)
+            except (Phi3LoraQAError, OSError) as error:
+                self.unwritten = escape(str(error), 2_000)
+                self.reports.end(self.unwritten)
+            if not self.accepted:
+                session.testsfailed += 1
 
-    def pytest_unconfigure(self) -> None:
-        """Remove the private copies."""
-        if not self.is_worker:
-            shutil.rmtree(self.run.folder, ignore_errors=True)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Say why there is no verdict, where there is none, and by what the session was ended."""
+        if self.signals.received:
+            session.exitstatus = self.signals.status
+        if self.reports and not self.only_listed and not self.reported and not self.unwritten:
+            ending = int(session.exitstatus)
+            self.reports.end(f"pytest ended before the checks, with exit status {ending}")
 
     # Words for people
 
@@ -278,10 +309,11 @@ class Gate:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say the verdict, the reason and where the report is."""
-        if not self.reported:
+        if not self.reported and not self.unwritten:
             return
         terminalreporter.section("adapter gate")
-        for reported, folder in zip(self.reported, self.reports, strict=True):
+        folders = self.reports.folders if self.reports else ()
+        for reported, folder in zip(self.reported, folders, strict=False):  # none, if no verdict
             record = reported.record
             mark = {"green": True} if reported.accepted else {"red": True}
             terminalreporter.write(f"{record.verdict}", bold=True, **mark)
@@ -302,42 +334,3 @@ GATE: "pytest.StashKey[Gate]" = pytest.StashKey()
 def _plan(targets: Sequence[Target], settings: GateSettings) -> tuple[PlannedCheck, ...]:
     adapters = [(target.name, target.limits) for target in targets]
     return plan(adapters, settings.stage, selection_of(settings))
-
-
-def _private_copies(targets: Sequence[Target]) -> Path:
-    """Copy the adapters, and what the workers must know, to a folder of this run alone."""
-    folder = Path(tempfile.mkdtemp(prefix="phi3-lora-qa-"))
-    try:
-        snapshot(targets, folder)
-        hand_over(targets, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
-
-
-def _report_folders(
-    settings: GateSettings, targets: Sequence[Target], *, partial: bool
-) -> list[Path]:
-    """One report folder for each adapter; a partial run never replaces a whole run's report."""
-    folders = []
-    for target in targets:
-        if settings.report is None:
-            folder = Path.cwd() / "reports" / target.name
-        else:
-            folder = settings.report / target.name if len(targets) > 1 else settings.report
-        folders.append(folder / "partial" if partial else folder)
-    return folders
-
-
-def _require_writable(folder: Path) -> None:
-    """Find out before the run, not after it, that the report has a place to go."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"the report folder {folder} cannot be written ({error.strerror}); "
-            "give another with --phi3-report"
-        ) from error

@@ -198,14 +198,25 @@ def read_record(path: Path) -> RunRecord:
             version.
     """
     try:
-        raw = json.loads(read_text(path, LARGEST))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"cannot read the record {path}: {error}; give a record.json that the gate wrote"
-        ) from error
+        text = read_text(path, LARGEST)
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from error
+    return parse_record(text, str(path))
+
+
+def parse_record(text: str, where: str) -> RunRecord:
+    """Build a record from the text of a record.json.
+
+    Raises:
+        InputError: The text is no JSON, or no record of this schema version.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(where, error) from error
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{path} is no record of schema version {SCHEMA_VERSION}; "
+            f"{where} is no record of schema version {SCHEMA_VERSION}; "
             "gate the adapter again with this version of phi3-lora-qa"
         )
     try:
@@ -224,8 +235,14 @@ def read_record(path: Path) -> RunRecord:
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{path} is damaged ({escape(str(error))}); gate the adapter again for a new record"
+            f"{where} is damaged ({escape(str(error))}); gate the adapter again for a new record"
         ) from error
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    return InputError(
+        f"cannot read the record {where}: {error}; give a record.json that the gate wrote"
+    )
 
 
 def check_from_json(raw: Mapping[str, Json]) -> CheckResult:

@@ -17,6 +17,8 @@ from phi3_lora_qa.setting_specs import SPECS, Spec, option
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
 LARGEST_SEED = 2**32 - 1
+REPORTING = ("adapter", "report", "baseline")
+"""What decides where a report goes, and where it must not go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +55,14 @@ class GateSettings:
     starts: Mapping[str, Path]
 
 
-def resolve(
+def resolve(  # noqa: PLR0913  each place that a setting may stand in
     options: Mapping[str, object],
     environment: Mapping[str, str],
     ini: Mapping[str, object],
     directory: Path,
-    ini_directory: Path,
+    ini_directory: Path | None,
+    *,
+    forgiving: bool = False,
 ) -> GateSettings:
     """Find each setting's value and its source.
 
@@ -68,13 +72,18 @@ def resolve(
         ini: Values of pytest's own configuration, by setting name; None where not given.
         directory: Where relative paths of options and of the environment start.
         ini_directory: The folder of pytest's configuration, where its relative paths start and
-            where the settings file and pyproject.toml are looked for.
+            where the settings file and pyproject.toml are looked for; None to read no file.
+        forgiving: Leave out what is wrong, and its source, if where the report goes is known all
+            the same: what was a report there must not stand for a run that is refused.
 
     Raises:
         InputError: A value has the wrong type or is none of the choices, a file is broken, or the
             settings lie in the folder of an adapter that they are for.
     """
-    table, table_source = _read_table(ini_directory)
+    table: Mapping[str, object] = {}
+    table_source = ""
+    if ini_directory:
+        table, table_source = _read_table(ini_directory, forgiving=forgiving)
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
     starts: dict[str, Path] = {}
@@ -86,30 +95,44 @@ def resolve(
             (
                 _number(spec, ini.get(spec.name)),
                 f"pytest configuration, phi3_{spec.name}",
-                ini_directory,
+                ini_directory or directory,
             ),
-            (table.get(spec.name), table_source, ini_directory),
+            (table.get(spec.name), table_source, ini_directory or directory),
         ]
         given = next((c for c in candidates if c[0] is not None), None)
         if given is None:
             given = (spec.default, "default", directory)
             values[spec.name] = spec.default
         else:
-            values[spec.name] = _checked(spec, *given)
+            try:
+                values[spec.name] = _checked(spec, *given)
+            except InputError:
+                if not forgiving or spec.name in REPORTING:
+                    raise
+                values[spec.name] = spec.default
+                continue
         sources[spec.name], starts[spec.name] = given[1:]
     found = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
-    if table or any(value is not None for value in ini.values()):
+    if ini_directory and (table or any(value is not None for value in ini.values())):
+        if forgiving and within(found.adapter, ini_directory):
+            return resolve(options, environment, {}, directory, None, forgiving=True)
         refuse_within(found.adapter, ini_directory, "settings")
     return found
 
 
-def refuse_within(adapters: Sequence[Path], place: Path, what: str) -> None:
+def refuse_within(
+    adapters: Sequence[Path],
+    place: Path,
+    what: str,
+    fix: str = "run from the folder of your own project",
+) -> None:
     """Refuse what would be read from an adapter's own folder: it may not say how it is judged.
 
     Args:
         adapters: The folders of the adapters.
         place: The folder, or file, that something would be read from.
         what: What would be read, in the plural.
+        fix: What the user can do about it.
 
     Raises:
         InputError: The place is the folder of an adapter, or lies in it.
@@ -117,7 +140,7 @@ def refuse_within(adapters: Sequence[Path], place: Path, what: str) -> None:
     if within(adapters, place):
         raise InputError(
             f"the {what} in {escape(str(place))} lie in the adapter's own folder, and an adapter "
-            "may not say how it is judged; run from the folder of your own project"
+            f"may not say how it is judged; {fix}"
         )
 
 
@@ -126,11 +149,11 @@ _MOST_OF_TABLE = 4 << 20
 
 def within(folders: Sequence[Path], place: Path) -> bool:
     """Whether a place is one of the folders, or lies in one, whatever links lead there."""
-    real = _real(place)
-    return any(folder in (real, *real.parents) for folder in map(_real, folders))
+    found = real(place)
+    return any(folder in (found, *found.parents) for folder in map(real, folders))
 
 
-def _real(path: Path) -> Path:
+def real(path: Path) -> Path:
     """Return a path without links; one that no system knows, as it is."""
     try:
         return Path(os.path.realpath(path))
@@ -138,11 +161,12 @@ def _real(path: Path) -> Path:
         return path
 
 
-def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
+def _read_table(directory: Path, *, forgiving: bool) -> tuple[Mapping[str, object], str]:
     own, shared = directory / SETTINGS_FILE, directory / "pyproject.toml"
     for path, keys in ((own, ()), (shared, ("tool", "phi3_lora_qa"))):
         if not path.exists() or path.is_dir():
             continue
+        text = ""
         try:
             text = read_text(path, _MOST_OF_TABLE)
             if path == shared and "phi3_lora_qa" not in text:
@@ -151,6 +175,8 @@ def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
 
             table: object = tomllib.loads(text)
         except (OSError, ValueError, RecursionError) as error:
+            if forgiving and text and not any(name in text for name in REPORTING):
+                return {}, ""
             raise InputError(f"cannot read {path}: {error}; mend the TOML") from error
         for key in keys:
             table = table.get(key, {}) if isinstance(table, dict) else {}
@@ -158,7 +184,7 @@ def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
             raise InputError(f"[tool.phi3_lora_qa] in {path} must be a table; write key = value")
         if table:
             known = {spec.name for spec in SPECS}
-            if unknown := sorted(set(table) - known):
+            if (unknown := sorted(set(table) - known)) and not forgiving:
                 raise InputError(
                     f"{path} has the unknown setting {escape(unknown[0], 60)}; "
                     f"known are {', '.join(sorted(known))}"

@@ -1,6 +1,8 @@
 """What the documentation says of the rules is what the rules say."""
 
+import re
 import runpy
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +20,28 @@ def test_the_pages_of_the_rules_are_current() -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/**/*.md")), ids=lambda p: p.stem)
 def test_no_link_leads_nowhere(path: Path) -> None:
-    import re
 
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("ending", ["exit 4", "mkdir gate; echo new > gate/summary.md; exit 1"])
+def test_the_documented_job_never_publishes_an_older_summary(ending: str, tmp_path: Path) -> None:
+    """The job's own lines are run, with a pytest that ends early or writes a report."""
+    text = (ROOT / "docs" / "how-to-ci.md").read_text()
+    job = text.partition("```yaml")[2].partition("```")[0]
+    steps = [step.strip() for step in re.split(r"(?m)^    - ", job) if "run:" in step]
+    lines = [step.partition("run:")[2].removeprefix(" >").partition(" #")[0] for step in steps]
+    (gate,) = [line for line in lines if "pytest" in line]
+    before, after = lines[: lines.index(gate)], lines[lines.index(gate) + 1 :]
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate" / "summary.md").write_text("an older PASS\n")
+    script = [
+        "pip() { :; }", f"pytest() ( {ending} )",
+        *(line for line in before if "pip" not in line), " ".join(gate.split()), *after,
+    ]  # fmt: skip
+    summary = tmp_path / "published"
+    environment = {"PATH": "/usr/bin:/bin", "GITHUB_STEP_SUMMARY": str(summary)}
+    subprocess.run(["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, check=True)
+    assert summary.read_text() == ("no verdict\n" if ending == "exit 4" else "new\n")

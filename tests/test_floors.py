@@ -13,13 +13,13 @@ import phi3_lora_qa
 PACKAGE = Path(phi3_lora_qa.__file__).parent
 FLOORS = {
     "errors": -1, "setting_specs": -1, "reading": -1,  # import nothing; all may import them
-    "settings": 0, "record": 0, "libraries": 0, "patterns": 0,
+    "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,
     "engines": 3, "scoring": 3, "properties": 3,
     "training": 4, "gate": 4, "report": 4,
-    "plugin": 5, "pytest_gate": 5, "pytest_layers": 5, "pytest_virtual": 5,
+    "plugin": 5, "pytest_gate": 5, "pytest_layers": 5, "pytest_virtual": 5, "pytest_reports": 5,
     "pytest_fixtures": 5, "pytest_project": 5, "xdist_scheduling": 5, "progress": 5,
     "cli": 5, "__main__": 5,
     "__init__": 6,  # the package's door: names resolved on first use

@@ -20,6 +20,8 @@ OWN = {
     "adapter/child_start.py": "a program of this package, in a process that imports nothing of it",
     "libraries.py": "a file of this package",
     "report/html.py": "a file of this package",
+    "report/folder.py": "follows no link, and reads what is to be replaced",
+    "gate/private.py": "the lock of a private folder",
     "cli/demo.py": "what it has just written",
     "cli/convert.py": "writes a copy",
     "gate/journal.py": "the run's private folder",

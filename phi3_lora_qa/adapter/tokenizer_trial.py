@@ -5,9 +5,7 @@ every way that a loader makes them, and cut the same texts.
 """
 
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,6 +191,9 @@ def _private_copies(folder: AdapterFolder, base: BaseFiles) -> Iterator[tuple[Pa
     Raises:
         AdapterError: A file cannot be read, or is larger than any tokenizer's.
     """
+    import shutil
+    import tempfile
+
     names = (*TOKENIZER_FILES, *OTHER_VOCABULARIES)
     place = Path(tempfile.mkdtemp(prefix="phi3-lora-qa-"))
     try:

@@ -5,7 +5,8 @@ Nothing heavy is imported before a command needs it, so that ``--help`` and ``li
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import click
 from phi3_lora_qa.cli import base, convert, suite
 from phi3_lora_qa.cli.paths import PATH
 from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
+from phi3_lora_qa.signals import EndSignals
 
 BAD_INPUT = 2
 STOPPED = 130
@@ -28,20 +30,31 @@ class _OutputError(Phi3LoraQAError):
 class _Commands(click.Group):
     """The commands, whose output is written out before they end."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the options, of which ``--help`` writes, too."""
+        with _written():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; click itself would end it with 1, as a rejection, when a pipe closes."""
+        """Run a command."""
+        with _written():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Write out what was said; click would end with 1, as a rejection, when a pipe closes."""
+    try:
         try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                if sys.stdout:
-                    sys.stdout.flush()
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            raise _OutputError(
-                f"the output cannot be written ({error.strerror}); write it to a file"
-            ) from error
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise _OutputError(
+            f"the output cannot be written ({error.strerror}); write it to a file"
+        ) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,11 +139,21 @@ def report(record: Path, output: Path | None) -> None:
 
 def main() -> None:
     """Run the console script; what ended it without a verdict is one line and exit status 2."""
+    if sys.stdout is None:
+        sys.exit(_fail("there is no output to write to, as it is closed; write it to a file"))
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not look like a rejection.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_status())
+    signals = EndSignals()
+    signals.catch()
+    try:
+        status: Any = _status()
+    except SystemExit as ended:
+        status = ended.code
+    finally:
+        signals.release()
+    sys.exit(signals.status if signals.received else status)
 
 
 def _status() -> int:
@@ -163,6 +186,6 @@ def _unforeseen(error: Exception) -> str:
 
 
 def _fail(why: str) -> int:
-    with suppress(OSError):
-        print(f"phi3-lora-qa: error: {escape(why, 2_000)}", file=sys.stderr)
+    with suppress(OSError, AttributeError):  # closed, or never there
+        sys.stderr.write(f"phi3-lora-qa: error: {escape(why, 2_000)}\n")
     return BAD_INPUT

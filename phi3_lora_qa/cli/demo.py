@@ -10,7 +10,7 @@ from pathlib import Path
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.record import Verdict, read_record
-from phi3_lora_qa.report.write import PAGE, RECORD
+from phi3_lora_qa.report.folder import PAGE, RECORD
 
 MARK = ".phi3-lora-qa-demo"
 """Lies in a folder that the demo made: only such a folder is ever emptied."""
@@ -112,7 +112,13 @@ def _damage(good: Path, damaged: Path) -> None:
 def _run(*module_and_arguments: str) -> int:
     """Run a module in a process of its own, so that each step starts as a user's would."""
     command = [sys.executable, "-m", *module_and_arguments]
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()  # it cleans up behind itself, which a kill would not let it
+            child.wait()
+            raise
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,8 @@ def report_command(record: Path, output: Path | None = None) -> Path:
     Raises:
         InputError: The record cannot be read or the page cannot be written.
     """
-    from phi3_lora_qa.report.write import PAGE, RECORD, render_again
+    from phi3_lora_qa.report import render_again
+    from phi3_lora_qa.report.folder import PAGE, RECORD
 
     source = record / RECORD if record.is_dir() else record
     target = output or source.with_name(PAGE)

@@ -45,7 +45,7 @@ def items_as_parquet(rows: Sequence[ItemRow]) -> bytes:
     return buffer.getvalue()
 
 
-def read_items(path: Path) -> tuple[ItemRow, ...]:
+def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
     """Read the rows back.
 
     Raises:
@@ -55,7 +55,8 @@ def read_items(path: Path) -> tuple[ItemRow, ...]:
     from pyarrow import ArrowException
 
     try:
-        require_regular(path)
+        if isinstance(path, Path):
+            require_regular(path)
         frame = pd.read_parquet(path)
         return tuple(_rows(frame))
     except (

@@ -29,12 +29,12 @@ def staged(*targets: Path, force: bool = False) -> Iterator[Path]:
     first = targets[0].absolute()
     staging = first.parent / f".{first.name}.{uuid4().hex[:8]}.part"
     try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {escape(str(first.parent))}: {error.strerror}; name another place"
-        ) from error
-    try:
+        try:
+            staging.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {escape(str(first.parent))}: {error.strerror}; name another place"
+            ) from error
         yield staging
         for target in targets:
             if target.is_dir() and any(target.iterdir()):

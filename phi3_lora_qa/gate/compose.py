@@ -12,7 +12,7 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.gate.prepare import Target, snapshot_of
+from phi3_lora_qa.gate.prepare import ITEMS_FILE, Target, snapshot_of
 from phi3_lora_qa.gate.verdict import judge
 from phi3_lora_qa.models.registry import base_fingerprint, read_base_config
 from phi3_lora_qa.record import (
@@ -23,11 +23,12 @@ from phi3_lora_qa.record import (
     RunRecord,
     SettingEntry,
     Timing,
+    Verdict,
     to_plain,
 )
 from phi3_lora_qa.setting_specs import SPECS, STAGES
+from phi3_lora_qa.settings import GateSettings
 
-ITEMS_FILE = "items.parquet"
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "numpy", "pytest")
 LARGEST_JSON = 1 << 20
 
@@ -69,13 +70,7 @@ def compose(
             reason=judgement.reason + _left_out(run, target),
             adapter=_adapter(run, index, target),
             base=_base(target),
-            settings={
-                spec.name: SettingEntry(
-                    value=_shown(getattr(run.settings, spec.name)),
-                    source=run.settings.sources[spec.name],
-                )
-                for spec in SPECS
-            },
+            settings=_settings(run.settings),
             checks=judgement.checks,
             metrics=next((piece.metrics for piece in mine if piece.metrics), ()),
             items=ITEMS_FILE if rows else "",
@@ -87,6 +82,45 @@ def compose(
         )
         reported.append(Reported(record=record, rows=rows, accepted=judgement.accepted))
     return reported
+
+
+def unjudged(
+    settings: GateSettings, *, name: str, source: Path, reason: str, started: str
+) -> RunRecord:
+    """Return what is recorded of an adapter for as long as there is no verdict.
+
+    Args:
+        settings: The run's settings, as far as they are known.
+        name: The adapter's name.
+        source: Its folder; nothing in it is read.
+        reason: Why there is no verdict.
+        started: When the run began, ISO 8601 in UTC.
+    """
+    return RunRecord(
+        verdict=Verdict.INCOMPLETE,
+        reason=reason,
+        adapter=AdapterEntry(path=_shown(source), name=name, sha256={}, config={}, manifest=None),
+        base=BaseEntry(id="", fingerprint="", config={}),
+        settings=_settings(settings),
+        checks=(),
+        metrics=(),
+        items="",
+        spectra=(),
+        timings=(),
+        environment={"python": platform.python_version(), "phi3-lora-qa": _version("phi3-lora-qa")},
+        started=started,
+        seconds=0.0,
+    )
+
+
+def _settings(settings: GateSettings) -> Mapping[str, SettingEntry]:
+    return {
+        spec.name: SettingEntry(
+            value=_shown(getattr(settings, spec.name)), source=settings.sources[spec.name]
+        )
+        for spec in SPECS
+        if spec.name in settings.sources
+    }
 
 
 def _summed(timings: Sequence[Timing]) -> list[Timing]:

@@ -8,9 +8,11 @@ that started the run reads them all at the end, however that end came.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.record import (
     CheckResult,
     ItemRow,
@@ -75,8 +77,17 @@ class Journal:
         """Write whole or not at all: a process may be killed at any moment."""
         name = f"{kind}-{uuid.uuid4().hex}"
         part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(value), encoding="utf-8")
-        part.rename(self.folder / f"{name}.json")
+        try:
+            part.write_text(json.dumps(value), encoding="utf-8")
+            part.rename(self.folder / f"{name}.json")
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise InputError(
+                f"what was found cannot be written to {escape(str(self.folder))}: "
+                f"{error.strerror or error}; free some space there, or set TMPDIR to a folder "
+                "with more"
+            ) from error
 
     def _read(self, kind: str) -> list[Json]:
         files = sorted(self.folder.glob(f"{kind}-*.json"), key=lambda file: file.stat().st_mtime_ns)

@@ -6,7 +6,8 @@ that cannot be read. What remains is the same in every process of the run.
 
 import itertools
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,10 @@ from phi3_lora_qa.models.registry import (
     resolve_base,
 )
 from phi3_lora_qa.record import ItemRow
-from phi3_lora_qa.settings import GateSettings, refuse_within
+from phi3_lora_qa.settings import GateSettings, real, refuse_within
 
 _HANDED = "targets.pickle"
+ITEMS_FILE = "items.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
         InputError: A path, base, suite or thresholds file cannot be used.
     """
     selection_of(settings)  # what is wrong with it is bad input too
-    cache_folder()
+    _require_judges_of_our_own(settings, None)
     metrics = _metrics(settings)
     known = tuple(dict.fromkeys((*known_metrics(), *(metric.name for metric in metrics))))
     asked = read_thresholds(settings.thresholds, known) if settings.thresholds else None
@@ -86,6 +88,7 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
     for name, source in zip(adapter_names(settings.adapter), settings.adapter, strict=True):
         listing = AdapterFolder.open(source)
         base, missing = _base_of(listing, settings)
+        _require_judges_of_our_own(settings, base)
         if given is not None:
             items: tuple[Item, ...] = given
         else:
@@ -116,6 +119,29 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
             )
         )
     return tuple(targets)
+
+
+def _require_judges_of_our_own(settings: GateSettings, base: BaseRef | None) -> None:
+    """Whatever an adapter is held against lies outside of every adapter's folder."""
+    baseline = settings.baseline
+    places: dict[str, Sequence[Path | None]] = {
+        "items of the suite": [Path(path) for path in settings.suite],
+        "limits": [settings.thresholds],
+        # The items are looked for beside the record, not beside what a link to it leads to.
+        "figures of the baseline": [baseline, baseline and baseline.with_name(ITEMS_FILE)],
+        "kept scores of the base": [cache_folder()],
+        "files of the base": [base.folder if base else None],
+    }
+    for what, paths in places.items():
+        for path in filter(None, paths):
+            for place in (path, *_files_in(path)):
+                refuse_within(settings.adapter, place, what, "give others, from outside of it")
+
+
+def _files_in(path: Path) -> Iterator[Path]:
+    """The files right in a folder may be links that lead elsewhere, as in a hub's cache."""
+    with suppress(OSError, ValueError):
+        yield from (entry for entry in path.iterdir() if not entry.is_dir())
 
 
 def _given_suite(settings: GateSettings) -> tuple[Item, ...] | None:
@@ -169,17 +195,10 @@ def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return a name for each adapter folder: its own name, with a number where it is taken."""
     names: list[str] = []
     for path in paths:
-        own = escape(_real_name(path), 80) or "adapter"
+        own = escape(real(path).name, 80) or "adapter"
         tried = (own if number == 1 else f"{own}~{number}" for number in itertools.count(1))
         names.append(next(name for name in tried if name not in names))
     return tuple(names)
-
-
-def _real_name(path: Path) -> str:
-    try:
-        return path.resolve().name
-    except (OSError, RuntimeError):  # a loop of links; what is wrong is said when it is opened
-        return path.name
 
 
 def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:

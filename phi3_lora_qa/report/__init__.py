@@ -5,15 +5,15 @@ from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.report.html import render_html
 from phi3_lora_qa.report.items import write_items
 from phi3_lora_qa.report.markdown import render_markdown
-from phi3_lora_qa.report.write import remove_report, render_again, write_report
+from phi3_lora_qa.report.write import render_again, replace_report, write_report
 
 __all__ = [
     "ItemRow",
     "read_items",
-    "remove_report",
     "render_again",
     "render_html",
     "render_markdown",
+    "replace_report",
     "write_items",
     "write_report",
 ]

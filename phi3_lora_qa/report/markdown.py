@@ -32,7 +32,9 @@ def render_markdown(record: RunRecord) -> str:
         f"**{record.verdict}:** {text(record.reason)}",
         f"Base {code(record.base.id or 'none loaded')}, {len(record.checks)} checks, "
         f"{f'items {asked}, ' if asked else ''}"
-        f"{duration(record.seconds)}.",
+        f"{duration(record.seconds)}."
+        if record.checks
+        else "",
         f"### What to do\n\n{text(next_step(record))}",
         _todo(record.checks),
         _metrics(record.metrics),

@@ -36,6 +36,8 @@ def next_step(record: RunRecord) -> str:
             f"Nothing to mend in the chosen stages ({plain(stage.value)}). "
             "Gate the adapter with all stages before it ships."
         )
+    if record.verdict is Verdict.INCOMPLETE and not record.checks:
+        return "There is no verdict. Until the adapter is gated, it may not ship."
     return NEXT_STEPS[record.verdict]
 
 

@@ -1,5 +1,6 @@
 """Where an adapter is written: all of it or nothing, and never over something else."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,13 +50,13 @@ def staged_output(output: OutputTable, resume: str | bool | None) -> Iterator[Pl
         resume=_resume_from(checkpoints, output.overwrite, resume),
     )
     try:
-        # Made before training, so that a folder that cannot be written costs no training.
-        places.staging.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {adapter.parent}: {error.strerror}; choose another output.dir"
-        ) from error
-    try:
+        try:
+            # Made before training, so that a folder that cannot be written costs no training.
+            places.staging.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {adapter.parent}: {error.strerror}; choose another output.dir"
+            ) from error
         yield places
         _replace(places)
     finally:
@@ -76,8 +77,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _check_adapter(adapter: Path, overwrite: bool) -> None:
-    if adapter.is_file():
-        raise InputError(f"output.dir {adapter} is a file; name a folder")
+    if os.path.lexists(adapter) and not adapter.is_dir():
+        what = "a file" if adapter.is_file() else "no folder"
+        raise InputError(f"output.dir {adapter} is {what}; name a folder")
     if not adapter.is_dir() or not any(adapter.iterdir()):
         return
     if not overwrite:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from phi3_lora_qa.cli.report import report_command
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.report import write_report
+from phi3_lora_qa.report.folder import NAMES, WRITTEN, require_own
 from tests.report.builders import failing, items
 
 
@@ -43,6 +45,54 @@ def test_what_is_no_record_is_refused_with_the_mend(tmp_path: Path, content: str
     with pytest.raises(InputError, match=r"gate the adapter again|give a record\.json"):
         report_command(record)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_is_replaced_again_and_again_and_the_gate_still_knows_it(tmp_path: Path) -> None:
+    page = write_report(failing(), items(3), tmp_path)
+    for output in (None, page, tmp_path / "." / "report.html", tmp_path / "other.html"):
+        report_command(tmp_path, output)
+        report_command(tmp_path, output)
+    require_own(tmp_path)
+    write_report(failing(), items(3), tmp_path)
+
+
+def test_a_page_that_the_user_wrote_into_is_not_replaced(tmp_path: Path) -> None:
+    page = write_report(failing(), items(3), tmp_path)
+    page.write_text("<p>mine</p>")
+    for output in (None, page):
+        with pytest.raises(InputError, match="was changed since"):
+            report_command(tmp_path, output)
+    assert page.read_text() == "<p>mine</p>"
+
+
+@pytest.mark.parametrize("name", ["record.json", "notes.txt", "pipe", "folder", "link", "nowhere"])
+def test_a_page_takes_the_place_of_nothing_but_a_page(tmp_path: Path, name: str) -> None:
+    write_report(failing(), items(3), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "notes.txt")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "new.html")
+    before = {path.name: path.lstat() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="give another name with --output FILE"):
+        report_command(tmp_path, tmp_path / name)
+    assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == {
+        found: status.st_ino for found, status in before.items()
+    }
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "output", ["", ".", "/dev/full", "/dev/null", "/dev/stdout", "\0", "a" * 300]
+)
+def test_an_output_that_is_no_file_is_refused_in_one_line(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(failing(), items(3), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"give another name|give a folder"):
+        report_command(tmp_path, Path(output))
+    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, WRITTEN}
 
 
 def test_the_command_loads_nothing_heavy_before_it_is_called() -> None:

@@ -1,6 +1,7 @@
 """What a run is about: names, items and limits, settled before anything runs."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.gate.prepare import Target, adapter_names, hand_over, handed_over, prepare
+from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.settings import resolve
 
 
@@ -104,3 +106,62 @@ def test_every_process_sees_the_same_targets(tmp_path: Path, good_adapter: Path)
     hand_over(found, tmp_path)
     (tmp_path / "s.jsonl").write_text("changed")
     assert handed_over(tmp_path) == found
+
+
+THEIRS = {
+    "suite": ("suite.jsonl", "items of the suite"),
+    "thresholds": ("limits.toml", "limits"),
+    "baseline": ("accepted/record.json", "figures of the baseline"),
+    "base": ("base", "files of the base"),
+}
+
+
+@pytest.mark.parametrize("setting", THEIRS)
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_adapter_is_not_held_against_what_lies_in_a_folder_of_an_adapter(
+    setting: str, linked: bool, tmp_path: Path, adapter_copy: Callable[[str], Path]
+) -> None:
+    adapter = adapter_copy("theirs")
+    name, words = THEIRS[setting]
+    shutil.copytree(bundled("tiny") / "base", adapter / "base")
+    (adapter / "accepted").mkdir()
+    for file in ("suite.jsonl", "limits.toml", "accepted/record.json"):
+        (adapter / file).write_text("")
+    place = adapter / name
+    if linked:
+        place = tmp_path / "link"
+        place.symlink_to(adapter / name)
+    given: object = [str(place)] if setting == "suite" else str(place)
+    with pytest.raises(InputError, match=rf"^the {words} in .* adapter's own folder, .* outside"):
+        targets(tmp_path, adapter, **{setting: given})
+
+
+def test_links_in_a_folder_of_ones_own_lead_into_no_adapters_folder(
+    tmp_path: Path, adapter_copy: Callable[[str], Path]
+) -> None:
+    adapter = adapter_copy("theirs")
+    shutil.copytree(bundled("tiny") / "base", tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.rename(adapter / "poisoned.safetensors")
+    weights.symlink_to(adapter / "poisoned.safetensors")
+    with pytest.raises(InputError, match="files of the base"):
+        targets(tmp_path, adapter, base=str(tmp_path / "base"))
+
+
+def test_kept_scores_come_from_no_adapters_folder(
+    tmp_path: Path, adapter_copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapter_copy("theirs")
+    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(adapter / "cache"))
+    with pytest.raises(InputError, match="kept scores of the base"):
+        targets(tmp_path, adapter)
+
+
+def test_an_adapter_may_lie_beside_and_below_what_it_is_held_against(
+    tmp_path: Path, adapter_copy: Callable[[str], Path]
+) -> None:
+    shutil.copytree(bundled("tiny") / "base", tmp_path / "base")
+    adapter = adapter_copy("new").rename(tmp_path / "base" / "new")
+    (tmp_path / "suite.jsonl").write_text(json.dumps({"prompt": "one?", "reference": "1"}))
+    (target,) = targets(tmp_path, adapter, base=str(tmp_path / "base"), suite=["suite.jsonl"])
+    assert target.base is not None

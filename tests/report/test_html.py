@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.record import Outcome, RunRecord, SettingEntry, Verdict
-from phi3_lora_qa.report import render_html
+from phi3_lora_qa.record import (
+    AdapterEntry,
+    BaseEntry,
+    Outcome,
+    RunRecord,
+    SettingEntry,
+    Verdict,
+)
+from phi3_lora_qa.report import render_html, render_markdown
 from phi3_lora_qa.report.html import TEMPLATES
 from phi3_lora_qa.report.text import TEXT_LIMIT, visible
 from tests.report.builders import (
@@ -226,3 +233,17 @@ def test_a_config_of_a_megabyte_does_not_make_the_page_large() -> None:
     page = render_html(incomplete(adapter=adapter, checks=[result], reason=long), [])
     assert len(page.encode()) < 60_000
     assert "record.json has the whole" in page
+
+
+def test_a_report_without_a_verdict_says_nothing_of_what_was_not_recorded() -> None:
+    """A run may have been killed at any point: nothing says what it did, or did not do."""
+    bare = AdapterEntry(path="a", name="a", sha256={}, config={}, manifest=None)
+    none = BaseEntry(id="", fingerprint="", config={})
+    record = incomplete(adapter=bare, base=none, checks=(), metrics=(), timings=(), spectra=())
+    page = render_html(record, ()).partition("<body>")[2].partition("<dialog")[0]
+    for words in ("none loaded", "no manifest", "were made", "was run", "Took", "0 files"):
+        assert words not in page
+    assert "There is no verdict." in page
+    summary = render_markdown(record)
+    assert "There is no verdict." in summary
+    assert "0 checks" not in summary

@@ -15,14 +15,14 @@ from tests.report.builders import (
     passing,
 )
 
-FILES = {"record.json", "items.parquet", "summary.md", "report.html"}
+FILES = {"record.json", "items.parquet", "summary.md", "report.html", "report.sha256"}
 
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_report_is_four_files_and_its_page_is_named(tmp_path: Path) -> None:
+def test_a_report_is_four_files_and_their_list_and_its_page_is_named(tmp_path: Path) -> None:
     page = write_report(failing(), items(5), tmp_path / "new" / "folder")
     assert page == tmp_path / "new" / "folder" / "report.html"
     assert names(page.parent) == FILES

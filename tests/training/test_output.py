@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,11 @@ def test_a_file_in_the_place_of_the_folder_or_its_parent_is_refused(tmp_path: Pa
         write(OutputTable(dir=tmp_path / "file"))
     with pytest.raises(InputError, match="cannot write"):
         write(OutputTable(dir=tmp_path / "file" / "adapter"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match="is no folder"):
+            write(OutputTable(dir=tmp_path / name))
 
 
 def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path: Path) -> None:
