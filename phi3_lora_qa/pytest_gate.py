@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from phi3_lora_qa.pytest_fixtures import RUN
 from phi3_lora_qa.pytest_virtual import VirtualItem, hang_in_front, take_ids
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.report import remove_report, write_report
-from phi3_lora_qa.settings import GateSettings, within
+from phi3_lora_qa.settings import DRAWN, GateSettings, with_order, within
 
 WORKER_INPUT = "phi3_lora_qa"
 
@@ -135,6 +135,7 @@ class Gate:
         if ids or settings.only:
             config.args = rest if ids else []
         if given is None:
+            settings = with_order(settings)
             targets = prepare(settings)
             planned = _plan(targets, settings)
             chosen = choose(planned, ids) if ids else planned
@@ -148,6 +149,7 @@ class Gate:
                     remove_report(report)
         else:
             handed = json.loads(given)
+            settings = replace(settings, order=handed["order"])
             folder = Path(handed["folder"])
             targets, reports = handed_over(folder), []
             planned = _plan(targets, settings)
@@ -209,7 +211,11 @@ class Gate:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where the adapters' copies and the journal are, and what was chosen."""
-        handed = {"folder": str(self.run.folder), "ids": [planned.id for planned in self.chosen]}
+        handed = {
+            "folder": str(self.run.folder),
+            "ids": [planned.id for planned in self.chosen],
+            "order": self.settings.order,
+        }
         node.workerinput[WORKER_INPUT] = json.dumps(handed)
 
     @pytest.hookimpl(optionalhook=True)
@@ -268,7 +274,8 @@ class Gate:
                 f"phi3-lora-qa: adapter {target.name}, base {base}, {len(target.items)} items, "
                 f"{len(self.chosen)} checks"
             )
-        chosen = {k: s for k, s in self.settings.sources.items() if s != "default"}
+        sources = self.settings.sources.items()
+        chosen = {k: s for k, s in sources if s not in ("default", DRAWN)}
         if chosen:
             lines.append(
                 "phi3-lora-qa: " + ", ".join(f"{name} from {s}" for name, s in chosen.items())

@@ -6,8 +6,9 @@ Precedence: option > environment > file > default. A file is pytest's own config
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
@@ -16,6 +17,8 @@ from phi3_lora_qa.setting_specs import SPECS, Spec, option
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
 LARGEST_SEED = 2**32 - 1
+DRAWN = "drawn for this run"
+"""The source of an order that nobody gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class GateSettings:
     only: bool
     stage: tuple[str, ...]
     seed: int
+    order: int
     backend: str
     dtype: str
     keep_scores: str
@@ -70,8 +74,8 @@ def resolve(
             where the settings file and pyproject.toml are looked for.
 
     Raises:
-        InputError: A value has the wrong type or is none of the choices, a file is broken, or the
-            settings lie in the folder of an adapter that they are for.
+        InputError: A value has the wrong type, is empty or none of the choices, a file is broken,
+            what an adapter is judged by lies in its own folder, or there is nothing to run.
     """
     table, table_source = _read_table(ini_directory)
     values: dict[str, object] = {}
@@ -81,7 +85,7 @@ def resolve(
         variable = ENVIRONMENT_PREFIX + spec.name.upper()
         candidates: list[tuple[object, str, Path]] = [
             (_number(spec, options.get(spec.name)), option(spec), directory),
-            (_from_text(spec, environment.get(variable)), variable, directory),
+            (_from_variable(spec, environment.get(variable)), variable, directory),
             (
                 _number(spec, ini.get(spec.name)),
                 f"pytest configuration, phi3_{spec.name}",
@@ -99,7 +103,47 @@ def resolve(
     found = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
     if table or any(value is not None for value in ini.values()):
         refuse_within(found.adapter, ini_directory, "settings")
+    for what, place in _judged_by(found):
+        if os.path.exists(place):  # noqa: PTH110  a name or an id need not be a path
+            refuse_within(found.adapter, place, what)
+    _require_something(found)
     return found
+
+
+def with_order(settings: GateSettings) -> GateSettings:
+    """Return the settings with an order that nobody could know before the run.
+
+    The process that starts a run draws it once, for all; one that was given stays.
+    """
+    if settings.sources["order"] != "default":
+        return settings
+    sources = {**settings.sources, "order": DRAWN}
+    return replace(settings, order=secrets.randbelow(LARGEST_SEED + 1), sources=sources)
+
+
+def _judged_by(settings: GateSettings) -> list[tuple[str, Path]]:
+    """What an adapter is judged by, in words, and where it lies."""
+    found = [("items of the suite", Path(path)) for path in settings.suite]
+    if settings.thresholds:
+        found.append(("limits", settings.thresholds))
+    if settings.baseline:
+        found.append(("figures of the baseline", settings.baseline))
+    if settings.base:
+        found.append(("files of the base", settings.starts["base"] / settings.base))
+    return found
+
+
+def _require_something(settings: GateSettings) -> None:
+    """An adapter whose variable is not set must not pass for one that was gated.
+
+    A file says how to gate, and not that something is gated: there ``only`` may stand for good.
+    """
+    asked = settings.sources["only"].startswith(("--", ENVIRONMENT_PREFIX))
+    if settings.only and asked and not settings.adapter and not settings.layers:
+        raise InputError(
+            f"{settings.sources['only']} leaves your own tests out, and no adapter is given: "
+            "nothing would run; give one with --phi3-adapter=PATH"
+        )
 
 
 def refuse_within(adapters: Sequence[Path], place: Path, what: str) -> None:
@@ -121,9 +165,17 @@ def refuse_within(adapters: Sequence[Path], place: Path, what: str) -> None:
 
 
 def within(folders: Sequence[Path], place: Path) -> bool:
-    """Whether a place is one of the folders, or lies in one, whatever links lead there."""
+    """Whether a place is one of the folders, or lies in one, whatever leads there.
+
+    Links do, and so do other spellings of a name where the file system takes them for the same, and
+    folders that are mounted twice. So it is also asked which folder it is, and not only its name.
+    """
     real = _real(place)
-    return any(folder in (real, *real.parents) for folder in map(_real, folders))
+    around = (real, *real.parents)
+    if any(_real(folder) in around for folder in folders):
+        return True
+    known = {identity for identity in map(_identity, folders) if identity}
+    return bool(known) and not known.isdisjoint(map(_identity, around))
 
 
 def _real(path: Path) -> Path:
@@ -132,6 +184,14 @@ def _real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except ValueError:  # a NUL
         return path
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  asked for each module that is imported
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else None
 
 
 def _read_table(directory: Path) -> tuple[Mapping[str, object], str]:
@@ -169,6 +229,16 @@ def _number(spec: Spec, value: object) -> object:
     argparse would refuse it there with a usage page.
     """
     return _from_text(spec, value) if spec.kind == "number" and isinstance(value, str) else value
+
+
+def _from_variable(spec: Spec, text: str | None) -> object:
+    """Read a variable. One that is empty counts as not given, but for the adapter's.
+
+    There it is one that expanded to nothing, and the run would judge nothing, or one less.
+    """
+    if spec.name == "adapter" and text is not None:
+        return [part.strip() for part in text.split(",")]
+    return _from_text(spec, text)
 
 
 def _from_text(spec: Spec, text: str | None) -> object:
@@ -210,6 +280,11 @@ def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
     parts = value if spec.repeated else [value]
     if isinstance(parts, str) or not isinstance(parts, Sequence):
         raise refuse("a list")
+    if spec.name == "adapter" and not (parts and all(str(part).strip() for part in parts)):
+        raise InputError(
+            f"{source}: the adapter is empty, and nothing would be gated; give the path of its "
+            "folder, or leave it out"
+        )
     if not all(isinstance(part, str | Path) and str(part) for part in parts):
         raise refuse("text")
     if spec.choices and (bad := [part for part in parts if part not in spec.choices]):
