@@ -32,7 +32,7 @@ from phi3_lora_qa.pytest_fixtures import RUN
 from phi3_lora_qa.pytest_virtual import VirtualItem, hang_in_front, take_ids
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.report import remove_report, write_report
-from phi3_lora_qa.settings import DRAWN, GateSettings, with_order, within
+from phi3_lora_qa.settings import DRAWN, GateSettings, with_order
 
 WORKER_INPUT = "phi3_lora_qa"
 
@@ -177,11 +177,6 @@ class Gate:
 
     # Collection
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Keep out of the adapters' folders: what lies there as a test is a stranger's program."""
-        return True if within(self.settings.adapter, collection_path) else None
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
@@ -299,10 +294,6 @@ class Gate:
         if len(self.reported) > 1:
             verdict = worst([reported.record.verdict for reported in self.reported])
             terminalreporter.write_line(f"{verdict} for the run")
-
-
-GATE: "pytest.StashKey[Gate]" = pytest.StashKey()
-"""Where a session keeps its gate, out of reach of the plugin manager."""
 
 
 def _plan(targets: Sequence[Target], settings: GateSettings) -> tuple[PlannedCheck, ...]:

@@ -172,4 +172,4 @@ def _open_base(reference: str) -> "tuple[str, BaseFiles]":
 
 def _tell_adapter(output: Path, modules: int) -> None:
     click.echo(f"adapter {output}, {modules} modules")
-    click.echo(f"gate it with: pytest --phi3-adapter {output}")
+    click.echo(f"gate it with: pytest --phi3-adapter={output}")

@@ -44,4 +44,4 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
     )
     if result.pushed:
         print(f"pushed to {result.pushed}")
-    print(f"gate it with: pytest --phi3-adapter {result.adapter}")
+    print(f"gate it with: pytest --phi3-adapter={result.adapter}")
