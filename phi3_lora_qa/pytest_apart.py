@@ -45,13 +45,14 @@ def keep_apart(
     """
     for place in places:
         refuse_within(adapters, place, "settings and tests")
-    for entry in sys.path:
+    for entry in filter(None, map(str, sys.path)):
         refuse_within(adapters, Path(entry), "modules on Python's import path")
     apart = _Apart(adapters, blocked)
-    for module in list(sys.modules.values()):
-        file = getattr(getattr(module, "__spec__", None), "origin", None)
-        if apart.holds(file or getattr(module, "__file__", None)):
-            refuse_within(adapters, Path(str(file or module.__file__)), "modules already imported")
+    for module in [one for one in sys.modules.values() if isinstance(one, ModuleType)]:
+        known = vars(module)  # to ask a module itself may import another one
+        for file in (getattr(known.get("__spec__"), "origin", None), known.get("__file__")):
+            if apart.holds(file):
+                refuse_within(adapters, Path(str(file)), "modules already imported")
     if config.pluginmanager.register(apart, _PLUGIN) is None:
         raise InputError(f"-p no:{_PLUGIN} would let an adapter's files in; leave it out")
     part_of("pytest", "_pytest.config", "PytestPluginManager._importconftest")

@@ -70,7 +70,7 @@ class LastWord:
                 self._say(left.msg)
         if not self.owes_a_verdict:
             return status
-        with contextlib.suppress(SystemExit):
+        with contextlib.suppress(SystemExit, pytest.exit.Exception):
             # What was still to be done is done now: there could be an end with 0 among it.
             config._ensure_unconfigure()
         return self._true(status)

@@ -129,6 +129,13 @@ MEDDLERS = {
         def pytest_unconfigure(config):
             raise Ended(256)
     """,
+    "left by pytest's own exit, again and again": """
+        import pytest
+        def pytest_sessionfinish(session):
+            raise SystemExit
+        def pytest_unconfigure(config):
+            pytest.exit("all fine", returncode=0)
+    """,
     "left when all is cleaned": """
         import sys
         def pytest_configure(config):
@@ -314,6 +321,23 @@ def test_a_caller_of_pytest_in_its_own_process_gets_the_status_too(
         "assert pytest.main([]) == 0\n"
     )
     assert pytester.runpython(pytester.path / "calls.py").ret == 0
+
+
+def test_a_plugin_that_a_conftest_names_gates_and_has_the_last_word(
+    pytester: pytest.Pytester,
+    nan_adapter: Path,
+    good_adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    (pytester.path / "conftest.py").write_text(
+        "import sys\npytest_plugins = ['phi3_lora_qa.plugin']\n"
+        "def pytest_sessionfinish(session): session.exitstatus = 0\n"
+        "def pytest_cmdline_main(config): config.add_cleanup(lambda: sys.exit(0))\n"
+    )
+    assert run(pytester, good_adapter).ret == 0
+    assert run(pytester, nan_adapter).ret == 1
+    assert run(pytester, good_adapter, "--co").ret == 2
 
 
 def test_a_good_adapter_still_exits_with_0(pytester: pytest.Pytester, good_adapter: Path) -> None:
