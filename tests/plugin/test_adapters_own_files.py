@@ -169,7 +169,11 @@ IN_WORKERS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "workers"), [(name, ()) for name in WAYS] + [(name, ("-n2",)) for name in IN_WORKERS]
+    ("name", "workers"),
+    [
+        *(pytest.param(name, (), id=name) for name in WAYS),
+        *(pytest.param(name, ("-n2",), id=f"{name}, in workers") for name in IN_WORKERS),
+    ],
 )
 def test_no_file_there_runs_whatever_leads_there(
     name: str,
