@@ -1,7 +1,9 @@
 """What the installed plugin costs a pytest session that does not use it.
 
 Runs ``pytest --version`` and an empty session in fresh processes, with the plugin and with
-``-p no:phi3_lora_qa``, in turns, and compares the medians. Usage: python benchmarks/startup.py
+both of its plugins switched off, in turns, and compares the medians.
+
+Usage: python benchmarks/startup.py
 """
 
 import statistics
@@ -11,6 +13,7 @@ import tempfile
 import time
 
 ROUNDS = 25
+WITHOUT = ("-p", "no:phi3_lora_qa", "-p", "no:phi3_lora_qa_blocked")
 
 
 def seconds(folder: str, *args: str) -> float:
@@ -26,11 +29,11 @@ def seconds(folder: str, *args: str) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        seconds(folder), seconds(folder, "-p", "no:phi3_lora_qa")  # warm the caches
+        seconds(folder), seconds(folder, *WITHOUT)  # warm the caches
         with_plugin, without = [], []
         for _ in range(ROUNDS):
             with_plugin.append(seconds(folder))
-            without.append(seconds(folder, "-p", "no:phi3_lora_qa"))
+            without.append(seconds(folder, *WITHOUT))
         a, b = statistics.median(with_plugin), statistics.median(without)
         print(f"empty session: {a * 1000:.0f} ms with the plugin, {b * 1000:.0f} ms without it")
         print(

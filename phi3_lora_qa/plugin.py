@@ -8,90 +8,108 @@ imports the standard library and the ground floor only. What the gate does with 
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from phi3_lora_qa import pytest_fixtures
 from phi3_lora_qa.errors import InputError, Phi3LoraQAError, path_trouble, shortage
 from phi3_lora_qa.pytest_project import settings_folder, settle_project
+from phi3_lora_qa.pytest_status import BAD_INPUT, LastWord
 from phi3_lora_qa.setting_specs import SPECS, Spec, option
-from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
-
-if TYPE_CHECKING:
-    from phi3_lora_qa.pytest_reports import Reports
-
-BAD_INPUT = 2
-"""pytest's exit status when an option's value cannot be used."""
+from phi3_lora_qa.settings import GateSettings, resolve
 
 GATE_PLUGIN = "phi3-lora-qa-gate"
-_SEEMS_FINE = (
-    pytest.ExitCode.OK,
-    pytest.ExitCode.INTERRUPTED,
-    pytest.ExitCode.NO_TESTS_COLLECTED,
-)
+LAYERS_PLUGIN = "phi3-lora-qa-layers"
+
+# What pytest is asked to tell about itself, and what it lists without running it.
+_INFORMS = ("help", "version", "markers")
+_LISTS = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+
+_WORD: pytest.StashKey[LastWord] = pytest.StashKey()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--phi3-*`` and the ini keys ``phi3_*``."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add ``--phi3-*`` and the ini keys ``phi3_*``, and take the last word on the exit status."""
     group = parser.getgroup("phi3-lora-qa", "LoRA adapter gate")
     for spec in SPECS:
         group.addoption(
             option(spec), dest=f"phi3_{spec.name}", help=spec.help, **_option_kind(spec)
         )
         parser.addini(f"phi3_{spec.name}", f"default of {option(spec)}", _ini_kind(spec), None)
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    config.stash[_WORD] = LastWord(config)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Take the settings down before a conftest.py could change them, and watch the exit status."""
-    asked = _ask_early(early_config, args)
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        asked = _claimed(early_config, asked)
-    early_config.stash[_ASKED] = asked
-    if isinstance(asked.settings, Phi3LoraQAError):
-        # The run ends before its first test: a conftest.py, perhaps the adapter's, is not run.
-        early_config.known_args_namespace.noconftest = True
-    elif asked.settings.layers:
+    settings = _ask_early(early_config, args)
+    if isinstance(settings, GateSettings) and settings.layers:
         from phi3_lora_qa.pytest_layers import register_profiles
 
         register_profiles()
-    # The first cleanup that is registered is the last one that runs, after every plugin's hooks.
-    early_config.add_cleanup(lambda: _keep_refusal(early_config))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixtures; and the gate when, and only when, an adapter was given."""
     config.pluginmanager.register(pytest_fixtures, "phi3-lora-qa-fixtures")
-    if _ASKED not in config.stash:  # named in a conftest.py, and so loaded after it
-        config.stash[_ASKED] = _ask(config, config.option)
-    if _REPORTS not in config.stash and not hasattr(config, "workerinput"):
-        config.stash[_ASKED] = _claimed(config, config.stash[_ASKED])
-    asked = config.stash[_ASKED]
-    try:
-        if isinstance(asked.settings, Phi3LoraQAError):
-            raise asked.settings
-        if asked.settings.layers:
-            _test_layers(config, asked.settings)
-        if not asked.settings.adapter:
-            return
-        from phi3_lora_qa.pytest_gate import GATE, Gate
+    word = config.stash[_WORD]
+    if word.settings is None:  # named in a conftest.py, and so loaded after it
+        _ask(config, config.option)
+        _claim_reports(config)
+    if isinstance(word.settings, GateSettings) and word.settings.adapter:
+        from phi3_lora_qa.pytest_apart import leave_out
 
-        reports = config.stash.get(_REPORTS, None)
-        gate = Gate.begin(config, asked.settings, reports, only_listed=asked.only_listed)
+        leave_out(config, word.settings.adapter)
+    end_if_refused(config)
+    settings = word.settings
+    if word.informs or not isinstance(settings, GateSettings):
+        return
+    try:
+        if settings.layers:
+            _test_layers(config, settings)
+        if not settings.adapter:
+            return
+        from phi3_lora_qa.pytest_gate import Gate
+
+        word.gate = Gate.begin(config, settings, word.reports, only_listed=word.only_listed)
     except Phi3LoraQAError as error:
         _refuse(config, str(error))
     except (OSError, MemoryError) as error:
         if known := shortage(error) or path_trouble(error):
             _refuse(config, str(known))
         raise
-    config.stash[GATE] = gate
-    if config.pluginmanager.register(gate, GATE_PLUGIN) is None:
+    if config.pluginmanager.register(word.gate, GATE_PLUGIN) is None:
         _refuse(config, f"-p no:{GATE_PLUGIN} would switch the gate off; leave it out")
+
+
+def refuse_if_asked(config: pytest.Config, args: list[str]) -> None:
+    """Refuse a session in which an adapter is asked for, and this plugin is switched off."""
+    settings = _ask_early(config, args)
+    if isinstance(settings, GateSettings) and settings.adapter:
+        _refuse_early(
+            config,
+            args,
+            InputError(
+                f"an adapter is to be gated ({settings.sources['adapter']}), but the plugin is "
+                "switched off by -p no:phi3_lora_qa; leave out one of them"
+            ),
+        )
+
+
+def end_if_refused(config: pytest.Config) -> None:
+    """End the session with one line if what was asked for cannot be done."""
+    word = config.stash[_WORD]
+    if word.informs:
+        return
+    if word.refused:
+        _refuse(config, word.refused)
+    if isinstance(word.settings, Phi3LoraQAError):
+        _refuse(config, str(word.settings))
 
 
 def _test_layers(config: pytest.Config, settings: GateSettings) -> None:
@@ -104,76 +122,75 @@ def _test_layers(config: pytest.Config, settings: GateSettings) -> None:
             "an id of phi3::layers was given together with an adapter, which is gated whole; "
             "run them one after the other"
         )
-    config.pluginmanager.register(layers, "phi3-lora-qa-layers")
+    if config.pluginmanager.register(layers, LAYERS_PLUGIN) is None:
+        raise InputError(f"-p no:{LAYERS_PLUGIN} would switch --phi3-layers off; leave it out")
 
 
 def _refuse(config: pytest.Config, why: str) -> NoReturn:
-    config.stash[_REFUSED] = True
-    if reports := config.stash.get(_REPORTS, None):
-        reports.end(why)
+    word = config.stash[_WORD]
+    word.refused = why
+    if word.reports:
+        word.reports.end(why)
     pytest.exit(why, returncode=BAD_INPUT)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What the user asked for: the settings, or what is wrong with them."""
-
-    settings: GateSettings | Phi3LoraQAError
-    only_listed: bool
-    known: GateSettings | None = None
-    """What is known of the settings, where all that decides about reports is."""
-
-
-_ASKED: pytest.StashKey[_Asked] = pytest.StashKey()
-_REFUSED: pytest.StashKey[bool] = pytest.StashKey()
-_REPORTS: "pytest.StashKey[Reports]" = pytest.StashKey()
-_LISTINGS = (
-    "collectonly", "help", "version", "markers", "cacheshow", "showfixtures",
-    "show_fixtures_per_test",
-)  # fmt: skip
-"""Options of pytest that ask for lists and words, and for nothing to be run."""
-
-
-def _claimed(config: pytest.Config, asked: _Asked) -> _Asked:
+def _claim_reports(config: pytest.Config) -> None:
     """Replace earlier reports at once: whatever ends this run, they do not stand for it.
 
     The settings may be wrong in something else than where reports go. Where ids were chosen, which
     report is to be replaced is known only later.
     """
-    known = asked.known
-    given = config.known_args_namespace
-    if known is None or not known.adapter or asked.only_listed:
-        return asked
+    word = config.stash[_WORD]
+    known, is_worker = word.known, "PYTEST_XDIST_WORKER" in os.environ
+    if is_worker or known is None or not known.adapter or word.only_listed or word.informs:
+        return
     from phi3_lora_qa.pytest_reports import claim_early
 
+    given = config.known_args_namespace.file_or_dir or ()
     try:
-        reports = claim_early(known, config.invocation_params.dir, given.file_or_dir or ())
+        word.reports = claim_early(known, config.invocation_params.dir, given)
     except InputError as error:
-        right = isinstance(asked.settings, GateSettings)
-        return replace(asked, settings=error) if right else asked
-    if reports:
-        config.stash[_REPORTS] = reports
-    return asked
+        if isinstance(word.settings, GateSettings):
+            word.settings = error
 
 
-def _ask_early(config: pytest.Config, args: list[str]) -> _Asked:
+def _refuse_early(config: pytest.Config, args: list[str], error: Phi3LoraQAError) -> None:
+    """The run ends before its first test: a conftest.py, perhaps the adapter's, is not run."""
+    word = config.stash[_WORD]
+    word.settings = error
+    config.known_args_namespace.noconftest = True
+    if not word.informs:  # without a conftest.py its options would be unknown: another error
+        args[:] = []
+
+
+def _ask_early(config: pytest.Config, args: list[str]) -> GateSettings | Phi3LoraQAError:
     first = [config.inipath] if config.inipath else []
+    word = config.stash[_WORD]
+    # What is pushed first is called last, and hears how the other cleanups ended.
+    config._cleanup_stack.push(word.leave)
     try:
         settle_project(config, args)
+        _ask(config, config.known_args_namespace, first)
+        _claim_reports(config)
     except Phi3LoraQAError as error:
-        return _Asked(settings=error, only_listed=False)
-    return _ask(config, config.known_args_namespace, first)
+        word.settings = error
+    if isinstance(word.settings, Phi3LoraQAError):
+        _refuse_early(config, args, word.settings)
+    assert word.settings is not None
+    return word.settings
 
 
-def _ask(config: pytest.Config, given: Any, places: Sequence[Path] = ()) -> _Asked:
-    """Read the settings.
+def _ask(config: pytest.Config, given: Any, places: Sequence[Path] = ()) -> None:
+    """Read the settings, and keep the adapters' folders apart.
 
     Args:
         config: pytest's.
         given: Its options, with those of plugins.
         places: Further files that pytest has taken settings from.
     """
-    settings: GateSettings | Phi3LoraQAError
+    word = config.stash[_WORD]
+    word.informs = any(getattr(given, name, False) for name in _INFORMS)
+    word.only_listed = any(getattr(given, name, False) for name in _LISTS)
     resolved = partial(
         resolve,
         options={s.name: getattr(given, f"phi3_{s.name}", None) for s in SPECS},
@@ -182,45 +199,29 @@ def _ask(config: pytest.Config, given: Any, places: Sequence[Path] = ()) -> _Ask
         directory=config.invocation_params.dir,
         ini_directory=settings_folder(config),
     )
-    known = None
+    word.known = None
     try:
-        settings = known = resolved()
-        for place in (*places, *_places(config, given), config.rootpath):
-            refuse_within(settings.adapter, place, "settings and tests")
+        settings = word.known = resolved()
+        if settings.adapter:
+            from phi3_lora_qa.pytest_apart import keep_apart
+
+            everywhere = (*places, *_places(config, given), config.rootpath)
+            keep_apart(config, settings.adapter, everywhere, word.block)
+        word.settings = settings
     except Phi3LoraQAError as error:
-        settings = error
-        if known is None:
+        word.settings = error
+        if word.known is None:
             with suppress(Phi3LoraQAError):
-                known = resolved(forgiving=True)
-    only_listed = any(getattr(given, name, None) for name in _LISTINGS)
-    return _Asked(settings=settings, only_listed=only_listed, known=known)
+                word.known = resolved(forgiving=True)
 
 
 def _places(config: pytest.Config, given: Any) -> list[Path]:
-    """Return where pytest takes configuration, conftest.py files and tests from."""
+    """Return where pytest takes options, configuration, conftest.py files and tests from."""
     here = config.invocation_params.dir
+    words = [str(word) for word in config.invocation_params.args]
+    files = [here / word[1:] for word in words if word.startswith("@")]
     paths = [here / str(arg).partition("::")[0] for arg in given.file_or_dir or ()]
-    return [here, *([config.inipath] if config.inipath else []), *paths]
-
-
-def _keep_refusal(config: pytest.Config) -> None:
-    """Make the exit status true to the verdict, whatever another plugin made of it.
-
-    A gate that was asked for and did not come to a verdict refuses, too.
-    """
-    asked = config.stash[_ASKED]
-    session = config.pluginmanager.get_plugin("session")
-    if session is None or hasattr(config, "workerinput"):
-        return
-    if config.stash.get(_REFUSED, False):
-        session.exitstatus = BAD_INPUT
-    elif isinstance(asked.settings, GateSettings) and asked.settings.adapter:
-        from phi3_lora_qa.pytest_gate import GATE
-
-        gate = config.stash.get(GATE, None)
-        judged = asked.only_listed or (gate is not None and gate.accepted)
-        if not judged and session.exitstatus in _SEEMS_FINE:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return [here, *([config.inipath] if config.inipath else []), *files, *paths]
 
 
 def _option_kind(spec: Spec) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _phi3_bench(request: pytest.FixtureRequest) -> "Bench":
     run = request.config.stash.get(RUN, None)
     if run is None:
-        pytest.skip("no adapter was given; run pytest with --phi3-adapter PATH")
+        pytest.skip("no adapter was given; run pytest with --phi3-adapter=PATH")
     bench = run.bench(getattr(request, "param", 0))
     if refusal := bench.refusal():
         pytest.skip(refusal)

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from phi3_lora_qa.pytest_fixtures import RUN
 from phi3_lora_qa.pytest_reports import Reports
 from phi3_lora_qa.pytest_virtual import VirtualItem, hang_in_front, take_ids
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.settings import GateSettings, within
+from phi3_lora_qa.settings import DRAWN, GateSettings, with_order
 from phi3_lora_qa.signals import EndedError, EndSignals
 
 WORKER_INPUT = "phi3_lora_qa"
@@ -159,6 +159,7 @@ class Gate:
         if ids or settings.only:
             config.args = rest if ids else []
         if given is None:
+            settings = with_order(settings)
             targets = prepare(settings)
             planned = _plan(targets, settings)
             chosen = choose(planned, ids) if ids else planned
@@ -169,6 +170,7 @@ class Gate:
             folder = leaving.enter_context(private_copies(targets))
         else:
             handed = json.loads(given)
+            settings = replace(settings, order=handed["order"])
             folder = Path(handed["folder"])
             targets = handed_over(folder)
             planned = _plan(targets, settings)
@@ -195,11 +197,6 @@ class Gate:
         )
 
     # Collection
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Keep out of the adapters' folders: what lies there as a test is a stranger's program."""
-        return True if within(self.settings.adapter, collection_path) else None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(
@@ -230,7 +227,11 @@ class Gate:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where the adapters' copies and the journal are, and what was chosen."""
-        handed = {"folder": str(self.run.folder), "ids": [planned.id for planned in self.chosen]}
+        handed = {
+            "folder": str(self.run.folder),
+            "ids": [planned.id for planned in self.chosen],
+            "order": self.settings.order,
+        }
         node.workerinput[WORKER_INPUT] = json.dumps(handed)
 
     @pytest.hookimpl(optionalhook=True)
@@ -285,8 +286,7 @@ class Gate:
         if self.signals.received:
             session.exitstatus = self.signals.status
         if self.reports and not self.only_listed and not self.reported and not self.unwritten:
-            ending = int(session.exitstatus)
-            self.reports.end(f"pytest ended before the checks, with exit status {ending}")
+            self.reports.end(f"pytest ended before the checks, with exit status {exitstatus}")
 
     # Words for people
 
@@ -299,7 +299,8 @@ class Gate:
                 f"phi3-lora-qa: adapter {target.name}, base {base}, {len(target.items)} items, "
                 f"{len(self.chosen)} checks"
             )
-        chosen = {k: s for k, s in self.settings.sources.items() if s != "default"}
+        sources = self.settings.sources.items()
+        chosen = {k: s for k, s in sources if s not in ("default", DRAWN)}
         if chosen:
             lines.append(
                 "phi3-lora-qa: "
@@ -325,10 +326,6 @@ class Gate:
         if len(self.reported) > 1:
             verdict = worst([reported.record.verdict for reported in self.reported])
             terminalreporter.write_line(f"{verdict} for the run")
-
-
-GATE: "pytest.StashKey[Gate]" = pytest.StashKey()
-"""Where a session keeps its gate, out of reach of the plugin manager."""
 
 
 def _plan(targets: Sequence[Target], settings: GateSettings) -> tuple[PlannedCheck, ...]:

@@ -133,6 +133,14 @@ SPECS = (
     ),
     Spec(name="seed", kind="number", default=0, metavar="N", help="one seed for everything random"),
     Spec(
+        name="order",
+        kind="number",
+        default=0,
+        metavar="N",
+        help="the order in which the tuned model is asked; drawn afresh for each run and kept in "
+        "its record, so that no adapter can be made to suit it",
+    ),
+    Spec(
         name="backend",
         default=LOCAL_BACKEND,
         accepts=lambda text: text == LOCAL_BACKEND or bool(server_of(text)),

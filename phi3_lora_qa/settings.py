@@ -6,8 +6,9 @@ Precedence: option > environment > file > default. A file is pytest's own config
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
@@ -19,6 +20,8 @@ SETTINGS_FILE = "phi3-lora-qa.toml"
 LARGEST_SEED = 2**32 - 1
 REPORTING = ("adapter", "report", "baseline")
 """What decides where a report goes, and where it must not go."""
+DRAWN = "drawn for this run"
+"""The source of an order that nobody gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class GateSettings:
     only: bool
     stage: tuple[str, ...]
     seed: int
+    order: int
     backend: str
     dtype: str
     keep_scores: str
@@ -77,8 +81,8 @@ def resolve(  # noqa: PLR0913  each place that a setting may stand in
             the same: what was a report there must not stand for a run that is refused.
 
     Raises:
-        InputError: A value has the wrong type or is none of the choices, a file is broken, or the
-            settings lie in the folder of an adapter that they are for.
+        InputError: A value has the wrong type, is empty or none of the choices, a file is broken,
+            the settings lie in the folder of an adapter that they are for, or nothing would run.
     """
     table: Mapping[str, object] = {}
     table_source = ""
@@ -91,7 +95,7 @@ def resolve(  # noqa: PLR0913  each place that a setting may stand in
         variable = ENVIRONMENT_PREFIX + spec.name.upper()
         candidates: list[tuple[object, str, Path]] = [
             (_number(spec, options.get(spec.name)), option(spec), directory),
-            (_from_text(spec, environment.get(variable)), variable, directory),
+            (_from_variable(spec, environment.get(variable)), variable, directory),
             (
                 _number(spec, ini.get(spec.name)),
                 f"pytest configuration, phi3_{spec.name}",
@@ -117,7 +121,33 @@ def resolve(  # noqa: PLR0913  each place that a setting may stand in
         if forgiving and within(found.adapter, ini_directory):
             return resolve(options, environment, {}, directory, None, forgiving=True)
         refuse_within(found.adapter, ini_directory, "settings")
+    if not forgiving:
+        _require_something(found)
     return found
+
+
+def with_order(settings: GateSettings) -> GateSettings:
+    """Return the settings with an order that nobody could know before the run.
+
+    The process that starts a run draws it once, for all; one that was given stays.
+    """
+    if settings.sources["order"] != "default":
+        return settings
+    sources = {**settings.sources, "order": DRAWN}
+    return replace(settings, order=secrets.randbelow(LARGEST_SEED + 1), sources=sources)
+
+
+def _require_something(settings: GateSettings) -> None:
+    """An adapter whose variable is not set must not pass for one that was gated.
+
+    A file says how to gate, and not that something is gated: there ``only`` may stand for good.
+    """
+    asked = settings.sources["only"].startswith(("--", ENVIRONMENT_PREFIX))
+    if settings.only and asked and not settings.adapter and not settings.layers:
+        raise InputError(
+            f"{settings.sources['only']} leaves your own tests out, and no adapter is given: "
+            "nothing would run; give one with --phi3-adapter=PATH"
+        )
 
 
 def refuse_within(
@@ -148,9 +178,17 @@ _MOST_OF_TABLE = 4 << 20
 
 
 def within(folders: Sequence[Path], place: Path) -> bool:
-    """Whether a place is one of the folders, or lies in one, whatever links lead there."""
+    """Whether a place is one of the folders, or lies in one, whatever leads there.
+
+    Links do, and so do other spellings of a name where the file system takes them for the same, and
+    folders that are mounted twice. So it is also asked which folder it is, and not only its name.
+    """
     found = real(place)
-    return any(folder in (found, *found.parents) for folder in map(real, folders))
+    around = (found, *found.parents)
+    if any(real(folder) in around for folder in folders):
+        return True
+    known = {identity for identity in map(_identity, folders) if identity}
+    return bool(known) and not known.isdisjoint(map(_identity, around))
 
 
 def real(path: Path) -> Path:
@@ -159,6 +197,14 @@ def real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except ValueError:  # a NUL
         return path
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  asked for each module that is imported
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else None
 
 
 def _read_table(directory: Path, *, forgiving: bool) -> tuple[Mapping[str, object], str]:
@@ -201,6 +247,16 @@ def _number(spec: Spec, value: object) -> object:
     return _from_text(spec, value) if spec.kind == "number" and isinstance(value, str) else value
 
 
+def _from_variable(spec: Spec, text: str | None) -> object:
+    """Read a variable. One that is empty counts as not given, but for the adapter's.
+
+    There it is one that expanded to nothing, and the run would judge nothing, or one less.
+    """
+    if spec.name == "adapter" and text is not None:
+        return [part.strip() for part in text.split(",")]
+    return _from_text(spec, text)
+
+
 def _from_text(spec: Spec, text: str | None) -> object:
     if text is None or not text.strip():
         return None
@@ -240,6 +296,11 @@ def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
     parts = value if spec.repeated else [value]
     if isinstance(parts, str) or not isinstance(parts, Sequence):
         raise refuse("a list")
+    if spec.name == "adapter" and not (parts and all(str(part).strip() for part in parts)):
+        raise InputError(
+            f"{source}: the adapter is empty, and nothing would be gated; give the path of its "
+            "folder, or leave it out"
+        )
     if not all(isinstance(part, str | Path) and str(part) for part in parts):
         raise refuse("text")
     if spec.choices and (bad := [part for part in parts if part not in spec.choices]):

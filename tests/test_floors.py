@@ -20,7 +20,8 @@ FLOORS = {
     "engines": 3, "scoring": 3, "properties": 3,
     "training": 4, "gate": 4, "report": 4,
     "plugin": 5, "pytest_gate": 5, "pytest_layers": 5, "pytest_virtual": 5, "pytest_reports": 5,
-    "pytest_fixtures": 5, "pytest_project": 5, "xdist_scheduling": 5, "progress": 5,
+    "pytest_fixtures": 5, "pytest_project": 5, "pytest_apart": 5, "pytest_status": 5,
+    "pytest_blocked": 5, "xdist_scheduling": 5, "progress": 5,
     "cli": 5, "__main__": 5,
     "__init__": 6,  # the package's door: names resolved on first use
 }  # fmt: skip

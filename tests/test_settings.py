@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from phi3_lora_qa import settings as settings_module
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.setting_specs import STAGES, server_of
-from phi3_lora_qa.settings import GateSettings, resolve
+from phi3_lora_qa.settings import DRAWN, LARGEST_SEED, GateSettings, resolve, with_order, within
 
 
 def settings(
@@ -158,3 +159,69 @@ def test_settings_in_an_adapters_own_folder_are_refused(
 def test_an_adapters_folder_without_settings_can_be_worked_in(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     assert settings(tmp_path, {"adapter": ["."]}).adapter == (tmp_path / ".",)
+
+
+@pytest.mark.parametrize(
+    ("given", "ini", "variable"),
+    [
+        ({"adapter": [""]}, {}, None),
+        ({"adapter": ["  "]}, {}, None),
+        ({"adapter": ["a", ""]}, {}, None),
+        ({}, {"adapter": []}, None),
+        ({}, {}, ""),
+        ({}, {}, " "),
+        ({}, {}, "a,,b"),
+    ],
+)
+def test_an_adapter_that_is_empty_is_refused(
+    tmp_path: Path, given: dict[str, object], ini: dict[str, object], variable: str | None
+) -> None:
+    environment = {} if variable is None else {"PHI3_LORA_QA_ADAPTER": variable}
+    with pytest.raises(InputError, match="the adapter is empty, and nothing would be gated"):
+        settings(tmp_path, given, environment, ini)
+
+
+def test_an_empty_list_of_adapters_in_a_file_is_refused_and_other_variables_may_be_empty(
+    tmp_path: Path,
+) -> None:
+    assert settings(tmp_path, {}, {"PHI3_LORA_QA_BASE": "", "PHI3_LORA_QA_ONLY": ""}).base is None
+    assert settings(tmp_path, {}, {"PHI3_LORA_QA_ADAPTER": "a, b"}).adapter == (
+        tmp_path / "a",
+        tmp_path / "b",
+    )
+    (tmp_path / "phi3-lora-qa.toml").write_text("adapter = []\n")
+    with pytest.raises(InputError, match="adapter is empty"):
+        settings(tmp_path)
+
+
+def test_only_is_refused_where_nothing_would_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--phi3-only .* nothing would run; give one"):
+        settings(tmp_path, {"only": True})
+    with pytest.raises(InputError, match="PHI3_LORA_QA_ONLY"):
+        settings(tmp_path, {}, {"PHI3_LORA_QA_ONLY": "1"})
+    assert settings(tmp_path, {"only": True, "layers": True}).only
+    assert settings(tmp_path, {"only": True, "adapter": ["a"]}).only
+    assert settings(tmp_path, ini={"only": True}).only
+
+
+def test_a_folder_is_known_by_more_than_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where upper and lower case are the same: two names, and no link between them."""
+    (tmp_path / "adapter" / "below").mkdir(parents=True)
+    (tmp_path / "ADAPTER").symlink_to(tmp_path / "adapter")
+    monkeypatch.setattr(settings_module, "real", lambda path: path)
+    assert within([tmp_path / "adapter"], tmp_path / "ADAPTER" / "below" / "conftest.py")
+    assert not within([tmp_path / "adapter"], tmp_path / "conftest.py")
+    assert not within([tmp_path / "none"], tmp_path / "adapter")
+
+
+def test_an_order_is_drawn_afresh_unless_it_is_given(tmp_path: Path) -> None:
+    found = [with_order(settings(tmp_path)) for _ in range(20)]
+    assert len({one.order for one in found}) > 15
+    assert all(0 <= one.order <= LARGEST_SEED for one in found)
+    assert {one.sources["order"] for one in found} == {DRAWN}
+    given = settings(tmp_path, {"order": "7"})
+    assert (with_order(given).order, with_order(given).sources["order"]) == (7, "--phi3-order")
+    # A seed says nothing of the order: it may stand in a file that an adapter's author can read.
+    assert with_order(settings(tmp_path, {"seed": "7"})).sources["order"] == DRAWN

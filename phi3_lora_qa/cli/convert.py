@@ -173,4 +173,4 @@ def _open_base(reference: str) -> "tuple[str, BaseFiles]":
 def _tell_adapter(output: Path, modules: int) -> None:
     shown = escape(str(output), 1_000)
     click.echo(f"adapter {shown}, {modules} modules")
-    click.echo(f"gate it with: pytest --phi3-adapter {shown}")
+    click.echo(f"gate it with: pytest --phi3-adapter={shown}")

@@ -46,4 +46,4 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
     )
     if result.pushed:
         print(f"pushed to {escape(str(result.pushed), 1_000)}")
-    print(f"gate it with: pytest --phi3-adapter {adapter}")
+    print(f"gate it with: pytest --phi3-adapter={adapter}")

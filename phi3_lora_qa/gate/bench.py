@@ -178,6 +178,7 @@ class Bench:
             limits=self.target.limits,
             metrics=self.measured,
             seed=self.run.settings.seed,
+            order=self.run.settings.order,
             baseline=self.target.baseline,
         )
 

@@ -1,5 +1,8 @@
 """The tuned model is asked until what the whole suite would say is certain.
 
+In an order that is drawn for the run, and recorded: whoever knew it before could make an adapter
+that is right on the first items alone (docs/decisions/0011).
+
 The base is always asked everything: it is scored before an adapter is attached, and once for all
 adapters and runs.
 """
@@ -26,11 +29,11 @@ def score_until_settled(
     Returns:
         The scores in the items' order, without those of the items that were spared.
     """
-    items, seed = bench.target.items, bench.run.settings.seed
+    items, order = bench.target.items, bench.run.settings.order
     known = {score.item_id: score for score in base}
     found: dict[str, ItemScore] = {}
     waiting: dict[str, list[Item]] = {}
-    for item in sorted(items, key=lambda item: drawn(item.id, seed)):
+    for item in sorted(items, key=lambda item: drawn(item.id, order)):
         waiting.setdefault(item.group, []).append(item)
     groups = {name: tuple(group) for name, group in waiting.items()}
     while waiting:

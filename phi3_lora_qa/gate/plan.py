@@ -94,7 +94,7 @@ def choose(planned: Sequence[PlannedCheck], ids: Sequence[str]) -> tuple[Planned
         if not found:
             raise InputError(
                 f"no check has the id {escape(given, 200)}; "
-                "`pytest --collect-only -q --phi3-adapter PATH` lists them"
+                "`pytest --collect-only -q --phi3-adapter=PATH` lists them"
             )
         chosen += found
     return tuple(p for p in planned if p in chosen)

@@ -57,13 +57,15 @@ class Demands:
     Attributes:
         limits: Spelt out group by group.
         metrics: What is measured.
-        seed: Of the resampling, and of the order in which items are drawn.
+        seed: Of the resampling.
+        order: Of the drawing of items.
         baseline: The last accepted adapter's rows of the same items; empty without one.
     """
 
     limits: Sequence[Limit]
     metrics: Sequence[MetricInfo]
     seed: int
+    order: int = 0
     baseline: Sequence[ItemRow] = ()
 
     @property
@@ -280,7 +282,8 @@ class _Pairs:
     def compare(self, demands: Demands) -> Interval:
         seed = demands.seed
         if self.rest:
-            order = sorted(range(len(self.ids)), key=lambda n: foresight.drawn(self.ids[n], seed))
+            place = [foresight.drawn(name, demands.order) for name in self.ids]
+            order = sorted(range(len(self.ids)), key=place.__getitem__)
             return foresight.foresee(
                 [*(self.before[n] for n in order), *self.rest],
                 [self.after[n] for n in order],

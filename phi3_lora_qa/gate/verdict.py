@@ -93,7 +93,7 @@ def _worst(item: PlannedCheck, results: Sequence[CheckResult]) -> CheckResult:
             stage=item.check.stage,
             outcome=Outcome.NOT_RUN,
             message=NEVER_RAN,
-            fix=f"run it again: pytest '{item.id}' --phi3-adapter PATH",
+            fix=f"run it again: pytest '{item.id}' --phi3-adapter=PATH",
         )
     found = min(results, key=lambda result: _WORST_FIRST.index(result.outcome))
     return replace(found, id=item.id, stage=item.check.stage)

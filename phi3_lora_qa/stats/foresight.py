@@ -39,9 +39,9 @@ def portion(seen: int) -> int:
     return max(FIRST // 2, seen // 2) if seen else FIRST
 
 
-def drawn(name: str, seed: int) -> bytes:
-    """Return the place of an item in the order of drawing: by its name and the seed alone."""
-    return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
+def drawn(name: str, order: int) -> bytes:
+    """Return the place of an item in an order of drawing: by its name and the order's number."""
+    return hashlib.sha256(f"{order} {name}".encode("utf-8", "surrogatepass")).digest()
 
 
 def foresee(  # noqa: PLR0913 - as compare, and how sure to be

@@ -42,7 +42,7 @@ unless the recipe says `assistant_only_loss: false`.
 A lower loss does not say so. Gate the adapter against its base:
 
 ```sh
-pytest --phi3-adapter PATH_OF_THIS_FOLDER
+pytest --phi3-adapter=PATH_OF_THIS_FOLDER
 ```
 
 ## Recipe

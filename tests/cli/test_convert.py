@@ -64,7 +64,7 @@ def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "adapter adapter, 16 modules",
-        "gate it with: pytest --phi3-adapter adapter",
+        "gate it with: pytest --phi3-adapter=adapter",
     ]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["rank_pattern"], config["alpha_pattern"]) == (

@@ -56,7 +56,7 @@ def test_stdout_says_where_the_adapter_is_and_stderr_has_the_losses_and_no_noise
     where, losses, gate = done.stdout.splitlines()
     assert where == f"adapter {adapter}"
     assert "2 steps" in losses
-    assert gate == f"gate it with: pytest --phi3-adapter {adapter}"
+    assert gate == f"gate it with: pytest --phi3-adapter={adapter}"
     assert (adapter / "lora_qa_manifest.json").is_file()
     first, second, third, note = done.stderr.splitlines()
     assert first.startswith("step 0  validation loss ")

@@ -10,6 +10,7 @@ from phi3_lora_qa.gate.checks.quality import every_item_is_scored
 from phi3_lora_qa.gate.early import score_until_settled
 from phi3_lora_qa.record import Metric
 from phi3_lora_qa.scoring.score import ItemScore
+from phi3_lora_qa.settings import with_order
 from phi3_lora_qa.stats.foresight import drawn
 from tests.gate.conftest import MakeBench
 
@@ -132,3 +133,34 @@ def test_an_item_that_the_base_cannot_do_lets_its_group_not_end_early(
     whole = [score(item.id, 5.0) for item in items]
     found = score_until_settled(bench, whole, lambda asked: [score(i.id, 1.0) for i in asked])
     assert last.id not in {score.item_id for score in found}
+
+
+def test_an_adapter_that_is_right_on_the_first_items_of_an_order_gains_nothing(
+    make_bench: MakeBench, thresholds: Path
+) -> None:
+    """Who knows the order needs to be right on 48 of 150 items; nobody knows the one of a run."""
+    bench = make_bench(early_stop="on", thresholds=thresholds)
+    items = bench.target.items
+    base = [score(item.id, 5.0) for item in items]
+    known = sorted(items, key=lambda item: drawn(item.id, 0))
+    right = {
+        item.id
+        for group in ("target", "general")
+        for item in [one for one in known if one.group == group][:80]
+    }
+
+    def tuned(asked: Sequence[object]) -> list[ItemScore]:
+        return [
+            score(item.id, 1.0 if item.id in right else 11.0)  # type: ignore[attr-defined]
+            for item in asked
+        ]
+
+    def useless() -> int:
+        return sum(one.item_id not in right for one in score_until_settled(bench, base, tuned))
+
+    assert bench.run.settings.order == 0
+    assert useless() == 0  # this is what an order that is known would be worth
+    given = bench.run.settings
+    for _ in range(10):
+        bench.run.settings = with_order(given)
+        assert useless() > 10

@@ -189,7 +189,7 @@ def test_without_an_adapter_the_fixtures_skip_and_say_why(pytester: pytest.Pytes
     pytester.makepyfile("def test_it(phi3_tuned_model): pass")
     result = pytester.runpytest_inprocess("-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*--phi3-adapter PATH*"])
+    result.stdout.fnmatch_lines(["*--phi3-adapter=PATH*"])
 
 
 def test_a_test_that_changes_the_directory_does_not_move_the_report(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from phi3_lora_qa.data.item_table import read_items
+from phi3_lora_qa.record import RunRecord
+from phi3_lora_qa.report.commands import rerun_all
 from tests.plugin.running import gate, record_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -123,3 +126,36 @@ def test_a_report_that_cannot_be_written_at_the_end_fails_the_run_without_a_trac
     assert result.ret == 1, result.stdout.str()
     assert "no report: " in result.stdout.str()
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+LIMIT = "[[limit]]\ngroup = 'target'\nmetric = 'loss'\nrule = 'improve_by'\nvalue = 1.0\n"
+
+
+def test_each_run_asks_in_an_order_of_its_own_and_again_in_the_one_of_a_record(
+    pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHI3_LORA_QA_EARLY_STOP", "on")
+    (pytester.path / "limits.toml").write_text(LIMIT)
+    args = ("--phi3-thresholds=limits.toml", "--phi3-only")
+    stages = ("--phi3-stage=quality",)
+
+    def told() -> tuple[RunRecord, set[str]]:
+        record = record_of(pytester)
+        assert record.verdict == "PASS"
+        rows = read_items(pytester.path / "out" / record.items)
+        return record, {row.id for row in rows if row.group == "target"}
+
+    given = (f"--phi3-adapter={good_adapter}", "--phi3-report=out", *stages, *args, "-n2")
+    assert pytester.runpytest_subprocess(*given).ret == 0
+    record, asked = told()
+    order = record.settings["order"]
+    assert order.source == "drawn for this run"
+    assert len(asked) < 150
+    assert f"--phi3-order={order.value}" in rerun_all(record)
+    assert (
+        gate(pytester, good_adapter, f"--phi3-order={order.value}", *args, stages=stages).ret == 0
+    )
+    assert told()[1] == asked
+    assert gate(pytester, good_adapter, *args, stages=stages).ret == 0
+    assert told()[0].settings["order"].value != order.value
+    assert told()[1] != asked

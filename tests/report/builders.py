@@ -61,7 +61,7 @@ def checks(
                 held,
                 outcome=Outcome.NOT_RUN,
                 message=NEVER_RAN,
-                fix=f"run it again: pytest '{identifier}' --phi3-adapter PATH",
+                fix=f"run it again: pytest '{identifier}' --phi3-adapter=PATH",
                 seconds=0.0,
                 measured={},
             )

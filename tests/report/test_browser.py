@@ -237,7 +237,7 @@ def test_the_copy_button_takes_the_command_that_runs_the_check_again(visit: Open
     )
     driver.find_element("css selector", ".todo .copy").click()
     copied = driver.execute_script("return window.copied")
-    assert copied.startswith("pytest phi3::static::finite_values --phi3-adapter ")
+    assert copied.startswith("pytest phi3::static::finite_values --phi3-adapter=")
 
 
 def test_dark_and_light_follow_the_readers_system(visit: Open) -> None:

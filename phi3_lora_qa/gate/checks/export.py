@@ -38,8 +38,8 @@ def exported_model_answers_alike(bench: Bench) -> Held:
     what = "merged model" if not bench.config.merge_refusal else "adapter, saved and loaded again,"
     bench.require_items()
     # Drawn, not taken in the file's order, so that no order of the items changes a figure.
-    seed = bench.run.settings.seed
-    items = sorted(bench.target.items, key=lambda item: drawn(item.id, seed))[:PROBES]
+    order = bench.run.settings.order
+    items = sorted(bench.target.items, key=lambda item: drawn(item.id, order))[:PROBES]
     tuned = {score.item_id: score for score in bench.local_tuned_scores(items)}
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
         place = Path(folder) / "exported"
