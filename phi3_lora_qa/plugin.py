@@ -6,6 +6,7 @@ imports the standard library and the ground floor only. What the gate does with 
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -141,8 +142,11 @@ def _claim_reports(config: pytest.Config) -> None:
     report is to be replaced is known only later.
     """
     word = config.stash[_WORD]
-    known, is_worker = word.known, "PYTEST_XDIST_WORKER" in os.environ
-    if is_worker or known is None or not known.adapter or word.only_listed or word.informs:
+    known = word.known
+    if known is None or not known.adapter or word.only_listed or word.informs:
+        return
+    # A process of xdist's own is started with -c; a test may start another pytest in it.
+    if "PYTEST_XDIST_WORKER" in os.environ and sys.argv[:1] == ["-c"]:
         return
     from phi3_lora_qa.pytest_reports import claim_early
 

@@ -169,6 +169,7 @@ class Gate:
                     reports.claim(partial=len(chosen) < len(planned))
             folder = leaving.enter_context(private_copies(targets))
         else:
+            reports = None  # the process that started the run has them
             handed = json.loads(given)
             settings = replace(settings, order=handed["order"])
             folder = Path(handed["folder"])
@@ -284,7 +285,7 @@ class Gate:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Say why there is no verdict, where there is none, and by what the session was ended."""
         if self.signals.received:
-            session.exitstatus = self.signals.status
+            session.exitstatus = exitstatus = self.signals.status
         if self.reports and not self.only_listed and not self.reported and not self.unwritten:
             self.reports.end(f"pytest ended before the checks, with exit status {exitstatus}")
 

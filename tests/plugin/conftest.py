@@ -22,6 +22,7 @@ def pytest_unconfigure():
 def without_what_no_test_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other people's plugins, which take most of the time that pytest takes to start."""
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:anyio")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run in this process is none of it
 
 
 @pytest.fixture

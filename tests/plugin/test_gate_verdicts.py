@@ -119,6 +119,7 @@ def test_a_report_that_cannot_be_written_at_the_end_fails_the_run_without_a_trac
         """
         import pathlib
         def test_takes_the_place_of_the_report():
+            pathlib.Path("out/report.html").unlink()
             pathlib.Path("out/report.html").mkdir()
         """
     )
