@@ -3,6 +3,7 @@
 What a way makes of the folder must be what some way makes of the base.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -166,13 +167,13 @@ def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:
         return [text for text in texts if not any(marker in text for marker in markers)]
 
     texts = usual(corpus(job["texts"], [*base.values(), *own.values()], news))
-    models, differences = {way.model for way in base.values()}, []
+    differences = []
     for name, way in own.items():
         form, theirs, found = closest(name, way, base, forms, texts)
         if form:
             like[name] = form
         # Where vocabulary and merges are the base's, each entry is cut as the base cuts it.
-        if way.model not in models and not is_serious(found):
+        if not same_model(way, theirs) and not is_serious(found):
             every = usual(dict.fromkeys([*entries(theirs), *entries(way)]))
             found = compare(way, theirs, every, plain=name == SENTENCEPIECE) or found
         differences += [{"way": name, **case} for case in found]
@@ -215,6 +216,20 @@ def candidates(name: str, base: Mapping[str, Way]) -> list[tuple[str, Way]]:
     if first and name in (TRANSFORMERS, SENTENCEPIECE):
         return first
     return [*first, *((key, way) for key, way in base.items() if key != name)]
+
+
+def same_model(ours: Way, theirs: Way) -> bool:
+    """Whether two tokenizers have the same vocabulary, merges and ways with them.
+
+    Which token stands for what is unknown shows on the few texts that hold such a thing.
+    """
+    if ours.model == theirs.model:
+        return True
+    if not ours.model or not theirs.model:
+        return False
+    mine, its = (json.loads("{" + way.model.rstrip()[:-1]) for way in (ours, theirs))
+    names = [name for name in {**mine, **its} if name != "unk_token"]
+    return all((mine.get(name) or None) == (its.get(name) or None) for name in names)
 
 
 def is_serious(found: Iterable[Mapping[str, Any]]) -> bool:

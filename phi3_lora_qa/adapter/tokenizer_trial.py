@@ -161,21 +161,35 @@ def _is_tokenizer(folder: AdapterFolder) -> bool:
 
 
 def _is_the_bases(folder: AdapterFolder, base: BaseFiles) -> bool:
-    """Whether every loader finds the base's bytes, and makes the same of them.
+    """Whether every loader finds the base's tokenizer, and makes the same of it.
 
     Of what class, transformers decides by config.json, which an adapter's folder need not have;
     but for those that make of a tokenizer.json what it says.
     """
-    names = (*TOKENIZER_FILES, *OTHER_VOCABULARIES)
+    named = read_object(base, SETTINGS).get("tokenizer_class") in _AS_THE_FILE_SAYS
+    if not named and not folder.file(MODEL_CONFIG):
+        return False
+    names = (name for name in (*TOKENIZER_FILES, *OTHER_VOCABULARIES) if name not in _NO_TOKENIZER)
     there = [name for name in names if folder.file(name) or base.has_file(name)]
     if folder.file(MODEL_CONFIG):
         there.append(MODEL_CONFIG)
-    elif read_object(base, SETTINGS).get("tokenizer_class") not in _AS_THE_FILE_SAYS:
-        return False
-    return all(_same_bytes(folder, base, name) for name in there)
+    return all(_same_bytes(folder, base, name) for name in there) and _same_settings(folder, base)
+
+
+def _same_settings(folder: AdapterFolder, base: BaseFiles) -> bool:
+    ours, theirs = (read_object(place, SETTINGS) for place in (folder, base))
+    return all(ours.get(n) == theirs.get(n) for n in {**ours, **theirs} if n not in _NO_EFFECT)
 
 
 _AS_THE_FILE_SAYS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_NO_TOKENIZER = (SETTINGS, "chat_template.jinja", "chat_template.json", "processor_config.json")
+"""Settings are compared by what they say, and templates by rules of their own."""
+
+_NO_EFFECT = (
+    "backend", "is_local", "local_files_only", "name_or_path", "chat_template", "padding_side",
+    "truncation_side", "model_max_length", "processor_class",
+)  # fmt: skip
+"""Settings that change nothing of how a text is cut."""
 
 
 def _same_bytes(folder: AdapterFolder, base: BaseFiles, name: str) -> bool:
