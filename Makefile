@@ -15,7 +15,7 @@ SEED ?= 0
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
-.PHONY: demo test test-fast thorough lint docs fuzz fixtures sample-report mutants simulate bench compat clean browser help
+.PHONY: demo test test-fast thorough lint docs fuzz attack fixtures sample-report mutants simulate bench compat clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -86,6 +86,16 @@ bench: .venv/ready .venv-lm-eval/ready $(ADAPTER) ## what it costs to start, lin
 
 fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what breaks a promise
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --folders $(FOLDERS) --workers $(WORKERS)
+
+# Hostile runs of pytest, composed; then what a folder, a tokenizer, a template, a server, a path or
+# a short machine can do.
+attack: .venv/ready ## everything that is known to have been tried against the gate, in all combinations
+	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/plugin \
+		tests/adapter/test_loader_rules.py tests/adapter/test_tokenizer_trial.py \
+		tests/adapter/test_templates.py tests/adapter/test_template_search.py \
+		tests/adapter/test_safety.py tests/adapter/test_fuzz.py tests/scoring/test_deadline.py \
+		tests/scoring/test_secrets.py tests/cli/test_paths.py tests/cli/test_short_machine.py \
+		tests/gate/test_short_machine.py tests/report/test_folder.py
 
 mutants: .venv/ready ## change lora and properties in every way, and count what no test notices (SAMPLE=N draws N of each)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
