@@ -126,16 +126,24 @@ def compare(ours: Way, theirs: Way, texts: list[str], *, plain: bool) -> list[di
     ]
 
 
-_MARKER = re.compile(r"▁?(<[^\s<>]*\w[^\s<>]*>|\[/?[A-Z][A-Z0-9_]+\]|<<?[|/]?[A-Z_]+[|]?>?>)")
-_HTML = re.compile(
-    r"(?i)</?(a|b|i|p|u|s|br|hr|div|span|table|t[rdh]|tbody|thead|li|ul|ol|h[1-6]|html|head|body|img"
-    r"|code|pre|script|style|input|form|button|label|link|meta|title|nav|svg|em|strong)/?>"
+_NAMES = (
+    "pad|padding|unk|s|bos|eos|mask|cls|sep|inst|sys|think|thinking|tool|tools|tool_calls?"
+    "|tool_responses?|tool_results?|function_call|image|audio|video|image_soft_token"
+    "|start_of_[a-z]+|end_of_[a-z]+|im_start|im_end|fim_[a-z]+|extra_id_[0-9]+|unused[0-9]+"
+    "|reserved_[a-z_]*[0-9]+|0x[0-9a-f]{2}|pre|mid|suf|eot|eod|placeholder[0-9]*"
+)
+_MARKER = re.compile(
+    rf"▁?(<[|\uff5c][^\s<>]*[|\uff5c]>|<<?/?({_NAMES})>?>|\[/?({_NAMES}|(tool|available)_[a-z]+)\])",
+    re.IGNORECASE,
 )
 
 
 def is_marker(token: str) -> bool:
-    """Whether a token looks like one that stands in no ordinary text."""
-    return bool(_MARKER.fullmatch(token)) and not _HTML.fullmatch(token)
+    """Whether a token is one that chats are marked with, and that stands in no ordinary text.
+
+    Any other tag or word in brackets may stand in code, in a web page or in a log.
+    """
+    return bool(_MARKER.fullmatch(token))
 
 
 def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:

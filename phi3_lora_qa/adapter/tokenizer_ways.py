@@ -33,14 +33,13 @@ class Way:
         self.start = start
         # The vocabulary comes last, and most of it all: it is compared, and never parsed.
         self.steps, _, self.model = state.partition('"model":{')
-        self._cuts: dict[int, list[Ids]] = {}
+        self._last: tuple[list[str], list[Ids]] = ([], [])
 
     def ids(self, texts: list[str]) -> list[Ids]:
         """Return the ids of all texts, without what is put around a text; asked for once."""
-        key = id(texts)
-        if key not in self._cuts:
-            self._cuts[key] = self.cut(texts, False)
-        return self._cuts[key]
+        if self._last[0] is not texts:
+            self._last = texts, self.cut(texts, False)
+        return self._last[1]
 
 
 def by_transformers(folder: str) -> Way:

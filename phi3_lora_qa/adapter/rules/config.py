@@ -188,8 +188,8 @@ def machine_path(subject: Subject) -> Iterator[Hit]:
 )
 def base_name(subject: Subject) -> Iterator[Hit]:
     """Compare names that can be compared: no paths; a quantised upload is the same model."""
-    named, given = subject.config.base_model_name_or_path or "", _given(subject)
-    if _HUB_ID.fullmatch(named) and _HUB_ID.fullmatch(given) and _model(named) != _model(given):
+    named, given = _named(subject), _given(subject)
+    if _HUB_ID.fullmatch(named) and given and _model(named) != _model(given):
         yield Hit(_NAME, f"the config names the base {named}, given is {given}")
     revision = subject.config.revision or ""
     if _PROPOSED.match(revision):
@@ -199,7 +199,7 @@ def base_name(subject: Subject) -> Iterator[Hit]:
     commits = revision, _commit_of(subject.base) if subject.has("base") else ""
     if named == given and all(map(_COMMIT.fullmatch, commits)) and commits[0] != commits[1]:
         yield Hit(_REVISION, f"the config names {commits[0]}, given is {commits[1]}")
-    inner = PurePosixPath(named.replace("\\", "/")).parts
+    inner = PurePosixPath((subject.config.base_model_name_or_path or "").replace("\\", "/")).parts
     for part in inner:
         if part in subject.folder.entries:
             yield Hit(_NAME, f"the config names {named}, and {part} lies in the adapter's folder")
@@ -218,15 +218,15 @@ def base_name(subject: Subject) -> Iterator[Hit]:
 )
 def base_source(subject: Subject) -> Iterator[Hit]:
     """Find copies of the base by other owners, names of other families, branches and tags."""
-    named, given = subject.config.base_model_name_or_path or "", _given(subject)
-    known = bool(_HUB_ID.fullmatch(given))
+    named, given = _named(subject), _given(subject)
     if not _HUB_ID.fullmatch(named):
-        pass
-    elif known and _model(named) == _model(given) and named.lower() != given.lower():
+        if _HUB_ID.fullmatch(given) and _SHORT_ID.fullmatch(named) and named != _model(given):
+            yield Hit(_NAME, f"the config names {named}, which may be another model than {given}")
+    elif given and _model(named) == _model(given) and named.lower() != given.lower():
         yield Hit(_NAME, f"the config names {named}, another's copy of {given}")
     elif (
         subject.has("base")
-        and not known
+        and not given
         and _OTHER_FAMILY.search(named)
         and "phi" not in named.lower()
     ):
@@ -241,6 +241,7 @@ def base_source(subject: Subject) -> Iterator[Hit]:
 
 _NAME, _REVISION = f"{CONFIG}: base_model_name_or_path", f"{CONFIG}: revision"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SHORT_ID = re.compile(r"\w[\w.-]*")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PROPOSED = re.compile(r"/*refs(/|%2f)(?!heads/|tags/)", re.IGNORECASE)
 _QUANTISED = re.compile(
@@ -257,6 +258,10 @@ _OTHER_FAMILY = re.compile(
 def _model(identifier: str) -> str:
     """Return which model an id means, whoever uploaded it, in whatever precision."""
     return _QUANTISED.sub("", identifier.rpartition("/")[2].lower())
+
+
+def _named(subject: Subject) -> str:
+    return (subject.config.base_model_name_or_path or "").rstrip("/")
 
 
 def _given(subject: Subject) -> str:
