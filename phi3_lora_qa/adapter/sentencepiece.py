@@ -38,6 +38,21 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
     return pieces
 
 
+def parse_rest(data: bytes) -> tuple[tuple[int, bytes | int], ...]:
+    """Return everything else: how the model was trained, and how a text is normalised before.
+
+    Raises:
+        AdapterError: The file is no SentencePiece model.
+    """
+    try:
+        found = _fields(data, itertools.count(1))
+        return tuple((field, value) for field, value in found if field != 1)
+    except (ValueError, IndexError) as error:
+        raise AdapterError(
+            f"{PIECES} is no SentencePiece model; save the tokenizer again"
+        ) from error
+
+
 def _piece(data: bytes | int, count: Iterator[int]) -> Piece:
     text, score, kind = "", 0.0, _NORMAL
     if isinstance(data, int):

@@ -320,6 +320,35 @@ def test_tokens_on_spare_rows_that_are_trained_are_accepted(
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda pieces, rest: (pieces, rest), ""),
+        (lambda pieces, rest: ([*pieces, ("more", -9.0, 1)], rest), ""),
+        (lambda pieces, rest: ([*pieces[:2], *pieces[:1:-1]], rest), "scores"),
+        (lambda pieces, rest: (pieces, b"\x1a\x02\x0a\x00"), "normalises"),
+        (lambda pieces, rest: (pieces, b""), "normalises"),
+    ],
+)
+def test_a_sentencepiece_model_beside_the_bases_vocabulary_is_compared_too(
+    change: Callable[[Any, bytes], tuple[Any, bytes]], told: str, tmp_path: Path
+) -> None:
+    """llama.cpp's converter reads it, and older versions of transformers."""
+    own = write_base(tmp_path / "base")
+    pieces = [("word0", 0.0, 1), ("word1", -1.0, 1), ("word2", -2.0, 1), ("word3", -3.0, 1)]
+    rest = b"\x1a\x02\x0a\x01"
+    (own / "tokenizer.model").write_bytes(pieces_file(pieces) + rest)
+    adapter = plain()
+    changed, after = change(pieces, rest)
+    adapter.files = {**tokenizer_files(), "tokenizer.model": pieces_file(changed) + after}
+    messages = [
+        f.message
+        for f in report_on(adapter, tmp_path / "a", own).findings
+        if f.rule == "tokenizer-pieces"
+    ]
+    assert [told in message for message in messages] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
     ("pieces", "rule"),
     [
         ([("word0", 0.0, 1), ("word1", -1.0, 1)], ""),

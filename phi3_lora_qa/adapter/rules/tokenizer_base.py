@@ -10,8 +10,20 @@ from typing import Any
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.keys import Part, tensor_name
+from phi3_lora_qa.adapter.sentencepiece import (
+    MAX_PIECES_BYTES,
+    PIECES,
+    parse_pieces,
+    parse_rest,
+)
 from phi3_lora_qa.adapter.subject import Subject
-from phi3_lora_qa.adapter.tokenizer import SETTINGS, Tokenizer, read_object
+from phi3_lora_qa.adapter.tokenizer import (
+    SETTINGS,
+    Tokenizer,
+    is_tiktoken,
+    read_object,
+    read_small,
+)
 from phi3_lora_qa.adapter.tokenizer_file import VOCABULARY
 from phi3_lora_qa.errors import AdapterError
 
@@ -117,8 +129,7 @@ def pieces(subject: Subject) -> Iterator[Hit]:
             yield Hit(VOCABULARY, f"its {name} is not the base's")
     for step in _own_steps(ours, theirs):
         yield Hit(VOCABULARY, f"its decoder changes words: {step!r:.100}")
-    if ours.pieces and theirs.pieces and ours.pieces[: len(theirs.pieces)] != theirs.pieces:
-        yield Hit("tokenizer.model", "its pieces or their scores are not the base's")
+    yield from _other_model(subject)
     for token, entry in ours.added.items():
         other = theirs.added.get(token)
         if other and entry.flags != other.flags:
@@ -257,6 +268,27 @@ def _is_of_versions(name: str, ours: Tokenizer, theirs: Tokenizer) -> bool:
         start = {t.tokens.get(t.special["bos_token"] or "") for t in (ours, theirs)}
         return bool(_without(mine[name], start) == _without(its[name], start))
     return False
+
+
+def _other_model(subject: Subject) -> Iterator[Hit]:
+    """Compare tokenizer.model with the base's: scores decide how a text is cut, as merges do."""
+    try:
+        own = read_small(subject.folder, PIECES, MAX_PIECES_BYTES)
+    except AdapterError:
+        return  # tokenizer-unreadable says it
+    base = subject.base.read_text(PIECES, MAX_PIECES_BYTES)
+    if own is None or base is None or own == base or is_tiktoken(own) or is_tiktoken(base):
+        return
+    try:
+        mine, its = parse_pieces(own), parse_pieces(base)
+        if mine[: len(its)] != its:
+            yield Hit(PIECES, "its pieces or their scores are not the base's")
+        if parse_rest(own) != parse_rest(base):
+            yield Hit(
+                PIECES, "it normalises texts otherwise than the base's, or was made otherwise"
+            )
+    except AdapterError:
+        return
 
 
 def _own_steps(ours: Tokenizer, theirs: Tokenizer) -> list[Any]:

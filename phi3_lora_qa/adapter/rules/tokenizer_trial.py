@@ -7,6 +7,7 @@ rules that compare files explain a difference; these find it.
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.sentencepiece import PIECES
 from phi3_lora_qa.adapter.subject import Subject
 from phi3_lora_qa.adapter.tokenizer import SETTINGS
 from phi3_lora_qa.adapter.tokenizer_file import VOCABULARY
@@ -91,6 +92,8 @@ def versions(subject: Subject) -> Iterator[Hit]:
         return
     for way, spelling in trial.like.items():
         yield Hit(_where(way), f"{_made(way)} is the base's in another form: {spelling}")
+    if subject.folder.file(PIECES) and not subject.base.has_file(PIECES):
+        yield Hit(PIECES, "the base has none: it was tried on texts, and its scores not compared")
     for found in trial.differences:
         if found.kind is Kind.BLANKS:
             yield Hit(_where(found.way), _told(found))
