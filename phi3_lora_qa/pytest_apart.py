@@ -20,7 +20,7 @@ import pytest
 
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.libraries import part_of
-from phi3_lora_qa.settings import refuse_within, within
+from phi3_lora_qa.settings import real, refuse_within, within
 
 _PLUGIN = "phi3-lora-qa-apart"
 
@@ -47,6 +47,8 @@ def keep_apart(
         refuse_within(adapters, place, "settings and tests")
     for entry in filter(None, map(str, sys.path)):
         refuse_within(adapters, Path(entry), "modules on Python's import path")
+    for adapter in adapters:
+        _require_no_package(adapter, config.invocation_params.dir)
     apart = _Apart(adapters, blocked)
     for module in [one for one in sys.modules.values() if isinstance(one, ModuleType)]:
         known = vars(module)  # to ask a module itself may import another one
@@ -60,6 +62,31 @@ def keep_apart(
     manager._importconftest = apart.without_conftest(manager._importconftest)
     sys.meta_path.insert(0, apart)
     config.add_cleanup(apart.leave)
+
+
+def _require_no_package(adapter: Path, here: Path) -> None:
+    """Refuse a folder that is itself a module, or an installed package, to a Python started here.
+
+    xdist's processes, and ``python -m pytest``, import from where they are started before any
+    plugin is asked.
+    """
+    around = [real(Path(entry)) for entry in (str(here), *sys.path)]
+    for folder in (adapter.absolute(), real(adapter)):
+        if real(folder.parent) in around and _is_package(folder):
+            raise InputError(
+                f"the adapter's folder {escape(str(folder), 200)} is a Python package by its name, "
+                "and lies where Python imports from; move it, or run from another folder"
+            )
+
+
+def _is_package(folder: Path) -> bool:
+    if folder.name.endswith((".dist-info", ".egg-info", ".egg")):
+        return True
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  the names alone are asked for
+    except OSError:
+        return False  # what is wrong with it is said when it is opened
+    return folder.name.isidentifier() and any(name.startswith("__init__.") for name in names)
 
 
 def leave_out(config: pytest.Config, adapters: Sequence[Path]) -> None:

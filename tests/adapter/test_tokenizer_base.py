@@ -328,6 +328,7 @@ def test_tokens_on_spare_rows_that_are_trained_are_accepted(
         (lambda pieces, rest: (pieces, b"\x1a\x02\x0a\x00"), "normalises"),
         (lambda pieces, rest: (pieces, b""), "normalises"),
     ],
+    ids=["nothing", "one more", "other scores", "another normaliser", "no normaliser"],
 )
 def test_a_sentencepiece_model_beside_the_bases_vocabulary_is_compared_too(
     change: Callable[[Any, bytes], tuple[Any, bytes]], told: str, tmp_path: Path
