@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from phi3_lora_qa.record import read_record
-from tests.attack.hostile import FILES, PLACES, WAYS, composed, run
+from tests.attack.hostile import FILES, PLACES, WAYS, below, composed, run
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,22 @@ def test_a_good_adapter_passes_wherever_it_can_be_kept_apart(
     placed = PLACES[place](adapter_copy("good"), room)
     result = run(placed, WAYS[way](placed.adapter, room), tmp_path / "report")
     assert result.returncode == (2 if placed.refused else 0), result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", ["iniconfig", "own_package"])
+@pytest.mark.parametrize("way", ["an option", "workers"])
+def test_a_folder_that_is_a_package_where_pytest_starts_is_refused(
+    name: str, way: str, bad_adapter: Path, tmp_path: Path
+) -> None:
+    """xdist's processes import from where they are started before any plugin is asked."""
+    room, mark = tmp_path / "room", tmp_path / "mark"
+    room.mkdir()
+    (bad_adapter / "__init__.py").write_text(FILES["a package"](mark)["__init__.py"])
+    placed = below(name)(bad_adapter, room)
+    result = run(placed, WAYS[way](Path(name), room), tmp_path / "report")
+    assert result.returncode == 2
+    assert "is a Python package by its name" in result.stderr
+    assert not mark.exists()
 
 
 def test_each_place_file_and_way_is_among_the_runs() -> None:

@@ -1,7 +1,6 @@
 """What lies in an adapter's folder neither configures the gate nor runs in it."""
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,23 +265,6 @@ def test_a_pytest_that_loads_a_conftest_in_another_way_is_named(
     result = gate(pytester, "-p", "newer", f"--phi3-adapter={good_adapter}")
     assert result.ret == 2
     assert "PytestPluginManager._importconftest" in result.stderr.str()
-
-
-@pytest.mark.parametrize("name", ["iniconfig", "own_package"])
-@pytest.mark.parametrize("workers", [(), ("-n2",)])
-def test_a_folder_that_is_a_package_where_pytest_starts_is_refused(
-    name: str, workers: tuple[str, ...], pytester: pytest.Pytester, nan_adapter: Path
-) -> None:
-    """xdist's processes import from where they are started before any plugin is asked."""
-    ran = pytester.path / "ran"
-    (nan_adapter / "__init__.py").write_text(RAN.format(str(ran)))
-    nan_adapter.rename(pytester.path / name)
-    # As `pytest` starts, and not `python -m pytest`, which imports from here before it has begun.
-    start = (sys.executable, "-P", "-m", "pytest", f"--phi3-adapter={name}", "--phi3-only")
-    result = pytester.run(*start, *workers)
-    assert result.ret == 2
-    assert "is a Python package by its name" in result.stderr.str()
-    assert not ran.exists()
 
 
 def test_a_folder_called_as_an_installed_package_is_refused(
