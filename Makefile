@@ -60,7 +60,7 @@ fixtures: .venv/ready ## make the tiny base and all bundled data again
 	$(BIN)/python fixtures/make_general.py
 
 sample-report: .venv/ready ## gate the bundled adapter and keep its report as the sample
-	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter fixtures/tiny/adapter \
+	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter=fixtures/tiny/adapter \
 		--phi3-base tiny --phi3-report reports/sample
 
 simulate: .venv/ready ## draw 1,000 suites of each kind, and count how often the gate errs
