@@ -92,6 +92,8 @@ def training_arguments(raw: Mapping[str, Any]) -> Arguments:
     if resume is not None and not isinstance(resume, str | bool):
         raise InputError("[training]: 'resume_from_checkpoint' must be true or a checkpoint folder")
     _check(values, SFTConfig, "[training]")
+    if values.get("learning_rate", 0) < 0:
+        raise InputError("[training]: 'learning_rate' is below zero; give a number from zero on")
     if values.pop("trust_remote_code", False):
         raise InputError(
             "[training]: code from a model's folder is never run; drop trust_remote_code"

@@ -1,5 +1,6 @@
 """Strict reading of named values: does a value fit a type hint, and which known name was meant."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -42,7 +43,7 @@ def require_type(value: object, hint: object, name: str, where: str) -> None:
 def fits(value: object, hint: object) -> bool:  # noqa: PLR0911 - one return a kind of hint
     """Tell whether a value fits a type hint, for the hints that configuration classes use.
 
-    A whole number fits ``float``; ``True`` fits neither ``int`` nor ``float``. A table fits where
+    A whole number fits ``float``, and NaN nothing; ``True`` fits neither ``int`` nor ``float``. A table fits where
     a nested configuration class is wanted. A hint of a kind that is not known here always fits.
     """
     if hint is Any:
@@ -63,7 +64,8 @@ def fits(value: object, hint: object) -> bool:  # noqa: PLR0911 - one return a k
         return True
     if hint in (int, float):
         kinds = int if hint is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return isinstance(value, kinds) and not isinstance(value, bool) and finite
     if is_dataclass(hint) or issubclass(hint, dict):
         return isinstance(value, hint | Mapping)
     return isinstance(value, hint)
@@ -88,7 +90,7 @@ def _in_words(hint: object) -> str:
     names = {
         bool: "true or false",
         int: "a whole number",
-        float: "a number",
+        float: "a finite number",
         str: "a string",
         Path: "a path",
     }

@@ -88,7 +88,11 @@ def test_a_name_without_an_effect_is_left_out_with_a_note() -> None:
     ("name", "value", "says"),
     [
         ("learning_rat", 1e-4, "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
-        ("learning_rate", "5e-6", "'learning_rate' is '5e-6'; give a number"),
+        ("learning_rate", "5e-6", "'learning_rate' is '5e-6'; give a finite number"),
+        ("learning_rate", float("nan"), "'learning_rate' is nan; give a finite number"),
+        ("learning_rate", float("inf"), "'learning_rate' is inf; give a finite number"),
+        ("learning_rate", -1, "'learning_rate' is below zero"),
+        ("weight_decay", float("nan"), "'weight_decay' is nan; give a finite number"),
         ("max_steps", 1.5, "give a whole number"),
         ("max_steps", True, "give a whole number"),
         ("bf16", "True", "'bf16' is 'True'; give true or false"),
