@@ -43,8 +43,9 @@ def require_type(value: object, hint: object, name: str, where: str) -> None:
 def fits(value: object, hint: object) -> bool:  # noqa: PLR0911 - one return a kind of hint
     """Tell whether a value fits a type hint, for the hints that configuration classes use.
 
-    A whole number fits ``float``, and NaN nothing; ``True`` fits neither ``int`` nor ``float``. A table fits where
-    a nested configuration class is wanted. A hint of a kind that is not known here always fits.
+    A whole number fits ``float``, and NaN nothing; ``True`` fits neither ``int`` nor ``float``. A
+    table fits where a nested configuration class is wanted. A hint of a kind that is not known here
+    always fits.
     """
     if hint is Any:
         return True
