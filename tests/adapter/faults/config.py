@@ -5,6 +5,16 @@ from typing import Any
 from tests.adapter.faults.ways import Fault, config, only, without
 
 CONFIG: dict[str, Fault] = {
+    "another class of the base": Fault(
+        rule="config-refused",
+        apply=config(
+            task_type=None,
+            auto_mapping={
+                "base_model_class": "Phi3ForSequenceClassification",
+                "parent_library": "transformers.models.phi3.modeling_phi3",
+            },
+        ),
+    ),
     "a proposed revision": Fault(rule="config-base-name", apply=config(revision="refs/pr/66")),
     "r missing": Fault(rule="config-field-missing", apply=without("r")),
     "alpha missing": Fault(rule="config-field-missing", apply=without("lora_alpha")),
