@@ -58,6 +58,7 @@ _SHORT_OF = {
     errno.ENFILE: "file handles; close files, or raise the system's limit",
     errno.EAGAIN: "processes and threads; end some, or raise their limit (ulimit -u)",
     errno.ENOSPC: "disk space; free some, or set TMPDIR to a folder that has it",
+    errno.EFBIG: "room for a file; raise the limit on a file's size (ulimit -f)",
     errno.EDQUOT: "disk space; free some, or set TMPDIR to a folder that has it",
 }
 _SAYING_SO = (

@@ -70,6 +70,11 @@ def _require_no_package(adapter: Path, here: Path) -> None:
     xdist's processes, and ``python -m pytest``, import from where they are started before any
     plugin is asked.
     """
+    if "__pycache__" in real(adapter).parts:
+        raise InputError(
+            f"the adapter's folder {escape(str(adapter), 200)} lies where Python keeps compiled "
+            "modules, and reads them from; move it"
+        )
     around = [real(Path(entry)) for entry in (str(here), *sys.path)]
     for folder in (adapter.absolute(), real(adapter)):
         if real(folder.parent) in around and _is_package(folder):

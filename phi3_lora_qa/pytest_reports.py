@@ -16,7 +16,7 @@ from phi3_lora_qa.gate.plan import ROOT
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, adapter_names
 from phi3_lora_qa.pytest_virtual import take_ids
 from phi3_lora_qa.record import read_record
-from phi3_lora_qa.report import replace_report, write_report
+from phi3_lora_qa.report import replace_report, require_own, take_away, write_report
 from phi3_lora_qa.settings import GateSettings, real, within
 from phi3_lora_qa.signals import EndedError, EndSignals
 
@@ -63,7 +63,12 @@ class Reports:
         ):
             try:
                 self._require_allowed(folder)
-                self._retract(name, source, folder, STILL_RUNNING)
+                require_own(folder)
+                try:
+                    self._retract(name, source, folder, STILL_RUNNING)
+                except InputError:
+                    take_away(folder)  # it may say PASS, of another adapter
+                    raise
             except InputError as error:
                 faults.append(error)
         if faults:
@@ -79,7 +84,7 @@ class Reports:
         ):
             if folder in self._judged:
                 continue
-            with suppress(InputError):
+            with suppress(InputError, OSError):
                 self._require_allowed(folder)
                 reason = f"no verdict: the run ended before it could judge: {why}"
                 self._retract(name, source, folder, reason)

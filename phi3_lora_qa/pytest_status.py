@@ -13,6 +13,7 @@ import pytest
 
 from phi3_lora_qa.errors import Phi3LoraQAError
 from phi3_lora_qa.settings import GateSettings
+from phi3_lora_qa.signals import EndedError
 
 if TYPE_CHECKING:
     from phi3_lora_qa.pytest_gate import Gate
@@ -67,6 +68,11 @@ class LastWord:
         self._called = True
         try:
             status = self._hook(config=config)
+        except EndedError as ended:  # by a signal, behind the last test
+            self._say(str(ended))
+            with contextlib.suppress(EndedError, SystemExit, pytest.exit.Exception):
+                config._ensure_unconfigure()
+            return self.gate.signals.status if self.gate else BAD_INPUT
         except (SystemExit, pytest.exit.Exception) as left:
             if not self.owes_a_verdict:
                 raise

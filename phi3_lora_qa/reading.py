@@ -108,4 +108,4 @@ def _not_regular(mode: int) -> NotReadableError:
 
 def _too_large(cap: int) -> NotReadableError:
     size = f"{cap >> 20} MiB" if cap >= 1 << 20 else f"{cap} bytes"
-    return NotReadableError(errno.EFBIG, f"it has more than {size}")
+    return NotReadableError(errno.EOVERFLOW, f"it has more than {size}")

@@ -6,7 +6,6 @@ Precedence: option > environment > file > default. A file is pytest's own config
 
 import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +132,8 @@ def with_order(settings: GateSettings) -> GateSettings:
     """
     if settings.sources["order"] != "default":
         return settings
+    import secrets  # which loads OpenSSL
+
     sources = {**settings.sources, "order": DRAWN}
     return replace(settings, order=secrets.randbelow(LARGEST_SEED + 1), sources=sources)
 

@@ -261,7 +261,9 @@ class AdapterFolder:
             os.fdopen(os.open(target, flags, 0o600), "wb", buffering=0) as copy,
         ):
             while chunk := source.read(_CHUNK):
-                copy.write(chunk)
+                rest = memoryview(chunk)
+                while rest:  # a disk that fills up takes a part at first
+                    rest = rest[copy.write(rest) :]
 
 
 def is_loaded(name: str) -> bool:

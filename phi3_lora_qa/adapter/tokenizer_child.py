@@ -12,7 +12,7 @@ import os
 import sys
 
 READY = b"ready\n"
-MEMORY_MIB = 6144
+MEMORY_MIB = 3072
 """Of address space, most of which is only reserved: a table of 200,000 words takes about 500."""
 
 CPU_SECONDS = 300
@@ -29,7 +29,7 @@ _OFFLINE = {
 
 def allowance(used: float) -> int:
     """Return how many seconds the folder's tokenizers may compute, of what the base's took."""
-    return 3 + round(20 * used)
+    return 3 + round(10 * used)
 
 
 def main() -> None:

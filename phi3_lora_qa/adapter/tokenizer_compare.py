@@ -165,6 +165,9 @@ def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:
     if TRANSFORMERS in failed and TRANSFORMERS not in ways(job["bare"], {}, FILES):
         like[TRANSFORMERS] = "transformers makes none without config.json"
         del failed[TRANSFORMERS]
+    elif TRANSFORMERS in failed and set(own) == {SENTENCEPIECE}:  # as older versions saved it
+        like[TRANSFORMERS] = f"not made here of {SENTENCEPIECE} alone, which was tried by itself"
+        del failed[TRANSFORMERS]
     known = {word for way in base.values() for word in way.words}
     news = {t: n for way in own.values() for t, n in way.added.items() if t not in known}
     markers = [token for token in news if is_marker(token)]

@@ -69,12 +69,14 @@ class TokenizerFile:
         parts: Every other part that decides about ids, or about decoding, in one form for all
             layouts that mean the same; None for a part that does nothing.
         misread: Tokens that are listed under another id than they get.
+        resizing: Which of truncation and padding are set: what takes the file as it is does so.
     """
 
     words: Mapping[str, int]
     added: Mapping[str, Added]
     parts: Mapping[str, Any]
     misread: tuple[str, ...]
+    resizing: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -107,7 +109,8 @@ def parse_tokenizer(data: bytes) -> TokenizerFile:
     }
     if kind == "Unigram":  # its scores decide about ids, too
         parts["scores"] = _scores(raw["model"]["vocab"])
-    return TokenizerFile(words=words, added=added, parts=parts, misread=misread)
+    resizing = tuple(name for name in ("truncation", "padding") if raw.get(name))
+    return TokenizerFile(words=words, added=added, parts=parts, misread=misread, resizing=resizing)
 
 
 def flags_of(raw: Mapping[str, Any]) -> tuple[bool, bool, bool, bool]:

@@ -125,7 +125,7 @@ def try_tokenizer(folder: AdapterFolder, base: BaseFiles) -> Trial | None:
     except (ValueError, KeyError, TypeError) as fault:  # it was ended before it had written all
         _require_memory(fault)
         error = (
-            "within twenty times the computing time of the base's and "
+            "within ten times the computing time of the base's and "
             f"{MEMORY_MIB} MiB of memory, no program that makes it comes to an end"
         )
         return Trial(failed={}, words={}, like={}, error=error)

@@ -165,7 +165,10 @@ def _shown(value: object) -> Json:
     if isinstance(value, tuple):
         return [_shown(part) for part in value]
     if isinstance(value, Path):
-        here = Path.cwd()
+        try:
+            here = Path.cwd()
+        except OSError:  # a test has removed it
+            return str(value)
         return str(value.relative_to(here) if value.is_relative_to(here) else value)
     return to_plain(value)
 

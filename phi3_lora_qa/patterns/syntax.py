@@ -62,7 +62,7 @@ class Parser:
     position: int = 0
     nesting: int = 0
     work: int = 0
-    names: set[str] = field(default_factory=set)
+    names: dict[str, int] = field(default_factory=dict)
 
     def parse(self) -> tuple[int, int]:
         """Return the states where the whole pattern begins and ends.
@@ -209,10 +209,10 @@ class Parser:
             name = rest[3 : rest.find(">")] if rest.startswith("?P<") and ">" in rest else ""
             if rest.startswith("?:"):
                 self.position += 2
-            elif name in self.names:
+            elif self.names.get(name, self.position) != self.position:  # it is read once a repeat
                 raise PatternError("two groups have one name")
             elif name.isidentifier():
-                self.names.add(name)
+                self.names[name] = self.position
                 self.position += len(name) + 4
             else:
                 raise PatternError("look-around, flags and back references are not supported")

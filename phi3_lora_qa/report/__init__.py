@@ -2,6 +2,7 @@
 
 from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.record import ItemRow
+from phi3_lora_qa.report.folder import require_own, take_away
 from phi3_lora_qa.report.html import render_html
 from phi3_lora_qa.report.items import write_items
 from phi3_lora_qa.report.markdown import render_markdown
@@ -14,6 +15,8 @@ __all__ = [
     "render_html",
     "render_markdown",
     "replace_report",
+    "require_own",
+    "take_away",
     "write_items",
     "write_report",
 ]

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
@@ -75,6 +76,19 @@ def put(directory: Path, files: Mapping[str, bytes], names: Sequence[str] = NAME
             except OSError as error:
                 raise unwritable(directory / name, error) from error
         write_whole(directory / WRITTEN, _listing({**before, **after}))
+
+
+def take_away(directory: Path) -> None:
+    """Remove what the gate wrote, the summary first: where nothing can be written, that still can.
+
+    Files of the user's stay, and so does what cannot be removed.
+    """
+    with suppress(OSError, InputError):
+        written = _written(directory)
+        for name in reversed(NAMES):
+            data = _content(directory / name)
+            if data is not None and _digest(data) in written.get(name, ()):
+                (directory / name).unlink()
 
 
 def _written(directory: Path) -> _Digests:

@@ -1,6 +1,8 @@
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,26 @@ def test_a_snapshot_does_not_overwrite(folder: Path, tmp_path: Path) -> None:
     opened.snapshot(tmp_path / "private")
     with pytest.raises(AdapterError, match="cannot copy"):
         opened.snapshot(tmp_path / "private")
+
+
+def test_a_copy_that_is_cut_short_is_an_error_of_the_machine(
+    tmp_path: Path,
+) -> None:
+    """A limit on a file's size lets a part through first."""
+    resource = pytest.importorskip("resource")
+    place = tmp_path / "adapter"
+    place.mkdir()
+    (place / CONFIG).write_text("{}")
+    (place / WEIGHTS).write_bytes(bytes(200_000))
+    code = (
+        "import resource, signal, sys\nfrom pathlib import Path\n"
+        "from phi3_lora_qa.adapter.folder import AdapterFolder\n"
+        "folder = AdapterFolder.open(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "folder.snapshot(Path(sys.argv[2]))\n"
+    )
+    assert resource
+    command = [sys.executable, "-B", "-c", code, str(place), str(tmp_path / "copy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "cannot copy the adapter" in done.stderr

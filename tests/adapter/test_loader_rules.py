@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from phi3_lora_qa.adapter.lint import LintReport, Severity
@@ -14,7 +15,7 @@ from tests.adapter.tiny_base import MODEL_CONFIG, write_base
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    folder = write_base(tmp_path / "base")
+    folder = write_base(tmp_path / "base", architectures=["Phi3ForCausalLM"])
     settings = {"eos_token_id": [7, 3], "max_length": 4096, "pad_token_id": 3}
     (folder / "generation_config.json").write_text(json.dumps(settings))
     return folder
@@ -38,10 +39,8 @@ def beside(base: Path, folder: Path, **files: Any) -> LintReport:
 @pytest.mark.parametrize(
     "change",
     [
-        {"rope_theta": 5.0},
         {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
         {"architectures": ["Phi3ForSequenceClassification"]},
-        {"quantization_config": {"load_in_4bit": True}},
         {"hidden_size": 64},
         {"model_type": "llama"},
         {"tokenizer_class": "GPT2Tokenizer"},
@@ -62,6 +61,8 @@ def test_a_config_of_another_model_is_refused(
         {"transformers_version": "4.1"},
         {"torch_dtype": "float16", "use_cache": False},
         {"x": None},
+        {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+        {"_attn_implementation_autoset": True, "rms_norm_eps": 1e-5},
     ],
 )
 def test_the_bases_own_config_is_told_and_accepted(
@@ -97,8 +98,11 @@ def test_the_bases_own_weights_are_accepted_until_a_byte_differs(
     base: Path, tmp_path: Path
 ) -> None:
     data = (base / "model.safetensors").read_bytes()
-    files = {"config__json": MODEL_CONFIG, "model.safetensors": data}
+    config = json.loads((base / "config.json").read_text())
+    files = {"config__json": config, "model.safetensors": data}
     assert beside(base, tmp_path / "a", **files).accepted
+    other = files | {"config__json": config | {"rope_theta": 5.0}}
+    assert told(beside(base, tmp_path / "c", **other))["files-own-base"] is Severity.ERROR
     files["model.safetensors"] = data[:-1] + bytes([data[-1] ^ 1])
     assert told(beside(base, tmp_path / "b", **files))["files-own-base"] is Severity.ERROR
 
@@ -146,6 +150,7 @@ def test_without_a_file_of_its_own_the_base_has_the_settings_of_its_config(
     ("name", "content", "refused"),
     [
         ("more.safetensors", pack({}), False),
+        ("more.safetensors", pack({"base_model.model.x.weight": np.zeros(1, "f4")}), True),
         ("more.safetensors", b"no safetensors", True),
         ("adapter_model-00002-of-00002.safetensors", b"", True),
         ("new_embeddings.bin", b"", True),

@@ -212,6 +212,14 @@ def test_special_tokens_map_goes_before_the_settings_unless_they_are_of_a_newer_
 
 WARNINGS: dict[str, tuple[str, Change]] = {
     "another decoder": ("tokenizer-decoding", part("decoder", None)),
+    "truncation": (
+        "tokenizer-decoding",
+        part("truncation", {"max_length": 1, "direction": "Right", "stride": 0}),
+    ),
+    "padding": (
+        "tokenizer-decoding",
+        part("padding", {"strategy": "BatchLongest", "pad_token": "<unk>"}),
+    ),
     "a start before every text": ("tokenizer-decoding", part("post_processor", framed(ids=[1]))),
     "blanks by a normalizer": (
         "tokenizer-decoding",
@@ -263,8 +271,6 @@ def test_a_token_that_is_shown_in_answers_is_warned_of(tmp_path: Path) -> None:
 
 ALIKE: dict[str, Change] = {
     "nothing": lambda content, settings: None,
-    "truncation": part("truncation", {"max_length": 1, "direction": "Right", "stride": 0}),
-    "padding": part("padding", {"strategy": "BatchLongest", "pad_token": "<unk>"}),
     "padding with another token of the base": setting(pad_token="<unk>"),
     "padding with a new token": setting(pad_token="[PAD]"),
     "the class without a name": setting(tokenizer_class="PreTrainedTokenizerFast"),

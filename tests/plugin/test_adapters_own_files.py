@@ -113,12 +113,13 @@ WAYS = {
         args=("--mine", "tests/a"), files={"conftest.py": OPTION}, status=2
     ),
     "confcutdir": Way(args=("--confcutdir=tests/a",)),
-    "a link leads there": Way(at="b", links={"test-link": "b", "tests/link": "b"}),
+    "a link leads there": Way(at="b-1", links={"test-link": "b-1", "tests/link": "b-1"}),
     "a link to a file leads there": Way(
-        at="b", links={"tests/conftest.py": "b/conftest.py", "tests/test_x.py": "b/test_theirs.py"}
+        at="b-1",
+        links={"tests/conftest.py": "b-1/conftest.py", "tests/test_x.py": "b-1/test_theirs.py"},
     ),
     "named by a link": Way(
-        at="test-a", links={"link": "test-a"}, given=("--phi3-adapter=link",)
+        at="test-a", links={"link-1": "test-a"}, given=("--phi3-adapter=link-1",)
     ),
     "named by the environment": Way(
         at="test-a", given=(), environment={"PHI3_LORA_QA_ADAPTER": "{adapter}"}
@@ -275,3 +276,13 @@ def test_a_folder_called_as_an_installed_package_is_refused(
     result = gate(pytester, "--phi3-adapter=evil-1.0.dist-info", "--phi3-only")
     assert result.ret == 2
     assert "is a Python package by its name" in result.stderr.str()
+
+
+def test_a_folder_among_compiled_modules_is_refused(
+    pytester: pytest.Pytester, good_adapter: Path
+) -> None:
+    """Python and pytest would read a module's code from it, and write it there."""
+    shutil.copytree(good_adapter, pytester.path / "__pycache__")
+    result = gate(pytester, "--phi3-adapter=__pycache__", "--phi3-only")
+    assert result.ret == 2
+    assert "compiled modules" in result.stderr.str()

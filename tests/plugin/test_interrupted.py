@@ -181,3 +181,39 @@ def pytest_runtest_logfinish(nodeid):
     assert "INTERNALERROR" not in result.stdout.str()
     result.stdout.fnmatch_lines(["no report: *"])
     assert read_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
+
+
+@pytest.mark.parametrize("hook", ["sessionfinish", "unconfigure", "terminal_summary"])
+def test_a_signal_behind_the_last_test_is_no_rejection(
+    hook: str, pytester: pytest.Pytester, good_adapter: Path
+) -> None:
+    pytester.makeconftest(
+        f"import os, signal\ndef pytest_{hook}(): os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    result = pytester.runpytest_subprocess(
+        f"--phi3-adapter={good_adapter}", "--phi3-only", "--phi3-stage=static", "--phi3-report=out"
+    )
+    assert result.ret == 143, result.stdout.str() + result.stderr.str()
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert read_record(pytester.path / "out" / "record.json").verdict == "PASS"
+
+
+def test_a_test_that_removes_its_own_directory_loses_no_verdict(
+    pytester: pytest.Pytester, good_adapter: Path
+) -> None:
+    pytester.makepyfile(
+        """
+        import os, shutil, tempfile
+        def test_leaves_a_directory_that_is_gone():
+            place = tempfile.mkdtemp()
+            os.chdir(place)
+            shutil.rmtree(place)
+        """
+    )
+    result = pytester.runpytest_subprocess(
+        f"--phi3-adapter={good_adapter}",
+        "--phi3-stage=static",
+        f"--phi3-report={pytester.path}/out",
+    )
+    assert result.ret == 0, result.stdout.str() + result.stderr.str()
+    assert read_record(pytester.path / "out" / "record.json").verdict == "PASS"

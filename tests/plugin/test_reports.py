@@ -1,6 +1,7 @@
 """A report is of the run that wrote it: no older PASS stands for another, and nothing is lost."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -403,3 +404,24 @@ def test_a_baseline_among_the_folders_of_several_adapters_is_safe_and_another_is
     )
     assert "take the place of the baseline" not in beside.stderr.str()
     assert contents(other) == before[1]
+
+
+def test_a_report_that_cannot_be_written_leaves_no_older_pass(
+    pytester: pytest.Pytester, good_adapter: Path, passed: Callable[..., Path]
+) -> None:
+    """To take the older one away needs no room on the disk."""
+    resource = pytest.importorskip("resource")
+    folder = passed()
+    result = pytester.run(
+        sys.executable,
+        "-c",
+        "import resource, signal, sys, pytest\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "sys.exit(pytest.main(sys.argv[1:]))",
+        f"--phi3-adapter={good_adapter}", "--phi3-report=out", STATIC, "-p", "no:cacheprovider",
+    )  # fmt: skip
+    assert resource
+    assert result.ret == 2
+    assert not (folder / "summary.md").exists()
+    assert not (folder / "record.json").exists()

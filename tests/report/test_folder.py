@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.record import read_record
 from phi3_lora_qa.report import replace_report, write_report
-from phi3_lora_qa.report.folder import NAMES, WRITTEN, put
+from phi3_lora_qa.report.folder import NAMES, WRITTEN, put, take_away
 from tests.report.builders import failing, incomplete, items, passing
 
 Damage = Callable[[Path], object]
@@ -207,3 +208,16 @@ def test_a_disk_without_room_leaves_what_was_there(small_disk: Path) -> None:
         write_report(passing(), items(400), small_disk)
     assert {*contents(small_disk)} == {"summary.md", WRITTEN}
     assert (small_disk / "summary.md").read_text() == "none"
+
+
+def test_what_the_gate_wrote_is_taken_away_without_any_room(
+    small_disk: Path,
+) -> None:
+    """It may say PASS of another adapter; to remove it takes no room."""
+    put(small_disk, {"summary.md": b"PASS", "record.json": b"{}"})
+    (small_disk / "notes.txt").write_bytes(b"mine")
+    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        for _ in range(200):
+            filler.write(bytes(1024))
+    take_away(small_disk)
+    assert {*contents(small_disk)} == {"notes.txt", "filler", WRITTEN}

@@ -199,8 +199,8 @@ def base_name(subject: Subject) -> Iterator[Hit]:
     commits = revision, _commit_of(subject.base) if subject.has("base") else ""
     if named == given and all(map(_COMMIT.fullmatch, commits)) and commits[0] != commits[1]:
         yield Hit(_REVISION, f"the config names {commits[0]}, given is {commits[1]}")
-    inner = PurePosixPath((subject.config.base_model_name_or_path or "").replace("\\", "/")).parts
-    for part in inner:
+    named = (subject.config.base_model_name_or_path or "").replace("\\", "/")
+    for part in () if PurePosixPath(named).is_absolute() else PurePosixPath(named).parts:
         if part in subject.folder.entries:
             yield Hit(_NAME, f"the config names {named}, and {part} lies in the adapter's folder")
             return
@@ -243,7 +243,7 @@ _NAME, _REVISION = f"{CONFIG}: base_model_name_or_path", f"{CONFIG}: revision"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHORT_ID = re.compile(r"\w[\w.-]*")
 _COMMIT = re.compile("[0-9a-f]{40}")
-_PROPOSED = re.compile(r"/*refs(/|%2f)(?!heads/|tags/)", re.IGNORECASE)
+_PROPOSED = re.compile(r"\s*/*refs(/|%2f)(?!heads/|tags/)|.*\bpr(/|%2f)\d", re.IGNORECASE)
 _QUANTISED = re.compile(
     r"[-_.](unsloth|bnb|[48]bits?|gptq|awq|gguf|int[48]|nf4|fp8|fp4|w[48]a\d+|hf|quantized|dynamic)"
     r"(?=[-_.]|$)"

@@ -29,6 +29,10 @@ _FURTHER_EMBEDDINGS = ("new_embeddings.safetensors", "new_embeddings.bin")
 _CONFIG_WITHOUT_EFFECT = (
     "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
 )  # fmt: skip
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
 _GENERATION_WITHOUT_EFFECT = (
     "transformers_version", "_from_model_config", "use_cache", "cache_implementation",
     "cache_config", "pad_token_id", "output_attentions", "output_hidden_states", "output_logits",
@@ -59,7 +63,7 @@ _NEUTRAL: Mapping[str, Any] = {
 def own_base(subject: Subject) -> Iterator[Hit]:
     """Find a config of a model, unless it is the base's; and weights of one beside it."""
     names = subject.folder.entries
-    config = next((n for n in (MODEL_CONFIG, _MISTRAL_CONFIG) if n in names), None)
+    config = next((n for n in (_MISTRAL_CONFIG, MODEL_CONFIG) if n in names), None)
     if config is None:
         return
     weights = [name for name in names if name != WEIGHTS and _WHOLE_MODEL.fullmatch(name)]
@@ -76,8 +80,21 @@ def own_base(subject: Subject) -> Iterator[Hit]:
             what, _, fix = str(error).rpartition("; ")
             yield Hit(config, what, fix)
             return
-        for field in _differing(found, subject.base.config, _CONFIG_WITHOUT_EFFECT):
+        for field in _other_model(found, subject.base.config, whole=bool(weights)):
             yield _setting(config, field, found, subject.base.config)
+
+
+def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: bool) -> list[str]:
+    """Return the fields by which a config is another model's.
+
+    Without weights beside it nobody can load a model by it; it still chooses classes and code. What
+    versions of transformers add when they save a config, or call otherwise, is no matter then.
+    """
+    if whole:
+        return _differing(ours, theirs, _CONFIG_WITHOUT_EFFECT)
+    sizes = [n for n in (*_SIZES, "architectures") if ours.get(n) and theirs.get(n)]
+    named = [n for n in ("auto_map", "tokenizer_class") if ours.get(n)]
+    return [n for n in ("model_type", *named, *sizes) if ours.get(n) != theirs.get(n)]
 
 
 @rule(
@@ -196,4 +213,6 @@ def _has_factors(subject: Subject, name: str) -> bool:
         found = open_safetensors(partial(subject.folder.open_file, name), name)
     except AdapterError:
         return True  # nobody knows what another reader finds in it
-    return any("lora_" in tensor.lower() for tensor in found.tensors)
+    # As peft names them; a checkpoint of loralib beside the adapter is nothing to SGLang.
+    named = (".lora_A.weight", ".lora_B.weight")
+    return any(n.startswith("base_model.") or n.endswith(named) for n in found.tensors)

@@ -213,6 +213,9 @@ def decoding(subject: Subject) -> Iterator[Hit]:
     for name in _other_parts(ours, theirs):
         if name == "decoder" or _is_of_versions(name, ours, theirs):
             yield Hit(VOCABULARY, f"its {name} is not the base's")
+    for part in ours.file.resizing if ours.file else ():
+        if not theirs.file or part not in theirs.file.resizing:
+            yield Hit(VOCABULARY, f"{part} is set: a program that takes the file as it is does so")
     name = "clean_up_tokenization_spaces"
     mine, its = _settings(subject).get(name), read_object(subject.base, SETTINGS).get(name)
     if mine is True and its is False:
