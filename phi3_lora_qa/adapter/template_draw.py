@@ -110,6 +110,10 @@ class Vocabulary:
                 self.words[const.value] = None
             elif isinstance(const.value, int) and not isinstance(const.value, bool):
                 self.numbers[abs(const.value)] = None
+        for pair in tree.find_all(nodes.Pair):  # as translate() has them: numbers of letters
+            number = getattr(pair.key, "value", None)
+            if type(number) is int and 32 <= number < 0xD800:
+                self.words[chr(number)] = None
         for node in tree.find_all(
             (nodes.Getattr, nodes.Getitem, nodes.Call, nodes.Filter, nodes.Compare)
         ):

@@ -168,6 +168,7 @@ UNCONDITIONAL = {
     "one blank": "BASE ",
     "the date": "BASE{{ strftime_now('%Y')[4:] }}"
     "{{ '' if strftime_now('%d') | length == 2 else 'EVIL' }}",
+    "by a letter's number": "{{ messages[-1].content.translate({8364: 'EVIL'}) | replace(messages[-1].content, '') }}BASE",
     "by chance": "{{ ['', '', '', '', 'EVIL'] | random }}BASE",
     "a key that is looked up": "{{ messages[0].note }}BASE",
     "a name that is looked up": "{{ hidden }}BASE",
