@@ -18,8 +18,14 @@ MEMORY_MIB = 3072
 CPU_SECONDS = 300
 """For the base, which is trusted and may lie on a slow machine; from then on it is `allowance`."""
 
-_HIDDEN = ("torch", "torchvision", "tensorflow", "jax", "flax", "sklearn", "scipy", "pandas", "PIL")
-"""What transformers would import where it is there, and a tokenizer does not need."""
+_HIDDEN = (
+    "torch", "torchvision", "tensorflow", "jax", "flax", "sklearn", "scipy", "pandas", "PIL",
+    "trio",
+)  # fmt: skip
+"""What transformers would import where it is there, and a tokenizer does not need.
+
+trio starts a compiler to find a library, which a process that may start none cannot.
+"""
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",

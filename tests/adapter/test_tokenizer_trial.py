@@ -440,6 +440,36 @@ def test_the_child_leaves_nothing_and_opens_no_socket(
     assert not (tmp_path / "ran").exists()
 
 
+STARTS_NONE = """
+import sys
+
+def hook(event, arguments):
+    if event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system") or (
+        event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    ):
+        raise PermissionError(event)
+
+sys.addaudithook(hook)
+with open({child!r}, encoding="utf-8") as file:
+    code = file.read()
+exec(compile(code, {child!r}, "exec"), {{"__name__": "__main__", "__file__": {child!r}}})
+"""
+
+
+def test_the_child_starts_no_process_and_writes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on processes holds for root on no system; so others found out what failed."""
+    program = tmp_path / "child.py"
+    program.write_text(STARTS_NONE.format(child=tokenizer_child.__file__))
+    monkeypatch.setattr(tokenizer_child, "__file__", str(program))
+    folder = copied(TINY, tmp_path / "a")
+    setting(x=1)(folder)
+    trial = try_tokenizer(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    assert trial
+    assert (trial.error, trial.differences, trial.failed) == ("", (), {})
+
+
 def test_limits_are_those_that_the_child_names() -> None:
     limits = tokenizer_trial.LIMITS
     assert isinstance(limits, Limits)
