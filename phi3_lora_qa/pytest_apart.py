@@ -43,10 +43,15 @@ def keep_apart(
         InputError: Something there is obeyed, or was imported, already.
         IncompatibleLibraryError: This version of pytest loads a conftest.py in another way.
     """
+    # Taken away first: to refuse the run, and to say so in a report, takes imports of our own.
+    theirs = [entry for entry in map(str, sys.path) if within(adapters, Path(entry))]
+    sys.path[:] = [entry for entry in sys.path if str(entry) not in theirs]
     for place in places:
         refuse_within(adapters, place, "settings and tests")
-    for entry in filter(None, map(str, sys.path)):
-        refuse_within(adapters, Path(entry), "modules on Python's import path")
+    for entry in theirs:
+        refuse_within(
+            adapters, Path(entry), "modules on Python's import path", "take that entry out of it"
+        )
     for adapter in adapters:
         _require_no_package(adapter, config.invocation_params.dir)
     apart = _Apart(adapters, blocked)

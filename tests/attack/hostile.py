@@ -91,7 +91,9 @@ def with_a_link_among_the_tests(source: Path, room: Path) -> Placed:
 
 def around_another(source: Path, room: Path) -> Placed:
     outer = moved(source, room / "test_outer")
-    return Placed(outer, room, (f"--phi3-adapter={moved(source, outer / 'test_inner')}",))
+    inner = moved(source, outer / "test_inner")
+    # Both by options, which go before a variable and a file.
+    return Placed(outer, room, (f"--phi3-adapter={outer}", f"--phi3-adapter={inner}"))
 
 
 def on_pythons_path(source: Path, room: Path) -> Placed:
@@ -132,7 +134,17 @@ FILES: dict[str, Callable[[Path], dict[str, str]]] = {
     },
     "a doctest": lambda mark: {"test_it.txt": f">>> exec({runs(mark)!r})\n"},
     "modules of known names": lambda mark: dict.fromkeys(
-        ("json.py", "torch.py", "numpy.py", "jinja2.py", "peft.py", "sitecustomize.py", "own.py"),
+        (
+            "json.py",
+            "tomllib.py",
+            "secrets.py",
+            "torch.py",
+            "numpy.py",
+            "jinja2.py",
+            "peft.py",
+            "sitecustomize.py",
+            "own.py",
+        ),
         runs(mark),
     ),
     "an ini file": lambda mark: {
