@@ -16,7 +16,7 @@ from tests.attack.hostile import FILES, PLACES, WAYS, below, composed, run
 
 pytestmark = pytest.mark.slow
 
-COUNT = int(os.environ.get("ATTACKS", "26"))
+COUNT = int(os.environ.get("ATTACKS", "13"))
 """How many hostile runs; 0 for all."""
 
 
@@ -82,7 +82,7 @@ def test_a_folder_that_is_a_package_where_pytest_starts_is_refused(
 
 
 def test_each_place_file_and_way_is_among_the_runs() -> None:
-    drawn = list(composed(26))
+    drawn = list(composed(13))
     known = (list(PLACES), list(FILES), list(WAYS))
     assert [set(names) for names in zip(*drawn, strict=True)] == [set(names) for names in known]
     assert len(set(composed(0))) == len(PLACES) * len(FILES) * len(WAYS)
