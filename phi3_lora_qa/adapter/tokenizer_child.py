@@ -54,8 +54,9 @@ def main() -> None:
 
     start = time.process_time()
     failed: dict[str, str] = {}
-    base = ways(job["base"], failed, same_files(job))
-    if not base:
+    same = same_files(job)
+    base = ways(job["base"], failed, same)
+    if not base and not same:
         raise SystemExit(3)
     texts = corpus(job["texts"], list(base.values()))
     for way in base.values():

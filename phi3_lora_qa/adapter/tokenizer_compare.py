@@ -6,11 +6,14 @@ What a way makes of the folder must be what some way makes of the base.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.adapter.folder import OTHER_VOCABULARIES
 from phi3_lora_qa.adapter.tokenizer_ways import (
     FILES,
     SENTENCEPIECE,
+    TOKENIZERS,
     TRANSFORMERS,
     Way,
     outside,
@@ -165,8 +168,8 @@ def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:
     if TRANSFORMERS in failed and TRANSFORMERS not in ways(job["bare"], {}, FILES):
         like[TRANSFORMERS] = "transformers makes none without config.json"
         del failed[TRANSFORMERS]
-    elif TRANSFORMERS in failed and set(own) == {SENTENCEPIECE}:  # as older versions saved it
-        like[TRANSFORMERS] = f"not made here of {SENTENCEPIECE} alone, which was tried by itself"
+    elif TRANSFORMERS in failed and SENTENCEPIECE not in failed and has_pieces_alone(job["folder"]):
+        like[TRANSFORMERS] = f"transformers makes none of {SENTENCEPIECE} alone here"
         del failed[TRANSFORMERS]
     known = {word for way in base.values() for word in way.words}
     news = {t: n for way in own.values() for t, n in way.added.items() if t not in known}
@@ -190,6 +193,16 @@ def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:
         differences += [{"way": name, **case} for case in found]
     words = {token: number for token, number in news.items() if token not in markers}
     return {"failed": failed, "words": words, "like": like, "differences": differences}
+
+
+def has_pieces_alone(folder: str) -> bool:
+    """Whether tokenizer.model is all that a tokenizer can be made of, as older versions saved it.
+
+    transformers reads it with the help of protobuf, which need not be installed.
+    """
+    others = (TOKENIZERS, *OTHER_VOCABULARIES)
+    there = [name for name in (SENTENCEPIECE, *others) if Path(folder, name).is_file()]
+    return there == [SENTENCEPIECE]
 
 
 def closest(
