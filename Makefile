@@ -60,7 +60,7 @@ fixtures: .venv/ready ## make the tiny base and all bundled data again
 	$(BIN)/python fixtures/make_general.py
 
 sample-report: .venv/ready ## gate the bundled adapter and keep its report as the sample
-	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter=fixtures/tiny/adapter \
+	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter=phi3_lora_qa/bundled/tiny/adapter \
 		--phi3-base tiny --phi3-report reports/sample
 
 simulate: .venv/ready ## draw 1,000 suites of each kind, and count how often the gate errs
@@ -74,7 +74,7 @@ simulate: .venv/ready ## draw 1,000 suites of each kind, and count how often the
 
 $(ADAPTER):
 	$(BIN)/phi3-lora-qa base fetch smollm2
-	$(BIN)/phi3-lora-qa train fixtures/smollm2/train.toml --set output.dir=$(abspath $(ADAPTER))
+	$(BIN)/phi3-lora-qa train phi3_lora_qa/bundled/smollm2/train.toml --set output.dir=$(abspath $(ADAPTER))
 
 bench: .venv/ready .venv-lm-eval/ready $(ADAPTER) ## what it costs to start, lint, score (beside lm-eval) and gate (ITEMS, ADAPTER)
 	$(BIN)/python benchmarks/startup.py
@@ -90,12 +90,12 @@ fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what brea
 # Hostile runs of pytest, composed; then what a folder, a tokenizer, a template, a server, a path or
 # a short machine can do.
 attack: .venv/ready ## everything that is known to have been tried against the gate, in all combinations
-	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/plugin \
-		tests/adapter/test_loader_rules.py tests/adapter/test_tokenizer_trial.py \
-		tests/adapter/test_templates.py tests/adapter/test_template_search.py \
+	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/pytest_plugin \
+		tests/adapter/test_loader_rules.py tests/adapter/tokenizer/test_tokenizer_behaviour.py \
+		tests/adapter/chat_template/test_template_files.py tests/adapter/chat_template/test_template_comparison.py \
 		tests/adapter/test_safety.py tests/adapter/test_fuzz.py tests/scoring/test_deadline.py \
-		tests/scoring/test_secrets.py tests/cli/test_paths.py tests/cli/test_short_machine.py \
-		tests/gate/test_short_machine.py tests/report/test_folder.py
+		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/test_short_machine.py \
+		tests/gate/test_short_machine.py tests/report/test_report_folder.py
 
 mutants: .venv/ready ## change lora and properties in every way, and count what no test notices (SAMPLE=N draws N of each)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from tests.adapter.fuzzing.building import build, clear, write_bases
 from tests.adapter.fuzzing.drawing import recipes
 from tests.adapter.fuzzing.oracle import BrokenPromise, check, outcome, warm_up

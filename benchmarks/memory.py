@@ -14,7 +14,7 @@ from pathlib import Path
 from phi3_lora_qa.data.suite import read_suite
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.scoring.score import ScoringOptions, score_items
+from phi3_lora_qa.scoring.score_items import ScoringOptions, score_items
 base = load_base(resolve_base(sys.argv[1]))
 suite = read_suite([Path(p) for p in sys.argv[2:]])
 score_items(base.model, base.tokenizer, suite, ScoringOptions())

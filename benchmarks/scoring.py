@@ -30,8 +30,8 @@ from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.checksum import checksum
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.scoring.kept import KeptReadings
-from phi3_lora_qa.scoring.score import ScoringOptions, score_items
+from phi3_lora_qa.scoring.score_cache import KeptReadings
+from phi3_lora_qa.scoring.score_items import ScoringOptions, score_items
 
 base_name, adapter, items, dtype, kept, output = sys.argv[1:]
 base = load_base(resolve_base(base_name), dtype)

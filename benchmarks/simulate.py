@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.foresight import LEVEL, NATS, foresee, portion
+from phi3_lora_qa.stats.full_suite_bounds import LEVEL, NATS, foresee, portion
 from phi3_lora_qa.stats.paired import compare, decide
 
 MARGIN, ITEMS = 0.1, 150

@@ -16,9 +16,9 @@ from typing import Any
 
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.scoring.engine import READ_AT_ONCE
-from phi3_lora_qa.scoring.key_values import KeyValues, Span, run_decoder
-from phi3_lora_qa.scoring.products import packed_products
+from phi3_lora_qa.scoring.batch_engine import READ_AT_ONCE
+from phi3_lora_qa.scoring.kv_cache import KeyValues, Span, run_decoder
+from phi3_lora_qa.scoring.prepacked_linear import packed_products
 
 TURNS = 5
 PROMPT = 128

@@ -43,7 +43,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def good_adapter() -> Path:
-    """The bundled adapter, trained on the tiny base by fixtures/tiny/train.toml."""
+    """The bundled adapter, trained on the tiny base by phi3_lora_qa/bundled/tiny/train.toml."""
     return bundled("tiny") / "adapter"
 
 
@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which processor the tests ran on: what is multiplied how depends on it."""
     import torch
 
-    from phi3_lora_qa.scoring.products import products_of
+    from phi3_lora_qa.scoring.prepacked_linear import products_of
 
     kinds = [torch.nn.Linear(1, 1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     terminalreporter.write_line(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from phi3_lora_qa.adapter.config_schema import CHANGES_BASE, FIELDS, REFUSED, SET_WHEN_EMPTY
 from phi3_lora_qa.adapter.folder import CONFIG, AdapterFolder
-from phi3_lora_qa.adapter.schema import CHANGES_BASE, FIELDS, REFUSED, SET_WHEN_EMPTY
+from phi3_lora_qa.adapter.lora_variants import BlockDiagonal
 from phi3_lora_qa.adapter.strict_json import parse_object
-from phi3_lora_qa.adapter.variants import BlockDiagonal
 from phi3_lora_qa.errors import AdapterError, escape
 
 MAX_CONFIG_BYTES = 1 << 20

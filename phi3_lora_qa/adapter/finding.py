@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from phi3_lora_qa.errors import InputError, escape
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.adapter.subject import Subject
+    from phi3_lora_qa.adapter.lint_context import Subject
 
 
 class Severity(StrEnum):

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import (
     Finding,
     Need,
@@ -18,8 +18,8 @@ from phi3_lora_qa.adapter.finding import (
     find_rule,
 )
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.selection import Selection
-from phi3_lora_qa.adapter.subject import Subject
+from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.errors import (
     BaseModelError,
     IncompatibleLibraryError,

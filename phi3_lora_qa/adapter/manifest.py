@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.adapter.chat_template.template_files import chat_template
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
@@ -19,11 +20,10 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
-from phi3_lora_qa.adapter.keys import FACTORS, TensorKey, parse_key
-from phi3_lora_qa.adapter.matching import Matching
-from phi3_lora_qa.adapter.safetensors import open_safetensors
+from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.strict_json import parse_object
-from phi3_lora_qa.adapter.templates import chat_template
+from phi3_lora_qa.adapter.target_matching import Matching
+from phi3_lora_qa.adapter.tensor_names import FACTORS, TensorKey, parse_key
 from phi3_lora_qa.errors import AdapterError, escape
 
 SCHEMA_VERSION = 1
@@ -38,7 +38,7 @@ class Manifest:
         files: SHA-256 of each file that ships, by name.
         base_id: The base's id or name as it was asked for.
         base_revision: Its revision, or "" where it has none.
-        base_fingerprint: The base's identity (see `identity.fingerprint`), or "".
+        base_fingerprint: The base's identity (see `base_fingerprint.fingerprint`), or "".
         scaling: The factor s in delta = s · B·A of each adapted module, by its name in the base.
         tokenizer_sha256: Over the tokenizer's files; "" where there is none.
         chat_template_sha256: Over the chat template's text; "" where there is none.

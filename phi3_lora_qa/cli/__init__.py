@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from phi3_lora_qa.cli import base, convert, suite
-from phi3_lora_qa.cli.paths import PATH
+from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
 from phi3_lora_qa.signals import EndSignals
 

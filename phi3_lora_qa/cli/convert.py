@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phi3_lora_qa.cli.paths import PATH
+from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import InputError, escape
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.adapter.base import BaseFiles
-    from phi3_lora_qa.engines.blocks import Blocks, Mask
+    from phi3_lora_qa.adapter.base_files import BaseFiles
+    from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask
 
 _force = click.option("--force", is_flag=True, help="Replace what is there already.")
 _mask = click.option(
@@ -48,10 +48,10 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
     """Turn CHECKPOINT, loralib's state, into a PEFT adapter with the same deltas."""
     from dataclasses import replace
 
-    from phi3_lora_qa.engines.blocks import phi3_blocks
-    from phi3_lora_qa.engines.loralib import infer_layers, read_checkpoint, to_peft
-    from phi3_lora_qa.engines.output import staged
-    from phi3_lora_qa.engines.peft_folder import require_fit, write_adapter
+    from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
+    from phi3_lora_qa.conversion.output_folder import staged
+    from phi3_lora_qa.conversion.peft_adapter import require_fit, write_adapter
+    from phi3_lora_qa.loralib_interop import infer_layers, read_checkpoint, to_peft
 
     identity, files = _open_base(base)
     read = read_checkpoint(checkpoint, allow_pickle=allow_pickle)
@@ -88,11 +88,11 @@ def peft_to_loralib(
     adapter: Path, output: Path, base: str | None, masks: tuple[str, ...], force: bool
 ) -> None:
     """Turn ADAPTER, a PEFT folder, into a loralib checkpoint with the same deltas."""
-    from phi3_lora_qa.engines.blocks import phi3_blocks
-    from phi3_lora_qa.engines.loralib import from_peft, write_checkpoint
-    from phi3_lora_qa.engines.loralib.checkpoint import beside
-    from phi3_lora_qa.engines.output import staged
-    from phi3_lora_qa.engines.peft_folder import read_adapter
+    from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
+    from phi3_lora_qa.conversion.output_folder import staged
+    from phi3_lora_qa.conversion.peft_adapter import read_adapter
+    from phi3_lora_qa.loralib_interop import from_peft, write_checkpoint
+    from phi3_lora_qa.loralib_interop.loralib_checkpoint import beside
 
     blocks = phi3_blocks(_open_base(base)[1].config) if base else {}
     checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
@@ -112,10 +112,10 @@ def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
     from dataclasses import replace
 
     from phi3_lora_qa.adapter.folder import TOKENIZER_FILES, AdapterFolder
-    from phi3_lora_qa.engines.blocks import phi3_layouts
-    from phi3_lora_qa.engines.fuse import fuse_adapter
-    from phi3_lora_qa.engines.output import staged
-    from phi3_lora_qa.engines.peft_folder import read_adapter, require_fit, write_adapter
+    from phi3_lora_qa.conversion.fused_blocks import phi3_layouts
+    from phi3_lora_qa.conversion.output_folder import staged
+    from phi3_lora_qa.conversion.peft_adapter import read_adapter, require_fit, write_adapter
+    from phi3_lora_qa.conversion.split_to_fused import fuse_adapter
 
     identity, files = _open_base(base)
     fused = replace(fuse_adapter(read_adapter(adapter), phi3_layouts(files.config)), base=identity)
@@ -162,8 +162,8 @@ def parse_masks(texts: Sequence[str], blocks: Mapping[str, "Blocks"]) -> "dict[s
 
 
 def _open_base(reference: str) -> "tuple[str, BaseFiles]":
-    from phi3_lora_qa.adapter.base import BaseFiles
-    from phi3_lora_qa.models.hub import open_hub_base
+    from phi3_lora_qa.adapter.base_files import BaseFiles
+    from phi3_lora_qa.models.hub_base import open_hub_base
     from phi3_lora_qa.models.registry import resolve_base
 
     ref = resolve_base(reference)

@@ -10,7 +10,7 @@ from pathlib import Path
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.record import Verdict, read_record
-from phi3_lora_qa.report.folder import PAGE, RECORD
+from phi3_lora_qa.report.report_folder import PAGE, RECORD
 
 MARK = ".phi3-lora-qa-demo"
 """Lies in a folder that the demo made: only such a folder is ever emptied."""

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, all_rules, find_rule, lint
-from phi3_lora_qa.adapter.selection import selection_of
+from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
 
@@ -133,7 +133,7 @@ def _settings(adapter: Path, asked: Asked) -> GateSettings:
 
 
 def _open_base(reference: str) -> BaseFiles:
-    from phi3_lora_qa.models.hub import is_hub_id, open_hub_base
+    from phi3_lora_qa.models.hub_base import is_hub_id, open_hub_base
     from phi3_lora_qa.models.registry import find_known, resolve_base
 
     if is_hub_id(reference) and not Path(reference).exists() and not find_known(reference):
@@ -157,7 +157,7 @@ def _text(report: LintReport) -> str:
 
 
 def _sarif(report: LintReport) -> str:
-    from phi3_lora_qa.cli.sarif import to_sarif
+    from phi3_lora_qa.cli.lint_sarif import to_sarif
 
     return to_sarif(report)
 

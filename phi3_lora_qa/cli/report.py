@@ -16,7 +16,7 @@ def report_command(record: Path, output: Path | None = None) -> Path:
         InputError: The record cannot be read or the page cannot be written.
     """
     from phi3_lora_qa.report import render_again
-    from phi3_lora_qa.report.folder import PAGE, RECORD
+    from phi3_lora_qa.report.report_folder import PAGE, RECORD
 
     source = record / RECORD if record.is_dir() else record
     target = output or source.with_name(PAGE)

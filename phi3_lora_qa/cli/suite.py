@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phi3_lora_qa.cli.paths import PATH
+from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.errors import BaseModelError, InputError, escape
 
@@ -58,7 +58,7 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     """Say what the suite FILES can detect, and find copies and questions that were trained on."""
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.data.suite_check import check_suite
-    from phi3_lora_qa.data.training import read_conversations
+    from phi3_lora_qa.data.training_data import read_conversations
 
     if format_ not in FORMATS:
         raise InputError(f"unknown format {escape(format_)!r}; choose {' or '.join(FORMATS)}")

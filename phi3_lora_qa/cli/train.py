@@ -22,7 +22,7 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
         MissingDependencyError: A setting needs a package that is not installed.
     """
     from phi3_lora_qa.training import load_config, train_from_config
-    from phi3_lora_qa.training.progress import progress_bar
+    from phi3_lora_qa.training.training_progress import progress_bar
 
     settings = load_config(config, set_)
     try:

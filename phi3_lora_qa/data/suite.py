@@ -15,7 +15,7 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.data.chat import LARGEST, Item, parse_item, read_jsonl
+from phi3_lora_qa.data.chat_items import LARGEST, Item, parse_item, read_jsonl
 from phi3_lora_qa.errors import DataError, escape
 from phi3_lora_qa.reading import open_regular, require_regular, require_regular_below
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from phi3_lora_qa.data.assumed import Assumed
-from phi3_lora_qa.data.chat import Item, Message
-from phi3_lora_qa.data.likeness import MOST_COMPARISONS, Index, grams
+from phi3_lora_qa.data.chat_items import Item, Message
+from phi3_lora_qa.data.near_duplicates import MOST_COMPARISONS, Index, grams
 from phi3_lora_qa.data.power import detectable_mean, detectable_share, independent_items
 from phi3_lora_qa.data.suite import without_copies
 

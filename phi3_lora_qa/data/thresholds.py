@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.data.chat import DEFAULT_GROUP, require_group
+from phi3_lora_qa.data.chat_items import DEFAULT_GROUP, require_group
 from phi3_lora_qa.errors import DataError, escape
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import PROFILES

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.item_table import read_items, storable
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.gate.table import extras_text, prompt_text, score_of
+from phi3_lora_qa.gate.comparison import extras_text, prompt_text, score_of
 from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, read_record

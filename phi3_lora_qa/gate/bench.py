@@ -5,27 +5,27 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
-from phi3_lora_qa.adapter.selection import selection_of
-from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.adapter.rule_selection import selection_of
+from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import BaseModelError
-from phi3_lora_qa.gate.early import score_until_settled
-from phi3_lora_qa.gate.factors import read_factors
+from phi3_lora_qa.gate.adapter_factors import read_factors
+from phi3_lora_qa.gate.comparison import Demands, Spared, chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.early_stopping import score_until_settled
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.prepare import Target, snapshot_of
-from phi3_lora_qa.gate.table import Demands, Spared, chosen, join_scores, measure, needed
 from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum
 
 if TYPE_CHECKING:
     from phi3_lora_qa.gate.context import Run
-    from phi3_lora_qa.gate.measures import ModuleMeasure
-    from phi3_lora_qa.scoring.score import ItemScore
+    from phi3_lora_qa.gate.module_stats import ModuleMeasure
+    from phi3_lora_qa.scoring.score_items import ItemScore
 
 
 class Bench:
@@ -78,7 +78,7 @@ class Bench:
     @cached_property
     def modules(self) -> Sequence["ModuleMeasure"]:
         """What the math stage has measured of every adapted module; measured once."""
-        from phi3_lora_qa.gate.measures import measure_modules
+        from phi3_lora_qa.gate.module_stats import measure_modules
 
         with self.run.timed("measure modules", self.index):
             return measure_modules(self)

@@ -15,13 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
 from phi3_lora_qa.gate.prepare import Target
 from phi3_lora_qa.lora import Array
-from phi3_lora_qa.models.places import cache_folder
+from phi3_lora_qa.models.paths import cache_folder
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, resolve_base
 from phi3_lora_qa.record import Json, Timing
@@ -30,7 +30,7 @@ from phi3_lora_qa.settings import GateSettings
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase
-    from phi3_lora_qa.scoring.score import ItemScore
+    from phi3_lora_qa.scoring.score_items import ItemScore
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase's name, the items done and all items."""
@@ -109,7 +109,7 @@ class Run:
 
         from phi3_lora_qa.models.checksum import checksum
         from phi3_lora_qa.models.loading import load_base
-        from phi3_lora_qa.scoring.products import products_of
+        from phi3_lora_qa.scoring.prepacked_linear import products_of
 
         if ref.id in self._unloadable:  # trying again, a hub would be asked for each check
             raise BaseModelError(self._unloadable[ref.id])
@@ -173,9 +173,9 @@ class Run:
     def _score_base(self, bench: "Bench", base: "LoadedBase") -> tuple["ItemScore", ...]:
         import torch
 
-        from phi3_lora_qa.scoring.kept import KeptReadings
-        from phi3_lora_qa.scoring.products import products_of
-        from phi3_lora_qa.scoring.score import score_items
+        from phi3_lora_qa.scoring.prepacked_linear import products_of
+        from phi3_lora_qa.scoring.score_cache import KeptReadings
+        from phi3_lora_qa.scoring.score_items import score_items
 
         conditions = {
             "base": self._checksums[base.ref.id],
@@ -209,8 +209,8 @@ class Run:
         items: Sequence[Item] | None = None,
     ) -> tuple["ItemScore", ...]:
         """Score what stands on ``base``, on the adapter's items or some."""
-        from phi3_lora_qa.scoring.products import products_of
-        from phi3_lora_qa.scoring.score import score_items
+        from phi3_lora_qa.scoring.prepacked_linear import products_of
+        from phi3_lora_qa.scoring.score_items import score_items
 
         asked = bench.target.items if items is None else items
         known = self._scores.get(self._score_key(bench), ())
@@ -223,9 +223,9 @@ class Run:
     def score_served(self, bench: "Bench", which: str) -> tuple["ItemScore", ...]:
         """Score ``base`` or ``tuned`` as the server has it; no model is loaded here."""
         from phi3_lora_qa.models.loading import load_tokenizer
-        from phi3_lora_qa.scoring.answers import stop_tokens_of
+        from phi3_lora_qa.scoring.decoding import stop_tokens_of
         from phi3_lora_qa.scoring.prompts import stop_token
-        from phi3_lora_qa.scoring.remote import Server
+        from phi3_lora_qa.scoring.remote_scoring import Server
 
         ref, once = bench.target.base, f"{self.server} {bench.index}"
         if ref is None:
@@ -254,7 +254,7 @@ class Run:
         scorer: Callable[..., tuple["ItemScore", ...]],
     ) -> tuple["ItemScore", ...]:
         """Score with what takes options and a progress report."""
-        from phi3_lora_qa.scoring.score import ScoringOptions
+        from phi3_lora_qa.scoring.score_items import ScoringOptions
 
         scores: tuple[ItemScore, ...] = ()
         options = ScoringOptions(seed=self.settings.seed)
@@ -302,7 +302,7 @@ def _named(which: str, products: Mapping[str, str]) -> dict[str, Json]:
 def _logits(model: Any, tokenizer: Any) -> Array:
     import torch
 
-    from phi3_lora_qa.models.tensors import to_float64
+    from phi3_lora_qa.models.tensor_conversion import to_float64
 
     ids = tokenizer(PROBE, return_tensors="pt").input_ids
     with torch.inference_mode():

@@ -7,7 +7,7 @@ the verdict holds what ran against it. What pytest later drops, by whatever mean
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phi3_lora_qa.adapter.selection import Selection
+from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.check import Check

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.selection import selection_of
-from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.adapter.rule_selection import selection_of
+from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.data.thresholds import (
     BASELINE,

@@ -5,15 +5,7 @@ scaling s, delta = s · B·A, y = W·x + s · B·(A·x). numpy only, so that not
 what it checks.
 """
 
-from phi3_lora_qa.lora.bounds import (
-    cycles_bound,
-    delta_bound,
-    extraction_bound,
-    merge_bound,
-    refactoring_bound,
-    unmerge_bound,
-)
-from phi3_lora_qa.lora.compose import (
+from phi3_lora_qa.lora.combination import (
     LowRank,
     Mixture,
     concatenate,
@@ -23,14 +15,14 @@ from phi3_lora_qa.lora.compose import (
     truncate,
     weighted_delta,
 )
-from phi3_lora_qa.lora.compose_bounds import (
+from phi3_lora_qa.lora.combination_bounds import (
     concatenate_bound,
     fuse_bound,
     mix_bound,
     weighted_delta_bound,
 )
 from phi3_lora_qa.lora.factors import Array, Factors, delta, merged_weight, output, stored
-from phi3_lora_qa.lora.formats import FORMATS, Format, format_of, gamma, ratios, round_to
+from phi3_lora_qa.lora.float_formats import FORMATS, Format, format_of, gamma, ratios, round_to
 from phi3_lora_qa.lora.forward_bounds import (
     dense_forward_bound,
     forward_bound,
@@ -48,6 +40,7 @@ from phi3_lora_qa.lora.fused import (
     trim,
 )
 from phi3_lora_qa.lora.gradients import FactorArrays, factor_gradients, gradient_bound
+from phi3_lora_qa.lora.interval_arithmetic import Approximation, Arithmetic, arithmetic_of, exact
 from phi3_lora_qa.lora.layouts import (
     as_kernel,
     block_diagonal,
@@ -59,7 +52,6 @@ from phi3_lora_qa.lora.layouts import (
     patches,
     peft_conv,
 )
-from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
 from phi3_lora_qa.lora.scaling import (
     ModuleScaling,
     ScalingConfig,
@@ -73,6 +65,14 @@ from phi3_lora_qa.lora.spectrum import (
     singular_values,
     spectral_norm,
     stable_rank,
+)
+from phi3_lora_qa.lora.weight_bounds import (
+    cycles_bound,
+    delta_bound,
+    extraction_bound,
+    merge_bound,
+    refactoring_bound,
+    unmerge_bound,
 )
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Rounding-error bounds on outputs: a layer's forward pass, unmerged and merged.
 
-The terms and the notation are those of `phi3_lora_qa.lora.bounds`. Inputs are rows (..., in), as in
-torch. An embedding's lookup is a one-hot row, a convolution a row of `patches`; their zeros cost
-nothing in the bound. Products by Winograd's or Strassen's method are not covered.
+The terms and the notation are those of `phi3_lora_qa.lora.weight_bounds`. Inputs are rows (...,
+in), as in torch. An embedding's lookup is a one-hot row, a convolution a row of `patches`; their
+zeros cost nothing in the bound. Products by Winograd's or Strassen's method are not covered.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from functools import reduce
 
 import numpy as np
 
-from phi3_lora_qa.lora.bounds import approximate_delta, approximate_gain, approximate_merge
 from phi3_lora_qa.lora.factors import Array, Factors
-from phi3_lora_qa.lora.rounding import Approximation, Arithmetic, arithmetic_of, exact
+from phi3_lora_qa.lora.interval_arithmetic import Approximation, Arithmetic, arithmetic_of, exact
+from phi3_lora_qa.lora.weight_bounds import approximate_delta, approximate_gain, approximate_merge
 
 
 def forward_bound(

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.lora.bounds import approximate_delta
 from phi3_lora_qa.lora.factors import Array, Factors, delta, require_fit
 from phi3_lora_qa.lora.forward_bounds import approximate_base
-from phi3_lora_qa.lora.rounding import Arithmetic, arithmetic_of, exact
+from phi3_lora_qa.lora.interval_arithmetic import Arithmetic, arithmetic_of, exact
+from phi3_lora_qa.lora.weight_bounds import approximate_delta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradien
 ) -> FactorArrays:
     """Bound the error of computed gradients, for n rows of x.
 
-    Each step is one of `phi3_lora_qa.lora.rounding`: s·g; (s·g)·B with gamma_out, times x with
-    gamma_n; A·x with gamma_in, times s·g with gamma_n; their sums for b with gamma_n.
+    Each step is one of `phi3_lora_qa.lora.interval_arithmetic`: s·g; (s·g)·B with gamma_out, times
+    x with gamma_n; A·x with gamma_in, times s·g with gamma_n; their sums for b with gamma_n.
 
     A layer that forms B·A first has the gradient of that: D = (s·g)ᵀ·x with gamma_n, stored; then
     Bᵀ·D with gamma_out, and D·Aᵀ with gamma_in. D may be far larger than what is left of D·Aᵀ.

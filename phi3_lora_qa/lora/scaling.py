@@ -85,7 +85,7 @@ def module_scaling(module: str, config: ScalingConfig) -> ModuleScaling:
     (``get_pattern_key`` in peft/utils/other.py). A rank from a pattern changes the scaling, too.
 
     The patterns are trusted, as a regular expression may run for ever;
-    `phi3_lora_qa.adapter.matching` is for a config from elsewhere.
+    `phi3_lora_qa.adapter.target_matching` is for a config from elsewhere.
 
     Args:
         module: The module's name in the base, such as ``model.layers.0.mlp.down_proj``.

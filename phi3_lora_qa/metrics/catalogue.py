@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.data.checks import KINDS, checks_json
+from phi3_lora_qa.data.answer_checks import KINDS, checks_json
+from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import DataError, escape
 
 Span = tuple[float, float] | None
@@ -57,7 +57,7 @@ class AskedMetric:
     @property
     def file(self) -> Path | None:
         """The file or folder that another's metric is read from, where that can be told."""
-        from phi3_lora_qa.metrics.own import file_of
+        from phi3_lora_qa.metrics.custom import file_of
 
         return file_of(self.place) if self.place else None
 
@@ -124,7 +124,7 @@ def find_metric(text: str, start: Path) -> AskedMetric:
     """
     if text in _METRICS:
         return AskedMetric(name=text)
-    from phi3_lora_qa.metrics.own import find_own
+    from phi3_lora_qa.metrics.custom import find_own
 
     name, place = find_own(text, start)
     if name in _METRICS:
@@ -170,7 +170,7 @@ def per_item(info: MetricInfo, items: Sequence[Item], answers: Sequence[str]) ->
         return []
     against = [checks_json(i.checks) if info.checked else i.reference for i in items]
     if info.place:
-        from phi3_lora_qa.metrics.own import compute_own
+        from phi3_lora_qa.metrics.custom import compute_own
 
         return compute_own(info.place, [item.id for item in items], answers, against)
     from phi3_lora_qa.metrics.modules import compute
@@ -179,7 +179,7 @@ def per_item(info: MetricInfo, items: Sequence[Item], answers: Sequence[str]) ->
 
 
 def _own(metric: AskedMetric) -> MetricInfo:
-    from phi3_lora_qa.metrics.own import bounds_of
+    from phi3_lora_qa.metrics.custom import bounds_of
 
     binary, span = bounds_of(metric.place)
     return MetricInfo(name=metric.name, binary=binary, span=span, place=metric.place)

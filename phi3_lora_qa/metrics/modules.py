@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import evaluate
 
-from phi3_lora_qa.data.checks import parse_checks
-from phi3_lora_qa.metrics.checking import all_hold, is_json
-from phi3_lora_qa.metrics.text import (
+from phi3_lora_qa.data.answer_checks import parse_checks
+from phi3_lora_qa.metrics.answer_checks import all_hold, is_json
+from phi3_lora_qa.metrics.text_metrics import (
     Words,
     exact_match,
     length_ratio,
@@ -166,7 +166,7 @@ class CheckedMetric(AnswerMetric):
 
         Args:
             answer: The answer.
-            reference: The checks as ``phi3_lora_qa.data.checks.checks_json`` writes them.
+            reference: The checks as ``phi3_lora_qa.data.answer_checks.checks_json`` writes them.
         """
         checks = parse_checks(json.loads(reference), "the item")
         return float(

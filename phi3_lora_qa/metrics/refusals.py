@@ -7,7 +7,7 @@ so that a comparison is fair where an absolute share may not be.
 
 import re
 
-from phi3_lora_qa.metrics.text import normalise
+from phi3_lora_qa.metrics.text_metrics import normalise
 
 _REACH = 240
 """How many characters of the answer are looked at: a refusal refuses at once."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.config import read_raw_config
+from phi3_lora_qa.adapter.config_schema import SAFE_INIT
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.keys import DEFAULT_ADAPTER, PREFIX, Part
-from phi3_lora_qa.adapter.schema import SAFE_INIT
+from phi3_lora_qa.adapter.tensor_names import DEFAULT_ADAPTER, PREFIX, Part
 from phi3_lora_qa.errors import AdapterError, IncompatibleLibraryError, escape
 from phi3_lora_qa.libraries import is_older
 from phi3_lora_qa.models.checksum import require_plain

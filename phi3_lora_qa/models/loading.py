@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base import WEIGHTS, WEIGHTS_INDEX
+from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base import WEIGHTS_INDEX
+from phi3_lora_qa.adapter.base_files import WEIGHTS_INDEX
 from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.models.loading import LoadedBase
 

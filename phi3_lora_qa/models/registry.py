@@ -8,7 +8,7 @@ from typing import Literal
 
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models import smollm2
-from phi3_lora_qa.models.places import bundled, cache_folder
+from phi3_lora_qa.models.paths import bundled, cache_folder
 from phi3_lora_qa.reading import read_text
 
 __all__ = [
@@ -151,7 +151,7 @@ def base_fingerprint(ref: BaseRef) -> str:
     Raises:
         BaseModelError: A file of the base cannot be read.
     """
-    from phi3_lora_qa.adapter.base import BaseFiles
+    from phi3_lora_qa.adapter.base_files import BaseFiles
 
     known = find_known(ref.id)
     folder = ref.folder or (find_folder(known) if known else None)

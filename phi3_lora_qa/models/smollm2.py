@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.models.paths import cache_folder
 from phi3_lora_qa.models.phi3_layout import fuse, phi3_config
-from phi3_lora_qa.models.places import cache_folder
 from phi3_lora_qa.reading import open_regular, read_text
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ property that applies to it as a test of its own:
         check()
 """
 
-from phi3_lora_qa.models.tensors import to_float64, to_tensor
+from phi3_lora_qa.models.tensor_conversion import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Gradients, Layer
-from phi3_lora_qa.properties.property import Comparison, Property, all_properties
-from phi3_lora_qa.properties.run import Held, PropertyBroken, run_property
+from phi3_lora_qa.properties.layer_property import Comparison, Property, all_properties
+from phi3_lora_qa.properties.property_runner import Held, PropertyBroken, run_property
 from phi3_lora_qa.properties.testing import lora_properties
 from phi3_lora_qa.properties.torch_layer import TorchLayer
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from hypothesis import strategies as st
 
-from phi3_lora_qa.lora import bounds, merged_forward_bound, merged_weight
-from phi3_lora_qa.properties.forwards import expected_output, unmerged_base_output
+from phi3_lora_qa.lora import merged_forward_bound, merged_weight, weight_bounds
+from phi3_lora_qa.properties.forward import expected_output, unmerged_base_output
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.property import Comparison, Draw, compared, layer_property
+from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, layer_property
 from phi3_lora_qa.strategies import LayerCase
 
 
@@ -23,7 +23,7 @@ def merging_adds_the_delta_to_the_weight(
         "the merged weight",
         built.weight(),
         merged_weight(case.weight, case.factors),
-        bounds.merge_bound(case.weight, case.factors, layer.arithmetic(case)),
+        weight_bounds.merge_bound(case.weight, case.factors, layer.arithmetic(case)),
     )
 
 
@@ -61,7 +61,7 @@ def unmerging_restores_the_weight(
     built = layer.build(case)
     built.merge()
     built.unmerge()
-    allowed = bounds.unmerge_bound(case.weight, case.factors, layer.arithmetic(case))
+    allowed = weight_bounds.unmerge_bound(case.weight, case.factors, layer.arithmetic(case))
     yield compared("the weight after unmerging", built.weight(), case.weight, allowed)
 
 
@@ -78,7 +78,7 @@ def cycles_of_merging_do_not_drift(
         f"the weight after {cycles} cycles",
         built.weight(),
         case.weight,
-        bounds.cycles_bound(case.weight, case.factors, layer.arithmetic(case), cycles),
+        weight_bounds.cycles_bound(case.weight, case.factors, layer.arithmetic(case), cycles),
     )
 
 
@@ -117,7 +117,7 @@ def row_norms_are_the_magnitudes(
         return
     built = layer.build(case)
     built.merge()
-    allowed = bounds.merge_bound(case.weight, case.factors, layer.arithmetic(case))
+    allowed = weight_bounds.merge_bound(case.weight, case.factors, layer.arithmetic(case))
     yield compared(
         "the length of a merged row",
         np.linalg.norm(built.weight(), axis=1),

@@ -17,7 +17,7 @@ from phi3_lora_qa.lora import (
     patches,
     peft_conv,
 )
-from phi3_lora_qa.models.tensors import to_tensor
+from phi3_lora_qa.models.tensor_conversion import to_tensor
 from phi3_lora_qa.properties.peft_layers import PeftLinear
 from phi3_lora_qa.strategies import LayerCase
 

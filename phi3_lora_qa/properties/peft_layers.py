@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from phi3_lora_qa.libraries import is_older
 from phi3_lora_qa.lora import Arithmetic, Array, Factors, alpha_for
-from phi3_lora_qa.models.tensors import to_float64, to_tensor
+from phi3_lora_qa.models.tensor_conversion import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Layer
 from phi3_lora_qa.properties.torch_layer import TorchLayer
 

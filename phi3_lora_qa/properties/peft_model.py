@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Array
-from phi3_lora_qa.models.tensors import to_float64
-from phi3_lora_qa.properties.models import ModelCase, ModelUnderTest
+from phi3_lora_qa.models.tensor_conversion import to_float64
 from phi3_lora_qa.properties.peft_layers import quiet
+from phi3_lora_qa.properties.whole_model import ModelCase, ModelUnderTest
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st

@@ -9,8 +9,8 @@ import pytest
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.property import Property, all_properties
-from phi3_lora_qa.properties.run import PROFILES, Held, run_property
+from phi3_lora_qa.properties.layer_property import Property, all_properties
+from phi3_lora_qa.properties.property_runner import PROFILES, Held, run_property
 
 
 def lora_properties(

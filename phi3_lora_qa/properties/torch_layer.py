@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Array, Factors
-from phi3_lora_qa.models.tensors import to_float64, to_tensor
+from phi3_lora_qa.models.tensor_conversion import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Gradients, Layer
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.record import ItemRow
-from phi3_lora_qa.report.folder import require_own, take_away
 from phi3_lora_qa.report.html import render_html
-from phi3_lora_qa.report.items import write_items
+from phi3_lora_qa.report.items_file import write_items
 from phi3_lora_qa.report.markdown import render_markdown
-from phi3_lora_qa.report.write import render_again, replace_report, write_report
+from phi3_lora_qa.report.report_folder import require_own, take_away
+from phi3_lora_qa.report.write_report import render_again, replace_report, write_report
 
 __all__ = [
     "ItemRow",

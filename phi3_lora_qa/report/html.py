@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.record import ItemRow, RunRecord
 from phi3_lora_qa.report.page import build_page, rows_of
 from phi3_lora_qa.report.plots import INTERVAL_WIDTH
-from phi3_lora_qa.report.text import brief, duration, moment, number, plain, visible
+from phi3_lora_qa.report.safe_text import brief, duration, moment, number, plain, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 
 from phi3_lora_qa.record import CheckResult, Metric, RunRecord
-from phi3_lora_qa.report.commands import rerun_all
+from phi3_lora_qa.report.outcome_words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
 from phi3_lora_qa.report.page import todo_results
 from phi3_lora_qa.report.plots import bounds_tuned_mean
-from phi3_lora_qa.report.text import NOTHING, duration, interval, number, one_line
-from phi3_lora_qa.report.words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
+from phi3_lora_qa.report.rerun_commands import rerun_all
+from phi3_lora_qa.report.safe_text import NOTHING, duration, interval, number, one_line
 
 MAX_TODO = 20
 _TEXT_LIMIT = 400

@@ -14,12 +14,12 @@ from phi3_lora_qa.record import (
     Outcome,
     RunRecord,
 )
-from phi3_lora_qa.report.answers import DIFFERENT, IMPROVED, REGRESSED, ItemView, item_views
-from phi3_lora_qa.report.commands import rerun_all, rerun_check
-from phi3_lora_qa.report.comparisons import MetricView, metric_groups
-from phi3_lora_qa.report.spectra import KindView, kind_views
-from phi3_lora_qa.report.text import anchor, to_float
-from phi3_lora_qa.report.words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
+from phi3_lora_qa.report.item_views import DIFFERENT, IMPROVED, REGRESSED, ItemView, item_views
+from phi3_lora_qa.report.metric_views import MetricView, metric_groups
+from phi3_lora_qa.report.outcome_words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
+from phi3_lora_qa.report.rerun_commands import rerun_all, rerun_check
+from phi3_lora_qa.report.safe_text import anchor, to_float
+from phi3_lora_qa.report.spectrum_views import KindView, kind_views
 
 _URGENCY = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN, Outcome.INCONCLUSIVE)
 

@@ -4,6 +4,6 @@
 model, ``score`` joins the two and keeps one item's trouble from the others.
 """
 
-from phi3_lora_qa.scoring.score import ItemScore, ScoringOptions, score_items
+from phi3_lora_qa.scoring.score_items import ItemScore, ScoringOptions, score_items
 
 __all__ = ["ItemScore", "ScoringOptions", "score_items"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import BaseModelError, DataError, escape
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from phi3_lora_qa.errors import DataError
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.binary import exact_interval
-from phi3_lora_qa.stats.bounded import bounded_interval
+from phi3_lora_qa.stats.bounded_mean import bounded_interval
 from phi3_lora_qa.stats.clusters import (
     are_clustered,
     cluster_totals,
     linearised,
     standard_error,
 )
-from phi3_lora_qa.stats.unbounded import MIN_EQUAL_ITEMS, MIN_ITEMS, unbounded_interval
+from phi3_lora_qa.stats.paired_binary import exact_interval
+from phi3_lora_qa.stats.unbounded_mean import MIN_EQUAL_ITEMS, MIN_ITEMS, unbounded_interval
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,7 @@ They shrink to the smallest shapes, rank 1, ones and float32. Everything is draw
 choices, large arrays too, so that they are fast.
 """
 
-from phi3_lora_qa.strategies.adapters import MODERATE_KINDS, adapter_state_dicts
+from phi3_lora_qa.strategies.adapter_state_dicts import MODERATE_KINDS, adapter_state_dicts
 from phi3_lora_qa.strategies.arrays import (
     DTYPES,
     FILLS,
@@ -16,7 +16,8 @@ from phi3_lora_qa.strategies.arrays import (
     rounded,
     shapes,
 )
-from phi3_lora_qa.strategies.cases import (
+from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+from phi3_lora_qa.strategies.layer_cases import (
     ConvCase,
     EmbeddingCase,
     LayerCase,
@@ -26,9 +27,8 @@ from phi3_lora_qa.strategies.cases import (
     linear_cases,
     merged_linear_cases,
 )
-from phi3_lora_qa.strategies.configs import VARIANTS, Variant, lora_configs
-from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
-from phi3_lora_qa.strategies.phi3 import Batch, Padding, batches, phi3_configs
+from phi3_lora_qa.strategies.lora_configs import VARIANTS, Variant, lora_configs
+from phi3_lora_qa.strategies.phi3_inputs import Batch, Padding, batches, phi3_configs
 
 __all__ = [
     "DTYPES",

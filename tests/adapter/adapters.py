@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
-from phi3_lora_qa.adapter.selection import Selection
+from phi3_lora_qa.adapter.rule_selection import Selection
 from tests.adapter.packing import Array, Raw, pack
 from tests.adapter.tiny_base import LEAVES, module_names, sizes
 

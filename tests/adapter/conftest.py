@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 
 
 @pytest.fixture(scope="session")

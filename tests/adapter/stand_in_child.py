@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from phi3_lora_qa.adapter import rendering
+from phi3_lora_qa.adapter.chat_template import template_rendering
 
 SAY_READY = "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
 """What the child does first, before anything is asked of it."""
@@ -15,4 +15,4 @@ def child_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a program of the test's own stand where the child does."""
     program = folder / "child.py"
     program.write_text(f"import json, os, sys, time\n{code}\n")
-    monkeypatch.setattr(rendering, "render_child", SimpleNamespace(__file__=str(program)))
+    monkeypatch.setattr(template_rendering, "render_child", SimpleNamespace(__file__=str(program)))

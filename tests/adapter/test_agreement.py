@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.errors import AdapterError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import MANIFEST, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.adapter.manifest import (

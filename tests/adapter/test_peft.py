@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import Severity, lint
-from phi3_lora_qa.adapter.matching import Matching
+from phi3_lora_qa.adapter.target_matching import Matching
 from tests.variants import FUSED, VARIANTS, train
 
 
@@ -175,7 +175,7 @@ def test_every_field_of_pefts_config_is_either_read_or_refused_by_name() -> None
 
     from peft import LoraConfig
 
-    from phi3_lora_qa.adapter.schema import FIELDS, REFUSED
+    from phi3_lora_qa.adapter.config_schema import FIELDS, REFUSED
 
     known = {*FIELDS, *REFUSED, "auto_mapping"}
     assert {f.name for f in dataclasses.fields(LoraConfig)} - known == set()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from phi3_lora_qa.adapter.chat_template.template_rendering import render_and_compare
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.adapter.manifest import template_hash
-from phi3_lora_qa.adapter.rendering import render_and_compare
-from phi3_lora_qa.adapter.rules import rendering as rules
+from phi3_lora_qa.adapter.rules import template_rendering as rules
 from phi3_lora_qa.errors import BaseModelError, MachineError
 from phi3_lora_qa.models.registry import bundled
 from tests.adapter.adapters import plain, report_on

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phi3_lora_qa.adapter.rules.replaced import _likeness
+from phi3_lora_qa.adapter.rules.saved_modules import _likeness
 from tests.adapter.adapters import Adapter, P, report_on
 from tests.adapter.healthy import HEALTHY, dora, dora_table, embeddings, saved_head, trained_tokens
 from tests.adapter.packing import Array, bf16, pack

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.adapter import finding, subject
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter import finding, lint_context
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, MAX_FINDINGS, LintReport, lint
 from phi3_lora_qa.errors import AdapterError, MachineError, escape
@@ -96,7 +96,7 @@ def test_a_rule_that_crashes_is_an_error_and_no_pass(
     finding.all_rules()
 
     @finding.rule("files-crash", severity=finding.Severity.INFO, title="t", why="w", fix="f")
-    def crash(subject: subject.Subject) -> Any:
+    def crash(subject: lint_context.Subject) -> Any:
         yield finding.Hit("here", "said before it crashed")
         raise RuntimeError("boom\n")
 
@@ -113,7 +113,7 @@ def test_a_rule_that_forgets_what_it_needs_is_an_error_and_no_pass(
     finding.all_rules()
 
     @finding.rule("files-forgetful", severity=finding.Severity.INFO, title="t", why="w", fix="f")
-    def forgetful(subject: subject.Subject) -> Any:
+    def forgetful(subject: lint_context.Subject) -> Any:
         yield from (finding.Hit(name, "x") for name in subject.base.modules)
 
     assert registered(report_on(plain(), tmp_path)) == [INTERNAL]
@@ -125,7 +125,7 @@ def test_reading_that_crashes_is_an_error_and_no_pass(
     def crash(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(subject, "imply", crash)
+    monkeypatch.setattr(lint_context, "imply", crash)
     report = report_on(plain(), tmp_path)
     assert set(registered(report)) == {INTERNAL}
 
@@ -137,7 +137,7 @@ def test_a_machine_short_of_memory_is_no_finding(
     def crash(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(subject, place, crash)
+    monkeypatch.setattr(lint_context, place, crash)
     adapter = plain()
     adapter.files = tokenizer_files()
     with pytest.raises(MachineError, match="short of memory; free some"):
@@ -147,7 +147,7 @@ def test_a_machine_short_of_memory_is_no_finding(
 def test_rules_that_cannot_run_for_no_stated_reason_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject.Subject, "has", lambda self, need: need != "implied")
+    monkeypatch.setattr(lint_context.Subject, "has", lambda self, need: need != "implied")
     report = report_on(plain(), tmp_path)
     assert INTERNAL in registered(report)
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import TOKENIZER_FILES, AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
-from phi3_lora_qa.adapter.tokenizer import read_tokenizer
+from phi3_lora_qa.adapter.tokenizer.tokenizer_files import read_tokenizer
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import bundled
 from tests.adapter.adapters import UNTRIED, base_config, plain

@@ -9,7 +9,7 @@ from phi3_lora_qa.cli.base import app
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models import smollm2
 from phi3_lora_qa.models.loading import load_base
-from phi3_lora_qa.models.places import bundled
+from phi3_lora_qa.models.paths import bundled
 from phi3_lora_qa.models.registry import base_fingerprint, known_bases, resolve_base
 
 

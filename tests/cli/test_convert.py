@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from phi3_lora_qa.cli import main
-from phi3_lora_qa.engines.loralib import LoralibConfig, adapt, lora_state_dict, save_model
+from phi3_lora_qa.loralib_interop import LoralibConfig, adapt, lora_state_dict, save_model
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
 
@@ -242,7 +242,7 @@ def test_factors_for_another_base_are_refused(run: Run, source: Path, tmp_path: 
 
 
 def test_the_commands_cost_no_torch_at_start_up() -> None:
-    code = "import sys, phi3_lora_qa.cli.convert, phi3_lora_qa.engines.loralib\n"
+    code = "import sys, phi3_lora_qa.cli.convert, phi3_lora_qa.loralib_interop\n"
     code += "print([m for m in ('torch', 'peft', 'loralib', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout

@@ -8,7 +8,7 @@ import pytest
 from phi3_lora_qa.cli.report import report_command
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.report import write_report
-from phi3_lora_qa.report.folder import NAMES, WRITTEN, require_own
+from phi3_lora_qa.report.report_folder import NAMES, WRITTEN, require_own
 from tests.report.builders import failing, items
 
 

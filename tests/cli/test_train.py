@@ -9,7 +9,7 @@ import pytest
 
 from phi3_lora_qa.cli import main
 from phi3_lora_qa.models.registry import bundled
-from phi3_lora_qa.training.output import find_checkpoints
+from phi3_lora_qa.training.training_output import find_checkpoints
 
 pytestmark = pytest.mark.slow
 

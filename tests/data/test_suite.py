@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.data.chat import Message
-from phi3_lora_qa.data.checks import Contains, JsonSchema, MaxWords
+from phi3_lora_qa.data.answer_checks import Contains, JsonSchema, MaxWords
+from phi3_lora_qa.data.chat_items import Message
 from phi3_lora_qa.data.suite import read_suite, without_copies
 from phi3_lora_qa.errors import DataError
 

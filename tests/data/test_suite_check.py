@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.suite_check import Conversation, Pair, check_suite
 
 LONG = "Please tell me which of the seven days of the week comes before the day of rest"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi3_lora_qa.gate.adapted_layers import lora_layers
 from phi3_lora_qa.gate.checks import checkpoint
-from phi3_lora_qa.gate.layers import lora_layers
 from phi3_lora_qa.models import merge
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.models.tensors import to_float64
+from phi3_lora_qa.models.tensor_conversion import to_float64
 from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench, attached, fails, holds
 from tests.variants import VARIANTS, train

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.gate.adapted_layers import lora_layers
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import mathematics, quality
-from phi3_lora_qa.gate.layers import lora_layers
 from phi3_lora_qa.record import Outcome
 from tests.gate.conftest import MakeBench, fails, holds
 
@@ -266,16 +266,16 @@ def test_a_limit_for_a_group_without_items_is_not_run(
 
 def lose(monkeypatch: pytest.MonkeyPatch, items: slice) -> None:
     """Let some items of each batch come out without a loss."""
-    from phi3_lora_qa.scoring import engine
+    from phi3_lora_qa.scoring import batch_engine
 
-    real: Any = vars(engine)["along_references"]
+    real: Any = vars(batch_engine)["along_references"]
 
     def broken(*args: Any) -> Any:
         found = real(*args)
         found[items] = [(replace(reading, loss=math.nan), said) for reading, said in found[items]]
         return found
 
-    monkeypatch.setattr(engine, "along_references", broken)
+    monkeypatch.setattr(batch_engine, "along_references", broken)
 
 
 def test_an_item_without_a_loss_fails_and_is_named(

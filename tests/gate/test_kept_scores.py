@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.scoring import products
+from phi3_lora_qa.scoring import prepacked_linear
 from tests.gate.conftest import MakeBench
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_base_that_was_multiplied_otherwise_is_scored_again(
     kept()
     (again,) = kept()
     assert not str(again).startswith("0 of")
-    monkeypatch.setattr(products, "_why_not_packed", lambda dtype: "not here")
+    monkeypatch.setattr(prepacked_linear, "_why_not_packed", lambda dtype: "not here")
     (otherwise,) = kept()
     assert str(otherwise).startswith("0 of")
 
@@ -89,7 +89,7 @@ def test_the_record_says_how_the_layers_of_base_and_adapter_multiply(make_bench:
     bench = make_bench(dtype="bfloat16")
     with bench.run.quietly("quality"):
         model = bench.tuned
-        base, tuned = map(products.products_of, (bench.run.base(bench).model, model))
+        base, tuned = map(prepacked_linear.products_of, (bench.run.base(bench).model, model))
         bench.run.score(bench, bench.run.base(bench), model, "score", bench.target.items[:2])
         bench.run.release_base()
         bench.run.base(bench)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.gate import table
+from phi3_lora_qa.gate import comparison
 from phi3_lora_qa.metrics import MetricInfo, measured
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 
@@ -17,16 +17,23 @@ JUDGED = [info for info in USUAL if not info.relative]
 
 def measure(*given: object) -> tuple[Metric, ...]:
     rows, limits, seed, *baseline = given
-    demands = table.Demands(limits=limits, metrics=USUAL, seed=seed, baseline=(*baseline, ())[0])  # type: ignore[arg-type]
-    return table.measure(rows, demands)  # type: ignore[arg-type]
+    demands = comparison.Demands(
+        limits=limits,  # type: ignore[arg-type]
+        metrics=USUAL,
+        seed=seed,  # type: ignore[arg-type]
+        baseline=(*baseline, ())[0],  # type: ignore[arg-type]
+    )
+    return comparison.measure(rows, demands)  # type: ignore[arg-type]
 
 
 def needed(rows: list[ItemRow], limit: Limit, seed: int) -> int:
-    return table.needed(rows, limit, table.Demands(limits=(limit,), metrics=USUAL, seed=seed))
+    return comparison.needed(
+        rows, limit, comparison.Demands(limits=(limit,), metrics=USUAL, seed=seed)
+    )
 
 
-def alarms(rows: list[ItemRow], seed: int) -> tuple[table.Alarm, ...]:
-    return table.alarms(rows, table.Demands(limits=(), metrics=USUAL, seed=seed))
+def alarms(rows: list[ItemRow], seed: int) -> tuple[comparison.Alarm, ...]:
+    return comparison.alarms(rows, comparison.Demands(limits=(), metrics=USUAL, seed=seed))
 
 
 def row(number: int, *, loss: float = 0.0, right: float = 1.0, group: str = "general") -> ItemRow:
@@ -121,7 +128,7 @@ def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
     place: str, foreseen: bool
 ) -> None:
     """It could be a length, or a reward: no range of scores not yet seen can be assumed."""
-    pairs = table._Pairs(
+    pairs = comparison._Pairs(
         group="target",
         info=MetricInfo(name="own", span=None, place=place),
         against="base",
@@ -131,5 +138,5 @@ def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
         clusters=[""] * 72,
         rest=[2.0] * 100,
     )
-    interval = pairs.compare(table.Demands(limits=(), metrics=(), seed=0))
+    interval = pairs.compare(comparison.Demands(limits=(), metrics=(), seed=0))
     assert math.isfinite(interval.low) == math.isfinite(interval.high) == foreseen

@@ -13,7 +13,7 @@ from phi3_lora_qa.gate.check import Check, CheckFailedError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.gate.run import run_check
+from phi3_lora_qa.gate.run_check import run_check
 from phi3_lora_qa.gate.verdict import judge
 from phi3_lora_qa.record import Outcome, Verdict
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.selection import Selection
+from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.checks import static
 from phi3_lora_qa.record import Outcome

@@ -133,7 +133,7 @@ def test_ranks_and_alphas_are_resolved_as_peft_resolves_them_in_a_thousand_draws
 
 def test_the_linters_bounded_matching_agrees() -> None:
     from phi3_lora_qa.adapter.config import parse_config
-    from phi3_lora_qa.adapter.matching import Matching
+    from phi3_lora_qa.adapter.target_matching import Matching
 
     draw = random.Random(2)
     plain = [p for p in PATTERNS if not p.startswith("^")]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.data.chat import Item, Message
-from phi3_lora_qa.data.checks import AnswerCheck, Contains, Json, MaxWords, Refusal
+from phi3_lora_qa.data.answer_checks import AnswerCheck, Contains, Json, MaxWords, Refusal
+from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import DataError
 from phi3_lora_qa.metrics import known_metrics, measured, metric_info, metric_names, per_item
 from phi3_lora_qa.metrics.catalogue import TOLD
@@ -154,8 +154,8 @@ def test_nothing_heavy_before_the_first_score_and_no_network_or_cache_after_it(
 ) -> None:
     code = """
 import sys
-from phi3_lora_qa.data.chat import Item
-from phi3_lora_qa.data.checks import Contains, Refusal
+from phi3_lora_qa.data.chat_items import Item
+from phi3_lora_qa.data.answer_checks import Contains, Refusal
 from phi3_lora_qa.metrics import metric_info, metric_names, per_item
 assert not {"torch", "evaluate", "datasets", "numpy", "jsonschema"} & set(sys.modules)
 def forbid(event, args):

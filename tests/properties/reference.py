@@ -22,8 +22,8 @@ from phi3_lora_qa.lora import (
 )
 from phi3_lora_qa.lora.scaling import ScalingConfig
 from phi3_lora_qa.properties.layer import Gradients, Layer
-from phi3_lora_qa.properties.models import ModelCase, ModelUnderTest
 from phi3_lora_qa.properties.peft_model import PeftPhi3
+from phi3_lora_qa.properties.whole_model import ModelCase, ModelUnderTest
 from phi3_lora_qa.strategies import LayerCase, linear_cases
 
 

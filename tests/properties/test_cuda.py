@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from phi3_lora_qa.properties import TorchLayer, lora_properties
-from phi3_lora_qa.properties.property import all_properties
-from phi3_lora_qa.properties.run import PropertyBroken, run_property
+from phi3_lora_qa.properties.layer_property import all_properties
+from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
 from phi3_lora_qa.strategies import LayerCase, linear_cases
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")

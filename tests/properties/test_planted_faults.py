@@ -2,8 +2,8 @@
 
 import pytest
 
-from phi3_lora_qa.properties.kinds import kinds
-from phi3_lora_qa.properties.run import PropertyBroken, run_property
+from phi3_lora_qa.properties.layer_kinds import kinds
+from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
 from tests.properties import (  # noqa: F401  each plants its faults when it is imported
     planted_adapters,
     planted_forward,

@@ -10,8 +10,8 @@ import pytest
 
 from phi3_lora_qa.lora import Array, Factors, format_of
 from phi3_lora_qa.properties.layer import Gradients, Layer, abilities
-from phi3_lora_qa.properties.property import Comparison, UnderTest, all_properties
-from phi3_lora_qa.properties.run import PropertyBroken, run_property
+from phi3_lora_qa.properties.layer_property import Comparison, UnderTest, all_properties
+from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ import pytest
 
 from phi3_lora_qa.lora import Array, Factors, format_of
 from phi3_lora_qa.properties.layer import Gradients
-from phi3_lora_qa.properties.models import MARGIN, ModelCase
-from phi3_lora_qa.properties.property import UnderTest, all_properties
-from phi3_lora_qa.properties.run import PropertyBroken, run_property
+from phi3_lora_qa.properties.layer_property import UnderTest, all_properties
+from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
+from phi3_lora_qa.properties.whole_model import MARGIN, ModelCase
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.report import render_html
-from phi3_lora_qa.report.answers import item_views
+from phi3_lora_qa.report.item_views import item_views
 from tests.report.builders import (
     HOSTILE,
     failing,

@@ -18,7 +18,7 @@ from phi3_lora_qa.record import (
 )
 from phi3_lora_qa.report import render_html, render_markdown
 from phi3_lora_qa.report.html import TEMPLATES
-from phi3_lora_qa.report.text import TEXT_LIMIT, visible
+from phi3_lora_qa.report.safe_text import TEXT_LIMIT, visible
 from tests.report.builders import (
     HOSTILE,
     checks,

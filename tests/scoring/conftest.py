@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.suite import read_suite
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
-from phi3_lora_qa.scoring.asking import READ_BACK
-from phi3_lora_qa.scoring.remote import Server
+from phi3_lora_qa.scoring.completions_client import READ_BACK
+from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.serving import QUICK, Served, serve, tuned_model
 
 

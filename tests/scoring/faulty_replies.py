@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from phi3_lora_qa.data.chat import Item
+from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.scoring import ItemScore
 from tests.scoring.serving import Reply, Served
 

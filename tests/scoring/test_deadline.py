@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from phi3_lora_qa.errors import BaseModelError
-from phi3_lora_qa.scoring.remote import Server
-from phi3_lora_qa.scoring.wire import Bounds, ServerError, Wire
+from phi3_lora_qa.scoring.http_client import Bounds, ServerError, Wire
+from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.dripping import PHASES, WAYS, drip
 
 SECONDS = 0.2

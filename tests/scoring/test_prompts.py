@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.data.chat import Item, Message
+from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import BaseModelError, DataError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.scoring.answers import stop_tokens
+from phi3_lora_qa.scoring.decoding import stop_tokens
 from phi3_lora_qa.scoring.prompts import PromptedItem, answer_limit, prompt_item, stop_token
 
 CHATML = (

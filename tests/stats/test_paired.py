@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi3_lora_qa.errors import DataError
-from phi3_lora_qa.metrics.own import LARGEST
+from phi3_lora_qa.metrics.custom import LARGEST
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.stats.paired import MANY_ITEMS, Interval, compare, decide, items_needed
 

@@ -6,12 +6,12 @@ import pytest
 
 from phi3_lora_qa.models.registry import read_base_config, resolve_base
 from phi3_lora_qa.training import load_config
-from phi3_lora_qa.training.arguments import (
+from phi3_lora_qa.training.library_arguments import (
     peft_arguments,
     quantization_arguments,
     training_arguments,
 )
-from phi3_lora_qa.training.targets import check_targets, linear_names, phi3_modules
+from phi3_lora_qa.training.target_check import check_targets, linear_names, phi3_modules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to-train.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

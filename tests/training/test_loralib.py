@@ -11,22 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.manifest import changed_files, read_manifest
-from phi3_lora_qa.data.training import load_training_data
-from phi3_lora_qa.engines.loralib import load_lora_state, read_checkpoint, replace
+from phi3_lora_qa.data.training_data import load_training_data
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.loralib_interop import load_lora_state, read_checkpoint, replace
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.training import TrainResult, train_from_config
-from phi3_lora_qa.training.config import TrainConfig, config_from_tables
-from phi3_lora_qa.training.engine import run
-from phi3_lora_qa.training.output import Places
-from phi3_lora_qa.training.progress import Silent
-from phi3_lora_qa.training.trainer import check_job
+from phi3_lora_qa.training.train import check_job
+from phi3_lora_qa.training.training_config import TrainConfig, config_from_tables
+from phi3_lora_qa.training.training_output import Places
+from phi3_lora_qa.training.training_progress import Silent
+from phi3_lora_qa.training.training_run import run
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_the_peft_adapter_answers_as_the_loralib_checkpoint_does(
     with torch.no_grad():
         base, tuned = tiny.model(ids).logits, attach(tiny.model, by_loralib.adapter)(ids).logits
         error = (theirs(ids).logits - tuned).abs().max()
-    # Bounds of each layer and logit: tests/engines/loralib/test_convert.py.
+    # Bounds of each layer and logit: tests/loralib_interop/test_peft_conversion.py.
     assert error < 1e-4
     assert (tuned - base).abs().max() > 0.5
 

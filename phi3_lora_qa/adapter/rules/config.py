@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import ProblemKind
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG
-from phi3_lora_qa.adapter.subject import Subject
+from phi3_lora_qa.adapter.lint_context import Subject
 
 
 def _problems(subject: Subject, *kinds: ProblemKind) -> Iterator[Hit]:

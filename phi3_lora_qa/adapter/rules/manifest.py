@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Hit, Severity, rule
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, is_loaded
+from phi3_lora_qa.adapter.lint_context import Subject
 from phi3_lora_qa.adapter.manifest import changed_files, template_hash, tokenizer_hash
-from phi3_lora_qa.adapter.subject import Subject
 
 MAX_LOSS = 30.0
 """In nats per token; guessing among 100,000 tokens costs 11.5."""

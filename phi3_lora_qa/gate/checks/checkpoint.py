@@ -8,15 +8,15 @@ import numpy as np
 
 from phi3_lora_qa import lora
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
-from phi3_lora_qa.adapter.keys import PREFIX, Part, tensor_name
-from phi3_lora_qa.adapter.safetensors import SafetensorsFile
+from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
+from phi3_lora_qa.adapter.tensor_names import PREFIX, Part, tensor_name
+from phi3_lora_qa.gate.adapted_layers import LoraLayer, lora_layers
+from phi3_lora_qa.gate.adapter_factors import weights_of
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.checks import low_precision, round_trips
-from phi3_lora_qa.gate.factors import weights_of
-from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
 from phi3_lora_qa.libraries import part_of
-from phi3_lora_qa.models.tensors import to_float64
+from phi3_lora_qa.models.tensor_conversion import to_float64
 from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:

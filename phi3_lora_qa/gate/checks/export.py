@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from phi3_lora_qa.adapter.safetensors import open_path
+from phi3_lora_qa.adapter.safetensors_file import open_path
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.models.loading import LoadedBase, load_tokenizer, weight_files
 from phi3_lora_qa.models.registry import read_base_config, resolve_base
-from phi3_lora_qa.stats.foresight import drawn
+from phi3_lora_qa.stats.full_suite_bounds import drawn
 
 PROBES = 24
 LARGEST_LOSS_DIFFERENCE = 0.01

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
-from phi3_lora_qa.adapter.keys import TRAINED
+from phi3_lora_qa.adapter.tensor_names import TRAINED
 from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.gate.adapted_layers import LoraLayer, lora_layers
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.gate.checks.round_trips import saved
-from phi3_lora_qa.gate.layers import LoraLayer, lora_layers
 from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Approximation, Arithmetic, Array, Factors, exact, ratios
-from phi3_lora_qa.lora.bounds import approximate_delta, approximate_gain
-from phi3_lora_qa.models.tensors import to_float64
+from phi3_lora_qa.lora.weight_bounds import approximate_delta, approximate_gain
+from phi3_lora_qa.models.tensor_conversion import to_float64
 
 if TYPE_CHECKING:
     import torch

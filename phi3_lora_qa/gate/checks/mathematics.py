@@ -17,9 +17,9 @@ from phi3_lora_qa.record import Outcome
 if TYPE_CHECKING:
     from hypothesis import strategies as st
 
-    from phi3_lora_qa.gate.measures import ModuleMeasure, Worst
+    from phi3_lora_qa.gate.module_stats import ModuleMeasure, Worst
     from phi3_lora_qa.properties import Property
-    from phi3_lora_qa.properties.property import UnderTest
+    from phi3_lora_qa.properties.layer_property import UnderTest
 
 EXAMPLES = 25
 LARGEST_RATIO = 10.0
@@ -71,7 +71,7 @@ def layer_properties_hold(bench: Bench) -> Held:
     from hypothesis import strategies as st
 
     from phi3_lora_qa.properties.peft_layers import PeftDora, PeftLinear, PeftMixed
-    from phi3_lora_qa.properties.run import undisturbed
+    from phi3_lora_qa.properties.property_runner import undisturbed
 
     pieces = [(m.name, m.piece) for m in bench.modules]
     seen: set[tuple[str, str]] = set()
@@ -182,6 +182,6 @@ def _judged(bench: Bench, of: "Callable[[ModuleMeasure], Worst | None]", fault: 
 
 def _properties(kind: "type[UnderTest]") -> "list[Property]":
     """The properties of a single layer that hold for every value a checkpoint may have."""
-    from phi3_lora_qa.properties.property import all_properties
+    from phi3_lora_qa.properties.layer_property import all_properties
 
     return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_faults]

@@ -11,10 +11,10 @@ from phi3_lora_qa.data.thresholds import BASE, BASELINE, COMPARING, Limit
 from phi3_lora_qa.gate.baseline import base_moved
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
-from phi3_lora_qa.gate.table import OF_TUNED, Alarm, alarms
+from phi3_lora_qa.gate.comparison import OF_TUNED, Alarm, alarms
 from phi3_lora_qa.record import ItemRow, Json, Metric, Outcome, to_plain
+from phi3_lora_qa.stats.attainable_limits import ITEMS, instead_of
 from phi3_lora_qa.stats.paired import MANY_ITEMS
-from phi3_lora_qa.stats.reach import ITEMS, instead_of
 
 MOST_SHOWN = 5
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phi3_lora_qa.adapter.folder import CONFIG, PICKLED_WEIGHTS, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.keys import PREFIX, Part
+from phi3_lora_qa.adapter.tensor_names import PREFIX, Part
 from phi3_lora_qa.errors import escape
+from phi3_lora_qa.gate.adapter_factors import weights_of
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
-from phi3_lora_qa.gate.factors import weights_of
-from phi3_lora_qa.models.tensors import to_float64
+from phi3_lora_qa.models.tensor_conversion import to_float64
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,7 @@
 """Static stage: one check for each family of lint rules. No torch is loaded here."""
 
 from phi3_lora_qa.adapter.lint import Finding, LintReport, Severity, all_rules, families
-from phi3_lora_qa.adapter.selection import Selection
+from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
 from phi3_lora_qa.record import Outcome, to_plain

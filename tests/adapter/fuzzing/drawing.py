@@ -5,6 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from phi3_lora_qa.adapter.config_schema import FIELDS, REFUSED
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,
@@ -16,8 +17,7 @@ from phi3_lora_qa.adapter.folder import (
     TRAINING_LOG,
     WEIGHTS,
 )
-from phi3_lora_qa.adapter.safetensors import BITS
-from phi3_lora_qa.adapter.schema import FIELDS, REFUSED
+from phi3_lora_qa.adapter.safetensors_file import BITS
 from tests.adapter.adapters import P, base_config
 from tests.adapter.fuzzing.building import EXTRAS
 from tests.adapter.fuzzing.hostile_texts import LONG, PATTERNS, TEMPLATES

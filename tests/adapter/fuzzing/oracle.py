@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from phi3_lora_qa.adapter.base import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import MATTERS, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
-from phi3_lora_qa.adapter.safetensors import open_safetensors
+from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.errors import BaseModelError, Phi3LoraQAError
 from tests.adapter.fuzzing.building import EXTRAS, build
 from tests.adapter.fuzzing.image import CANARY

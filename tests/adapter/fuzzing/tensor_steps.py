@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.safetensors import BITS
+from phi3_lora_qa.adapter.safetensors_file import BITS
 from tests.adapter.adapters import P
 from tests.adapter.fuzzing.image import Image, unpack
 from tests.adapter.packing import Raw, bf16, pack

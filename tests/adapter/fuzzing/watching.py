@@ -17,7 +17,7 @@ from typing import Any
 
 from phi3_lora_qa.adapter.folder import MATTERS, TEMPLATE_FOLDER, TRAINING_LOG, is_loaded
 
-CHILD = "phi3_lora_qa.adapter.child_start"
+CHILD = "phi3_lora_qa.adapter.bounded_process_start"
 """The only program that linting may start: it sets limits to itself, then runs another."""
 
 _DEEDS = (

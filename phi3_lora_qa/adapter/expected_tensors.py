@@ -1,0 +1,271 @@
+"""The set of tensors that a config implies: exact names, shapes and dtypes, nothing more or less.
+
+With a base its own modules are taken. Without one they are those of a Phi-3 with as many layers as
+the file and the config speak of, and sizes are what most of the file agrees on.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, phi3_skeleton
+from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.safetensors_file import TensorInfo
+from phi3_lora_qa.adapter.target_matching import Matching
+from phi3_lora_qa.adapter.tensor_names import Part, TensorKey, tensor_name
+
+Shape = tuple[int | None, ...]
+
+MAX_LAYERS = 256
+"""More than any Phi-3 has; a tensor for a later layer is for no module."""
+
+MOST_LAYERS = 40
+"""As many as the largest Phi-3 has (medium). A layer beyond that is missed only by its tensors:
+peft passes over an index in layers_to_transform that the base does not have.
+"""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})(?:\.|$)")
+TABLES = ("embed_tokens", "lm_head")
+"""The modules with a row for each token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedTensor:
+    """One tensor that must be there (or, if ``optional``, may be). None fits any size."""
+
+    name: str
+    module: str
+    part: Part
+    shape: Shape
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implied:
+    """What a config means for a base: adapted modules, whole saved modules, and the tensors.
+
+    ``twice`` are modules that target_modules and target_parameters both adapt.
+    """
+
+    modules: Mapping[str, BaseModule]
+    targeted: Mapping[str, BaseModule]
+    saved: Mapping[str, BaseModule]
+    twice: tuple[str, ...]
+    tensors: Mapping[str, ExpectedTensor]
+
+
+def imply(
+    config: LoraAdapterConfig,
+    matching: Matching,
+    modules: Mapping[str, BaseModule],
+    *,
+    tied: bool | None,
+) -> Implied:
+    """Work out which tensors an adapter with this config holds for a base with these modules.
+
+    Args:
+        config: The adapter's config.
+        matching: Its patterns, compiled.
+        modules: The base's modules, or those of the Phi-3 that the file seems to be for.
+        tied: Whether the base ties its two tables; None where there is no base to tell.
+    """
+    by_module = {
+        name: module
+        for name, module in modules.items()
+        if matching.targets(name, is_linear=_all_linear(module))
+    }
+    by_parameter = {
+        name: module for name, module in modules.items() if matching.targets_weight(name)
+    }
+    targeted = by_module | by_parameter
+    saved = {name: module for name, module in modules.items() if _is_saved(name, matching)}
+    tensors = [
+        *(t for m in targeted.values() for t in _lora_tensors(m, config, matching.rank(m.name))),
+        *(t for m in saved.values() for t in _saved_tensors(m)),
+        *_token_tensors(config, modules, tied=tied),
+        *_tied_tensors(config, modules, saved, tied=tied),
+    ]
+    return Implied(
+        modules=modules,
+        targeted=MappingProxyType(targeted),
+        saved=MappingProxyType(saved),
+        twice=tuple(name for name in by_module if name in by_parameter),
+        tensors=MappingProxyType(_by_name(tensors)),
+    )
+
+
+def _by_name(tensors: Iterable[ExpectedTensor]) -> dict[str, ExpectedTensor]:
+    """What a module implies itself goes before what a tied table may imply for it."""
+    found: dict[str, ExpectedTensor] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.name, tensor)
+    return found
+
+
+def assumed_modules(
+    config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
+) -> Mapping[str, BaseModule]:
+    """Return the modules to compare with where no base was given."""
+    known = list(keys)
+    texts = [key.module for key in known]
+    if not isinstance(config.target_modules, str):
+        texts.extend(config.target_modules)
+    layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
+    layers.extend(index for index in config.layers_to_transform or () if index < MOST_LAYERS)
+    count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
+    sizes = agreed_sizes(config, known, infos)
+    return MappingProxyType(
+        {
+            name: replace(module, inputs=sizes.get((module.leaf, "in")),
+                          outputs=sizes.get((module.leaf, "out")))
+            for name, module in phi3_skeleton(count).items()
+        }
+    )  # fmt: skip
+
+
+def agreed_sizes(
+    config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
+) -> dict[tuple[str, str], int]:
+    """Let the factors of all layers vote on the sizes of each kind of module.
+
+    Returns:
+        Sizes by the module's last name and ``in`` or ``out``.
+    """
+    votes: dict[tuple[str, str], Counter[int]] = {}
+    for key in keys:
+        shape = infos[key.name].shape
+        if len(shape) != 2 or 0 in shape:
+            continue
+        leaf = key.module.rpartition(".")[2]
+        if key.part in (Part.A, Part.EMBEDDING_A):
+            blocks = config.use_bdlora
+            parts = blocks.blocks if blocks and blocks.splits_a(key.module) else 1
+            votes.setdefault((leaf, "in"), Counter())[parts * shape[1]] += 1
+        elif key.part in (Part.B, Part.EMBEDDING_B):
+            votes.setdefault((leaf, "out"), Counter())[shape[0]] += 1
+    return {what: counter.most_common(1)[0][0] for what, counter in votes.items()}
+
+
+def _all_linear(module: BaseModule) -> bool:
+    return module.kind is ModuleKind.LINEAR and module.name != "lm_head"
+
+
+def _is_saved(name: str, matching: Matching) -> bool:
+    """Whether modules_to_save names the module, or a container that it is in."""
+    if not matching.config.modules_to_save:
+        return False
+    parts = name.split(".")
+    return any(matching.saves(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+
+
+def _lora_tensors(module: BaseModule, config: LoraAdapterConfig, r: int) -> list[ExpectedTensor]:
+    inputs, outputs = module.inputs, module.outputs
+    if module.kind is ModuleKind.NORM:
+        return []
+    if module.kind is ModuleKind.EMBEDDING:
+        shapes: dict[Part, Shape] = {Part.EMBEDDING_A: (r, inputs), Part.EMBEDDING_B: (outputs, r)}
+        whole: Shape = (inputs, outputs)
+    else:
+        shapes = _linear_shapes(module, config, r)
+        whole = (outputs, inputs)
+    if config.use_dora:
+        shapes[Part.MAGNITUDE] = (outputs,)
+    found = [_expected(module, part, shape) for part, shape in shapes.items()]
+    if module.leaf in TABLES:
+        # peft writes the base's own table beside the factors when a table is adapted.
+        found.append(_expected(module, Part.BASE_WEIGHT, whole, optional=True))
+    return found
+
+
+def _linear_shapes(module: BaseModule, config: LoraAdapterConfig, r: int) -> dict[Part, Shape]:
+    """The parts that every linear module has, and those of its variant, with their shapes."""
+    inputs, outputs = module.inputs, module.outputs
+    shapes: dict[Part, Shape] = {Part.A: (r, inputs), Part.B: (outputs, r)}
+    blocks, groups, samples = config.use_bdlora, config.velora_config, config.monteclora_config
+    if blocks and blocks.splits_a(module.name):
+        shapes[Part.A] = (r, _part_of(inputs, blocks.blocks))
+    elif blocks and blocks.splits_b(module.name):
+        shapes[Part.B] = (outputs, _part_of(r, blocks.blocks))
+    if config.lora_bias:
+        shapes[Part.B_BIAS] = (outputs,)
+    if groups:
+        # peft pads the inputs with zeros to a multiple of the groups.
+        shapes[Part.VELORA] = (None if inputs is None else -(-inputs // groups),)
+    if samples:
+        shapes |= {
+            Part.EXPERTS: (samples,),
+            Part.EXPERTS_PRIOR: (samples,),
+            Part.VARIANCE_PRIOR: (r, r),
+            Part.DEVIATION_PRIOR: (r,),
+        }
+    return shapes
+
+
+def _part_of(size: int | None, count: int) -> int | None:
+    """One of ``count`` equal parts; peft refuses what does not divide, so no file can hold it."""
+    return None if size is None else size // count if size % count == 0 else 0
+
+
+def _token_tensors(
+    config: LoraAdapterConfig, modules: Mapping[str, BaseModule], *, tied: bool | None
+) -> list[ExpectedTensor]:
+    """The trained rows; two tied tables with the same tokens share one tensor."""
+    found: dict[str, ExpectedTensor] = {}
+    table = config.trainable_token_indices
+    for name, tokens in table.items():
+        for module in modules.values():
+            if module.name != name and not module.name.endswith(f".{name}"):
+                continue
+            width = module.outputs if module.kind is ModuleKind.EMBEDDING else module.inputs
+            shares = module.leaf == "lm_head" and any(
+                tokens == other for key, other in table.items() if key != name
+            )
+            if not (shares and tied):
+                found[module.name] = _expected(
+                    module, Part.TOKENS, (len(tokens), width), optional=shares and tied is None
+                )
+    return list(found.values())
+
+
+def _tied_tensors(
+    config: LoraAdapterConfig,
+    modules: Mapping[str, BaseModule],
+    saved: Mapping[str, BaseModule],
+    *,
+    tied: bool | None,
+) -> list[ExpectedTensor]:
+    """With ensure_weight_tying peft saves both of two tied tables where one was trained whole."""
+    both = {m.leaf: m for m in modules.values() if m.leaf in TABLES}
+    trained = [m for m in saved.values() if m.leaf in TABLES]
+    if not config.ensure_weight_tying or not trained or tied is False:
+        return []
+    return [
+        _expected(module, tensor.part, tensor.shape, optional=tied is None)
+        for module in both.values()
+        for tensor in _saved_tensors(module)
+    ]
+
+
+def _saved_tensors(module: BaseModule) -> list[ExpectedTensor]:
+    inputs, outputs = module.inputs, module.outputs
+    shape: Shape = {
+        ModuleKind.LINEAR: (outputs, inputs),
+        ModuleKind.EMBEDDING: (inputs, outputs),
+        ModuleKind.NORM: (outputs,),
+    }[module.kind]
+    found = [_expected(module, Part.WEIGHT, shape)]
+    return [*found, _expected(module, Part.BIAS, (outputs,))] if module.bias else found
+
+
+def _expected(
+    module: BaseModule, part: Part, shape: Shape, *, optional: bool = False
+) -> ExpectedTensor:
+    return ExpectedTensor(
+        name=tensor_name(module.name, part),
+        module=module.name,
+        part=part,
+        shape=shape,
+        optional=optional,
+    )

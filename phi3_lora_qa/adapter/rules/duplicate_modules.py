@@ -1,0 +1,147 @@
+"""Family values, its rules on copies: two modules never come to the same numbers by training."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from phi3_lora_qa.adapter.expected_tensors import TABLES
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import WEIGHTS
+from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.tensor_names import FACTORS, Part, TensorKey
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+MIN_SHARE = 0.9
+"""Which share of two tensors' numbers agrees (up to one factor) where one is a copy.
+
+Of two tensors that were trained apart, about a thousandth agrees to a thousandth.
+"""
+
+_AGREE = 1e-3
+_ONE_SIZE = 0.05
+_SIGNS = 0.8
+_CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class _Copy:
+    name: str
+    first: str
+
+
+@rule(
+    "values-copied",
+    severity=Severity.ERROR,
+    title="No two modules have the same A, B, bias, magnitudes or whole weight",
+    why="Training never gives two modules the same numbers: a layer was written twice, and another "
+    "one is lost.",
+    fix="take the tensors from the training output again",
+    needs=["implied"],
+)
+def copied(subject: Subject) -> Iterator[Hit]:
+    """Find factors that are those of another module, some elements or one factor aside."""
+    copies = list(_copies(subject))
+    shared = _is_shared(subject, copies)
+    for copy in copies:
+        if not (shared and subject.keys[copy.name].part is Part.A):
+            yield Hit(copy.name, f"it is a copy of {copy.first}")
+
+
+@rule(
+    "values-shared-a",
+    severity=Severity.WARNING,
+    title="Every module has an A of its own",
+    why="peft trains an A for each module. Methods that share one over all layers (VeRA, "
+    "ShareLoRA) can be written as LoRA; otherwise the layers' own A are lost.",
+    fix="take the tensors from the training output again, unless A was shared on purpose",
+    needs=["implied"],
+)
+def shared_a(subject: Subject) -> Iterator[Hit]:
+    """Find one A in all layers, for each kind of module."""
+    copies = list(_copies(subject))
+    if _is_shared(subject, copies):
+        yield Hit(WEIGHTS, "of each kind of module, all have one and the same A")
+
+
+def _is_shared(subject: Subject, copies: list[_Copy]) -> bool:
+    """Whether the A of every kind of module is one for all layers."""
+    kinds: dict[str, list[str]] = {}
+    for name, key in subject.keys.items():
+        if key.part is Part.A and name in subject.measures:
+            kinds.setdefault(key.module.rpartition(".")[2], []).append(name)
+    several = [names for names in kinds.values() if len(names) > 1]
+    same = {copy.name for copy in copies}
+    return bool(several) and all(name in same for names in several for name in names[1:])
+
+
+def _copies(subject: Subject) -> Iterator[_Copy]:
+    groups: dict[tuple[Part, tuple[int, ...]], list[str]] = {}
+    for name, found in subject.measures.items():
+        key = subject.keys[name]
+        shape = subject.info(key).shape
+        if _is_its_own(key, shape) and found.finite and not found.zero:
+            groups.setdefault((key.part, shape), []).append(name)
+    for (part, _), names in groups.items():
+        if len(names) > 1:
+            yield from _copies_among(subject, names, exact=part not in FACTORS)
+
+
+def _is_its_own(key: TensorKey, shape: tuple[int, ...]) -> bool:
+    """Whether training gives a tensor numbers that no other one has.
+
+    The weights of norms may all be one, and two tied tables are one table.
+    """
+    if key.part is Part.WEIGHT:
+        return len(shape) == 2 and not key.module.endswith(TABLES)
+    return key.part in (*FACTORS, Part.MAGNITUDE, Part.B_BIAS)
+
+
+def _copies_among(subject: Subject, names: list[str], *, exact: bool) -> Iterator[_Copy]:
+    """Compare samples first; whole tensors are read again where these agree."""
+    import numpy as np
+
+    @lru_cache(maxsize=4)
+    def whole(name: str) -> "Numbers":
+        return subject.tensor(name).reshape(-1).astype(np.float64)
+
+    samples = np.stack([subject.measures[name].samples for name in names])
+    signs = np.sign(samples)
+    used = np.abs(signs).sum(axis=1)
+    for at in range(1, len(names)):
+        agreement = np.abs(signs[:at] @ signs[at]) / np.maximum(used[:at], used[at]).clip(1)
+        likely = [n for n in np.argsort(-agreement, kind="stable") if agreement[n] > _SIGNS]
+        if exact:
+            likely = list(np.flatnonzero((samples[:at] == samples[at]).mean(axis=1) > MIN_SHARE))
+        for first in likely[:_CANDIDATES]:
+            one, other = names[first], names[at]
+            if _agree(samples[first], samples[at], exact=exact) and _agree(
+                whole(one), whole(other), exact=exact
+            ):
+                yield _Copy(other, one)
+                break
+
+
+def _agree(one: "Numbers", other: "Numbers", *, exact: bool) -> bool:
+    """Whether nearly all numbers of one are those of the other times one factor.
+
+    One step of Adam from zero leaves numbers of one size, whose signs alone differ: two such
+    tensors can agree in many places, so these must be equal in all.
+    """
+    import numpy as np
+
+    both, either = (one != 0) & (other != 0), (one != 0) | (other != 0)
+    if not both.any():
+        return False
+    sizes = np.abs(other[both]) / np.abs(other).max()
+    if exact or sizes.std() < _ONE_SIZE * sizes.mean():
+        return bool(np.array_equal(one, other))
+    with np.errstate(over="ignore", invalid="ignore"):  # float64 files hold numbers of any size
+        factor = float(np.median(other[both] / one[both]))
+        near = np.abs(other - factor * one)[either] <= _AGREE * np.abs(factor * one)[either]
+    return bool(near.mean() > MIN_SHARE)

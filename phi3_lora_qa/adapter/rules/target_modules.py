@@ -1,0 +1,150 @@
+"""Family tensors, its rules on what is adapted: the names that the config gives."""
+
+from collections.abc import Iterator
+
+from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
+from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.expected_tensors import TABLES
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import CONFIG
+from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.target_matching import layer_index, tails
+from phi3_lora_qa.adapter.tensor_names import FACTORS
+
+SPLIT = {
+    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
+}  # fmt: skip
+"""Llama's names of the projections that Phi-3 has fused, and the fused ones."""
+
+_LINEAR_ONLY = (
+    "lora_bias",
+    "use_bdlora",
+    "velora_config",
+    "monteclora_config",
+    "target_parameters",
+)
+
+
+@rule(
+    "tensors-target-unsupported",
+    severity=Severity.ERROR,
+    title="Every target is something that peft can adapt in this way",
+    why="peft raises on any other kind of layer, and on names that match nothing at all, but only "
+    "once the base has been loaded.",
+    fix="correct the names in the config; a norm can be trained through modules_to_save",
+    needs=["implied"],
+)
+def target_unsupported(subject: Subject) -> Iterator[Hit]:
+    """Find norms and tables that cannot be adapted as asked, and fields that match nothing."""
+    implied, config = subject.implied, subject.config
+    shares = config.ensure_weight_tying and _ties_tables(subject)
+    for module in implied.targeted.values():
+        if reason := _unadaptable(module, config, shares=shares):
+            yield Hit(f"{CONFIG}: target_modules", f"{module.name} {reason}")
+    for name in implied.twice:
+        message = f"{name} is named by target_modules and by target_parameters"
+        yield Hit(f"{CONFIG}: target_parameters", message, "name it in one of the two")
+    if not implied.targeted:
+        message = "the config's targets match no module, so peft refuses the adapter"
+        fix = "Phi-3's modules are qkv_proj, o_proj, gate_up_proj, down_proj"
+        yield Hit(f"{CONFIG}: target_modules", message, fix)
+
+
+@rule(
+    "tensors-token-rows",
+    severity=Severity.ERROR,
+    title="trainable_token_indices names rows that a table has",
+    why="peft raises on a table that it does not find, and on a row beyond the last.",
+    fix="name embed_tokens or lm_head, and tokens of the base's vocabulary",
+    needs=["implied"],
+)
+def token_rows(subject: Subject) -> Iterator[Hit]:
+    """Find tables that are none, and tokens beyond the last row."""
+    where = f"{CONFIG}: trainable_token_indices"
+    for name, tokens in subject.config.trainable_token_indices.items():
+        tables = [
+            m for n, m in subject.implied.modules.items() if n == name or n.endswith(f".{name}")
+        ]
+        if not any(m.leaf in TABLES for m in tables):
+            yield Hit(where, f"{name} is no table of the base")
+        for module in tables:
+            rows = module.inputs if module.kind is ModuleKind.EMBEDDING else module.outputs
+            if rows is not None and max(tokens) >= rows:
+                yield Hit(where, f"token {max(tokens)} is beyond the {rows} rows of {module.name}")
+
+
+@rule(
+    "tensors-target-idle",
+    severity=Severity.WARNING,
+    title="Every target names a module of the base",
+    why="Phi-3 has its projections fused: q_proj, k_proj, v_proj, gate_proj and up_proj match "
+    "nothing, and nothing of attention's input or the MLP's was trained.",
+    fix="train again with qkv_proj, o_proj, gate_up_proj and down_proj",
+    needs=["implied"],
+)
+def target_idle(subject: Subject) -> Iterator[Hit]:
+    """Find names, layers and patterns that match nothing."""
+    targets = subject.matching.config.target_modules
+    if isinstance(targets, tuple):
+        ends = {tail for name in subject.implied.modules for tail in tails(name)}
+        for target in sorted(set(targets) - ends):
+            near = SPLIT.get(target.rpartition(".")[2])
+            fix = f"train again with {near} in place of {target}" if near else ""
+            yield Hit(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
+    excluded = subject.config.exclude_modules
+    if isinstance(excluded, tuple):
+        ends = {tail for name in subject.implied.modules for tail in tails(name)}
+        for name in sorted(set(excluded) - ends):
+            fix = f"correct or remove {name} in exclude_modules"
+            yield Hit(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
+    weights = [f".{module}.weight" for module in subject.implied.modules]
+    for name in subject.config.target_parameters:
+        if not any(weight.endswith(f".{name}") for weight in weights):
+            fix = f"correct or remove {name} in target_parameters"
+            yield Hit(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
+    count = 1 + max((layer_index(name) or 0 for name in subject.implied.modules), default=0)
+    for layer in subject.config.layers_to_transform or ():
+        if layer >= count:
+            whose = f"the base has {count}" if subject.has("base") else "no Phi-3 has so many"
+            message = f"there is no layer {layer}: {whose}"
+            yield Hit(f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list")
+    parts = [module.split(".") for module in subject.implied.modules]
+    names = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+    for name in subject.config.modules_to_save:
+        if not any(module.endswith(name) for module in names):
+            message = f"{name} matches no module, so that it was neither trained nor saved"
+            fix = f"correct {name} and train again, or remove it from modules_to_save"
+            yield Hit(f"{CONFIG}: modules_to_save", message, fix)
+    for field, pattern in subject.idle_patterns:
+        fix = f"correct or remove the entry in {field}"
+        yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
+
+
+def _ties_tables(subject: Subject) -> bool:
+    """Whether the base's tables are one; without a base, whether the file has factors for both."""
+    if subject.has("base"):
+        return bool(subject.base.config.get("tie_word_embeddings"))
+    factors = (key.module for key in subject.keys.values() if key.part in FACTORS)
+    return len({module for module in factors if module.endswith(TABLES)}) > 1
+
+
+def _unadaptable(module: BaseModule, config: LoraAdapterConfig, *, shares: bool) -> str:
+    """Say why peft cannot adapt a module, or this tool cannot check it; empty where both can.
+
+    ``shares``: whether ensure_weight_tying makes one pair of factors serve both tables.
+    """
+    if module.kind is ModuleKind.NORM:
+        return "is a norm"
+    if shares and module.leaf in TABLES:
+        return "is a table, and ensure_weight_tying adapts the other one with the same factors"
+    if module.kind is ModuleKind.EMBEDDING:
+        named = next((name for name in _LINEAR_ONLY if getattr(config, name)), "")
+        return f"is an embedding, which {named} cannot adapt" if named else ""
+    if blocks := config.use_bdlora:
+        lists = blocks.splits_a(module.name) + blocks.splits_b(module.name)
+        if lists == 2:
+            return "is named by both lists of use_bdlora"
+        if lists == 0 and blocks.strict:
+            return "is named by neither list of use_bdlora, which match_strict asks for"
+    return ""

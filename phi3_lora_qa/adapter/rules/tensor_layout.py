@@ -1,0 +1,272 @@
+"""Family tensors: the file holds exactly what the config implies, in name, shape and dtype."""
+
+from collections.abc import Iterator, Mapping
+
+from phi3_lora_qa.adapter.expected_tensors import ExpectedTensor, Shape
+from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
+from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.rules.target_modules import SPLIT
+from phi3_lora_qa.adapter.target_matching import tails
+from phi3_lora_qa.adapter.tensor_names import FACTORS, LORA_PARTS, Part, TensorKey
+
+_FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
+_FIELDS = {
+    Part.MAGNITUDE: "use_dora", Part.B_BIAS: "lora_bias", Part.TOKENS: "trainable_token_indices",
+    Part.VELORA: "velora_config", Part.EXPERTS: "monteclora_config",
+    Part.EXPERTS_PRIOR: "monteclora_config", Part.VARIANCE_PRIOR: "monteclora_config",
+    Part.DEVIATION_PRIOR: "monteclora_config",
+}  # fmt: skip
+"""The config's field that asks for a part beside the factors."""
+_PLAIN_DTYPES = ("F32", "F16", "BF16")
+
+
+@rule(
+    "tensors-key",
+    severity=Severity.ERROR,
+    title="Every tensor has a name that peft writes",
+    why="peft ignores a tensor whose name it does not know, and runs the bare base instead.",
+    fix="save the adapter with peft's save_pretrained, from the unwrapped model",
+    needs=["weights"],
+)
+def key(subject: Subject) -> Iterator[Hit]:
+    """Find names outside the grammar, and say what spoilt them."""
+    for bad in subject.bad_keys:
+        yield Hit(bad.name, f"the name is wrong: {bad.cause}", bad.fix)
+
+
+@rule(
+    "tensors-adapter-name",
+    severity=Severity.WARNING,
+    title="No tensor's name holds the adapter's own name",
+    why='peft loads these names only while the adapter is called "default"; vLLM and llama.cpp do '
+    "not know them.",
+    fix="save the adapter with peft's save_pretrained, which leaves the name out",
+    needs=["weights"],
+)
+def adapter_name(subject: Subject) -> Iterator[Hit]:
+    """Find names such as lora_A.default.weight."""
+    named = [key for key in subject.keys.values() if key.adapter]
+    if named:
+        yield Hit(named[0].name, f"{len(named)} names hold the adapter's name")
+
+
+@rule(
+    "tensors-base-weight",
+    severity=Severity.ERROR,
+    title="No tensor replaces a weight of the base",
+    why="peft copies such a tensor into the base model: switching the adapter off then shows a "
+    "base that never was.",
+    fix="remove the tensor, or name its module in modules_to_save if it was trained on purpose",
+    needs=["implied"],
+)
+def base_weight(subject: Subject) -> Iterator[Hit]:
+    """Find whole weights that the config does not announce."""
+    for key in _unexpected(subject):
+        if key.part not in LORA_PARTS:
+            yield Hit(key.name, f"it would overwrite {key.module} of the base")
+
+
+@rule(
+    "tensors-unknown-module",
+    severity=Severity.ERROR,
+    title="Every LoRA tensor is for a module that the base has",
+    why="peft drops a tensor for which there is no module, without a word.",
+    fix="use the base that the adapter was trained on",
+    needs=["implied"],
+)
+def unknown_module(subject: Subject) -> Iterator[Hit]:
+    """Find tensors for modules that the base (or any Phi-3) does not have."""
+    modules = subject.implied.modules
+    by_tail = {tail: name for name in modules for tail in tails(name)}
+    seen = set[str]()
+    for key in _unexpected(subject):
+        if key.part in LORA_PARTS and key.module not in modules and key.module not in seen:
+            seen.add(key.module)
+            message = f"the base has no module {key.module}"
+            yield Hit(key.name, message, _nearest_fix(key.module, by_tail))
+
+
+@rule(
+    "tensors-untargeted",
+    severity=Severity.ERROR,
+    title="Every LoRA tensor is for a module that the config targets",
+    why="peft drops the tensors of a module that the config does not name, without a word: part of "
+    "what was trained is lost.",
+    fix="correct target_modules, exclude_modules or layers_to_transform to what was trained",
+    needs=["implied"],
+)
+def untargeted(subject: Subject) -> Iterator[Hit]:
+    """Find tensors that the config hides."""
+    implied, seen = subject.implied, set[str]()
+    for key in _unexpected(subject):
+        known = key.module in implied.modules and key.module not in implied.targeted
+        is_factor = key.part in LORA_PARTS and key.part is not Part.TOKENS
+        if is_factor and known and key.module not in seen:
+            seen.add(key.module)
+            yield Hit(key.name, f"the config does not target {key.module}, so this is dropped")
+
+
+@rule(
+    "tensors-unimplied",
+    severity=Severity.ERROR,
+    title="No module has a tensor that its config knows nothing of",
+    why="A magnitude without use_dora, or a bias without lora_bias, is dropped without a word, and "
+    "what is left is another adapter.",
+    fix="set use_dora, lora_bias or the variant's field to what was trained",
+    needs=["implied"],
+)
+def unimplied(subject: Subject) -> Iterator[Hit]:
+    """Find parts of a targeted module that the config does not ask for."""
+    for key in _unexpected(subject):
+        known = key.module in subject.implied.targeted or key.part is Part.TOKENS
+        if key.part in LORA_PARTS and known:
+            field = _FIELDS.get(key.part)
+            fix = f"set {field} in {CONFIG} to what was trained" if field else ""
+            message = f"the config implies no {key.part} for {key.module}"
+            yield Hit(key.name, message, fix)
+
+
+@rule(
+    "tensors-missing",
+    severity=Severity.ERROR,
+    title="Every tensor that the config implies is there",
+    why="peft fills what is missing with its start values and warns at most: these modules run as "
+    "if they had never been trained.",
+    fix="save the adapter again, with all layers gathered, or correct the config to the training",
+    needs=["implied"],
+)
+def missing(subject: Subject) -> Iterator[Hit]:
+    """Find implied tensors that the file lacks."""
+    promised = {bad.mended for bad in subject.bad_keys}
+    lost: dict[str, list[ExpectedTensor]] = {}
+    for name, tensor in subject.implied.tensors.items():
+        if not tensor.optional and name not in subject.keys and name not in promised:
+            lost.setdefault(tensor.module, []).append(tensor)
+    for module, tensors in lost.items():
+        parts = " and ".join(t.part for t in tensors)
+        yield Hit(module, f"{parts} of {module} {'is' if len(tensors) == 1 else 'are'} missing")
+
+
+@rule(
+    "tensors-shape",
+    severity=Severity.ERROR,
+    title="Every tensor has the shape that rank and base give it",
+    why="peft raises on most of them, but only once the base is in memory; a transposed square "
+    "factor it takes without a word.",
+    fix="correct r or rank_pattern to the ranks in the file, or use the base of the training",
+    needs=["implied"],
+)
+def shape(subject: Subject) -> Iterator[Hit]:
+    """Find shapes that differ, and say why they may."""
+    for name, key in subject.keys.items():
+        expected = subject.implied.tensors.get(name)
+        actual = subject.info(key).shape
+        if expected and not _fits(actual, expected.shape):
+            cause, fix = _shape_cause(actual, expected)
+            wanted = "x".join("?" if n is None else str(n) for n in expected.shape)
+            yield Hit(
+                key.name,
+                f"the shape is {'x'.join(map(str, actual)) or 'scalar'}, not {wanted}: {cause}",
+                fix,
+            )
+
+
+@rule(
+    "tensors-phi3-sizes",
+    severity=Severity.ERROR,
+    title="The sizes of the modules are those of one Phi-3",
+    why="If qkv_proj reads another width than down_proj writes, no Phi-3 fits: a shard was saved "
+    "in place of the whole, or files were mixed.",
+    fix="save the adapter from one process that holds whole tensors",
+    needs=["implied"],
+)
+def phi3_sizes(subject: Subject) -> Iterator[Hit]:
+    """Compare the widths that the file's factors agree on; a given base settles them itself."""
+    if subject.has("base"):
+        return
+    kinds = {m.leaf: m for m in subject.implied.modules.values() if m.inputs or m.outputs}
+    hidden = {
+        **{n: m.inputs for n, m in kinds.items() if n in ("qkv_proj", "gate_up_proj", "lm_head")},
+        **{n: m.outputs for n, m in kinds.items() if n in ("o_proj", "down_proj", "embed_tokens")},
+    }
+    known = {n: size for n, size in hidden.items() if size}
+    if len(set(known.values())) > 1:
+        shown = ", ".join(f"{n} {size}" for n, size in known.items())
+        yield Hit(WEIGHTS, f"the modules disagree on the hidden size: {shown}")
+    up, down = kinds.get("gate_up_proj"), kinds.get("down_proj")
+    if up and down and up.outputs and down.inputs and up.outputs != 2 * down.inputs:
+        message = f"gate_up_proj gives {up.outputs}, which is not twice down_proj's {down.inputs}"
+        yield Hit(WEIGHTS, message)
+
+
+@rule(
+    "tensors-dtype",
+    severity=Severity.ERROR,
+    title="Every tensor is stored in float32, bfloat16 or float16",
+    why="Integers and 8-bit floats are no adapter weights: they lose what was trained.",
+    fix="save the adapter in float32, bfloat16 or float16",
+    needs=["weights"],
+)
+def dtype(subject: Subject) -> Iterator[Hit]:
+    """Find dtypes that no trainer writes."""
+    for key in subject.keys.values():
+        found = subject.info(key).dtype
+        if found not in (*_PLAIN_DTYPES, "F64"):
+            yield Hit(key.name, f"the dtype is {found}")
+
+
+@rule(
+    "tensors-float64",
+    severity=Severity.WARNING,
+    title="No tensor is stored in float64",
+    why="peft loads it as float32; the file is twice as large as it need be.",
+    fix="save the adapter in float32",
+    needs=["weights"],
+)
+def float64(subject: Subject) -> Iterator[Hit]:
+    """Find float64 tensors."""
+    doubles = [k.name for k in subject.keys.values() if subject.info(k).dtype == "F64"]
+    if doubles:
+        yield Hit(doubles[0], f"{len(doubles)} tensors are float64")
+
+
+def _unexpected(subject: Subject) -> Iterator[TensorKey]:
+    for name, key in subject.keys.items():
+        if name not in subject.implied.tensors:
+            yield key
+
+
+def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
+    leaf = module.rpartition(".")[2]
+    if leaf in SPLIT:
+        return f"Phi-3 has this projection fused, as {SPLIT[leaf]}: run {_FUSE}"
+    known = next((by_tail[t] for t in tails(module) if "." in t and t in by_tail), None)
+    return f"rename {module} to {known}, its name in the base" if known else ""
+
+
+def _fits(actual: tuple[int, ...], expected: Shape) -> bool:
+    return len(actual) == len(expected) and all(
+        (a > 0 if e is None else a == e) for a, e in zip(actual, expected, strict=True)
+    )
+
+
+def _shape_cause(actual: tuple[int, ...], expected: ExpectedTensor) -> tuple[str, str]:
+    """Say what a wrong shape looks like, and how that is mended ("" for the rule's own fix)."""
+    wanted = expected.shape
+    if 0 in actual:
+        return "an empty shard", "gather ZeRO-3's shards before saving (GatheredParameters)"
+    if len(actual) != len(wanted):
+        return "a flattened shard", "save under FSDP with FULL_STATE_DICT"
+    if expected.part in FACTORS:
+        at = 0 if expected.part in (Part.A, Part.EMBEDDING_A) else 1
+        if actual[at] != wanted[at] == actual[1 - at]:
+            return "its rank is on the other axis", (
+                "transpose the tensor, or swap the names of A and B: "
+                "A is (r, inputs), B is (outputs, r)"
+            )
+        if actual[at] != wanted[at]:
+            return f"its rank is {actual[at]}, the config says {wanted[at]}", ""
+    return "the size is not that of the module in the base", (
+        "use the base of the training, and save whole tensors, not one process's shard"
+    )

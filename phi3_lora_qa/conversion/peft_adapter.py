@@ -1,0 +1,248 @@
+"""A PEFT adapter folder as a list of modules with their factors, read and written exactly.
+
+Only plain LoRA is read: what a conversion could not carry over is refused by its name.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.adapter.base_files import BaseModule
+from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
+from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.safetensors_file import open_safetensors
+from phi3_lora_qa.adapter.target_matching import Matching
+from phi3_lora_qa.adapter.tensor_names import BadKey, Part, parse_keys, tensor_name
+from phi3_lora_qa.errors import AdapterError, InputError, escape
+from phi3_lora_qa.lora.scaling import alpha_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_WEIGHTS_BYTES = 8 << 30
+_PLAIN = {
+    "use_dora": False,
+    "lora_bias": False,
+    "bias": "none",
+    "modules_to_save": (),
+    "target_parameters": (),
+    "trainable_token_indices": {},
+    "use_bdlora": None,
+    "velora_config": 0,
+    "monteclora_config": 0,
+    "fan_in_fan_out": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftModule:
+    """One adapted module, in PEFT's layout.
+
+    Attributes:
+        name: Its name in the base.
+        A: (r, in), (r, num) for an embedding, or (r, in, k, k) for a convolution.
+        B: (out, r), (dim, r), or (out, r, 1, 1).
+        scaling: s of the delta s · B·A.
+        is_embedding: Whether the factors are an embedding's.
+    """
+
+    name: str
+    A: "Tensor"
+    B: "Tensor"
+    scaling: float
+    is_embedding: bool = False
+
+    @property
+    def rank(self) -> int:
+        """r, the number of rows of A."""
+        return int(self.A.shape[0])
+
+    @property
+    def leaf(self) -> str:
+        """The last part of the name, such as ``qkv_proj``."""
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftAdapter:
+    """A whole plain adapter; ``base`` is what it calls its base, or ""."""
+
+    modules: tuple[PeftModule, ...]
+    base: str
+    dropout: float = 0.0
+
+
+def read_adapter(path: Path) -> PeftAdapter:
+    """Read a folder that may come from a stranger.
+
+    Raises:
+        AdapterError: It cannot be read safely, a tensor is missing or strange, or it holds what
+            only PEFT knows, such as DoRA.
+    """
+    folder = AdapterFolder.open(path)
+    config = read_config(folder)
+    _require_plain(path, config)
+    tensors = _read_tensors(folder)
+    keys, bad = parse_keys(tensors)
+    if bad:
+        raise _strange(bad[0])
+    matching = Matching(config)
+    parts: dict[str, dict[Part, Tensor]] = {}
+    for key in keys.values():
+        parts.setdefault(key.module, {})[key.part] = tensors[key.name]
+    modules = tuple(_module(name, found, matching) for name, found in parts.items())
+    if not modules:
+        raise AdapterError(f"{WEIGHTS} holds no factors; save the adapter again")
+    return PeftAdapter(
+        modules=modules,
+        base=config.base_model_name_or_path or "",
+        dropout=config.lora_dropout,
+    )
+
+
+def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> None:
+    """Write config and weights into a folder that exists.
+
+    Args:
+        folder: Where to.
+        adapter: What to.
+        layers: The names of all layers of the base, so that a short name means the same ones.
+
+    Raises:
+        InputError: No lora_alpha gives a module's scaling to the bit.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    alphas = {m.name: exact_alpha(m.scaling, m.rank, m.name) for m in adapter.modules}
+    ranks = {m.name: m.rank for m in adapter.modules}
+    rank, rank_pattern = _common(ranks)
+    alpha, alpha_pattern = _common(alphas)
+    config = LoraConfig(
+        base_model_name_or_path=adapter.base or None,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=adapter.dropout,
+        rank_pattern=rank_pattern,
+        alpha_pattern=alpha_pattern,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+    )
+    # PEFT would keep a set, in an order that changes from run to run.
+    config.target_modules = _targets(list(ranks), layers)
+    config.save_pretrained(str(folder))
+    tensors = {}
+    for module in adapter.modules:
+        embedding = module.is_embedding
+        part_a = Part.EMBEDDING_A if embedding else Part.A
+        part_b = Part.EMBEDDING_B if embedding else Part.B
+        tensors[tensor_name(module.name, part_a)] = module.A.detach().cpu().contiguous()
+        tensors[tensor_name(module.name, part_b)] = module.B.detach().cpu().contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # safetensors writes for the owner alone; the adapter is as readable as its config.
+    (folder / WEIGHTS).chmod((folder / "adapter_config.json").stat().st_mode)
+
+
+def require_fit(adapter: PeftAdapter, base: Mapping[str, BaseModule]) -> None:
+    """Raise InputError where a module's factors do not belong to the base; for 2-D factors."""
+    for module in adapter.modules:
+        at = base.get(module.name)
+        shape = (module.B.shape[0], module.A.shape[1])
+        if at is None or shape != (at.outputs, at.inputs):
+            held = "no such layer" if at is None else f"({at.outputs}, {at.inputs}) there"
+            raise InputError(
+                f"the factors of {escape(module.name, 160)} are for {shape}, and the base has "
+                f"{held}; give the base that the adapter was trained on"
+            )
+
+
+def exact_alpha(scaling: float, rank: int, name: str) -> float:
+    """Return the alpha with alpha / rank == scaling to the bit, a whole number where there is one.
+
+    Raises:
+        InputError: There is none.
+    """
+    whole = round(scaling * rank)
+    if whole / rank == scaling:
+        return whole
+    try:
+        return alpha_for(scaling, rank)
+    except InputError as error:
+        raise InputError(
+            f"{escape(name, 120)}: the factors lie in rank {rank} now, and no alpha divided by "
+            f"{rank} is {scaling!r} to the bit, so the conversion would not be exact; train with "
+            "a whole number as alpha"
+        ) from error
+
+
+def _require_plain(path: Path, config: LoraAdapterConfig) -> None:
+    for name, plain in _PLAIN.items():
+        if getattr(config, name) != plain:
+            raise AdapterError(
+                f"the adapter {escape(str(path), 200)} sets {name}, which is more than the two "
+                "factors that a conversion carries over; convert an adapter without it"
+            )
+
+
+def _read_tensors(folder: AdapterFolder) -> "dict[str, Tensor]":
+    from safetensors.torch import load
+
+    open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)  # its strict reading of the header
+    # The library gives them in an order that changes from run to run.
+    return dict(sorted(load(folder.read_bytes(WEIGHTS, MAX_WEIGHTS_BYTES)).items()))
+
+
+def _module(name: str, found: "dict[Part, Tensor]", matching: Matching) -> PeftModule:
+    embedding = Part.EMBEDDING_A in found
+    wanted = {Part.EMBEDDING_A, Part.EMBEDDING_B} if embedding else {Part.A, Part.B}
+    shown = escape(name, 120)
+    if set(found) != wanted:
+        odd = sorted(set(found) ^ wanted)[0]
+        verb = "has" if odd in found else "lacks"
+        raise AdapterError(
+            f"{shown} {verb} {odd}, and a conversion carries over two factors a module; "
+            "save the adapter with save_embedding_layers=False and without other variants"
+        )
+    a, b = (found[part] for part in sorted(wanted))
+    rank = matching.rank(name)
+    shapes_fit = a.ndim == b.ndim and a.ndim in (2, 4) and a.shape[0] == b.shape[1] == rank
+    if not shapes_fit or a.dtype != b.dtype or not a.is_floating_point():
+        raise AdapterError(
+            f"{shown} has factors {tuple(a.shape)} and {tuple(b.shape)}, and its config says rank "
+            f"{rank}; save the adapter again, whole"
+        )
+    return PeftModule(name=name, A=a, B=b, scaling=matching.scaling(name), is_embedding=embedding)
+
+
+def _strange(key: BadKey) -> AdapterError:
+    return AdapterError(
+        f"{WEIGHTS}: the tensor {escape(key.name, 160)} has no place, as {escape(key.cause, 120)}; "
+        f"{escape(key.fix, 200)}"
+    )
+
+
+def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the most common value, and a pattern for each module that has another one.
+
+    A last name stands for all modules of that name where they agree.
+    """
+    common = Counter(values.values()).most_common(1)[0][0]
+    leaves: dict[str, set[Any]] = {}
+    for name, value in values.items():
+        leaves.setdefault(name.rpartition(".")[2], set()).add(value)
+    pattern = {}
+    for name, value in values.items():
+        leaf = name.rpartition(".")[2]
+        if value != common:
+            pattern[leaf if len(leaves[leaf]) == 1 else name] = value
+    return common, pattern
+
+
+def _targets(adapted: Sequence[str], layers: Iterable[str]) -> list[str]:
+    """Return the shortest list of names that means these modules and no other."""
+    others = {name.rpartition(".")[2] for name in set(layers) - set(adapted)}
+    leaves = {name.rpartition(".")[2] for name in adapted}
+    alone = leaves - others
+    return sorted(alone | {name for name in adapted if name.rpartition(".")[2] not in alone})

@@ -1,0 +1,147 @@
+"""What is wrong with a model that was built with loralib by hand: loralib's faults, by name.
+
+Each was reproduced on loralib 0.1.2, and the tests do so again on the version installed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.loralib_interop.loralib_config import Bias, require_loralib
+from phi3_lora_qa.loralib_interop.loralib_state import (
+    merged_modules,
+    shown,
+    silent_biases,
+    strangers,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One fault: its name, what is wrong, in which modules, why it matters, how to mend it."""
+
+    fault: str
+    what: str
+    where: tuple[str, ...]
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what} at {shown(self.where)}: {self.why}; {self.fix}"
+
+
+def check(model: "nn.Module", bias: Bias = "none") -> tuple[Problem, ...]:
+    """Find loralib's known faults in a model.
+
+    Args:
+        model: Any model with loralib layers in it; it is not changed, and no forward pass is run.
+        bias: What loralib's own helpers will be told.
+
+    Raises:
+        MissingDependencyError: loralib is not installed.
+    """
+    require_loralib()
+    return tuple(_find(model, bias))
+
+
+def _find(model: "nn.Module", bias: Bias) -> Iterator[Problem]:
+    found: Mapping[str, Callable[[], list[str]]] = {
+        "conv-shape": lambda: _where(model, _is_shapeless),
+        "empty-mask": lambda: _where(model, _has_no_block),
+        "merged": lambda: merged_modules(model),
+        "foreign-lora-name": lambda: strangers(model),
+        "conv-dropout": lambda: _where(model, _ignores_dropout),
+        "max-norm": lambda: _where(model, lambda m: getattr(m, "max_norm", None) is not None),
+        "not-picklable": lambda: _where(model, lambda m: not _is_module(m.lora_dropout)),
+        "conv-bias": lambda: silent_biases(model) if bias == "lora_only" else [],
+    }
+    for fault, names in found.items():
+        where = names()
+        if where:
+            what, why, fix = FAULTS[fault]
+            yield Problem(fault=fault, what=what, where=tuple(where), why=why, fix=fix)
+
+
+FAULTS = {
+    "conv-shape": (
+        "loralib's Conv1d or Conv3d with a kernel larger than 1",
+        "its factors are shaped for two dimensions, and the forward pass fails",
+        "leave the layer out, or adapt it with PEFT",
+    ),
+    "empty-mask": (
+        "a MergedLinear of rank above 0 with no block enabled",
+        "enable_lora is [False] by default; no factors are made, and the forward pass fails",
+        "give enable_lora with at least one True, or r=0",
+    ),
+    "merged": (
+        "merged weights",
+        "a state_dict() saved now holds the delta in the weights and once more as factors, and "
+        "factors loaded now are taken out of weights that they were never in",
+        "call model.train() before saving or loading, or build the layers with merge_weights=False",
+    ),
+    "foreign-lora-name": (
+        'a parameter of your own with "lora_" in its name',
+        "loralib looks for these letters anywhere in a name: it stays trainable and is saved",
+        "rename the module",
+    ),
+    "conv-dropout": (
+        "a convolution with lora_dropout",
+        "loralib never applies it",
+        "set it to 0, so that nobody counts on it",
+    ),
+    "max-norm": (
+        "an Embedding with max_norm",
+        "the look-up in A rescales A itself, in place",
+        "build it without max_norm",
+    ),
+    "not-picklable": (
+        "lora_dropout=0",
+        "loralib keeps a lambda for it, so that torch.save(model) and worker processes fail",
+        "save lora_state_dict(model) instead, or set layer.lora_dropout = torch.nn.Identity()",
+    ),
+    "conv-bias": (
+        'the bias of a convolution under bias="lora_only"',
+        "loralib 0.1.2 looks for it on the wrapper and not on .conv: it is neither trained nor "
+        "saved",
+        'use bias="all" or "none"',
+    ),
+}
+"""What is wrong, why it matters and how to mend it, by the fault's short name."""
+
+
+def _where(model: "nn.Module", is_faulty: Callable[[Any], bool]) -> list[str]:
+    from loralib.layers import LoRALayer
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LoRALayer) and module.r > 0 and is_faulty(module)
+    ]
+
+
+def _is_shapeless(module: Any) -> bool:
+    from loralib.layers import ConvLoRA
+    from torch import nn
+
+    return (
+        isinstance(module, ConvLoRA)
+        and not isinstance(module.conv, nn.Conv2d)
+        and any(size > 1 for size in module.conv.kernel_size)
+    )
+
+
+def _has_no_block(module: Any) -> bool:
+    return hasattr(module, "enable_lora") and not any(module.enable_lora)
+
+
+def _ignores_dropout(module: Any) -> bool:
+    return hasattr(module, "conv") and getattr(module.lora_dropout, "p", 0) > 0
+
+
+def _is_module(value: object) -> bool:
+    from torch import nn
+
+    return isinstance(value, nn.Module)

@@ -1,0 +1,168 @@
+"""Properties of the forward pass of a layer that is not merged."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from phi3_lora_qa.lora import (
+    Approximation,
+    Array,
+    Factors,
+    delta,
+    dense_forward_bound,
+    exact,
+    forward_bound,
+    merged_forward_bound,
+    output,
+    unmerge_bound,
+)
+from phi3_lora_qa.properties.delta import FACTORS, scaled
+from phi3_lora_qa.properties.layer import Layer
+from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, holds, layer_property
+from phi3_lora_qa.strategies import LayerCase
+
+
+@layer_property()
+def forward_adds_the_delta(layer: type[Layer], case: LayerCase, draw: Draw) -> Iterator[Comparison]:
+    """The output is W·x + scaling · B·(A·x), DoRA's where there is a magnitude."""
+    yield agrees(layer, "the output", layer.build(case).forward(case.x), case, case.factors)
+
+
+@layer_property("set_scale")
+def forward_is_linear_in_the_scaling(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """With k times the scaling the update is k times as large; set back it is the same to the bit.
+
+    Minus once negates it; zero times leaves the base (with DoRA: its direction, at length m).
+    """
+    built = layer.build(case)
+    before = built.forward(case.x)
+    for k in FACTORS:
+        factors = scaled(case.factors, k)
+        if _has_direction(case, factors):
+            built.set_scale(k)
+            what = f"the output at {k:g} times the scaling"
+            yield agrees(layer, what, built.forward(case.x), case, factors)
+    built.set_scale(1.0)
+    yield compared("the output after the scale was set back", built.forward(case.x), before)
+
+
+@layer_property()
+def forward_changes_nothing(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """The same input again gives the same output, to the bit."""
+    built = layer.build(case)
+    before = built.forward(case.x)
+    built.forward(2.0 * case.x if layer.takes_any_input else case.x)
+    yield compared("the output, the second time,", built.forward(case.x), before)
+
+
+@layer_property()
+def rows_of_a_batch_do_not_meet(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """A row's output does not depend on the other rows, nor on its place among them."""
+    built = layer.build(case)
+    order = np.array(draw(st.permutations(range(len(case.x)))))
+    shuffled = built.forward(case.x[order])
+    expected, bound = expected_output(layer, case, case.factors)
+    yield compared("the output of a shuffled batch", shuffled, expected[order], bound[order])
+    yield compared("the output of one row alone", built.forward(case.x[:1]), expected[:1],
+                   bound[:1])  # fmt: skip
+
+
+@layer_property("switch")
+def switched_off_it_is_the_base(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """Switched off, the output is the base's; switched on again, what it was, to the bit."""
+    built = layer.build(case)
+    before = built.forward(case.x)
+    built.switch(on=False)
+    yield agrees(layer, "the output with the adapter off", built.forward(case.x), case, None)
+    built.switch(on=True)
+    yield compared("the output with the adapter on again", built.forward(case.x), before)
+
+
+@layer_property("output_dtype")
+def output_has_the_dtype_of_the_base(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """What comes out has the dtype that the base alone would give, and no other."""
+    found = layer.build(case).output_dtype(case.x, case.dtype)
+    yield holds(f"the output's dtype, {found} and not {case.dtype}:", found == case.dtype)
+
+
+@layer_property("saved_and_loaded")
+def saving_and_loading_changes_nothing(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """Saved and loaded onto the same base, factors and outputs are the same, to the bit."""
+    built = layer.build(case)
+    loaded = built.saved_and_loaded()
+    before, after = built.factors(), loaded.factors()
+    yield compared("A after loading", after.A, before.A)
+    yield compared("B after loading", after.B, before.B)
+    yield compared("the scaling after loading", np.array(after.scaling), np.array(before.scaling))
+    yield compared("the output after loading", loaded.forward(case.x), built.forward(case.x))
+
+
+def expected_output(
+    layer: type[Layer], case: LayerCase, factors: Factors | None
+) -> tuple[Array, Array]:
+    """Return outputs (batch, out) and their bounds; the base's alone without factors."""
+    arithmetic = layer.arithmetic(case)
+    used = factors or _nothing(case)
+    found = output(case.weight, used, case.x)
+    bound = _BOUNDS[layer.forms if factors else "factors"]
+    allowed = bound(case.weight, used, case.x, arithmetic, case.base_bias)
+    return found if case.base_bias is None else found + case.base_bias, allowed
+
+
+def agrees(
+    layer: type[Layer], what: str, found: Array, case: LayerCase, factors: Factors | None
+) -> Comparison:
+    """Compare a layer's outputs with the reference's."""
+    expected, bound = expected_output(layer, case, factors)
+    return compared(what, found, expected, bound)
+
+
+def unmerged_base_output(layer: type[Layer], case: LayerCase) -> tuple[Array, Array]:
+    """Return the base's outputs and bounds after a merge was taken out of weight and bias."""
+    arithmetic, f = layer.arithmetic(case), case.factors
+    drift = unmerge_bound(case.weight, f, arithmetic)
+    weight = Approximation(value=case.weight, error=drift)
+    y = arithmetic.product(exact(case.x), weight.transposed())
+    if case.base_bias is not None:
+        bias, moved = case.base_bias[:, None], np.zeros((len(case.base_bias), 1))
+        if f.bias is not None:  # merged as a weight of one column is
+            column = Factors(A=np.ones((1, 1)), B=f.bias[:, None], scaling=f.scaling)
+            moved = unmerge_bound(bias, column, arithmetic)
+        y = arithmetic.add(y, Approximation(value=bias.T, error=moved.T))
+    return y.value, y.error
+
+
+_BOUNDS = {
+    "factors": forward_bound,
+    "delta": dense_forward_bound,
+    "weight": merged_forward_bound,
+}
+
+
+def _nothing(case: LayerCase) -> Factors:
+    f = case.factors
+    return replace(f, A=np.zeros_like(f.A), B=np.zeros_like(f.B), magnitude=None, bias=None)
+
+
+def _has_direction(case: LayerCase, factors: Factors) -> bool:
+    """Whether DoRA can tell the direction of every row: none may vanish or nearly cancel."""
+    if factors.magnitude is None:
+        return True
+    update = delta(factors)
+    left = np.linalg.norm(case.weight + update, axis=1)
+    sides = np.linalg.norm(case.weight, axis=1) + np.linalg.norm(update, axis=1)
+    return bool(np.all(left > 0.2 * sides))

@@ -1,0 +1,270 @@
+"""The Gram matrices against numpy's singular values of the whole delta, in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3_lora_qa.adapter.safetensors_file import open_path
+from phi3_lora_qa.adapter.tensor_names import Part
+from phi3_lora_qa.adapter.weight_stats import DeltaMeasure, TensorMeasure, delta, measure
+from phi3_lora_qa.errors import AdapterError
+from tests.adapter.packing import Array, pack
+
+
+def measured(array: Array, part: Part, folder: Path) -> TensorMeasure:
+    path = folder / "x.safetensors"
+    path.write_bytes(pack({"x": array}))
+    return measure(open_path(path, error=AdapterError), "x", part)
+
+
+def delta_of(a: Array, b: Array, folder: Path, scaling: float = 1.0) -> DeltaMeasure:
+    one, other = measured(a, Part.A, folder), measured(b, Part.B, folder)
+    found = delta(one, other, scaling, read=lambda: (a, b))
+    assert found is not None
+    return found
+
+
+def unread() -> tuple[Array, Array]:
+    raise AssertionError("the factors were read again")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("measure")
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 150), st.integers(1, 400), st.integers(1, 40), st.integers(0, 99),
+    st.floats(-6, 6), st.sampled_from([0.0, 0.5, -2.0, 16.0]),
+)  # fmt: skip
+def test_norm_and_effective_rank_are_those_of_the_whole_delta(
+    outputs: int, inputs: int, rank: int, seed: int, size: float, scaling: float
+) -> None:
+    import tempfile
+
+    random = np.random.default_rng(seed)
+    a = random.normal(size=(rank, inputs)).astype("f4")
+    b = (random.normal(size=(outputs, rank)) * 10**size).astype("f4")
+    with tempfile.TemporaryDirectory() as place:
+        found = delta_of(a, b, Path(place), scaling)
+    whole = scaling * (b.astype("f8") @ a.astype("f8"))
+    # Two inner products in float32 over at most 2^18 / r^2 terms, summed in float64.
+    terms = max(1, (1 << 18) // rank**2) + 2
+    bound = 2.0 * min(terms, max(inputs, outputs)) * float(np.finfo("f4").eps)
+    assert found.norm == pytest.approx(np.linalg.norm(whole), rel=max(bound, 1e-5))
+    squares = np.linalg.svd(whole, compute_uv=False) ** 2
+    if squares.sum() > 0:
+        expected = squares.sum() ** 2 / (squares**2).sum()
+        assert found.effective_rank == pytest.approx(expected, rel=4 * max(bound, 1e-5))
+
+
+@pytest.mark.parametrize("part", [Part.A, Part.B, Part.WEIGHT])
+def test_what_is_not_finite_is_counted_wherever_it_is(part: Part, folder: Path) -> None:
+    for place in (0, 1999, 3999):
+        array = np.ones((1000, 4), "f4")
+        array.reshape(-1)[place] = np.nan
+        array.reshape(-1)[(place + 7) % 4000] = -np.inf
+        found = measured(array.T.copy() if part is Part.A else array, part, folder)
+        assert (found.nan, found.infinite, found.finite) == (1, 1, False)
+
+
+def test_finite_numbers_whose_squares_overflow_are_finite(folder: Path) -> None:
+    found = measured(np.full((40, 4), 1e30, "f4"), Part.B, folder)
+    assert found.finite
+    assert found.norm == pytest.approx(1e30 * 160**0.5)
+
+
+def test_tiny_numbers_are_not_taken_for_zero(folder: Path) -> None:
+    array = np.zeros((40, 4), "f4")
+    array[17, 2] = 1e-40
+    assert not measured(array, Part.B, folder).zero
+    assert measured(np.zeros((40, 4), "f4"), Part.B, folder).zero
+
+
+def test_constant_fill_is_told_from_numbers_that_begin_alike(folder: Path) -> None:
+    array = np.full((100, 4), 0.5, "f4")
+    assert measured(array, Part.B, folder).constant
+    array[99, 3] = 0.25
+    assert not measured(array, Part.B, folder).constant
+    assert not measured(np.zeros((100, 4), "f4"), Part.B, folder).constant
+
+
+def test_a_large_table_is_measured_in_blocks(folder: Path) -> None:
+    array = np.ones((3000, 3000), "f4")
+    array[2999, 2999] = np.nan
+    assert measured(array, Part.WEIGHT, folder).nan == 1
+    assert measured(np.full((), 2.0, "f4"), Part.WEIGHT, folder).norm == 2.0
+
+
+def test_a_very_high_rank_gets_an_upper_bound(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    a = random.normal(size=(300, 310)).astype("f4")
+    b = random.normal(size=(310, 300)).astype("f4")
+    one, other = measured(a, Part.A, folder), measured(b, Part.B, folder)
+    found = delta(one, other, 1.0, read=unread)
+    assert found is not None
+    assert found.effective_rank is None
+    assert found.norm >= np.linalg.norm(b @ a)
+
+
+def test_a_factor_that_is_not_finite_has_no_delta(folder: Path) -> None:
+    good = measured(np.ones((4, 9), "f4"), Part.A, folder)
+    bad = measured(np.full((9, 4), np.nan, "f4"), Part.B, folder)
+    assert delta(good, bad, 1.0, read=unread) is None
+
+
+@settings(deadline=None, max_examples=40, derandomize=True, database=None)
+@given(
+    st.integers(-140, 120), st.integers(-140, 120), st.sampled_from(["f4", "f8"]),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_numbers_of_any_size_are_measured_to_their_last_digits(
+    size_a: int, size_b: int, dtype: str, seed: int
+) -> None:
+    """Powers of two, so that nothing is rounded but what becomes denormal: the same digits."""
+    import tempfile
+
+    random = np.random.default_rng(seed)
+    a, b = random.normal(size=(4, 60)).astype("f4"), random.normal(size=(50, 4)).astype("f4")
+    small, large = (np.ldexp(x.astype("f8"), e) for x, e in ((a, size_a), (b, size_b)))
+    with tempfile.TemporaryDirectory() as place:
+        found = delta_of(small.astype(dtype), large.astype(dtype), Path(place))
+        plain = delta_of(a, b, Path(place))
+    denormal = dtype == "f4" and min(size_a, size_b) < -120
+    expected = np.ldexp(plain.norm, size_a + size_b)
+    assert found.norm == pytest.approx(expected, rel=0.1 if denormal else 1e-5)
+    assert found.effective_rank == pytest.approx(
+        plain.effective_rank, rel=0.1 if denormal else 1e-5
+    )
+
+
+def test_the_usual_delta_is_measured_without_reading_it_again(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    a = random.uniform(-0.02, 0.02, (16, 3072)).astype("f4")
+    for b in (random.normal(0, 1e-4, (3072, 16)), np.sign(random.normal(size=(3072, 16))) * 1e-4):
+        one, other = measured(a, Part.A, folder), measured(b.astype("f4"), Part.B, folder)
+        assert delta(one, other, 2.0, read=unread) is not None
+
+
+@pytest.mark.parametrize("left", [0.1, 1e-2, 1e-3, 1e-4, 1e-5])
+def test_what_is_left_of_parts_that_cancel_is_exact(left: float, folder: Path) -> None:
+    """The second half of the components undoes the first, but for a small rest of its own."""
+    random = np.random.default_rng(1)
+    a, b = random.normal(size=(8, 400)), random.normal(size=(300, 8))
+    rest = left * random.normal(size=(300, 8))
+    both_a = np.concatenate([a, a]).astype("f4")
+    both_b = np.concatenate([b, rest - b], axis=1).astype("f4")
+    whole = both_b.astype("f8") @ both_a.astype("f8")
+    squares = np.linalg.svd(whole, compute_uv=False)[:16] ** 2
+    found = delta_of(both_a, both_b, folder)
+    by_gram = left > 0.05
+    assert found.norm == pytest.approx(np.linalg.norm(whole), rel=2e-5 if by_gram else 1e-9)
+    expected = squares.sum() ** 2 / (squares**2).sum()
+    assert found.effective_rank == pytest.approx(expected, rel=1e-5 if by_gram else 1e-7)
+    assert not found.cancelled
+
+
+def test_parts_that_cancel_to_rounding_are_told_and_have_no_rank(folder: Path) -> None:
+    random = np.random.default_rng(2)
+    basis = np.linalg.qr(random.normal(size=(4, 4)))[0]
+    a = (random.normal(size=(300, 2)) @ basis[0::2]).T.astype("f4")
+    b = (random.normal(size=(200, 2)) @ basis[1::2]).astype("f4")
+    found = delta_of(a, b, folder)
+    assert found.cancelled
+    assert 0 < found.norm < 1e-6 * found.parts
+    assert found.effective_rank is None
+
+
+def test_components_of_very_different_sizes_do_not_hide_the_delta(folder: Path) -> None:
+    """B·M and M⁻¹·A are the same delta, whatever M makes of the single factors."""
+    random = np.random.default_rng(3)
+    a, b = random.normal(size=(4, 60)).astype("f4"), random.normal(size=(50, 4)).astype("f4")
+    gauge = np.ldexp(np.float32(1), np.array([0, 80, -80, 20])).astype("f4")
+    found = delta_of(a * gauge[:, None], b / gauge, folder)
+    assert found.norm == pytest.approx(np.linalg.norm(b.astype("f8") @ a), rel=1e-9)
+    assert not found.cancelled
+
+
+@pytest.mark.parametrize("part", [Part.A, Part.B])
+def test_a_straight_line_is_told_from_what_training_leaves(part: Part, folder: Path) -> None:
+    random = np.random.default_rng(4)
+    at = np.arange(500.0)
+    noisy = random.normal(size=(500, 3))
+
+    def on_line(component: Array) -> bool:
+        tall = np.column_stack([noisy, component]).astype("f4")
+        return measured(tall.T.copy() if part is Part.A else tall, part, folder).on_line
+
+    one_step = 1e-4 * np.sign(random.normal(size=500))
+    for filled in (at, 0.1 + 0 * at, 5 - 1e-3 * at, 1e-30 * at, 0.1 + one_step):
+        assert on_line(filled)
+    one_block = np.where(at < 250, random.normal(size=500), 0)
+    for healthy in (random.normal(size=500), 0 * at, one_step, one_block):
+        assert not on_line(healthy)
+
+
+def test_zeros_at_the_end_count_where_the_rest_is_dense(folder: Path) -> None:
+    dense = np.random.default_rng(5).normal(size=(8, 100)).astype("f4")
+    assert measured(dense, Part.A, folder).tail == 0
+    torn = dense.copy()
+    torn.reshape(-1)[617:] = 0
+    assert measured(torn, Part.A, folder).tail == 800 - 617
+    assert measured(torn, Part.B, folder).tail == 0
+    torn[::2, ::3] = 0
+    assert measured(torn, Part.A, folder).tail == 0
+    assert measured(np.zeros((8, 100), "f4"), Part.A, folder).tail == 0
+
+
+@pytest.mark.parametrize("part", [Part.A, Part.WEIGHT, Part.MAGNITUDE])
+def test_what_was_clipped_to_float16_is_counted_in_any_tensor(part: Part, folder: Path) -> None:
+    array = np.ones((6, 40), "f2")
+    array[2, 3] = array[5, 7] = -65504
+    assert measured(array, part, folder).clipped == 2
+    assert measured(array.astype("f4"), part, folder).clipped == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [("f2", 0x7D00), ("f4", 0x7F800001), ("f8", 0x7FF0000000000001)]
+)
+def test_a_signalling_nan_is_a_nan_and_no_warning(dtype: str, bits: int, folder: Path) -> None:
+    array = np.full((20, 4), bits, dtype.replace("f", "u")).view(dtype)
+    with np.errstate(all="raise"):
+        assert measured(array, Part.B, folder).nan == 80
+
+
+def test_a_hole_is_the_longest_run_of_zeros_in_what_is_dense(folder: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(100, 8)).astype("f4")
+    assert measured(array, Part.B, folder).hole == (0, 0)
+    array.reshape(-1)[101:201] = 0
+    array.reshape(-1)[[7, 500]] = 0  # chance
+    assert measured(array, Part.B, folder).hole == (101, 100)
+    assert measured(array, Part.MAGNITUDE, folder).hole == (0, 0)
+    array[::2] = 0  # sparse, as what was pruned
+    assert measured(array, Part.B, folder).hole == (0, 0)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+@pytest.mark.parametrize("part", [Part.A, Part.B, Part.EMBEDDING_B])
+def test_equal_parts_are_counted_along_the_long_side(part: Part, parts: int, folder: Path) -> None:
+    random = np.random.default_rng(0)
+    block = random.normal(size=(16, 4)).astype("f4")
+    tall = np.concatenate([block] * parts)
+    array = np.ascontiguousarray(tall.T) if part is Part.A else tall
+    assert measured(array, part, folder).repeats == parts
+    array[-1, -1] += 1
+    assert measured(array, part, folder).repeats == (0 if parts == 2 else parts)
+    assert measured(np.zeros_like(array), part, folder).repeats == 0
+    fresh = random.normal(size=array.shape).astype("f4")
+    assert measured(fresh, part, folder).repeats == 0
+
+
+def test_one_number_that_outweighs_all_others_is_told(folder: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(64, 4)).astype("f4")
+    for value, told in ((100, False), (-1000, True), (1e30, True)):
+        array[3, 1] = value
+        assert measured(array, Part.B, folder).spiked is told
+    assert not measured(np.zeros((64, 4), "f4"), Part.B, folder).spiked

@@ -1,0 +1,68 @@
+from typing import Any
+
+import pytest
+
+from phi3_lora_qa.conversion.fused_blocks import Mask, expand, phi3_blocks
+from phi3_lora_qa.errors import InputError
+
+GROUPED = {"q": 96, "k": 48, "v": 48}
+EQUAL = {"q": 64, "k": 64, "v": 64}
+MEDIUM = {"q": 5120, "k": 1280, "v": 1280}
+
+
+def test_the_blocks_of_the_tiny_base_add_up_to_its_fused_layers(tiny: Any) -> None:
+    blocks = phi3_blocks(tiny.model.config.to_dict())
+    layer = tiny.model.model.layers[0]
+    assert blocks["qkv_proj"] == GROUPED
+    assert sum(blocks["qkv_proj"].values()) == layer.self_attn.qkv_proj.out_features
+    assert sum(blocks["gate_up_proj"].values()) == layer.mlp.gate_up_proj.out_features
+
+
+def test_of_another_architecture_no_blocks_are_known() -> None:
+    assert phi3_blocks({"model_type": "llama", "hidden_size": 4}) == {}
+
+
+def test_a_config_without_a_size_is_refused() -> None:
+    with pytest.raises(InputError, match="no usable hidden_size"):
+        phi3_blocks({"model_type": "phi3"})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "mask", "expected"),
+    [
+        (EQUAL, {"q": True, "k": False, "v": True}, (True, False, True)),
+        (GROUPED, {"q": True, "k": False, "v": True}, (True, True, False, True)),
+        (GROUPED, {"q": False, "k": False, "v": True}, (False, False, False, True)),
+        (MEDIUM, {"q": True, "k": True, "v": False}, (True,) * 5 + (False,)),
+        ({}, [False, True], (False, True)),
+        (GROUPED, [True, False], (True, False)),
+    ],
+)
+def test_a_mask_becomes_equal_blocks_of_the_greatest_common_size(
+    blocks: dict[str, int], mask: Mask, expected: tuple[bool, ...]
+) -> None:
+    assert expand(mask, blocks) == expected
+
+
+def test_a_mask_can_be_laid_over_finer_blocks_but_not_over_ones_that_cut_a_block() -> None:
+    mask = {"q": True, "k": False, "v": False}
+    assert expand(mask, GROUPED, 8) == (True,) * 4 + (False,) * 4
+    with pytest.raises(InputError, match="3 equal blocks of 64 rows do not fit"):
+        expand(mask, GROUPED, 3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        ({"q": True, "k": False, "v": True, "o": True}, "'o', which is no block; name q, k, v"),
+        ({"q": True}, "leaves out k"),
+        ({"q": False, "k": False, "v": False}, "chooses no block"),
+        ([False], "loralib's default"),
+        ([], "chooses no block"),
+        (["yes"], "something else than true and false"),
+        ({"q": 1, "k": 0, "v": 0}, "something else than true and false"),
+    ],
+)
+def test_a_mask_that_does_not_say_it_is_refused(mask: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        expand(mask, GROUPED)

@@ -1,0 +1,91 @@
+"""A metric is measured where it applies; what was not measured is not judged."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from phi3_lora_qa.data.answer_checks import AnswerCheck, Json, MaxWords
+from phi3_lora_qa.data.chat_items import Item, Message
+from phi3_lora_qa.data.thresholds import Limit
+from phi3_lora_qa.gate.comparison import Demands, chosen, join_scores, measure, needed
+from phi3_lora_qa.record import Outcome
+from phi3_lora_qa.scoring.score_items import ItemScore
+
+
+def item(number: int, group: str, *checks: AnswerCheck) -> Item:
+    ask = Message(role="user", content=f"{group} {number}?")
+    return Item(id=f"{group}-{number}", prompt=(ask,), reference="[1]", group=group, checks=checks)
+
+
+def scores(items: Sequence[Item], answer: str, *, stopped: bool = True) -> list[ItemScore]:
+    return [
+        ItemScore(item_id=i.id, loss=1.0, tokens=2, answer=answer, stopped=stopped) for i in items
+    ]
+
+
+ITEMS = [
+    *(item(n, "format", Json(), MaxWords(words=1)) for n in range(40)),
+    *(item(n, "format", MaxWords(words=1)) for n in range(40, 60)),
+    *(item(n, "general") for n in range(40)),
+]
+LIMITS = [
+    Limit(group="format", metric="json_valid", rule="at_least", value=0.9),
+    Limit(group="format", metric="stopped", rule="no_worse_than", value=0.1),
+    Limit(group="general", metric="json_valid", rule="at_least", value=0.9),
+]
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [("[1]", Outcome.PASSED), ("[1", Outcome.FAILED)])
+def test_only_the_items_that_a_metric_says_something_of_are_counted(
+    answer: str, outcome: Outcome
+) -> None:
+    metrics = chosen((), LIMITS)
+    rows = join_scores(ITEMS, scores(ITEMS, "[1]"), scores(ITEMS, answer), metrics)
+    found = {
+        (m.group, m.metric): m
+        for m in measure(rows, Demands(limits=LIMITS, metrics=metrics, seed=0))
+    }
+    assert found["format", "json_valid"].n == 40
+    assert found["format", "json_valid"].outcome is outcome
+    assert found["format", "checks"].n == 60
+    assert found["general", "loss"].n == found["general", "stopped"].n == 40
+    never = {("general", "json_valid"), ("general", "checks"), ("format", "refusal")}
+    assert not never & set(found)
+    assert "checks" not in rows[-1].scores
+    assert '"kind": "json"' in rows[0].extras
+    assert not rows[-1].extras
+
+
+def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> None:
+    metrics = chosen((), LIMITS)
+    endless = scores(ITEMS, "[1]", stopped=False)
+    rows = join_scores(ITEMS, scores(ITEMS, "[1]"), endless, metrics)
+    found = {
+        (m.group, m.metric): m
+        for m in measure(rows, Demands(limits=LIMITS, metrics=metrics, seed=0))
+    }
+    assert found["format", "stopped"].outcome is Outcome.FAILED
+    assert found["format", "stopped"].tuned == 0.0
+    assert found["format", "exact_match"].tuned == 1.0
+    assert needed(rows, LIMITS[1], Demands(limits=LIMITS, metrics=metrics, seed=0)) > 0
+
+
+def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
+    from dataclasses import replace
+
+    options = ("[1]", "[2]")
+    items = [replace(i, choices=options if n % 2 else ()) for n, i in enumerate(ITEMS[:40])]
+    base = [replace(s, choice=0) for s in scores(items, "[1]")]
+    tuned = [replace(s, choice=1, divergence=0.5, agreement=0.25) for s in scores(items, "[1]")]
+    metrics = chosen((), ())
+    rows = join_scores(items, base, tuned, metrics)
+    demands = Demands(limits=(), metrics=metrics, seed=0)
+    found = {m.metric: m for m in measure(rows, demands)}
+    assert (found["choice"].n, found["choice"].base, found["choice"].tuned) == (20, 1.0, 0.0)
+    assert (found["divergence"].base, found["divergence"].tuned) == (0.0, 0.5)
+    assert (found["agreement"].base, found["agreement"].tuned) == (1.0, 0.25)
+    served = scores(items, "[1]")  # a server tells neither likelihoods of options nor outlooks
+    rows = join_scores(items, served, served, metrics)
+    assert not {"choice", "divergence", "agreement"} & {
+        m.metric for m in measure(rows, Demands(limits=(), metrics=metrics, seed=0))
+    }

@@ -1,0 +1,93 @@
+"""The private folder of a run goes with the run, and with the next one where that was killed."""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.gate.prepare import Target, handed_over
+from phi3_lora_qa.gate.private_copy import PREFIX, private_copies
+
+KILLED = """
+import os, signal
+from phi3_lora_qa.gate.private_copy import private_copies
+with private_copies([]):
+    {during}
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path
+
+
+def killed(during: str = "pass") -> None:
+    script = [sys.executable, "-c", KILLED.format(during=during)]
+    assert subprocess.run(script, check=False).returncode == -9
+
+
+def test_it_is_there_for_as_long_as_the_run_and_for_its_owner_alone(temporary: Path) -> None:
+    with private_copies([]) as folder:
+        assert handed_over(folder) == ()
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not list(temporary.iterdir())
+
+
+def test_an_error_removes_it_too(temporary: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), private_copies([]):
+        raise KeyboardInterrupt
+    assert not list(temporary.iterdir())
+
+
+def test_the_next_run_removes_what_a_killed_one_left(temporary: Path) -> None:
+    killed()
+    assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
+    with private_copies([]) as folder:
+        assert list(temporary.iterdir()) == [folder]
+
+
+def test_a_run_that_is_alive_keeps_its_own(temporary: Path) -> None:
+    with private_copies([]) as folder:
+        killed()
+        with private_copies([]) as other:
+            assert {*temporary.iterdir()} == {folder, other}
+
+
+def test_what_no_killed_run_left_is_not_removed(temporary: Path) -> None:
+    kept = [temporary / f"{PREFIX}{name}" for name in ("mine", "elsewhere", "empty")]
+    for folder, owner in zip(kept, ("", "another machine", None), strict=True):
+        folder.mkdir()
+        if owner is not None:
+            (folder / "in-use").write_text(owner)
+    (temporary / "target").mkdir()
+    (temporary / "target" / "in-use").write_text(f"phi3-lora-qa on {platform.node()}")
+    (temporary / f"{PREFIX}link").symlink_to(temporary / "target")
+    os.mkfifo(kept[2] / "in-use")
+    before = {*temporary.iterdir()}
+    with private_copies([]):
+        pass
+    assert {*temporary.iterdir()} == before
+    assert (temporary / "target" / "in-use").is_file()
+
+
+def test_no_room_is_bad_input_and_leaves_nothing(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(targets: tuple[Target, ...], folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("phi3_lora_qa.gate.private_copy.hand_over", full)
+    with (
+        pytest.raises(InputError, match=r"No space left on device; .* set TMPDIR"),
+        private_copies([]),
+    ):
+        raise AssertionError
+    assert not list(temporary.iterdir())

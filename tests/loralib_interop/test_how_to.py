@@ -1,0 +1,37 @@
+"""The page says what is so: its config can be used, and its table names every fault."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from phi3_lora_qa.loralib_interop import LoralibConfig, check, plan
+from phi3_lora_qa.loralib_interop.model_check import FAULTS
+
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to-loralib.md").read_text(encoding="utf-8")
+
+
+def test_the_config_on_the_page_plans_the_layers_that_it_names(model: Any) -> None:
+    (recipe,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    tables = tomllib.loads(recipe)
+    layers = plan(
+        model,
+        LoralibConfig(
+            rank=tables["peft"]["r"],
+            alpha=tables["peft"]["lora_alpha"],
+            targets=tuple(tables["peft"]["target_modules"]),
+            masks=tables["engine"]["masks"],
+        ),
+    )
+    kinds = {layer.name.rpartition(".")[2]: layer.kind for layer in layers}
+    assert kinds == {
+        "qkv_proj": "MergedLinear",
+        "o_proj": "Linear",
+        "gate_up_proj": "MergedLinear",
+        "down_proj": "Linear",
+    }
+    assert check(model) == ()
+
+
+def test_the_table_on_the_page_names_every_fault() -> None:
+    assert re.findall(r"^\| `([a-z-]+)` \|", PAGE, re.MULTILINE) == list(FAULTS)

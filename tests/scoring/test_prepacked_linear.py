@@ -1,0 +1,180 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from phi3_lora_qa.lora import gamma
+from phi3_lora_qa.scoring import prepacked_linear
+from phi3_lora_qa.scoring.prepacked_linear import PACKED, packed_products, products_of
+
+
+def refusal(dtype: torch.dtype) -> str:
+    """What torch says where it cannot pack a dtype on this processor; empty where it can."""
+    if not torch.backends.mkldnn.is_available():
+        return "not built in"
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.ones(2, 2, dtype=dtype))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+class Other(nn.Linear):
+    """A layer that keeps its weight in a way of its own, as quantised ones do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2.0 * super().forward(x)
+
+
+def drawn(dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(48, 80), nn.ReLU(), nn.Linear(80, 24, bias=False))
+    return layers.to(dtype)
+
+
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 48), (3, 5, 48), (0, 48)])
+def test_a_product_is_the_same_sum_in_another_order(shape: tuple[int, ...]) -> None:
+    layer, x = drawn()[0], torch.randn(shape)
+    with torch.inference_mode():
+        plain = layer(x)
+        with packed_products(layer):
+            packed = layer(x)
+        sizes = x.abs().double() @ layer.weight.abs().double().T + layer.bias.abs().double()
+    assert packed.shape == plain.shape
+    # Both orders are within gamma of the exact sum: Higham, Accuracy and Stability, section 3.1.
+    assert ((packed - plain).abs() <= 2 * gamma(49, "float32") * sizes).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dtype_is_packed_where_the_processor_can_and_else_torchs_own(dtype: torch.dtype) -> None:
+    model, x = drawn(dtype), torch.randn(5, 48).to(dtype)
+    (said,) = products_of(model).values()
+    refused = refusal(dtype)
+    assert (said == PACKED) == (not refused)
+    assert refused[:60] in said
+    with torch.inference_mode():
+        plain = model(x)
+        with packed_products(model):
+            assert ("forward" in vars(model[0])) == (not refused)
+            torch.testing.assert_close(model(x), plain)
+
+
+def test_each_dtype_of_a_model_is_asked_for_by_itself() -> None:
+    """As of a bfloat16 base below factors in float32, and of a head in float64."""
+    dtypes = torch.bfloat16, torch.float32, torch.float64
+    said = products_of(nn.ModuleList([drawn(dtype) for dtype in dtypes]))
+    assert list(said) == ["bfloat16", "float32", "float64"]
+    assert "float64 is not packed" in said["float64"]
+    assert products_of(nn.LayerNorm(4)) == {}
+
+
+Refusing = Callable[[pytest.MonkeyPatch], None]
+
+
+def lacks_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked_linear, "_operators", object)
+
+
+def refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(weight: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("needs the cpu support avx512bw")
+
+    monkeypatch.setattr(prepacked_linear, "_pack", pack)
+
+
+def is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one part in a thousand, as if a term had been left out."""
+    right = prepacked_linear._multiply
+    monkeypatch.setattr(prepacked_linear, "_multiply", lambda *given: right(*given) * 1.001)
+
+
+def gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked_linear, "_multiply", lambda x, *_: x.new_full((5, 80), torch.nan))
+
+
+def is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked_linear, "_is_there", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lacks_the_operator, "AttributeError"),
+        (refuses, "oneDNN refuses float32 here (RuntimeError: needs the cpu support avx512bw"),
+        (is_wrong, "oneDNN's float32 is wrong here"),
+        (gives_nan, "oneDNN's float32 is wrong here"),
+        (is_switched_off, "oneDNN is not built in or is switched off"),
+    ],
+)
+def test_products_that_do_not_work_here_are_torchs_own_and_the_reason_is_told(
+    broken: Refusing, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = drawn(), torch.randn(5, 48)
+    with torch.no_grad():
+        plain = model(x)
+        broken(monkeypatch)
+        (said,) = products_of(model).values()
+        with packed_products(model):
+            assert torch.equal(model(x), plain)
+    assert said.startswith("torch's own")
+    assert f"torch {torch.__version__}" in said
+    assert says in said
+
+
+def test_asking_leaves_the_random_numbers_alone_and_works_where_tensors_are_frozen() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    model = drawn()
+    torch.manual_seed(3)
+    with torch.inference_mode():
+        frozen = products_of(model)
+    assert torch.equal(torch.rand(4), expected)
+    assert frozen == products_of(model)
+
+
+def test_layers_are_themselves_again_afterwards_even_after_an_error() -> None:
+    model, wrong = drawn(), torch.ones(47)
+    with pytest.raises(RuntimeError), packed_products(model):
+        model(wrong)
+    assert not any("forward" in vars(module) for module in model.modules())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        assert torch.equal(model[0](torch.ones(48)), model[0].bias)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2.0 * weight
+
+
+def test_a_weight_that_is_exchanged_or_changed_meanwhile_counts() -> None:
+    from torch.nn.utils import parametrize
+
+    layer, x = drawn()[2], torch.randn(3, 80)
+    with torch.no_grad(), packed_products(layer):
+        before = layer(x)
+        parametrize.register_parametrization(layer, "weight", Doubled())
+        torch.testing.assert_close(layer(x), 2.0 * before)
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        torch.testing.assert_close(layer(x), before)
+        layer.weight.mul_(3.0)
+        torch.testing.assert_close(layer(x), 3.0 * before)
+
+
+def test_a_layer_of_another_kind_or_dtype_keeps_its_own_product() -> None:
+    model = nn.ModuleList([Other(4, 4), drawn(torch.float64)[0]])
+    with packed_products(model):
+        assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_model_too_large_to_be_held_twice_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prepacked_linear, "MOST_BYTES", 10_000)
+    model = drawn()
+    assert "take more than" in products_of(model)["float32"]
+    with packed_products(model):
+        assert "forward" not in vars(model[0])

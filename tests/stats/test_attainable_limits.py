@@ -1,0 +1,76 @@
+"""A limit at the end of a range can never be shown; what is to be written instead can."""
+
+import math
+
+import pytest
+
+from phi3_lora_qa.record import Outcome
+from phi3_lora_qa.stats.attainable_limits import ITEMS, instead_of
+from phi3_lora_qa.stats.paired import compare, decide
+
+MORE = math.ceil(1.05 * ITEMS)
+"""The bound of scores within a range is drawn, and may want some items more."""
+
+UNIT, PERCENT = (0.0, 1.0), (0.0, 100.0)
+CASES = [
+    # rule, value, span, higher is better, base and tuned at their best, what to write
+    ("at_least", 1.0, UNIT, True, (0.0, 1.0), ("at_least", 0.99)),
+    ("at_least", 100.0, PERCENT, True, (0.0, 100.0), ("at_least", 99.0)),
+    ("at_most", 0.0, UNIT, False, (1.0, 0.0), ("at_most", 0.01)),
+]
+FROM_BEST = [
+    ("improve_by", 0.0, UNIT, True, (1.0, 1.0), ("at_least", 0.99)),
+    ("improve_by", 0.0, UNIT, False, (0.0, 0.0), ("at_most", 0.01)),
+    ("no_worse_than", 0.0, UNIT, True, (1.0, 1.0), ("no_worse_than", 0.01)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "value", "span", "higher", "best", "wanted", "from_best"),
+    [*((*case, False) for case in CASES), *((*case, True) for case in FROM_BEST)],
+)
+def test_what_is_out_of_reach_stays_undecided_and_what_stands_for_it_is_shown(
+    rule: str,
+    value: float,
+    span: tuple[float, float],
+    higher: bool,
+    best: tuple[float, float],
+    wanted: tuple[str, float],
+    from_best: bool,
+) -> None:
+    other = instead_of(rule, value, span, higher_is_better=higher, from_best=from_best)
+    assert other is not None
+    assert other.rule == wanted[0]
+    assert other.value == pytest.approx(wanted[1])
+
+    def judged(n: int, rule: str, value: float, *, binary: bool) -> Outcome:
+        base, tuned = ([score] * n for score in best)
+        found = compare(base, tuned, seed=0, binary=binary, span=span)
+        return decide(found, rule, value, higher)
+
+    for binary in (False, True) if span == UNIT else (False,):
+        enough = ITEMS if binary else MORE
+        assert judged(2_000, rule, value, binary=binary) is Outcome.INCONCLUSIVE
+        assert judged(enough, other.rule, other.value, binary=binary) is Outcome.PASSED
+        assert judged(280, other.rule, other.value, binary=binary) is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "span"),
+    [
+        ("at_least", 0.99, UNIT),
+        ("at_most", 1.0, UNIT),
+        ("improve_by", 0.5, UNIT),
+        ("no_worse_than", 0.0, UNIT),  # an improvement shows it
+        ("at_most", 0.0, None),  # where nothing tells that this is the end
+    ],
+)
+def test_what_items_can_show_is_left_as_it_is(
+    rule: str, value: float, span: tuple[float, float] | None
+) -> None:
+    assert instead_of(rule, value, span, higher_is_better=True) is None
+
+
+def test_a_margin_leaves_room_below_the_best() -> None:
+    assert instead_of("no_worse_than", 0.1, UNIT, higher_is_better=True, from_best=True) is None

@@ -1,0 +1,29 @@
+"""Drawn values are short in a failure report, and can be copied from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phi3_lora_qa.strategies.compact_repr import Shown, shown
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Pair(Shown):
+    name: str
+    values: NDArray[np.float64]
+    inner: "Pair | None" = None
+
+
+def test_a_small_value_is_shown_so_that_it_can_be_copied() -> None:
+    inner = Pair(name="inner", values=np.array([[1.5, -2.0]]))
+    text = repr(Pair(name="a", values=np.eye(2), inner=inner))
+    copied = eval(text, {"Pair": Pair, "array": np.array})
+    np.testing.assert_array_equal(copied.values, np.eye(2))
+    np.testing.assert_array_equal(copied.inner.values, [[1.5, -2.0]])
+    assert (copied.name, copied.inner.name, copied.inner.inner) == ("a", "inner", None)
+
+
+def test_a_large_array_is_shown_by_its_shape_and_range() -> None:
+    values = np.linspace(-1, 2, 100).reshape(10, 10)
+    assert shown(values) == "<array (10, 10) float64, -1 to 2>"
