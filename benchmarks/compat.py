@@ -193,7 +193,7 @@ def _run(command: Sequence[str], cwd: Path) -> str:
     """Return nothing where a command ends with 0, and else the end of what it printed."""
     ours = ("PYTHONPATH", "VIRTUAL_ENV", "PYTEST_ADDOPTS", "PHI3_LORA_QA_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    clean["PHI3_LORA_QA_KEEP_SCORES"] = "off"
+    clean["PHI3_LORA_QA_CACHE_SCORES"] = "off"
     done = subprocess.run(
         command, cwd=cwd, env=clean, capture_output=True, text=True, check=False,
         stdin=subprocess.DEVNULL,

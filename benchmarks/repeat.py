@@ -29,7 +29,7 @@ def gate(number: int, base: str, adapter: Path, place: Path) -> RunRecord:
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(number % 2 * 2),
         "--phi3-only", f"--phi3-adapter={adapter}", f"--phi3-base={base}", f"--phi3-suite={suite}",
         f"--phi3-thresholds={bundled_thresholds(ref)}", f"--phi3-report={report}",
-        "--phi3-keep-scores=on", "--phi3-order=0",
+        "--phi3-cache-scores=on", "--phi3-order=0",
     ]  # fmt: skip
     cache = place / (f"cold-{number}" if number % 4 < 2 else "warm")
     environment = {**os.environ, "PHI3_LORA_QA_CACHE": str(cache)}

@@ -30,7 +30,7 @@ from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.checksum import checksum
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.scoring.score_cache import KeptReadings
+from phi3_lora_qa.scoring.score_cache import ScoreCache
 from phi3_lora_qa.scoring.score_items import ScoringOptions, score_items
 
 base_name, adapter, items, dtype, kept, output = sys.argv[1:]
@@ -38,7 +38,7 @@ base = load_base(resolve_base(base_name), dtype)
 suite = read_suite([Path(items)])
 options = ScoringOptions(max_new_tokens={LIMIT})
 marks = [time.perf_counter()]
-kept = KeptReadings(Path(kept), {{"base": checksum(base.model)}})
+kept = ScoreCache(Path(kept), {{"base": checksum(base.model)}})
 before = score_items(base.model, base.tokenizer, suite, options, kept=kept)
 marks.append(time.perf_counter())
 tuned = attach(base.model, Path(adapter))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.full_suite_bounds import LEVEL, NATS, foresee, portion
+from phi3_lora_qa.stats.full_suite_bounds import LEVEL, NATS, bound_full_suite, next_batch_size
 from phi3_lora_qa.stats.paired import compare, decide
 
 MARGIN, ITEMS = 0.1, 150
@@ -124,15 +124,15 @@ def judge(kind: Kind, base: Sequence[float], tuned: Sequence[float], worse: floa
     )
     whole, truth = said(interval), -kind.sign * worse
     early, asked = whole, len(base)
-    n = portion(0)
+    n = next_batch_size(0)
     while n < len(base) and kind.clusters is None:
-        seen = foresee(
+        seen = bound_full_suite(
             base, tuned[:n], level=LEVEL, seed=0, binary=kind.binary, span=kind.span, likely=NATS
         )
         if said(seen) in (Outcome.PASSED, Outcome.FAILED):
             early, asked = said(seen), n
             break
-        n += portion(n)
+        n += next_batch_size(n)
     return Judged(
         whole=whole,
         early=early,

@@ -16,7 +16,7 @@ SERVER_PREFIX = "openai:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class SettingSpec:
     """One setting: its name in every place, how it is read, and what it is for.
 
     ``kind`` is ``text``, ``path``, ``flag`` or ``number``; a ``repeated`` one is a list, separated
@@ -35,7 +35,7 @@ class Spec:
     metavar: str | None = None
 
 
-def option(spec: Spec) -> str:
+def option(spec: SettingSpec) -> str:
     """The command-line option of a setting."""
     return "--phi3-" + spec.name.replace("_", "-")
 
@@ -56,15 +56,15 @@ def server_of(backend: str) -> str:
     return url if usable and plain and backend.startswith(SERVER_PREFIX) else ""
 
 
-def _switch(name: str, does: str) -> Spec:
+def _switch(name: str, does: str) -> SettingSpec:
     """A setting that is on unless it is turned off; unlike a flag's, its option takes the word."""
-    return Spec(
+    return SettingSpec(
         name=name, default="on", choices=("on", "off"), metavar="on|off", help=f"{does}: on or off"
     )
 
 
 SPECS = (
-    Spec(
+    SettingSpec(
         name="adapter",
         kind="path",
         repeated=True,
@@ -72,8 +72,10 @@ SPECS = (
         metavar="PATH",
         help="gate the LoRA adapter in this folder (may be repeated); without it the plugin sleeps",
     ),
-    Spec(name="base", metavar="DIR_OR_ID", help="the trusted base: a folder, a hub id or a name"),
-    Spec(
+    SettingSpec(
+        name="base", metavar="DIR_OR_ID", help="the trusted base: a folder, a hub id or a name"
+    ),
+    SettingSpec(
         name="suite",
         kind="path",
         repeated=True,
@@ -81,14 +83,14 @@ SPECS = (
         metavar="FILE",
         help="quality items: jsonl, csv, parquet or a data set folder (may be repeated)",
     ),
-    Spec(
+    SettingSpec(
         name="suite_columns",
         repeated=True,
         default=(),
         metavar="FIELD=COLUMN",
         help="what the suite calls a field, such as prompt=question (may be repeated, or a list)",
     ),
-    Spec(
+    SettingSpec(
         name="metric",
         repeated=True,
         default=(),
@@ -96,34 +98,36 @@ SPECS = (
         help="measure this too: a metric's name, MODULE:CLASS, or the path of an evaluate module "
         "(may be repeated)",
     ),
-    Spec(name="thresholds", kind="path", metavar="FILE", help="limits for the quality stage"),
-    Spec(
+    SettingSpec(
+        name="thresholds", kind="path", metavar="FILE", help="limits for the quality stage"
+    ),
+    SettingSpec(
         name="profile",
         default="default",
         choices=PROFILES,
         metavar="NAME",
         help=f"built-in limits: {', '.join(PROFILES)}; with strict an alarm fails, too",
     ),
-    Spec(
+    SettingSpec(
         name="baseline",
         kind="path",
         metavar="RECORD",
         help="record.json of the last accepted adapter, to be no worse than",
     ),
-    Spec(
+    SettingSpec(
         name="report",
         kind="path",
         metavar="DIR",
         help="where report.html, record.json, summary.md and items.parquet go",
     ),
-    Spec(
+    SettingSpec(
         name="layers",
         kind="flag",
         default=False,
         help="test the LoRA layers of the installed peft and loralib against LoRA's mathematics",
     ),
-    Spec(name="only", kind="flag", default=False, help="leave your own tests out"),
-    Spec(
+    SettingSpec(name="only", kind="flag", default=False, help="leave your own tests out"),
+    SettingSpec(
         name="stage",
         repeated=True,
         default=STAGES,
@@ -131,8 +135,10 @@ SPECS = (
         metavar="NAME",
         help=f"only this stage ({', '.join(STAGES)}; may be repeated)",
     ),
-    Spec(name="seed", kind="number", default=0, metavar="N", help="one seed for everything random"),
-    Spec(
+    SettingSpec(
+        name="seed", kind="number", default=0, metavar="N", help="one seed for everything random"
+    ),
+    SettingSpec(
         name="order",
         kind="number",
         default=0,
@@ -140,7 +146,7 @@ SPECS = (
         help="the order in which the tuned model is asked; drawn afresh for each run and kept in "
         "its record, so that no adapter can be made to suit it",
     ),
-    Spec(
+    SettingSpec(
         name="backend",
         default=LOCAL_BACKEND,
         accepts=lambda text: text == LOCAL_BACKEND or bool(server_of(text)),
@@ -150,43 +156,43 @@ SPECS = (
         help="what runs the models of the quality stage: transformers, or openai:URL (vLLM or "
         "another OpenAI-compatible server)",
     ),
-    Spec(
+    SettingSpec(
         name="dtype",
         default="float32",
         choices=DTYPES,
         metavar="DTYPE",
         help=f"what the models are scored in: {', '.join(DTYPES)}",
     ),
-    _switch("keep_scores", "keep the base's scores in the user's cache folder for the next run"),
+    _switch("cache_scores", "keep the base's scores in the user's cache folder for the next run"),
     _switch("early_stop", "ask the tuned model no more once the outcome of all items is certain"),
-    Spec(
+    SettingSpec(
         name="allow_inconclusive",
         kind="flag",
         default=False,
         help="let INCONCLUSIVE exit with 0",
     ),
-    Spec(
+    SettingSpec(
         name="lint_select",
         repeated=True,
         default=(),
         metavar="RULE",
         help="only this rule or family of the static stage, or ALL (may be repeated, or a list)",
     ),
-    Spec(
+    SettingSpec(
         name="lint_ignore",
         repeated=True,
         default=(),
         metavar="RULE",
         help="leave this rule or family out; the closer of select and ignore counts",
     ),
-    Spec(
+    SettingSpec(
         name="lint_levels",
         repeated=True,
         default=(),
         metavar="RULE=LEVEL",
         help="give a rule's findings another level: error, warning or info (may be repeated)",
     ),
-    Spec(
+    SettingSpec(
         name="allow_bases",
         repeated=True,
         default=(),

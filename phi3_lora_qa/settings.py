@@ -12,7 +12,7 @@ from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import read_text
-from phi3_lora_qa.setting_specs import SPECS, Spec, option
+from phi3_lora_qa.setting_specs import SPECS, SettingSpec, option
 
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
@@ -47,7 +47,7 @@ class GateSettings:
     order: int
     backend: str
     dtype: str
-    keep_scores: str
+    cache_scores: str
     early_stop: str
     allow_inconclusive: bool
     lint_select: tuple[str, ...]
@@ -117,9 +117,9 @@ def resolve(  # noqa: PLR0913  each place that a setting may stand in
         sources[spec.name], starts[spec.name] = given[1:]
     found = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
     if ini_directory and (table or any(value is not None for value in ini.values())):
-        if forgiving and within(found.adapter, ini_directory):
+        if forgiving and is_inside(found.adapter, ini_directory):
             return resolve(options, environment, {}, directory, None, forgiving=True)
-        refuse_within(found.adapter, ini_directory, "settings")
+        reject_if_inside(found.adapter, ini_directory, "settings")
     if not forgiving:
         _require_something(found)
     return found
@@ -151,7 +151,7 @@ def _require_something(settings: GateSettings) -> None:
         )
 
 
-def refuse_within(
+def reject_if_inside(
     adapters: Sequence[Path],
     place: Path,
     what: str,
@@ -168,7 +168,7 @@ def refuse_within(
     Raises:
         InputError: The place is the folder of an adapter, or lies in it.
     """
-    if within(adapters, place):
+    if is_inside(adapters, place):
         raise InputError(
             f"the {what} in {escape(str(place))} lie in the adapter's own folder, and an adapter "
             f"may not say how it is judged; {fix}"
@@ -178,7 +178,7 @@ def refuse_within(
 _MOST_OF_TABLE = 4 << 20
 
 
-def within(folders: Sequence[Path], place: Path) -> bool:
+def is_inside(folders: Sequence[Path], place: Path) -> bool:
     """Whether a place is one of the folders, or lies in one, whatever leads there.
 
     Links do, and so do other spellings of a name where the file system takes them for the same, and
@@ -240,7 +240,7 @@ def _read_table(directory: Path, *, forgiving: bool) -> tuple[Mapping[str, objec
     return {}, ""
 
 
-def _number(spec: Spec, value: object) -> object:
+def _number(spec: SettingSpec, value: object) -> object:
     """A number comes as text from pytest's configuration, and from the command line.
 
     argparse would refuse it there with a usage page.
@@ -248,7 +248,7 @@ def _number(spec: Spec, value: object) -> object:
     return _from_text(spec, value) if spec.kind == "number" and isinstance(value, str) else value
 
 
-def _from_variable(spec: Spec, text: str | None) -> object:
+def _from_variable(spec: SettingSpec, text: str | None) -> object:
     """Read a variable. One that is empty counts as not given, but for the adapter's.
 
     There it is one that expanded to nothing, and the run would judge nothing, or one less.
@@ -258,7 +258,7 @@ def _from_variable(spec: Spec, text: str | None) -> object:
     return _from_text(spec, text)
 
 
-def _from_text(spec: Spec, text: str | None) -> object:
+def _from_text(spec: SettingSpec, text: str | None) -> object:
     if text is None or not text.strip():
         return None
     if spec.repeated:
@@ -276,7 +276,7 @@ def _from_text(spec: Spec, text: str | None) -> object:
     return text
 
 
-def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
+def _checked(spec: SettingSpec, value: object, source: str, start: Path) -> object:
     def refuse(wanted: str) -> InputError:
         shown = re.sub(r"//.*@", "//…@", repr(value))  # a password is not to be told
         return InputError(
@@ -315,7 +315,7 @@ def _checked(spec: Spec, value: object, source: str, start: Path) -> object:
     return found if spec.repeated else found[0]
 
 
-def _placed(spec: Spec, text: str, start: Path) -> str:
+def _placed(spec: SettingSpec, text: str, start: Path) -> str:
     """Make a relative path absolute; a suite that is no file here may be a data set's id."""
     if spec.kind != "path":
         return text

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """No test finds what another has kept, and all items are asked; tests of either say so."""
-    os.environ["PHI3_LORA_QA_KEEP_SCORES"] = "off"
+    os.environ["PHI3_LORA_QA_CACHE_SCORES"] = "off"
     os.environ["PHI3_LORA_QA_EARLY_STOP"] = "off"
 
 

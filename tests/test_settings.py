@@ -7,7 +7,7 @@ import pytest
 from phi3_lora_qa import settings as settings_module
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.setting_specs import STAGES, server_of
-from phi3_lora_qa.settings import DRAWN, LARGEST_SEED, GateSettings, resolve, with_order, within
+from phi3_lora_qa.settings import DRAWN, LARGEST_SEED, GateSettings, is_inside, resolve, with_order
 
 
 def settings(
@@ -211,9 +211,9 @@ def test_a_folder_is_known_by_more_than_its_name(
     (tmp_path / "adapter" / "below").mkdir(parents=True)
     (tmp_path / "ADAPTER").symlink_to(tmp_path / "adapter")
     monkeypatch.setattr(settings_module, "real", lambda path: path)
-    assert within([tmp_path / "adapter"], tmp_path / "ADAPTER" / "below" / "conftest.py")
-    assert not within([tmp_path / "adapter"], tmp_path / "conftest.py")
-    assert not within([tmp_path / "none"], tmp_path / "adapter")
+    assert is_inside([tmp_path / "adapter"], tmp_path / "ADAPTER" / "below" / "conftest.py")
+    assert not is_inside([tmp_path / "adapter"], tmp_path / "conftest.py")
+    assert not is_inside([tmp_path / "none"], tmp_path / "adapter")
 
 
 def test_an_order_is_drawn_afresh_unless_it_is_given(tmp_path: Path) -> None:

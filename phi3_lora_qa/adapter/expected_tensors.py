@@ -43,7 +43,7 @@ class ExpectedTensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Implied:
+class ExpectedLayout:
     """What a config means for a base: adapted modules, whole saved modules, and the tensors.
 
     ``twice`` are modules that target_modules and target_parameters both adapt.
@@ -56,13 +56,13 @@ class Implied:
     tensors: Mapping[str, ExpectedTensor]
 
 
-def imply(
+def derive_expected_tensors(
     config: LoraAdapterConfig,
     matching: Matching,
     modules: Mapping[str, BaseModule],
     *,
     tied: bool | None,
-) -> Implied:
+) -> ExpectedLayout:
     """Work out which tensors an adapter with this config holds for a base with these modules.
 
     Args:
@@ -87,7 +87,7 @@ def imply(
         *_token_tensors(config, modules, tied=tied),
         *_tied_tensors(config, modules, saved, tied=tied),
     ]
-    return Implied(
+    return ExpectedLayout(
         modules=modules,
         targeted=MappingProxyType(targeted),
         saved=MappingProxyType(saved),

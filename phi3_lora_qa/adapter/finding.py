@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from phi3_lora_qa.errors import InputError, escape
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.adapter.lint_context import Subject
+    from phi3_lora_qa.adapter.lint_context import LintContext
 
 
 class Severity(StrEnum):
@@ -32,7 +32,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Hit:
+class Violation:
     """What a rule function yields; an empty ``fix`` stands for the rule's own."""
 
     where: str
@@ -52,7 +52,7 @@ Need = Literal[
 ]
 """A part of the subject without which a rule has nothing to say."""
 
-CheckFunction = Callable[["Subject"], Iterator[Hit]]
+CheckFunction = Callable[["LintContext"], Iterator[Violation]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Rule:
         why: What happens to those who do not look.
         fix: How to mend it in general; a finding may say it more exactly.
         needs: What must be there for the rule to run.
-        check: Yields a `Hit` for each fault.
+        check: Yields a `Violation` for each fault.
     """
 
     id: str
@@ -79,14 +79,14 @@ class Rule:
     needs: tuple[Need, ...]
     check: CheckFunction
 
-    def finding(self, hit: Hit) -> Finding:
+    def finding(self, violation: Violation) -> Finding:
         """Turn a hit into a finding; dear, as every text is escaped, so only for what is shown."""
         return Finding(
             rule=self.id,
             severity=self.severity,
-            where=escape(hit.where) or '""',  # a name from the file may be empty
-            message=escape(hit.message),
-            fix=escape(hit.fix or self.fix),
+            where=escape(violation.where) or '""',  # a name from the file may be empty
+            message=escape(violation.message),
+            fix=escape(violation.fix or self.fix),
         )
 
 

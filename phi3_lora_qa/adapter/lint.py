@@ -18,7 +18,7 @@ from phi3_lora_qa.adapter.finding import (
     find_rule,
 )
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.errors import (
     BaseModelError,
@@ -89,7 +89,7 @@ def lint(
         BaseModelError: A file of the base cannot be read, so that nothing can be compared.
         MachineError: Memory, file handles or the like are short of what the work takes.
     """
-    subject, selection = Subject(folder, base), selection or Selection()
+    context, selection = LintContext(folder, base), selection or Selection()
     findings: list[Finding] = []
     unchecked: list[str] = []
     ran: list[str] = []
@@ -99,14 +99,14 @@ def lint(
     for rule in filter(selection.takes, all_rules()):
         for need in rule.needs:
             if need not in there:
-                there[need] = _has(subject, need, findings)
+                there[need] = _has(context, need, findings)
         missing = [need for need in rule.needs if not there[need]]
         if not missing:
             ran.append(rule.id)
             level = selection.severity(rule)
-            found, totals[rule.id] = _run(rule, subject)
+            found, totals[rule.id] = _run(rule, context)
             findings.extend(replace(f, severity=level) if f.rule == rule.id else f for f in found)
-        elif missing[0] in _OPTIONAL and missing[0] not in subject.errors:
+        elif missing[0] in _OPTIONAL and missing[0] not in context.errors:
             unchecked.append(f"{rule.title} (needs the {missing[0]})")
         else:
             blocked.append(rule)
@@ -124,9 +124,9 @@ def lint(
     )
 
 
-def _has(subject: Subject, need: Need, findings: list[Finding]) -> bool:
+def _has(context: LintContext, need: Need, findings: list[Finding]) -> bool:
     try:
-        return subject.has(need)
+        return context.has(need)
     except _NOT_THE_ADAPTERS:
         raise
     except Exception as error:  # whatever a stranger's file does is a finding
@@ -135,12 +135,12 @@ def _has(subject: Subject, need: Need, findings: list[Finding]) -> bool:
         return False
 
 
-def _run(rule: Rule, subject: Subject) -> tuple[list[Finding], int]:
+def _run(rule: Rule, context: LintContext) -> tuple[list[Finding], int]:
     """Return the first findings of a rule, and one that counts the others; and how many it had.
 
     What is not shown is counted and no more: a stranger's folder decides how many there are.
     """
-    hits = rule.check(subject)
+    hits = rule.check(context)
     kept: list[Finding] = []
     rest, crash = 0, []
     try:

@@ -12,7 +12,11 @@ from phi3_lora_qa.adapter.config import (
     parse_config,
     read_raw_config,
 )
-from phi3_lora_qa.adapter.expected_tensors import Implied, assumed_modules, imply
+from phi3_lora_qa.adapter.expected_tensors import (
+    ExpectedLayout,
+    assumed_modules,
+    derive_expected_tensors,
+)
 from phi3_lora_qa.adapter.finding import Need
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
@@ -38,12 +42,12 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.safetensors_file import Array
     from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import Trial
-    from phi3_lora_qa.adapter.weight_stats import DeltaMeasure, TensorMeasure
+    from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats
 
 T = TypeVar("T")
 
 
-class Subject:
+class LintContext:
     """One adapter under the rules.
 
     A rule says what it needs, and runs only where `has` holds for it; a part that is asked for and
@@ -100,7 +104,7 @@ class Subject:
         return _there(self._weights)
 
     @property
-    def implied(self) -> Implied:
+    def implied(self) -> ExpectedLayout:
         """What the config implies for the base, or for the Phi-3 that the file seems to be for.
 
         (need: implied)
@@ -126,7 +130,7 @@ class Subject:
         """Return the header's entry of a tensor (need: weights)."""
         return self.weights.tensors[key.name]
 
-    def factors(self, module: str) -> "tuple[TensorMeasure, TensorMeasure] | None":
+    def factors(self, module: str) -> "tuple[TensorStats, TensorStats] | None":
         """Return the measures of a module's A and B, or None unless both are there."""
         names = self.factor_names(module)
         return (self.measures[names[0]], self.measures[names[1]]) if names else None
@@ -144,7 +148,7 @@ class Subject:
         return self.weights.tensor(self.keys[name].name, rows)
 
     @cached_property
-    def measures(self) -> "Mapping[str, TensorMeasure]":
+    def measures(self) -> "Mapping[str, TensorStats]":
         """The values of every implied tensor of a readable dtype, by the name that peft writes.
 
         (need: implied)
@@ -158,7 +162,7 @@ class Subject:
         }
 
     @cached_property
-    def deltas(self) -> "Mapping[str, DeltaMeasure]":
+    def deltas(self) -> "Mapping[str, DeltaStats]":
         """The size of delta = s · B·A of each adapted module whose two factors are finite.
 
         (need: implied)
@@ -264,11 +268,11 @@ class Subject:
         return _there(self._matched)[1]
 
     @property
-    def _implied(self) -> Implied | None:
+    def _implied(self) -> ExpectedLayout | None:
         return self._matched[0] if self._matched else None
 
     @cached_property
-    def _matched(self) -> tuple[Implied, tuple[tuple[str, str], ...]] | None:
+    def _matched(self) -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]] | None:
         """All that patterns are matched for, so that one that takes too long shows in one place."""
         config, matching = self._config, self._matching
         if config is None or matching is None:
@@ -279,8 +283,8 @@ class Subject:
         )
         tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
 
-        def match() -> tuple[Implied, tuple[tuple[str, str], ...]]:
-            implied = imply(config, matching, modules, tied=tied)
+        def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
+            implied = derive_expected_tensors(config, matching, modules, tied=tied)
             return implied, tuple(matching.idle_patterns(implied.targeted))
 
         return self._try("matching", match)

@@ -132,10 +132,10 @@ def _names_or_pattern(value: tuple[str, ...] | str, field: str, budget: Budget) 
             return lambda module: False
         return _compile(value, field, budget, whole=True)
     wanted = frozenset(value)
-    return lambda module: not wanted.isdisjoint(tails(module))
+    return lambda module: not wanted.isdisjoint(name_suffixes(module))
 
 
-def tails(module: str) -> list[str]:
+def name_suffixes(module: str) -> list[str]:
     """Return the name and every part of it that follows a dot."""
     parts = module.split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]

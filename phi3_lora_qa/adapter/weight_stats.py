@@ -64,7 +64,7 @@ Gram = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorMeasure:
+class TensorStats:
     """One tensor's values in short.
 
     Attributes:
@@ -133,7 +133,7 @@ class TensorMeasure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeltaMeasure:
+class DeltaStats:
     """The size of one module's delta = s · B·A.
 
     Attributes:
@@ -154,7 +154,7 @@ class DeltaMeasure:
         return self.norm <= CANCELLED * self.parts and self.parts > 0
 
 
-def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
+def measure(file: SafetensorsFile, name: str, part: Part) -> TensorStats:
     """Read one tensor and measure it.
 
     Raises:
@@ -174,13 +174,13 @@ def measure(file: SafetensorsFile, name: str, part: Part) -> TensorMeasure:
 
 
 def delta(
-    a: TensorMeasure,
-    b: TensorMeasure,
+    a: TensorStats,
+    b: TensorStats,
     scaling: float,
     *,
     read: "Callable[[], tuple[Array, Array]]",
     stacked: bool = False,
-) -> DeltaMeasure | None:
+) -> DeltaStats | None:
     """Measure s · B·A from the factors' Gram matrices; None if a factor is not finite.
 
     Args:
@@ -195,14 +195,14 @@ def delta(
     if not (a.finite and b.finite):
         return None
     if stacked or a.gram is None or b.gram is None or a.gram.shape != b.gram.shape:
-        return DeltaMeasure(norm=factor * a.norm * b.norm, parts=0.0, effective_rank=None)
+        return DeltaStats(norm=factor * a.norm * b.norm, parts=0.0, effective_rank=None)
     gram_a, gram_b = a.gram, b.gram
     square, fourth, parts = _moments(gram_a @ gram_b, gram_a, gram_b)
     if square < _SUSPECT * parts or square < _TINY * np.trace(gram_a) * np.trace(gram_b):
         square, fourth, parts = _exactly(*read(), a.exponent, b.exponent)
     exponent = a.exponent + b.exponent
     noise = square <= CANCELLED**2 * parts  # which has no directions
-    return DeltaMeasure(
+    return DeltaStats(
         norm=factor * _shifted(math.sqrt(max(square, 0.0)), exponent),
         parts=factor * _shifted(math.sqrt(parts), exponent),
         effective_rank=None if noise or not fourth > 0 else square * square / fourth,
@@ -238,10 +238,10 @@ def _shifted(number: float, exponent: int) -> float:
         return float(np.ldexp(number, exponent))
 
 
-def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
+def _measure(array: "Array", part: Part, *, half: bool) -> TensorStats:
     flat = array.reshape(-1)
     if not flat.size:
-        return TensorMeasure(
+        return TensorStats(
             size=0, nan=0, infinite=0, lowest=0.0, highest=0.0, norm=0.0, samples=np.empty(0)
         )
     places = np.arange(min(_SAMPLES, flat.size)) * flat.size // min(_SAMPLES, flat.size)
@@ -250,7 +250,7 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
         samples = flat[places].astype(np.float64)
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         nan = int(np.isnan(flat).sum())
-        return TensorMeasure(
+        return TensorStats(
             size=flat.size,
             nan=nan,
             infinite=int(np.isinf(flat).sum()),
@@ -265,7 +265,7 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
     even = np.ldexp(array, -exponent) if exponent else array
     gram = _gram(even, part)
     square = float(np.trace(gram)) if gram is not None else _square(even.reshape(-1))
-    return TensorMeasure(
+    return TensorStats(
         size=flat.size,
         nan=0,
         infinite=0,
@@ -284,9 +284,9 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorMeasure:
     )
 
 
-def _joined(one: TensorMeasure, other: TensorMeasure) -> TensorMeasure:
+def _joined(one: TensorStats, other: TensorStats) -> TensorStats:
     """Measure two blocks of rows as one tensor."""
-    return TensorMeasure(
+    return TensorStats(
         size=one.size + other.size,
         nan=one.nan + other.nan,
         infinite=one.infinite + other.infinite,

@@ -13,7 +13,7 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, all_rules, find_rule, lint
 from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.settings import GateSettings, refuse_within, resolve
+from phi3_lora_qa.settings import GateSettings, reject_if_inside, resolve
 
 SCHEMA_VERSION = 1
 _OPTIONS = {"base": "give --base DIR_OR_ID"}
@@ -50,7 +50,9 @@ def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # n
     folder = AdapterFolder.open(adapter)
     base = None if asked.base is None else _open_base(asked.base)
     if base:
-        refuse_within([adapter], base.path, "files of the base", "give a base from outside of it")
+        reject_if_inside(
+            [adapter], base.path, "files of the base", "give a base from outside of it"
+        )
     report = lint(folder, base, selection)
     print(_WRITERS[format](report).rstrip("\n"))
     return 0 if report.accepted else 1

@@ -14,10 +14,17 @@ from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.adapter_factors import read_factors
-from phi3_lora_qa.gate.comparison import Demands, Spared, chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.comparison import (
+    ComparisonConfig,
+    SkippedItem,
+    chosen,
+    join_scores,
+    measure,
+    needed,
+)
 from phi3_lora_qa.gate.early_stopping import score_until_settled
 from phi3_lora_qa.gate.journal import Evidence
-from phi3_lora_qa.gate.prepare import Target, snapshot_of
+from phi3_lora_qa.gate.prepare import AdapterJob, snapshot_of
 from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.record import ItemRow, Metric, Spectrum
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 class Bench:
     """One adapter on the workbench: its files, its lint report, its attached model, its scores."""
 
-    def __init__(self, run: "Run", index: int, target: Target) -> None:
+    def __init__(self, run: "Run", index: int, target: AdapterJob) -> None:
         self.run, self.index, self.target = run, index, target
         self._tuned: Any = None
 
@@ -149,10 +156,10 @@ class Bench:
         return frozenset(score.item_id for score in self.tuned_scores)
 
     @cached_property
-    def spared(self) -> tuple[Spared, ...]:
+    def spared(self) -> tuple[SkippedItem, ...]:
         """The items that the tuned model was not asked, as its outcome was certain without them."""
         return tuple(
-            Spared(item=item, base=base)
+            SkippedItem(item=item, base=base)
             for item, base in zip(self.target.items, self.run.base_scores(self), strict=True)
             if item.id not in self.asked
         )
@@ -172,9 +179,9 @@ class Bench:
         return chosen(self.target.metrics, self.target.limits)
 
     @property
-    def demands(self) -> Demands:
+    def demands(self) -> ComparisonConfig:
         """How this adapter's rows are compared, and what is asked of them."""
-        return Demands(
+        return ComparisonConfig(
             limits=self.target.limits,
             metrics=self.measured,
             seed=self.run.settings.seed,

@@ -12,7 +12,7 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.gate.prepare import ITEMS_FILE, Target, snapshot_of
+from phi3_lora_qa.gate.prepare import ITEMS_FILE, AdapterJob, snapshot_of
 from phi3_lora_qa.gate.verdict import judge
 from phi3_lora_qa.models.registry import base_fingerprint, read_base_config
 from phi3_lora_qa.record import (
@@ -136,20 +136,20 @@ def _summed(timings: Sequence[Timing]) -> list[Timing]:
     return found
 
 
-def _left_out(run: Run, target: Target) -> str:
+def _left_out(run: Run, target: AdapterJob) -> str:
     """Words for what was not asked: a verdict must not seem to cover it."""
     left = [stage for stage in STAGES if stage not in run.settings.stage]
     words = [f"stages left out: {', '.join(left)}"] if left else []
     softened = (*run.settings.lint_select, *run.settings.lint_ignore, *run.settings.lint_levels)
     if softened and "static" in run.settings.stage:
-        words.append("rules chosen or ignored by settings: see static::every_rule_could_run")
+        words.append("rules chosen or ignored by settings: see static::linter_completed")
     better = any(limit.rule != "no_worse_than" for limit in target.limits)
     if "quality" in run.settings.stage and target.items and not better:
         words.append("no limit asks that anything be better than with the base")
     return f" ({'; '.join(words)})" if words else ""
 
 
-def _adapter(run: Run, index: int, target: Target) -> AdapterEntry:
+def _adapter(run: Run, index: int, target: AdapterJob) -> AdapterEntry:
     folder = AdapterFolder.open(snapshot_of(run.folder, index))
     return AdapterEntry(
         path=_shown(target.source),
@@ -182,7 +182,7 @@ def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
         return None
 
 
-def _base(target: Target) -> BaseEntry:
+def _base(target: AdapterJob) -> BaseEntry:
     if target.base is None:
         return BaseEntry(id="", fingerprint="", config={})
     try:

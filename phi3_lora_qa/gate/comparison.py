@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.data.answer_checks import checks_json
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
-from phi3_lora_qa.metrics import AskedMetric, MetricInfo, catalogue, measured, per_item
+from phi3_lora_qa.metrics import MetricInfo, RequestedMetric, catalogue, measured, per_item
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 from phi3_lora_qa.stats import full_suite_bounds
 from phi3_lora_qa.stats.multiple_testing import LEVEL, holm, worse_p_value
@@ -28,7 +28,7 @@ OF_BASE, OF_TUNED = "base: ", "tuned: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alarm:
+class RegressionTest:
     """How sure it is that one metric of one group got worse than the base's, however little.
 
     ``p_value`` is one-sided, and Holm's over all comparisons of the run; ``raised`` where it is
@@ -43,7 +43,7 @@ class Alarm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spared:
+class SkippedItem:
     """An item that the tuned model was not asked, and what the base made of it."""
 
     item: Item
@@ -51,7 +51,7 @@ class Spared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demands:
+class ComparisonConfig:
     """How rows are compared, and what is asked of them.
 
     Attributes:
@@ -125,13 +125,13 @@ def join_scores(
     return tuple(rows)
 
 
-def chosen(asked: Sequence[AskedMetric], limits: Sequence[Limit]) -> tuple[MetricInfo, ...]:
+def chosen(asked: Sequence[RequestedMetric], limits: Sequence[Limit]) -> tuple[MetricInfo, ...]:
     """Return the metrics to measure."""
     return measured(asked, [limit.metric for limit in limits])
 
 
 def measure(
-    rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Spared] = ()
+    rows: Sequence[ItemRow], demands: ComparisonConfig, spared: Sequence[SkippedItem] = ()
 ) -> tuple[Metric, ...]:
     """Compare every metric in every group that it says something of; judge it by its limits.
 
@@ -164,7 +164,9 @@ def measure(
     return tuple(compared)
 
 
-def is_settled(rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Spared]) -> bool:
+def is_settled(
+    rows: Sequence[ItemRow], demands: ComparisonConfig, spared: Sequence[SkippedItem]
+) -> bool:
     """Tell whether it is certain what the limits of one group say, whatever the items spared hold.
 
     Never where an item is broken: it must be told whether both models fail at it.
@@ -191,7 +193,7 @@ def is_settled(rows: Sequence[ItemRow], demands: Demands, spared: Sequence[Spare
     return True
 
 
-def needed(rows: Sequence[ItemRow], limit: Limit, demands: Demands) -> int:
+def needed(rows: Sequence[ItemRow], limit: Limit, demands: ComparisonConfig) -> int:
     """Estimate how many items would decide a limit."""
     info, pairs = _judged(rows, limit, demands)
     if pairs is None:
@@ -199,7 +201,9 @@ def needed(rows: Sequence[ItemRow], limit: Limit, demands: Demands) -> int:
     return items_needed(pairs.compare(demands), limit.rule, limit.value, info.higher_is_better)
 
 
-def alarms(rows: Sequence[ItemRow], demands: Demands) -> tuple[Alarm, ...]:
+def regression_tests(
+    rows: Sequence[ItemRow], demands: ComparisonConfig
+) -> tuple[RegressionTest, ...]:
     """Ask of every metric in every group whether it got worse than the base's beyond chance."""
     found = [
         pairs
@@ -209,7 +213,7 @@ def alarms(rows: Sequence[ItemRow], demands: Demands) -> tuple[Alarm, ...]:
     ]
     adjusted = holm([pairs.worse_p_value(demands.seed) for pairs in found])
     return tuple(
-        Alarm(
+        RegressionTest(
             group=pairs.group,
             metric=pairs.info.name,
             difference=pairs.difference,
@@ -228,7 +232,10 @@ def score_of(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | Non
 
 
 def _judged(
-    rows: Sequence[ItemRow], limit: Limit, demands: Demands, spared: Sequence[Spared] = ()
+    rows: Sequence[ItemRow],
+    limit: Limit,
+    demands: ComparisonConfig,
+    spared: Sequence[SkippedItem] = (),
 ) -> tuple[MetricInfo, "_Pairs | None"]:
     """Return a limit's metric, and the pairs that it judges."""
     info = next(info for info in demands.metrics if info.name == limit.metric)
@@ -279,12 +286,12 @@ class _Pairs:
     def difference(self) -> float:
         return math.fsum([*self.after, *(-value for value in self.before)]) / len(self.after)
 
-    def compare(self, demands: Demands) -> Interval:
+    def compare(self, demands: ComparisonConfig) -> Interval:
         seed = demands.seed
         if self.rest:
-            place = [full_suite_bounds.drawn(name, demands.order) for name in self.ids]
+            place = [full_suite_bounds.sampling_key(name, demands.order) for name in self.ids]
             order = sorted(range(len(self.ids)), key=place.__getitem__)
-            return full_suite_bounds.foresee(
+            return full_suite_bounds.bound_full_suite(
                 [*(self.before[n] for n in order), *self.rest],
                 [self.after[n] for n in order],
                 level=demands.level,
@@ -314,7 +321,7 @@ def _pairs(
     group: str,
     info: MetricInfo,
     baseline: Sequence[ItemRow] | None = None,
-    spared: Sequence[Spared] = (),
+    spared: Sequence[SkippedItem] = (),
 ) -> _Pairs | None:
     """Pair the tuned model's scores with the base's, or with the baseline's where one is given.
 
@@ -342,7 +349,10 @@ def _pairs(
 
 
 def _rest(
-    group: str, info: MetricInfo, spared: Sequence[Spared], accepted: Mapping[str, ItemRow] | None
+    group: str,
+    info: MetricInfo,
+    spared: Sequence[SkippedItem],
+    accepted: Mapping[str, ItemRow] | None,
 ) -> list[float | None]:
     """Return what the base, or the last accepted adapter, got on the items that were spared."""
     mine = [

@@ -19,7 +19,7 @@ from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
-from phi3_lora_qa.gate.prepare import Target
+from phi3_lora_qa.gate.prepare import AdapterJob
 from phi3_lora_qa.lora import Array
 from phi3_lora_qa.models.paths import cache_folder
 from phi3_lora_qa.models.quiet import quiet
@@ -43,7 +43,7 @@ class Run:
     """One process's share of a gate run."""
 
     settings: GateSettings
-    targets: Sequence[Target]
+    targets: Sequence[AdapterJob]
     folder: Path
     journal: Journal
     stages: frozenset[str] = frozenset(STAGES)
@@ -174,7 +174,7 @@ class Run:
         import torch
 
         from phi3_lora_qa.scoring.prepacked_linear import products_of
-        from phi3_lora_qa.scoring.score_cache import KeptReadings
+        from phi3_lora_qa.scoring.score_cache import ScoreCache
         from phi3_lora_qa.scoring.score_items import score_items
 
         conditions = {
@@ -186,8 +186,8 @@ class Run:
             "products": dict(products_of(base.model)),
             "threads": torch.get_num_threads(),
         }
-        keep = self.settings.keep_scores == "on"
-        kept = KeptReadings(cache_folder() / "scores", conditions) if keep else None
+        keep = self.settings.cache_scores == "on"
+        kept = ScoreCache(cache_folder() / "scores", conditions) if keep else None
         scorer = partial(score_items, base.model, base.tokenizer, bench.target.items, kept=kept)
         scores = self._timed_scores(bench, "score base", scorer)
         found, trouble = (kept.found, kept.trouble) if kept else (0, "")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat_items import Item
-from phi3_lora_qa.gate.comparison import Spared, is_settled, join_scores
-from phi3_lora_qa.stats.full_suite_bounds import drawn, portion
+from phi3_lora_qa.gate.comparison import SkippedItem, is_settled, join_scores
+from phi3_lora_qa.stats.full_suite_bounds import next_batch_size, sampling_key
 
 if TYPE_CHECKING:
     from phi3_lora_qa.gate.bench import Bench
@@ -33,14 +33,14 @@ def score_until_settled(
     known = {score.item_id: score for score in base}
     found: dict[str, ItemScore] = {}
     waiting: dict[str, list[Item]] = {}
-    for item in sorted(items, key=lambda item: drawn(item.id, order)):
+    for item in sorted(items, key=lambda item: sampling_key(item.id, order)):
         waiting.setdefault(item.group, []).append(item)
     groups = {name: tuple(group) for name, group in waiting.items()}
     while waiting:
         asked = [
             item
             for name, rest in waiting.items()
-            for item in rest[: portion(len(groups[name]) - len(rest))]
+            for item in rest[: next_batch_size(len(groups[name]) - len(rest))]
         ]
         found |= {score.item_id: score for score in score(asked)}
         left = {
@@ -68,4 +68,6 @@ def _settled(
         [tuned[item.id] for item in asked],
         bench.measured,
     )
-    return is_settled(rows, bench.demands, [Spared(item=item, base=base[item.id]) for item in rest])
+    return is_settled(
+        rows, bench.demands, [SkippedItem(item=item, base=base[item.id]) for item in rest]
+    )

@@ -26,7 +26,7 @@ from phi3_lora_qa.data.thresholds import (
 )
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError, escape
 from phi3_lora_qa.gate.baseline import read_baseline
-from phi3_lora_qa.metrics import AskedMetric, find_metric, known_metrics
+from phi3_lora_qa.metrics import RequestedMetric, find_metric, known_metrics
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
@@ -37,14 +37,14 @@ from phi3_lora_qa.models.registry import (
     resolve_base,
 )
 from phi3_lora_qa.record import ItemRow
-from phi3_lora_qa.settings import GateSettings, real, refuse_within
+from phi3_lora_qa.settings import GateSettings, real, reject_if_inside
 
 _HANDED = "targets.pickle"
 ITEMS_FILE = "items.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class AdapterJob:
     """One adapter to gate, with the base and the items it is held against.
 
     Attributes:
@@ -68,11 +68,11 @@ class Target:
     items: tuple[Item, ...]
     copies: int
     limits: tuple[Limit, ...]
-    metrics: tuple[AskedMetric, ...] = ()
+    metrics: tuple[RequestedMetric, ...] = ()
     baseline: tuple[ItemRow, ...] = ()
 
 
-def prepare(settings: GateSettings) -> tuple[Target, ...]:
+def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
     """Turn settings into targets.
 
     Raises:
@@ -103,7 +103,7 @@ def prepare(settings: GateSettings) -> tuple[Target, ...]:
         if settings.baseline and not any(limit.against == BASELINE for limit in limits):
             limits += baseline_limits(settings.profile)
         targets.append(
-            Target(
+            AdapterJob(
                 name=name,
                 source=source,
                 listing=listing,
@@ -135,7 +135,7 @@ def _require_judges_of_our_own(settings: GateSettings, base: BaseRef | None) -> 
     for what, paths in places.items():
         for path in filter(None, paths):
             for place in (path, *_files_in(path)):
-                refuse_within(settings.adapter, place, what, "give others, from outside of it")
+                reject_if_inside(settings.adapter, place, what, "give others, from outside of it")
 
 
 def _files_in(path: Path) -> Iterator[Path]:
@@ -155,34 +155,34 @@ def _given_suite(settings: GateSettings) -> tuple[Item, ...] | None:
     return None
 
 
-def _metrics(settings: GateSettings) -> tuple[AskedMetric, ...]:
+def _metrics(settings: GateSettings) -> tuple[RequestedMetric, ...]:
     """Find the metrics that were asked for; none of them may come from an adapter's folder."""
     metrics = tuple(find_metric(text, settings.starts["metric"]) for text in settings.metric)
     for metric in metrics:
         if file := metric.file:
-            refuse_within(settings.adapter, file, "metrics")
+            reject_if_inside(settings.adapter, file, "metrics")
     if len({metric.name for metric in metrics}) < len(set(metrics)):
         raise InputError("two metrics bear the same name; give one of them another")
     return metrics
 
 
-def snapshot(targets: Sequence[Target], run_folder: Path) -> None:
+def snapshot(targets: Sequence[AdapterJob], run_folder: Path) -> None:
     """Copy every adapter to a private place: what is linted is what will be loaded."""
     for index, target in enumerate(targets):
         target.listing.snapshot(snapshot_of(run_folder, index))
 
 
-def hand_over(targets: Sequence[Target], run_folder: Path) -> None:
+def hand_over(targets: Sequence[AdapterJob], run_folder: Path) -> None:
     """Write the targets down for the run's other processes; nobody else can write there."""
     (run_folder / _HANDED).write_bytes(pickle.dumps(tuple(targets)))
 
 
-def handed_over(run_folder: Path) -> tuple[Target, ...]:
+def handed_over(run_folder: Path) -> tuple[AdapterJob, ...]:
     """Return what the process that started the run wrote down.
 
     Suites and adapters may change on disk meanwhile: all processes must see the same ones.
     """
-    targets: tuple[Target, ...] = pickle.loads((run_folder / _HANDED).read_bytes())
+    targets: tuple[AdapterJob, ...] = pickle.loads((run_folder / _HANDED).read_bytes())
     return targets
 
 

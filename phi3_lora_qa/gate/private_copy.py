@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.gate.prepare import Target, hand_over, snapshot
+from phi3_lora_qa.gate.prepare import AdapterJob, hand_over, snapshot
 
 try:
     import fcntl
@@ -28,7 +28,7 @@ _OWNER = f"phi3-lora-qa on {platform.node()}".encode()
 
 
 @contextmanager
-def private_copies(targets: Sequence[Target]) -> Iterator[Path]:
+def private_copies(targets: Sequence[AdapterJob]) -> Iterator[Path]:
     """Copy the adapters, and what other processes must know, to a folder of this run alone.
 
     Raises:

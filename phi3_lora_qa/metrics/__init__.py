@@ -4,8 +4,8 @@ Nothing heavy is imported before the first call of ``per_item``.
 """
 
 from phi3_lora_qa.metrics.catalogue import (
-    AskedMetric,
     MetricInfo,
+    RequestedMetric,
     find_metric,
     known_metrics,
     measured,
@@ -15,8 +15,8 @@ from phi3_lora_qa.metrics.catalogue import (
 )
 
 __all__ = [
-    "AskedMetric",
     "MetricInfo",
+    "RequestedMetric",
     "find_metric",
     "known_metrics",
     "measured",

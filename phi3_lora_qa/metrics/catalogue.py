@@ -48,7 +48,7 @@ class MetricInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedMetric:
+class RequestedMetric:
     """A metric that a setting asks for: one of ours by its name, or, at ``place``, another's."""
 
     name: str
@@ -111,7 +111,7 @@ def metric_info(name: str) -> MetricInfo:
     return _METRICS[name]
 
 
-def find_metric(text: str, start: Path) -> AskedMetric:
+def find_metric(text: str, start: Path) -> RequestedMetric:
     """Find the metric that a setting means, without importing what others wrote.
 
     Args:
@@ -123,18 +123,18 @@ def find_metric(text: str, start: Path) -> AskedMetric:
         DataError: There is no such metric, or its name is one of ours.
     """
     if text in _METRICS:
-        return AskedMetric(name=text)
-    from phi3_lora_qa.metrics.custom import find_own
+        return RequestedMetric(name=text)
+    from phi3_lora_qa.metrics.custom import find_custom
 
-    name, place = find_own(text, start)
+    name, place = find_custom(text, start)
     if name in _METRICS:
         raise DataError(
             f"the metric {escape(text, 80)} bears the name of a built-in one; give it another"
         )
-    return AskedMetric(name=name, place=place)
+    return RequestedMetric(name=name, place=place)
 
 
-def measured(asked: Iterable[AskedMetric], named: Iterable[str]) -> tuple[MetricInfo, ...]:
+def measured(asked: Iterable[RequestedMetric], named: Iterable[str]) -> tuple[MetricInfo, ...]:
     """Return the metrics to measure: the usual ones, those asked for, those that limits name.
 
     Raises:
@@ -170,15 +170,15 @@ def per_item(info: MetricInfo, items: Sequence[Item], answers: Sequence[str]) ->
         return []
     against = [checks_json(i.checks) if info.checked else i.reference for i in items]
     if info.place:
-        from phi3_lora_qa.metrics.custom import compute_own
+        from phi3_lora_qa.metrics.custom import compute_custom
 
-        return compute_own(info.place, [item.id for item in items], answers, against)
+        return compute_custom(info.place, [item.id for item in items], answers, against)
     from phi3_lora_qa.metrics.modules import compute
 
     return compute(info.name, answers, against)
 
 
-def _own(metric: AskedMetric) -> MetricInfo:
+def _own(metric: RequestedMetric) -> MetricInfo:
     from phi3_lora_qa.metrics.custom import bounds_of
 
     binary, span = bounds_of(metric.place)

@@ -25,7 +25,7 @@ _MOST_OF_SOURCE = 16 << 20
 _FORMS = "give MODULE:CLASS, or the path of an evaluate module"
 
 
-def find_own(text: str, start: Path) -> tuple[str, str]:
+def find_custom(text: str, start: Path) -> tuple[str, str]:
     """Return the metric's name and its place: ``MODULE:CLASS``, or an absolute path.
 
     Nothing is imported but the packages above the module.
@@ -86,7 +86,7 @@ def bounds_of(place: str) -> tuple[bool, tuple[float, float] | None]:
     return False, (low, high)
 
 
-def compute_own(
+def compute_custom(
     place: str, names: Sequence[str], answers: Sequence[str], references: Sequence[str]
 ) -> list[float]:
     """Score each pair.

@@ -46,14 +46,14 @@ class Layer(ABC):
     of it: a property that needs, say, `merge` does not apply to a layer without.
 
     Attributes:
-        known_faults: Properties that the library is known to break, by id, and why.
+        known_failures: Properties that the library is known to break, by id, and why.
         lacks: Abilities that a base class defines and this kind has not.
         takes_any_input: Whether it maps every vector; an embedding maps one-hot ones only.
         forms: What the unmerged forward pass forms before it meets x: nothing ("factors": W·x +
             s·B·(A·x)), the "delta" (W·x + s·(B·A)·x) or the "weight" ((W + s·B·A)·x).
     """
 
-    known_faults: ClassVar[Mapping[str, str]] = {}
+    known_failures: ClassVar[Mapping[str, str]] = {}
     lacks: ClassVar[frozenset[str]] = frozenset()
     takes_any_input: ClassVar[bool] = True
     forms: ClassVar[Literal["factors", "delta", "weight"]] = "factors"
@@ -177,7 +177,7 @@ class Layer(ABC):
         raise NotImplementedError
 
 
-def abilities(kind: type) -> frozenset[str]:
+def capabilities(kind: type) -> frozenset[str]:
     """Return the names of what a kind of layer defines beyond `Layer`."""
     names = [name for name, value in vars(Layer).items() if _function(value)]
     own = (

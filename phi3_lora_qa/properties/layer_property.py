@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from phi3_lora_qa.lora import Array, ratios
-from phi3_lora_qa.properties.layer import Layer, abilities
+from phi3_lora_qa.properties.layer import Layer, capabilities
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st
@@ -65,7 +65,7 @@ def holds(what: str, truth: bool) -> Comparison:
 class UnderTest(Protocol):
     """What a property is run on: a `Layer`, or a whole model with adapters."""
 
-    known_faults: ClassVar[Mapping[str, str]]
+    known_failures: ClassVar[Mapping[str, str]]
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[Any]":
@@ -95,7 +95,7 @@ class Property:
 
     def applies(self, kind: type[UnderTest]) -> bool:
         """Whether this is about such things, and the kind defines what it needs."""
-        return issubclass(kind, self.of) and self.needs <= abilities(kind)
+        return issubclass(kind, self.of) and self.needs <= capabilities(kind)
 
 
 _PROPERTIES: dict[str, Property] = {}

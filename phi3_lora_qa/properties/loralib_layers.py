@@ -230,7 +230,7 @@ class LoralibConv2d(LoralibLinear):
     forms = "weight"
     lacks = frozenset({"gradients"})  # one parameter stands in several places of the factors
     dims: ClassVar[int] = 2
-    known_faults: ClassVar[dict[str, str]] = {
+    known_failures: ClassVar[dict[str, str]] = {
         "dropout_acts_in_training": "loralib's convolutions take lora_dropout and ignore it; put "
         "dropout in front of the layer instead",
     }

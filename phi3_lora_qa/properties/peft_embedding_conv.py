@@ -86,8 +86,8 @@ class PeftEmbedding(PeftLinear):
 class PeftConv2d(PeftLinear):
     """`torch.nn.Conv2d` over an input as large as its kernel, which makes one output."""
 
-    known_faults: ClassVar[Mapping[str, str]] = {
-        **PeftLinear.known_faults,
+    known_failures: ClassVar[Mapping[str, str]] = {
+        **PeftLinear.known_failures,
         "an_svd_is_the_best_of_its_rank": _CONV_SVD,
     }
     dims: ClassVar[int] = 2
@@ -173,8 +173,8 @@ class PeftGroupedConv(PeftConv2d):
     """Conv1d, 2d and 3d with groups, which PEFT adapts and refuses to merge."""
 
     lacks = frozenset({"delta", "merge", "unmerge"})
-    known_faults: ClassVar[Mapping[str, str]] = {
-        **PeftConv2d.known_faults,
+    known_failures: ClassVar[Mapping[str, str]] = {
+        **PeftConv2d.known_failures,
         "a_concatenation_is_the_weighted_sum": "add_weighted_adapter puts the ranks of one adapter "
         "after those of the other, where each group reads its own share of the ranks; let both "
         "adapters be active instead",

@@ -37,7 +37,7 @@ _SVD = (
 class PeftLinear(TorchLayer):
     """`torch.nn.Linear` below PEFT's LoRA."""
 
-    known_faults: ClassVar[Mapping[str, str]] = {
+    known_failures: ClassVar[Mapping[str, str]] = {
         "a_combination_with_rslora_keeps_its_scale": _RSLORA,
         **({"an_svd_is_the_best_of_its_rank": _SVD} if is_older("peft", "0.21") else {}),
     }

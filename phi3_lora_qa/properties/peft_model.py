@@ -21,7 +21,7 @@ _ADAPTERS = ("lora_", "modules_to_save", "trainable_tokens")
 class PeftPhi3(ModelUnderTest):
     """`Phi3ForCausalLM` in float64 below PEFT."""
 
-    known_faults: ClassVar[Mapping[str, str]] = {
+    known_failures: ClassVar[Mapping[str, str]] = {
         "model_patterns_keep_their_order": "save_pretrained sorts rank_pattern and alpha_pattern, "
         "and the first pattern that matches counts; write patterns that do not overlap",
     }

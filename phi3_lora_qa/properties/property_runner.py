@@ -37,7 +37,7 @@ PROFILES = {
 }
 
 
-class PropertyBroken(AssertionError):  # noqa: N818 - what came out, and no mistake
+class PropertyFailed(AssertionError):  # noqa: N818 - what came out, and no mistake
     """A property does not hold; the message has the shrunk example, the error and its bound."""
 
 
@@ -74,7 +74,7 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
         again: A command line that runs this again, for the message.
 
     Raises:
-        PropertyBroken: It does not hold, or the layer raised an error.
+        PropertyFailed: It does not hold, or the layer raised an error.
     """
     __tracebackhide__ = True  # what broke is in the message, and not in here
     import hypothesis
@@ -93,7 +93,7 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
             last[1], compared = found, True
             ratio = found.worst[0]
             if not ratio <= 1.0:
-                raise PropertyBroken(found.what)
+                raise PropertyFailed(found.what)
             worst = max(worst, ratio)
         count += compared
 
@@ -110,22 +110,22 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     )
     test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
     try:
-        with undisturbed():
+        with isolated():
             test()
-    except PropertyBroken:
+    except PropertyFailed:
         told = _told(tested, kind, last[0], _difference(last[1]), again)
-        raise PropertyBroken(told) from None
+        raise PropertyFailed(told) from None
     except hypothesis.errors.Flaky as error:
         what = "it breaks it once and not again: the layer's results change from run to run"
-        raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error
+        raise PropertyFailed(_told(tested, kind, last[0], what, again)) from error
     except Exception as error:
         what = f"it raised {type(error).__name__}: {error}"
-        raise PropertyBroken(_told(tested, kind, last[0], what, again)) from error
+        raise PropertyFailed(_told(tested, kind, last[0], what, again)) from error
     return Held(cases=count, ratio=worst)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """Keep what a user has loaded and set away from what properties draw and compute.
 
     What overflows or has no direction is infinite or NaN, and compared as that: numpy's warning of

@@ -48,6 +48,6 @@ def _test(tested: Property, layer: type[Layer], examples: int, seed: int) -> Any
         return held
 
     called: Callable[[], Held] = check
-    known = layer.known_faults.get(tested.id)
+    known = layer.known_failures.get(tested.id)
     marks = () if known is None else (pytest.mark.xfail(reason=known, strict=False),)
     return pytest.param(called, id=tested.id, marks=marks)

@@ -54,7 +54,7 @@ class ModelCase:
 class ModelUnderTest(ABC):
     """A model with an adapter, as a library makes it."""
 
-    known_faults: ClassVar[Mapping[str, str]] = {}
+    known_failures: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod

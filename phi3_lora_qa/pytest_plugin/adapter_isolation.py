@@ -20,7 +20,7 @@ import pytest
 
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.libraries import part_of
-from phi3_lora_qa.settings import real, refuse_within, within
+from phi3_lora_qa.settings import is_inside, real, reject_if_inside
 
 _PLUGIN = "phi3-lora-qa-apart"
 
@@ -44,12 +44,12 @@ def keep_apart(
         IncompatibleLibraryError: This version of pytest loads a conftest.py in another way.
     """
     # Taken away first: to refuse the run, and to say so in a report, takes imports of our own.
-    theirs = [entry for entry in map(str, sys.path) if within(adapters, Path(entry))]
+    theirs = [entry for entry in map(str, sys.path) if is_inside(adapters, Path(entry))]
     sys.path[:] = [entry for entry in sys.path if str(entry) not in theirs]
     for place in places:
-        refuse_within(adapters, place, "settings and tests")
+        reject_if_inside(adapters, place, "settings and tests")
     for entry in theirs:
-        refuse_within(
+        reject_if_inside(
             adapters, Path(entry), "modules on Python's import path", "take that entry out of it"
         )
     for adapter in adapters:
@@ -59,7 +59,7 @@ def keep_apart(
         known = vars(module)  # to ask a module itself may import another one
         for file in (getattr(known.get("__spec__"), "origin", None), known.get("__file__")):
             if apart.holds(file):
-                refuse_within(adapters, Path(str(file)), "modules already imported")
+                reject_if_inside(adapters, Path(str(file)), "modules already imported")
     if config.pluginmanager.register(apart, _PLUGIN) is None:
         raise InputError(f"-p no:{_PLUGIN} would let an adapter's files in; leave it out")
     part_of("pytest", "_pytest.config", "PytestPluginManager._importconftest")
@@ -106,7 +106,7 @@ def leave_out(config: pytest.Config, adapters: Sequence[Path]) -> None:
     """
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         here = config.invocation_params.dir
-        config.args = [arg for arg in config.args if not within(adapters, here / arg)]
+        config.args = [arg for arg in config.args if not is_inside(adapters, here / arg)]
     if config.option.pyargs:
         for name in config.args:
             with contextlib.suppress(ImportError, AttributeError, ValueError):
@@ -118,7 +118,7 @@ class _Apart:
 
     def __init__(self, adapters: Sequence[Path], blocked: Callable[[str], None]) -> None:
         self._adapters, self._blocked = tuple(adapters), blocked
-        self._inside = cache(lambda folder: within(self._adapters, Path(folder)))
+        self._inside = cache(lambda folder: is_inside(self._adapters, Path(folder)))
 
     def holds(self, file: object) -> bool:
         """Whether a file lies in an adapter's folder, whatever links lead there."""
@@ -172,13 +172,13 @@ class _Apart:
     @pytest.hookimpl(tryfirst=True)
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Pass by the folders wherever pytest looks for tests."""
-        return True if within(self._adapters, collection_path) else None
+        return True if is_inside(self._adapters, collection_path) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Any:
         """Open no collector of a path there, such as one that a configuration names."""
         if not isinstance(collector, pytest.File | pytest.Directory):
             return None
-        if not within(self._adapters, collector.path):
+        if not is_inside(self._adapters, collector.path):
             return None
         return pytest.CollectReport(collector.nodeid, "passed", None, [])

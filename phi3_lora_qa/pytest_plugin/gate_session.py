@@ -23,7 +23,7 @@ from phi3_lora_qa.gate.build_record import Reported, compose
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.plan import ROOT, PlannedCheck, choose, plan
-from phi3_lora_qa.gate.prepare import Target, handed_over, prepare
+from phi3_lora_qa.gate.prepare import AdapterJob, handed_over, prepare
 from phi3_lora_qa.gate.private_copy import private_copies
 from phi3_lora_qa.gate.run_check import run_check
 from phi3_lora_qa.gate.verdict import worst
@@ -329,6 +329,6 @@ class Gate:
             terminalreporter.write_line(f"{verdict} for the run")
 
 
-def _plan(targets: Sequence[Target], settings: GateSettings) -> tuple[PlannedCheck, ...]:
+def _plan(targets: Sequence[AdapterJob], settings: GateSettings) -> tuple[PlannedCheck, ...]:
     adapters = [(target.name, target.limits) for target in targets]
     return plan(adapters, settings.stage, selection_of(settings))

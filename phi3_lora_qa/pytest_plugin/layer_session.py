@@ -10,7 +10,7 @@ import pytest
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.properties.layer_kinds import Kind, kinds
 from phi3_lora_qa.properties.layer_property import Property
-from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyFailed, run_property
 from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, hang_in_front, take_ids
 
 ROOT = "phi3::layers"
@@ -27,7 +27,7 @@ class PropertyItem(VirtualItem):
         """Draw cases; a property that the library is known to break is expected to fail."""
         if importlib.util.find_spec(self.kind.library) is None:
             pytest.skip(f"{self.kind.library} is not installed; pip install {self.kind.library}")
-        known = self.kind.under_test.known_faults.get(self.tested.id)
+        known = self.kind.under_test.known_failures.get(self.tested.id)
         try:
             held = run_property(
                 self.tested,
@@ -37,7 +37,7 @@ class PropertyItem(VirtualItem):
                 shrink=known is None,
                 again=self.plan.command(self.nodeid),
             )
-        except PropertyBroken:
+        except PropertyFailed:
             if known is None:
                 raise
             pytest.xfail(known)
@@ -47,7 +47,7 @@ class PropertyItem(VirtualItem):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show a broken property by its own message: a traceback is long, and slow to make."""
-        if not isinstance(excinfo.value, (PropertyBroken, pytest.xfail.Exception)):
+        if not isinstance(excinfo.value, (PropertyFailed, pytest.xfail.Exception)):
             return super().repr_failure(excinfo, style)
         return str(excinfo.value)
 

@@ -19,7 +19,7 @@ from phi3_lora_qa.errors import InputError, Phi3LoraQAError, path_trouble, short
 from phi3_lora_qa.pytest_plugin import fixtures
 from phi3_lora_qa.pytest_plugin.exit_status import BAD_INPUT, LastWord
 from phi3_lora_qa.pytest_plugin.rootdir import settings_folder, settle_project
-from phi3_lora_qa.setting_specs import SPECS, Spec, option
+from phi3_lora_qa.setting_specs import SPECS, SettingSpec, option
 from phi3_lora_qa.settings import GateSettings, resolve
 
 GATE_PLUGIN = "phi3-lora-qa-gate"
@@ -228,7 +228,7 @@ def _places(config: pytest.Config, given: Any) -> list[Path]:
     return [here, *([config.inipath] if config.inipath else []), *files, *paths]
 
 
-def _option_kind(spec: Spec) -> dict[str, Any]:
+def _option_kind(spec: SettingSpec) -> dict[str, Any]:
     if spec.kind == "flag":
         return {"action": "store_true", "default": None}
     kind: dict[str, Any] = {"default": None, "metavar": spec.metavar}
@@ -237,7 +237,7 @@ def _option_kind(spec: Spec) -> dict[str, Any]:
     return kind
 
 
-def _ini_kind(spec: Spec) -> Any:
+def _ini_kind(spec: SettingSpec) -> Any:
     if spec.kind == "flag":
         return "bool"
     return "args" if spec.repeated else "string"

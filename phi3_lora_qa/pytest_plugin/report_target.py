@@ -17,7 +17,7 @@ from phi3_lora_qa.gate.prepare import ITEMS_FILE, adapter_names
 from phi3_lora_qa.pytest_plugin.virtual_items import take_ids
 from phi3_lora_qa.record import read_record
 from phi3_lora_qa.report import replace_report, require_own, take_away, write_report
-from phi3_lora_qa.settings import GateSettings, real, within
+from phi3_lora_qa.settings import GateSettings, is_inside, real
 from phi3_lora_qa.signals import EndedError, EndSignals
 
 STILL_RUNNING = (
@@ -112,7 +112,7 @@ class Reports:
         replace_report(record, folder)
 
     def _require_allowed(self, folder: Path) -> None:
-        if within(self._settings.adapter, folder):
+        if is_inside(self._settings.adapter, folder):
             raise InputError(
                 f"the report would be written to {escape(str(folder))}, which lies in the "
                 "adapter's own folder; give another folder with --phi3-report DIR"

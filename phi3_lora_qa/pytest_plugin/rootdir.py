@@ -19,7 +19,7 @@ import pytest
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.libraries import incompatible, part_of
 from phi3_lora_qa.setting_specs import SPECS
-from phi3_lora_qa.settings import within
+from phi3_lora_qa.settings import is_inside
 
 
 def settle_project(config: pytest.Config, args: list[str]) -> None:
@@ -121,7 +121,7 @@ def _leave(config: pytest.Config, added: Sequence[str]) -> None:
             sys.path.remove(path)
     theirs = [Path(path) for path in wrong if path not in sys.path]
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    ran = any(within(theirs, Path(file)) for file in files if file) if theirs else False
+    ran = any(is_inside(theirs, Path(file)) for file in files if file) if theirs else False
     if ran or any(word.startswith("-p") for word in added):
         raise InputError(
             f"pytest took its configuration from {escape(str(config.inipath), 200)}, as the value "

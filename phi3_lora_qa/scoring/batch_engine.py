@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.scoring.engine_probe import require_engine_fits
-from phi3_lora_qa.scoring.item_outputs import Reading, along_references
+from phi3_lora_qa.scoring.item_outputs import ItemOutput, score_references
 from phi3_lora_qa.scoring.kv_cache import KeyValues, Prefix, Span, run_decoder
 from phi3_lora_qa.scoring.losses import likeliest, token_losses
 from phi3_lora_qa.scoring.prompts import PromptedItem
@@ -107,9 +107,9 @@ class Engine:
     def run(
         self,
         batch: Sequence[PromptedItem],
-        others: Mapping[str, Reading],
+        others: Mapping[str, ItemOutput],
         tell: Callable[[float], None] = lambda share: None,
-    ) -> list[Reading]:
+    ) -> list[ItemOutput]:
         """Return what the model makes of each item.
 
         Args:
@@ -122,7 +122,7 @@ class Engine:
         meter = _Meter(rows, tell)
         store = self._store([item.length for item in batch])
         hidden = self._read_items(store, batch, meter)
-        readings = along_references(self._model, hidden, batch, others)
+        readings = score_references(self._model, hidden, batch, others)
         for row, (_, said) in zip(rows, readings, strict=True):
             row.follow(row.item.reference, said, self.stops)
         choices = self._read_choices(store, batch)
@@ -194,7 +194,7 @@ class Engine:
         return found
 
     def _read_guesses(
-        self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, Reading]
+        self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, ItemOutput]
     ) -> None:
         """Read on along the other model's answers where they agree with all that was said.
 

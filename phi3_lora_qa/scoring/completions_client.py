@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phi3_lora_qa.scoring.http_client import ServerError, Wire
+from phi3_lora_qa.scoring.http_client import HttpClient, ServerError
 from phi3_lora_qa.scoring.prompts import PromptedItem
 from phi3_lora_qa.scoring.response_parsing import (
     Answer,
-    UnfitServerError,
+    UnsupportedServerError,
     answer,
     read_log_probabilities,
     written_log_probabilities,
@@ -28,7 +28,7 @@ _REFUSALS = (400, 422)
 _MOST_STOPS = 4
 
 
-class Asker:
+class CompletionsClient:
     """Asks a server about items of one model, in the form that it takes; for any thread.
 
     vLLM's own fields make answers exact: the answer's token ids, and stops by id. Strict servers
@@ -43,7 +43,7 @@ class Asker:
     """
 
     def __init__(
-        self, wire: Wire, model: str, stops: Mapping[int, str], items: Sequence[PromptedItem]
+        self, wire: HttpClient, model: str, stops: Mapping[int, str], items: Sequence[PromptedItem]
     ) -> None:
         self.wire = wire
         self._read_back = {item.id for item in items[:READ_BACK]}
@@ -64,7 +64,7 @@ class Asker:
             a token got no probability at all; and the greedy answer.
 
         Raises:
-            UnfitServerError: No loss of this server could be relied on.
+            UnsupportedServerError: No loss of this server could be relied on.
             ServerError: This item's replies cannot be used.
         """
         likely = self._read(item.prompt, item.reference)
@@ -87,7 +87,7 @@ class Asker:
         read = self._read(item.prompt, ids)
         gap = math.fsum(abs(w - r) for w, r in zip(written, read, strict=True)) / len(ids)
         if not gap <= LARGEST_GAP:
-            raise UnfitServerError(
+            raise UnsupportedServerError(
                 f"the tokens of an answer are {gap:.2g} nats apart when the server writes them and "
                 "when it reads them back, so no loss from it can be relied on (vLLM: known of "
                 "adapters on lm_head); score here with --phi3-backend transformers"

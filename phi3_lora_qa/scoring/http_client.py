@@ -40,7 +40,7 @@ class ServerError(Phi3LoraQAError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
+class RequestLimits:
     """What one request may cost.
 
     ``timeout`` and ``connect`` are seconds: for a whole request, from looking up the server's name
@@ -63,7 +63,7 @@ class _LaterError(Exception):
         self.final, self.wait = final, wait
 
 
-class Wire:
+class HttpClient:
     """A connection to one server, for any number of threads; a context manager.
 
     Args:
@@ -75,7 +75,7 @@ class Wire:
         InputError: The key cannot be sent.
     """
 
-    def __init__(self, url: str, key: str, bounds: Bounds) -> None:
+    def __init__(self, url: str, key: str, bounds: RequestLimits) -> None:
         import httpx2
 
         if not (key.isascii() and key.isprintable()):

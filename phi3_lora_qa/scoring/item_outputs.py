@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.scoring.losses import Outlook, read_references
+from phi3_lora_qa.scoring.losses import TopKLogprobs, read_references
 from phi3_lora_qa.scoring.prompts import PromptedItem
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ItemOutput:
     """What a model made of one item.
 
     ``loss`` is the mean over the reference in nats per token, ``answer`` the greedy answer,
@@ -27,17 +27,17 @@ class Reading:
     loss: float
     answer: tuple[int, ...]
     choices: tuple[float, ...] = ()
-    outlook: Outlook | None = None
+    outlook: TopKLogprobs | None = None
     divergence: float = math.nan
     agreement: float = math.nan
 
 
-def along_references(
+def score_references(
     model: "PreTrainedModel",
     hidden: "Tensor",
     batch: Sequence[PromptedItem],
-    others: Mapping[str, Reading],
-) -> list[tuple[Reading, list[int]]]:
+    others: Mapping[str, ItemOutput],
+) -> list[tuple[ItemOutput, list[int]]]:
     """Return each item's reading, still without an answer, and what the model says at each token.
 
     Args:
@@ -61,7 +61,7 @@ def along_references(
             float(values[rows].double().mean())
             for values in (found.losses, found.divergence, found.agreement)
         )
-        reading = Reading(
+        reading = ItemOutput(
             loss=loss,
             answer=(),
             outlook=_part(found.outlook, rows),
@@ -72,17 +72,17 @@ def along_references(
     return readings
 
 
-def _part(outlook: Outlook | None, rows: slice) -> Outlook | None:
-    return outlook and Outlook(
+def _part(outlook: TopKLogprobs | None, rows: slice) -> TopKLogprobs | None:
+    return outlook and TopKLogprobs(
         tokens=outlook.tokens[rows].clone(),
         log_probabilities=outlook.log_probabilities[rows].clone(),
     )
 
 
-def _joined(outlooks: Sequence[Outlook]) -> Outlook:
+def _joined(outlooks: Sequence[TopKLogprobs]) -> TopKLogprobs:
     import torch
 
-    return Outlook(
+    return TopKLogprobs(
         tokens=torch.cat([outlook.tokens for outlook in outlooks]),
         log_probabilities=torch.cat([outlook.log_probabilities for outlook in outlooks]),
     )

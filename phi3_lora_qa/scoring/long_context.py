@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.scoring.decoding import cut
-from phi3_lora_qa.scoring.item_outputs import Reading, along_references
+from phi3_lora_qa.scoring.item_outputs import ItemOutput, score_references
 from phi3_lora_qa.scoring.losses import token_losses
 from phi3_lora_qa.scoring.prompts import PromptedItem
 
@@ -27,8 +27,8 @@ def read_stretched(
     model: "PreTrainedModel",
     item: PromptedItem,
     stops: frozenset[int],
-    others: Mapping[str, Reading],
-) -> Reading:
+    others: Mapping[str, ItemOutput],
+) -> ItemOutput:
     """Return what a model makes of one item, as `Engine.run` does below the switch."""
     import torch
 
@@ -46,7 +46,7 @@ def read_stretched(
         )
         for choice in item.choices
     )
-    ((reading, _),) = along_references(model, hidden, [item], others)
+    ((reading, _),) = score_references(model, hidden, [item], others)
     prompt = torch.tensor([item.prompt], device=device)
     generate: Any = model.generate  # a decorator of torch hides its type
     generated = generate(

@@ -20,7 +20,7 @@ _LOGITS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class TopKLogprobs:
     """Where a model expects a text to go on: its likeliest tokens at each position.
 
     ``tokens`` are ids, int32, (positions, k), the likeliest first; ``log_probabilities`` theirs in
@@ -44,7 +44,7 @@ class References:
     said: "Tensor"
     divergence: "Tensor"
     agreement: "Tensor"
-    outlook: Outlook | None
+    outlook: TopKLogprobs | None
 
 
 def likeliest(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
@@ -66,7 +66,7 @@ def token_losses(model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor") 
 
 
 def read_references(
-    model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor", other: Outlook | None = None
+    model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor", other: TopKLogprobs | None = None
 ) -> References:
     """Return the losses of the right tokens, and what the model would have said.
 
@@ -103,7 +103,7 @@ def read_references(
     everything = torch.cat(losses), torch.cat(said)
     if other is None:
         nothing = torch.full_like(everything[0], math.nan)
-        outlook = Outlook(
+        outlook = TopKLogprobs(
             tokens=torch.cat([indices for indices, _ in tops]),
             log_probabilities=torch.cat([values for _, values in tops]),
         )

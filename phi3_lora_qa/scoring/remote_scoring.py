@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models.registry import BaseRef
-from phi3_lora_qa.scoring.completions_client import Asker
+from phi3_lora_qa.scoring.completions_client import CompletionsClient
 from phi3_lora_qa.scoring.decoding import answer_text, cut
-from phi3_lora_qa.scoring.http_client import API_KEY_VARIABLE, Bounds, ServerError, Wire
+from phi3_lora_qa.scoring.http_client import (
+    API_KEY_VARIABLE,
+    HttpClient,
+    RequestLimits,
+    ServerError,
+)
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
-from phi3_lora_qa.scoring.response_parsing import Answer, UnfitServerError, model_names
+from phi3_lora_qa.scoring.response_parsing import Answer, UnsupportedServerError, model_names
 from phi3_lora_qa.scoring.score_items import (
     ItemScore,
     ScoringOptions,
@@ -51,7 +56,7 @@ class Server:
     url: str
     key: str = field(default="", repr=False)
     stops: frozenset[int] = frozenset()
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: RequestLimits = field(default_factory=RequestLimits)
     at_once: int = AT_ONCE
 
     @classmethod
@@ -65,7 +70,7 @@ class Server:
         Raises:
             BaseModelError: The server cannot be reached, or does not answer as it should.
         """
-        with _about(self), Wire(self.url, self.key, self.bounds) as wire:
+        with _about(self), HttpClient(self.url, self.key, self.bounds) as wire:
             return model_names(wire.ask("GET", "/models"))
 
     def names(self, base: BaseRef, adapter: str) -> tuple[str, str]:
@@ -141,8 +146,8 @@ class Server:
         texts = {token: tokenizer.convert_ids_to_tokens(token) for token in sorted(stops)}
         words = {token: text if isinstance(text, str) else "" for token, text in texts.items()}
         in_a_row = 0
-        with _about(self), Wire(self.url, self.key, self.bounds) as wire:
-            asker = Asker(wire, model, words, prompted)
+        with _about(self), HttpClient(self.url, self.key, self.bounds) as wire:
+            asker = CompletionsClient(wire, model, words, prompted)
             with closing(_replies(asker, prompted, self.at_once)) as replies:
                 for asked, reply in replies:
                     scores[asked.id] = _scored(tokenizer, asked, reply, words)
@@ -155,7 +160,7 @@ class Server:
 
 
 def _replies(
-    asker: Asker, items: Sequence[PromptedItem], at_once: int
+    asker: CompletionsClient, items: Sequence[PromptedItem], at_once: int
 ) -> Generator[tuple[PromptedItem, tuple[float, Answer] | Exception]]:
     """Yield each item with its reply or trouble: the first alone, the rest as they come."""
 
@@ -205,5 +210,5 @@ def _about(server: Server) -> Iterator[None]:
     """Turn what the server did into one line that names it."""
     try:
         yield
-    except (ServerError, UnfitServerError) as error:
+    except (ServerError, UnsupportedServerError) as error:
         raise BaseModelError(f"{server.url}: {error}") from error

@@ -17,7 +17,7 @@ _LONGEST_TOKEN = 256
 """Characters; what is longer was not written with so few tokens."""
 
 
-class UnfitServerError(BaseModelError):
+class UnsupportedServerError(BaseModelError):
     """No item can be scored by this server, whatever it says to the next one."""
 
 
@@ -56,13 +56,13 @@ def read_log_probabilities(
         start: How many to leave out, at least one: nothing stands before the first.
 
     Raises:
-        UnfitServerError: The reply says nothing of the prompt.
+        UnsupportedServerError: The reply says nothing of the prompt.
         ServerError: It does not hold one log-probability for each token.
     """
     choice = _choice(reply)
     values = _told(choice)
     if values is None or len(values) <= 1:
-        raise UnfitServerError(
+        raise UnsupportedServerError(
             "the server gives no log-probabilities of a prompt (echo with logprobs), so no loss "
             "can be had from it; serve with vLLM, or score here with --phi3-backend transformers"
         )

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.reading import open_regular, require_regular
-from phi3_lora_qa.scoring.item_outputs import Reading
-from phi3_lora_qa.scoring.losses import Outlook
+from phi3_lora_qa.scoring.item_outputs import ItemOutput
+from phi3_lora_qa.scoring.losses import TopKLogprobs
 from phi3_lora_qa.scoring.prompts import PromptedItem
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _FORM = 2
 """Goes up when what is kept, or how it is computed, changes."""
 
 
-class KeptReadings:
+class ScoreCache:
     """The readings of one base under one set of conditions, in one file.
 
     A file that is missing, damaged or too large holds nothing. What cannot be written is not kept;
@@ -51,13 +51,13 @@ class KeptReadings:
         self.found = 0
         self.trouble = ""
 
-    def find(self, item: PromptedItem) -> Reading | None:
+    def find(self, item: PromptedItem) -> ItemOutput | None:
         """Return what was kept of an item; ``found`` counts how often there was something."""
         reading = self._readings.get(_name(item))
         self.found += reading is not None
         return reading
 
-    def add(self, readings: Sequence[tuple[PromptedItem, Reading]]) -> None:
+    def add(self, readings: Sequence[tuple[PromptedItem, ItemOutput]]) -> None:
         """Keep readings, beside what another process has kept meanwhile.
 
         Where that cannot be done, ``trouble`` says why.
@@ -82,7 +82,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _save(path: Path, conditions: str, readings: Mapping[str, Reading]) -> None:
+def _save(path: Path, conditions: str, readings: Mapping[str, ItemOutput]) -> None:
     """Write all or nothing: a reader never sees half a file."""
     import numpy as np
 
@@ -116,7 +116,7 @@ def _save(path: Path, conditions: str, readings: Mapping[str, Reading]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _load(path: Path, conditions: str) -> dict[str, Reading]:
+def _load(path: Path, conditions: str) -> dict[str, ItemOutput]:
     import numpy as np
 
     try:
@@ -136,7 +136,7 @@ def _load(path: Path, conditions: str) -> dict[str, Reading]:
         return {}
 
 
-def _readings(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> "Iterator[tuple[str, Reading]]":
+def _readings(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> "Iterator[tuple[str, ItemOutput]]":
     import torch
 
     answers, choices, tokens, values = (
@@ -151,11 +151,11 @@ def _readings(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> "Iterator[tuple[s
     for number, name in enumerate(arrays["names"]):
         yield (
             name.decode(),
-            Reading(
+            ItemOutput(
                 loss=float(arrays["losses"][number]),
                 answer=tuple(answers[number].tolist()),
                 choices=tuple(choices[number].tolist()),
-                outlook=Outlook(
+                outlook=TopKLogprobs(
                     tokens=torch.from_numpy(tokens[number].copy()),
                     log_probabilities=torch.from_numpy(values[number].copy()),
                 ),

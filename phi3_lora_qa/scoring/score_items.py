@@ -12,11 +12,11 @@ from phi3_lora_qa.models.threads import fitting_threads
 from phi3_lora_qa.scoring.batch_engine import Engine
 from phi3_lora_qa.scoring.batches import fitting_tokens, plan
 from phi3_lora_qa.scoring.decoding import answer_text, stop_tokens
-from phi3_lora_qa.scoring.item_outputs import Reading
+from phi3_lora_qa.scoring.item_outputs import ItemOutput
 from phi3_lora_qa.scoring.long_context import read_stretched, switch
 from phi3_lora_qa.scoring.prepacked_linear import packed_products
 from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
-from phi3_lora_qa.scoring.score_cache import KeptReadings
+from phi3_lora_qa.scoring.score_cache import ScoreCache
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,7 +60,7 @@ class ItemScore:
     choice: int = -1
     divergence: float = field(default=math.nan, compare=False)  # NaN is like no other NaN
     agreement: float = field(default=math.nan, compare=False)
-    reading: Reading | None = field(default=None, compare=False, repr=False)
+    reading: ItemOutput | None = field(default=None, compare=False, repr=False)
 
 
 def score_items(  # noqa: PLR0913 - the last two are a caller's choice
@@ -71,7 +71,7 @@ def score_items(  # noqa: PLR0913 - the last two are a caller's choice
     progress: Callable[[int, int], None] | None = None,
     *,
     base: Sequence[ItemScore] = (),
-    kept: KeptReadings | None = None,
+    kept: ScoreCache | None = None,
 ) -> tuple[ItemScore, ...]:
     """Score every item under a model: the loss of its reference and the answer given.
 
@@ -153,7 +153,7 @@ class _Run:
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     engine: Engine
-    others: Mapping[str, Reading]
+    others: Mapping[str, ItemOutput]
 
 
 def _score_batch(
@@ -185,7 +185,7 @@ def _require_machine(error: Exception) -> None:
         raise short from error
 
 
-def _scored(run: _Run, item: PromptedItem, reading: Reading) -> ItemScore:
+def _scored(run: _Run, item: PromptedItem, reading: ItemOutput) -> ItemScore:
     stopped = bool(reading.answer) and reading.answer[-1] in run.engine.stops
     score = finished(
         item, reading.loss, answer_text(run.tokenizer, reading.answer), stopped=stopped

@@ -22,7 +22,7 @@ class Reachable:
     value: float
 
 
-def instead_of(
+def suggest_limit(
     rule: str,
     value: float,
     span: tuple[float, float] | None,

@@ -19,7 +19,7 @@ _MOST = 0.9
 _BISECTIONS = 40
 
 
-def wagered_bounds(
+def betting_bounds(
     seen: "Numbers", total: int, span: tuple[float, float], level: float
 ) -> tuple[float, float]:
     """Return bounds for the mean of all items, each wrong with probability ``level`` at most.

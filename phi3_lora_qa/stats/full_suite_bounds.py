@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.stats.betting import wagered_bounds
+from phi3_lora_qa.stats.betting import betting_bounds
 from phi3_lora_qa.stats.bounded_mean import bounded_interval
 from phi3_lora_qa.stats.paired import CONFIDENCE, Interval, mean_of
 from phi3_lora_qa.stats.paired_binary import exact_interval
@@ -34,17 +34,17 @@ seen lies outside: 12 is what guessing blindly among 163,000 tokens costs."""
 Bounds = tuple[float, float]
 
 
-def portion(seen: int) -> int:
+def next_batch_size(seen: int) -> int:
     """Return how many items of a group to ask before the next look: half of what was seen."""
     return max(FIRST // 2, seen // 2) if seen else FIRST
 
 
-def drawn(name: str, order: int) -> bytes:
+def sampling_key(name: str, order: int) -> bytes:
     """Return the place of an item in an order of drawing: by its name and the order's number."""
     return hashlib.sha256(f"{order} {name}".encode("utf-8", "surrogatepass")).digest()
 
 
-def foresee(  # noqa: PLR0913 - as compare, and how sure to be
+def bound_full_suite(  # noqa: PLR0913 - as compare, and how sure to be
     base: Sequence[float],
     tuned: Sequence[float],
     *,
@@ -114,7 +114,7 @@ def foresee(  # noqa: PLR0913 - as compare, and how sure to be
 
 def _counts(seen: "Numbers", total: int, level: float) -> tuple[int, int]:
     """Return the fewest and the most ones that all items can hold."""
-    low, high = wagered_bounds(seen, total, (0.0, 1.0), level)
+    low, high = betting_bounds(seen, total, (0.0, 1.0), level)
     return math.ceil(low * total - 1e-6), math.floor(high * total + 1e-6)
 
 
@@ -148,7 +148,7 @@ def _completed(
 
     left, now = total - seen.size, float(seen.mean())
     found = []
-    for side, mean in enumerate(wagered_bounds(seen, total, span, level)):
+    for side, mean in enumerate(betting_bounds(seen, total, span, level)):
         end, wanted = span[side], (mean * total - float(seen.sum())) / left
         share = (wanted - now) / (end - now) if end != now else 0.0
         ends = min(left, max(0, math.ceil(share * left - 1e-9)))

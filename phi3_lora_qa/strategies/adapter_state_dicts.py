@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from phi3_lora_qa.adapter.base_files import phi3_modules
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, parse_config
-from phi3_lora_qa.adapter.expected_tensors import TABLES, ExpectedTensor, Implied, imply
+from phi3_lora_qa.adapter.expected_tensors import (
+    TABLES,
+    ExpectedLayout,
+    ExpectedTensor,
+    derive_expected_tensors,
+)
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import Part, tensor_name
 from phi3_lora_qa.errors import InputError
@@ -54,7 +59,9 @@ def adapter_state_dicts(
     config = _read(lora_config)
     matching = Matching(config)
     modules = phi3_modules(phi3_config.to_dict())
-    implied = imply(config, matching, modules, tied=phi3_config.tie_word_embeddings)
+    implied = derive_expected_tensors(
+        config, matching, modules, tied=phi3_config.tie_word_embeddings
+    )
     values: dict[str, Array] = {}
     for tensor in _written(implied, config):
         if tensor.name in values:
@@ -80,7 +87,7 @@ def _read(lora_config: "LoraConfig") -> LoraAdapterConfig:
     return reading.config
 
 
-def _written(implied: Implied, config: LoraAdapterConfig) -> list[ExpectedTensor]:
+def _written(implied: ExpectedLayout, config: LoraAdapterConfig) -> list[ExpectedTensor]:
     """The tensors that peft writes where its save_embedding_layers is "auto"."""
     targets = config.target_modules
     by_leaf = isinstance(targets, str) or any(table in targets for table in TABLES)
@@ -90,7 +97,11 @@ def _written(implied: Implied, config: LoraAdapterConfig) -> list[ExpectedTensor
 
 @st.composite
 def _factors(
-    draw: st.DrawFn, first: ExpectedTensor, implied: Implied, scaling: float, kinds: Sequence[Kind]
+    draw: st.DrawFn,
+    first: ExpectedTensor,
+    implied: ExpectedLayout,
+    scaling: float,
+    kinds: Sequence[Kind],
 ) -> dict[str, Array]:
     """Draw all that belongs together in one adapted module, of which ``first`` is A."""
     name = {part: tensor_name(first.module, part) for part in Part}

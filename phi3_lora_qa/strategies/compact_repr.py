@@ -7,7 +7,7 @@ import numpy as np
 _SHOWN_ENTRIES = 36
 
 
-class Shown:
+class CompactRepr:
     """Gives a dataclass the repr that `shown` makes."""
 
     def __repr__(self) -> str:

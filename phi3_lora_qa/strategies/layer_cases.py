@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from phi3_lora_qa.lora import Array, Factors, scaling_of
 from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, named, ranks, shapes
-from phi3_lora_qa.strategies.compact_repr import Shown
+from phi3_lora_qa.strategies.compact_repr import CompactRepr
 from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
 
 _BATCH = 4
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class LayerCase(Shown):
+class LayerCase(CompactRepr):
     """A linear layer with LoRA, and a batch for it.
 
     Attributes:
@@ -43,7 +43,7 @@ class LayerCase(Shown):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class EmbeddingCase(Shown):
+class EmbeddingCase(CompactRepr):
     """An embedding with LoRA, and ids to look up. delta = s · (B·A)ᵀ.
 
     Attributes:
@@ -71,7 +71,7 @@ class EmbeddingCase(Shown):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ConvCase(Shown):
+class ConvCase(CompactRepr):
     """A convolution with LoRA in PEFT's factorisation: conv A as the base is, then conv B of 1.
 
     y = conv(x, W) + s · conv(conv(x, A), B). A sees all input channels and has the base's kernel,
@@ -110,7 +110,7 @@ class ConvCase(Shown):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class MergedLinearCase(Shown):
+class MergedLinearCase(CompactRepr):
     """loralib's MergedLinear: n fused blocks of output rows, k of them with LoRA of rank r each.
 
     The i-th enabled block gets s · B_i·A_i, with A_i the i-th r rows of A and B_i the i-th out/n

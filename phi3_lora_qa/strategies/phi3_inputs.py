@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from phi3_lora_qa.strategies.arrays import require_known
-from phi3_lora_qa.strategies.compact_repr import Shown
+from phi3_lora_qa.strategies.compact_repr import CompactRepr
 
 if TYPE_CHECKING:
     from transformers import Phi3Config
@@ -20,7 +20,7 @@ _CONTEXT = 128
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Batch(Shown):
+class Batch(CompactRepr):
     """Rows of tokens, padded to the longest; every row has a token, and none of them is padding.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from phi3_lora_qa.data.training_data import TrainingData
     from phi3_lora_qa.training.train import Job, TrainResult
-    from phi3_lora_qa.training.training_run import Trained
+    from phi3_lora_qa.training.training_run import TrainingOutcome
 
 _CARD = """\
 ---
@@ -64,7 +64,7 @@ pytest --phi3-adapter=PATH_OF_THIS_FOLDER
 
 
 def model_card(
-    trained: "Trained",
+    trained: "TrainingOutcome",
     result: "TrainResult",
     job: "Job",
     data: "TrainingData",

@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.manifest import make_manifest, write_manifest
 from phi3_lora_qa.data.training_data import TrainingData
 from phi3_lora_qa.models.registry import BaseRef
 from phi3_lora_qa.training.model_card import model_card
-from phi3_lora_qa.training.training_run import Trained
+from phi3_lora_qa.training.training_run import TrainingOutcome
 
 if TYPE_CHECKING:
     from phi3_lora_qa.training.train import Job, TrainResult
@@ -18,7 +18,7 @@ _LIBRARIES = ("phi3-lora-qa", "torch", "transformers", "peft", "trl", "datasets"
 
 
 def write_adapter(
-    folder: Path, trained: Trained, result: "TrainResult", job: "Job", data: TrainingData
+    folder: Path, trained: TrainingOutcome, result: "TrainResult", job: "Job", data: TrainingData
 ) -> None:
     """Write everything into a folder that exists and is empty; the manifest comes last."""
     trained.save(folder)

@@ -25,7 +25,7 @@ from phi3_lora_qa.training.training_output import find_checkpoints, staged_outpu
 from phi3_lora_qa.training.training_progress import LogEntry, Progress, Silent, progress_bar
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.training.training_run import Trained
+    from phi3_lora_qa.training.training_run import TrainingOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ def _check_loralib(peft: Arguments, quantization: Arguments) -> None:
         )
 
 
-def _data_notes(data: TrainingData, trained: "Trained") -> list[str]:
+def _data_notes(data: TrainingData, trained: "TrainingOutcome") -> list[str]:
     notes = []
     if data.leaked:
         notes.append(f"{data.leaked} validation rows were left out: their prompts are trained on")

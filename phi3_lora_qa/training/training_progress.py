@@ -66,7 +66,7 @@ def progress_bar() -> Iterator[Progress]:
     ) as bars:
         task = bars.add_task("starting", total=None)
 
-        class Shown:
+        class CompactRepr:
             def phase(self, text: str) -> None:
                 bars.update(task, description=text)
 
@@ -76,7 +76,7 @@ def progress_bar() -> Iterator[Progress]:
             def entry(self, entry: LogEntry) -> None:
                 console.print(log_line(entry), markup=False, soft_wrap=True)
 
-        yield Shown()
+        yield CompactRepr()
 
 
 def log_line(entry: LogEntry) -> str:

@@ -32,7 +32,7 @@ _SET_WHEN_SAVED = {"inference_mode", "auto_mapping", "peft_version"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingOutcome:
     """A tuned model in memory, and what its training measured. Losses: nats per learned token.
 
     ``save`` writes the adapter into a folder, as the engine that trained it does.
@@ -53,7 +53,7 @@ class Trained:
     log: tuple[LogEntry, ...]
 
 
-def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> Trained:
+def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> TrainingOutcome:
     """Train as the job says; nothing but checkpoints is written.
 
     Raises:
@@ -91,7 +91,7 @@ def run(job: "Job", data: TrainingData, places: Places, tell: Progress) -> Train
         tell.phase("evaluating the adapter")
         after = _final_loss(trainer, watcher)
     require_learned(start, _trainable(trainer.model))
-    return Trained(
+    return TrainingOutcome(
         model=trainer.model,
         save=trainer.save_adapter,
         tokenizer=base.tokenizer,

@@ -15,4 +15,6 @@ def child_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a program of the test's own stand where the child does."""
     program = folder / "child.py"
     program.write_text(f"import json, os, sys, time\n{code}\n")
-    monkeypatch.setattr(template_rendering, "render_child", SimpleNamespace(__file__=str(program)))
+    monkeypatch.setattr(
+        template_rendering, "template_rendering_child", SimpleNamespace(__file__=str(program))
+    )

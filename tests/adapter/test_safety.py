@@ -96,8 +96,8 @@ def test_a_rule_that_crashes_is_an_error_and_no_pass(
     finding.all_rules()
 
     @finding.rule("files-crash", severity=finding.Severity.INFO, title="t", why="w", fix="f")
-    def crash(subject: lint_context.Subject) -> Any:
-        yield finding.Hit("here", "said before it crashed")
+    def crash(context: lint_context.LintContext) -> Any:
+        yield finding.Violation("here", "said before it crashed")
         raise RuntimeError("boom\n")
 
     report = report_on(plain(), tmp_path)
@@ -113,8 +113,8 @@ def test_a_rule_that_forgets_what_it_needs_is_an_error_and_no_pass(
     finding.all_rules()
 
     @finding.rule("files-forgetful", severity=finding.Severity.INFO, title="t", why="w", fix="f")
-    def forgetful(subject: lint_context.Subject) -> Any:
-        yield from (finding.Hit(name, "x") for name in subject.base.modules)
+    def forgetful(context: lint_context.LintContext) -> Any:
+        yield from (finding.Violation(name, "x") for name in context.base.modules)
 
     assert registered(report_on(plain(), tmp_path)) == [INTERNAL]
 
@@ -125,12 +125,14 @@ def test_reading_that_crashes_is_an_error_and_no_pass(
     def crash(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(lint_context, "imply", crash)
+    monkeypatch.setattr(lint_context, "derive_expected_tensors", crash)
     report = report_on(plain(), tmp_path)
     assert set(registered(report)) == {INTERNAL}
 
 
-@pytest.mark.parametrize("place", ["imply", "parse_keys", "read_tokenizer", "open_safetensors"])
+@pytest.mark.parametrize(
+    "place", ["derive_expected_tensors", "parse_keys", "read_tokenizer", "open_safetensors"]
+)
 def test_a_machine_short_of_memory_is_no_finding(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +149,7 @@ def test_a_machine_short_of_memory_is_no_finding(
 def test_rules_that_cannot_run_for_no_stated_reason_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lint_context.Subject, "has", lambda self, need: need != "implied")
+    monkeypatch.setattr(lint_context.LintContext, "has", lambda self, need: need != "implied")
     report = report_on(plain(), tmp_path)
     assert INTERNAL in registered(report)
 
@@ -155,7 +157,7 @@ def test_rules_that_cannot_run_for_no_stated_reason_are_an_error(
 def test_a_rule_id_is_taken_once() -> None:
     with pytest.raises(ValueError, match="taken"):
         finding.rule("values-nan", severity=finding.Severity.INFO, title="", why="", fix="")(
-            lambda subject: iter(())
+            lambda context: iter(())
         )
 
 

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.safetensors_file import open_path
 from phi3_lora_qa.adapter.tensor_names import Part
-from phi3_lora_qa.adapter.weight_stats import DeltaMeasure, TensorMeasure, delta, measure
+from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats, delta, measure
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.packing import Array, pack
 
 
-def measured(array: Array, part: Part, folder: Path) -> TensorMeasure:
+def measured(array: Array, part: Part, folder: Path) -> TensorStats:
     path = folder / "x.safetensors"
     path.write_bytes(pack({"x": array}))
     return measure(open_path(path, error=AdapterError), "x", part)
 
 
-def delta_of(a: Array, b: Array, folder: Path, scaling: float = 1.0) -> DeltaMeasure:
+def delta_of(a: Array, b: Array, folder: Path, scaling: float = 1.0) -> DeltaStats:
     one, other = measured(a, Part.A, folder), measured(b, Part.B, folder)
     found = delta(one, other, scaling, read=lambda: (a, b))
     assert found is not None

@@ -60,7 +60,7 @@ def make_bench(tmp_path: Path, good_adapter: Path) -> MakeBench:
     """A function that puts an adapter (the good one if none is given) on a workbench."""
 
     def make(adapter: Path | None = None, **options: object) -> Bench:
-        common = {"base": "tiny", "keep_scores": "off", "early_stop": "off"}
+        common = {"base": "tiny", "cache_scores": "off", "early_stop": "off"}
         options = {"adapter": [adapter or good_adapter], **common, **options}
         settings = resolve(options, {}, {}, tmp_path, tmp_path)
         folder = tmp_path / "run"

@@ -9,7 +9,7 @@ import pytest
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.checks import quality
-from phi3_lora_qa.gate.prepare import Target, prepare
+from phi3_lora_qa.gate.prepare import AdapterJob, prepare
 from phi3_lora_qa.models.registry import base_fingerprint, resolve_base
 from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Verdict
 from phi3_lora_qa.report import write_report
@@ -59,7 +59,7 @@ def accepted(tmp_path: Path, change: Change = lambda r, rows: (r, rows)) -> Path
     return tmp_path / "accepted" / "record.json"
 
 
-def target(tmp_path: Path, adapter: Path, baseline: Path, **options: object) -> Target:
+def target(tmp_path: Path, adapter: Path, baseline: Path, **options: object) -> AdapterJob:
     given = {"adapter": [adapter], "base": "tiny", "suite": [suite(tmp_path)], **options}
     (found,) = prepare(resolve({**given, "baseline": baseline}, {}, {}, tmp_path, tmp_path))
     return found

@@ -45,8 +45,8 @@ def test_a_merge_without_scaling_is_found(
     "check",
     [
         checkpoint.base_is_unchanged_when_attached,
-        checkpoint.base_is_back_when_disabled,
-        checkpoint.base_is_back_when_unloaded,
+        checkpoint.base_restored_when_disabled,
+        checkpoint.base_restored_when_unloaded,
     ],
 )
 def test_a_base_that_was_written_to_is_found(

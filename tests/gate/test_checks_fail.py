@@ -178,7 +178,7 @@ def test_an_exploded_update_is_found_and_a_sound_one_is_not(
     make_bench: MakeBench, adapter_copy: Callable[[str], Path]
 ) -> None:
     bench = make_bench(scale_weights(adapter_copy("exploded"), 1e4))
-    error = fails(mathematics.update_is_in_proportion, bench)
+    error = fails(mathematics.update_norm_ratio, bench)
     assert "times as large" in error.message
     assert "learning rate" in error.fix
 
@@ -268,14 +268,14 @@ def lose(monkeypatch: pytest.MonkeyPatch, items: slice) -> None:
     """Let some items of each batch come out without a loss."""
     from phi3_lora_qa.scoring import batch_engine
 
-    real: Any = vars(batch_engine)["along_references"]
+    real: Any = vars(batch_engine)["score_references"]
 
     def broken(*args: Any) -> Any:
         found = real(*args)
         found[items] = [(replace(reading, loss=math.nan), said) for reading, said in found[items]]
         return found
 
-    monkeypatch.setattr(batch_engine, "along_references", broken)
+    monkeypatch.setattr(batch_engine, "score_references", broken)
 
 
 def test_an_item_without_a_loss_fails_and_is_named(

@@ -7,7 +7,7 @@ import pytest
 from phi3_lora_qa.data.answer_checks import AnswerCheck, Json, MaxWords
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.gate.comparison import Demands, chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.comparison import ComparisonConfig, chosen, join_scores, measure, needed
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.scoring.score_items import ItemScore
 
@@ -43,7 +43,7 @@ def test_only_the_items_that_a_metric_says_something_of_are_counted(
     rows = join_scores(ITEMS, scores(ITEMS, "[1]"), scores(ITEMS, answer), metrics)
     found = {
         (m.group, m.metric): m
-        for m in measure(rows, Demands(limits=LIMITS, metrics=metrics, seed=0))
+        for m in measure(rows, ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0))
     }
     assert found["format", "json_valid"].n == 40
     assert found["format", "json_valid"].outcome is outcome
@@ -62,12 +62,12 @@ def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> Non
     rows = join_scores(ITEMS, scores(ITEMS, "[1]"), endless, metrics)
     found = {
         (m.group, m.metric): m
-        for m in measure(rows, Demands(limits=LIMITS, metrics=metrics, seed=0))
+        for m in measure(rows, ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0))
     }
     assert found["format", "stopped"].outcome is Outcome.FAILED
     assert found["format", "stopped"].tuned == 0.0
     assert found["format", "exact_match"].tuned == 1.0
-    assert needed(rows, LIMITS[1], Demands(limits=LIMITS, metrics=metrics, seed=0)) > 0
+    assert needed(rows, LIMITS[1], ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0)) > 0
 
 
 def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
@@ -79,7 +79,7 @@ def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
     tuned = [replace(s, choice=1, divergence=0.5, agreement=0.25) for s in scores(items, "[1]")]
     metrics = chosen((), ())
     rows = join_scores(items, base, tuned, metrics)
-    demands = Demands(limits=(), metrics=metrics, seed=0)
+    demands = ComparisonConfig(limits=(), metrics=metrics, seed=0)
     found = {m.metric: m for m in measure(rows, demands)}
     assert (found["choice"].n, found["choice"].base, found["choice"].tuned) == (20, 1.0, 0.0)
     assert (found["divergence"].base, found["divergence"].tuned) == (0.0, 0.5)
@@ -87,5 +87,5 @@ def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
     served = scores(items, "[1]")  # a server tells neither likelihoods of options nor outlooks
     rows = join_scores(items, served, served, metrics)
     assert not {"choice", "divergence", "agreement"} & {
-        m.metric for m in measure(rows, Demands(limits=(), metrics=metrics, seed=0))
+        m.metric for m in measure(rows, ComparisonConfig(limits=(), metrics=metrics, seed=0))
     }

@@ -11,7 +11,7 @@ from phi3_lora_qa.gate.early_stopping import score_until_settled
 from phi3_lora_qa.record import Metric
 from phi3_lora_qa.scoring.score_items import ItemScore
 from phi3_lora_qa.settings import with_order
-from phi3_lora_qa.stats.full_suite_bounds import drawn
+from phi3_lora_qa.stats.full_suite_bounds import sampling_key
 from tests.gate.conftest import MakeBench
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,8 @@ def test_an_item_that_the_base_cannot_do_lets_its_group_not_end_early(
     bench = make_bench(early_stop="on", thresholds=thresholds)
     items = bench.target.items
     last = max(
-        (item for item in items if item.group == "target"), key=lambda item: drawn(item.id, 0)
+        (item for item in items if item.group == "target"),
+        key=lambda item: sampling_key(item.id, 0),
     )
     base = [score(item.id, 5.0, "it broke" if item is last else "") for item in items]
     found = score_until_settled(bench, base, lambda asked: [score(i.id, 1.0) for i in asked])
@@ -142,7 +143,7 @@ def test_an_adapter_that_is_right_on_the_first_items_of_an_order_gains_nothing(
     bench = make_bench(early_stop="on", thresholds=thresholds)
     items = bench.target.items
     base = [score(item.id, 5.0) for item in items]
-    known = sorted(items, key=lambda item: drawn(item.id, 0))
+    known = sorted(items, key=lambda item: sampling_key(item.id, 0))
     right = {
         item.id
         for group in ("target", "general")

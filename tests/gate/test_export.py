@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_export_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
-    assert "answers alike" in holds(export.exported_model_answers_alike, make_bench())
+    assert "answers alike" in holds(export.exported_model_matches, make_bench())
 
 
 def test_a_merged_model_that_answers_differently_is_found(
@@ -27,7 +27,7 @@ def test_a_merged_model_that_answers_differently_is_found(
             module.get_base_layer() if hasattr(module, "get_base_layer") else module
         ),
     )
-    assert "differs" in fails(export.exported_model_answers_alike, make_bench()).message
+    assert "differs" in fails(export.exported_model_matches, make_bench()).message
 
 
 def test_a_merged_model_without_a_loss_is_found_wherever_the_item_stands(
@@ -44,7 +44,7 @@ def test_a_merged_model_without_a_loss_is_found_wherever_the_item_stands(
         return (*scores[:-1], replace(scores[-1], loss=float("nan")))
 
     monkeypatch.setattr(Run, "score_merged", last_is_nan)
-    assert "nan" in fails(export.exported_model_answers_alike, make_bench()).message
+    assert "nan" in fails(export.exported_model_matches, make_bench()).message
 
 
 def test_a_table_that_grows_when_the_model_is_merged_is_found(
@@ -62,7 +62,7 @@ def test_a_table_that_grows_when_the_model_is_merged_is_found(
             yield name, tensor if grown is None else grown
 
     monkeypatch.setattr(merge, "merged_tensors", padded)
-    error = fails(export.exported_model_answers_alike, make_bench())
+    error = fails(export.exported_model_matches, make_bench())
     assert error.message.startswith("merged and saved, lm_head.weight is (")
 
 
@@ -78,7 +78,7 @@ def test_a_vocabulary_that_is_another_size_in_the_merged_models_config_is_found(
         real(self, *args, **options)
 
     monkeypatch.setattr(Phi3Config, "save_pretrained", padded)
-    error = fails(export.exported_model_answers_alike, make_bench())
+    error = fails(export.exported_model_matches, make_bench())
     assert "the vocabulary has" in error.message
     assert "rows" in error.message
 
@@ -100,5 +100,5 @@ def test_a_token_that_is_added_to_the_merged_models_tokenizer_is_found(
         return real(grown, *args, **options)
 
     monkeypatch.setattr(kind, "save_pretrained", one_more)
-    error = fails(export.exported_model_answers_alike, bench)
+    error = fails(export.exported_model_matches, bench)
     assert "tokens" in error.message

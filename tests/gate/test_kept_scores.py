@@ -18,7 +18,7 @@ def test_a_run_with_a_kept_base_has_the_same_figures(
 
     def rows(keep: str) -> tuple[object, object]:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        bench = make_bench(keep_scores=keep)
+        bench = make_bench(cache_scores=keep)
         with bench.run.quietly("quality"):
             found = bench.rows
         notes = [piece.environment for piece in bench.run.journal.evidence()]
@@ -45,7 +45,7 @@ def test_another_base_finds_nothing_kept(
     from phi3_lora_qa.models.registry import bundled
 
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "cache"))
-    bench = make_bench(keep_scores="on")
+    bench = make_bench(cache_scores="on")
     with bench.run.quietly("quality"):
         before = bench.run.base_scores(bench)
     other = tmp_path / "tiny"
@@ -55,7 +55,7 @@ def test_another_base_finds_nothing_kept(
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(tmp_path / "run")
     bench = make_bench(
-        keep_scores="on", base=str(other), suite=[str(bundled("tiny") / "suite.jsonl")]
+        cache_scores="on", base=str(other), suite=[str(bundled("tiny") / "suite.jsonl")]
     )
     with bench.run.quietly("quality"):
         after = bench.run.base_scores(bench)
@@ -70,7 +70,7 @@ def test_a_base_that_was_multiplied_otherwise_is_scored_again(
 
     def kept() -> tuple[object, ...]:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        bench = make_bench(keep_scores="on")
+        bench = make_bench(cache_scores="on")
         with bench.run.quietly("quality"):
             bench.run.base_scores(bench)
         notes = [piece.environment for piece in bench.run.journal.evidence()]

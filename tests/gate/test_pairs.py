@@ -17,7 +17,7 @@ JUDGED = [info for info in USUAL if not info.relative]
 
 def measure(*given: object) -> tuple[Metric, ...]:
     rows, limits, seed, *baseline = given
-    demands = comparison.Demands(
+    demands = comparison.ComparisonConfig(
         limits=limits,  # type: ignore[arg-type]
         metrics=USUAL,
         seed=seed,  # type: ignore[arg-type]
@@ -28,12 +28,14 @@ def measure(*given: object) -> tuple[Metric, ...]:
 
 def needed(rows: list[ItemRow], limit: Limit, seed: int) -> int:
     return comparison.needed(
-        rows, limit, comparison.Demands(limits=(limit,), metrics=USUAL, seed=seed)
+        rows, limit, comparison.ComparisonConfig(limits=(limit,), metrics=USUAL, seed=seed)
     )
 
 
-def alarms(rows: list[ItemRow], seed: int) -> tuple[comparison.Alarm, ...]:
-    return comparison.alarms(rows, comparison.Demands(limits=(), metrics=USUAL, seed=seed))
+def regression_tests(rows: list[ItemRow], seed: int) -> tuple[comparison.RegressionTest, ...]:
+    return comparison.regression_tests(
+        rows, comparison.ComparisonConfig(limits=(), metrics=USUAL, seed=seed)
+    )
 
 
 def row(number: int, *, loss: float = 0.0, right: float = 1.0, group: str = "general") -> ItemRow:
@@ -105,13 +107,13 @@ def test_the_alarm_goes_off_for_what_a_limit_allows() -> None:
     rows = [*noisy(0.03), *(row(i, group="target") for i in range(20))]
     (judged,) = (m for m in measure(rows, (limit(),), 0) if m.limit)
     assert judged.outcome is Outcome.PASSED
-    raised = [alarm for alarm in alarms(rows, 0) if alarm.raised]
+    raised = [alarm for alarm in regression_tests(rows, 0) if alarm.raised]
     assert [(alarm.group, alarm.metric) for alarm in raised] == [("general", "loss")]
     assert math.isclose(raised[0].difference, judged.difference)
 
 
 def test_what_got_better_or_stayed_raises_no_alarm() -> None:
-    found = alarms([*noisy(-0.2), *(row(i, group="target") for i in range(20))], 0)
+    found = regression_tests([*noisy(-0.2), *(row(i, group="target") for i in range(20))], 0)
     assert len(found) == 2 * len(JUDGED)
     assert not any(alarm.raised for alarm in found)
 
@@ -119,8 +121,8 @@ def test_what_got_better_or_stayed_raises_no_alarm() -> None:
 def test_an_alarm_allows_for_how_many_comparisons_were_looked_at() -> None:
     """Five of five got worse: 1 in 32 by chance, which is nothing among twenty comparisons."""
     few = [row(i, loss=0.1 * (i + 1), group="small") for i in range(5)]
-    assert any(a.raised for a in alarms(few, 0)) is False
-    assert any(0.05 < a.p_value < 0.5 for a in alarms(few, 0))
+    assert any(a.raised for a in regression_tests(few, 0)) is False
+    assert any(0.05 < a.p_value < 0.5 for a in regression_tests(few, 0))
 
 
 @pytest.mark.parametrize(("place", "foreseen"), [("", True), ("own:Length", False)])
@@ -138,5 +140,5 @@ def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
         clusters=[""] * 72,
         rest=[2.0] * 100,
     )
-    interval = pairs.compare(comparison.Demands(limits=(), metrics=(), seed=0))
+    interval = pairs.compare(comparison.ComparisonConfig(limits=(), metrics=(), seed=0))
     assert math.isfinite(interval.low) == math.isfinite(interval.high) == foreseen

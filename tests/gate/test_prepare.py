@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.gate.prepare import Target, adapter_names, hand_over, handed_over, prepare
+from phi3_lora_qa.gate.prepare import AdapterJob, adapter_names, hand_over, handed_over, prepare
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.settings import resolve
 
 
-def targets(tmp_path: Path, adapter: Path, **options: object) -> tuple[Target, ...]:
+def targets(tmp_path: Path, adapter: Path, **options: object) -> tuple[AdapterJob, ...]:
     given = {"adapter": [adapter], "base": "tiny", **options}
     return prepare(resolve(given, {}, {}, tmp_path, tmp_path))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.gate.prepare import Target, handed_over
+from phi3_lora_qa.gate.prepare import AdapterJob, handed_over
 from phi3_lora_qa.gate.private_copy import PREFIX, private_copies
 
 KILLED = """
@@ -81,7 +81,7 @@ def test_what_no_killed_run_left_is_not_removed(temporary: Path) -> None:
 def test_no_room_is_bad_input_and_leaves_nothing(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(targets: tuple[Target, ...], folder: Path) -> None:
+    def full(targets: tuple[AdapterJob, ...], folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("phi3_lora_qa.gate.private_copy.hand_over", full)

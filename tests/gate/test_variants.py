@@ -157,7 +157,7 @@ def test_a_whole_module_does_not_hide_a_base_that_stays_changed(
 
     monkeypatch.setattr(tuner, "unload", leaves_a_layer)
     with pytest.raises(CheckFailedError, match="after unloading, logits differ"):
-        run(checkpoint.base_is_back_when_unloaded, bench)
+        run(checkpoint.base_restored_when_unloaded, bench)
 
 
 def test_a_table_of_another_base_is_refused_by_both_stages(

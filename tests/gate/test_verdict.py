@@ -110,7 +110,7 @@ def test_the_run_is_as_bad_as_its_worst_adapter() -> None:
 def test_ids_of_several_adapters_carry_their_names() -> None:
     ids = [p.id for p in plan([("a", ()), ("b", ())], ("static", "export"))]
     assert "phi3::static::files[a]" in ids
-    assert "phi3::export::exported_model_answers_alike[b]" in ids
+    assert "phi3::export::exported_model_matches[b]" in ids
     assert len(set(ids)) == len(ids)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import DataError
-from phi3_lora_qa.metrics import AskedMetric, find_metric, measured, per_item
+from phi3_lora_qa.metrics import RequestedMetric, find_metric, measured, per_item
 
 CLASS = """
 from phi3_lora_qa.metrics.modules import AnswerMetric
@@ -121,7 +121,7 @@ def script(folder: Path, name: str, result: str) -> Path:
     return path
 
 
-def scored(metric: AskedMetric) -> list[float]:
+def scored(metric: RequestedMetric) -> list[float]:
     info = next(info for info in measured([metric], ()) if info.place)
     return per_item(info, ITEMS, ["see", "\ud800 why"])
 
@@ -160,7 +160,7 @@ def test_several_numbers_of_other_names_are_no_score(tmp_path: Path) -> None:
 
 
 def test_a_name_of_ours_is_no_metric_of_ones_own(tmp_path: Path) -> None:
-    assert find_metric("chrf", tmp_path) == AskedMetric(name="chrf")
+    assert find_metric("chrf", tmp_path) == RequestedMetric(name="chrf")
     path = script(tmp_path, "loss", "{}")
     with pytest.raises(DataError, match="bears the name of a built-in one"):
         find_metric(str(path), tmp_path)

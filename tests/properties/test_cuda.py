@@ -7,7 +7,7 @@ import torch
 
 from phi3_lora_qa.properties import TorchLayer, lora_properties
 from phi3_lora_qa.properties.layer_property import all_properties
-from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.strategies import LayerCase, linear_cases
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
@@ -68,5 +68,5 @@ def test_a_layer_on_a_gpu_stays_within_the_bounds(check: Any) -> None:
 def test_products_in_tf32_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     (tested,) = (p for p in all_properties() if p.id == "forward_adds_the_delta")
-    with pytest.raises(PropertyBroken, match="the output is off by"):
+    with pytest.raises(PropertyFailed, match="the output is off by"):
         run_property(tested, OnCuda, examples=200, shrink=False)

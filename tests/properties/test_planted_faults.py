@@ -3,7 +3,7 @@
 import pytest
 
 from phi3_lora_qa.properties.layer_kinds import kinds
-from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from tests.properties import (  # noqa: F401  each plants its faults when it is imported
     planted_adapters,
     planted_forward,
@@ -28,7 +28,7 @@ def run(kind: str, tested: str) -> None:
 def test_a_planted_fault_breaks_its_property(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = FAULTS[name]
     fault.plant(monkeypatch)
-    with pytest.raises(PropertyBroken, match=fault.breaks):
+    with pytest.raises(PropertyFailed, match=fault.breaks):
         run(fault.kind, fault.breaks)
 
 

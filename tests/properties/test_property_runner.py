@@ -11,7 +11,7 @@ import pytest
 from phi3_lora_qa.properties.layer import Layer
 from phi3_lora_qa.properties.layer_property import Comparison, Property, all_properties, compared
 from phi3_lora_qa.properties.peft_layers import PeftLinear
-from phi3_lora_qa.properties.property_runner import PROFILES, Held, PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PROFILES, Held, PropertyFailed, run_property
 
 PROPERTIES = {tested.id: tested for tested in all_properties()}
 
@@ -35,7 +35,7 @@ def test_an_error_as_large_as_its_bound_is_allowed() -> None:
 
 @pytest.mark.parametrize("error", [1.5, float("nan"), float("inf")])
 def test_an_error_beyond_its_bound_breaks_it(error: float) -> None:
-    with pytest.raises(PropertyBroken, match="made does not hold for PeftLinear: it is off by"):
+    with pytest.raises(PropertyFailed, match="made does not hold for PeftLinear: it is off by"):
         run_property(made(error), PeftLinear, examples=1)
 
 
@@ -51,7 +51,7 @@ def test_an_error_that_the_layer_raises_breaks_it() -> None:
         raise RuntimeError("no such layer")
 
     raising = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
-    with pytest.raises(PropertyBroken, match="it raised RuntimeError: no such layer"):
+    with pytest.raises(PropertyFailed, match="it raised RuntimeError: no such layer"):
         run_property(raising, PeftLinear, examples=1)
 
 
@@ -72,7 +72,7 @@ def test_what_broke_it_is_told_with_its_example_and_the_way_to_run_it_again(
     bound: float, told: str
 ) -> None:
     tested = made(0.25 * bound, 0.75, bound=bound)
-    with pytest.raises(PropertyBroken) as broken:
+    with pytest.raises(PropertyFailed) as broken:
         run_property(tested, PeftLinear, again="pytest this")
     lines = str(broken.value).splitlines()
     assert lines[0] == f"made does not hold for PeftLinear: it is off by {told}" + (
@@ -91,7 +91,7 @@ def test_a_layer_whose_results_change_from_run_to_run_breaks_it() -> None:
         yield compared("it", np.array([next(calls, 0.0)]), np.zeros(1), 1.0)
 
     changing = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
-    with pytest.raises(PropertyBroken, match="once and not again: the layer's results change"):
+    with pytest.raises(PropertyFailed, match="once and not again: the layer's results change"):
         run_property(changing, PeftLinear)
 
 
@@ -127,7 +127,7 @@ def test_an_error_of_the_cases_is_not_told_with_the_case_before() -> None:
         def cases(cls) -> Any:
             return super().cases().map(lambda case: case if next(cls.drawn, False) else 1 / 0)
 
-    with pytest.raises(PropertyBroken, match="ZeroDivisionError") as broken:
+    with pytest.raises(PropertyFailed, match="ZeroDivisionError") as broken:
         run_property(made(0.5), Failing)
     assert "  example: None" in str(broken.value)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.lora import Array, Factors, format_of
-from phi3_lora_qa.properties.layer import Gradients, Layer, abilities
+from phi3_lora_qa.properties.layer import Gradients, Layer, capabilities
 from phi3_lora_qa.properties.layer_property import Comparison, UnderTest, all_properties
-from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
 pytestmark = pytest.mark.slow
@@ -158,14 +158,14 @@ def test_what_has_no_value_does_not_warn() -> None:
 
 def test_a_gradient_at_the_base_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReferenceLayer, "trainable", lambda self: ("weight", "bias"))
-    with pytest.raises(PropertyBroken, match="the base's weight, bias are frozen: is off by 1"):
+    with pytest.raises(PropertyFailed, match="the base's weight, bias are frozen: is off by 1"):
         run_property(PROPERTIES["only_the_adapter_is_trained"], ReferenceLayer)
     monkeypatch.setattr(
         ReferenceLayer,
         "gradients",
         lambda self, x, g: Gradients(A=None, B=None, frozen=("weight",)),
     )
-    with pytest.raises(PropertyBroken, match="no gradient at the base's weight: is off by 1"):
+    with pytest.raises(PropertyFailed, match="no gradient at the base's weight: is off by 1"):
         run_property(PROPERTIES["the_base_gets_no_gradient"], ReferenceLayer)
 
 
@@ -174,8 +174,10 @@ def test_every_property_is_tested_here() -> None:
 
 
 def test_the_right_layer_has_every_ability() -> None:
-    assert abilities(ReferenceLayer) >= frozenset().union(*(p.needs for p in PROPERTIES.values()))
-    assert abilities(Layer) == frozenset()
+    assert capabilities(ReferenceLayer) >= frozenset().union(
+        *(p.needs for p in PROPERTIES.values())
+    )
+    assert capabilities(Layer) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_a_pass_that_remembers_the_last_one_is_noticed(monkeypatch: pytest.Monke
         return right(self, x + 0.5 * (last - x))
 
     monkeypatch.setattr(ReferenceLayer, "forward", changed)
-    with pytest.raises(PropertyBroken, match="the output, the second time, is off"):
+    with pytest.raises(PropertyFailed, match="the output, the second time, is off"):
         run_property(PROPERTIES["forward_changes_nothing"], ReferenceLayer)
 
 
@@ -217,7 +219,7 @@ def test_patterns_that_are_saved_in_another_order_are_noticed(
         return ReferenceModel(self.case, lora), True
 
     monkeypatch.setattr(ReferenceModel, "saved_and_loaded", changed)
-    with pytest.raises(PropertyBroken, match="a logit after loading as default is off"):
+    with pytest.raises(PropertyFailed, match="a logit after loading as default is off"):
         run_property(PROPERTIES["model_patterns_keep_their_order"], ReferenceModel, shrink=False)
     # Where the order decides nothing it is no matter.
     run_property(PROPERTIES["model_saved_and_loaded_is_the_same"], ReferenceModel, examples=40)
@@ -259,7 +261,7 @@ def test_the_bound_of_an_svd_goes_with_the_size_of_the_factors(exponent: int) ->
 
     tested = PROPERTIES["an_svd_is_the_best_of_its_rank"]
     run_property(tested, Sized, examples=60, shrink=False)
-    with pytest.raises(PropertyBroken, match="the distance of the svd"):
+    with pytest.raises(PropertyFailed, match="the distance of the svd"):
         run_property(tested, Off, examples=60, shrink=False)
 
 
@@ -274,7 +276,7 @@ def test_a_drift_that_only_later_cycles_have_is_noticed(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ReferenceLayer, "unmerge", changed)
     run_property(PROPERTIES["unmerging_restores_the_weight"], ReferenceLayer, examples=40)
-    with pytest.raises(PropertyBroken, match=r"the weight after \d cycles is off by"):
+    with pytest.raises(PropertyFailed, match=r"the weight after \d cycles is off by"):
         run_property(PROPERTIES["cycles_of_merging_do_not_drift"], ReferenceLayer)
 
 

@@ -10,7 +10,7 @@ import pytest
 from phi3_lora_qa.lora import Array, Factors, format_of
 from phi3_lora_qa.properties.layer import Gradients
 from phi3_lora_qa.properties.layer_property import UnderTest, all_properties
-from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.properties.whole_model import MARGIN, ModelCase
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
@@ -153,7 +153,7 @@ def test_whatever_a_property_reads_can_break_it(
         monkeypatch.setattr(Turns, "most", 0)
         try:
             run_property(PROPERTIES[tested], kind, examples=40, shrink=False)
-        except PropertyBroken:
+        except PropertyFailed:
             assert at >= 0
         else:
             unnoticed.add(at)

@@ -78,7 +78,7 @@ def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pyt
 def test_a_fault_that_the_layer_says_it_has_fails_nothing(
     pytester: pytest.Pytester, scale: str, outcome: str
 ) -> None:
-    known = 'known_faults = {"forward_adds_the_delta": "we know"}\n    lacks'
+    known = 'known_failures = {"forward_adds_the_delta": "we know"}\n    lacks'
     pytester.makepyfile(LAYER.format(scale=scale).replace("lacks", known, 1))
     result = pytester.runpytest_inprocess("-q", "-rxX", "-k", "forward_adds_the_delta")
     assert result.parseoutcomes().keys() - {"deselected"} == {outcome}

@@ -7,7 +7,7 @@ from transformers import Phi3Config
 
 from phi3_lora_qa.lora import Array
 from phi3_lora_qa.properties.layer_property import all_properties
-from phi3_lora_qa.properties.property_runner import PropertyBroken, run_property
+from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.properties.whole_model import ModelCase
 from phi3_lora_qa.strategies import Batch
 from tests.properties.reference import ReferenceModel
@@ -36,7 +36,7 @@ def moved(by: float, size: float) -> type[ReferenceModel]:
 @pytest.mark.parametrize(("size", "most"), [(0.0, 2.0**-32), (0.5, 2.0**-32), (16.0, 2.0**-28)])
 def test_logits_may_move_by_a_share_of_the_largest_or_of_one(size: float, most: float) -> None:
     run_property(MERGED, moved(most, size), examples=3)
-    with pytest.raises(PropertyBroken, match="a logit of the merged model is off by"):
+    with pytest.raises(PropertyFailed, match="a logit of the merged model is off by"):
         run_property(MERGED, moved(1.25 * most, size), examples=3)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.scoring import ScoringOptions
-from phi3_lora_qa.scoring.http_client import Bounds
+from phi3_lora_qa.scoring.http_client import RequestLimits
 
 OPTIONS = ScoringOptions(max_new_tokens=40)
-QUICK = Bounds(timeout=20.0, connect=2.0, attempts=3, pause=0.01)
+QUICK = RequestLimits(timeout=20.0, connect=2.0, attempts=3, pause=0.01)
 STANDARD = {"model", "prompt", "max_tokens", "temperature", "top_p", "stop", "echo", "logprobs"}
 
 Reply = Mapping[str, Any]

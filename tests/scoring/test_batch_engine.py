@@ -8,7 +8,7 @@ import pytest
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.scoring import ItemScore, ScoringOptions, score_items
-from phi3_lora_qa.scoring.item_outputs import Reading
+from phi3_lora_qa.scoring.item_outputs import ItemOutput
 
 OPTIONS = ScoringOptions(max_new_tokens=40, token_budget=600)
 
@@ -43,7 +43,7 @@ def test_a_guess_changes_no_answer(
         scores = guessed(change)
         assert_alike(scores, plain)
         for score in scores:
-            assert isinstance(score.reading, Reading)
+            assert isinstance(score.reading, ItemOutput)
             if name == "no outlook":
                 assert score.reading.divergence != score.reading.divergence
             else:

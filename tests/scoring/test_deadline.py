@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import pytest
 
 from phi3_lora_qa.errors import BaseModelError
-from phi3_lora_qa.scoring.http_client import Bounds, ServerError, Wire
+from phi3_lora_qa.scoring.http_client import HttpClient, RequestLimits, ServerError
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.dripping import PHASES, WAYS, drip
 
 SECONDS = 0.2
-QUICK = Bounds(timeout=SECONDS, connect=SECONDS, attempts=1, most_bytes=1 << 20)
+QUICK = RequestLimits(timeout=SECONDS, connect=SECONDS, attempts=1, most_bytes=1 << 20)
 SLACK = 1.5
 """Of a busy machine."""
 
@@ -53,7 +53,7 @@ def test_nor_can_the_reply_of_a_proxy(
 def test_a_server_that_reads_no_request_is_not_waited_for() -> None:
     with (
         drip("status line", "not at all", reads=False) as port,
-        Wire(f"http://127.0.0.1:{port}/v1", "", QUICK) as wire,
+        HttpClient(f"http://127.0.0.1:{port}/v1", "", QUICK) as wire,
     ):
         started = time.monotonic()
         with pytest.raises(ServerError, match=r"no answer within 0\.2 s"):

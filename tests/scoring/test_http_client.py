@@ -12,7 +12,7 @@ import pytest
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import BaseModelError, InputError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.scoring.http_client import API_KEY_VARIABLE, Bounds
+from phi3_lora_qa.scoring.http_client import API_KEY_VARIABLE, RequestLimits
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.faulty_replies import assert_error, spoil
 from tests.scoring.serving import OPTIONS, QUICK, Raw, Reply, Served
@@ -75,7 +75,7 @@ def test_a_reply_that_drips_is_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         threading.Thread(target=drip, args=(taken,), daemon=True).start()
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        slow = Server(url=url, bounds=Bounds(timeout=0.5, attempts=1))
+        slow = Server(url=url, bounds=RequestLimits(timeout=0.5, attempts=1))
         with pytest.raises(BaseModelError, match="not complete within"):
             slow.models()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.scoring.losses import TOP, Outlook, likeliest, read_references
+from phi3_lora_qa.scoring.losses import TOP, TopKLogprobs, likeliest, read_references
 
 
 def head(vocabulary: int, sharpness: float, seed: int) -> Any:
@@ -63,7 +63,7 @@ def test_a_token_that_the_other_model_rules_out_diverges_finitely() -> None:
     import torch
 
     model, hidden = head(4, 1.0, 0), torch.randn(1, 8)
-    certain = Outlook(
+    certain = TopKLogprobs(
         tokens=torch.tensor([[2, 0]], dtype=torch.int32),
         log_probabilities=torch.tensor([[0.0, -torch.inf]]),
     )

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.attainable_limits import ITEMS, instead_of
+from phi3_lora_qa.stats.attainable_limits import ITEMS, suggest_limit
 from phi3_lora_qa.stats.paired import compare, decide
 
 MORE = math.ceil(1.05 * ITEMS)
@@ -39,7 +39,7 @@ def test_what_is_out_of_reach_stays_undecided_and_what_stands_for_it_is_shown(
     wanted: tuple[str, float],
     from_best: bool,
 ) -> None:
-    other = instead_of(rule, value, span, higher_is_better=higher, from_best=from_best)
+    other = suggest_limit(rule, value, span, higher_is_better=higher, from_best=from_best)
     assert other is not None
     assert other.rule == wanted[0]
     assert other.value == pytest.approx(wanted[1])
@@ -69,8 +69,8 @@ def test_what_is_out_of_reach_stays_undecided_and_what_stands_for_it_is_shown(
 def test_what_items_can_show_is_left_as_it_is(
     rule: str, value: float, span: tuple[float, float] | None
 ) -> None:
-    assert instead_of(rule, value, span, higher_is_better=True) is None
+    assert suggest_limit(rule, value, span, higher_is_better=True) is None
 
 
 def test_a_margin_leaves_room_below_the_best() -> None:
-    assert instead_of("no_worse_than", 0.1, UNIT, higher_is_better=True, from_best=True) is None
+    assert suggest_limit("no_worse_than", 0.1, UNIT, higher_is_better=True, from_best=True) is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phi3_lora_qa.stats.betting import wagered_bounds
+from phi3_lora_qa.stats.betting import betting_bounds
 
 LOOKS = (8, 16, 32, 64, 96, 128)
 TOTAL, SUITES, LEVEL = 150, 400, 0.05
@@ -16,7 +16,7 @@ def test_the_mean_of_all_is_missed_at_any_look_no_more_often_than_agreed(share: 
     below = above = 0
     for _ in range(SUITES):
         suite = (random.random(TOTAL) < share).astype(float)
-        found = [wagered_bounds(suite[:n], TOTAL, (0.0, 1.0), LEVEL) for n in LOOKS]
+        found = [betting_bounds(suite[:n], TOTAL, (0.0, 1.0), LEVEL) for n in LOOKS]
         below += any(low > suite.mean() + 1e-9 for low, _ in found)
         above += any(high < suite.mean() - 1e-9 for _, high in found)
     # Three standard errors of 400 draws above 5 %.
@@ -25,26 +25,26 @@ def test_the_mean_of_all_is_missed_at_any_look_no_more_often_than_agreed(share: 
 
 def test_the_bounds_close_when_nothing_is_left() -> None:
     suite = np.random.default_rng(1).random(40)
-    low, high = wagered_bounds(suite, 40, (0.0, 1.0), LEVEL)
+    low, high = betting_bounds(suite, 40, (0.0, 1.0), LEVEL)
     assert low == pytest.approx(suite.mean())
     assert high == pytest.approx(suite.mean())
 
 
 def test_what_is_known_is_never_given_away() -> None:
     """39 ones of 40 are 39 of 40, whatever the last one is: a certainty, not a bet."""
-    low, high = wagered_bounds(np.ones(39), 40, (0.0, 1.0), 1e-12)
+    low, high = betting_bounds(np.ones(39), 40, (0.0, 1.0), 1e-12)
     assert low >= 39 / 40 - 1e-9
     assert high == pytest.approx(1.0)
 
 
 def test_bounds_move_with_the_range() -> None:
     seen = np.random.default_rng(2).random(50)
-    low, high = wagered_bounds(seen, 80, (0.0, 1.0), LEVEL)
-    moved = wagered_bounds(10.0 * seen - 4.0, 80, (-4.0, 6.0), LEVEL)
+    low, high = betting_bounds(seen, 80, (0.0, 1.0), LEVEL)
+    moved = betting_bounds(10.0 * seen - 4.0, 80, (-4.0, 6.0), LEVEL)
     assert moved == pytest.approx((10.0 * low - 4.0, 10.0 * high - 4.0))
 
 
 def test_a_smaller_level_asks_for_more() -> None:
     seen = (np.random.default_rng(3).random(50) < 0.5).astype(float)
-    wide, close = (wagered_bounds(seen, 90, (0.0, 1.0), level) for level in (0.001, 0.1))
+    wide, close = (betting_bounds(seen, 90, (0.0, 1.0), level) for level in (0.001, 0.1))
     assert wide[0] < close[0] < seen.mean() < close[1] < wide[1]

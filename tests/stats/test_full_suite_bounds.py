@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.simulate import ITEMS, KINDS, TRUTHS, broken_claims, judge, losses, shares, simulate
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.full_suite_bounds import NATS, drawn, foresee
+from phi3_lora_qa.stats.full_suite_bounds import NATS, bound_full_suite, sampling_key
 from phi3_lora_qa.stats.paired import decide
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def test_foreseen_bounds_lie_outside_of_those_of_the_whole_suite() -> None:
 
     base, tuned = shares(0.05, np.random.default_rng(4))
     whole = compare(base, tuned, seed=0, binary=False, span=(0.0, 1.0))
-    early = foresee(base, tuned[:60], level=0.01, seed=0, binary=False, span=(0.0, 1.0))
+    early = bound_full_suite(base, tuned[:60], level=0.01, seed=0, binary=False, span=(0.0, 1.0))
     assert early.low < whole.low < whole.high < early.high
     assert early.tuned_low < whole.tuned_low < whole.tuned_high < early.tuned_high
     assert early.n == 60
@@ -55,22 +55,24 @@ def test_foreseen_bounds_lie_outside_of_those_of_the_whole_suite() -> None:
 def test_equal_losses_prove_nothing_of_those_that_were_not_seen() -> None:
     """What collapses rarely need not be among the first: only a suite's size can rule it out."""
     base = [2.0] * ITEMS
-    few = foresee(base, base[:48], level=0.05, seed=0, binary=False, likely=NATS)
+    few = bound_full_suite(base, base[:48], level=0.05, seed=0, binary=False, likely=NATS)
     assert few.low < -0.1 < 0.1 < few.high
-    many = foresee([2.0] * 3000, base * 12, level=0.05, seed=0, binary=False, likely=NATS)
+    many = bound_full_suite([2.0] * 3000, base * 12, level=0.05, seed=0, binary=False, likely=NATS)
     assert -0.1 < many.low < 0.0 < many.high < 0.1
 
 
 def test_a_loss_beyond_the_range_widens_it() -> None:
     base = [2.0] * ITEMS
     tuned = [*(2.0 for _ in range(71)), 40.0]
-    far = foresee(base, tuned, level=0.05, seed=0, binary=False, likely=NATS)
-    near = foresee(base, [*tuned[:-1], 12.0], level=0.05, seed=0, binary=False, likely=NATS)
+    far = bound_full_suite(base, tuned, level=0.05, seed=0, binary=False, likely=NATS)
+    near = bound_full_suite(
+        base, [*tuned[:-1], 12.0], level=0.05, seed=0, binary=False, likely=NATS
+    )
     assert far.high > near.high
 
 
 def test_of_scores_without_any_known_range_nothing_is_foreseen() -> None:
-    found = foresee([2.0] * ITEMS, [0.0] * 72, level=0.05, seed=0, binary=False)
+    found = bound_full_suite([2.0] * ITEMS, [0.0] * 72, level=0.05, seed=0, binary=False)
     assert (found.low, found.high) == (-math.inf, math.inf)
     assert decide(found, "no_worse_than", 0.1, higher_is_better=True) is Outcome.INCONCLUSIVE
     assert decide(found, "improve_by", 0.1, higher_is_better=False) is Outcome.INCONCLUSIVE
@@ -78,8 +80,8 @@ def test_of_scores_without_any_known_range_nothing_is_foreseen() -> None:
 
 def test_the_order_of_drawing_is_the_seeds_and_no_files() -> None:
     names = [f"item-{number}" for number in range(200)]
-    places = {name: drawn(name, 0) for name in names}
+    places = {name: sampling_key(name, 0) for name in names}
     assert len(set(places.values())) == len(names)
     order = sorted(names, key=places.__getitem__)
-    assert order != sorted(names, key=lambda name: drawn(name, 1))
+    assert order != sorted(names, key=lambda name: sampling_key(name, 1))
     assert order != names

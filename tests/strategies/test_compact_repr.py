@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phi3_lora_qa.strategies.compact_repr import Shown, shown
+from phi3_lora_qa.strategies.compact_repr import CompactRepr, shown
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Pair(Shown):
+class Pair(CompactRepr):
     name: str
     values: NDArray[np.float64]
     inner: "Pair | None" = None

@@ -1,8 +1,8 @@
 """The rules, one module for each family. Importing this package registers them all.
 
-A rule is a function that takes the `Subject` and yields a `Hit` for each fault, decorated with
-`rule`. To add one: write it into its family's module, add a fault to tests/adapter/faults that it
-must find, and a healthy variant if it could ever be wrong.
+A rule is a function that takes the `LintContext` and yields a `Violation` for each fault, decorated
+with `rule`. To add one: write it into its family's module, add a fault to tests/adapter/faults that
+it must find, and a healthy variant if it could ever be wrong.
 """
 
 # In the order in which a family's rules are run and shown.

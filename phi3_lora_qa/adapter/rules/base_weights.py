@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.base_files import ModuleKind, spread
 from phi3_lora_qa.adapter.expected_tensors import agreed_sizes
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rules.factor_values import dead_modules
 
 MAX_RATIO = 10.0
@@ -42,16 +42,16 @@ MIN_MODULE_RATIO = 1e-8
     fix="give the base that the adapter was trained on",
     needs=["implied", "base", "weights"],
 )
-def sizes(subject: Subject) -> Iterator[Hit]:
+def sizes(context: LintContext) -> Iterator[Violation]:
     """Compare the sizes that the file's factors agree on with the base's, and name one."""
-    found = agreed_sizes(subject.config, subject.keys.values(), subject.weights.tensors)
-    for module in {m.leaf: m for m in subject.base.modules.values()}.values():
+    found = agreed_sizes(context.config, context.keys.values(), context.weights.tensors)
+    for module in {m.leaf: m for m in context.base.modules.values()}.values():
         is_table = module.kind is ModuleKind.EMBEDDING
         for way, size in (("in", module.inputs), ("out", module.outputs)):
             other = found.get((module.leaf, way))
             if other and size and other != size:
                 word = "rows" if is_table and way == "in" else f"{way}puts"
-                yield Hit(
+                yield Violation(
                     WEIGHTS,
                     f"its factors are for a {module.leaf} with {other} {word}, the base's has "
                     f"{size}: this is another base",
@@ -68,12 +68,14 @@ def sizes(subject: Subject) -> Iterator[Hit]:
     fix="train again with a lower learning rate or alpha",
     needs=["implied", "base weights"],
 )
-def delta_size(subject: Subject) -> Iterator[Hit]:
+def delta_size(context: LintContext) -> Iterator[Violation]:
     """Compare norms, the base's estimated from some rows of each weight."""
-    for module, sized in subject.deltas.items():
-        weight = _weight_norm(subject, module)
+    for module, sized in context.deltas.items():
+        weight = _weight_norm(context, module)
         if weight and not sized.norm <= MAX_RATIO * weight:
-            yield Hit(module, f"the delta's norm is {sized.norm:.3g}, the weight's {weight:.3g}")
+            yield Violation(
+                module, f"the delta's norm is {sized.norm:.3g}, the weight's {weight:.3g}"
+            )
 
 
 @rule(
@@ -85,17 +87,19 @@ def delta_size(subject: Subject) -> Iterator[Hit]:
     fix="look for a learning rate or alpha that is far too small, or factors scaled when exported",
     needs=["implied", "base weights"],
 )
-def delta_negligible(subject: Subject) -> Iterator[Hit]:
+def delta_negligible(context: LintContext) -> Iterator[Violation]:
     """Find an adapter, a kind of module or a module whose delta is nothing beside its weight."""
-    dead = dead_modules(subject)
+    dead = dead_modules(context)
     ratios = {
         module: sized.norm / weight
-        for module, sized in subject.deltas.items()
-        if sized.norm and module not in dead and (weight := _weight_norm(subject, module))
+        for module, sized in context.deltas.items()
+        if sized.norm and module not in dead and (weight := _weight_norm(context, module))
     }
     largest = max(ratios.values(), default=1.0)
-    if largest < MIN_RATIO and not _trains_more(subject):
-        yield Hit(WEIGHTS, f"the largest delta is {largest:.2g} of the weight that it is added to")
+    if largest < MIN_RATIO and not _trains_more(context):
+        yield Violation(
+            WEIGHTS, f"the largest delta is {largest:.2g} of the weight that it is added to"
+        )
         return
     kinds: dict[str, dict[str, float]] = {}
     for module, ratio in ratios.items():
@@ -103,27 +107,29 @@ def delta_negligible(subject: Subject) -> Iterator[Hit]:
     for kind, members in kinds.items():
         largest = max(members.values())
         if largest < MIN_KIND_RATIO:
-            yield Hit(kind, f"the largest delta of all {kind} is {largest:.2g} of its weight")
+            yield Violation(kind, f"the largest delta of all {kind} is {largest:.2g} of its weight")
             continue
         for module, ratio in members.items():
             if ratio < MIN_MODULE_RATIO:
-                yield Hit(module, f"the delta is {ratio:.2g} of the weight that it is added to")
+                yield Violation(
+                    module, f"the delta is {ratio:.2g} of the weight that it is added to"
+                )
 
 
-def _trains_more(subject: Subject) -> bool:
+def _trains_more(context: LintContext) -> bool:
     """Whether what was trained may lie in magnitudes, biases, rows or whole modules."""
-    config = subject.config
+    config = context.config
     return bool(
         config.use_dora
         or config.lora_bias
         or config.trainable_token_indices
-        or subject.implied.saved
+        or context.implied.saved
     )
 
 
-def _weight_norm(subject: Subject, module: str) -> float:
+def _weight_norm(context: LintContext, module: str) -> float:
     """Estimate the Frobenius norm of a base weight from evenly spaced rows; 0 if it has none."""
-    place = subject.base.tensor(module)
+    place = context.base.tensor(module)
     if place is None or len(place[1].shape) != 2:
         return 0.0
     file, info = place

@@ -6,15 +6,15 @@ from pathlib import Path, PurePosixPath
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import ProblemKind
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 
 
-def _problems(subject: Subject, *kinds: ProblemKind) -> Iterator[Hit]:
-    for problem in subject.reading.problems if subject.reading else ():
+def _problems(context: LintContext, *kinds: ProblemKind) -> Iterator[Violation]:
+    for problem in context.reading.problems if context.reading else ():
         if problem.kind in kinds:
-            yield Hit(f"{CONFIG}: {problem.field}", problem.message, problem.fix)
+            yield Violation(f"{CONFIG}: {problem.field}", problem.message, problem.fix)
 
 
 @rule(
@@ -24,9 +24,9 @@ def _problems(subject: Subject, *kinds: ProblemKind) -> Iterator[Hit]:
     why="peft fills a missing r or lora_alpha with 8, which changes the adapter's strength.",
     fix="copy the adapter_config.json that peft wrote in training, whole",
 )
-def field_missing(subject: Subject) -> Iterator[Hit]:
+def field_missing(context: LintContext) -> Iterator[Violation]:
     """Find required fields that are not there."""
-    yield from _problems(subject, ProblemKind.MISSING)
+    yield from _problems(context, ProblemKind.MISSING)
 
 
 @rule(
@@ -36,9 +36,9 @@ def field_missing(subject: Subject) -> Iterator[Hit]:
     why="A rank as text, a NaN alpha or another peft type fails late, or loads as something else.",
     fix="set the field to the value used in training",
 )
-def value(subject: Subject) -> Iterator[Hit]:
+def value(context: LintContext) -> Iterator[Violation]:
     """Find values that their field does not take."""
-    yield from _problems(subject, ProblemKind.VALUE)
+    yield from _problems(context, ProblemKind.VALUE)
 
 
 @rule(
@@ -49,9 +49,9 @@ def value(subject: Subject) -> Iterator[Hit]:
     "the adapter is compared with is then no longer the base.",
     fix="convert the adapter to plain LoRA, or train without the field",
 )
-def refused(subject: Subject) -> Iterator[Hit]:
+def refused(context: LintContext) -> Iterator[Violation]:
     """Find fields and init labels that are refused by name."""
-    yield from _problems(subject, ProblemKind.REFUSED)
+    yield from _problems(context, ProblemKind.REFUSED)
 
 
 @rule(
@@ -61,9 +61,9 @@ def refused(subject: Subject) -> Iterator[Hit]:
     why="peft drops fields that it does not know with a warning, and with them what they meant.",
     fix="save with a peft version that this tool knows, or remove the field",
 )
-def unknown_field(subject: Subject) -> Iterator[Hit]:
+def unknown_field(context: LintContext) -> Iterator[Violation]:
     """Find fields of no known peft version that hold something."""
-    yield from _problems(subject, ProblemKind.UNKNOWN)
+    yield from _problems(context, ProblemKind.UNKNOWN)
 
 
 @rule(
@@ -73,9 +73,9 @@ def unknown_field(subject: Subject) -> Iterator[Hit]:
     why="peft raises on some combinations, but only once the base has been loaded.",
     fix="correct one of the two fields",
 )
-def conflict(subject: Subject) -> Iterator[Hit]:
+def conflict(context: LintContext) -> Iterator[Violation]:
     """Find combinations that peft refuses."""
-    yield from _problems(subject, ProblemKind.CONFLICT)
+    yield from _problems(context, ProblemKind.CONFLICT)
 
 
 @rule(
@@ -86,11 +86,11 @@ def conflict(subject: Subject) -> Iterator[Hit]:
     fix="write the modules' names as a list",
     needs=["config"],
 )
-def pattern(subject: Subject) -> Iterator[Hit]:
+def pattern(context: LintContext) -> Iterator[Violation]:
     """Find patterns outside the safe syntax, and invalid ones."""
-    if not subject.has("implied") and "matching" in subject.errors:
-        what, _, fix = subject.errors["matching"].rpartition("; ")
-        yield Hit(CONFIG, what, fix)
+    if not context.has("implied") and "matching" in context.errors:
+        what, _, fix = context.errors["matching"].rpartition("; ")
+        yield Violation(CONFIG, what, fix)
 
 
 @rule(
@@ -101,14 +101,14 @@ def pattern(subject: Subject) -> Iterator[Hit]:
     fix="set lora_alpha (and alpha_pattern) to the values used in training",
     needs=["config"],
 )
-def alpha_zero(subject: Subject) -> Iterator[Hit]:
+def alpha_zero(context: LintContext) -> Iterator[Violation]:
     """Find alphas of zero. A pattern that matches no module is told by tensors-target-idle."""
     idle: set[str] = set()
-    if subject.has("implied"):
-        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in subject.idle_patterns}
-    for where, alpha in _alphas(subject):
+    if context.has("implied"):
+        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in context.idle_patterns}
+    for where, alpha in _alphas(context):
         if alpha == 0 and where not in idle:
-            yield Hit(where, f"{where.partition(': ')[2]} is 0, so the adapter has no effect")
+            yield Violation(where, f"{where.partition(': ')[2]} is 0, so the adapter has no effect")
 
 
 @rule(
@@ -120,11 +120,13 @@ def alpha_zero(subject: Subject) -> Iterator[Hit]:
     fix="set the alpha used in training, or keep it if the task is to be negated",
     needs=["config"],
 )
-def alpha_negative(subject: Subject) -> Iterator[Hit]:
+def alpha_negative(context: LintContext) -> Iterator[Violation]:
     """Find negative alphas."""
-    for where, alpha in _alphas(subject):
+    for where, alpha in _alphas(context):
         if alpha < 0:
-            yield Hit(where, f"{where.partition(': ')[2]} is {alpha:g}, which negates the adapter")
+            yield Violation(
+                where, f"{where.partition(': ')[2]} is {alpha:g}, which negates the adapter"
+            )
 
 
 @rule(
@@ -135,11 +137,11 @@ def alpha_negative(subject: Subject) -> Iterator[Hit]:
     fix='set task_type to "CAUSAL_LM", if the adapter was trained on a causal language model',
     needs=["config"],
 )
-def task_type(subject: Subject) -> Iterator[Hit]:
+def task_type(context: LintContext) -> Iterator[Violation]:
     """Find other task types; null is accepted, as peft loads it as it is."""
-    task = subject.config.task_type
+    task = context.config.task_type
     if task not in (None, "CAUSAL_LM"):
-        yield Hit(f"{CONFIG}: task_type", f"task_type is {task!r}, not CAUSAL_LM")
+        yield Violation(f"{CONFIG}: task_type", f"task_type is {task!r}, not CAUSAL_LM")
 
 
 @rule(
@@ -150,10 +152,10 @@ def task_type(subject: Subject) -> Iterator[Hit]:
     fix='set task_type to "CAUSAL_LM"',
     needs=["config"],
 )
-def task_type_null(subject: Subject) -> Iterator[Hit]:
+def task_type_null(context: LintContext) -> Iterator[Violation]:
     """Find configs without a task type."""
-    if subject.config.task_type is None:
-        yield Hit(f"{CONFIG}: task_type", "task_type is null")
+    if context.config.task_type is None:
+        yield Violation(f"{CONFIG}: task_type", "task_type is null")
 
 
 @rule(
@@ -165,11 +167,11 @@ def task_type_null(subject: Subject) -> Iterator[Hit]:
     fix='set base_model_name_or_path to the hub id, such as "microsoft/Phi-3-mini-4k-instruct"',
     needs=["config"],
 )
-def machine_path(subject: Subject) -> Iterator[Hit]:
+def machine_path(context: LintContext) -> Iterator[Violation]:
     """Find absolute and relative paths as the base's name."""
-    name = subject.config.base_model_name_or_path or ""
+    name = context.config.base_model_name_or_path or ""
     if name.startswith(("/", "./", "../", "~")) or "\\" in name or name[1:2] == ":":
-        yield Hit(
+        yield Violation(
             f"{CONFIG}: base_model_name_or_path",
             f"the base is named by a path of one machine, {name}",
         )
@@ -186,23 +188,25 @@ def machine_path(subject: Subject) -> Iterator[Hit]:
     "revision",
     needs=["config"],
 )
-def base_name(subject: Subject) -> Iterator[Hit]:
+def base_name(context: LintContext) -> Iterator[Violation]:
     """Compare names that can be compared: no paths; a quantised upload is the same model."""
-    named, given = _named(subject), _given(subject)
+    named, given = _named(context), _given(context)
     if _HUB_ID.fullmatch(named) and given and _model(named) != _model(given):
-        yield Hit(_NAME, f"the config names the base {named}, given is {given}")
-    revision = subject.config.revision or ""
+        yield Violation(_NAME, f"the config names the base {named}, given is {given}")
+    revision = context.config.revision or ""
     if _PROPOSED.match(revision):
-        yield Hit(
+        yield Violation(
             _REVISION, f"the revision is {revision}, which anybody can propose to the base's owner"
         )
-    commits = revision, _commit_of(subject.base) if subject.has("base") else ""
+    commits = revision, _commit_of(context.base) if context.has("base") else ""
     if named == given and all(map(_COMMIT.fullmatch, commits)) and commits[0] != commits[1]:
-        yield Hit(_REVISION, f"the config names {commits[0]}, given is {commits[1]}")
-    named = (subject.config.base_model_name_or_path or "").replace("\\", "/")
+        yield Violation(_REVISION, f"the config names {commits[0]}, given is {commits[1]}")
+    named = (context.config.base_model_name_or_path or "").replace("\\", "/")
     for part in () if PurePosixPath(named).is_absolute() else PurePosixPath(named).parts:
-        if part in subject.folder.entries:
-            yield Hit(_NAME, f"the config names {named}, and {part} lies in the adapter's folder")
+        if part in context.folder.entries:
+            yield Violation(
+                _NAME, f"the config names {named}, and {part} lies in the adapter's folder"
+            )
             return
 
 
@@ -216,27 +220,31 @@ def base_name(subject: Subject) -> Iterator[Hit]:
     "a commit",
     needs=["config"],
 )
-def base_source(subject: Subject) -> Iterator[Hit]:
+def base_source(context: LintContext) -> Iterator[Violation]:
     """Find copies of the base by other owners, names of other families, branches and tags."""
-    named, given = _named(subject), _given(subject)
+    named, given = _named(context), _given(context)
     if not _HUB_ID.fullmatch(named):
         if _HUB_ID.fullmatch(given) and _SHORT_ID.fullmatch(named) and named != _model(given):
-            yield Hit(_NAME, f"the config names {named}, which may be another model than {given}")
+            yield Violation(
+                _NAME, f"the config names {named}, which may be another model than {given}"
+            )
     elif given and _model(named) == _model(given) and named.lower() != given.lower():
-        yield Hit(_NAME, f"the config names {named}, another's copy of {given}")
+        yield Violation(_NAME, f"the config names {named}, another's copy of {given}")
     elif (
-        subject.has("base")
+        context.has("base")
         and not given
         and _OTHER_FAMILY.search(named)
         and "phi" not in named.lower()
     ):
-        yield Hit(_NAME, f"the config names {named}, which by its name is no Phi-3")
-    revision = subject.config.revision or "main"
+        yield Violation(_NAME, f"the config names {named}, which by its name is no Phi-3")
+    revision = context.config.revision or "main"
     if revision != "main" and not _COMMIT.fullmatch(revision) and not _PROPOSED.match(revision):
-        yield Hit(_REVISION, f"the revision {revision} is a branch or a tag, and may move")
-    elif _COMMIT.fullmatch(revision) and subject.has("base") and not _commit_of(subject.base):
+        yield Violation(_REVISION, f"the revision {revision} is a branch or a tag, and may move")
+    elif _COMMIT.fullmatch(revision) and context.has("base") and not _commit_of(context.base):
         # The commit of a pull request has a hash as any other.
-        yield Hit(_REVISION, f"{revision} cannot be compared: the given base's commit is not known")
+        yield Violation(
+            _REVISION, f"{revision} cannot be compared: the given base's commit is not known"
+        )
 
 
 _NAME, _REVISION = f"{CONFIG}: base_model_name_or_path", f"{CONFIG}: revision"
@@ -260,12 +268,12 @@ def _model(identifier: str) -> str:
     return _QUANTISED.sub("", identifier.rpartition("/")[2].lower())
 
 
-def _named(subject: Subject) -> str:
-    return (subject.config.base_model_name_or_path or "").rstrip("/")
+def _named(context: LintContext) -> str:
+    return (context.config.base_model_name_or_path or "").rstrip("/")
 
 
-def _given(subject: Subject) -> str:
-    return _id_of(subject.base) if subject.has("base") else ""
+def _given(context: LintContext) -> str:
+    return _id_of(context.base) if context.has("base") else ""
 
 
 def _id_of(base: BaseFiles) -> str:
@@ -281,7 +289,7 @@ def _commit_of(base: BaseFiles) -> str:
     return base.path.name if base.path.parent.name == "snapshots" else ""
 
 
-def _alphas(subject: Subject) -> Iterator[tuple[str, float]]:
-    yield f"{CONFIG}: lora_alpha", subject.config.lora_alpha
-    for key, alpha in subject.config.alpha_pattern.items():
+def _alphas(context: LintContext) -> Iterator[tuple[str, float]]:
+    yield f"{CONFIG}: lora_alpha", context.config.lora_alpha
+    for key, alpha in context.config.alpha_pattern.items():
         yield f"{CONFIG}: alpha_pattern[{key}]", alpha

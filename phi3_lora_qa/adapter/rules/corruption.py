@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part
 
 MIN_SPIKE_SIZE = 64
@@ -24,20 +24,22 @@ _UNFUSED = ("o_proj", "down_proj")
     fix="take the tensor from the training output again",
     needs=["implied"],
 )
-def spike(subject: Subject) -> Iterator[Hit]:
+def spike(context: LintContext) -> Iterator[Violation]:
     """Find factors of which one element holds nearly all of the norm.
 
     An embedding's A is left out: it has columns for the tokens that were seen, perhaps a few.
     """
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
+    for name, found in context.measures.items():
+        key = context.keys[name]
         if key.part not in FACTORS or key.part is Part.EMBEDDING_A:
             continue
-        shape = subject.info(key).shape
+        shape = context.info(key).shape
         many = found.size >= MIN_SPIKE_SIZE and len(shape) == 2 and min(shape) > 1
         if many and found.finite and found.spiked:
             largest = max(-found.lowest, found.highest)
-            yield Hit(name, f"one of its {found.size} numbers is {largest:.3g}, the others small")
+            yield Violation(
+                name, f"one of its {found.size} numbers is {largest:.3g}, the others small"
+            )
 
 
 @rule(
@@ -49,11 +51,13 @@ def spike(subject: Subject) -> Iterator[Hit]:
     fix="gather the shards of all processes before saving, and take the tensor from there",
     needs=["implied"],
 )
-def repeated(subject: Subject) -> Iterator[Hit]:
+def repeated(context: LintContext) -> Iterator[Violation]:
     """Find factors whose first part is the second one, too, of two to eight equal parts."""
-    for name, found in subject.measures.items():
+    for name, found in context.measures.items():
         if found.repeats and not found.constant:
-            yield Hit(name, f"of {found.repeats} equal parts the second is a copy of the first")
+            yield Violation(
+                name, f"of {found.repeats} equal parts the second is a copy of the first"
+            )
 
 
 @rule(
@@ -65,20 +69,20 @@ def repeated(subject: Subject) -> Iterator[Hit]:
     fix="take the tensor from the training output again",
     needs=["implied"],
 )
-def zero_run(subject: Subject) -> Iterator[Hit]:
+def zero_run(context: LintContext) -> Iterator[Violation]:
     """Find a run of zeros that no training and no conversion leaves.
 
     Whole rows may be zero in A, where ranks are padded or were switched off, and in B of a fused
     module, of which one projection was trained. A's end is values-zero-tail's.
     """
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
+    for name, found in context.measures.items():
+        key = context.keys[name]
         start, length = found.hole
         if key.part not in (Part.A, Part.B) or not length or found.tail:
             continue
-        columns = subject.info(key).shape[1]
+        columns = context.info(key).shape[1]
         ragged = bool(start % columns or (start + length) % columns)
         leaf = key.module.rpartition(".")[2]
         whole = key.part is Part.B and leaf in _UNFUSED and length >= MIN_HOLE_ROWS * columns
         if ragged or whole:
-            yield Hit(name, f"{length} numbers in a row are zero, from number {start} on")
+            yield Violation(name, f"{length} numbers in a row are zero, from number {start} on")

@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part, TensorKey
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class _Copy:
     fix="take the tensors from the training output again",
     needs=["implied"],
 )
-def copied(subject: Subject) -> Iterator[Hit]:
+def copied(context: LintContext) -> Iterator[Violation]:
     """Find factors that are those of another module, some elements or one factor aside."""
-    copies = list(_copies(subject))
-    shared = _is_shared(subject, copies)
+    copies = list(_copies(context))
+    shared = _is_shared(context, copies)
     for copy in copies:
-        if not (shared and subject.keys[copy.name].part is Part.A):
-            yield Hit(copy.name, f"it is a copy of {copy.first}")
+        if not (shared and context.keys[copy.name].part is Part.A):
+            yield Violation(copy.name, f"it is a copy of {copy.first}")
 
 
 @rule(
@@ -62,34 +62,34 @@ def copied(subject: Subject) -> Iterator[Hit]:
     fix="take the tensors from the training output again, unless A was shared on purpose",
     needs=["implied"],
 )
-def shared_a(subject: Subject) -> Iterator[Hit]:
+def shared_a(context: LintContext) -> Iterator[Violation]:
     """Find one A in all layers, for each kind of module."""
-    copies = list(_copies(subject))
-    if _is_shared(subject, copies):
-        yield Hit(WEIGHTS, "of each kind of module, all have one and the same A")
+    copies = list(_copies(context))
+    if _is_shared(context, copies):
+        yield Violation(WEIGHTS, "of each kind of module, all have one and the same A")
 
 
-def _is_shared(subject: Subject, copies: list[_Copy]) -> bool:
+def _is_shared(context: LintContext, copies: list[_Copy]) -> bool:
     """Whether the A of every kind of module is one for all layers."""
     kinds: dict[str, list[str]] = {}
-    for name, key in subject.keys.items():
-        if key.part is Part.A and name in subject.measures:
+    for name, key in context.keys.items():
+        if key.part is Part.A and name in context.measures:
             kinds.setdefault(key.module.rpartition(".")[2], []).append(name)
     several = [names for names in kinds.values() if len(names) > 1]
     same = {copy.name for copy in copies}
     return bool(several) and all(name in same for names in several for name in names[1:])
 
 
-def _copies(subject: Subject) -> Iterator[_Copy]:
+def _copies(context: LintContext) -> Iterator[_Copy]:
     groups: dict[tuple[Part, tuple[int, ...]], list[str]] = {}
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
-        shape = subject.info(key).shape
+    for name, found in context.measures.items():
+        key = context.keys[name]
+        shape = context.info(key).shape
         if _is_its_own(key, shape) and found.finite and not found.zero:
             groups.setdefault((key.part, shape), []).append(name)
     for (part, _), names in groups.items():
         if len(names) > 1:
-            yield from _copies_among(subject, names, exact=part not in FACTORS)
+            yield from _copies_among(context, names, exact=part not in FACTORS)
 
 
 def _is_its_own(key: TensorKey, shape: tuple[int, ...]) -> bool:
@@ -102,15 +102,15 @@ def _is_its_own(key: TensorKey, shape: tuple[int, ...]) -> bool:
     return key.part in (*FACTORS, Part.MAGNITUDE, Part.B_BIAS)
 
 
-def _copies_among(subject: Subject, names: list[str], *, exact: bool) -> Iterator[_Copy]:
+def _copies_among(context: LintContext, names: list[str], *, exact: bool) -> Iterator[_Copy]:
     """Compare samples first; whole tensors are read again where these agree."""
     import numpy as np
 
     @lru_cache(maxsize=4)
     def whole(name: str) -> "Numbers":
-        return subject.tensor(name).reshape(-1).astype(np.float64)
+        return context.tensor(name).reshape(-1).astype(np.float64)
 
-    samples = np.stack([subject.measures[name].samples for name in names])
+    samples = np.stack([context.measures[name].samples for name in names])
     signs = np.sign(samples)
     used = np.abs(signs).sum(axis=1)
     for at in range(1, len(names)):

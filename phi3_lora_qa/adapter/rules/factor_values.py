@@ -6,9 +6,9 @@ What is said of whole modules, rows and magnitudes stands in `whole`, of copies 
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.base_files import ModuleKind
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tensor_names import FACTORS, TRAINED, Part
 
 MAX_GAIN = 100.0
@@ -50,11 +50,11 @@ _COLLAPSED = 1.00005
     "checkpoint",
     needs=["implied"],
 )
-def nan(subject: Subject) -> Iterator[Hit]:
+def nan(context: LintContext) -> Iterator[Violation]:
     """Find NaN in any tensor."""
-    for name, found in subject.measures.items():
+    for name, found in context.measures.items():
         if found.nan:
-            yield Hit(name, f"{found.nan} values are NaN")
+            yield Violation(name, f"{found.nan} values are NaN")
 
 
 @rule(
@@ -66,11 +66,11 @@ def nan(subject: Subject) -> Iterator[Hit]:
     fix="save in bfloat16 or float32, and lower the learning rate if the weights grow so large",
     needs=["implied"],
 )
-def inf(subject: Subject) -> Iterator[Hit]:
+def inf(context: LintContext) -> Iterator[Violation]:
     """Find infinities in any tensor."""
-    for name, found in subject.measures.items():
+    for name, found in context.measures.items():
         if found.infinite:
-            yield Hit(name, f"{found.infinite} values are infinite")
+            yield Violation(name, f"{found.infinite} values are infinite")
 
 
 @rule(
@@ -83,12 +83,12 @@ def inf(subject: Subject) -> Iterator[Hit]:
     "parameters, or ZeRO-3 shards that were not gathered; then train again",
     needs=["implied"],
 )
-def untrained(subject: Subject) -> Iterator[Hit]:
+def untrained(context: LintContext) -> Iterator[Violation]:
     """Find an adapter whose every delta is nothing. Which factor starts at zero differs."""
-    dead = dead_modules(subject)
-    if dead and len(dead) == len(subject.implied.targeted):
+    dead = dead_modules(context)
+    if dead and len(dead) == len(context.implied.targeted):
         cause = next(iter(dead.values()))
-        yield Hit(WEIGHTS, f"every module's delta is zero ({cause}): it is the bare base")
+        yield Violation(WEIGHTS, f"every module's delta is zero ({cause}): it is the bare base")
 
 
 @rule(
@@ -100,12 +100,12 @@ def untrained(subject: Subject) -> Iterator[Hit]:
     fix="leave the modules out of target_modules, or find out why they got no gradient",
     needs=["implied"],
 )
-def dead_module(subject: Subject) -> Iterator[Hit]:
+def dead_module(context: LintContext) -> Iterator[Violation]:
     """Find single modules whose delta is nothing."""
-    dead = dead_modules(subject)
-    if 0 < len(dead) < len(subject.implied.targeted):
+    dead = dead_modules(context)
+    if 0 < len(dead) < len(context.implied.targeted):
         for module, cause in dead.items():
-            yield Hit(module, f"the delta is zero: {cause}")
+            yield Violation(module, f"the delta is zero: {cause}")
 
 
 @rule(
@@ -117,19 +117,19 @@ def dead_module(subject: Subject) -> Iterator[Hit]:
     fix="take the tensor from the training output again",
     needs=["implied"],
 )
-def constant(subject: Subject) -> Iterator[Hit]:
+def constant(context: LintContext) -> Iterator[Violation]:
     """Find constant fill in what was trained, and ramps in the factors.
 
     A norm's weights may well be all one.
     """
-    for name, found in subject.measures.items():
-        part, module = subject.keys[name].part, subject.keys[name].module
-        is_norm = subject.implied.modules[module].kind is ModuleKind.NORM
+    for name, found in context.measures.items():
+        part, module = context.keys[name].part, context.keys[name].module
+        is_norm = context.implied.modules[module].kind is ModuleKind.NORM
         whole = part in (Part.WEIGHT, Part.BASE_WEIGHT) and not is_norm
         if found.constant and (part in TRAINED or whole):
-            yield Hit(name, "all values are one and the same number")
+            yield Violation(name, "all values are one and the same number")
         elif found.on_line:
-            yield Hit(name, "its values are constant, or grow by one and the same step")
+            yield Violation(name, "its values are constant, or grow by one and the same step")
 
 
 @rule(
@@ -141,19 +141,21 @@ def constant(subject: Subject) -> Iterator[Hit]:
     fix="take the tensor from the training output again",
     needs=["implied"],
 )
-def zero_tail(subject: Subject) -> Iterator[Hit]:
+def zero_tail(context: LintContext) -> Iterator[Violation]:
     """Find a linear module's A of which the rest is dense, and the end zero where B's is not.
 
     Ranks that are padded are zero in both factors. Ranks that were switched off, as in what was
     AdaLoRA, stand anywhere, and in many modules: nothing is told where they do.
     """
-    idle = {module: _idle_ranks(subject, module) for module in subject.implied.targeted}
-    torn = {module: _zero_rows(subject, module, ranks) for module, ranks in idle.items()}
+    idle = {module: _idle_ranks(context, module) for module in context.implied.targeted}
+    torn = {module: _zero_rows(context, module, ranks) for module, ranks in idle.items()}
     found = {module: rows for module, rows in torn.items() if rows}
     anywhere = any(ranks and not torn[module] for module, ranks in idle.items())
     if 2 * len(found) < len(idle) and not anywhere:
         for module, rows in found.items():
-            yield Hit(module, f"the last {rows:.3g} rows of A are zero, and B's columns are not")
+            yield Violation(
+                module, f"the last {rows:.3g} rows of A are zero, and B's columns are not"
+            )
 
 
 @rule(
@@ -164,11 +166,11 @@ def zero_tail(subject: Subject) -> Iterator[Hit]:
     fix="save in bfloat16 or float32, and lower the learning rate if the weights grow so large",
     needs=["implied"],
 )
-def float16_clipped(subject: Subject) -> Iterator[Hit]:
+def float16_clipped(context: LintContext) -> Iterator[Violation]:
     """Find values that sit at float16's largest number."""
-    for name, found in subject.measures.items():
+    for name, found in context.measures.items():
         if found.clipped:
-            yield Hit(name, f"{found.clipped} values are at float16's limit of 65504")
+            yield Violation(name, f"{found.clipped} values are at float16's limit of 65504")
 
 
 @rule(
@@ -179,12 +181,12 @@ def float16_clipped(subject: Subject) -> Iterator[Hit]:
     fix="save in bfloat16 or float32",
     needs=["implied"],
 )
-def float16_subnormal(subject: Subject) -> Iterator[Hit]:
+def float16_subnormal(context: LintContext) -> Iterator[Violation]:
     """Find an adapter most of whose factors lie below float16's normal numbers."""
-    small = [name for name, found in subject.measures.items() if found.subnormal > MOST_SUBNORMAL]
+    small = [name for name, found in context.measures.items() if found.subnormal > MOST_SUBNORMAL]
     if small:
-        share = subject.measures[small[0]].subnormal
-        yield Hit(small[0], f"{share:.0%} of its values are below float16's normal numbers")
+        share = context.measures[small[0]].subnormal
+        yield Violation(small[0], f"{share:.0%} of its values are below float16's normal numbers")
 
 
 @rule(
@@ -196,17 +198,19 @@ def float16_subnormal(subject: Subject) -> Iterator[Hit]:
     fix="serve it in bfloat16 or float32, or move a factor of A into B, or the other way round",
     needs=["implied"],
 )
-def float16_range(subject: Subject) -> Iterator[Hit]:
+def float16_range(context: LintContext) -> Iterator[Violation]:
     """Find factors whose numbers are mostly beyond float16's; what is stored in it has its own."""
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
-        if key.part not in FACTORS or subject.info(key).dtype == "F16" or not found.finite:
+    for name, found in context.measures.items():
+        key = context.keys[name]
+        if key.part not in FACTORS or context.info(key).dtype == "F16" or not found.finite:
             continue
         largest = max(-found.lowest, found.highest)
         if largest > LARGEST_FLOAT16:
-            yield Hit(name, f"its largest number, {largest:.3g}, becomes infinite")
+            yield Violation(name, f"its largest number, {largest:.3g}, becomes infinite")
         elif 0 < found.rms < SMALLEST_FLOAT16:
-            yield Hit(name, f"its numbers, of about {found.rms:.2g}, lose bits or become zero")
+            yield Violation(
+                name, f"its numbers, of about {found.rms:.2g}, lose bits or become zero"
+            )
 
 
 @rule(
@@ -217,16 +221,18 @@ def float16_range(subject: Subject) -> Iterator[Hit]:
     fix="train again with a lower learning rate or alpha, and with max_grad_norm",
     needs=["implied"],
 )
-def explosion(subject: Subject) -> Iterator[Hit]:
+def explosion(context: LintContext) -> Iterator[Violation]:
     """Find deltas with a gain above `MAX_GAIN`, or far above all others of the adapter."""
-    gains = {module: _gain(subject, module) for module in subject.deltas}
+    gains = {module: _gain(context, module) for module in context.deltas}
     alive = sorted(gain for gain in gains.values() if gain > 0)
     middle = alive[len(alive) // 2] if len(alive) >= 4 else float("inf")
     for module, gain in gains.items():
         if not gain <= MAX_GAIN:
-            yield Hit(module, f"the delta's gain is {gain:.3g}, above {MAX_GAIN:g}")
+            yield Violation(module, f"the delta's gain is {gain:.3g}, above {MAX_GAIN:g}")
         elif gain > 1 and gain > MAX_OUTLIER * middle:
-            yield Hit(module, f"the delta's gain is {gain:.3g}, the others' is about {middle:.2g}")
+            yield Violation(
+                module, f"the delta's gain is {gain:.3g}, the others' is about {middle:.2g}"
+            )
 
 
 @rule(
@@ -238,55 +244,57 @@ def explosion(subject: Subject) -> Iterator[Hit]:
     fix="compare with an earlier checkpoint; a rank of 1 would do the same",
     needs=["implied"],
 )
-def rank_collapse(subject: Subject) -> Iterator[Hit]:
+def rank_collapse(context: LintContext) -> Iterator[Violation]:
     """Find an adapter most of whose deltas have practically rank one."""
-    ranks = {module: subject.matching.rank(module) for module in subject.deltas}
+    ranks = {module: context.matching.rank(module) for module in context.deltas}
     used = [
         delta.effective_rank
-        for module, delta in subject.deltas.items()
+        for module, delta in context.deltas.items()
         if ranks[module] >= 4 and delta.effective_rank is not None
     ]
     collapsed = [effective for effective in used if effective < _COLLAPSED]
     if len(collapsed) > len(used) / 2:
-        yield Hit(WEIGHTS, f"{len(collapsed)} of {len(used)} deltas have practically rank one")
+        yield Violation(
+            WEIGHTS, f"{len(collapsed)} of {len(used)} deltas have practically rank one"
+        )
 
 
-def dead_modules(subject: Subject) -> dict[str, str]:
+def dead_modules(context: LintContext) -> dict[str, str]:
     """Return the adapted modules whose delta is nothing, with the reason; not what alpha = 0 is."""
     dead = {}
-    for module in subject.implied.targeted:
-        pair, sized = subject.factors(module), subject.deltas.get(module)
+    for module in context.implied.targeted:
+        pair, sized = context.factors(module), context.deltas.get(module)
         if pair is None or sized is None:
             continue
         zeros = [name for name, found in zip("AB", pair, strict=True) if found.zero]
-        gain = _gain(subject, module)
+        gain = _gain(context, module)
         if zeros:
             dead[module] = f"{' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} zero"
         elif sized.cancelled:
             dead[module] = "A and B are there, and their product cancels"
-        elif gain < MIN_GAIN and subject.matching.alpha(module) != 0:
+        elif gain < MIN_GAIN and context.matching.alpha(module) != 0:
             dead[module] = f"its gain is {gain:.3g}, from next to nothing as factor or alpha"
     return dead
 
 
-def _idle_ranks(subject: Subject, module: str) -> int:
+def _idle_ranks(context: LintContext, module: str) -> int:
     """Count the rows of A that are zero where B's columns are not (or are not columns of ranks)."""
-    pair = subject.factors(module)
+    pair = context.factors(module)
     if pair is None or pair[0].gram is None or pair[1].gram is None:
         return 0
     a, b = (found.gram.diagonal() for found in pair if found.gram is not None)
     return sum(not size and (len(b) != len(a) or bool(b[at])) for at, size in enumerate(a))
 
 
-def _zero_rows(subject: Subject, module: str, idle: int) -> float:
+def _zero_rows(context: LintContext, module: str, idle: int) -> float:
     """Return how many rows at the end of A are zero for no reason; 0 if there are none."""
-    pair = subject.factors(module)
+    pair = context.factors(module)
     if pair is None or pair[0].gram is None or pair[0].tail < MIN_TAIL:
         return 0.0
     rows = pair[0].tail * len(pair[0].gram) / pair[0].size
     return rows if idle == int(rows) else 0.0
 
 
-def _gain(subject: Subject, module: str) -> float:
-    outputs = subject.implied.targeted[module].outputs or 1
-    return float(subject.deltas[module].norm / outputs**0.5)
+def _gain(context: LintContext, module: str) -> float:
+    outputs = context.implied.targeted[module].outputs or 1
+    return float(context.deltas[module].norm / outputs**0.5)

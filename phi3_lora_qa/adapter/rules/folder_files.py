@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MATTERS,
@@ -15,7 +15,7 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     EntryKind,
 )
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.tensor_names import Part
 from phi3_lora_qa.errors import AdapterError
@@ -37,13 +37,13 @@ _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
     "not be what is loaded.",
     fix="copy the folder with `cp -rL`, which replaces links by what they point to",
 )
-def not_regular(subject: Subject) -> Iterator[Hit]:
+def not_regular(context: LintContext) -> Iterator[Violation]:
     """Find links, pipes, sockets and devices, and folders where a file must be."""
-    for entry in subject.folder.entries.values():
+    for entry in context.folder.entries.values():
         if entry.kind in (EntryKind.LINK, EntryKind.OTHER):
-            yield Hit(entry.name, f"this is a {entry.kind}, which is not followed")
+            yield Violation(entry.name, f"this is a {entry.kind}, which is not followed")
         elif entry.kind is EntryKind.FOLDER and entry.name in MATTERS:
-            yield Hit(entry.name, "this is a folder where a file must be")
+            yield Violation(entry.name, "this is a folder where a file must be")
 
 
 @rule(
@@ -53,10 +53,10 @@ def not_regular(subject: Subject) -> Iterator[Hit]:
     why="Without it nobody knows rank, scaling or targets; peft refuses the folder.",
     fix=f"copy {CONFIG} from the training output; a checkpoint that is being written lacks it",
 )
-def config_missing(subject: Subject) -> Iterator[Hit]:
+def config_missing(context: LintContext) -> Iterator[Violation]:
     """Find a folder without a config."""
-    if CONFIG not in subject.folder.entries:
-        yield Hit(CONFIG, f"the folder has no {CONFIG}")
+    if CONFIG not in context.folder.entries:
+        yield Violation(CONFIG, f"the folder has no {CONFIG}")
 
 
 @rule(
@@ -66,14 +66,14 @@ def config_missing(subject: Subject) -> Iterator[Hit]:
     why="peft takes the path for a hub id when there are no weights, and its message misleads.",
     fix=f"copy {WEIGHTS} from the training output, to the top of the folder",
 )
-def weights_missing(subject: Subject) -> Iterator[Hit]:
+def weights_missing(context: LintContext) -> Iterator[Violation]:
     """Find a folder without weights of any kind."""
-    names = subject.folder.entries
+    names = context.folder.entries
     if WEIGHTS in names or PICKLED_WEIGHTS in names:
         return
     inside = [e.name for e in names.values() if e.kind is EntryKind.FOLDER]
     hint = f"; it may lie in {', '.join(inside[:3])}" if inside else ""
-    yield Hit(WEIGHTS, f"the folder has no {WEIGHTS}{hint}")
+    yield Violation(WEIGHTS, f"the folder has no {WEIGHTS}{hint}")
 
 
 @rule(
@@ -83,11 +83,13 @@ def weights_missing(subject: Subject) -> Iterator[Hit]:
     why="A pickle runs code when it is opened; torch's weights_only mode has been broken twice.",
     fix="save again with safe_serialization=True, peft's default since 0.6",
 )
-def pickled_weights(subject: Subject) -> Iterator[Hit]:
+def pickled_weights(context: LintContext) -> Iterator[Violation]:
     """Find weights that are there as a pickle only."""
-    names = subject.folder.entries
+    names = context.folder.entries
     if PICKLED_WEIGHTS in names and WEIGHTS not in names:
-        yield Hit(PICKLED_WEIGHTS, f"the weights are only there as {PICKLED_WEIGHTS}, a pickle")
+        yield Violation(
+            PICKLED_WEIGHTS, f"the weights are only there as {PICKLED_WEIGHTS}, a pickle"
+        )
 
 
 @rule(
@@ -97,10 +99,10 @@ def pickled_weights(subject: Subject) -> Iterator[Hit]:
     why="A truncated or tampered file loads partly, or as something else for another reader.",
     fix="copy the file again, or save the adapter again",
 )
-def weights_unreadable(subject: Subject) -> Iterator[Hit]:
+def weights_unreadable(context: LintContext) -> Iterator[Violation]:
     """Find weights whose header does not hold."""
-    if not subject.has("weights") and "weights" in subject.errors:
-        yield Hit(WEIGHTS, *_cut(subject.errors["weights"]))
+    if not context.has("weights") and "weights" in context.errors:
+        yield Violation(WEIGHTS, *_cut(context.errors["weights"]))
 
 
 @rule(
@@ -112,10 +114,10 @@ def weights_unreadable(subject: Subject) -> Iterator[Hit]:
     "stage3_gather_16bit_weights_on_model_save, under FSDP use FULL_STATE_DICT",
     needs=["weights"],
 )
-def weights_empty(subject: Subject) -> Iterator[Hit]:
+def weights_empty(context: LintContext) -> Iterator[Violation]:
     """Find a valid file without any tensor."""
-    if not subject.weights.tensors:
-        yield Hit(WEIGHTS, f"{WEIGHTS} is valid but holds no tensor")
+    if not context.weights.tensors:
+        yield Violation(WEIGHTS, f"{WEIGHTS} is valid but holds no tensor")
 
 
 @rule(
@@ -125,10 +127,10 @@ def weights_empty(subject: Subject) -> Iterator[Hit]:
     why="A half-written config cannot be read; one with a key twice means two things.",
     fix="copy the config again, or save the adapter again",
 )
-def config_unreadable(subject: Subject) -> Iterator[Hit]:
+def config_unreadable(context: LintContext) -> Iterator[Violation]:
     """Find a config that is no JSON object."""
-    if subject.reading is None and "config" in subject.errors:
-        yield Hit(CONFIG, *_cut(subject.errors["config"]))
+    if context.reading is None and "config" in context.errors:
+        yield Violation(CONFIG, *_cut(context.errors["config"]))
 
 
 @rule(
@@ -138,11 +140,11 @@ def config_unreadable(subject: Subject) -> Iterator[Hit]:
     why="An adapter needs no code; a loader with trust_remote_code would run it.",
     fix="remove the file; it is never run here",
 )
-def code(subject: Subject) -> Iterator[Hit]:
+def code(context: LintContext) -> Iterator[Violation]:
     """Find programs and libraries."""
-    for entry in subject.folder.entries.values():
+    for entry in context.folder.entries.values():
         if entry.is_code:
-            yield Hit(entry.name, "this is a program, by its name")
+            yield Violation(entry.name, "this is a program, by its name")
 
 
 @rule(
@@ -153,11 +155,13 @@ def code(subject: Subject) -> Iterator[Hit]:
     "started in the adapter's would be told by it which rules to leave out. Here it is refused.",
     fix="remove the file, and keep your settings in the folder of your own project",
 )
-def settings(subject: Subject) -> Iterator[Hit]:
+def settings(context: LintContext) -> Iterator[Violation]:
     """Find configuration of pytest and of this tool; a conftest.py is a program."""
     for name in _SETTINGS:
-        if name in subject.folder.entries:
-            yield Hit(name, f"the folder holds {name}, which can set up the run that judges it")
+        if name in context.folder.entries:
+            yield Violation(
+                name, f"the folder holds {name}, which can set up the run that judges it"
+            )
 
 
 @rule(
@@ -168,12 +172,12 @@ def settings(subject: Subject) -> Iterator[Hit]:
     "size and of no use to a reader.",
     fix="leave the file out when the adapter is handed on",
 )
-def pickle_beside(subject: Subject) -> Iterator[Hit]:
+def pickle_beside(context: LintContext) -> Iterator[Violation]:
     """Find training_args.bin, optimizer.pt and the like."""
-    for entry in subject.folder.entries.values():
-        alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in subject.folder.entries
+    for entry in context.folder.entries.values():
+        alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in context.folder.entries
         if entry.is_pickle and not alone:
-            yield Hit(entry.name, f"this may hold a pickle ({entry.size} bytes); not opened")
+            yield Violation(entry.name, f"this may hold a pickle ({entry.size} bytes); not opened")
 
 
 @rule(
@@ -184,16 +188,16 @@ def pickle_beside(subject: Subject) -> Iterator[Hit]:
     "means that every label was masked, or that the data was learned by heart.",
     fix="look at the learning rate and at the data's masking, and train again",
 )
-def training_log(subject: Subject) -> Iterator[Hit]:
+def training_log(context: LintContext) -> Iterator[Violation]:
     """Look at the losses in the log of transformers' trainer, where it is of a usual size."""
-    log = subject.folder.file(TRAINING_LOG)
+    log = context.folder.file(TRAINING_LOG)
     if log is None or log.size > MAX_LOG_BYTES:
         return
     try:
-        data = subject.folder.read_bytes(TRAINING_LOG, MAX_LOG_BYTES)
+        data = context.folder.read_bytes(TRAINING_LOG, MAX_LOG_BYTES)
         state = parse_object(data, where=TRAINING_LOG, max_bytes=MAX_LOG_BYTES, non_finite=True)
     except AdapterError as error:
-        yield Hit(TRAINING_LOG, *_cut(str(error)))
+        yield Violation(TRAINING_LOG, *_cut(str(error)))
         return
     history = state.get("log_history")
     entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
@@ -201,10 +205,10 @@ def training_log(subject: Subject) -> Iterator[Hit]:
         losses = [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
         for loss, step in losses:
             if loss != loss or abs(loss) == math.inf:  # noqa: PLR0124 - an integer may be no float
-                yield Hit(TRAINING_LOG, f"{name} is {loss} at step {step!r}")
+                yield Violation(TRAINING_LOG, f"{name} is {loss} at step {step!r}")
                 break
         if losses and losses[-1][0] == 0:
-            yield Hit(TRAINING_LOG, f"{name} is 0 at the last step that was logged")
+            yield Violation(TRAINING_LOG, f"{name} is 0 at the last step that was logged")
 
 
 @rule(
@@ -215,13 +219,13 @@ def training_log(subject: Subject) -> Iterator[Hit]:
     "another base would come of is an error of its own; this tells what else lies there.",
     fix="leave the file out when the adapter is handed on",
 )
-def other_model(subject: Subject) -> Iterator[Hit]:
+def other_model(context: LintContext) -> Iterator[Violation]:
     """Find a model's config and weights of another name."""
-    for entry in subject.folder.entries.values():
+    for entry in context.folder.entries.values():
         if entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS:
-            yield Hit(entry.name, "these are weights of another model, and not looked at")
+            yield Violation(entry.name, "these are weights of another model, and not looked at")
         elif entry.name == MODEL_CONFIG:
-            yield Hit(
+            yield Violation(
                 entry.name,
                 "transformers takes the folder for a whole model, and then finds no weights of one",
             )
@@ -234,16 +238,16 @@ def other_model(subject: Subject) -> Iterator[Hit]:
     why="Checkpoints and further adapters within it are not looked at.",
     fix="give each adapter's own folder to check it too",
 )
-def subfolders(subject: Subject) -> Iterator[Hit]:
+def subfolders(context: LintContext) -> Iterator[Violation]:
     """Find folders within the folder."""
     inside = [
         e.name
-        for e in subject.folder.entries.values()
+        for e in context.folder.entries.values()
         if e.kind is EntryKind.FOLDER and e.name not in (*MATTERS, TEMPLATE_FOLDER)
     ]
     if inside:
         shown = ", ".join(inside[:5]) + (", …" if len(inside) > 5 else "")
-        yield Hit(inside[0], f"not looked at: {shown}")
+        yield Violation(inside[0], f"not looked at: {shown}")
 
 
 @rule(
@@ -254,14 +258,14 @@ def subfolders(subject: Subject) -> Iterator[Hit]:
     fix="save with save_embedding_layers=False",
     needs=["weights"],
 )
-def oversized(subject: Subject) -> Iterator[Hit]:
+def oversized(context: LintContext) -> Iterator[Violation]:
     """Find a file that is mostly a copy of the base's tables."""
-    infos = {key.name: subject.info(key) for key in subject.keys.values()}
-    copies = [k.name for k in subject.keys.values() if k.part is Part.BASE_WEIGHT]
+    infos = {key.name: context.info(key) for key in context.keys.values()}
+    copies = [k.name for k in context.keys.values() if k.part is Part.BASE_WEIGHT]
     size = sum(infos[name].stop - infos[name].start for name in copies)
-    if size > subject.weights.size / 2:
-        message = f"{size} of its {subject.weights.size} bytes are copies of the base's tables"
-        yield Hit(WEIGHTS, message)
+    if size > context.weights.size / 2:
+        message = f"{size} of its {context.weights.size} bytes are copies of the base's tables"
+        yield Violation(WEIGHTS, message)
 
 
 def _cut(message: str) -> tuple[str, str]:

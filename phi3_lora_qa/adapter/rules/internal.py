@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 
 
 @rule(
@@ -13,6 +13,6 @@ from phi3_lora_qa.adapter.lint_context import Subject
     why="A rule that crashed has checked nothing, and silence would look like a pass.",
     fix="save the adapter again with peft; if it stays, report it with the adapter's config",
 )
-def internal_error(subject: Subject) -> Iterator[Hit]:
+def internal_error(context: LintContext) -> Iterator[Violation]:
     """Yield nothing: `lint` itself reports under this id."""
     yield from ()

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import GENERATION_CONFIG, MODEL_CONFIG, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError
@@ -60,28 +60,28 @@ _NEUTRAL: Mapping[str, Any] = {
     "model: what runs is then the model in it, and not the base that the adapter was checked with.",
     fix="remove the model's config and weights from the folder; they belong to the base",
 )
-def own_base(subject: Subject) -> Iterator[Hit]:
+def own_base(context: LintContext) -> Iterator[Violation]:
     """Find a config of a model, unless it is the base's; and weights of one beside it."""
-    names = subject.folder.entries
+    names = context.folder.entries
     config = next((n for n in (_MISTRAL_CONFIG, MODEL_CONFIG) if n in names), None)
     if config is None:
         return
     weights = [name for name in names if name != WEIGHTS and _WHOLE_MODEL.fullmatch(name)]
-    foreign = [name for name in weights if not _is_the_bases(subject, name)]
+    foreign = [name for name in weights if not _is_the_bases(context, name)]
     if foreign:
         beside = f"{foreign[0]} beside it"
-        yield Hit(config, f"a loader takes the base from {config} and {beside}")
+        yield Violation(config, f"a loader takes the base from {config} and {beside}")
     elif config == _MISTRAL_CONFIG:
-        yield Hit(config, "a loader takes the folder for a model of its own")
-    elif subject.has("base"):
+        yield Violation(config, "a loader takes the folder for a model of its own")
+    elif context.has("base"):
         try:
-            found = _read(subject.folder, MODEL_CONFIG)
+            found = _read(context.folder, MODEL_CONFIG)
         except AdapterError as error:
             what, _, fix = str(error).rpartition("; ")
-            yield Hit(config, what, fix)
+            yield Violation(config, what, fix)
             return
-        for field in _other_model(found, subject.base.config, whole=bool(weights)):
-            yield _setting(config, field, found, subject.base.config)
+        for field in _other_model(found, context.base.config, whole=bool(weights)):
+            yield _setting(config, field, found, context.base.config)
 
 
 def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: bool) -> list[str]:
@@ -105,13 +105,13 @@ def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: b
     "new_embeddings: what they hold is loaded into the model, and was not checked.",
     fix="remove the file, or give its adapter a folder of its own",
 )
-def further_weights(subject: Subject) -> Iterator[Hit]:
+def further_weights(context: LintContext) -> Iterator[Violation]:
     """Find other files of factors, and embeddings."""
-    for name in subject.folder.entries:
+    for name in context.folder.entries:
         if name in _FURTHER_EMBEDDINGS:
-            yield Hit(name, "vLLM loads these embeddings with the adapter")
-        elif name.endswith(".safetensors") and name != WEIGHTS and _has_factors(subject, name):
-            yield Hit(name, f"this holds factors of an adapter, beside those of {WEIGHTS}")
+            yield Violation(name, "vLLM loads these embeddings with the adapter")
+        elif name.endswith(".safetensors") and name != WEIGHTS and _has_factors(context, name):
+            yield Violation(name, f"this holds factors of an adapter, beside those of {WEIGHTS}")
 
 
 @rule(
@@ -123,13 +123,13 @@ def further_weights(subject: Subject) -> Iterator[Hit]:
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )
-def generation(subject: Subject) -> Iterator[Hit]:
+def generation(context: LintContext) -> Iterator[Violation]:
     """Compare all settings that change an answer, but those of sampling."""
     try:
-        ours, theirs = _generation(subject)
+        ours, theirs = _generation(context)
     except AdapterError as error:
         what, _, fix = str(error).rpartition("; ")
-        yield Hit(GENERATION_CONFIG, what, fix)
+        yield Violation(GENERATION_CONFIG, what, fix)
         return
     for field in _differing(ours, theirs, (*_GENERATION_WITHOUT_EFFECT, *_SAMPLING)):
         yield _setting(GENERATION_CONFIG, field, ours, theirs)
@@ -144,10 +144,10 @@ def generation(subject: Subject) -> Iterator[Hit]:
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )
-def sampling(subject: Subject) -> Iterator[Hit]:
+def sampling(context: LintContext) -> Iterator[Violation]:
     """Compare the settings of sampling."""
     try:
-        ours, theirs = _generation(subject)
+        ours, theirs = _generation(context)
     except AdapterError:
         return  # files-generation says it
     for field in _differing(ours, theirs, ()):
@@ -155,20 +155,22 @@ def sampling(subject: Subject) -> Iterator[Hit]:
             yield _setting(GENERATION_CONFIG, field, ours, theirs)
 
 
-def _setting(file: str, field: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Hit:
+def _setting(
+    file: str, field: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Violation:
     mine, its = (f"{settings.get(field)!r:.60}" for settings in (ours, theirs))
-    return Hit(file, f"{field:.60} is {mine}, in the base it is {its}")
+    return Violation(file, f"{field:.60} is {mine}, in the base it is {its}")
 
 
-def _generation(subject: Subject) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _generation(context: LintContext) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the folder's settings and the base's; twice the base's where the folder has none."""
-    data = subject.base.read_text(GENERATION_CONFIG, _MAX_CONFIG)
-    theirs = _parsed(data, GENERATION_CONFIG) if data else dict(subject.base.config)
+    data = context.base.read_text(GENERATION_CONFIG, _MAX_CONFIG)
+    theirs = _parsed(data, GENERATION_CONFIG) if data else dict(context.base.config)
     if not data:  # transformers makes them of the model's config then
         theirs = {n: v for n, v in theirs.items() if n.endswith("_token_id") or n in _NEUTRAL}
-    if GENERATION_CONFIG not in subject.folder.entries:
+    if GENERATION_CONFIG not in context.folder.entries:
         return theirs, theirs
-    return _read(subject.folder, GENERATION_CONFIG), theirs
+    return _read(context.folder, GENERATION_CONFIG), theirs
 
 
 def _differing(
@@ -199,18 +201,18 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
     return parse_object(data, where=name, max_bytes=_MAX_CONFIG)
 
 
-def _is_the_bases(subject: Subject, name: str) -> bool:
+def _is_the_bases(context: LintContext, name: str) -> bool:
     """Whether a file is the base's own to the byte; a fingerprint would only be a sample."""
-    entry = subject.folder.file(name)
-    if entry is None or entry.is_pickle or not subject.has("base"):
+    entry = context.folder.file(name)
+    if entry is None or entry.is_pickle or not context.has("base"):
         return False
-    theirs = subject.base.sha256(name, size=entry.size)
-    return bool(theirs) and theirs == subject.folder.sha256(name)
+    theirs = context.base.sha256(name, size=entry.size)
+    return bool(theirs) and theirs == context.folder.sha256(name)
 
 
-def _has_factors(subject: Subject, name: str) -> bool:
+def _has_factors(context: LintContext, name: str) -> bool:
     try:
-        found = open_safetensors(partial(subject.folder.open_file, name), name)
+        found = open_safetensors(partial(context.folder.open_file, name), name)
     except AdapterError:
         return True  # nobody knows what another reader finds in it
     # As peft names them; a checkpoint of loralib beside the adapter is nothing to SGLang.

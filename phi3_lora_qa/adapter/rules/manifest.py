@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, is_loaded
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.manifest import changed_files, template_hash, tokenizer_hash
 
 MAX_LOSS = 30.0
@@ -20,11 +20,11 @@ MAX_LOSS = 30.0
     why="A damaged manifest proves nothing.",
     fix="write it again with the training, or remove it",
 )
-def unreadable(subject: Subject) -> Iterator[Hit]:
+def unreadable(context: LintContext) -> Iterator[Violation]:
     """Find a manifest that is there and no good."""
-    if MANIFEST in subject.folder.entries and not subject.has("manifest"):
-        what, _, fix = subject.errors["manifest"].rpartition("; ")
-        yield Hit(MANIFEST, what, fix)
+    if MANIFEST in context.folder.entries and not context.has("manifest"):
+        what, _, fix = context.errors["manifest"].rpartition("; ")
+        yield Violation(MANIFEST, what, fix)
 
 
 @rule(
@@ -36,11 +36,11 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
     fix="copy the folder from the training output again, or record the change in a new manifest",
     needs=["manifest"],
 )
-def file_changed(subject: Subject) -> Iterator[Hit]:
+def file_changed(context: LintContext) -> Iterator[Violation]:
     """Compare the hashes of all files that are loaded."""
-    for name in changed_files(subject.folder, subject.manifest):
+    for name in changed_files(context.folder, context.manifest):
         if is_loaded(name):
-            yield Hit(name, f"{name} is {_state(subject, name)}")
+            yield Violation(name, f"{name} is {_state(context, name)}")
 
 
 @rule(
@@ -52,19 +52,19 @@ def file_changed(subject: Subject) -> Iterator[Hit]:
     fix="write it again with the training, or remove it",
     needs=["manifest"],
 )
-def contradiction(subject: Subject) -> Iterator[Hit]:
+def contradiction(context: LintContext) -> Iterator[Violation]:
     """Compare what is recorded twice; a file that was changed is manifest-file-changed's."""
-    manifest = subject.manifest
-    if not any(map(is_loaded, changed_files(subject.folder, manifest))):
-        if manifest.tokenizer_sha256 != tokenizer_hash(subject.folder):
-            yield Hit(MANIFEST, "tokenizer_sha256 is not the hash of the tokenizer's files")
-        default = subject.templates.default if subject.templates else None
+    manifest = context.manifest
+    if not any(map(is_loaded, changed_files(context.folder, manifest))):
+        if manifest.tokenizer_sha256 != tokenizer_hash(context.folder):
+            yield Violation(MANIFEST, "tokenizer_sha256 is not the hash of the tokenizer's files")
+        default = context.templates.default if context.templates else None
         if manifest.chat_template_sha256 != template_hash(default.text if default else None):
-            yield Hit(MANIFEST, "chat_template_sha256 is not the hash of the chat template")
-    named = subject.config.base_model_name_or_path if subject.has("config") else None
+            yield Violation(MANIFEST, "chat_template_sha256 is not the hash of the chat template")
+    named = context.config.base_model_name_or_path if context.has("config") else None
     ids = (named or "", manifest.base_id)
     if all(map(_HUB_ID.fullmatch, ids)) and ids[0].lower() != ids[1].lower():
-        yield Hit(MANIFEST, f"the base is {ids[1]}, and {ids[0]} in {CONFIG}")
+        yield Violation(MANIFEST, f"the base is {ids[1]}, and {ids[0]} in {CONFIG}")
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -78,17 +78,17 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
     fix="record the change in a new manifest, or leave it",
     needs=["manifest"],
 )
-def card_changed(subject: Subject) -> Iterator[Hit]:
+def card_changed(context: LintContext) -> Iterator[Violation]:
     """Compare the hashes of the files that no loader reads."""
-    for name in changed_files(subject.folder, subject.manifest):
+    for name in changed_files(context.folder, context.manifest):
         if not is_loaded(name):
-            yield Hit(name, f"{name} is {_state(subject, name)}")
+            yield Violation(name, f"{name} is {_state(context, name)}")
 
 
-def _state(subject: Subject, name: str) -> str:
-    if not subject.folder.file(name):
+def _state(context: LintContext, name: str) -> str:
+    if not context.folder.file(name):
         return "recorded, but not there"
-    return "not as recorded" if name in subject.manifest.files else "there, but not recorded"
+    return "not as recorded" if name in context.manifest.files else "there, but not recorded"
 
 
 @rule(
@@ -100,12 +100,12 @@ def _state(subject: Subject, name: str) -> str:
     fix="give the base of the training, or train again on this one",
     needs=["manifest", "base"],
 )
-def base(subject: Subject) -> Iterator[Hit]:
+def base(context: LintContext) -> Iterator[Violation]:
     """Compare the two fingerprints, where both are known."""
-    recorded, found = subject.manifest.base_fingerprint, subject.base.fingerprint
+    recorded, found = context.manifest.base_fingerprint, context.base.fingerprint
     if recorded and found and recorded != found:
-        name = f" ({subject.manifest.base_id})" if subject.manifest.base_id else ""
-        yield Hit(
+        name = f" ({context.manifest.base_id})" if context.manifest.base_id else ""
+        yield Violation(
             MANIFEST,
             f"training recorded the base {recorded[:12]}…{name}, this one is {found[:12]}…",
         )
@@ -120,18 +120,20 @@ def base(subject: Subject) -> Iterator[Hit]:
     fix="restore lora_alpha, r, use_rslora and the patterns to what the manifest records",
     needs=["manifest", "implied"],
 )
-def scaling(subject: Subject) -> Iterator[Hit]:
+def scaling(context: LintContext) -> Iterator[Violation]:
     """Compare the factors of all adapted modules."""
-    recorded = dict(subject.manifest.scaling)
-    for module in subject.implied.targeted:
-        factor = subject.matching.scaling(module)
+    recorded = dict(context.manifest.scaling)
+    for module in context.implied.targeted:
+        factor = context.matching.scaling(module)
         known = recorded.pop(module, None)
         if known is None:
-            yield Hit(module, f"training recorded no scaling for {module}")
+            yield Violation(module, f"training recorded no scaling for {module}")
         elif not math.isclose(known, factor, rel_tol=1e-9):
-            yield Hit(module, f"the scaling is {factor:g}, training recorded {known:g}")
+            yield Violation(module, f"the scaling is {factor:g}, training recorded {known:g}")
     for module in recorded:
-        yield Hit(module, f"training recorded a scaling, but the config does not adapt {module}")
+        yield Violation(
+            module, f"training recorded a scaling, but the config does not adapt {module}"
+        )
 
 
 @rule(
@@ -143,8 +145,8 @@ def scaling(subject: Subject) -> Iterator[Hit]:
     fix="look at the data's masking, and train again",
     needs=["manifest"],
 )
-def losses(subject: Subject) -> Iterator[Hit]:
+def losses(context: LintContext) -> Iterator[Violation]:
     """Find recorded losses that no training can end with."""
-    for name, loss in subject.manifest.final_losses.items():
+    for name, loss in context.manifest.final_losses.items():
         if not 0 < loss <= MAX_LOSS:
-            yield Hit(MANIFEST, f"the final loss {name} is {loss:g}")
+            yield Violation(MANIFEST, f"the final loss {name} is {loss:g}")

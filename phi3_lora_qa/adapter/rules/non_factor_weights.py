@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rules.factor_values import MAX_GAIN
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part, tensor_name
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.adapter.weight_stats import TensorMeasure
+    from phi3_lora_qa.adapter.weight_stats import TensorStats
 
 MAX_RMS, MAX_ELEMENT = 100.0, 1e4
 """The largest root mean square, and the largest element, of a healthy weight, norm, row or bias.
@@ -49,15 +49,15 @@ _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
     fix="take the tensor from the training output again, gathered and whole",
     needs=["implied"],
 )
-def zero_weight(subject: Subject) -> Iterator[Hit]:
+def zero_weight(context: LintContext) -> Iterator[Violation]:
     """Find whole weights, copies of tables, token rows and biases that are (next to) nothing."""
-    for name, found in subject.measures.items():
+    for name, found in context.measures.items():
         if (
-            subject.keys[name].part in (*_WHOLE, Part.B_BIAS)
+            context.keys[name].part in (*_WHOLE, Part.B_BIAS)
             and found.finite
             and found.rms < MIN_RMS
         ):
-            yield Hit(name, "all values are zero, or next to nothing")
+            yield Violation(name, "all values are zero, or next to nothing")
 
 
 @rule(
@@ -69,15 +69,15 @@ def zero_weight(subject: Subject) -> Iterator[Hit]:
     fix="train again with a lower learning rate, or take the tensor from the training output again",
     needs=["implied"],
 )
-def weight_size(subject: Subject) -> Iterator[Hit]:
+def weight_size(context: LintContext) -> Iterator[Violation]:
     """Find whole weights, token rows, LoRA biases and single numbers of an impossible size.
 
     The size of what factors make together is that of their delta (see values-explosion).
     """
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
+    for name, found in context.measures.items():
+        key = context.keys[name]
         if key.part is Part.B_BIAS:
-            scaling = abs(subject.matching.scaling(key.module))
+            scaling = abs(context.matching.scaling(key.module))
             largest, size, most = scaling * _largest(found), scaling * found.rms, MAX_GAIN
         elif key.part in _WHOLE:
             largest, size, most = _largest(found), found.rms, MAX_RMS
@@ -86,9 +86,9 @@ def weight_size(subject: Subject) -> Iterator[Hit]:
         else:
             continue
         if found.finite and size > most:
-            yield Hit(name, f"its root mean square is {size:.3g}, above {most:g}")
+            yield Violation(name, f"its root mean square is {size:.3g}, above {most:g}")
         elif found.finite and largest > MAX_ELEMENT:
-            yield Hit(name, f"its largest value is {largest:.3g}, above {MAX_ELEMENT:g}")
+            yield Violation(name, f"its largest value is {largest:.3g}, above {MAX_ELEMENT:g}")
 
 
 @rule(
@@ -100,15 +100,15 @@ def weight_size(subject: Subject) -> Iterator[Hit]:
     fix="take the magnitudes from the training output again",
     needs=["implied"],
 )
-def magnitude(subject: Subject) -> Iterator[Hit]:
+def magnitude(context: LintContext) -> Iterator[Violation]:
     """Find magnitudes that are zero, negative, or far above the others of their module."""
     import numpy as np
 
-    for name, found in subject.measures.items():
-        key = subject.keys[name]
+    for name, found in context.measures.items():
+        key = context.keys[name]
         if key.part is not Part.MAGNITUDE or not found.finite or not found.size:
             continue
-        values = subject.tensor(name).reshape(-1).astype(np.float64)
+        values = context.tensor(name).reshape(-1).astype(np.float64)
         middle = float(np.partition(np.abs(values), values.size // 2)[values.size // 2])
         counts = {
             "zero": int((values == 0).sum()),
@@ -119,16 +119,16 @@ def magnitude(subject: Subject) -> Iterator[Hit]:
         }
         for what, count in counts.items():
             if count and not (what.startswith("more") and middle == 0):
-                yield Hit(name, f"{count} of {values.size} magnitudes are {what}")
-        if middle > _largest_median(subject, key.module):
-            yield Hit(name, f"the median of its magnitudes is {middle:.3g}")
+                yield Violation(name, f"{count} of {values.size} magnitudes are {what}")
+        if middle > _largest_median(context, key.module):
+            yield Violation(name, f"the median of its magnitudes is {middle:.3g}")
 
 
-def _largest(found: "TensorMeasure") -> float:
+def _largest(found: "TensorStats") -> float:
     return max(-found.lowest, found.highest)
 
 
-def _largest_median(subject: Subject, module: str) -> float:
-    table = subject.keys.get(tensor_name(module, Part.EMBEDDING_A))
-    shape = subject.info(table).shape if table else ()
+def _largest_median(context: LintContext, module: str) -> float:
+    table = context.keys.get(tensor_name(module, Part.EMBEDDING_A))
+    shape = context.info(table).shape if table else ()
     return MAX_RMS * math.sqrt(shape[1]) if len(shape) == 2 else MAX_MAGNITUDE

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, spread
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.safetensors_file import READABLE, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.tensor_names import Part, TensorKey, tensor_name
 
@@ -72,13 +72,13 @@ _APART, _ALIKE = 0.5, 0.9
     fix="use the base of the training, or remove the base_layer.weight tensors from the file",
     needs=["implied", "base weights"],
 )
-def embedding_copy(subject: Subject) -> Iterator[Hit]:
+def embedding_copy(context: LintContext) -> Iterator[Violation]:
     """Compare base_layer.weight with the base's tensor: one must be the other, perhaps rounded."""
-    for key, ours, file, theirs in _pairs(subject, Part.BASE_WEIGHT):
+    for key, ours, file, theirs in _pairs(context, Part.BASE_WEIGHT):
         if ours.shape != theirs.shape:
-            yield Hit(key.name, "its shape is not that of the base's table")
-        elif not _same(subject, ours, file, theirs):
-            yield Hit(key.name, f"it differs from the base's {theirs.name}")
+            yield Violation(key.name, "its shape is not that of the base's table")
+        elif not _same(context, ours, file, theirs):
+            yield Violation(key.name, f"it differs from the base's {theirs.name}")
 
 
 @rule(
@@ -90,21 +90,21 @@ def embedding_copy(subject: Subject) -> Iterator[Hit]:
     fix="take the tensor from the training output again, and give the base of the training",
     needs=["implied", "base weights"],
 )
-def saved_module(subject: Subject) -> Iterator[Hit]:
+def saved_module(context: LintContext) -> Iterator[Violation]:
     """Compare size and direction of some rows with the base's."""
     import numpy as np
 
-    for key, info, file, theirs in _pairs(subject, Part.WEIGHT):
-        found = subject.measures.get(key.canonical)
+    for key, info, file, theirs in _pairs(context, Part.WEIGHT):
+        found = context.measures.get(key.canonical)
         if not found or not found.finite or found.zero or info.shape != theirs.shape:
             continue
         rows = spread(info.shape[0]) if len(info.shape) == 2 else (slice(0, info.size),)
-        ours = np.concatenate([subject.weights.tensor(key.name, part) for part in rows])
+        ours = np.concatenate([context.weights.tensor(key.name, part) for part in rows])
         base = np.concatenate([file.tensor(theirs.name, part) for part in rows])
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
             reason = _strange(ours.astype(np.float64), base.astype(np.float64))
         if reason:
-            yield Hit(key.name, reason)
+            yield Violation(key.name, reason)
 
 
 @rule(
@@ -116,38 +116,40 @@ def saved_module(subject: Subject) -> Iterator[Hit]:
     fix="take the rows from the training output again",
     needs=["implied", "base weights"],
 )
-def token_rows(subject: Subject) -> Iterator[Hit]:
+def token_rows(context: LintContext) -> Iterator[Violation]:
     """Compare the norms of trained rows with those of some of the table's, zeros with their own.
 
     Rows that are each at another one's place were saved in another order than the tokens.
     """
     import numpy as np
 
-    for key, info, file, theirs in _pairs(subject, Part.TOKENS):
-        found = subject.measures.get(key.canonical)
-        tokens = _tokens(subject, key.module)
+    for key, info, file, theirs in _pairs(context, Part.TOKENS):
+        found = context.measures.get(key.canonical)
+        tokens = _tokens(context, key.module)
         fits = len(info.shape) == len(theirs.shape) == 2 and info.shape[1] == theirs.shape[1]
         if not found or not found.finite or not fits or info.shape[0] != len(tokens):
             continue
         table = [file.tensor(theirs.name, part) for part in spread(theirs.shape[0])]
         usual = float(_row_norms(np.concatenate(table)).max())
-        for token, size in zip(tokens, _row_norms(subject.weights.tensor(key.name)), strict=True):
+        for token, size in zip(tokens, _row_norms(context.weights.tensor(key.name)), strict=True):
             own = slice(token, token + 1)  # empty for a token beyond the table
             if size > MAX_SIZE * usual > 0:
                 message = f"token {token}'s row has the norm {size:.3g}, the table's {usual:.3g}"
-                yield Hit(key.name, message)
+                yield Violation(key.name, message)
             elif (
                 size <= LOST * usual
                 and (_row_norms(file.tensor(theirs.name, own)) > LOST * usual).any()
             ):
-                yield Hit(key.name, f"token {token}'s row is zero, the base's is not")
-        if moved := _exchanged(subject, key, tokens, file, theirs):
+                yield Violation(key.name, f"token {token}'s row is zero, the base's is not")
+        if moved := _exchanged(context, key, tokens, file, theirs):
             shown = ", ".join(map(str, moved[:5]))
-            yield Hit(key.name, f"the rows of {len(moved)} tokens are at others' places: {shown}")
+            yield Violation(
+                key.name, f"the rows of {len(moved)} tokens are at others' places: {shown}"
+            )
 
 
 def _exchanged(
-    subject: Subject,
+    context: LintContext,
     key: TensorKey,
     tokens: tuple[int, ...],
     file: SafetensorsFile,
@@ -159,7 +161,7 @@ def _exchanged(
     if not 1 < len(tokens) <= _MOST_COMPARED or max(tokens) >= info.shape[0]:
         return []
     theirs = np.concatenate([file.tensor(info.name, slice(t, t + 1)) for t in tokens])
-    ours = subject.weights.tensor(key.name)
+    ours = context.weights.tensor(key.name)
     mine, theirs = (
         rows / np.maximum(_row_norms(rows), 1e-30)[:, None]
         for rows in (ours.astype(np.float64), theirs.astype(np.float64))
@@ -179,16 +181,16 @@ def _exchanged(
     fix="give the base of the training, or take the magnitudes from the training output again",
     needs=["implied", "base weights"],
 )
-def dora_magnitude(subject: Subject) -> Iterator[Hit]:
+def dora_magnitude(context: LintContext) -> Iterator[Violation]:
     """Compare m with the norms of W + delta, for some rows of W and the extremes of m."""
     import numpy as np
 
-    for module in subject.implied.targeted.values():
+    for module in context.implied.targeted.values():
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
-            pair = _magnitudes(subject, module)
+            pair = _magnitudes(context, module)
             reason = (_unlike(*pair[:2]) or _out_of_order(*pair)) if pair else ""
         if reason:
-            yield Hit(module.name, reason)
+            yield Violation(module.name, reason)
 
 
 def _unlike(magnitudes: "Numbers", norms: "Numbers") -> str:
@@ -230,16 +232,18 @@ def _out_of_order(magnitudes: "Numbers", norms: "Numbers", own: "Numbers") -> st
 Pair = tuple[TensorKey, TensorInfo, SafetensorsFile, TensorInfo]
 
 
-def _pairs(subject: Subject, part: Part) -> Iterator[Pair]:
+def _pairs(context: LintContext, part: Part) -> Iterator[Pair]:
     """Yield each readable tensor of a part, with its header's entry and the base's weight."""
-    for key in subject.keys.values():
-        place = subject.base.tensor(key.module) if key.part is part else None
-        info = subject.info(key)
+    for key in context.keys.values():
+        place = context.base.tensor(key.module) if key.part is part else None
+        info = context.info(key)
         if place is not None and info.dtype in READABLE:
             yield key, info, *place
 
 
-def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo) -> bool:
+def _same(
+    context: LintContext, ours: TensorInfo, file: SafetensorsFile, theirs: TensorInfo
+) -> bool:
     """Whether one of two tables is the other, rounded to its own dtype.
 
     A table can have been rounded on its way into the file (training in float16 on a bfloat16 base,
@@ -250,7 +254,7 @@ def _same(subject: Subject, ours: TensorInfo, file: SafetensorsFile, theirs: Ten
     here = there = True
     for start in range(0, ours.shape[0], _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
-        mine = subject.weights.tensor(ours.name, block)
+        mine = context.weights.tensor(ours.name, block)
         base = file.tensor(theirs.name, block)
         here = here and np.array_equal(mine, _rounded(base, ours.dtype))
         there = there and np.array_equal(_rounded(mine, theirs.dtype), base)
@@ -315,33 +319,35 @@ def _likeness(ours: "Numbers", base: "Numbers") -> float:
     return min(chance, ahead / deviation * math.sqrt(count)) if deviation > 0 else chance
 
 
-def _tokens(subject: Subject, module: str) -> tuple[int, ...]:
-    for name, tokens in subject.config.trainable_token_indices.items():
+def _tokens(context: LintContext, module: str) -> tuple[int, ...]:
+    for name, tokens in context.config.trainable_token_indices.items():
         if module == name or module.endswith(f".{name}"):
             return tokens
     return ()
 
 
-def _magnitudes(subject: Subject, module: BaseModule) -> "tuple[Numbers, Numbers, Numbers] | None":
+def _magnitudes(
+    context: LintContext, module: BaseModule
+) -> "tuple[Numbers, Numbers, Numbers] | None":
     """Return |m| and the norms of W + delta and of W; None where they cannot be told."""
     import numpy as np
 
-    names = subject.factor_names(module.name)
+    names = context.factor_names(module.name)
     name = tensor_name(module.name, Part.MAGNITUDE)
-    place = subject.base.tensor(module.name)
-    if names is None or name not in subject.measures or place is None:
+    place = context.base.tensor(module.name)
+    if names is None or name not in context.measures or place is None:
         return None
-    if not all(subject.measures[n].finite for n in (*names, name)):
+    if not all(context.measures[n].finite for n in (*names, name)):
         return None
-    a, b = (subject.tensor(n).astype(np.float64) for n in names)
-    m = np.abs(subject.tensor(name).reshape(-1).astype(np.float64))
+    a, b = (context.tensor(n).astype(np.float64) for n in names)
+    m = np.abs(context.tensor(name).reshape(-1).astype(np.float64))
     if not (a.ndim == b.ndim == 2 and b.shape == (m.size, len(a)) and m.size > 0):
         return None  # tensors-shape says it
     table = module.kind is ModuleKind.EMBEDDING
     shape = (a.shape[1], m.size) if table else (m.size, a.shape[1])
     if place[1].shape != shape:
         return None  # and this too
-    b = b * subject.matching.scaling(module.name)
+    b = b * context.matching.scaling(module.name)
     return _by_column(place, a, b, m) if table else _by_row(place, a, b, m)
 
 

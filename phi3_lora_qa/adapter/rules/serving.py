@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part
 
 LARGEST_VLLM_RANK = 512
@@ -27,10 +27,10 @@ DEFAULT_VLLM_RANK = 16
     fix="serve it unmerged with peft, or train without the field",
     needs=["config"],
 )
-def merge(subject: Subject) -> Iterator[Hit]:
+def merge(context: LintContext) -> Iterator[Violation]:
     """Find adapters that peft cannot merge."""
-    if reason := subject.config.merge_refusal:
-        yield Hit(CONFIG, f"peft cannot merge it: {reason}")
+    if reason := context.config.merge_refusal:
+        yield Violation(CONFIG, f"peft cannot merge it: {reason}")
 
 
 @rule(
@@ -41,20 +41,24 @@ def merge(subject: Subject) -> Iterator[Hit]:
     fix="merge the adapter and serve the merged model",
     needs=["implied"],
 )
-def vllm(subject: Subject) -> Iterator[Hit]:
+def vllm(context: LintContext) -> Iterator[Violation]:
     """Find what vLLM raises on."""
-    config = subject.config
+    config = context.config
     for field in _beside_plain(config):
-        yield Hit(f"{CONFIG}: {field}", f"vLLM refuses an adapter with {field}")
-    for module in subject.implied.targeted.values():
+        yield Violation(f"{CONFIG}: {field}", f"vLLM refuses an adapter with {field}")
+    for module in context.implied.targeted.values():
         if module.leaf in TABLES:
-            yield Hit(f"{CONFIG}: target_modules", f"vLLM takes no factors for {module.leaf}")
-    largest = max(map(subject.matching.rank, subject.implied.targeted), default=0)
+            yield Violation(f"{CONFIG}: target_modules", f"vLLM takes no factors for {module.leaf}")
+    largest = max(map(context.matching.rank, context.implied.targeted), default=0)
     if largest > LARGEST_VLLM_RANK:
-        yield Hit(f"{CONFIG}: r", f"vLLM takes ranks up to {LARGEST_VLLM_RANK}, not {largest}")
+        yield Violation(
+            f"{CONFIG}: r", f"vLLM takes ranks up to {LARGEST_VLLM_RANK}, not {largest}"
+        )
     elif largest > DEFAULT_VLLM_RANK:
         fix = f"start vLLM with --max-lora-rank {largest} or more"
-        yield Hit(f"{CONFIG}: r", f"vLLM takes ranks above {DEFAULT_VLLM_RANK} only if told", fix)
+        yield Violation(
+            f"{CONFIG}: r", f"vLLM takes ranks above {DEFAULT_VLLM_RANK} only if told", fix
+        )
 
 
 @rule(
@@ -65,15 +69,17 @@ def vllm(subject: Subject) -> Iterator[Hit]:
     fix="merge the adapter and convert the merged model",
     needs=["weights"],
 )
-def llama_cpp(subject: Subject) -> Iterator[Hit]:
+def llama_cpp(context: LintContext) -> Iterator[Violation]:
     """Find tensors that the converter exits on."""
     others = [
         key.name
-        for key in subject.keys.values()
+        for key in context.keys.values()
         if key.part not in (*FACTORS, Part.BASE_WEIGHT) and "norm" not in key.module
     ]
     if others:
-        yield Hit(others[0], f"{len(others)} tensors are no factors, which the converter refuses")
+        yield Violation(
+            others[0], f"{len(others)} tensors are no factors, which the converter refuses"
+        )
 
 
 @rule(
@@ -85,15 +91,15 @@ def llama_cpp(subject: Subject) -> Iterator[Hit]:
     fix="save the merged model with tie_word_embeddings set to false",
     needs=["implied", "base"],
 )
-def tied_tables(subject: Subject) -> Iterator[Hit]:
+def tied_tables(context: LintContext) -> Iterator[Violation]:
     """Find adapters of one table of a base that ties them."""
-    config = subject.config
-    if not subject.base.config.get("tie_word_embeddings") or config.ensure_weight_tying:
+    config = context.config
+    if not context.base.config.get("tie_word_embeddings") or config.ensure_weight_tying:
         return
-    implied = subject.implied
+    implied = context.implied
     changed = [m for m in (*implied.targeted, *implied.saved) if m.endswith(TABLES)]
     if changed:
-        yield Hit(f"{CONFIG}: target_modules", f"it changes {', '.join(changed)} by itself")
+        yield Violation(f"{CONFIG}: target_modules", f"it changes {', '.join(changed)} by itself")
 
 
 @rule(
@@ -106,10 +112,10 @@ def tied_tables(subject: Subject) -> Iterator[Hit]:
     fix="merge the adapter, or write lora_alpha so that alpha / r is the scaling of every module",
     needs=["implied"],
 )
-def scaling(subject: Subject) -> Iterator[Hit]:
+def scaling(context: LintContext) -> Iterator[Violation]:
     """Compare peft's scaling of each module with what the two programs would take."""
-    config, matching = subject.config, subject.matching
-    modules = list(subject.implied.targeted)
+    config, matching = context.config, context.matching
+    modules = list(context.implied.targeted)
     programs = {
         "vLLM": {m: _vllm_scaling(config) for m in modules},
         "llama.cpp": {m: config.lora_alpha / matching.rank(m) for m in modules},
@@ -119,7 +125,7 @@ def scaling(subject: Subject) -> Iterator[Hit]:
             m for m in modules if abs(matching.scaling(m) - factors[m]) > 1e-6 * abs(factors[m])
         ]
         if other:
-            yield Hit(
+            yield Violation(
                 WEIGHTS,
                 f"{program} scales {len(other)} of {len(modules)} modules otherwise: {other[0]} by "
                 f"{factors[other[0]]:g} in place of {matching.scaling(other[0]):g}",

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG
-from phi3_lora_qa.adapter.lint_context import Subject
-from phi3_lora_qa.adapter.target_matching import layer_index, tails
+from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.target_matching import layer_index, name_suffixes
 from phi3_lora_qa.adapter.tensor_names import FACTORS
 
 SPLIT = {
@@ -35,20 +35,20 @@ _LINEAR_ONLY = (
     fix="correct the names in the config; a norm can be trained through modules_to_save",
     needs=["implied"],
 )
-def target_unsupported(subject: Subject) -> Iterator[Hit]:
+def target_unsupported(context: LintContext) -> Iterator[Violation]:
     """Find norms and tables that cannot be adapted as asked, and fields that match nothing."""
-    implied, config = subject.implied, subject.config
-    shares = config.ensure_weight_tying and _ties_tables(subject)
+    implied, config = context.implied, context.config
+    shares = config.ensure_weight_tying and _ties_tables(context)
     for module in implied.targeted.values():
         if reason := _unadaptable(module, config, shares=shares):
-            yield Hit(f"{CONFIG}: target_modules", f"{module.name} {reason}")
+            yield Violation(f"{CONFIG}: target_modules", f"{module.name} {reason}")
     for name in implied.twice:
         message = f"{name} is named by target_modules and by target_parameters"
-        yield Hit(f"{CONFIG}: target_parameters", message, "name it in one of the two")
+        yield Violation(f"{CONFIG}: target_parameters", message, "name it in one of the two")
     if not implied.targeted:
         message = "the config's targets match no module, so peft refuses the adapter"
         fix = "Phi-3's modules are qkv_proj, o_proj, gate_up_proj, down_proj"
-        yield Hit(f"{CONFIG}: target_modules", message, fix)
+        yield Violation(f"{CONFIG}: target_modules", message, fix)
 
 
 @rule(
@@ -59,19 +59,21 @@ def target_unsupported(subject: Subject) -> Iterator[Hit]:
     fix="name embed_tokens or lm_head, and tokens of the base's vocabulary",
     needs=["implied"],
 )
-def token_rows(subject: Subject) -> Iterator[Hit]:
+def token_rows(context: LintContext) -> Iterator[Violation]:
     """Find tables that are none, and tokens beyond the last row."""
     where = f"{CONFIG}: trainable_token_indices"
-    for name, tokens in subject.config.trainable_token_indices.items():
+    for name, tokens in context.config.trainable_token_indices.items():
         tables = [
-            m for n, m in subject.implied.modules.items() if n == name or n.endswith(f".{name}")
+            m for n, m in context.implied.modules.items() if n == name or n.endswith(f".{name}")
         ]
         if not any(m.leaf in TABLES for m in tables):
-            yield Hit(where, f"{name} is no table of the base")
+            yield Violation(where, f"{name} is no table of the base")
         for module in tables:
             rows = module.inputs if module.kind is ModuleKind.EMBEDDING else module.outputs
             if rows is not None and max(tokens) >= rows:
-                yield Hit(where, f"token {max(tokens)} is beyond the {rows} rows of {module.name}")
+                yield Violation(
+                    where, f"token {max(tokens)} is beyond the {rows} rows of {module.name}"
+                )
 
 
 @rule(
@@ -83,49 +85,51 @@ def token_rows(subject: Subject) -> Iterator[Hit]:
     fix="train again with qkv_proj, o_proj, gate_up_proj and down_proj",
     needs=["implied"],
 )
-def target_idle(subject: Subject) -> Iterator[Hit]:
+def target_idle(context: LintContext) -> Iterator[Violation]:
     """Find names, layers and patterns that match nothing."""
-    targets = subject.matching.config.target_modules
+    targets = context.matching.config.target_modules
     if isinstance(targets, tuple):
-        ends = {tail for name in subject.implied.modules for tail in tails(name)}
+        ends = {tail for name in context.implied.modules for tail in name_suffixes(name)}
         for target in sorted(set(targets) - ends):
             near = SPLIT.get(target.rpartition(".")[2])
             fix = f"train again with {near} in place of {target}" if near else ""
-            yield Hit(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
-    excluded = subject.config.exclude_modules
+            yield Violation(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
+    excluded = context.config.exclude_modules
     if isinstance(excluded, tuple):
-        ends = {tail for name in subject.implied.modules for tail in tails(name)}
+        ends = {tail for name in context.implied.modules for tail in name_suffixes(name)}
         for name in sorted(set(excluded) - ends):
             fix = f"correct or remove {name} in exclude_modules"
-            yield Hit(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
-    weights = [f".{module}.weight" for module in subject.implied.modules]
-    for name in subject.config.target_parameters:
+            yield Violation(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
+    weights = [f".{module}.weight" for module in context.implied.modules]
+    for name in context.config.target_parameters:
         if not any(weight.endswith(f".{name}") for weight in weights):
             fix = f"correct or remove {name} in target_parameters"
-            yield Hit(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
-    count = 1 + max((layer_index(name) or 0 for name in subject.implied.modules), default=0)
-    for layer in subject.config.layers_to_transform or ():
+            yield Violation(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
+    count = 1 + max((layer_index(name) or 0 for name in context.implied.modules), default=0)
+    for layer in context.config.layers_to_transform or ():
         if layer >= count:
-            whose = f"the base has {count}" if subject.has("base") else "no Phi-3 has so many"
+            whose = f"the base has {count}" if context.has("base") else "no Phi-3 has so many"
             message = f"there is no layer {layer}: {whose}"
-            yield Hit(f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list")
-    parts = [module.split(".") for module in subject.implied.modules]
+            yield Violation(
+                f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list"
+            )
+    parts = [module.split(".") for module in context.implied.modules]
     names = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
-    for name in subject.config.modules_to_save:
+    for name in context.config.modules_to_save:
         if not any(module.endswith(name) for module in names):
             message = f"{name} matches no module, so that it was neither trained nor saved"
             fix = f"correct {name} and train again, or remove it from modules_to_save"
-            yield Hit(f"{CONFIG}: modules_to_save", message, fix)
-    for field, pattern in subject.idle_patterns:
+            yield Violation(f"{CONFIG}: modules_to_save", message, fix)
+    for field, pattern in context.idle_patterns:
         fix = f"correct or remove the entry in {field}"
-        yield Hit(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
+        yield Violation(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
 
 
-def _ties_tables(subject: Subject) -> bool:
+def _ties_tables(context: LintContext) -> bool:
     """Whether the base's tables are one; without a base, whether the file has factors for both."""
-    if subject.has("base"):
-        return bool(subject.base.config.get("tie_word_embeddings"))
-    factors = (key.module for key in subject.keys.values() if key.part in FACTORS)
+    if context.has("base"):
+        return bool(context.base.config.get("tie_word_embeddings"))
+    factors = (key.module for key in context.keys.values() if key.part in FACTORS)
     return len({module for module in factors if module.endswith(TABLES)}) > 1
 
 

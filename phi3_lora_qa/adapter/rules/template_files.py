@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.chat_template.template_files import DEFAULT, ChatTemplate
 from phi3_lora_qa.adapter.chat_template.template_rendering import Comparison
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.manifest import template_hash
 from phi3_lora_qa.adapter.rules.template_rendering import (
     Likeness,
@@ -30,24 +30,24 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS
     "rule another level: --level tokenizer-template=warning",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def template(subject: Subject) -> Iterator[Hit]:
+def template(context: LintContext) -> Iterator[Violation]:
     """Find templates that write otherwise than the base's, and one that is gone."""
-    for ours, theirs in _pairs(subject):
-        likened = compare(subject, ours, theirs)
-        said = ", as the manifest says" if _is_declared(subject, ours) else ""
+    for ours, theirs in _pairs(context):
+        likened = compare(context, ours, theirs)
+        said = ", as the manifest says" if _is_declared(context, ours) else ""
         if likened.likeness is Likeness.NONE:
-            yield Hit(ours.where, f"{_called(ours)} {_otherwise(likened.comparison)}{said}")
+            yield Violation(ours.where, f"{_called(ours)} {_otherwise(likened.comparison)}{said}")
         elif likened.likeness is Likeness.HIDDEN:
             line = likened.comparison.missing[0]
-            yield Hit(
+            yield Violation(
                 ours.where,
                 f"{_called(ours)} has a branch that none of {likened.comparison.chats} "
                 f"conversations took, and that the base's does not have, in line {line}: "
                 f"{_quoted(ours, line)}{said}",
             )
-    found = subject.templates
-    if found and not found.taken and subject.base_templates.default and subject.tokenizer:
-        yield Hit(SETTINGS, "the tokenizer has no chat template, and the base's has one")
+    found = context.templates
+    if found and not found.taken and context.base_templates.default and context.tokenizer:
+        yield Violation(SETTINGS, "the tokenizer has no chat template, and the base's has one")
 
 
 @rule(
@@ -59,14 +59,14 @@ def template(subject: Subject) -> Iterator[Hit]:
     fix="read the template, or save the base's own tokenizer beside the adapter",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def wording(subject: Subject) -> Iterator[Hit]:
+def wording(context: LintContext) -> Iterator[Violation]:
     """Find templates of which it is not certain that they always write what the base's does."""
-    for ours, theirs in _pairs(subject):
-        likened = compare(subject, ours, theirs)
+    for ours, theirs in _pairs(context):
+        likened = compare(context, ours, theirs)
         if likened.likeness is Likeness.SEEMING:
             at = _first_difference(ours.text, theirs.text)
             found = likened.comparison
-            yield Hit(
+            yield Violation(
                 ours.where,
                 f"{_called(ours)} wrote the same in {found.chats} conversations, which took every "
                 f"branch of its {found.branches} conditions; it is written otherwise than the "
@@ -83,15 +83,15 @@ def wording(subject: Subject) -> Iterator[Hit]:
     fix="read the template, or remove it",
     needs=["tokenizer"],
 )
-def second(subject: Subject) -> Iterator[Hit]:
+def second(context: LintContext) -> Iterator[Violation]:
     """Find further templates that the base does not have."""
-    for ours in _all(subject):
-        if ours.name == DEFAULT or counterpart(subject, ours):
+    for ours in _all(context):
+        if ours.name == DEFAULT or counterpart(context, ours):
             continue
-        rendering = rendered(subject).get(ours.text)
+        rendering = rendered(context).get(ours.text)
         error = rendering.error if rendering else ""
         failed = f", and it cannot be rendered: {error}" if error else ""
-        yield Hit(ours.where, f"there is a second chat template, {ours.name!r}{failed}")
+        yield Violation(ours.where, f"there is a second chat template, {ours.name!r}{failed}")
 
 
 @rule(
@@ -103,30 +103,30 @@ def second(subject: Subject) -> Iterator[Hit]:
     fix="save the tokenizer again, and remove the template that is not meant",
     needs=["tokenizer"],
 )
-def twice(subject: Subject) -> Iterator[Hit]:
+def twice(context: LintContext) -> Iterator[Violation]:
     """Find default templates that another one of the folder hides, and that write otherwise."""
-    for ours in subject.templates.shadowed if subject.templates else ():
-        taken = winner(subject, ours)
-        if taken is None or ours.name != DEFAULT or counterpart(subject, ours):
+    for ours in context.templates.shadowed if context.templates else ():
+        taken = winner(context, ours)
+        if taken is None or ours.name != DEFAULT or counterpart(context, ours):
             continue  # compared with the base's, each for itself
-        if compare(subject, ours, taken).likeness in (Likeness.NONE, Likeness.HIDDEN):
-            yield Hit(ours.where, f"{_called(ours)} here is not the one in {taken.where}")
+        if compare(context, ours, taken).likeness in (Likeness.NONE, Likeness.HIDDEN):
+            yield Violation(ours.where, f"{_called(ours)} here is not the one in {taken.where}")
 
 
-def _all(subject: Subject) -> tuple[ChatTemplate, ...]:
-    found = subject.templates
+def _all(context: LintContext) -> tuple[ChatTemplate, ...]:
+    found = context.templates
     return (*found.taken.values(), *found.shadowed) if found else ()
 
 
-def _pairs(subject: Subject) -> Iterator[tuple[ChatTemplate, ChatTemplate]]:
-    for ours in _all(subject):
-        theirs = counterpart(subject, ours)
+def _pairs(context: LintContext) -> Iterator[tuple[ChatTemplate, ChatTemplate]]:
+    for ours in _all(context):
+        theirs = counterpart(context, ours)
         if theirs is not None:
             yield ours, theirs
 
 
-def _is_declared(subject: Subject, ours: ChatTemplate) -> bool:
-    declared = subject.manifest.chat_template_sha256 if subject.has("manifest") else None
+def _is_declared(context: LintContext, ours: ChatTemplate) -> bool:
+    declared = context.manifest.chat_template_sha256 if context.has("manifest") else None
     return template_hash(ours.text) == declared
 
 

@@ -19,9 +19,9 @@ from phi3_lora_qa.adapter.chat_template.template_rendering import (
     Rendering,
     render_and_compare,
 )
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.manifest import template_hash
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS, read_object, special_token
 from phi3_lora_qa.errors import AdapterError
@@ -66,7 +66,7 @@ class _Work:
     compared: dict[tuple[str, str], Comparison]
 
 
-_worked: WeakKeyDictionary[Subject, _Work] = WeakKeyDictionary()
+_worked: WeakKeyDictionary[LintContext, _Work] = WeakKeyDictionary()
 
 
 @rule(
@@ -78,24 +78,24 @@ _worked: WeakKeyDictionary[Subject, _Work] = WeakKeyDictionary()
     fix="save the base's own tokenizer beside the adapter",
     needs=["tokenizer"],
 )
-def fails(subject: Subject) -> Iterator[Hit]:
+def fails(context: LintContext) -> Iterator[Violation]:
     """Render ordinary conversations; a template need not take a system message."""
-    if subject.templates is None:
+    if context.templates is None:
         return  # tokenizer-unreadable says it
-    taken, default = subject.templates.taken, subject.templates.main
+    taken, default = context.templates.taken, context.templates.main
     if taken and default is None:
         first = next(iter(taken.values()))
-        yield Hit(first.where, f"there are chat templates, and none has the name {DEFAULT!r}")
-    rendering = rendered(subject).get(default.text) if default else None
+        yield Violation(first.where, f"there are chat templates, and none has the name {DEFAULT!r}")
+    rendering = rendered(context).get(default.text) if default else None
     if default is None or rendering is None:
         return
     if rendering.error:
-        yield Hit(default.where, f"the chat template cannot be rendered: {rendering.error}")
+        yield Violation(default.where, f"the chat template cannot be rendered: {rendering.error}")
         return
     for number in (_PROMPT, _CHAT):
         text = rendering.texts[number]
         if isinstance(text, Refusal):
-            yield Hit(
+            yield Violation(
                 default.where,
                 f"the chat template refuses the messages {_roles(number)}: {text.message!r}",
             )
@@ -112,14 +112,14 @@ def fails(subject: Subject) -> Iterator[Hit]:
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
     needs=["tokenizer"],
 )
-def prompt(subject: Subject) -> Iterator[Hit]:
+def prompt(context: LintContext) -> Iterator[Violation]:
     """Find prompts in which nothing opens the answer, or the user's text is not as it was."""
-    template = subject.templates.main if subject.templates else None
-    rendering = rendered(subject).get(template.text) if template else None
+    template = context.templates.main if context.templates else None
+    rendering = rendered(context).get(template.text) if template else None
     if template is None or rendering is None or rendering.error:
         return
     if _unopened(rendering):
-        yield Hit(
+        yield Violation(
             template.where,
             "the prompt is the same with add_generation_prompt and without, and lacks what "
             "stands before an answer",
@@ -128,7 +128,7 @@ def prompt(subject: Subject) -> Iterator[Hit]:
         text = rendering.texts[number]
         asked = [content for role, content in _CONVERSATIONS[number].messages if role == "user"]
         if isinstance(text, str) and not all(content in text for content in asked):
-            yield Hit(
+            yield Violation(
                 template.where,
                 f"of the messages {_roles(number)}, what the user wrote is not in the prompt "
                 "as it was written",
@@ -145,17 +145,17 @@ def prompt(subject: Subject) -> Iterator[Hit]:
     fix="save the base's own tokenizer beside the adapter, or add the token and train its row",
     needs=["tokenizer"],
 )
-def end(subject: Subject) -> Iterator[Hit]:
+def end(context: LintContext) -> Iterator[Violation]:
     """Find a marker such as <|im_end|> behind an answer that the vocabulary lacks."""
-    template = subject.templates.main if subject.templates else None
-    rendering = rendered(subject).get(template.text) if template else None
-    own = subject.tokenizer
+    template = context.templates.main if context.templates else None
+    rendering = rendered(context).get(template.text) if template else None
+    own = context.tokenizer
     if template is None or own is None or rendering is None or rendering.error:
         return
     text = rendering.texts[_CHAT]
     marker = _MARKER.match(text.partition(_ANSWER)[2]) if isinstance(text, str) else None
     if marker and marker[1] not in own.tokens:
-        yield Hit(template.where, f"an answer ends with {marker[1]}, which is no token")
+        yield Violation(template.where, f"an answer ends with {marker[1]}, which is no token")
 
 
 _MARKER = re.compile(r"\s*(<\|?[A-Za-z0-9_]{1,40}\|?>)")
@@ -191,11 +191,11 @@ class Likened:
     comparison: Comparison
 
 
-def compare(subject: Subject, ours: ChatTemplate, theirs: ChatTemplate) -> Likened:
+def compare(context: LintContext, ours: ChatTemplate, theirs: ChatTemplate) -> Likened:
     """Tell how much a template of the adapter and another one are alike."""
     if _is_plainly_same(ours, theirs):
         return Likened(Likeness.SAME, Comparison(same_form=True))
-    found = _work(subject).compared[ours.text, theirs.text]
+    found = _work(context).compared[ours.text, theirs.text]
     if found.difference or found.error:
         likeness = Likeness.NONE
     elif found.same_form:
@@ -205,46 +205,46 @@ def compare(subject: Subject, ours: ChatTemplate, theirs: ChatTemplate) -> Liken
     return Likened(likeness, found)
 
 
-def counterpart(subject: Subject, template: ChatTemplate) -> ChatTemplate | None:
+def counterpart(context: LintContext, template: ChatTemplate) -> ChatTemplate | None:
     """Return the base's template of the same name, where there is a base that has one."""
-    return subject.base_templates.taken.get(template.name) if subject.has("base") else None
+    return context.base_templates.taken.get(template.name) if context.has("base") else None
 
 
-def winner(subject: Subject, template: ChatTemplate) -> ChatTemplate | None:
+def winner(context: LintContext, template: ChatTemplate) -> ChatTemplate | None:
     """Return the template that transformers takes in place of one that is shadowed."""
-    taken = subject.templates.taken if subject.templates else {}
+    taken = context.templates.taken if context.templates else {}
     return taken.get(template.name) or taken.get(DEFAULT)
 
 
-def rendered(subject: Subject) -> dict[str, Rendering]:
+def rendered(context: LintContext) -> dict[str, Rendering]:
     """Return what came of each template of which that must be known, by its text."""
-    return _work(subject).rendered
+    return _work(context).rendered
 
 
-def _work(subject: Subject) -> _Work:
+def _work(context: LintContext) -> _Work:
     """Render and compare, once for each subject, in one child; the subject's end is the entry's."""
-    if subject not in _worked:
-        texts, pairs = _to_do(subject)
+    if context not in _worked:
+        texts, pairs = _to_do(context)
         found: tuple[tuple[Rendering, ...], tuple[Comparison, ...]] = ((), ())
         if texts:
-            tokens = _special_tokens(subject)
+            tokens = _special_tokens(context)
             found = render_and_compare(texts, _CONVERSATIONS, tokens, pairs)
-        _worked[subject] = _Work(
+        _worked[context] = _Work(
             dict(zip(texts, found[0], strict=True)), dict(zip(pairs, found[1], strict=True))
         )
-    return _worked[subject]
+    return _worked[context]
 
 
-def _to_do(subject: Subject) -> tuple[list[str], list[tuple[str, str]]]:
+def _to_do(context: LintContext) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the texts that are not known to be good, and pairs that are to be compared."""
-    if subject.templates is None:
+    if context.templates is None:
         return [], []
-    taken, shadowed = subject.templates.taken.values(), subject.templates.shadowed
+    taken, shadowed = context.templates.taken.values(), context.templates.shadowed
     texts, pairs = [], []
     for template in (*taken, *shadowed):
-        others = [counterpart(subject, template)]
+        others = [counterpart(context, template)]
         if template in shadowed:
-            others.append(winner(subject, template))
+            others.append(winner(context, template))
         differing = [o for o in others if o and not _is_plainly_same(template, o)]
         if differing or (not any(others) and template_hash(template.text) not in KNOWN_GOOD):
             texts += [template.text, *(other.text for other in differing)]
@@ -258,11 +258,11 @@ def _is_plainly_same(ours: ChatTemplate, theirs: ChatTemplate) -> bool:
     return ours.text == theirs.text or same_known
 
 
-def _special_tokens(subject: Subject) -> dict[str, str]:
+def _special_tokens(context: LintContext) -> dict[str, str]:
     """Return what a template sees as bos_token and so on; a token set to null it does not see."""
     tokens = dict(_PHI3_TOKENS)
-    folders: list[AdapterFolder | BaseFiles] = [subject.base] if subject.has("base") else []
-    for folder in (*folders, subject.folder):
+    folders: list[AdapterFolder | BaseFiles] = [context.base] if context.has("base") else []
+    for folder in (*folders, context.folder):
         try:
             settings = read_object(folder, SETTINGS)
             for name in settings:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 
 from phi3_lora_qa.adapter.expected_tensors import ExpectedTensor, Shape
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rules.target_modules import SPLIT
-from phi3_lora_qa.adapter.target_matching import tails
+from phi3_lora_qa.adapter.target_matching import name_suffixes
 from phi3_lora_qa.adapter.tensor_names import FACTORS, LORA_PARTS, Part, TensorKey
 
 _FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
@@ -29,10 +29,10 @@ _PLAIN_DTYPES = ("F32", "F16", "BF16")
     fix="save the adapter with peft's save_pretrained, from the unwrapped model",
     needs=["weights"],
 )
-def key(subject: Subject) -> Iterator[Hit]:
+def key(context: LintContext) -> Iterator[Violation]:
     """Find names outside the grammar, and say what spoilt them."""
-    for bad in subject.bad_keys:
-        yield Hit(bad.name, f"the name is wrong: {bad.cause}", bad.fix)
+    for bad in context.bad_keys:
+        yield Violation(bad.name, f"the name is wrong: {bad.cause}", bad.fix)
 
 
 @rule(
@@ -44,11 +44,11 @@ def key(subject: Subject) -> Iterator[Hit]:
     fix="save the adapter with peft's save_pretrained, which leaves the name out",
     needs=["weights"],
 )
-def adapter_name(subject: Subject) -> Iterator[Hit]:
+def adapter_name(context: LintContext) -> Iterator[Violation]:
     """Find names such as lora_A.default.weight."""
-    named = [key for key in subject.keys.values() if key.adapter]
+    named = [key for key in context.keys.values() if key.adapter]
     if named:
-        yield Hit(named[0].name, f"{len(named)} names hold the adapter's name")
+        yield Violation(named[0].name, f"{len(named)} names hold the adapter's name")
 
 
 @rule(
@@ -60,11 +60,11 @@ def adapter_name(subject: Subject) -> Iterator[Hit]:
     fix="remove the tensor, or name its module in modules_to_save if it was trained on purpose",
     needs=["implied"],
 )
-def base_weight(subject: Subject) -> Iterator[Hit]:
+def base_weight(context: LintContext) -> Iterator[Violation]:
     """Find whole weights that the config does not announce."""
-    for key in _unexpected(subject):
+    for key in _unexpected(context):
         if key.part not in LORA_PARTS:
-            yield Hit(key.name, f"it would overwrite {key.module} of the base")
+            yield Violation(key.name, f"it would overwrite {key.module} of the base")
 
 
 @rule(
@@ -75,16 +75,16 @@ def base_weight(subject: Subject) -> Iterator[Hit]:
     fix="use the base that the adapter was trained on",
     needs=["implied"],
 )
-def unknown_module(subject: Subject) -> Iterator[Hit]:
+def unknown_module(context: LintContext) -> Iterator[Violation]:
     """Find tensors for modules that the base (or any Phi-3) does not have."""
-    modules = subject.implied.modules
-    by_tail = {tail: name for name in modules for tail in tails(name)}
+    modules = context.implied.modules
+    by_tail = {tail: name for name in modules for tail in name_suffixes(name)}
     seen = set[str]()
-    for key in _unexpected(subject):
+    for key in _unexpected(context):
         if key.part in LORA_PARTS and key.module not in modules and key.module not in seen:
             seen.add(key.module)
             message = f"the base has no module {key.module}"
-            yield Hit(key.name, message, _nearest_fix(key.module, by_tail))
+            yield Violation(key.name, message, _nearest_fix(key.module, by_tail))
 
 
 @rule(
@@ -96,15 +96,17 @@ def unknown_module(subject: Subject) -> Iterator[Hit]:
     fix="correct target_modules, exclude_modules or layers_to_transform to what was trained",
     needs=["implied"],
 )
-def untargeted(subject: Subject) -> Iterator[Hit]:
+def untargeted(context: LintContext) -> Iterator[Violation]:
     """Find tensors that the config hides."""
-    implied, seen = subject.implied, set[str]()
-    for key in _unexpected(subject):
+    implied, seen = context.implied, set[str]()
+    for key in _unexpected(context):
         known = key.module in implied.modules and key.module not in implied.targeted
         is_factor = key.part in LORA_PARTS and key.part is not Part.TOKENS
         if is_factor and known and key.module not in seen:
             seen.add(key.module)
-            yield Hit(key.name, f"the config does not target {key.module}, so this is dropped")
+            yield Violation(
+                key.name, f"the config does not target {key.module}, so this is dropped"
+            )
 
 
 @rule(
@@ -116,15 +118,15 @@ def untargeted(subject: Subject) -> Iterator[Hit]:
     fix="set use_dora, lora_bias or the variant's field to what was trained",
     needs=["implied"],
 )
-def unimplied(subject: Subject) -> Iterator[Hit]:
+def unimplied(context: LintContext) -> Iterator[Violation]:
     """Find parts of a targeted module that the config does not ask for."""
-    for key in _unexpected(subject):
-        known = key.module in subject.implied.targeted or key.part is Part.TOKENS
+    for key in _unexpected(context):
+        known = key.module in context.implied.targeted or key.part is Part.TOKENS
         if key.part in LORA_PARTS and known:
             field = _FIELDS.get(key.part)
             fix = f"set {field} in {CONFIG} to what was trained" if field else ""
             message = f"the config implies no {key.part} for {key.module}"
-            yield Hit(key.name, message, fix)
+            yield Violation(key.name, message, fix)
 
 
 @rule(
@@ -136,16 +138,18 @@ def unimplied(subject: Subject) -> Iterator[Hit]:
     fix="save the adapter again, with all layers gathered, or correct the config to the training",
     needs=["implied"],
 )
-def missing(subject: Subject) -> Iterator[Hit]:
+def missing(context: LintContext) -> Iterator[Violation]:
     """Find implied tensors that the file lacks."""
-    promised = {bad.mended for bad in subject.bad_keys}
+    promised = {bad.mended for bad in context.bad_keys}
     lost: dict[str, list[ExpectedTensor]] = {}
-    for name, tensor in subject.implied.tensors.items():
-        if not tensor.optional and name not in subject.keys and name not in promised:
+    for name, tensor in context.implied.tensors.items():
+        if not tensor.optional and name not in context.keys and name not in promised:
             lost.setdefault(tensor.module, []).append(tensor)
     for module, tensors in lost.items():
         parts = " and ".join(t.part for t in tensors)
-        yield Hit(module, f"{parts} of {module} {'is' if len(tensors) == 1 else 'are'} missing")
+        yield Violation(
+            module, f"{parts} of {module} {'is' if len(tensors) == 1 else 'are'} missing"
+        )
 
 
 @rule(
@@ -157,15 +161,15 @@ def missing(subject: Subject) -> Iterator[Hit]:
     fix="correct r or rank_pattern to the ranks in the file, or use the base of the training",
     needs=["implied"],
 )
-def shape(subject: Subject) -> Iterator[Hit]:
+def shape(context: LintContext) -> Iterator[Violation]:
     """Find shapes that differ, and say why they may."""
-    for name, key in subject.keys.items():
-        expected = subject.implied.tensors.get(name)
-        actual = subject.info(key).shape
+    for name, key in context.keys.items():
+        expected = context.implied.tensors.get(name)
+        actual = context.info(key).shape
         if expected and not _fits(actual, expected.shape):
             cause, fix = _shape_cause(actual, expected)
             wanted = "x".join("?" if n is None else str(n) for n in expected.shape)
-            yield Hit(
+            yield Violation(
                 key.name,
                 f"the shape is {'x'.join(map(str, actual)) or 'scalar'}, not {wanted}: {cause}",
                 fix,
@@ -181,11 +185,11 @@ def shape(subject: Subject) -> Iterator[Hit]:
     fix="save the adapter from one process that holds whole tensors",
     needs=["implied"],
 )
-def phi3_sizes(subject: Subject) -> Iterator[Hit]:
+def phi3_sizes(context: LintContext) -> Iterator[Violation]:
     """Compare the widths that the file's factors agree on; a given base settles them itself."""
-    if subject.has("base"):
+    if context.has("base"):
         return
-    kinds = {m.leaf: m for m in subject.implied.modules.values() if m.inputs or m.outputs}
+    kinds = {m.leaf: m for m in context.implied.modules.values() if m.inputs or m.outputs}
     hidden = {
         **{n: m.inputs for n, m in kinds.items() if n in ("qkv_proj", "gate_up_proj", "lm_head")},
         **{n: m.outputs for n, m in kinds.items() if n in ("o_proj", "down_proj", "embed_tokens")},
@@ -193,11 +197,11 @@ def phi3_sizes(subject: Subject) -> Iterator[Hit]:
     known = {n: size for n, size in hidden.items() if size}
     if len(set(known.values())) > 1:
         shown = ", ".join(f"{n} {size}" for n, size in known.items())
-        yield Hit(WEIGHTS, f"the modules disagree on the hidden size: {shown}")
+        yield Violation(WEIGHTS, f"the modules disagree on the hidden size: {shown}")
     up, down = kinds.get("gate_up_proj"), kinds.get("down_proj")
     if up and down and up.outputs and down.inputs and up.outputs != 2 * down.inputs:
         message = f"gate_up_proj gives {up.outputs}, which is not twice down_proj's {down.inputs}"
-        yield Hit(WEIGHTS, message)
+        yield Violation(WEIGHTS, message)
 
 
 @rule(
@@ -208,12 +212,12 @@ def phi3_sizes(subject: Subject) -> Iterator[Hit]:
     fix="save the adapter in float32, bfloat16 or float16",
     needs=["weights"],
 )
-def dtype(subject: Subject) -> Iterator[Hit]:
+def dtype(context: LintContext) -> Iterator[Violation]:
     """Find dtypes that no trainer writes."""
-    for key in subject.keys.values():
-        found = subject.info(key).dtype
+    for key in context.keys.values():
+        found = context.info(key).dtype
         if found not in (*_PLAIN_DTYPES, "F64"):
-            yield Hit(key.name, f"the dtype is {found}")
+            yield Violation(key.name, f"the dtype is {found}")
 
 
 @rule(
@@ -224,16 +228,16 @@ def dtype(subject: Subject) -> Iterator[Hit]:
     fix="save the adapter in float32",
     needs=["weights"],
 )
-def float64(subject: Subject) -> Iterator[Hit]:
+def float64(context: LintContext) -> Iterator[Violation]:
     """Find float64 tensors."""
-    doubles = [k.name for k in subject.keys.values() if subject.info(k).dtype == "F64"]
+    doubles = [k.name for k in context.keys.values() if context.info(k).dtype == "F64"]
     if doubles:
-        yield Hit(doubles[0], f"{len(doubles)} tensors are float64")
+        yield Violation(doubles[0], f"{len(doubles)} tensors are float64")
 
 
-def _unexpected(subject: Subject) -> Iterator[TensorKey]:
-    for name, key in subject.keys.items():
-        if name not in subject.implied.tensors:
+def _unexpected(context: LintContext) -> Iterator[TensorKey]:
+    for name, key in context.keys.items():
+        if name not in context.implied.tensors:
             yield key
 
 
@@ -241,7 +245,7 @@ def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
     if leaf in SPLIT:
         return f"Phi-3 has this projection fused, as {SPLIT[leaf]}: run {_FUSE}"
-    known = next((by_tail[t] for t in tails(module) if "." in t and t in by_tail), None)
+    known = next((by_tail[t] for t in name_suffixes(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 
 

@@ -8,8 +8,8 @@ a start token put before a text, and SentencePiece's blanks as a normalizer or a
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tensor_names import Part, tensor_name
 from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import (
     MAX_PIECES_BYTES,
@@ -44,9 +44,9 @@ _ANY_CLASS = (
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def vocabulary(subject: Subject) -> Iterator[Hit]:
+def vocabulary(context: LintContext) -> Iterator[Violation]:
     """Compare the two vocabularies, where both are there."""
-    pair = _pair(subject)
+    pair = _pair(context)
     if pair is None:
         return
     ours, theirs = (tokenizer.tokens for tokenizer in pair)
@@ -55,7 +55,7 @@ def vocabulary(subject: Subject) -> Iterator[Hit]:
     if moved or gone:
         shown = ", ".join(map(repr, (moved or gone)[:3]))
         text = f"{len(moved)} tokens have other numbers, {len(gone)} are gone: {shown}"
-        yield Hit(VOCABULARY, text)
+        yield Violation(VOCABULARY, text)
 
 
 @rule(
@@ -66,17 +66,17 @@ def vocabulary(subject: Subject) -> Iterator[Hit]:
     fix="train with the embedding table resized and in modules_to_save, and give that base",
     needs=["tokenizer", "base"],
 )
-def added_tokens(subject: Subject) -> Iterator[Hit]:
+def added_tokens(context: LintContext) -> Iterator[Violation]:
     """Find tokens whose number is beyond the base's table."""
-    own, rows = subject.tokenizer, subject.base.vocabulary
-    if own is None or tensor_name("model.embed_tokens", Part.WEIGHT) in subject.keys:
+    own, rows = context.tokenizer, context.base.vocabulary
+    if own is None or tensor_name("model.embed_tokens", Part.WEIGHT) in context.keys:
         return
     numbers = (*own.tokens.items(), *((token, number) for _, token, number in own.listed))
     outside = list(dict.fromkeys(token for token, number in numbers if number >= rows))
     if outside:
         first = outside[0]
         text = f"{len(outside)} tokens, {first!r} among them, are beyond the base's {rows} rows"
-        yield Hit(VOCABULARY, text)
+        yield Violation(VOCABULARY, text)
 
 
 @rule(
@@ -88,9 +88,9 @@ def added_tokens(subject: Subject) -> Iterator[Hit]:
     fix="train with modules_to_save or trainable_token_indices for the new tokens' rows",
     needs=["tokenizer", "base", "base's tokenizer", "config"],
 )
-def untrained_tokens(subject: Subject) -> Iterator[Hit]:
+def untrained_tokens(context: LintContext) -> Iterator[Violation]:
     """Find tokens on spare rows of the base; padding is masked, so that it need not be trained."""
-    config, pair = subject.config, _pair(subject)
+    config, pair = context.config, _pair(context)
     trained = {t for tokens in config.trainable_token_indices.values() for t in tokens}
     named = (*config.modules_to_save, *config.target_modules)
     if pair is None or any("embed_tokens" in name for name in named):
@@ -100,13 +100,13 @@ def untrained_tokens(subject: Subject) -> Iterator[Hit]:
         token
         for token, number in ours.tokens.items()
         if token not in theirs.tokens
-        and number < subject.base.vocabulary
+        and number < context.base.vocabulary
         and number not in trained
         and token != ours.special["pad_token"]
     ]
     if added:
         shown = ", ".join(map(repr, added[:3]))
-        yield Hit(VOCABULARY, f"{len(added)} tokens that the base does not know: {shown}")
+        yield Violation(VOCABULARY, f"{len(added)} tokens that the base does not know: {shown}")
 
 
 @rule(
@@ -118,27 +118,29 @@ def untrained_tokens(subject: Subject) -> Iterator[Hit]:
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def pieces(subject: Subject) -> Iterator[Hit]:
+def pieces(context: LintContext) -> Iterator[Violation]:
     """Compare all that decides about ids but the vocabulary itself."""
-    pair = _pair(subject)
+    pair = _pair(context)
     if pair is None:
         return
     ours, theirs = pair
     for name in _other_parts(ours, theirs):
         if name != "decoder" and not _is_of_versions(name, ours, theirs):
-            yield Hit(VOCABULARY, f"its {name} is not the base's")
+            yield Violation(VOCABULARY, f"its {name} is not the base's")
     for step in _own_steps(ours, theirs):
-        yield Hit(VOCABULARY, f"its decoder changes words: {step!r:.100}")
-    yield from _other_model(subject)
+        yield Violation(VOCABULARY, f"its decoder changes words: {step!r:.100}")
+    yield from _other_model(context)
     for token, entry in ours.added.items():
         other = theirs.added.get(token)
         if other and entry.flags != other.flags:
             pairs = zip(_FLAGS, entry.flags, other.flags, strict=True)
             names = ", ".join(name for name, mine, its in pairs if mine != its)
-            yield Hit(VOCABULARY, f"the token {token!r} is not found as in the base: {names}")
+            yield Violation(VOCABULARY, f"the token {token!r} is not found as in the base: {names}")
     for token in theirs.added:
         if token not in ours.added and token in ours.tokens:
-            yield Hit(VOCABULARY, f"the token {token!r} is cut as any word; in the base it is not")
+            yield Violation(
+                VOCABULARY, f"the token {token!r} is cut as any word; in the base it is not"
+            )
 
 
 @rule(
@@ -150,9 +152,9 @@ def pieces(subject: Subject) -> Iterator[Hit]:
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def special_tokens(subject: Subject) -> Iterator[Hit]:
+def special_tokens(context: LintContext) -> Iterator[Violation]:
     """Find words of the base among the added tokens, an eos_token gone, and all of them off."""
-    pair = _pair(subject)
+    pair = _pair(context)
     if pair is None:
         return
     ours, theirs = pair
@@ -160,13 +162,13 @@ def special_tokens(subject: Subject) -> Iterator[Hit]:
     for token in ours.added:
         if token not in theirs.added and token in theirs.tokens:
             what = names.get(token, "an added token")
-            yield Hit(SETTINGS, f"{what} is {token!r}, an ordinary word of the base")
+            yield Violation(SETTINGS, f"{what} is {token!r}, an ordinary word of the base")
     if theirs.special["eos_token"] and not ours.special["eos_token"]:
-        yield Hit(
+        yield Violation(
             SETTINGS, f"eos_token is not set, in the base it is {_shown(theirs, 'eos_token')}"
         )
-    if _settings(subject).get("split_special_tokens"):
-        yield Hit(SETTINGS, "split_special_tokens cuts the special tokens as any word")
+    if _settings(context).get("split_special_tokens"):
+        yield Violation(SETTINGS, "split_special_tokens cuts the special tokens as any word")
 
 
 @rule(
@@ -178,9 +180,9 @@ def special_tokens(subject: Subject) -> Iterator[Hit]:
     fix="serve the adapter with the tokenizer of its own folder, if it was trained with it",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def special_tokens_differ(subject: Subject) -> Iterator[Hit]:
+def special_tokens_differ(context: LintContext) -> Iterator[Violation]:
     """Compare them by name; what an adapter pads with is its own affair."""
-    pair = _pair(subject)
+    pair = _pair(context)
     if pair is None:
         return
     ours, theirs = pair
@@ -188,11 +190,11 @@ def special_tokens_differ(subject: Subject) -> Iterator[Hit]:
         gone = name == "eos_token" and token is None  # tokenizer-special-tokens says it
         if name != "pad_token" and token != theirs.special[name] and not gone:
             other = _shown(theirs, name)
-            yield Hit(SETTINGS, f"{name} is {_shown(ours, name)}, in the base it is {other}")
-    settings, base = _settings(subject), read_object(subject.base, SETTINGS)
+            yield Violation(SETTINGS, f"{name} is {_shown(ours, name)}, in the base it is {other}")
+    settings, base = _settings(context), read_object(context.base, SETTINGS)
     for name in ("add_bos_token", "add_eos_token"):
         if settings.get(name) and not base.get(name):
-            yield Hit(SETTINGS, f"{name} is set, unlike in the base")
+            yield Violation(SETTINGS, f"{name} is set, unlike in the base")
 
 
 @rule(
@@ -204,28 +206,30 @@ def special_tokens_differ(subject: Subject) -> Iterator[Hit]:
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def decoding(subject: Subject) -> Iterator[Hit]:
+def decoding(context: LintContext) -> Iterator[Violation]:
     """Find differences that change no id, or that transformers itself makes."""
-    pair = _pair(subject)
+    pair = _pair(context)
     if pair is None:
         return
     ours, theirs = pair
     for name in _other_parts(ours, theirs):
         if name == "decoder" or _is_of_versions(name, ours, theirs):
-            yield Hit(VOCABULARY, f"its {name} is not the base's")
+            yield Violation(VOCABULARY, f"its {name} is not the base's")
     for part in ours.file.resizing if ours.file else ():
         if not theirs.file or part not in theirs.file.resizing:
-            yield Hit(VOCABULARY, f"{part} is set: a program that takes the file as it is does so")
+            yield Violation(
+                VOCABULARY, f"{part} is set: a program that takes the file as it is does so"
+            )
     name = "clean_up_tokenization_spaces"
-    mine, its = _settings(subject).get(name), read_object(subject.base, SETTINGS).get(name)
+    mine, its = _settings(context).get(name), read_object(context.base, SETTINGS).get(name)
     if mine is True and its is False:
-        yield Hit(SETTINGS, f"{name} takes blanks out of answers, unlike in the base")
+        yield Violation(SETTINGS, f"{name} takes blanks out of answers, unlike in the base")
     named = {*ours.special.values(), *theirs.special.values()}
     for token, entry in ours.added.items():
         other = theirs.added.get(token)
         if other and entry.special != other.special and token not in named:
             kept = "is left out of answers" if entry.special else "is shown in answers"
-            yield Hit(VOCABULARY, f"the token {token!r} {kept}, unlike in the base")
+            yield Violation(VOCABULARY, f"the token {token!r} {kept}, unlike in the base")
 
 
 @rule(
@@ -236,19 +240,19 @@ def decoding(subject: Subject) -> Iterator[Hit]:
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def tokenizer_class(subject: Subject) -> Iterator[Hit]:
+def tokenizer_class(context: LintContext) -> Iterator[Violation]:
     """Compare tokenizer_class."""
-    own = _settings(subject).get("tokenizer_class")
-    base = read_object(subject.base, SETTINGS).get("tokenizer_class")
+    own = _settings(context).get("tokenizer_class")
+    base = read_object(context.base, SETTINGS).get("tokenizer_class")
     if own is None or own == base:
         return
     known = [*_ANY_CLASS, *([base.removesuffix("Fast")] if isinstance(base, str) else [])]
     if not isinstance(own, str) or not {own, own.removesuffix("Fast")} & set(known):
-        yield Hit(SETTINGS, f"tokenizer_class is {own!r}, in the base it is {base!r}")
+        yield Violation(SETTINGS, f"tokenizer_class is {own!r}, in the base it is {base!r}")
 
 
-def _pair(subject: Subject) -> tuple[Tokenizer, Tokenizer] | None:
-    ours, theirs = subject.tokenizer, subject.base_tokenizer
+def _pair(context: LintContext) -> tuple[Tokenizer, Tokenizer] | None:
+    ours, theirs = context.tokenizer, context.base_tokenizer
     return (ours, theirs) if ours and theirs else None
 
 
@@ -273,21 +277,21 @@ def _is_of_versions(name: str, ours: Tokenizer, theirs: Tokenizer) -> bool:
     return False
 
 
-def _other_model(subject: Subject) -> Iterator[Hit]:
+def _other_model(context: LintContext) -> Iterator[Violation]:
     """Compare tokenizer.model with the base's: scores decide how a text is cut, as merges do."""
     try:
-        own = read_small(subject.folder, PIECES, MAX_PIECES_BYTES)
+        own = read_small(context.folder, PIECES, MAX_PIECES_BYTES)
     except AdapterError:
         return  # tokenizer-unreadable says it
-    base = subject.base.read_text(PIECES, MAX_PIECES_BYTES)
+    base = context.base.read_text(PIECES, MAX_PIECES_BYTES)
     if own is None or base is None or own == base or is_tiktoken(own) or is_tiktoken(base):
         return
     try:
         mine, its = parse_pieces(own), parse_pieces(base)
         if mine[: len(its)] != its:
-            yield Hit(PIECES, "its pieces or their scores are not the base's")
+            yield Violation(PIECES, "its pieces or their scores are not the base's")
         if parse_rest(own) != parse_rest(base):
-            yield Hit(
+            yield Violation(
                 PIECES, "it normalises texts otherwise than the base's, or was made otherwise"
             )
     except AdapterError:
@@ -347,8 +351,8 @@ def _shown(tokenizer: Tokenizer, name: str) -> str:
     return "not set" if token is None else repr(token)
 
 
-def _settings(subject: Subject) -> dict[str, Any]:
+def _settings(context: LintContext) -> dict[str, Any]:
     try:
-        return read_object(subject.folder, SETTINGS)
+        return read_object(context.folder, SETTINGS)
     except AdapterError:
         return {}  # tokenizer-unreadable reports it

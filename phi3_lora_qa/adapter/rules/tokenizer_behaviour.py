@@ -6,8 +6,8 @@ The rules that compare files explain a difference; these find it.
 
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import PIECES
 from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import Difference, Kind, Trial
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS
@@ -26,23 +26,23 @@ _OWN = "save the base's own tokenizer beside the adapter, or leave the tokenizer
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def behaviour(subject: Subject) -> Iterator[Hit]:
+def behaviour(context: LintContext) -> Iterator[Violation]:
     """Try both on texts that take every branch of either."""
     try:
-        trial = subject.tokenizer_trial
+        trial = context.tokenizer_trial
     except AdapterError as error:
         what, _, fix = str(error).rpartition("; ")
-        yield Hit(SETTINGS, what, fix)
+        yield Violation(SETTINGS, what, fix)
         return
     if trial is None:
         return
     if trial.error:
-        yield Hit(SETTINGS, f"nobody knows what the tokenizer does: {trial.error}")
+        yield Violation(SETTINGS, f"nobody knows what the tokenizer does: {trial.error}")
     for way, message in trial.failed.items():
-        yield Hit(_where(way), f"{_made(way)} cannot be made: {message}")
+        yield Violation(_where(way), f"{_made(way)} cannot be made: {message}")
     for found in trial.differences:
         if found.kind is not Kind.BLANKS:
-            yield Hit(_where(found.way), _told(found))
+            yield Violation(_where(found.way), _told(found))
 
 
 @rule(
@@ -54,10 +54,10 @@ def behaviour(subject: Subject) -> Iterator[Hit]:
     fix=_OWN,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def words(subject: Subject) -> Iterator[Hit]:
+def words(context: LintContext) -> Iterator[Violation]:
     """Find added tokens that are no markers such as <|tool|> or [PAD]."""
-    for token, number in _words(subject, trained=False).items():
-        yield Hit(VOCABULARY, f"{token!r} was added as the token {number}, and not trained")
+    for token, number in _words(context, trained=False).items():
+        yield Violation(VOCABULARY, f"{token!r} was added as the token {number}, and not trained")
 
 
 @rule(
@@ -69,10 +69,10 @@ def words(subject: Subject) -> Iterator[Hit]:
     fix="judge the adapter on a base whose tokenizer has the words",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def trained_words(subject: Subject) -> Iterator[Hit]:
+def trained_words(context: LintContext) -> Iterator[Violation]:
     """Find words that were added, and whose rows were trained."""
-    for token, number in _words(subject, trained=True).items():
-        yield Hit(VOCABULARY, f"{token!r} was added as the token {number}")
+    for token, number in _words(context, trained=True).items():
+        yield Violation(VOCABULARY, f"{token!r} was added as the token {number}")
 
 
 @rule(
@@ -85,30 +85,32 @@ def trained_words(subject: Subject) -> Iterator[Hit]:
     fix="load the tokenizer from the base and not from the adapter's folder",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
-def versions(subject: Subject) -> Iterator[Hit]:
+def versions(context: LintContext) -> Iterator[Violation]:
     """Find tokenizers that are the base's in another version's spelling, and other blanks."""
-    trial = _trial(subject)
+    trial = _trial(context)
     if trial is None:
         return
     for way, spelling in trial.like.items():
-        yield Hit(_where(way), f"{_made(way)} is the base's in another form: {spelling}")
-    if subject.folder.file(PIECES) and not subject.base.has_file(PIECES):
-        yield Hit(PIECES, "the base has none: it was tried on texts, and its scores not compared")
+        yield Violation(_where(way), f"{_made(way)} is the base's in another form: {spelling}")
+    if context.folder.file(PIECES) and not context.base.has_file(PIECES):
+        yield Violation(
+            PIECES, "the base has none: it was tried on texts, and its scores not compared"
+        )
     for found in trial.differences:
         if found.kind is Kind.BLANKS:
-            yield Hit(_where(found.way), _told(found))
+            yield Violation(_where(found.way), _told(found))
 
 
-def _trial(subject: Subject) -> Trial | None:
+def _trial(context: LintContext) -> Trial | None:
     try:
-        return subject.tokenizer_trial
+        return context.tokenizer_trial
     except AdapterError:
         return None  # tokenizer-behaviour says it
 
 
-def _words(subject: Subject, *, trained: bool) -> dict[str, int]:
-    trial = _trial(subject)
-    config = subject.config if subject.has("config") else None
+def _words(context: LintContext, *, trained: bool) -> dict[str, int]:
+    trial = _trial(context)
+    config = context.config if context.has("config") else None
     if trial is None or not trial.words:
         return {}
     rows = (

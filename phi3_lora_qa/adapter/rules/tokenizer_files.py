@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from phi3_lora_qa.adapter.chat_template.template_files import TEMPLATE, read_templates
-from phi3_lora_qa.adapter.finding import Hit, Severity, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import OTHER_VOCABULARIES
-from phi3_lora_qa.adapter.lint_context import Subject
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import (
     MAX_PIECES_BYTES,
     PIECES,
@@ -43,17 +43,17 @@ _FILE_FIELDS = (
     fix="save the tokenizer again with save_pretrained",
     needs=["tokenizer"],
 )
-def unreadable(subject: Subject) -> Iterator[Hit]:
+def unreadable(context: LintContext) -> Iterator[Violation]:
     """Find files that are no strict JSON, no UTF-8, or not laid out as what they are called."""
     told: set[str] = set()
     for name, read in _READERS.items():
         try:
-            read(subject)
+            read(context)
         except AdapterError as error:
             what, _, fix = str(error).rpartition("; ")
             if what not in told:
                 told.add(what)
-                yield Hit(name, what, fix)
+                yield Violation(name, what, fix)
 
 
 @rule(
@@ -65,12 +65,12 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
     fix="save the tokenizer again with save_pretrained, or remove its other files",
     needs=["tokenizer"],
 )
-def incomplete(subject: Subject) -> Iterator[Hit]:
+def incomplete(context: LintContext) -> Iterator[Violation]:
     """Find tokenizer_config.json without any file that could hold a vocabulary."""
-    names = subject.folder.entries
+    names = context.folder.entries
     vocabularies = (VOCABULARY, PIECES, *OTHER_VOCABULARIES)
     if SETTINGS in names and not any(name in names for name in vocabularies):
-        yield Hit(SETTINGS, f"the folder has {SETTINGS}, but no {VOCABULARY}")
+        yield Violation(SETTINGS, f"the folder has {SETTINGS}, but no {VOCABULARY}")
 
 
 @rule(
@@ -82,18 +82,18 @@ def incomplete(subject: Subject) -> Iterator[Hit]:
     fix="save the base's own tokenizer beside the adapter",
     needs=["tokenizer"],
 )
-def code(subject: Subject) -> Iterator[Hit]:
+def code(context: LintContext) -> Iterator[Violation]:
     """Find auto_map, unless the base has the same, and paths."""
-    settings = _settings(subject)
-    based = read_object(subject.base, SETTINGS) if subject.has("base's tokenizer") else {}
+    settings = _settings(context)
+    based = read_object(context.base, SETTINGS) if context.has("base's tokenizer") else {}
     auto_map = settings.get("auto_map")
     if auto_map and auto_map != based.get("auto_map"):
-        yield Hit(SETTINGS, "auto_map names code to make the tokenizer with")
+        yield Violation(SETTINGS, "auto_map names code to make the tokenizer with")
     others = [name for name in _FILE_FIELDS if settings.get(name)]
     if settings.get("fast_tokenizer_files") not in (None, [], [VOCABULARY]):
         others.append("fast_tokenizer_files")
     for name in others:
-        yield Hit(SETTINGS, f"{name} names another file in place of {VOCABULARY}")
+        yield Violation(SETTINGS, f"{name} names another file in place of {VOCABULARY}")
 
 
 @rule(
@@ -104,34 +104,38 @@ def code(subject: Subject) -> Iterator[Hit]:
     fix="save the base's own tokenizer beside the adapter",
     needs=["tokenizer"],
 )
-def contradiction(subject: Subject) -> Iterator[Hit]:
+def contradiction(context: LintContext) -> Iterator[Violation]:
     """Find tokens for which two files have different numbers."""
-    own = subject.tokenizer
+    own = context.tokenizer
     if own is None:
         return  # tokenizer-unreadable says it, or there is no vocabulary
     for token in own.file.misread if own.file else ():
         number = own.tokens[token]
-        yield Hit(VOCABULARY, f"added_tokens lists {token!r} under another number than {number}")
+        yield Violation(
+            VOCABULARY, f"added_tokens lists {token!r} under another number than {number}"
+        )
     for name, token, number in own.listed:
         known = own.tokens.get(token)
         if known is None:
-            yield Hit(name, f"the token {token!r} is in no other file")
+            yield Violation(name, f"the token {token!r} is in no other file")
         elif known != number:
-            yield Hit(name, f"the token {token!r} has the number {number}, elsewhere it is {known}")
-    if own.file and subject.folder.file(PIECES):
-        yield from _other_pieces(subject, own.tokens)
+            yield Violation(
+                name, f"the token {token!r} has the number {number}, elsewhere it is {known}"
+            )
+    if own.file and context.folder.file(PIECES):
+        yield from _other_pieces(context, own.tokens)
 
 
-def _other_pieces(subject: Subject, tokens: Mapping[str, int]) -> Iterator[Hit]:
+def _other_pieces(context: LintContext, tokens: Mapping[str, int]) -> Iterator[Violation]:
     try:
-        data = _own_pieces(subject)
+        data = _own_pieces(context)
         pieces = parse_pieces(data) if data else ()
     except AdapterError:
         return  # tokenizer-unreadable says it
     moved = [piece[0] for n, piece in enumerate(pieces) if tokens.get(piece[0], n) != n]
     if moved:
         text = f"{len(moved)} pieces have other numbers than in {VOCABULARY}, such as {moved[0]!r}"
-        yield Hit(PIECES, text)
+        yield Violation(PIECES, text)
 
 
 @rule(
@@ -143,17 +147,17 @@ def _other_pieces(subject: Subject, tokens: Mapping[str, int]) -> Iterator[Hit]:
     fix="save the base's own tokenizer beside the adapter",
     needs=["tokenizer"],
 )
-def stop_token(subject: Subject) -> Iterator[Hit]:
+def stop_token(context: LintContext) -> Iterator[Violation]:
     """Find an eos_token that no entry of the vocabulary stands for, or none at all.
 
     What the base has is compared in tokenizer-special-tokens.
     """
-    own = subject.tokenizer
+    own = context.tokenizer
     stop = own.special["eos_token"] if own else None
-    if own and stop is None and not subject.has("base's tokenizer"):
-        yield Hit(SETTINGS, "eos_token is not set")
+    if own and stop is None and not context.has("base's tokenizer"):
+        yield Violation(SETTINGS, "eos_token is not set")
     if own and own.file and stop is not None and stop not in own.file.tokens:
-        yield Hit(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
+        yield Violation(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
 
 
 @rule(
@@ -165,19 +169,19 @@ def stop_token(subject: Subject) -> Iterator[Hit]:
     fix="save the tokenizer again with save_pretrained",
     needs=["tokenizer"],
 )
-def settings(subject: Subject) -> Iterator[Hit]:
+def settings(context: LintContext) -> Iterator[Violation]:
     """Find sides that are none, and a length that is none or next to nothing."""
-    found = _settings(subject)
+    found = _settings(context)
     for name in ("padding_side", "truncation_side"):
         if name in found and found[name] not in ("left", "right"):
-            yield Hit(SETTINGS, f"{name} is {found[name]!r}, neither left nor right")
+            yield Violation(SETTINGS, f"{name} is {found[name]!r}, neither left nor right")
     length = found.get("model_max_length")
     if length is None:
         return
     if type(length) not in (int, float):
-        yield Hit(SETTINGS, f"model_max_length is {length!r}, which is no number")
+        yield Violation(SETTINGS, f"model_max_length is {length!r}, which is no number")
     elif not length >= MIN_LENGTH:
-        yield Hit(SETTINGS, f"model_max_length is {length}, which no prompt fits in")
+        yield Violation(SETTINGS, f"model_max_length is {length}, which no prompt fits in")
 
 
 @rule(
@@ -189,37 +193,37 @@ def settings(subject: Subject) -> Iterator[Hit]:
     fix="train with the base's own pad token, <|endoftext|>",
     needs=["tokenizer"],
 )
-def pad_is_stop(subject: Subject) -> Iterator[Hit]:
+def pad_is_stop(context: LintContext) -> Iterator[Violation]:
     """Find a pad token that is the end of a turn; a base that pads with it was trained so."""
-    pad = special_token(_settings(subject), "pad_token")
+    pad = special_token(_settings(context), "pad_token")
     if pad != _TURN_END:
         return
-    base = read_object(subject.base, SETTINGS) if subject.has("base") else {}
+    base = read_object(context.base, SETTINGS) if context.has("base") else {}
     if special_token(base, "pad_token") != pad:
-        yield Hit(SETTINGS, f"pad_token is {pad}, which ends every turn of Phi-3's chat")
+        yield Violation(SETTINGS, f"pad_token is {pad}, which ends every turn of Phi-3's chat")
 
 
-def _settings(subject: Subject) -> dict[str, Any]:
+def _settings(context: LintContext) -> dict[str, Any]:
     try:
-        return read_object(subject.folder, SETTINGS)
+        return read_object(context.folder, SETTINGS)
     except AdapterError:
         return {}  # tokenizer-unreadable reports it
 
 
-def _own_pieces(subject: Subject) -> bytes | None:
+def _own_pieces(context: LintContext) -> bytes | None:
     """Return tokenizer.model, where it is SentencePiece's and not the base's own."""
-    data = read_small(subject.folder, PIECES, MAX_PIECES_BYTES)
+    data = read_small(context.folder, PIECES, MAX_PIECES_BYTES)
     if data is None or is_tiktoken(data):
         return None
-    based = subject.has("base") and subject.base.read_text(PIECES, MAX_PIECES_BYTES) == data
+    based = context.has("base") and context.base.read_text(PIECES, MAX_PIECES_BYTES) == data
     return None if based else data
 
 
-_READERS: Mapping[str, Callable[[Subject], object]] = {
-    SETTINGS: lambda subject: read_object(subject.folder, SETTINGS),
-    SPECIAL_MAP: lambda subject: read_object(subject.folder, SPECIAL_MAP),
-    ADDED_TOKENS: lambda subject: read_object(subject.folder, ADDED_TOKENS),
-    VOCABULARY: lambda subject: subject.tokenizer or read_tokenizer(subject.folder),
-    PIECES: lambda subject: (data := _own_pieces(subject)) and parse_pieces(data),
-    TEMPLATE: lambda subject: subject.templates or read_templates(subject.folder),
+_READERS: Mapping[str, Callable[[LintContext], object]] = {
+    SETTINGS: lambda context: read_object(context.folder, SETTINGS),
+    SPECIAL_MAP: lambda context: read_object(context.folder, SPECIAL_MAP),
+    ADDED_TOKENS: lambda context: read_object(context.folder, ADDED_TOKENS),
+    VOCABULARY: lambda context: context.tokenizer or read_tokenizer(context.folder),
+    PIECES: lambda context: (data := _own_pieces(context)) and parse_pieces(data),
+    TEMPLATE: lambda context: context.templates or read_templates(context.folder),
 }

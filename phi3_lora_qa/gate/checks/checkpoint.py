@@ -39,8 +39,8 @@ def checks() -> tuple[Check, ...]:
         merged_matches_unmerged,
         adapter_comes_back_from_merged,
         base_is_unchanged_when_attached,
-        base_is_back_when_disabled,
-        base_is_back_when_unloaded,
+        base_restored_when_disabled,
+        base_restored_when_unloaded,
     )
     return (
         *round_trips.checks(),
@@ -241,7 +241,7 @@ def base_is_unchanged_when_attached(bench: Bench) -> Held:
     return _unchanged(bench, "attaching the adapter")
 
 
-def base_is_back_when_disabled(bench: Bench) -> Held:
+def base_restored_when_disabled(bench: Bench) -> Held:
     """With the adapter switched off, the logits are the base's own, to the bit."""
     expected = bench.run.probe_logits(bench)
     with bench.tuned.disable_adapter():
@@ -256,7 +256,7 @@ def base_is_back_when_disabled(bench: Bench) -> Held:
     return Held(message="with the adapter off, the logits are the base's to the bit")
 
 
-def base_is_back_when_unloaded(bench: Bench) -> Held:
+def base_restored_when_unloaded(bench: Bench) -> Held:
     """After the adapter was unloaded, bytes and logits are the base's own.
 
     PEFT leaves a module of modules_to_save in the model that it gives back; the logits are

@@ -11,7 +11,7 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
 from phi3_lora_qa.models.loading import LoadedBase, load_tokenizer, weight_files
 from phi3_lora_qa.models.registry import read_base_config, resolve_base
-from phi3_lora_qa.stats.full_suite_bounds import drawn
+from phi3_lora_qa.stats.full_suite_bounds import sampling_key
 
 PROBES = 24
 LARGEST_LOSS_DIFFERENCE = 0.01
@@ -25,10 +25,10 @@ MEND_VOCABULARY = (
 
 def checks() -> tuple[Check, ...]:
     """Return the stage's checks."""
-    return (check_of("export", exported_model_answers_alike),)
+    return (check_of("export", exported_model_matches),)
 
 
-def exported_model_answers_alike(bench: Bench) -> Held:
+def exported_model_matches(bench: Bench) -> Held:
     """Merge, save, load with transformers alone, and compare vocabulary, losses and answers.
 
     An adapter that cannot be merged is served as it is: it is saved and put on the base again.
@@ -39,7 +39,7 @@ def exported_model_answers_alike(bench: Bench) -> Held:
     bench.require_items()
     # Drawn, not taken in the file's order, so that no order of the items changes a figure.
     order = bench.run.settings.order
-    items = sorted(bench.target.items, key=lambda item: drawn(item.id, order))[:PROBES]
+    items = sorted(bench.target.items, key=lambda item: sampling_key(item.id, order))[:PROBES]
     tuned = {score.item_id: score for score in bench.local_tuned_scores(items)}
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
         place = Path(folder) / "exported"

@@ -36,7 +36,7 @@ def checks() -> tuple[Check, ...]:
             delta_is_linear_in_alpha,
             forward_adds_the_delta,
             layer_properties_hold,
-            update_is_in_proportion,
+            update_norm_ratio,
         )
     )
 
@@ -71,7 +71,7 @@ def layer_properties_hold(bench: Bench) -> Held:
     from hypothesis import strategies as st
 
     from phi3_lora_qa.properties.peft_layers import PeftDora, PeftLinear, PeftMixed
-    from phi3_lora_qa.properties.property_runner import undisturbed
+    from phi3_lora_qa.properties.property_runner import isolated
 
     pieces = [(m.name, m.piece) for m in bench.modules]
     seen: set[tuple[str, str]] = set()
@@ -104,7 +104,7 @@ def layer_properties_hold(bench: Bench) -> Held:
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    with undisturbed():
+    with isolated():
         hypothesis.seed(bench.run.settings.seed)(configured(hypothesis.given(st.data())(draw)))()
     properties = {tested for _, tested in seen}
     if not seen:
@@ -120,7 +120,7 @@ def layer_properties_hold(bench: Bench) -> Held:
     )
 
 
-def update_is_in_proportion(bench: Bench) -> Held:
+def update_norm_ratio(bench: Bench) -> Held:
     """No update dwarfs the weight that it updates, and every module's spectrum is recorded.
 
     RMSNorm renormalises what an exploded layer puts out, so logits barely show it; the ratio of
@@ -184,4 +184,4 @@ def _properties(kind: "type[UnderTest]") -> "list[Property]":
     """The properties of a single layer that hold for every value a checkpoint may have."""
     from phi3_lora_qa.properties.layer_property import all_properties
 
-    return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_faults]
+    return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_failures]

@@ -11,9 +11,9 @@ from phi3_lora_qa.data.thresholds import BASE, BASELINE, COMPARING, Limit
 from phi3_lora_qa.gate.baseline import base_moved
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
-from phi3_lora_qa.gate.comparison import OF_TUNED, Alarm, alarms
+from phi3_lora_qa.gate.comparison import OF_TUNED, RegressionTest, regression_tests
 from phi3_lora_qa.record import ItemRow, Json, Metric, Outcome, to_plain
-from phi3_lora_qa.stats.attainable_limits import ITEMS, instead_of
+from phi3_lora_qa.stats.attainable_limits import ITEMS, suggest_limit
 from phi3_lora_qa.stats.paired import MANY_ITEMS
 
 MOST_SHOWN = 5
@@ -76,7 +76,7 @@ def every_item_is_scored(bench: Bench) -> Held:
 def no_regression_alarm(bench: Bench) -> Held:
     """Nothing got worse than with the base beyond chance; told, and with ``strict`` demanded."""
     _require_scored(bench.rows)
-    found = alarms(bench.rows, bench.demands)
+    found = regression_tests(bench.rows, bench.demands)
     raised = sorted((a for a in found if a.raised), key=lambda alarm: alarm.p_value)
     measured = {"alarms": [to_plain(alarm) for alarm in found]}
     if not raised:
@@ -99,7 +99,7 @@ def no_regression_alarm(bench: Bench) -> Held:
     return Held(message=f"warning: {words}; the limits say how much is allowed", measured=measured)
 
 
-def _listed(raised: Sequence[Alarm]) -> str:
+def _listed(raised: Sequence[RegressionTest]) -> str:
     shown = [
         f"{alarm.metric} on {alarm.group} {alarm.difference:+.4g} (p {alarm.p_value:.2g})"
         for alarm in raised[:MOST_SHOWN]
@@ -164,7 +164,7 @@ def _undecided(
 ) -> CheckFailedError:
     """Say how many items would decide a limit, or that none would and what to write instead."""
     info = next(info for info in bench.measured if info.name == limit.metric)
-    other = instead_of(
+    other = suggest_limit(
         limit.rule,
         limit.value,
         info.span,

@@ -16,10 +16,10 @@ def checks(selection: Selection) -> tuple[Check, ...]:
     of_families = [
         Check(stage="static", name=name, run=_family(name)) for name in families() if name in taken
     ]
-    return (*of_families, check_of("static", every_rule_could_run))
+    return (*of_families, check_of("static", linter_completed))
 
 
-def every_rule_could_run(bench: Bench) -> Held:
+def linter_completed(bench: Bench) -> Held:
     """No rule crashed or was kept from its work; what it would have found is then unknown."""
     internal = [f for f in bench.lint.findings if _family_of(f) not in families()]
     if internal:

@@ -1,0 +1,40 @@
+"""The tiny base, loaded once; each test adapts a copy that is its own."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from phi3_lora_qa.models.loading import LoadedBase, load_base
+from phi3_lora_qa.models.registry import resolve_base
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LoadedBase:
+    return load_base(resolve_base("tiny"))
+
+
+@pytest.fixture
+def model(tiny: LoadedBase) -> Any:
+    return copy.deepcopy(tiny.model)
+
+
+@pytest.fixture(scope="session")
+def ids() -> torch.Tensor:
+    return torch.tensor([[1, 17, 203, 55, 9, 400]])
+
+
+@pytest.fixture(scope="session")
+def perturb() -> Callable[[Any], None]:
+    """Give every factor of a model values as after training: none of them zero."""
+
+    def draw(model: Any) -> None:
+        generator = torch.Generator().manual_seed(7)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("lora_A", "lora_B")):
+                with torch.no_grad():
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) / 10)
+
+    return draw
