@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.conversion.output_folder import staged
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.staged_output import staged_output
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -12,56 +12,56 @@ def write(path: Path, text: str = "new") -> None:
 
 
 def test_a_folder_and_files_appear_together_at_the_end(tmp_path: Path) -> None:
-    with staged(tmp_path / "a", tmp_path / "b.json") as staging:
+    with staged_output(tmp_path / "a", tmp_path / "b.json") as staging:
         write(staging / "a")
         (staging / "b.json").write_text("{}", encoding="utf-8")
         assert not (tmp_path / "a").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b.json"]
 
 
-def test_after_an_error_all_is_as_it_was(tmp_path: Path) -> None:
+def test_an_error_leaves_everything_unchanged(tmp_path: Path) -> None:
     write(tmp_path / "a", "old")
     with (
         pytest.raises(FileExistsError),
-        staged(tmp_path / "a", tmp_path / "b", force=True) as staging,
+        staged_output(tmp_path / "a", tmp_path / "b", force=True) as staging,
     ):
         write(staging)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8") == "old"
 
 
-def test_what_is_there_is_replaced_only_with_force(tmp_path: Path) -> None:
+def test_an_existing_adapter_is_replaced_only_with_force(tmp_path: Path) -> None:
     write(tmp_path / "a", "old")
     with (
-        pytest.raises(InputError, match=r"is there already; .* give --force"),
-        staged(tmp_path / "a"),
+        pytest.raises(InputError, match=r"already contains files; .* pass --force"),
+        staged_output(tmp_path / "a"),
     ):
         pass
-    with staged(tmp_path / "a", force=True) as staging:
+    with staged_output(tmp_path / "a", force=True) as staging:
         write(staging / "a")
     assert (tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8") == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_folder_that_is_no_adapter_is_never_replaced_and_an_empty_one_is_taken(
+def test_a_folder_with_other_files_is_never_replaced_and_an_empty_one_is_used(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "mine").mkdir()
-    with staged(tmp_path / "mine") as staging:
+    with staged_output(tmp_path / "mine") as staging:
         (staging / "mine").mkdir()
         (staging / "mine" / "notes.txt").write_text("x", encoding="utf-8")
     with (
-        pytest.raises(InputError, match="holds files but no adapter"),
-        staged(tmp_path / "mine", force=True),
+        pytest.raises(InputError, match="contains files but no adapter"),
+        staged_output(tmp_path / "mine", force=True),
     ):
         pass
     assert (tmp_path / "mine" / "notes.txt").is_file()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with (
-        pytest.raises(InputError, match=r"cannot write to .*; name another place"),
-        staged(tmp_path / "file" / "a"),
+        pytest.raises(InputError, match=r"cannot write to .*; choose another path"),
+        staged_output(tmp_path / "file" / "a"),
     ):
         pass
