@@ -1,6 +1,7 @@
-"""Metrics of answers against references, as ``evaluate`` modules of our own: no hub, no network.
+"""Metrics of generated answers against references, as ``evaluate`` modules that need no network.
 
-Nothing heavy is imported before the first call of ``per_item``.
+To write your own metric, derive a class from :class:`phi3_lora_qa.metrics.modules.AnswerMetric`.
+Nothing heavy is imported before the first call of :func:`per_item`.
 """
 
 from phi3_lora_qa.metrics.catalogue import (
@@ -8,9 +9,9 @@ from phi3_lora_qa.metrics.catalogue import (
     RequestedMetric,
     find_metric,
     known_metrics,
-    measured,
     metric_info,
     metric_names,
+    metrics_to_measure,
     per_item,
 )
 
@@ -19,8 +20,8 @@ __all__ = [
     "RequestedMetric",
     "find_metric",
     "known_metrics",
-    "measured",
     "metric_info",
     "metric_names",
+    "metrics_to_measure",
     "per_item",
 ]

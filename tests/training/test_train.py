@@ -180,7 +180,7 @@ def test_an_unknown_base_is_rejected(rows: Path, tmp_path: Path) -> None:
 def test_an_existing_adapter_is_rejected_before_anything_is_loaded(
     trained: TrainResult, rows: Path
 ) -> None:
-    with pytest.raises(InputError, match="already holds files"):
+    with pytest.raises(InputError, match="already contains files"):
         train("tiny", rows, {}, {}, trained.adapter)
 
 

@@ -52,7 +52,7 @@ def test_an_error_during_training_leaves_no_partial_adapter(
 
 def test_an_adapter_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     old = adapter(tmp_path / "adapter")
-    with pytest.raises(InputError, match="already holds files"):
+    with pytest.raises(InputError, match="already contains files"):
         write(OutputTable(dir=old))
     write(OutputTable(dir=old, overwrite=True))
     assert (old / "adapter_config.json").read_text() == "new"
