@@ -191,7 +191,7 @@ def is_settled(
         return False
     for limit in mine:
         info, pairs = _judged(rows, limit, demands, spared)
-        if pairs is None or len(pairs.ids) < full_suite_bounds.FIRST:
+        if pairs is None or len(pairs.ids) < full_suite_bounds.FIRST_BATCH:
             return False
         interval = pairs.compare(demands)
         if decide(interval, limit.rule, limit.value, info.higher_is_better) not in _SETTLED:
@@ -305,7 +305,7 @@ class _Pairs:
                 binary=self.info.binary,
                 span=self.info.span,
                 # What a metric of the user's own can reach is known only where it says so.
-                likely=None if self.info.import_path else full_suite_bounds.NATS,
+                likely=None if self.info.import_path else full_suite_bounds.ASSUMED_LOSS_RANGE,
             )
         return compare(
             self.before,
