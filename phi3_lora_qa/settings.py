@@ -161,7 +161,7 @@ def with_order(settings: GateSettings) -> GateSettings:
 def _require_something_to_run(settings: GateSettings) -> None:
     """Raise if nothing would run, so that an unset variable does not look like a passed gate.
 
-    ``only`` in a file is no request to run anything, and so is allowed without an adapter.
+    ``only`` in a file does not request a run, and so is allowed without an adapter.
     """
     requested = settings.sources["only"].startswith(("--", ENVIRONMENT_PREFIX))
     if settings.only and requested and not settings.adapter and not settings.layers:

@@ -21,7 +21,8 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
         InputError: The config, the data or the base cannot be used.
         MissingDependencyError: A setting needs a package that is not installed.
     """
-    from phi3_lora_qa.training import load_config, train_from_config
+    from phi3_lora_qa.training.train import train_from_config
+    from phi3_lora_qa.training.training_config import load_config
     from phi3_lora_qa.training.training_progress import progress_bar
 
     settings = load_config(config, set_)

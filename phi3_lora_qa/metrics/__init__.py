@@ -1,8 +1,10 @@
 """Metrics of generated answers against references, as ``evaluate`` modules that need no network.
 
-To write your own metric, derive a class from :class:`phi3_lora_qa.metrics.modules.AnswerMetric`.
-Nothing heavy is imported before the first call of :func:`per_item`.
+To write your own metric, derive a class from :class:`AnswerMetric`. Nothing heavy is imported
+before the first use of it, or the first call of :func:`per_item`.
 """
+
+from typing import TYPE_CHECKING
 
 from phi3_lora_qa.metrics.catalogue import (
     MetricInfo,
@@ -15,7 +17,11 @@ from phi3_lora_qa.metrics.catalogue import (
     per_item,
 )
 
+if TYPE_CHECKING:
+    from phi3_lora_qa.metrics.modules import AnswerMetric
+
 __all__ = [
+    "AnswerMetric",
     "MetricInfo",
     "RequestedMetric",
     "find_metric",
@@ -25,3 +31,11 @@ __all__ = [
     "metrics_to_measure",
     "per_item",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "AnswerMetric":
+        from phi3_lora_qa.metrics.modules import AnswerMetric
+
+        return AnswerMetric
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -202,7 +202,7 @@ def _load(import_path: str) -> Any:
     if not isinstance(module, evaluate.Metric):
         raise DataError(
             f"{escape(import_path, 200)} is not a metric; derive it from "
-            "phi3_lora_qa.metrics.modules.AnswerMetric, or from evaluate.Metric"
+            "phi3_lora_qa.metrics.AnswerMetric, or from evaluate.Metric"
         )
     return module
 

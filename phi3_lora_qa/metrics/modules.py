@@ -21,8 +21,6 @@ from phi3_lora_qa.metrics.text_metrics import (
 )
 from phi3_lora_qa.surrogates import escape_surrogates
 
-__all__ = ["MODULES", "AnswerMetric", "CheckedMetric", "compute", "in_memory", "score_pairs"]
-
 
 class AnswerMetric(evaluate.Metric):
     """A metric of one answer against one reference; derive your own metric from it.
@@ -34,7 +32,7 @@ class AnswerMetric(evaluate.Metric):
         binary: Scores are 0 or 1, and so their confidence interval is exact.
 
     Example:
-        >>> from phi3_lora_qa.metrics.modules import AnswerMetric
+        >>> from phi3_lora_qa.metrics import AnswerMetric
         >>> class StartsAlike(AnswerMetric):
         ...     binary = True
         ...

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ def train(  # noqa: PLR0913 - the two dictionaries of the Phi-3 cookbook, and wh
     """Fine-tune a base model with LoRA and write the adapter folder.
 
     Args:
-        model: A known base (``tiny``, ``smollm2``, ``microsoft/Phi-3-mini-4k-instruct``, ...) or
-            the folder of one.
+        model: A known base, such as ``microsoft/Phi-3-mini-4k-instruct``, or the folder of one.
         data: JSON lines of ``{"messages": [{"role", "content"}, ...]}``.
         training_config: Keyword arguments of TRL's SFTConfig.
         peft_config: Keyword arguments of PEFT's LoraConfig.
@@ -57,41 +57,29 @@ def train(  # noqa: PLR0913 - the two dictionaries of the Phi-3 cookbook, and wh
         show_progress: Show a progress bar and the logged losses on stderr.
 
     Returns:
-        The adapter folder, the losses before and after in nats per learned token, and the log.
+        The adapter folder, the losses in nats per learned token, and the log.
 
     Raises:
         InputError: A setting, a data row or the base cannot be used; nothing was saved.
         MissingDependencyError: A setting needs a package that is not installed.
 
     Example:
-        Settings and data are checked before a base is loaded:
-
-        >>> from phi3_lora_qa import Phi3LoraQAError, train
-        >>> try:
-        ...     train("tiny", "rows.jsonl", {}, {"r": 16}, "adapter", dtype="int4")
-        ... except Phi3LoraQAError as error:
-        ...     print(error)
-        model.dtype is 'int4'; use one of auto, float32, bfloat16, float16
+        >>> from phi3_lora_qa import train
+        >>> train("tiny", "rows.jsonl", {"max_steps": 10}, {"r": 16})
+        Traceback (most recent call last):
+        phi3_lora_qa.errors.InputError: train() [output]: dir is missing; set it there
     """
-    output = {} if output_dir is None else {"dir": Path(output_dir)}
     tables: dict[str, Any] = {
         "model": {"base": str(model), "dtype": dtype, "attn_implementation": attn_implementation},
-        "data": {
-            "train": Path(data),
-            "validation": None if validation is None else Path(validation),
-            "validation_fraction": validation_fraction,
-            "seed": split_seed,
-        },
+        "data": _data_table(data, validation, validation_fraction, split_seed),
+        "output": _output_table(output_dir, overwrite),
         "training": dict(training_config or {}),
         "peft": dict(peft_config or {}),
         "quantization": dict(quantization_config or {}),
         "engine": dict(engine or {}),
-        "output": output | ({"overwrite": True} if overwrite else {}),
     }
     config = config_from_tables(tables, "train()")
-    if not show_progress:
-        return train_from_config(config)
-    with progress_bar() as callbacks:
+    with progress_bar() if show_progress else nullcontext() as callbacks:
         return train_from_config(config, callbacks)
 
 
@@ -134,6 +122,19 @@ def train_from_config(
         return result
     calls.on_progress("pushing the adapter", 0, 0)
     return replace(result, pushed=push_adapter(result.adapter, config.hub))
+
+
+def _data_table(
+    train: str | Path, validation: str | Path | None, fraction: float, seed: int
+) -> dict[str, Any]:
+    held_out = None if validation is None else Path(validation)
+    rows = {"train": Path(train), "validation": held_out}
+    return {**rows, "validation_fraction": fraction, "seed": seed}
+
+
+def _output_table(output_dir: str | Path | None, overwrite: bool) -> dict[str, Any]:
+    output: dict[str, Any] = {} if output_dir is None else {"dir": Path(output_dir)}
+    return output | ({"overwrite": True} if overwrite else {})
 
 
 def _result(

@@ -106,7 +106,7 @@ class TrainConfig:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a training config and apply ``table.key=value`` overrides to it.
+    r"""Read a training config and apply ``table.key=value`` overrides to it.
 
     Paths in the file are relative to the file; paths in an override to the working directory.
 
@@ -114,8 +114,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         path: The TOML file.
         overrides: Applied in order.
 
+    Returns:
+        The checked config.
+
     Raises:
         InputError: The file cannot be read, or a table, key or value is unknown or invalid.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from phi3_lora_qa.training import load_config
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "train.toml")
+        ...     _ = path.write_text("[model]\nbase = 'tiny'\n[data]\ntrain = 'rows.jsonl'\n")
+        ...     load_config(path, ["output.dir=adapter", "peft.r=4"]).peft
+        {'r': 4}
     """
     raw = read_toml(path, "the training config")
     _resolve_paths(raw, path.parent)
@@ -181,9 +194,7 @@ def _table(kind: type[Table], raw: Mapping[str, Any], where: str) -> Table:
     try:
         return kind(**raw)
     except TypeError as error:
-        raise InputError(
-            f"{where}: {_missing(kind, raw)} is missing; set it there, or with --set"
-        ) from error
+        raise InputError(f"{where}: {_missing(kind, raw)} is missing; set it there") from error
 
 
 def _missing(kind: Any, raw: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from phi3_lora_qa.errors import DataError
 from phi3_lora_qa.metrics import RequestedMetric, find_metric, metrics_to_measure, per_item
 
 CLASS = """
-from phi3_lora_qa.metrics.modules import AnswerMetric
+from phi3_lora_qa.metrics import AnswerMetric
 
 
 class Vowels(AnswerMetric):
