@@ -7,10 +7,14 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from phi3_lora_qa.models.registry import bundled
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.models.loading import LoadedBase
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +43,15 @@ def pytest_collection_finish() -> None:
     """What was imported stays: no collection of garbage need look through it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> "LoadedBase":
+    """The bundled tiny base with its tokenizer; no test may change it."""
+    from phi3_lora_qa.models.loading import load_base
+    from phi3_lora_qa.models.registry import resolve_base
+
+    return load_base(resolve_base("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_a_shortage_is_recognised_through_the_chain_of_causes(
     assert says in str(shortage(error))
 
 
-def test_other_errors_are_no_shortage() -> None:
+def test_other_errors_are_not_a_shortage() -> None:
     circular = ValueError("a")
     circular.__cause__ = circular
     for error in (circular, InputError("out of memory"), OSError(errno.ENOENT, "missing")):

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.models.loading import LoadedBase, load_base
-from phi3_lora_qa.models.registry import bundled, resolve_base
+from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.training import TrainResult, train
 
 Train = Callable[..., TrainResult]
@@ -21,11 +20,6 @@ SETTINGS: dict[str, Any] = {
     "save_steps": 4,
 }
 PEFT: dict[str, Any] = {"r": 4, "lora_alpha": 8}
-
-
-@pytest.fixture(scope="session")
-def tiny() -> LoadedBase:
-    return load_base(resolve_base("tiny"))
 
 
 @pytest.fixture(scope="session")
