@@ -23,9 +23,7 @@ from phi3_lora_qa.errors import InputError, escape, path_trouble, shortage
         ("a\nb\u202ec\ud800", r"a\nb\u202ec\ud800"),
     ],
 )
-def test_commands_and_control_characters_are_escaped(
-    text: str, shown: str
-) -> None:
+def test_commands_and_control_characters_are_escaped(text: str, shown: str) -> None:
     assert escape(text) == shown
 
 

@@ -65,3 +65,35 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
         staged_output(tmp_path / "file" / "a"),
     ):
         pass
+
+
+def test_if_the_new_folder_is_missing_the_old_one_is_restored(tmp_path: Path) -> None:
+    write(tmp_path / "a", "old")
+    with pytest.raises(FileNotFoundError), staged_output(tmp_path / "a", force=True):
+        pass
+    assert (tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path: Path, content: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    if content:
+        (tmp_path / "elsewhere" / "adapter_config.json").write_text("old", encoding="utf-8")
+    (tmp_path / "a").symlink_to("elsewhere")
+    with staged_output(tmp_path / "a", force=True) as staging:
+        write(staging / "a")
+    assert not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8") == "new"
+    assert (tmp_path / "elsewhere" / "adapter_config.json").exists() is content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "elsewhere"]
+
+
+def test_the_messages_name_the_setting_and_the_way_to_replace(tmp_path: Path) -> None:
+    write(tmp_path / "a", "old")
+    words = {"name": "output.dir", "how_to_replace": "set output.overwrite = true"}
+    with (
+        pytest.raises(InputError, match=r"^output\.dir .*, or set output\.overwrite = true$"),
+        staged_output(tmp_path / "a", **words),  # type: ignore[arg-type]
+    ):
+        pass

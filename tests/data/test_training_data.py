@@ -118,9 +118,7 @@ def test_all_turns_of_a_conversation_are_kept_and_other_keys_ignored(tmp_path: P
         (json.dumps(row("a", "half \ud800")), "rows.jsonl:2: turn 2 contains half a surrogate"),
     ],
 )
-def test_an_invalid_row_is_reported_with_its_line(
-    tmp_path: Path, line: str, says: str
-) -> None:
+def test_an_invalid_row_is_reported_with_its_line(tmp_path: Path, line: str, says: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row("a")) + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(DataError) as caught:

@@ -51,9 +51,7 @@ def test_qlora_trains_an_adapter_for_the_unquantized_base(
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("value", ["float31", "nf4"])
-def test_an_unknown_dtype_is_rejected(
-    train_tiny: Any, tmp_path: Path, value: str
-) -> None:
+def test_an_unknown_dtype_is_rejected(train_tiny: Any, tmp_path: Path, value: str) -> None:
     with pytest.raises((InputError, BaseModelError)):
         train_tiny(
             tmp_path / "adapter", quantization_config=NF4 | {"bnb_4bit_compute_dtype": value}
