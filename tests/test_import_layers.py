@@ -14,8 +14,8 @@ PACKAGE = Path(phi3_lora_qa.__file__).parent
 LAYERS = {
     # These import nothing of the package, and every module may import them.
     "errors": -1, "setting_specs": -1, "reading": -1, "close_match": -1,
-    "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
     "atomic_write": 0,
+    "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,
