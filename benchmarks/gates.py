@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.record import SCORED_CHECK, RunRecord, read_record
+from phi3_lora_qa.record import RunRecord, read_record
 
 MAX_SHARE = 0.6
 """The largest fraction of a full gate that each of several adapters may take."""
@@ -35,8 +35,8 @@ class Setup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateRun:
-    """A finished process: its wall time and the record of its first adapter."""
+class Gate:
+    """A finished gate: the wall time of its process and the record of its first adapter."""
 
     seconds: float
     record: RunRecord
@@ -46,7 +46,7 @@ class GateRun:
         return sum(t.seconds for t in self.record.timings if t.phase.startswith(prefix))
 
 
-def run_gate(setup: Setup, cache: str, adapters: list[Path], *options: str) -> GateRun:
+def run_gate(setup: Setup, cache: str, adapters: list[Path], *options: str) -> Gate:
     """Gate the adapters in one process; ``cache`` names the folder of cached base scores."""
     report = setup.folder / f"report-{time.monotonic_ns()}"
     command = [
@@ -64,10 +64,10 @@ def run_gate(setup: Setup, cache: str, adapters: list[Path], *options: str) -> G
     records = sorted(report.rglob("record.json"))
     if not records:
         sys.exit(f"{done.stdout}\n{done.stderr}")
-    return GateRun(seconds=seconds, record=read_record(records[0]))
+    return Gate(seconds=seconds, record=read_record(records[0]))
 
 
-def show(label: str, run: GateRun) -> None:
+def show(label: str, run: Gate) -> None:
     """Print one row."""
     print(
         f"{label}: {run.seconds:.1f} s, {run.record.verdict} (scoring the base: "
@@ -79,7 +79,9 @@ def show(label: str, run: GateRun) -> None:
 
 def scored_items(record: RunRecord) -> str:
     """Return the record's message on how many items were scored."""
-    return next((c.message for c in record.checks if c.id.startswith(SCORED_CHECK)), "not recorded")
+    return next(
+        (c.message for c in record.checks if c.id.endswith("every_item_is_scored")), "not recorded"
+    )
 
 
 def main() -> int:
