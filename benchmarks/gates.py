@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.record import RunRecord, read_record
+from phi3_lora_qa.record import RunRecord, load_record
 
 SHARE = 0.6
 """Of a full gate, the most that each of several adapters may cost."""
@@ -63,7 +63,7 @@ def gate(given: Given, cache: str, adapters: list[Path], *options: str) -> Gate:
     records = sorted(report.rglob("record.json"))
     if not records:
         sys.exit(f"{done.stdout}\n{done.stderr}")
-    return Gate(seconds=seconds, record=read_record(records[0]))
+    return Gate(seconds=seconds, record=load_record(records[0]))
 
 
 def show(what: str, found: Gate) -> None:

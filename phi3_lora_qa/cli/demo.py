@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.registry import bundled
-from phi3_lora_qa.record import Verdict, read_record
+from phi3_lora_qa.record import Verdict, load_record
 from phi3_lora_qa.report.report_folder import PAGE, RECORD
 
 MARK = ".phi3-lora-qa-demo"
@@ -93,7 +93,7 @@ def _gate(adapter: Path, base: str, recipe: Recipe, report: Path) -> str:
         *(f"--phi3-suite={suite}" for suite in recipe.suites),
         f"--phi3-thresholds={recipe.thresholds}",
     )
-    return read_record(report / RECORD).verdict
+    return load_record(report / RECORD).verdict
 
 
 def _damage(good: Path, damaged: Path) -> None:

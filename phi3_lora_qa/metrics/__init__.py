@@ -12,6 +12,7 @@ from phi3_lora_qa.metrics.catalogue import (
     metric_info,
     metric_names,
     per_item,
+    share_metrics,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "metric_info",
     "metric_names",
     "per_item",
+    "share_metrics",
 ]

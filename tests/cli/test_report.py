@@ -34,15 +34,21 @@ def test_a_record_alone_is_reported_without_its_items(tmp_path: Path) -> None:
     write_report(failing(), items(3), tmp_path)
     (tmp_path / "items.parquet").unlink()
     page = report_command(tmp_path)
-    assert "was not beside the record" in page.read_text(encoding="utf-8")
+    assert "was not next to the record" in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"schema_version": 1}'])
-def test_what_is_no_record_is_refused_with_the_mend(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"schema_version": 1}', '{"schema_version": 2}']
+)
+def test_a_file_that_is_not_a_record_is_refused_with_the_fix(
+    tmp_path: Path, content: str | None
+) -> None:
     record = tmp_path / "record.json"
     if content is not None:
         record.write_text(content)
-    with pytest.raises(InputError, match=r"gate the adapter again|give a record\.json"):
+    with pytest.raises(
+        InputError, match=r"run the gate again.*: pytest --phi3-only|pass a record\.json"
+    ):
         report_command(record)
     assert not (tmp_path / "report.html").exists()
 
@@ -74,7 +80,7 @@ def test_a_page_takes_the_place_of_nothing_but_a_page(tmp_path: Path, name: str)
     (tmp_path / "link").symlink_to(tmp_path / "notes.txt")
     (tmp_path / "nowhere").symlink_to(tmp_path / "new.html")
     before = {path.name: path.lstat() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match="give another name with --output FILE"):
+    with pytest.raises(InputError, match="use a different name with --output FILE"):
         report_command(tmp_path, tmp_path / name)
     assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == {
         found: status.st_ino for found, status in before.items()
@@ -90,7 +96,7 @@ def test_an_output_that_is_no_file_is_refused_in_one_line(
 ) -> None:
     write_report(failing(), items(3), tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"give another name|give a folder"):
+    with pytest.raises(InputError, match=r"use a different name|use a folder"):
         report_command(tmp_path, Path(output))
     assert {path.name for path in tmp_path.iterdir()} == {*NAMES, WRITTEN}
 

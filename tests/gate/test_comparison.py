@@ -7,7 +7,9 @@ import pytest
 from phi3_lora_qa.data.answer_checks import AnswerCheck, Json, MaxWords
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.gate.comparison import ComparisonConfig, chosen, join_scores, measure, needed
+from phi3_lora_qa.gate.comparison import items_to_decide, measure, select_metrics
+from phi3_lora_qa.gate.item_rows import join_scores
+from phi3_lora_qa.gate.paired_scores import ComparisonConfig
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.scoring.score_items import ItemScore
 
@@ -39,7 +41,7 @@ LIMITS = [
 def test_only_the_items_that_a_metric_says_something_of_are_counted(
     answer: str, outcome: Outcome
 ) -> None:
-    metrics = chosen((), LIMITS)
+    metrics = select_metrics((), LIMITS)
     rows = join_scores(ITEMS, scores(ITEMS, "[1]"), scores(ITEMS, answer), metrics)
     found = {
         (m.group, m.metric): m
@@ -57,7 +59,7 @@ def test_only_the_items_that_a_metric_says_something_of_are_counted(
 
 
 def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> None:
-    metrics = chosen((), LIMITS)
+    metrics = select_metrics((), LIMITS)
     endless = scores(ITEMS, "[1]", stopped=False)
     rows = join_scores(ITEMS, scores(ITEMS, "[1]"), endless, metrics)
     found = {
@@ -67,7 +69,10 @@ def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> Non
     assert found["format", "stopped"].outcome is Outcome.FAILED
     assert found["format", "stopped"].tuned == 0.0
     assert found["format", "exact_match"].tuned == 1.0
-    assert needed(rows, LIMITS[1], ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0)) > 0
+    assert (
+        items_to_decide(rows, LIMITS[1], ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0))
+        > 0
+    )
 
 
 def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
@@ -77,7 +82,7 @@ def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
     items = [replace(i, choices=options if n % 2 else ()) for n, i in enumerate(ITEMS[:40])]
     base = [replace(s, choice=0) for s in scores(items, "[1]")]
     tuned = [replace(s, choice=1, divergence=0.5, agreement=0.25) for s in scores(items, "[1]")]
-    metrics = chosen((), ())
+    metrics = select_metrics((), ())
     rows = join_scores(items, base, tuned, metrics)
     demands = ComparisonConfig(limits=(), metrics=metrics, seed=0)
     found = {m.metric: m for m in measure(rows, demands)}

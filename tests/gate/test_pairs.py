@@ -1,4 +1,4 @@
-"""Rows to metrics: what is paired with what, which interval judges it, and what the alarm sees."""
+"""Rows to metrics: what is paired with what, which interval judges it, and the regression alarm."""
 
 import math
 from dataclasses import replace
@@ -8,8 +8,9 @@ import pytest
 
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.gate import comparison
+from phi3_lora_qa.gate.paired_scores import ComparisonConfig, PairedScores
 from phi3_lora_qa.metrics import MetricInfo, measured
-from phi3_lora_qa.record import ItemRow, Metric, Outcome
+from phi3_lora_qa.record import ItemRow, LimitEntry, Metric, Outcome, Turn
 
 USUAL = measured((), ())
 JUDGED = [info for info in USUAL if not info.relative]
@@ -17,7 +18,7 @@ JUDGED = [info for info in USUAL if not info.relative]
 
 def measure(*given: object) -> tuple[Metric, ...]:
     rows, limits, seed, *baseline = given
-    demands = comparison.ComparisonConfig(
+    demands = ComparisonConfig(
         limits=limits,  # type: ignore[arg-type]
         metrics=USUAL,
         seed=seed,  # type: ignore[arg-type]
@@ -26,16 +27,14 @@ def measure(*given: object) -> tuple[Metric, ...]:
     return comparison.measure(rows, demands)  # type: ignore[arg-type]
 
 
-def needed(rows: list[ItemRow], limit: Limit, seed: int) -> int:
-    return comparison.needed(
-        rows, limit, comparison.ComparisonConfig(limits=(limit,), metrics=USUAL, seed=seed)
+def items_to_decide(rows: list[ItemRow], limit: Limit, seed: int) -> int:
+    return comparison.items_to_decide(
+        rows, limit, ComparisonConfig(limits=(limit,), metrics=USUAL, seed=seed)
     )
 
 
 def regression_tests(rows: list[ItemRow], seed: int) -> tuple[comparison.RegressionTest, ...]:
-    return comparison.regression_tests(
-        rows, comparison.ComparisonConfig(limits=(), metrics=USUAL, seed=seed)
-    )
+    return comparison.regression_tests(rows, ComparisonConfig(limits=(), metrics=USUAL, seed=seed))
 
 
 def row(number: int, *, loss: float = 0.0, right: float = 1.0, group: str = "general") -> ItemRow:
@@ -45,7 +44,7 @@ def row(number: int, *, loss: float = 0.0, right: float = 1.0, group: str = "gen
     return ItemRow(
         id=f"{group}:{number}",
         group=group,
-        prompt="user: ?",
+        prompt=(Turn(role="user", content="?"),),
         reference="yes",
         base_answer="yes",
         tuned_answer="yes" if right else "no",
@@ -74,22 +73,24 @@ def test_a_baseline_is_paired_by_id_and_judged_for_itself() -> None:
         ("baseline", Outcome.FAILED),
     ]
     assert found[1].base == pytest.approx(np.mean([r.tuned_loss for r in then]))
-    assert found[1].limit == "loss no worse than the baseline by more than 0.1"
+    assert found[1].limit == LimitEntry(
+        rule="no_worse_than", value=0.1, against="baseline", group="general", metric="loss"
+    )
 
 
 def test_without_a_baseline_or_its_metric_there_is_no_figure_for_it() -> None:
-    now, beside = noisy(0.0), (limit(against="baseline"), limit("exact_match", against="baseline"))
+    now, limits = noisy(0.0), (limit(against="baseline"), limit("exact_match", against="baseline"))
     bare = [replace(r, scores={}) for r in now]
-    assert [m.metric for m in measure(now, beside, 0) if m.limit] == []
-    assert [m.metric for m in measure(now, beside, 0, bare) if m.limit] == ["loss"]
-    assert [m.metric for m in measure(now, beside, 0, now[1:]) if m.limit] == []
-    assert needed(now, beside[0], 0) == 0
+    assert [m.metric for m in measure(now, limits, 0) if m.limit] == []
+    assert [m.metric for m in measure(now, limits, 0, bare) if m.limit] == ["loss"]
+    assert [m.metric for m in measure(now, limits, 0, now[1:]) if m.limit] == []
+    assert items_to_decide(now, limits[0], 0) == 0
 
 
-def test_the_figures_against_the_base_are_there_whatever_the_limits_ask() -> None:
+def test_the_comparison_with_the_base_is_measured_without_a_limit_too() -> None:
     metrics = measure(noisy(0.0), (limit(against="baseline"),), 0)
     assert [m.metric for m in metrics] == [info.name for info in USUAL]
-    assert {m.outcome for m in metrics} == {Outcome.NOT_RUN}
+    assert {(m.limit, m.outcome) for m in metrics} == {(None, None)}
 
 
 def test_items_of_one_document_count_as_one_observation() -> None:
@@ -119,18 +120,18 @@ def test_what_got_better_or_stayed_raises_no_alarm() -> None:
 
 
 def test_an_alarm_allows_for_how_many_comparisons_were_looked_at() -> None:
-    """Five of five got worse: 1 in 32 by chance, which is nothing among twenty comparisons."""
+    """Five of five got worse: 1 in 32 by chance, which is common among twenty comparisons."""
     few = [row(i, loss=0.1 * (i + 1), group="small") for i in range(5)]
     assert any(a.raised for a in regression_tests(few, 0)) is False
     assert any(0.05 < a.p_value < 0.5 for a in regression_tests(few, 0))
 
 
-@pytest.mark.parametrize(("place", "foreseen"), [("", True), ("own:Length", False)])
-def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
-    place: str, foreseen: bool
+@pytest.mark.parametrize(("place", "is_predicted"), [("", True), ("own:Length", False)])
+def test_nothing_is_predicted_for_a_custom_metric_without_a_span(
+    place: str, is_predicted: bool
 ) -> None:
-    """It could be a length, or a reward: no range of scores not yet seen can be assumed."""
-    pairs = comparison._Pairs(
+    """It may be a length or a reward: the range of the scores not yet seen is unknown."""
+    pairs = PairedScores(
         group="target",
         info=MetricInfo(name="own", span=None, place=place),
         against="base",
@@ -140,5 +141,5 @@ def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
         clusters=[""] * 72,
         rest=[2.0] * 100,
     )
-    interval = pairs.compare(comparison.ComparisonConfig(limits=(), metrics=(), seed=0))
-    assert math.isfinite(interval.low) == math.isfinite(interval.high) == foreseen
+    interval = pairs.compare(ComparisonConfig(limits=(), metrics=(), seed=0))
+    assert math.isfinite(interval.low) == math.isfinite(interval.high) == is_predicted

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.report import render_html
-from phi3_lora_qa.report.item_views import item_views
+from phi3_lora_qa.report.item_views import item_views, labelling_metrics
 from tests.report.builders import (
     HOSTILE,
     failing,
@@ -173,7 +173,7 @@ def test_nothing_makes_the_page_wider_than_the_window(visit: Open, name: str, wi
 
 def test_the_filters_show_what_they_say_and_count_it(visit: Open) -> None:
     driver = visit("fail")
-    views = item_views(items())
+    views = item_views(items(), labelling_metrics(failing().metrics))
     for flag in ("regressed", "improved", "different"):
         driver.find_element("css selector", f"[data-flag={flag}]").click()
         expected = [view.anchor for view in views if flag in view.flags]
@@ -200,7 +200,7 @@ def test_the_text_filter_narrows_and_the_address_brings_the_same_view_back(visit
 
 
 def test_a_link_to_an_item_opens_it_even_where_a_filter_hides_it(visit: Open) -> None:
-    target = item_views(items())[-1].anchor
+    target = item_views(items(), labelling_metrics(failing().metrics))[-1].anchor
     driver = visit("fail", "#show=regressed")
     assert target not in shown_items(driver)
     driver.execute_script("location.hash = arguments[0]", target)
@@ -217,7 +217,7 @@ def test_a_link_to_a_check_opens_its_stage(visit: Open) -> None:
 def test_the_keyboard_finds_walks_and_helps(visit: Open) -> None:
     driver = visit("fail")
     press(driver, "jj")
-    views = item_views(items())
+    views = item_views(items(), labelling_metrics(failing().metrics))
     focused = "return document.activeElement.closest('.item').id"
     assert driver.execute_script(focused) == views[1].anchor
     press(driver, "k")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 from phi3_lora_qa.report import replace_report, write_report
 from phi3_lora_qa.report.report_folder import NAMES, WRITTEN, put, take_away
 from tests.report.builders import failing, incomplete, items, passing
@@ -134,7 +134,7 @@ def test_wherever_replacing_ends_the_gate_may_replace_what_is_there(
     assert ended is (failing_at < 6)  # the list, four files, the list
     assert not [name for name in contents(tmp_path) if name.endswith(".part")]
     write_report(passing(), items(3), tmp_path)
-    assert read_record(tmp_path / "record.json").verdict == "PASS"
+    assert load_record(tmp_path / "record.json").verdict == "PASS"
 
 
 def test_the_summary_is_the_last_to_say_pass_and_the_first_to_say_it_no_more(
