@@ -128,7 +128,6 @@ def check_suite(
     near, unseen = _near_duplicates(distinct, budget)
     same, similar, unseen_rows = _overlap(distinct, trained, budget)
     counted = without_copies(items)
-    names = sorted({item.group for item in counted})
     return SuiteReport(
         groups=tuple(
             _group(
