@@ -21,7 +21,7 @@ _VERDICTS_WORST_FIRST = (
     Verdict.PARTIAL,
     Verdict.PASS,
 )
-NEVER_RAN = "not run: it was deselected or skipped, or pytest or its process ended early"
+NEVER_RAN = "it was deselected or skipped, or pytest or its process ended early"
 
 
 @dataclass(frozen=True, kw_only=True)

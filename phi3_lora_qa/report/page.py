@@ -103,7 +103,7 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
     """Arrange a record and its items."""
     checks = [_check(record, result) for result in record.checks]
     labelling = labelling_metrics(record.metrics)
-    names = {name: None for found in labelling.values() for name in sorted(found)}
+    limited = {name: None for found in labelling.values() for name in sorted(found)}
     return Page(
         record=record,
         mark=MARKS[record.verdict],
@@ -116,7 +116,7 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
         stages=_stages(checks),
         items=item_views(rows, labelling),
         item_count=len(rows),
-        labelled_by=", ".join(names or WATCHED),
+        labelled_by=", ".join(dict.fromkeys((*WATCHED, *limited))),
         evaluated=items_evaluated(record) or str(len(rows) or "none"),
         filters=_filters(len(rows), count_flags(rows, labelling)),
         kinds=kind_views(record.spectra),
