@@ -15,6 +15,7 @@ from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Turn,
 from phi3_lora_qa.report import write_report
 from phi3_lora_qa.settings import resolve
 from tests.gate.conftest import MakeBench, fails, holds
+from tests.gate.rows import JUDGED, noisy
 from tests.report.builders import passing, prompt, stopped_early
 
 QUESTIONS = 40
@@ -272,8 +273,6 @@ def test_a_limit_against_a_baseline_that_was_not_given_is_not_run(
 def test_an_alarm_is_a_warning_and_fails_only_where_the_profile_is_strict(
     profile: str, make_bench: MakeBench
 ) -> None:
-    from tests.gate.test_pairs import JUDGED, noisy
-
     bench = make_bench(profile=profile)
     bench.__dict__["rows"] = tuple(noisy(0.03))
     if profile == "strict":

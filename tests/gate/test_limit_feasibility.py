@@ -2,30 +2,18 @@
 
 import pytest
 
-from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.thresholds import Limit, default_limits, expand
 from phi3_lora_qa.gate.comparison import select_metrics
 from phi3_lora_qa.gate.limit_feasibility import MOST_ITEMS, LimitFeasibility, check_limits
 from phi3_lora_qa.record import Outcome, Rule
 from phi3_lora_qa.stats.paired import compare, decide
+from tests.gate.rows import suite_items
 from tests.report.builders import limit as limit_entry
-
-
-def items(n: int, per_cluster: int = 0) -> list[Item]:
-    return [
-        Item(
-            id=str(number),
-            prompt=(Message(role="user", content=f"What is {number}?"),),
-            reference="Six",
-            cluster=f"page {number // per_cluster}" if per_cluster else "",
-        )
-        for number in range(n)
-    ]
 
 
 def check(n: int, metric: str, rule: Rule, value: float, per_cluster: int = 0) -> LimitFeasibility:
     limit = Limit(group="target", metric=metric, rule=rule, value=value)
-    (found,) = check_limits(items(n, per_cluster), [limit], select_metrics((), [limit]))
+    (found,) = check_limits(suite_items(n, per_cluster), [limit], select_metrics((), [limit]))
     assert found.limit == limit_entry(metric=metric, rule=rule, value=value)
     return found
 
@@ -86,5 +74,5 @@ def test_only_items_that_the_metric_applies_to_are_counted() -> None:
 
 def test_the_built_in_limits_of_a_small_suite_are_undecidable() -> None:
     limits = expand(default_limits(("target",)), ("target",))
-    found = check_limits(items(5), limits, select_metrics((), limits))
+    found = check_limits(suite_items(5), limits, select_metrics((), limits))
     assert [limit.decidable for limit in found] == [False, False, False]
