@@ -254,9 +254,9 @@ def load_record(path: Path | str) -> RunRecord:
 
     Example:
         >>> from phi3_lora_qa.record import load_record
-        >>> record = load_record("reports/sample")  # doctest: +SKIP
-        >>> str(record.verdict)  # doctest: +SKIP
-        'PASS'
+        >>> record = load_record("reports/sample")
+        >>> str(record.verdict), record.metrics[0].limit.rule
+        ('PASS', 'no_worse_than')
     """
     file = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""The last accepted adapter: read from its record, and refused where it cannot be compared."""
+"""The last accepted adapter: read from its record, and refused if it cannot be compared."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,13 +69,13 @@ def target(tmp_path: Path, adapter: Path, baseline: Path, **options: object) -> 
 def test_a_baseline_brings_the_limits_of_the_profile(tmp_path: Path, good_adapter: Path) -> None:
     found = target(tmp_path, good_adapter, accepted(tmp_path), profile="smoke")
     assert [row.id for row in found.baseline] == [item.id for item in found.items]
-    beside = [limit for limit in found.limits if limit.against == "baseline"]
-    assert [(li.metric, li.value) for li in beside] == [
+    added = [limit for limit in found.limits if limit.against == "baseline"]
+    assert [(li.metric, li.value) for li in added] == [
         ("loss", 0.25), ("exact_match", 0.25), ("token_f1", 0.25),
     ]  # fmt: skip
 
 
-def test_limits_of_ones_own_against_the_baseline_are_the_only_ones(
+def test_limits_of_a_file_against_the_baseline_replace_those_of_the_profile(
     tmp_path: Path, good_adapter: Path
 ) -> None:
     limits = tmp_path / "limits.toml"
@@ -172,7 +172,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_cannot_be_compared_is_refused(fault: str, tmp_path: Path, good_adapter: Path) -> None:
+def test_a_record_that_cannot_be_compared_is_refused(
+    fault: str, tmp_path: Path, good_adapter: Path
+) -> None:
     change, words = FAULTS[fault]
     with pytest.raises(InputError, match=words):
         target(tmp_path, good_adapter, accepted(tmp_path, change))
@@ -205,7 +207,7 @@ def test_items_outside_the_records_folder_are_not_read(tmp_path: Path, good_adap
         target(tmp_path, good_adapter, path)
 
 
-def test_an_inconclusive_adapter_was_accepted_where_that_was_allowed(
+def test_an_inconclusive_adapter_was_accepted_if_that_was_allowed(
     tmp_path: Path, good_adapter: Path
 ) -> None:
     def allowed(r: RunRecord, rows: list[ItemRow]) -> tuple[RunRecord, list[ItemRow]]:

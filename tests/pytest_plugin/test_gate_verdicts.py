@@ -56,6 +56,12 @@ def test_several_adapters_get_a_verdict_each_and_the_run_the_worst(
     assert record_of(pytester, "out/adapter").verdict == "PASS"
     assert record_of(pytester, "out/nan").verdict == "FAIL"
     result.stdout.fnmatch_lines(["FAIL for the run"])
+    # The checks of one adapter are counted for it alone.
+    for name in ("adapter", "nan"):
+        count = len(record_of(pytester, f"out/{name}").checks)
+        assert f"phi3-lora-qa: adapter {name}, base tiny, 300 items, {count} checks" in (
+            result.outlines
+        )
 
 
 def test_a_verdict_over_some_stages_says_which_it_leaves_out(

@@ -46,7 +46,7 @@ LOADING = {"src", "href", "action", "formaction", "data", "srcset", "poster", "x
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(*[ANY_TEXT | MARKUP] * 4))
-def test_whatever_is_answered_the_page_has_the_same_elements_and_gives_the_text_back(
+def test_any_answer_leaves_the_elements_of_the_page_unchanged_and_is_shown(
     texts: tuple[str, str, str, str],
 ) -> None:
     question, reference, base, tuned = texts
@@ -61,7 +61,7 @@ def test_whatever_is_answered_the_page_has_the_same_elements_and_gives_the_text_
 
 @settings(max_examples=40, deadline=None)
 @given(ANY_TEXT | MARKUP)
-def test_whatever_the_record_says_the_page_has_the_same_elements(text: str) -> None:
+def test_any_text_of_the_record_leaves_the_elements_of_the_page_unchanged(text: str) -> None:
     def page(words: str) -> Parsed:
         result = replace(failing().checks[5], message=words + "x", fix=words + "x")
         words = words or "x"
@@ -89,13 +89,13 @@ def test_hostile_strings_in_every_place_open_no_element_and_load_nothing() -> No
     assert not any(name == "style" for _, name, _ in found.attributes)
 
 
-def test_no_byte_of_the_page_misleads_and_all_of_them_can_be_written() -> None:
+def test_every_character_of_the_page_is_visible_and_can_be_encoded() -> None:
     page = render_html(hostile_record(), hostile_items())
     page.encode("utf-8")
     assert visible(page) == page
 
 
-def test_the_same_record_and_items_give_the_same_page_in_any_order_of_calls() -> None:
+def test_the_same_record_and_items_give_the_same_page() -> None:
     first = render_html(failing(), items())
     render_html(hostile_record(), hostile_items())
     assert render_html(failing(), items()) == first

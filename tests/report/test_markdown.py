@@ -36,7 +36,7 @@ def shown(source: str) -> str:
 
 
 @given(MARKUP)
-def test_escaped_text_is_read_as_text_alone(value: str) -> None:
+def test_escaped_text_is_read_as_plain_text(value: str) -> None:
     types = {token.type for token in parse("x " + text(value)) if token.type != "inline"}
     assert types <= {"paragraph_open", "paragraph_close", *PLAIN}
     assert shown("x " + text(value)).replace("\u200b", "").split() == ["x", *value.split()]
@@ -59,7 +59,7 @@ def test_a_forge_makes_neither_a_mention_nor_a_link_of_a_message(trap: str) -> N
     assert "&#8203;" in escaped
 
 
-def test_a_hostile_record_makes_no_markup_and_no_row() -> None:
+def test_a_hostile_record_adds_neither_markup_nor_rows() -> None:
     source = render_markdown(hostile_record())
     source.encode()
     tokens = parse(source)
@@ -95,7 +95,7 @@ def test_a_pass_is_ok_to_ship_and_an_incomplete_run_is_not() -> None:
     assert "### Metrics" not in render_markdown(incomplete())
 
 
-def test_more_to_do_than_a_person_reads_is_counted() -> None:
+def test_a_long_list_of_things_to_do_is_cut_and_counted() -> None:
     results = [
         replace(failing().checks[5], id=f"phi3::static::c{n}", message=f"broken {n}")
         for n in range(MAX_TODO + 3)

@@ -22,7 +22,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_report_is_four_files_and_their_list_and_its_page_is_named(tmp_path: Path) -> None:
+def test_a_report_has_four_files_and_their_list(tmp_path: Path) -> None:
     page = write_report(failing(), items(5), tmp_path / "new" / "folder")
     assert page == tmp_path / "new" / "folder" / "report.html"
     assert names(page.parent) == FILES
@@ -31,7 +31,7 @@ def test_a_report_is_four_files_and_their_list_and_its_page_is_named(tmp_path: P
     assert (page.parent / "summary.md").read_text(encoding="utf-8").startswith("## ✕ FAIL")
 
 
-def test_the_page_rendered_again_from_the_files_is_the_same_to_the_last_byte(
+def test_the_page_rendered_again_from_the_files_has_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     page = write_report(hostile_record(), hostile_items(), tmp_path)
@@ -39,14 +39,14 @@ def test_the_page_rendered_again_from_the_files_is_the_same_to_the_last_byte(
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_the_record_names_its_items_only_where_there_are_some(tmp_path: Path) -> None:
+def test_the_record_names_its_items_only_if_there_are_some(tmp_path: Path) -> None:
     write_report(passing(items=""), items(2), tmp_path / "some")
     write_report(passing(items="x"), [], tmp_path / "none")
     assert load_record(tmp_path / "some" / "record.json").items == "items.parquet"
     assert load_record(tmp_path / "none" / "record.json").items == ""
 
 
-def test_other_files_of_the_folder_are_left_as_they_are(tmp_path: Path) -> None:
+def test_other_files_of_the_folder_are_unchanged(tmp_path: Path) -> None:
     mine = {"notes.txt": "mine", "record.part": "mine", "report.html.part": "mine"}
     for name, content in mine.items():
         (tmp_path / name).write_text(content)
@@ -56,7 +56,7 @@ def test_other_files_of_the_folder_are_left_as_they_are(tmp_path: Path) -> None:
     assert all((tmp_path / name).read_text() == content for name, content in mine.items())
 
 
-def test_old_items_are_not_shown_as_those_of_a_new_run(tmp_path: Path) -> None:
+def test_old_items_are_not_shown_in_the_report_of_a_new_run(tmp_path: Path) -> None:
     write_report(passing(), items(2), tmp_path)
     page = write_report(incomplete(), [], tmp_path)
     assert "target-000" not in page.read_text(encoding="utf-8")
