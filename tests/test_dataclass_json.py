@@ -43,7 +43,8 @@ GOOD: dict[str, Any] = {
     "pairs": {"x": [0.5, "nan"]},
 }
 NUMBERS = st.floats(allow_nan=False)
-PARTS = st.builds(Part, name=st.text(st.characters(codec="utf-8")), size=NUMBERS)
+TEXTS = st.text("a\u00e9\n\0\U0001f468", max_size=5)
+PARTS = st.builds(Part, name=TEXTS, size=NUMBERS)
 
 
 @given(
@@ -52,8 +53,8 @@ PARTS = st.builds(Part, name=st.text(st.characters(codec="utf-8")), size=NUMBERS
         colour=st.sampled_from(Colour),
         side=st.sampled_from(("left", "right")),
         part=st.none() | PARTS,
-        parts=st.lists(PARTS).map(tuple),
-        pairs=st.dictionaries(st.text(st.characters(codec="utf-8")), st.tuples(NUMBERS, NUMBERS)),
+        parts=st.lists(PARTS, max_size=3).map(tuple),
+        pairs=st.dictionaries(TEXTS, st.tuples(NUMBERS, NUMBERS), max_size=3),
         count=st.integers(),
         extra=st.dictionaries(st.sampled_from("ab"), st.none() | st.booleans() | st.integers()),
     )

@@ -7,7 +7,7 @@ but that cannot be relied on.)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import BASE, Limit
@@ -70,6 +70,14 @@ def _check(items: Sequence[Item], limit: Limit, info: MetricInfo) -> LimitFeasib
     entry = limit.entry()
     if mine and _passes(limit, info, len(mine), [item.cluster for item in mine]):
         return LimitFeasibility(limit=entry, items=len(mine), decidable=True)
+    if other := attainable_limit(limit, info):
+        return LimitFeasibility(limit=entry, items=len(mine), decidable=False, attainable=other)
+    needed = _items_needed(limit, info)
+    return LimitFeasibility(limit=entry, items=len(mine), decidable=False, items_needed=needed)
+
+
+def attainable_limit(limit: Limit, info: MetricInfo) -> LimitEntry | None:
+    """Return a limit that can be decided where no number of items decides this one; else None."""
     other = suggest_limit(
         limit.rule,
         limit.value,
@@ -77,15 +85,7 @@ def _check(items: Sequence[Item], limit: Limit, info: MetricInfo) -> LimitFeasib
         higher_is_better=info.higher_is_better,
         from_best=info.relative and limit.against == BASE,
     )
-    if other:
-        attainable = Limit(
-            group=limit.group, metric=limit.metric, rule=other.rule, value=other.value
-        )
-        return LimitFeasibility(
-            limit=entry, items=len(mine), decidable=False, attainable=attainable.entry()
-        )
-    needed = _items_needed(limit, info)
-    return LimitFeasibility(limit=entry, items=len(mine), decidable=False, items_needed=needed)
+    return replace(limit, rule=other.rule, value=other.value).entry() if other else None
 
 
 def _items_needed(limit: Limit, info: MetricInfo) -> int:
