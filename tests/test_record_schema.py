@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 
 from phi3_lora_qa.record import RunRecord
 from phi3_lora_qa.record_schema import SCHEMA_FILE, schema_text
-from tests.report.builders import failing, hostile_record, incomplete, metric, passing
+from tests.report.builders import failing, incomplete, metric, passing
+from tests.report.hostile import hostile_record
 
 SAMPLE = Path(__file__).parents[1] / "reports" / "sample" / "record.json"
 SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))

@@ -20,11 +20,8 @@ from phi3_lora_qa.report import render_html, render_markdown
 from phi3_lora_qa.report.html import TEMPLATES
 from phi3_lora_qa.report.safe_text import TEXT_LIMIT, visible
 from tests.report.builders import (
-    HOSTILE,
     checks,
     failing,
-    hostile_items,
-    hostile_record,
     incomplete,
     item,
     items,
@@ -35,6 +32,7 @@ from tests.report.builders import (
     spectra,
     stopped_early,
 )
+from tests.report.hostile import HOSTILE, hostile_items, hostile_record
 from tests.report.parsing import Parsed
 
 ANY_TEXT = st.text(st.characters(categories=None), max_size=200)

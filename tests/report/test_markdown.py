@@ -9,15 +9,8 @@ from markdown_it.token import Token
 from phi3_lora_qa.report import render_markdown
 from phi3_lora_qa.report.markdown import MAX_TODO, code, text
 from phi3_lora_qa.report.safe_text import NOTHING
-from tests.report.builders import (
-    checks,
-    failing,
-    hostile_record,
-    incomplete,
-    metric,
-    passing,
-    stopped_early,
-)
+from tests.report.builders import checks, failing, incomplete, metric, passing, stopped_early
+from tests.report.hostile import hostile_record
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = st.text(st.sampled_from("\\`*_[]()<>|~&!#@:/.-+= \n\taw1"), max_size=40)

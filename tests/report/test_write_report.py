@@ -6,14 +6,8 @@ import pytest
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.record import load_record
 from phi3_lora_qa.report import read_items, render_again, write_report
-from tests.report.builders import (
-    failing,
-    hostile_items,
-    hostile_record,
-    incomplete,
-    items,
-    passing,
-)
+from tests.report.builders import failing, incomplete, items, passing
+from tests.report.hostile import hostile_items, hostile_record
 
 FILES = {"record.json", "items.parquet", "summary.md", "report.html", "report.sha256"}
 

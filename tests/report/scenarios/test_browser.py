@@ -10,15 +10,8 @@ import pytest
 
 from phi3_lora_qa.report import render_html
 from phi3_lora_qa.report.item_views import item_views, labelling_metrics
-from tests.report.builders import (
-    HOSTILE,
-    failing,
-    hostile_items,
-    hostile_record,
-    incomplete,
-    items,
-    passing,
-)
+from tests.report.builders import failing, incomplete, items, passing
+from tests.report.hostile import HOSTILE, hostile_items, hostile_record
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
