@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat_items import Item
+from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
@@ -24,7 +25,7 @@ from phi3_lora_qa.lora import Array
 from phi3_lora_qa.models.paths import cache_folder
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, resolve_base
-from phi3_lora_qa.record import Json, Timing
+from phi3_lora_qa.record import Timing
 from phi3_lora_qa.setting_specs import STAGES, server_of
 from phi3_lora_qa.settings import GateSettings
 
