@@ -134,14 +134,14 @@ def choose_items(source: Path, base: str, wanted: int, folder: Path) -> tuple[Pa
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.models.loading import load_tokenizer
     from phi3_lora_qa.models.registry import resolve_base
-    from phi3_lora_qa.scoring.prompts import prompt_item, stop_token
+    from phi3_lora_qa.scoring.prompts import tokenize_item, stop_token
 
     tokenizer = load_tokenizer(resolve_base(base))
     stop = stop_token(tokenizer)
     own, rendered = folder / "suite.jsonl", folder / "rendered.jsonl"
     rows: list[tuple[Any, Any]] = []
     for item in read_suite([source]):
-        prompted = prompt_item(tokenizer, stop, item, LIMIT)
+        prompted = tokenize_item(tokenizer, stop, item, LIMIT)
         whole = prompted.prompt + prompted.reference
         prompt, target = (
             str(tokenizer.decode(list(ids))) for ids in (prompted.prompt, prompted.reference)

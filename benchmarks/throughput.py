@@ -16,9 +16,9 @@ from typing import Any
 
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.scoring.batch_engine import READ_AT_ONCE
-from phi3_lora_qa.scoring.kv_cache import KeyValues, Span, run_decoder
-from phi3_lora_qa.scoring.prepacked_linear import packed_products
+from phi3_lora_qa.scoring.batch_engine import PREFILL_TOKENS
+from phi3_lora_qa.scoring.kv_cache import KVCache, Span, run_decoder
+from phi3_lora_qa.scoring.prepacked_linear import prepack_linear_layers
 
 TURNS = 5
 PROMPT = 128
@@ -57,11 +57,11 @@ class Passes:
         self.model = model
         self.head = model.get_output_embeddings()
 
-    def read(self, rows: int) -> KeyValues:
+    def read(self, rows: int) -> KVCache:
         """Read so many prompts one behind the other, in passes as large as scoring's."""
         import torch
 
-        store, size = KeyValues([PROMPT + 1] * rows), READ_AT_ONCE // PROMPT
+        store, size = KVCache([PROMPT + 1] * rows), PREFILL_TOKENS // PROMPT
         for start in range(0, rows, size):
             some = range(start, min(start + size, rows))
             store.aim([Span(row=row, start=0, tokens=PROMPT) for row in some])
@@ -70,7 +70,7 @@ class Passes:
             run_decoder(self.model, store, ids, positions)
         return store
 
-    def step(self, store: KeyValues) -> None:
+    def step(self, store: KVCache) -> None:
         """Make one token for each row."""
         import torch
 
@@ -101,7 +101,7 @@ def main() -> None:
     for dtype in ("float32", "bfloat16"):
         model = load_base(resolve_base(given.base), dtype).model
         passes, rows = Passes(model), given.tokens // PROMPT
-        with torch.inference_mode(), packed_products(model):
+        with torch.inference_mode(), prepack_linear_layers(model):
             limit = seconds(products(model, rows * PROMPT, head=False))
             own = seconds(partial(passes.read, rows))
             show(f"{dtype} reading {rows} rows of {PROMPT}", rows * PROMPT, own, limit)

@@ -10,7 +10,7 @@ from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.suite import read_suite
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
-from phi3_lora_qa.scoring.completions_client import READ_BACK
+from phi3_lora_qa.scoring.completions_client import READ_BACK_ITEMS
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.serving import QUICK, Served, serve, tuned_model
 
@@ -108,5 +108,5 @@ def server(served: Served) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def few(ragged: tuple[Item, ...]) -> tuple[Item, ...]:
     """Some items; what the last one says is not read back."""
-    assert len(ragged[::4]) > READ_BACK
+    assert len(ragged[::4]) > READ_BACK_ITEMS
     return ragged[::4]

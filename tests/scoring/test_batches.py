@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3_lora_qa.scoring.batches import fitting_tokens, plan
-from phi3_lora_qa.scoring.prompts import PromptedItem
+from phi3_lora_qa.scoring.batches import default_token_budget, plan
+from phi3_lora_qa.scoring.prompts import TokenizedItem
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
 
-def items_of(lengths: list[int]) -> list[PromptedItem]:
+def items_of(lengths: list[int]) -> list[TokenizedItem]:
     return [
-        PromptedItem(id=f"{n:03}", prompt=(0,) * length, reference=(), answer_limit=0)
+        TokenizedItem(id=f"{n:03}", prompt=(0,) * length, reference=(), answer_limit=0)
         for n, length in enumerate(lengths)
     ]
 
@@ -65,4 +65,4 @@ def test_a_batch_has_as_many_tokens_as_their_keys_and_values_fit(layers: int, to
         hidden_size=576, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=layers
     )
     model: Any = SimpleNamespace(config=config, dtype=torch.float32)
-    assert fitting_tokens(model) == tokens
+    assert default_token_budget(model) == tokens

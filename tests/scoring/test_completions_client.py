@@ -5,7 +5,7 @@ import pytest
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.scoring.completions_client import LARGEST_GAP
+from phi3_lora_qa.scoring.completions_client import MAX_GAP
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.faulty_replies import told, with_choice, with_values
 from tests.scoring.serving import OPTIONS, Raw, Reply, Served
@@ -51,7 +51,7 @@ def test_a_server_that_reads_its_answers_otherwise_than_it_wrote_them_is_not_rel
         return with_values(true, [None, *(value - gap for value in told(true)[1:])])
 
     served.fault = otherwise
-    if gap < LARGEST_GAP:
+    if gap < MAX_GAP:
         scores = server.score("tiny", tiny.tokenizer, few, OPTIONS)
         assert not any(score.error for score in scores)
         return

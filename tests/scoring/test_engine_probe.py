@@ -13,7 +13,7 @@ from phi3_lora_qa.errors import IncompatibleLibraryError
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.scoring import engine_probe, kv_cache
 from phi3_lora_qa.scoring.engine_probe import require_engine_fits
-from phi3_lora_qa.scoring.kv_cache import ATTENTION, KeyValues
+from phi3_lora_qa.scoring.kv_cache import ATTENTION, KVCache
 from phi3_lora_qa.scoring.score_items import ScoringOptions, score_items
 
 
@@ -34,7 +34,7 @@ def test_the_installed_transformers_fits_and_no_random_number_is_used_up() -> No
 
 def asks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a new version called a method that our keys and values do not have."""
-    monkeypatch.delattr(KeyValues, "update")
+    monkeypatch.delattr(KVCache, "update")
 
 
 def ignores_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +55,8 @@ def forgets_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a new version read what the keys and values do not have."""
-    attend = KeyValues.attend
-    monkeypatch.setattr(KeyValues, "attend", lambda *given: attend(*given) * torch.nan)
+    attend = KVCache.attend
+    monkeypatch.setattr(KVCache, "attend", lambda *given: attend(*given) * torch.nan)
 
 
 def returns_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.scoring.kv_cache import KeyValues, Span
+from phi3_lora_qa.scoring.kv_cache import KVCache, Span
 
 HEADS, GROUPS, SIZE = 2, 3, 4
 
@@ -35,7 +35,7 @@ class Rows:
 
     def __init__(self, longest: Sequence[int], window: int | None) -> None:
         rows = len(longest)
-        self.store = KeyValues(longest, window)
+        self.store = KVCache(longest, window)
         self.known = {row: (drawn(0)[0], drawn(0)[0]) for row in range(rows)}
         self.window = window
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from phi3_lora_qa.lora import gamma
 from phi3_lora_qa.scoring import prepacked_linear
-from phi3_lora_qa.scoring.prepacked_linear import PACKED, packed_products, products_of
+from phi3_lora_qa.scoring.prepacked_linear import PACKED, prepack_linear_layers, matmul_backends
 
 
 def refusal(dtype: torch.dtype) -> str:
@@ -39,7 +39,7 @@ def test_a_product_is_the_same_sum_in_another_order(shape: tuple[int, ...]) -> N
     layer, x = drawn()[0], torch.randn(shape)
     with torch.inference_mode():
         plain = layer(x)
-        with packed_products(layer):
+        with prepack_linear_layers(layer):
             packed = layer(x)
         sizes = x.abs().double() @ layer.weight.abs().double().T + layer.bias.abs().double()
     assert packed.shape == plain.shape
@@ -50,13 +50,13 @@ def test_a_product_is_the_same_sum_in_another_order(shape: tuple[int, ...]) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_dtype_is_packed_where_the_processor_can_and_else_torchs_own(dtype: torch.dtype) -> None:
     model, x = drawn(dtype), torch.randn(5, 48).to(dtype)
-    (said,) = products_of(model).values()
+    (said,) = matmul_backends(model).values()
     refused = refusal(dtype)
     assert (said == PACKED) == (not refused)
     assert refused[:60] in said
     with torch.inference_mode():
         plain = model(x)
-        with packed_products(model):
+        with prepack_linear_layers(model):
             assert ("forward" in vars(model[0])) == (not refused)
             torch.testing.assert_close(model(x), plain)
 
@@ -64,10 +64,10 @@ def test_a_dtype_is_packed_where_the_processor_can_and_else_torchs_own(dtype: to
 def test_each_dtype_of_a_model_is_asked_for_by_itself() -> None:
     """As of a bfloat16 base below factors in float32, and of a head in float64."""
     dtypes = torch.bfloat16, torch.float32, torch.float64
-    said = products_of(nn.ModuleList([drawn(dtype) for dtype in dtypes]))
+    said = matmul_backends(nn.ModuleList([drawn(dtype) for dtype in dtypes]))
     assert list(said) == ["bfloat16", "float32", "float64"]
     assert "float64 is not packed" in said["float64"]
-    assert products_of(nn.LayerNorm(4)) == {}
+    assert matmul_backends(nn.LayerNorm(4)) == {}
 
 
 Refusing = Callable[[pytest.MonkeyPatch], None]
@@ -115,8 +115,8 @@ def test_products_that_do_not_work_here_are_torchs_own_and_the_reason_is_told(
     with torch.no_grad():
         plain = model(x)
         broken(monkeypatch)
-        (said,) = products_of(model).values()
-        with packed_products(model):
+        (said,) = matmul_backends(model).values()
+        with prepack_linear_layers(model):
             assert torch.equal(model(x), plain)
     assert said.startswith("torch's own")
     assert f"torch {torch.__version__}" in said
@@ -130,14 +130,14 @@ def test_asking_leaves_the_random_numbers_alone_and_works_where_tensors_are_froz
     model = drawn()
     torch.manual_seed(3)
     with torch.inference_mode():
-        frozen = products_of(model)
+        frozen = matmul_backends(model)
     assert torch.equal(torch.rand(4), expected)
-    assert frozen == products_of(model)
+    assert frozen == matmul_backends(model)
 
 
 def test_layers_are_themselves_again_afterwards_even_after_an_error() -> None:
     model, wrong = drawn(), torch.ones(47)
-    with pytest.raises(RuntimeError), packed_products(model):
+    with pytest.raises(RuntimeError), prepack_linear_layers(model):
         model(wrong)
     assert not any("forward" in vars(module) for module in model.modules())
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_a_weight_that_is_exchanged_or_changed_meanwhile_counts() -> None:
     from torch.nn.utils import parametrize
 
     layer, x = drawn()[2], torch.randn(3, 80)
-    with torch.no_grad(), packed_products(layer):
+    with torch.no_grad(), prepack_linear_layers(layer):
         before = layer(x)
         parametrize.register_parametrization(layer, "weight", Doubled())
         torch.testing.assert_close(layer(x), 2.0 * before)
@@ -166,7 +166,7 @@ def test_a_weight_that_is_exchanged_or_changed_meanwhile_counts() -> None:
 
 def test_a_layer_of_another_kind_or_dtype_keeps_its_own_product() -> None:
     model = nn.ModuleList([Other(4, 4), drawn(torch.float64)[0]])
-    with packed_products(model):
+    with prepack_linear_layers(model):
         assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -175,6 +175,6 @@ def test_a_model_too_large_to_be_held_twice_is_left_as_it_is(
 ) -> None:
     monkeypatch.setattr(prepacked_linear, "MOST_BYTES", 10_000)
     model = drawn()
-    assert "take more than" in products_of(model)["float32"]
-    with packed_products(model):
+    assert "take more than" in matmul_backends(model)["float32"]
+    with prepack_linear_layers(model):
         assert "forward" not in vars(model[0])

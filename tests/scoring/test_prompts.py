@@ -11,7 +11,7 @@ from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import BaseModelError, DataError
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.scoring.decoding import stop_tokens
-from phi3_lora_qa.scoring.prompts import PromptedItem, answer_limit, prompt_item, stop_token
+from phi3_lora_qa.scoring.prompts import TokenizedItem, answer_limit, tokenize_item, stop_token
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
@@ -46,7 +46,7 @@ def test_prompt_and_reference_are_the_conversation_that_training_shows(
     tokenizer = chatml if kind == "chatml" else tiny.tokenizer
     stop = stop_token(tokenizer)
     for item in ragged:
-        prompted = prompt_item(tokenizer, stop, item, 500)
+        prompted = tokenize_item(tokenizer, stop, item, 500)
         trained = whole_conversation(tokenizer, item)
         scored = [*prompted.prompt, *prompted.reference]
         assert trained[: len(scored)] == scored
@@ -67,7 +67,7 @@ def test_the_real_chatml_base_ends_its_turns_with_its_eos(smollm2_folder: Any) -
     assert stop_token(tokenizer) == tokenizer.eos_token_id
     for text in ("Paris.", " Paris", "\n\nParis", "1, 2"):
         item = Item(id="a", prompt=(Message(role="user", content="Where?"),), reference=text)
-        prompted = prompt_item(tokenizer, tokenizer.eos_token_id, item, 64)
+        prompted = tokenize_item(tokenizer, tokenizer.eos_token_id, item, 64)
         assert str(tokenizer.decode(list(prompted.prompt))).endswith("<|im_start|>assistant\n")
         assert tokenizer.decode(list(prompted.reference)) == f"{text}<|im_end|>"
 
@@ -83,7 +83,7 @@ def test_the_loss_starts_from_the_tokens_that_generation_starts_from(
         stop = stop_token(tokenizer)
         question = (Message(role="user", content="How large?"),)
         one, other = (
-            prompt_item(tokenizer, stop, Item(id="i", prompt=question, reference=answer), 64)
+            tokenize_item(tokenizer, stop, Item(id="i", prompt=question, reference=answer), 64)
             for answer in (text, "large")
         )
         assert one.prompt == other.prompt
@@ -109,7 +109,7 @@ def test_what_goes_on_behind_its_end_is_an_error_of_the_item_with_its_line(
     item = make_item(id="a", question="How large?", answer=reference)
     item = replace(item, choices=choices, where="suite.jsonl:3")
     with pytest.raises(DataError, match=re.escape(f"suite.jsonl:3: {held}")):
-        prompt_item(tiny.tokenizer, stop, item, ends=ends)
+        tokenize_item(tiny.tokenizer, stop, item, ends=ends)
 
 
 def test_tokens_that_end_no_answer_may_stand_in_a_reference(
@@ -118,15 +118,15 @@ def test_tokens_that_end_no_answer_may_stand_in_a_reference(
     ends = stop_tokens(tiny.model, 0)
     for text in ("<|user|> small", "</s>small", "< |end| >", "small\n"):
         item = make_item(id="a", question="How large?", answer=text)
-        assert prompt_item(tiny.tokenizer, stop_token(tiny.tokenizer), item, ends=ends).reference
+        assert tokenize_item(tiny.tokenizer, stop_token(tiny.tokenizer), item, ends=ends).reference
     # <|end|> is no end in ChatML; and where a turn ends with a line break, the base decides.
     item = make_item(id="a", question="How large?", answer="small<|end|>\nand grey")
-    assert prompt_item(chatml, stop_token(chatml), item).reference
+    assert tokenize_item(chatml, stop_token(chatml), item).reference
     item = make_item(id="a", question="How large?", answer="small\nand grey")
     line_break = tiny.tokenizer.get_vocab()["<0x0A>"]
-    assert prompt_item(tiny.tokenizer, line_break, item).reference
+    assert tokenize_item(tiny.tokenizer, line_break, item).reference
     with pytest.raises(DataError, match="at which an answer ends"):
-        prompt_item(tiny.tokenizer, line_break, item, ends=frozenset({line_break}))
+        tokenize_item(tiny.tokenizer, line_break, item, ends=frozenset({line_break}))
 
 
 def test_an_answer_may_be_twice_its_reference_and_eight_tokens_more(
@@ -134,9 +134,9 @@ def test_an_answer_may_be_twice_its_reference_and_eight_tokens_more(
 ) -> None:
     stop = stop_token(tiny.tokenizer)
     item = make_item(id="a", question="How large?", answer="small")
-    prompted = prompt_item(tiny.tokenizer, stop, item, 100)
+    prompted = tokenize_item(tiny.tokenizer, stop, item, 100)
     assert prompted.answer_limit == 2 * (len(prompted.reference) - 1) + 8
-    assert prompt_item(tiny.tokenizer, stop, item, 5).answer_limit == 5
+    assert tokenize_item(tiny.tokenizer, stop, item, 5).answer_limit == 5
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_answer_may_always_be_as_long_as_its_reference(reference: int, limit:
 
 
 def test_the_length_counts_the_longer_of_reference_and_answer() -> None:
-    item = PromptedItem(id="a", prompt=(1, 2), reference=(3, 4, 5), answer_limit=2)
+    item = TokenizedItem(id="a", prompt=(1, 2), reference=(3, 4, 5), answer_limit=2)
     assert item.length == 5
 
 
@@ -165,4 +165,4 @@ def test_a_template_that_refuses_a_role_is_an_error_of_the_item(tiny: LoadedBase
     )
     item = Item(id="a", prompt=(Message(role="system", content="x"),), reference="y")
     with pytest.raises(DataError, match="no system turn"):
-        prompt_item(picky, 1, item, 10)
+        tokenize_item(picky, 1, item, 10)

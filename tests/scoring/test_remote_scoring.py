@@ -12,7 +12,7 @@ from phi3_lora_qa.errors import BaseModelError, InputError
 from phi3_lora_qa.models.loading import LoadedBase, load_tokenizer
 from phi3_lora_qa.models.registry import BaseRef, bundled, resolve_base
 from phi3_lora_qa.scoring import ItemScore, ScoringOptions, score_items
-from phi3_lora_qa.scoring.decoding import stop_tokens, stop_tokens_of
+from phi3_lora_qa.scoring.decoding import stop_tokens, stop_tokens_from_files
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.faulty_replies import spoil, with_choice
 from tests.scoring.serving import OPTIONS, QUICK, Served, serve
@@ -77,14 +77,14 @@ def test_tokenizer_and_stops_of_an_unloaded_base_are_those_of_the_loaded_one(
     ref = resolve_base("tiny")
     assert load_tokenizer(ref).get_vocab() == tiny.tokenizer.get_vocab()
     assert load_tokenizer(ref).chat_template == tiny.tokenizer.chat_template
-    assert stop_tokens_of(ref, 0) == stop_tokens(tiny.model, 0)
+    assert stop_tokens_from_files(ref, 0) == stop_tokens(tiny.model, 0)
     bare = tmp_path / "bare"  # no weights, and the stops in config.json only
     bare.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (bare / name).write_bytes((bundled("tiny/base") / name).read_bytes())
     ref = resolve_base(str(bare))
     assert load_tokenizer(ref).chat_template == tiny.tokenizer.chat_template
-    assert stop_tokens_of(ref, 0) == {tiny.model.config.eos_token_id}
+    assert stop_tokens_from_files(ref, 0) == {tiny.model.config.eos_token_id}
     (bare / "tokenizer.json").unlink()
     with pytest.raises(BaseModelError, match="no tokenizer"):
         load_tokenizer(ref)

@@ -11,14 +11,14 @@ from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.scoring import ScoringOptions, score_items
 from phi3_lora_qa.scoring.item_outputs import ItemOutput
 from phi3_lora_qa.scoring.losses import TopKLogprobs
-from phi3_lora_qa.scoring.prompts import PromptedItem
+from phi3_lora_qa.scoring.prompts import TokenizedItem
 from phi3_lora_qa.scoring.score_cache import MOST_FILES, SUFFIX, ScoreCache
 
 CONDITIONS = {"base": "0" * 64, "threads": 1}
 
 
-def item(number: int = 0) -> PromptedItem:
-    return PromptedItem(id="a", prompt=(1, 2, number), reference=(3, 4), answer_limit=12)
+def item(number: int = 0) -> TokenizedItem:
+    return TokenizedItem(id="a", prompt=(1, 2, number), reference=(3, 4), answer_limit=12)
 
 
 def reading(loss: float = 0.1) -> ItemOutput:
