@@ -134,7 +134,7 @@ def choose_items(source: Path, base: str, wanted: int, folder: Path) -> tuple[Pa
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.models.loading import load_tokenizer
     from phi3_lora_qa.models.registry import resolve_base
-    from phi3_lora_qa.scoring.prompts import tokenize_item, stop_token
+    from phi3_lora_qa.scoring.prompts import stop_token, tokenize_item
 
     tokenizer = load_tokenizer(resolve_base(base))
     stop = stop_token(tokenizer)

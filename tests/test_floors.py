@@ -12,7 +12,9 @@ import phi3_lora_qa
 
 PACKAGE = Path(phi3_lora_qa.__file__).parent
 FLOORS = {
-    "errors": -1, "setting_specs": -1, "reading": -1, "progress": -1,  # import nothing; all may import them
+    "errors": -1, "setting_specs": -1, "reading": -1,  # import nothing; all may import them
+    "progress": -1, "close_match": -1,
+    "atomic_write": 0,
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,

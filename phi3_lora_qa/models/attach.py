@@ -143,8 +143,8 @@ def read_lora_config(folder: Path) -> "LoraConfig":
     if config.init_lora_weights not in _SAFE_INITS:
         raise AdapterError(
             f"the adapter {folder} would rewrite the base when it is loaded: it was initialized "
-            f"with {escape(repr(config.init_lora_weights), 40)}; convert it to plain LoRA when saving, "
-            "with path_initial_model_for_weight_conversion"
+            f"with {escape(repr(config.init_lora_weights), 40)}; convert it to plain LoRA when "
+            "saving, with path_initial_model_for_weight_conversion"
         )
     for name in _REWRITING_FIELDS:
         if getattr(config, name, None):
@@ -206,7 +206,7 @@ def _rounded_tables(
         table, copied = base.get(f"{path}.weight"), saved[name]
         if table is None or table.shape != copied.shape or not _is_rounded(copied, table.cpu()):
             raise AdapterError(
-                f"the adapter {folder} would replace {escape(path, 120)} of the base by a different "
+                f"the adapter {folder} would replace {escape(path, 120)} of the base by another "
                 "table; use the base that it was trained on, or remove its base_layer.weight "
                 "tensors"
             )

@@ -1,4 +1,4 @@
-"""Write base plus adapter as a plain model, shard by shard, with one copy of the weights in memory."""
+"""Write base plus adapter as a plain model, with at most one shard of it in memory."""
 
 import copy
 import json
