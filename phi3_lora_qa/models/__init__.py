@@ -1,4 +1,4 @@
-"""The base models: which ones are known, where they are, how they load, how an adapter attaches.
+"""Internal: the known base models, where they are, how they load, and how an adapter attaches.
 
 ``registry`` finds a base without torch and ``loading`` loads it. ``attach`` puts an adapter on a
 base without changing the base, and ``checksum`` proves that it was not changed. ``smollm2``

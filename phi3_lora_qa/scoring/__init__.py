@@ -1,4 +1,4 @@
-"""Score items under a model: the loss of the reference answer, and the model's own answer.
+"""Internal: score items under a model, by the loss of the reference and the model's answer.
 
 ``prompts`` turns items into tokens and ``batches`` groups them. ``batch_engine`` and
 ``plain_engine`` run a model; ``engine_choice`` picks one of the two. ``score_items`` ties them

@@ -3,7 +3,7 @@
 torch passes a float32 linear layer to MKL, which reorders the whole weight for each product; when
 one token is generated, that is most of the work. oneDNN accepts weights that are already in its own
 order. The products are the same sums, added in a different order. Measured in
-docs/decisions/0007-products-on-packed-weights.md.
+docs/decisions/0007-prepacked-linear-layers.md.
 
 Not every processor and build of torch supports this in every dtype. `matmul_backends` finds out by
 a small product in each dtype.
