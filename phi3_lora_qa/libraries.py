@@ -17,7 +17,7 @@ from phi3_lora_qa.errors import IncompatibleLibraryError
 if TYPE_CHECKING:
     from packaging.version import Version
 
-TRIED_FILE = "tried_versions.json"
+TESTED_FILE = "tested_versions.json"
 """A file of this package: the lowest and the newest version of each library that were tested."""
 
 
@@ -77,5 +77,5 @@ def _installed(library: str) -> "Version | None":
 
 @cache
 def _tested() -> dict[str, tuple[str, str]]:
-    raw = json.loads((files("phi3_lora_qa") / TRIED_FILE).read_text(encoding="utf-8"))
+    raw = json.loads((files("phi3_lora_qa") / TESTED_FILE).read_text(encoding="utf-8"))
     return {library: (own["lowest"], own["newest"]) for library, own in raw.items()}

@@ -67,22 +67,22 @@ def test_a_base_that_is_not_loaded_has_the_same_stop_tokens_and_tokenizer(
 
 
 def test_training_and_scoring_have_the_same_stop_tokens(tiny: LoadedBase) -> None:
-    named = [7, tiny.tokenizer.convert_tokens_to_ids("<|end|>")]
-    for stops in (named, named[0], None):
+    end: Any = tiny.tokenizer.convert_tokens_to_ids("<|end|>")
+    for stops in ([7, end], 7, None):
         model = with_stops(tiny, stops)
-        end = tiny.tokenizer.convert_tokens_to_ids("<|end|>")
         texts = stop_texts(model, tiny.tokenizer)
-        assert set(tiny.tokenizer.convert_tokens_to_ids(list(texts))) == stop_tokens(model, end)
+        ids: Any = tiny.tokenizer.convert_tokens_to_ids(list(texts))
+        assert set(ids) == stop_tokens(model, end)
 
 
 def test_training_refuses_a_turn_that_ends_with_the_tokenizers_token_only(
     tiny: LoadedBase,
 ) -> None:
     """Training used to add the tokenizer's end token, at which no server would have stopped."""
-    end = tiny.tokenizer.convert_tokens_to_ids("<|end|>")
+    end: Any = tiny.tokenizer.convert_tokens_to_ids("<|end|>")
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.eos_token = "<|end|>"
-    other = tiny.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    other: Any = tiny.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     model = with_stops(tiny, [other])
     assert stop_tokens(model, end) == {other}
     assert stop_texts(model, tokenizer) == ("<|endoftext|>",)

@@ -37,7 +37,7 @@ def served(good_adapter: Path) -> ModelServer:
 @pytest.fixture
 def url(served: ModelServer) -> Iterator[str]:
     served.fault = None
-    served.gone.clear()
+    served.client_left.clear()
     with serve(served) as url:
         yield url
 

@@ -1,5 +1,7 @@
 """An answer ends with its first stop token, and its text has no special tokens."""
 
+from typing import Any
+
 import pytest
 
 from phi3_lora_qa.models.loading import LoadedBase
@@ -25,5 +27,5 @@ def test_an_answer_is_cut_after_its_first_stop_token(
 def test_the_text_has_no_special_tokens_and_keeps_its_spaces(tiny: LoadedBase) -> None:
     text = "small , and grey ."
     ids = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
-    end = tiny.tokenizer.convert_tokens_to_ids("<|end|>")
+    end: Any = tiny.tokenizer.convert_tokens_to_ids("<|end|>")
     assert decode_answer(tiny.tokenizer, [*ids, end]) == text

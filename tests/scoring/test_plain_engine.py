@@ -18,6 +18,8 @@ from phi3_lora_qa.scoring import (
     ItemScore,
     ScoringOptions,
     batch_engine,
+    item_outputs,
+    kv_cache,
     plain_engine,
     score_items,
 )
@@ -165,7 +167,7 @@ def test_both_engines_agree_in_lower_precision(
 
 def shifts_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attend to one token less, as if spans started too early."""
-    run = batch_engine.run_decoder
+    run = kv_cache.run_decoder
     monkeypatch.setattr(
         batch_engine, "run_decoder", lambda model, cache, ids, at: run(model, cache, ids, at // 2)
     )
@@ -194,7 +196,7 @@ def accepts_every_draft(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scales_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """By one part in a thousand: far less than any wrong attention."""
-    score = batch_engine.score_references
+    score = item_outputs.score_references
 
     def scaled(*arguments: Any) -> Any:
         return [(replace(o, loss=o.loss * 1.001), p) for o, p in score(*arguments)]
