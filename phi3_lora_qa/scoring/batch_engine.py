@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.progress import Progress, silent
-from phi3_lora_qa.scoring.item_outputs import ItemOutput, score_references
+from phi3_lora_qa.progress import Progress
+from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput, score_references
 from phi3_lora_qa.scoring.kv_cache import KVCache, Prefix, Span, run_decoder
 from phi3_lora_qa.scoring.losses import greedy_tokens, logit_blocks, token_losses
 from phi3_lora_qa.scoring.prompts import TokenizedItem
@@ -101,10 +101,7 @@ class BatchEngine:
         self._prefixes: dict[tuple[int, ...], Prefix] = {(): Prefix()}
 
     def run(
-        self,
-        batch: Sequence[TokenizedItem],
-        base_outputs: Mapping[str, ItemOutput],
-        on_progress: Progress = silent,
+        self, batch: Sequence[TokenizedItem], base_outputs: BaseOutputs, on_progress: Progress
     ) -> list[ItemOutput]:
         """Return the model's output for each item.
 
@@ -192,7 +189,7 @@ class BatchEngine:
         return likelihoods
 
     def _verify_drafts(
-        self, kv_cache: KVCache, rows: Sequence[_Row], base_outputs: Mapping[str, ItemOutput]
+        self, kv_cache: KVCache, rows: Sequence[_Row], base_outputs: BaseOutputs
     ) -> None:
         """Continue answers along the base's, where these agree with all tokens so far.
 

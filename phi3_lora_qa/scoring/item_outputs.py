@@ -31,10 +31,14 @@ class ItemOutput:
     agreement: float = math.nan
 
 
+BaseOutputs = Mapping[str, ItemOutput]
+"""The base's outputs by item id; those of items that were not scored are missing."""
+
+
 def score_references(
     blocks: LogitBlocks,
     batch: Sequence[TokenizedItem],
-    base_outputs: Mapping[str, ItemOutput],
+    base_outputs: BaseOutputs,
     device: "torch.device",
 ) -> list[tuple[ItemOutput, list[int]]]:
     """Return each item's output without its answer, and the greedy token at each position.

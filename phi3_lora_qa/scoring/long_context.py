@@ -4,10 +4,9 @@ Beyond ``original_max_position_embeddings``, Phi-3 uses other rotary frequencies
 the first ones included, so no earlier keys can be reused: transformers' ``generate`` starts again.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.scoring.item_outputs import ItemOutput
+from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput
 from phi3_lora_qa.scoring.losses import LogitBlocks, logit_blocks
 from phi3_lora_qa.scoring.plain_engine import Tokens, score_alone
 from phi3_lora_qa.scoring.prompts import TokenizedItem
@@ -26,7 +25,7 @@ def score_long_item(
     model: "PreTrainedModel",
     item: TokenizedItem,
     stops: frozenset[int],
-    base_outputs: Mapping[str, ItemOutput],
+    base_outputs: BaseOutputs,
 ) -> ItemOutput:
     """Return a model's output for one item, as `BatchEngine.run` does for shorter ones."""
     return score_alone(model, item, stops, base_outputs, _decoder_logits)

@@ -4,13 +4,13 @@ Nothing private of transformers or torch is used here, so it runs with every ver
 model. It is much slower than `batch_engine`, and its results are the same within rounding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.progress import Progress, silent
+from phi3_lora_qa.progress import Progress
 from phi3_lora_qa.scoring.decoding import truncate_at_stop
-from phi3_lora_qa.scoring.item_outputs import ItemOutput, score_references
+from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput, score_references
 from phi3_lora_qa.scoring.losses import LogitBlocks, token_losses
 from phi3_lora_qa.scoring.prompts import TokenizedItem
 
@@ -34,10 +34,7 @@ class PlainEngine:
         self._model, self._stops = model, stops
 
     def run(
-        self,
-        batch: Sequence[TokenizedItem],
-        base_outputs: Mapping[str, ItemOutput],
-        on_progress: Progress = silent,
+        self, batch: Sequence[TokenizedItem], base_outputs: BaseOutputs, on_progress: Progress
     ) -> list[ItemOutput]:
         """Return the model's output for each item.
 
@@ -67,7 +64,7 @@ def score_alone(
     model: "PreTrainedModel",
     item: TokenizedItem,
     stops: frozenset[int],
-    base_outputs: Mapping[str, ItemOutput],
+    base_outputs: BaseOutputs,
     answer_logits: AnswerLogits = forward_logits,
 ) -> ItemOutput:
     """Return a model's output for one item.

@@ -1,6 +1,6 @@
 """Score items under one model; an item's error stays with that item."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from phi3_lora_qa.scoring.batch_engine import BatchEngine
 from phi3_lora_qa.scoring.batches import default_token_budget, plan_batches
 from phi3_lora_qa.scoring.decoding import decode_answer
 from phi3_lora_qa.scoring.engine_choice import PLAIN, choose_engine
-from phi3_lora_qa.scoring.item_outputs import ItemOutput
+from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput
 from phi3_lora_qa.scoring.item_score import (
     ItemScore,
     ScoringOptions,
@@ -119,7 +119,7 @@ class _Run:
     tokenizer: "PreTrainedTokenizerBase"
     stops: frozenset[int]
     engine: BatchEngine | PlainEngine
-    base_outputs: Mapping[str, ItemOutput]
+    base_outputs: BaseOutputs
 
     @contextmanager
     def speedup(self) -> Iterator[None]:

@@ -240,7 +240,7 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_saved(
 
 
 def test_a_base_that_is_unknown_is_refused(rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match="neither known nor a folder"):
+    with pytest.raises(BaseModelError, match="neither a known name nor an existing folder"):
         train("phi4", rows, {}, {}, tmp_path / "adapter")
 
 
