@@ -7,10 +7,14 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from phi3_lora_qa.models.registry import bundled
+
+if TYPE_CHECKING:
+    from phi3_lora_qa.models.loading import LoadedBase
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +49,15 @@ def pytest_collection_finish() -> None:
 def good_adapter() -> Path:
     """Return the bundled adapter, trained on the tiny base by its train.toml."""
     return bundled("tiny") / "adapter"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> "LoadedBase":
+    """Return the bundled base in float32, with its tokenizer. Tests do not change it."""
+    from phi3_lora_qa.models.loading import load_base
+    from phi3_lora_qa.models.registry import resolve_base
+
+    return load_base(resolve_base("tiny"))
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from phi3_lora_qa.settings import GateSettings
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase
+    from phi3_lora_qa.scoring.engine_choice import EngineChoice
     from phi3_lora_qa.scoring.score_items import ItemScore
 
 Progress = Callable[[str, int, int], None]
@@ -135,7 +136,7 @@ class Run:
                     "dtype": str(base.model.dtype).removeprefix("torch."),
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
-                    **_named("base", matmul_backends(base.model)),
+                    **_named("base", matmul_backends(base.model, self._engine(base).name)),
                 },
             )
         )
@@ -173,21 +174,20 @@ class Run:
     def _score_base(self, bench: "Bench", base: "LoadedBase") -> tuple["ItemScore", ...]:
         import torch
 
-        from phi3_lora_qa.scoring.engine_choice import choose_engine
         from phi3_lora_qa.scoring.prepacked_linear import matmul_backends
         from phi3_lora_qa.scoring.score_cache import ScoreCache
         from phi3_lora_qa.scoring.score_items import score_items
 
+        engine = self._engine(base)
         conditions = {
             "base": self._checksums[base.ref.id],
             "config": base.model.config.to_json_string(use_diff=False),
             "generation": base.model.generation_config.to_json_string(use_diff=False),
             "versions": {name: version(name) for name in ("phi3-lora-qa", "torch", "transformers")},
             "processor": torch.backends.cpu.get_cpu_capability(),
-            "products": dict(matmul_backends(base.model)),
+            "products": dict(matmul_backends(base.model, engine.name)),
             "threads": torch.get_num_threads(),
         }
-        engine = choose_engine(self.settings.engine, base.model)
         if engine.name != "fast":
             conditions["engine"] = engine.name
         keep = self.settings.cache_scores == "on"
@@ -201,6 +201,11 @@ class Run:
         note |= {"engine_fallback": engine.fallback} if engine.fallback else {}
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return scores
+
+    def _engine(self, base: "LoadedBase") -> "EngineChoice":
+        from phi3_lora_qa.scoring.engine_choice import choose_engine
+
+        return choose_engine(self.settings.engine, base.model)
 
     def _score_key(self, bench: "Bench") -> tuple[str, tuple[Item, ...]]:
         ref = bench.target.base
@@ -222,7 +227,7 @@ class Run:
         known = self._scores.get(self._score_key(bench), ())
         scorer = partial(score_items, model, base.tokenizer, asked, base_scores=known)
         # The adapter's layers may be of another dtype than the base's.
-        note = _named("tuned", matmul_backends(model))
+        note = _named("tuned", matmul_backends(model, self._engine(base).name))
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return self._timed_scores(bench, phase, scorer)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.lora import format_of, gamma
+from phi3_lora_qa.setting_specs import ENGINES
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +29,12 @@ MAX_BYTES = 4 << 30
 depend on the free memory, so that equal runs give equal results."""
 
 
-def matmul_backends(model: "Module") -> Mapping[str, str]:
-    """Return how a model's linear layers multiply while the fast engine scores it on this machine.
+def matmul_backends(model: "Module", engine: str = ENGINES[0]) -> Mapping[str, str]:
+    """Return how a model's linear layers multiply while it is scored on this machine.
 
     Args:
         model: Any module; only plain ``torch.nn.Linear`` layers on the CPU are ever prepacked.
+        engine: The engine that scores, ``fast`` or ``plain``; only the fast one prepacks.
 
     Returns:
         For each dtype of such layers, by its name such as ``bfloat16``: `PACKED`, or that torch's
@@ -44,7 +46,9 @@ def matmul_backends(model: "Module") -> Mapping[str, str]:
     size = sum(layer.weight.nbytes for layer in layers)
     backends = {}
     for dtype in dict.fromkeys(layer.weight.dtype for layer in layers):
-        if size > MAX_BYTES:
+        if engine != ENGINES[0]:
+            reason = f"the {engine} engine"
+        elif size > MAX_BYTES:
             reason = f"the model's weights take more than {MAX_BYTES >> 30} GiB"
         else:
             reason = _why_not_packed(dtype)

@@ -8,17 +8,12 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import BaseModelError, DataError
-from phi3_lora_qa.models.loading import LoadedBase, load_base, load_tokenizer
+from phi3_lora_qa.models.loading import LoadedBase, load_tokenizer
 from phi3_lora_qa.models.registry import bundled, resolve_base
 from phi3_lora_qa.models.stop_tokens import stop_tokens, stop_tokens_from_files
 from phi3_lora_qa.training.labels import encode, stop_texts
 
 CONVERSATION = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> LoadedBase:
-    return load_base(resolve_base("tiny"))
 
 
 def with_stops(base: LoadedBase, named: int | list[int] | None) -> Any:

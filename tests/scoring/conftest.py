@@ -8,17 +8,12 @@ import pytest
 
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.suite import read_suite
-from phi3_lora_qa.models.loading import LoadedBase, load_base
+from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.models.registry import bundled, resolve_base
 from phi3_lora_qa.scoring.completions_client import READ_BACK_ITEMS
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.builders import item
 from tests.scoring.serving import QUICK, ModelServer, serve, tuned_model
-
-
-@pytest.fixture(scope="session")
-def tiny() -> LoadedBase:
-    return load_base(resolve_base("tiny"))
 
 
 @pytest.fixture(scope="session")

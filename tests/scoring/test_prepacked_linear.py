@@ -74,6 +74,13 @@ def test_each_dtype_of_a_model_is_tested_separately() -> None:
     assert matmul_backends(nn.LayerNorm(4)) == {}
 
 
+def test_only_the_fast_engine_prepacks() -> None:
+    layers = random_layers()
+    assert matmul_backends(layers, "fast") == matmul_backends(layers)
+    (backend,) = matmul_backends(layers, "plain").values()
+    assert backend == f"torch's own (torch {torch.__version__}: the plain engine)"
+
+
 Refusing = Callable[[pytest.MonkeyPatch], None]
 
 
