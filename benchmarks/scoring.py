@@ -66,8 +66,8 @@ for tuned in (False, True):
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
     rouge = RougeL()
     for row in rows:
-        said = pipe(row["prompt"], max_new_tokens={LIMIT}, do_sample=False, return_full_text=False)
-        rouge.add(prediction=said[0]["generated_text"], reference=row["reference"])
+        text = pipe(row["prompt"], max_new_tokens={LIMIT}, do_sample=False, return_full_text=False)
+        rouge.add(prediction=text[0]["generated_text"], reference=row["reference"])
     print(rouge.compute())
 """
 # lm-eval counts white space at the end of a prompt, here the template's newline, as part of the

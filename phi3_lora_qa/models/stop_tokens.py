@@ -19,7 +19,7 @@ def stop_tokens(model: "PreTrainedModel", template_stop: int) -> frozenset[int]:
     """Return the stop tokens of a loaded base.
 
     Args:
-        model: The base, or a model made of it.
+        model: The base, or a tuned model.
         template_stop: The token with which the chat template ends an answer. It is used only if
             the base names no stop token.
 

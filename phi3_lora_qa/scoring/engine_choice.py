@@ -1,4 +1,4 @@
-"""Which engine scores a model: the fast one, or plain transformers where that does not work."""
+"""Which engine scores a model: the fast one, or plain transformers if that does not work."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ class EngineChoice:
 
 
 def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
-    """Return the requested engine, or the plain one where the fast one does not work.
+    """Return the requested engine, or the plain one if the fast one does not work.
 
     Args:
         requested: ``fast`` or ``plain``.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARKER = "qx7reference7xq"
-"""An answer that shows where the template puts one; no template contains it."""
+"""A made-up answer that shows where a template puts answers; no template contains it."""
 
 LONGEST_ANSWER = 128
 """The most tokens of an answer, unless the reference itself has more."""

@@ -7,15 +7,17 @@ be found. Only outputs of a plain base are cached, never those of a tuned model.
 """
 
 import hashlib
+import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.atomic_write import write_whole
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.reading import open_regular, require_regular
 from phi3_lora_qa.scoring.item_outputs import ItemOutput
 from phi3_lora_qa.scoring.losses import TopKLogprobs
@@ -70,8 +72,8 @@ class ScoreCache:
         try:
             _save(self._path, self._conditions, _load(self._path, self._conditions) | self._outputs)
             _delete_oldest(self._path.parent)
-        except OSError as error:
-            self.write_error = str(error)
+        except (OSError, InputError) as error:
+            self.write_error = str(error.__cause__ or error)
 
 
 def _key(item: TokenizedItem) -> str:
@@ -87,19 +89,15 @@ def _save(path: Path, conditions: str, outputs: Mapping[str, ItemOutput]) -> Non
     import numpy as np
 
     arrays = _to_arrays(outputs)
+    data = io.BytesIO()
+    np.savez(
+        data,
+        conditions=np.frombuffer(conditions.encode(), dtype=np.uint8),
+        digest=np.frombuffer(_digest(arrays).encode(), dtype=np.uint8),
+        **arrays,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                conditions=np.frombuffer(conditions.encode(), dtype=np.uint8),
-                digest=np.frombuffer(_digest(arrays).encode(), dtype=np.uint8),
-                **arrays,
-            )
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(path, data.getvalue())
 
 
 def _to_arrays(outputs: Mapping[str, ItemOutput]) -> dict[str, Any]:

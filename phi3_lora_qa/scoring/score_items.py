@@ -71,44 +71,51 @@ def score_items(  # noqa: PLR0913 - the last two are optional
     inner = _without_wrapper(model)
     template_stop = template_stop_token(tokenizer)
     stops = stop_tokens(inner, template_stop)
-    tokenized, scores = _tokenize(
-        items,
-        partial(
-            tokenize_item,
-            tokenizer,
-            template_stop,
-            max_new_tokens=options.max_new_tokens,
-            stops=stops,
-        ),
-        getattr(inner.config, "max_position_embeddings", None),
-    )
-    run = _Run(
-        inner,
+    tokenize = partial(
+        tokenize_item,
         tokenizer,
-        stops,
-        _engine(options.engine, inner, stops, tokenized),
-        {score.item_id: score.output for score in base_scores if score.output},
+        template_stop,
+        max_new_tokens=options.max_new_tokens,
+        stops=stops,
     )
+    positions = getattr(inner.config, "max_position_embeddings", None)
+    tokenized, scores = _tokenize(items, tokenize, positions)
+    base_outputs = {score.item_id: score.output for score in base_scores if score.output}
+    engine = _engine(options.engine, inner, stops, tokenized)
+    run = _Run(inner, tokenizer, stops, engine, base_outputs)
     cached = {item.id: cache.find(item) for item in tokenized} if cache else {}
     scores |= {
         item.id: _score(run, item, output) for item in tokenized if (output := cached.get(item.id))
     }
     remaining = [item for item in tokenized if item.id not in scores]
     report = _each_number_once(progress, len(items))
-    report(len(scores))
-    budget = options.token_budget or default_token_budget(inner)
-    batches = plan_batches(remaining, budget, longrope_threshold(inner))
-    if batches:
-        with _quiet_inference(model, options.seed), run.speedup():
-            for batch in batches:
-                on_progress = _as_items(report, len(scores), len(batch))
-                new = _score_batch(run, batch, on_progress)
-                scores |= {score.item_id: score for score in new}
-                report(len(scores))
+    with _quiet_inference(model, options.seed):
+        _score_remaining(run, remaining, scores, options.token_budget, report)
     if cache:
         valid = {score.item_id: score.output for score in scores.values() if not score.error}
         cache.add([(item, output) for item in remaining if (output := valid.get(item.id))])
     return tuple(scores[item.id] for item in items)
+
+
+def _score_remaining(
+    run: "_Run",
+    items: Sequence[TokenizedItem],
+    scores: dict[str, ItemScore],
+    token_budget: int | None,
+    report: Callable[[float], None],
+) -> None:
+    """Score the items that are not in ``scores``, batch by batch, and add them."""
+    report(len(scores))
+    budget = token_budget or default_token_budget(run.model)
+    batches = plan_batches(items, budget, longrope_threshold(run.model))
+    if not batches:
+        return
+    with run.speedup():
+        for batch in batches:
+            on_progress = _as_items(report, len(scores), len(batch))
+            new = _score_batch(run, batch, on_progress)
+            scores |= {score.item_id: score for score in new}
+            report(len(scores))
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ def assert_outputs_agree(
     for one, other in zip(plain, fast, strict=True):
         assert one.output is not None
         assert other.output is not None
-        wanted = other.output.choices
-        assert one.output.choices == pytest.approx(wanted, abs=20 * tolerance)
+        expected = other.output.choices
+        assert one.output.choices == pytest.approx(expected, abs=20 * tolerance)
     differing = [
         one.item_id
         for one, other in zip(plain, fast, strict=True)

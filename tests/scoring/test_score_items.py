@@ -118,7 +118,7 @@ def test_an_adapter_is_scored_with_its_layers(
     assert all(abs(one.loss - other.loss) > 0.01 for one, other in zip(base, scores, strict=True))
 
 
-def test_the_trained_base_gives_its_references_and_stops(
+def test_the_trained_base_answers_with_its_references_and_stops(
     tiny: LoadedBase, suite: tuple[Item, ...]
 ) -> None:
     items = [item for item in suite if item.group == "general"][::5]
@@ -212,10 +212,10 @@ def test_an_error_in_the_model_stays_with_the_item_that_causes_it(
     assert 0 < len(broken) < len(ragged)
     assert all("RuntimeError: no such token" in score.error for score in broken)
     healthy = score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS)
-    kept = {score.item_id: score for score in healthy}
+    expected = {score.item_id: score for score in healthy}
     assert_same_scores(
         [score for score in scores if not score.error],
-        [kept[score.item_id] for score in scores if not score.error],
+        [expected[score.item_id] for score in scores if not score.error],
     )
 
 
@@ -272,7 +272,7 @@ def test_the_random_state_of_the_caller_is_left_alone(
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_no_items_have_no_scores(random_phi3: Any, tiny: LoadedBase) -> None:
+def test_an_empty_list_of_items_has_no_scores(random_phi3: Any, tiny: LoadedBase) -> None:
     assert score_items(random_phi3, tiny.tokenizer, [], OPTIONS) == ()
 
 
