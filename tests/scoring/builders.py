@@ -34,5 +34,5 @@ def assert_same_scores(
         replace(score, loss=0.0) for score in expected
     ]
     assert [score.loss for score in scores] == pytest.approx(
-        [score.loss for score in expected], abs=tolerance, nan_ok=True
+        [score.loss for score in expected], abs=tolerance
     )
