@@ -46,18 +46,18 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def good_adapter() -> Path:
-    """Return the bundled adapter, trained on the tiny base by its train.toml."""
-    return bundled("tiny") / "adapter"
-
-
-@pytest.fixture(scope="session")
 def tiny() -> "LoadedBase":
-    """Return the bundled base in float32, with its tokenizer. Tests do not change it."""
+    """The bundled tiny base with its tokenizer; no test may change it."""
     from phi3_lora_qa.models.loading import load_base
     from phi3_lora_qa.models.registry import resolve_base
 
     return load_base(resolve_base("tiny"))
+
+
+@pytest.fixture(scope="session")
+def good_adapter() -> Path:
+    """Return the bundled adapter, trained on the tiny base by its train.toml."""
+    return bundled("tiny") / "adapter"
 
 
 @pytest.fixture

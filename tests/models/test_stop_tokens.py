@@ -86,7 +86,9 @@ def test_training_refuses_a_turn_that_ends_with_the_tokenizers_token_only(
         "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
     tokenizer.chat_template = template
-    with pytest.raises(DataError, match="none of the stop tokens"):
+    with pytest.raises(
+        DataError, match=r"does not end turn 2 with any of the stop tokens <\|endoftext\|>,"
+    ):
         encode(CONVERSATION, tokenizer, stop_texts(model, tokenizer), True, "conversation 1")
     ids, labels = encode(CONVERSATION, tokenizer, ("<|end|>",), True, "conversation 1")
     assert (ids[-1], labels[-1]) == (end, end)
