@@ -58,11 +58,22 @@ class CheckResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitEntry:
+    """One quality limit: ``rule`` with ``value`` for ``metric`` in ``group``, ``against`` whom."""
+
+    rule: str
+    value: float
+    against: str
+    group: str
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric of one group of items, base against tuned.
 
     ``difference`` is tuned minus base, the mean over ``n`` paired items; ``low`` and ``high`` are
-    the interval that decides, by ``method``. ``limit`` is the threshold in words, or empty.
+    the interval that decides, by ``method``. ``limit`` is None where there is none.
     ``against`` is ``base``; or ``baseline``, and then ``base`` is the last accepted adapter's mean.
     """
 
@@ -75,7 +86,7 @@ class Metric:
     high: float
     method: str
     n: int
-    limit: str
+    limit: LimitEntry | None
     outcome: Outcome
     against: str = "base"
 
@@ -86,7 +97,8 @@ class ItemRow:
 
     ``prompt`` is the turns before the answer, rendered as text. Losses are mean nats per
     reference token over ``tokens`` tokens. ``scores`` maps the name of a metric that
-    applies to the item to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
+    applies to the item to its values ``(base, tuned)``. ``base_error`` and ``tuned_error`` are
+    empty unless scoring failed with that model.
     ``cluster`` names what the item shares with others, such as a document; empty for none.
     ``extras`` is JSON text of the item's choices and checks, which some scores are of; empty where
     it has neither.
@@ -102,9 +114,15 @@ class ItemRow:
     tuned_loss: float
     tokens: int
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    error: str = ""
+    base_error: str = ""
+    tuned_error: str = ""
     cluster: str = ""
     extras: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether either model could not be scored on the item."""
+        return bool(self.base_error or self.tuned_error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +270,8 @@ def check_from_json(raw: Mapping[str, Json]) -> CheckResult:
 
 def metric_from_json(raw: Mapping[str, Json]) -> Metric:
     """Build a Metric from its JSON form."""
-    return Metric(**_floats(Metric, raw) | {"outcome": Outcome(raw["outcome"])})
+    limit = LimitEntry(**_floats(LimitEntry, raw["limit"])) if raw["limit"] else None
+    return Metric(**_floats(Metric, raw) | {"outcome": Outcome(raw["outcome"]), "limit": limit})
 
 
 def spectrum_from_json(raw: Mapping[str, Json]) -> Spectrum:

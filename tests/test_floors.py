@@ -30,7 +30,7 @@ LIGHT_IMPORTS = {
     "the plugin": "import phi3_lora_qa.pytest_plugin.plugin",
     "the commands": "import phi3_lora_qa.cli",
     "the linter": "import phi3_lora_qa.adapter.lint, phi3_lora_qa.cli.lint",
-    "the gate's plan": "import phi3_lora_qa.pytest_plugin.gate_session",
+    "the gate's plan": "import phi3_lora_qa.pytest_plugin.gate_plugin",
 }
 
 

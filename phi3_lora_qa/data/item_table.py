@@ -13,7 +13,8 @@ from phi3_lora_qa.record import ItemRow
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS = ("id", "group", "prompt", "reference", "base_answer", "tuned_answer", "error")
+TEXTS = ("id", "group", "prompt", "reference", "base_answer", "tuned_answer", "base_error",
+         "tuned_error")  # fmt: skip
 LATER = ("cluster", "extras")
 """Texts that tables of earlier versions lack."""
 

@@ -13,7 +13,7 @@ from phi3_lora_qa.adapter.tensor_names import Part, parse_keys
 from phi3_lora_qa.lora import Array, Factors, block_diagonal
 
 
-def weights_of(folder: AdapterFolder) -> SafetensorsFile:
+def open_weights(folder: AdapterFolder) -> SafetensorsFile:
     """Open the adapter's weights; raises AdapterError where they are damaged."""
     return open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
 
@@ -35,7 +35,7 @@ def read_factors(folder: AdapterFolder, *, stored: bool = False) -> Mapping[str,
     """
     config = read_config(folder)
     matching = Matching(config)
-    weights = weights_of(folder)
+    weights = open_weights(folder)
     keys, _ = parse_keys(weights.tensors)
     parts = {(key.module, key.part): key.name for key in keys.values()}
 

@@ -56,7 +56,7 @@ def base_moved(
     libraries and kind of machine.
     """
     then = {row.id: row for row in accepted}
-    mine = [row for row in rows if row.group == group and not row.error]
+    mine = [row for row in rows if row.group == group and not row.failed]
     pairs = [(score_of(row, info), score_of(then.get(row.id), info)) for row in mine]
     moves = [now[0] - before[0] for now, before in pairs if now and before]
     return math.fsum(moves) / len(moves) if moves else 0.0
@@ -111,7 +111,7 @@ def _require_all(
     lacking = [item.id for item in items if storable(item.id) not in rows]
     if not lacking:
         return
-    spared = record.items_told("spared")
+    spared = record.items_told("skipped_early")
     why = f" (that run ended early, and spared {spared} items)" if spared else ""
     raise InputError(
         f"the record {path} does not have {len(lacking)} of the {len(items)} items, such as "
@@ -126,7 +126,7 @@ def _row_of(item: Item, rows: Mapping[str, ItemRow], path: Path) -> ItemRow:
     name = escape(repr(item.id), 60)
     if (row.group, row.prompt, row.reference, row.extras) != tuple(map(storable, asked)):
         fault = f"asks something else in the item {name}, or has other choices or checks for it"
-    elif row.error or not math.isfinite(row.tuned_loss):
+    elif row.failed or not math.isfinite(row.tuned_loss):
         fault = f"has no score of the item {name}"
     else:
         return row

@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.answer_checks import checks_json
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
 from phi3_lora_qa.metrics import MetricInfo, RequestedMetric, catalogue, measured, per_item
-from phi3_lora_qa.record import ItemRow, Metric, Outcome
+from phi3_lora_qa.record import ItemRow, LimitEntry, Metric, Outcome
 from phi3_lora_qa.stats import full_suite_bounds
 from phi3_lora_qa.stats.multiple_testing import LEVEL, holm, worse_p_value
 from phi3_lora_qa.stats.paired import Interval, compare, decide, items_needed
@@ -22,9 +22,6 @@ NO_LIMIT = Outcome.NOT_RUN
 """The outcome of a comparison that was not judged, because nothing was asked of it."""
 
 _SETTLED = (Outcome.PASSED, Outcome.FAILED)
-
-OF_BASE, OF_TUNED = "base: ", "tuned: "
-"""How an item's error begins, by the model that it befell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +101,6 @@ def join_scores(
                 scores[n][info.name] = pair
     rows = []
     for number, (item, before, after) in enumerate(zip(items, base, tuned, strict=True)):
-        sides = ((OF_BASE, before), (OF_TUNED, after))
         rows.append(
             ItemRow(
                 id=item.id,
@@ -117,7 +113,8 @@ def join_scores(
                 tuned_loss=after.loss,
                 tokens=after.tokens,
                 scores=scores[number],
-                error="; ".join(side + s.error for side, s in sides if s.error),
+                base_error=before.error,
+                tuned_error=after.error,
                 cluster=getattr(item, "cluster", ""),
                 extras=extras_text(item),
             )
@@ -180,7 +177,7 @@ def is_settled(
     clusters = [*(row.cluster for row in rows), *(other.item.cluster for other in spared)]
     named = [name for name in clusters if name]
     mine = [limit for limit in demands.limits if limit.group == group]
-    broken = [*(row.error for row in rows), *(other.base.error for other in spared)]
+    broken = [*(row.failed for row in rows), *(other.base.error for other in spared)]
     if not mine or any(broken) or len(set(named)) < len(named):
         return False
     for limit in mine:
@@ -328,7 +325,7 @@ def _pairs(
     Items that the metric says nothing of are left out. None where nothing is left, or where an
     item has no score in the baseline.
     """
-    mine = [r for r in rows if r.group == group and not r.error and score_of(r, info) is not None]
+    mine = [r for r in rows if r.group == group and not r.failed and score_of(r, info) is not None]
     accepted = {row.id: row for row in baseline or ()}
     others = mine if baseline is None else [accepted.get(row.id) for row in mine]
     before, after = ([score_of(row, info) for row in side] for side in (others, mine))
@@ -384,7 +381,7 @@ def _metric(pairs: _Pairs, interval: Interval, limit: Limit | None) -> Metric:
         high=high,
         method=interval.method,
         n=interval.n,
-        limit=limit.describe() if limit else "",
+        limit=LimitEntry(**asdict(limit)) if limit else None,
         outcome=outcome,
         against=pairs.against,
     )

@@ -71,6 +71,16 @@ class AdapterJob:
     metrics: tuple[RequestedMetric, ...] = ()
     baseline: tuple[ItemRow, ...] = ()
 
+    def require_base(self) -> BaseRef:
+        """Return the base.
+
+        Raises:
+            BaseModelError: There is none.
+        """
+        if self.base is None:
+            raise BaseModelError(self.base_missing)
+        return self.base
+
 
 def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
     """Turn settings into targets.

@@ -73,7 +73,7 @@ def item_views(rows: Sequence[ItemRow]) -> tuple[ItemView, ...]:
 
 def _rank(row: ItemRow) -> tuple[bool, float, str, str]:
     change = row.tuned_loss - row.base_loss
-    broken = bool(row.error) or not math.isfinite(change)
+    broken = row.failed or not math.isfinite(change)
     return (not broken, 0.0 if broken else -change, row.id, row.group)
 
 
@@ -102,7 +102,7 @@ def _view(row: ItemRow, name: str) -> ItemView:
         ),
         flags=flags,
         word=_word(row, flags),
-        error=cut(row.error),
+        error=cut(_error_of(row)),
     )
 
 
@@ -115,7 +115,7 @@ def _flags(row: ItemRow) -> tuple[str, ...]:
     worse = [row.tuned_loss - row.base_loss]
     worse += [b - t if higher_is_better(m) else t - b for m, (b, t) in row.scores.items()]
     # Written so that NaN, which compares false with everything, counts as a regression.
-    regressed = bool(row.error) or any(not change <= TOLERANCE for change in worse)
+    regressed = row.failed or any(not change <= TOLERANCE for change in worse)
     improved = any(change < -TOLERANCE for change in worse)
     different = row.base_answer != row.tuned_answer
     flags = ((REGRESSED, regressed), (IMPROVED, improved), (DIFFERENT, different))
@@ -123,8 +123,13 @@ def _flags(row: ItemRow) -> tuple[str, ...]:
 
 
 def _word(row: ItemRow, flags: tuple[str, ...]) -> str:
-    if row.error:
+    if row.failed:
         return "error"
     if REGRESSED in flags:
         return "mixed" if IMPROVED in flags else "regressed"
     return "improved" if IMPROVED in flags else "unchanged"
+
+
+def _error_of(row: ItemRow) -> str:
+    sides = (("base", row.base_error), ("tuned", row.tuned_error))
+    return "; ".join(f"{side}: {error}" for side, error in sides if error)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from phi3_lora_qa.record import CheckResult, Metric, RunRecord
 from phi3_lora_qa.report.outcome_words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
 from phi3_lora_qa.report.page import todo_results
-from phi3_lora_qa.report.plots import bounds_tuned_mean
+from phi3_lora_qa.report.plots import bounds_tuned_mean, limit_text
 from phi3_lora_qa.report.rerun_commands import rerun_all
 from phi3_lora_qa.report.safe_text import NOTHING, duration, interval, number, one_line
 
@@ -75,7 +75,7 @@ def _todo(results: Sequence[CheckResult]) -> str:
 
 
 def _demand(metric: Metric) -> str:
-    return metric.limit.removeprefix(f"{metric.metric} ") or "none"
+    return limit_text(metric.limit).removeprefix(f"{metric.metric} ") or "none"
 
 
 def _metrics(metrics: Sequence[Metric]) -> str:

@@ -10,6 +10,7 @@ from phi3_lora_qa.report.plots import (
     bounds_tuned_mean,
     higher_is_better,
     interval_plot,
+    limit_text,
 )
 from phi3_lora_qa.report.safe_text import interval
 
@@ -36,7 +37,7 @@ def metric_groups(metrics: Sequence[Metric]) -> tuple[tuple[str, tuple[MetricVie
             tuple(
                 MetricView(
                     result=m,
-                    limit=m.limit.removeprefix(f"{m.metric} "),
+                    limit=limit_text(m.limit).removeprefix(f"{m.metric} "),
                     interval=interval(m.low, m.high, of_mean=bounds_tuned_mean(m)),
                     judged=bool(m.limit) or m.outcome not in (Outcome.PASSED, Outcome.NOT_RUN),
                     mark=OUTCOME_MARKS[m.outcome],

@@ -43,7 +43,7 @@ def next_step(record: RunRecord) -> str:
 
 def items_asked(record: RunRecord) -> str:
     """How many items the tuned model was asked, and of how many where it was not all of them."""
-    scored, spared = record.items_told("scored"), record.items_told("spared")
+    scored, spared = record.items_told("scored"), record.items_told("skipped_early")
     return f"{scored} of {scored + spared}, the others spared" if spared else str(scored or "")
 
 

@@ -6,11 +6,11 @@ Only numbers leave this module, so no untrusted text can reach the SVG through i
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from phi3_lora_qa.data.thresholds import RULES
+from phi3_lora_qa.data.thresholds import RULES, Limit
 from phi3_lora_qa.metrics import known_metrics, metric_info
-from phi3_lora_qa.record import Metric
+from phi3_lora_qa.record import LimitEntry, Metric
 
 INTERVAL_WIDTH = 220
 _MARGIN = 8
@@ -55,13 +55,13 @@ def higher_is_better(metric: str) -> bool:
 
 def bounds_tuned_mean(metric: Metric) -> bool:
     """Tell whether limit and interval are of the tuned mean itself and not of the difference."""
-    demand = _demand(metric.limit)
+    demand = _demand(limit_text(metric.limit))
     return demand is not None and demand[0] in _OF_THE_MEAN
 
 
 def limit_value(metric: Metric) -> float | None:
     """Return where the limit lies on the axis of differences, or None where there is none."""
-    demand = _demand(metric.limit)
+    demand = _demand(limit_text(metric.limit))
     if demand is None:
         return None
     rule, value = demand
@@ -69,6 +69,11 @@ def limit_value(metric: Metric) -> float | None:
         return value - metric.base
     gain = value if rule == "improve_by" else -value
     return gain if higher_is_better(metric.metric) else -gain
+
+
+def limit_text(limit: LimitEntry | None) -> str:
+    """Return a limit as a sentence; empty where there is none."""
+    return Limit(**asdict(limit)).describe() if limit else ""
 
 
 def _demand(limit: str) -> tuple[str, float] | None:
