@@ -42,7 +42,7 @@ class AdapterSession:
     comparison: QualityComparison
     log: PhaseLog
     merge_bound_norms: dict[str, Array] = field(default_factory=dict)
-    _modules: "Sequence[ModuleStats] | None" = None
+    _modules: "Sequence[ModuleStats] | None" = field(default=None, init=False)
 
     @property
     def job(self) -> AdapterJob:

@@ -1,7 +1,7 @@
 """Rows to metrics: what is paired with what, which interval judges it, and what the alarm sees."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.gate import comparison
 from phi3_lora_qa.metrics import MetricInfo, measured
-from phi3_lora_qa.record import ItemRow, Metric, Outcome
+from phi3_lora_qa.record import ItemRow, LimitEntry, Metric, Outcome
 
 USUAL = measured((), ())
 JUDGED = [info for info in USUAL if not info.relative]
@@ -74,7 +74,7 @@ def test_a_baseline_is_paired_by_id_and_judged_for_itself() -> None:
         ("baseline", Outcome.FAILED),
     ]
     assert found[1].base == pytest.approx(np.mean([r.tuned_loss for r in then]))
-    assert found[1].limit == "loss no worse than the baseline by more than 0.1"
+    assert found[1].limit == LimitEntry(**asdict(limits[1]))
 
 
 def test_without_a_baseline_or_its_metric_there_is_no_figure_for_it() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.gate.check import Check, Held
+from phi3_lora_qa.gate.check import Check, passed
 from phi3_lora_qa.gate.plan import PlannedCheck, choose, plan
 from phi3_lora_qa.gate.verdict import judge, worst
 from phi3_lora_qa.record import CheckResult, Outcome, Verdict
@@ -20,7 +20,7 @@ def planned(*ids: str) -> tuple[PlannedCheck, ...]:
             id=i,
             adapter=0,
             check=Check(
-                stage=i.split("::")[1], name=i.split("::")[2], run=lambda bench: Held(message="")
+                stage=i.split("::")[1], name=i.split("::")[2], run=lambda session: passed("")
             ),
         )
         for i in ids
@@ -125,13 +125,13 @@ def limit(group: str, rule: str = "no_worse_than", against: str = "base") -> Lim
             [limit("target", against="baseline")],
             [limit("target,baseline")],
             r"id phi3::quality::loss\[target,baseline\]: loss no worse than the baseline by more "
-            r"than 0.1, of the group 'target'; and loss no worse than the base by more than 0.1, "
-            r"of the group 'target,baseline'; give a group another name",
+            r"than 0.1, in the group 'target'; and loss no worse than the base by more than 0.1, "
+            r"in the group 'target,baseline'; give a group another name",
         ),
         (
             [limit("a", rule="at_least"), limit("a", rule="at_most")],
             [limit("a,at_most")],
-            "loss at most 0.1, of the group 'a'; and loss no worse than .*, of the group 'a,at_m",
+            "loss at most 0.1, in the group 'a'; and loss no worse than .*, in the group 'a,at_m",
         ),
     ],
 )

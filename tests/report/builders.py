@@ -9,6 +9,7 @@ from phi3_lora_qa.record import (
     BaseEntry,
     CheckResult,
     ItemRow,
+    LimitEntry,
     Metric,
     Outcome,
     RunRecord,
@@ -69,6 +70,10 @@ def checks(
     return results
 
 
+def limit_entry(metric: str, rule: str = "no_worse_than", value: float = 0.02) -> LimitEntry:
+    return LimitEntry(rule=rule, value=value, against="base", group="target", metric=metric)
+
+
 def metric(**changes: object) -> Metric:
     values: dict[str, object] = {
         "group": "target",
@@ -80,7 +85,7 @@ def metric(**changes: object) -> Metric:
         "high": -1.061,
         "method": "bootstrap (widest of BCa, bootstrap-t, Student's t)",
         "n": 40,
-        "limit": "loss no worse than the base by more than 0.05",
+        "limit": limit_entry("loss", value=0.05),
         "outcome": Outcome.PASSED,
     }
     return Metric(**values | changes)  # type: ignore[arg-type]
@@ -96,7 +101,7 @@ METRICS = (
         low=0.471,
         high=0.648,
         method="bounded mean (Learned-Miller and Thomas)",
-        limit="rouge_l no worse than the base by more than 0.02",
+        limit=limit_entry("rouge_l"),
     ),
     metric(
         metric="exact_match",
@@ -106,7 +111,7 @@ METRICS = (
         low=0.52,
         high=0.80,
         method="exact (Tango)",
-        limit="exact_match no worse than the base by more than 0.02",
+        limit=limit_entry("exact_match"),
     ),
     metric(
         group="general",
@@ -127,7 +132,7 @@ METRICS = (
         high=0.009,
         n=60,
         method="bounded mean (Learned-Miller and Thomas)",
-        limit="rouge_l no worse than the base by more than 0.02",
+        limit=limit_entry("rouge_l"),
     ),
 )
 
@@ -189,7 +194,7 @@ def ended_early(scored: object, spared: object) -> list[CheckResult]:
         stage="quality",
         outcome=Outcome.PASSED,
         message="the other items were spared",
-        measured={"scored": scored, "spared": spared},
+        measured={"scored": scored, "skipped_early": spared},
     )
     return [*checks(), counted]
 
@@ -353,7 +358,7 @@ def hostile_items() -> list[ItemRow]:
             reference=text,
             base_answer=f"base {text}",
             tuned_answer=f"tuned {text}",
-            error=text if n % 2 else "",
+            tuned_error=text if n % 2 else "",
         )
         for n, text in enumerate(HOSTILE.values())
     ]
@@ -379,7 +384,7 @@ def hostile_record() -> RunRecord:
         base=BaseEntry(id=evil, fingerprint=evil, config={evil: evil}),
         settings={evil: SettingEntry(value=evil, source="--phi3-" + evil)},
         checks=[check, replace(check, id=f"{evil}::2", stage=evil)],
-        metrics=[metric(group=evil, metric=evil, method=evil, limit=evil)],
+        metrics=[metric(group=evil, metric=evil, method=evil, limit=limit_entry(evil))],
         spectra=[replace(spectra()[0], module=f"{evil}.{evil}")],
         timings=[Timing(phase=evil, seconds=1.0)],
         environment={evil: evil},

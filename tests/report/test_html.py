@@ -29,6 +29,7 @@ from tests.report.builders import (
     incomplete,
     item,
     items,
+    limit_entry,
     metric,
     passing,
     spectra,
@@ -179,13 +180,15 @@ def test_a_pass_of_some_stages_is_no_leave_to_ship() -> None:
 
 
 def test_an_interval_of_the_tuned_mean_is_not_given_as_one_of_the_difference() -> None:
-    page = render_html(passing(metrics=[metric(limit="loss at most 1", low=0.5, high=0.7)]), [])
+    page = render_html(
+        passing(metrics=[metric(limit=limit_entry("loss", "at_most", 1.0), low=0.5, high=0.7)]), []
+    )
     assert "tuned 0.500 to 0.700" in page
     assert "+0.500 to" not in page
 
 
 def test_a_metric_without_a_limit_is_not_said_to_have_passed() -> None:
-    page = render_html(passing(metrics=[metric(limit="")], checks=[]), [])
+    page = render_html(passing(metrics=[metric(limit=None)], checks=[]), [])
     assert "not judged" in page
     assert "tone-passed" not in page.split('id="metrics"')[1].split('id="checks"')[0]
 

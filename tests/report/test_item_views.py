@@ -12,7 +12,7 @@ def test_errors_and_losses_that_are_no_number_come_first_then_the_largest_increa
         item(1, id="worse", base_loss=1.0, tuned_loss=1.5),
         item(1, id="worst", base_loss=1.0, tuned_loss=3.0),
         item(1, id="broken", tuned_loss=math.nan),
-        item(1, id="crashed", error="out of memory"),
+        item(1, id="crashed", tuned_error="out of memory"),
     ]
     order = [view.id for view in item_views(rows)]
     assert order == ["broken", "crashed", "worst", "worse", "better"]
@@ -28,7 +28,7 @@ def test_an_item_is_named_for_the_way_it_went() -> None:
         "regressed": item(1, base_loss=1.0, tuned_loss=1.5, scores={"f1": (0.9, 0.1)}),
         "mixed": item(1, base_loss=1.0, tuned_loss=0.5, scores={"f1": (0.9, 0.1)}),
         "unchanged": item(1, base_loss=1.0, tuned_loss=1.001, **SAME),
-        "error": item(1, error="no answer"),
+        "error": item(1, tuned_error="no answer"),
     }
     for word, row in cases.items():
         assert item_views([row])[0].word == word

@@ -1,9 +1,11 @@
 import math
 import re
+from dataclasses import asdict
 
 import pytest
 
 from phi3_lora_qa.data.thresholds import RULES, Limit
+from phi3_lora_qa.record import LimitEntry
 from phi3_lora_qa.report.plots import (
     INTERVAL_WIDTH,
     bar_plot,
@@ -43,7 +45,7 @@ def test_the_limit_stands_on_the_side_that_its_rule_and_metric_say(
     name: str, rule: str, where: float | None
 ) -> None:
     limit = Limit(group="target", metric=name, rule=rule, value=0.05)
-    assert limit_value(metric(metric=name, limit=limit.describe())) == where
+    assert limit_value(metric(metric=name, limit=LimitEntry(**asdict(limit)))) == where
 
 
 def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() -> None:
@@ -55,7 +57,7 @@ def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() ->
         difference=0.2,
         low=0.65,
         high=0.75,
-        limit=limit.describe(),
+        limit=LimitEntry(**asdict(limit)),
     )
     plot = interval_plot(m)
     assert bounds_tuned_mean(m)
@@ -68,7 +70,7 @@ def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() ->
 @pytest.mark.parametrize("rule", list(RULES))
 def test_every_rule_that_there_is_can_be_drawn(rule: str, against: str) -> None:
     limit = Limit(group="target", metric="loss", rule=rule, value=1e-05, against=against)
-    assert limit_value(metric(limit=limit.describe())) is not None
+    assert limit_value(metric(limit=LimitEntry(**asdict(limit)))) is not None
 
 
 def test_an_interval_without_end_is_not_drawn() -> None:
@@ -77,7 +79,7 @@ def test_an_interval_without_end_is_not_drawn() -> None:
 
 
 def test_an_interval_of_nothing_but_zeros_is_drawn_at_zero() -> None:
-    plot = interval_plot(metric(difference=0.0, low=0.0, high=0.0, limit=""))
+    plot = interval_plot(metric(difference=0.0, low=0.0, high=0.0, limit=None))
     assert plot is not None
     assert plot.low == plot.high == plot.zero
     assert plot.limit is None

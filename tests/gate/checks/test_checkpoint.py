@@ -1,7 +1,7 @@
-"""The checks on merging and on the base fail on the fault that each is for, and name it.
+"""The checks on merging and on the base fail on their faults, and name them.
 
-Faults are planted in peft's own methods, or in the module that merges. That healthy adapters of
-every kind hold is proved in test_variants.
+Faults are planted in peft's methods, or in the module that merges. That healthy adapters of every
+kind pass is tested in scenarios/test_variants.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,34 +11,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phi3_lora_qa.gate.adapted_layers import lora_layers
 from phi3_lora_qa.gate.checks import checkpoint
 from phi3_lora_qa.models import merge
 from phi3_lora_qa.models.loading import load_base
+from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.models.tensor_conversion import to_float64
 from phi3_lora_qa.record import Outcome
-from tests.gate.conftest import MakeBench, attached, fails, holds
+from tests.gate.builders import MakeSession, attached, fails, passes, with_factors
 from tests.variants import VARIANTS, train
 
 pytestmark = pytest.mark.slow
 
 
-def test_checkpoint_holds_on_the_good_adapter(make_bench: MakeBench) -> None:
-    bench = make_bench()
+def test_checkpoint_passes_on_the_good_adapter(make_session: MakeSession) -> None:
+    session = make_session()
     for check in checkpoint.checks():
-        assert holds(check.run, bench), check.name
+        assert passes(check.run, session), check.name
 
 
 def test_a_merge_without_scaling_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
 ) -> None:
-    bench = attached(make_bench())
+    session = attached(make_session())
     real = lora_linear.get_delta_weight
     monkeypatch.setattr(
         lora_linear, "get_delta_weight", lambda s, a: real(s, a) / s.scaling[a] * 1.5
     )
-    assert "merging" in fails(checkpoint.merged_matches_unmerged, bench).message
+    assert "the merged weight of" in fails(checkpoint.merged_matches_unmerged, session).message
 
 
 @pytest.mark.parametrize(
@@ -49,26 +49,26 @@ def test_a_merge_without_scaling_is_found(
         checkpoint.base_restored_when_unloaded,
     ],
 )
-def test_a_base_that_was_written_to_is_found(
-    make_bench: MakeBench, check: Callable[..., Any]
+def test_a_base_that_was_changed_is_found(
+    make_session: MakeSession, check: Callable[..., Any]
 ) -> None:
     import torch
 
-    bench = make_bench(stage=["checkpoint"])
-    with bench.run.quietly("math"), torch.no_grad():
-        _ = bench.tuned
-        bench.run.base(bench).model.model.layers[0].mlp.down_proj.weight[0].add_(0.5)
-    error = fails(check, bench)
-    assert "base" in error.message or "logits" in error.message
+    session = make_session()
+    with quiet(), torch.no_grad():
+        session.attach_adapter()
+        session.load_base().model.model.layers[0].mlp.down_proj.weight[0].add_(0.5)
+    outcome = fails(check, session)
+    assert "base" in outcome.message or "logits" in outcome.message
 
 
 @pytest.mark.parametrize("place", [0, 7, 15])
-def test_a_nan_in_one_module_is_not_forgotten_at_the_next(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any, place: int
+def test_a_nan_in_one_module_is_found(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, lora_linear: Any, place: int
 ) -> None:
-    bench = make_bench()
-    with bench.run.quietly("math"):
-        spoilt = lora_layers(bench)[place].layer
+    session = make_session()
+    with quiet():
+        spoilt = session.list_lora_layers()[place].layer
     real = lora_linear.merge
 
     def merge(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -79,14 +79,13 @@ def test_a_nan_in_one_module_is_not_forgotten_at_the_next(
             self.get_base_layer().weight.data[0, 0] = float("nan")
 
     monkeypatch.setattr(lora_linear, "merge", merge)
-    assert fails(checkpoint.merged_matches_unmerged, bench).measured["module"]
+    assert fails(checkpoint.merged_matches_unmerged, session).measured["module"]
 
 
-def test_without_a_module_that_could_be_merged_nothing_has_been_run(make_bench: MakeBench) -> None:
-    bench = make_bench()
-    bench.__dict__["factors"] = {}
+def test_without_a_lora_module_merging_is_not_run(make_session: MakeSession) -> None:
+    session = with_factors(make_session(), {})
     for check in (checkpoint.merged_matches_unmerged, checkpoint.adapter_comes_back_from_merged):
-        assert fails(check, bench).outcome is Outcome.NOT_RUN
+        assert fails(check, session).outcome is Outcome.NOT_RUN
 
 
 @pytest.fixture
@@ -121,21 +120,21 @@ def change_merged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         pytest.param(lambda merged, base: merged.roll(1, 0), id="rows that are shifted"),
     ],
 )
-def test_an_update_that_does_not_come_back_from_the_merged_model_is_found(
-    make_bench: MakeBench, change_merged: Callable[..., None], change: Callable[[Any, Any], Any]
+def test_another_update_in_the_merged_model_is_found(
+    make_session: MakeSession, change_merged: Callable[..., None], change: Callable[[Any, Any], Any]
 ) -> None:
     change_merged("model.layers.2.mlp.down_proj.weight", change)
-    error = fails(checkpoint.adapter_comes_back_from_merged, make_bench())
-    assert "another update in model.layers.2.mlp.down_proj: " in error.message
-    assert error.measured["largest_error_over_bound"] > 10
+    outcome = fails(checkpoint.adapter_comes_back_from_merged, make_session())
+    assert "another update in model.layers.2.mlp.down_proj: " in outcome.message
+    assert outcome.measured["largest_error_over_bound"] > 10
 
 
-def test_a_tensor_that_merging_must_leave_alone_is_found(
-    make_bench: MakeBench, change_merged: Callable[..., None]
+def test_another_tensor_that_merging_changes_is_found(
+    make_session: MakeSession, change_merged: Callable[..., None]
 ) -> None:
     change_merged("model.norm.weight", lambda merged, base: merged + 2.0**-10)
-    error = fails(checkpoint.adapter_comes_back_from_merged, make_bench())
-    assert "model.norm.weight differs from the base's by up to 0.000977" in error.message
+    outcome = fails(checkpoint.adapter_comes_back_from_merged, make_session())
+    assert "model.norm.weight differs from the base's by up to 0.000977" in outcome.message
 
 
 @pytest.mark.parametrize(
@@ -146,8 +145,8 @@ def test_a_tensor_that_merging_must_leave_alone_is_found(
         ("token_rows", "model.embed_tokens.weight", "the base's with the file's rows"),
     ],
 )
-def test_what_else_was_trained_and_is_not_in_the_merged_model_is_found(
-    make_bench: MakeBench,
+def test_a_trained_tensor_that_is_not_in_the_merged_model_is_found(
+    make_session: MakeSession,
     change_merged: Callable[..., None],
     tmp_path: Path,
     variant: str,
@@ -156,12 +155,12 @@ def test_what_else_was_trained_and_is_not_in_the_merged_model_is_found(
 ) -> None:
     train(load_base(resolve_base("tiny")).model, tmp_path / "adapter", **VARIANTS[variant])
     change_merged(name, lambda merged, base: base)
-    error = fails(checkpoint.adapter_comes_back_from_merged, make_bench(tmp_path / "adapter"))
-    assert f"{name} differs from {source} by up to " in error.message
+    outcome = fails(checkpoint.adapter_comes_back_from_merged, make_session(tmp_path / "adapter"))
+    assert f"{name} differs from {source} by up to " in outcome.message
 
 
 def test_a_merged_model_without_one_of_its_modules_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = merge.merged_tensors
     monkeypatch.setattr(
@@ -169,13 +168,11 @@ def test_a_merged_model_without_one_of_its_modules_is_found(
         "merged_tensors",
         lambda *a, **k: (pair for pair in real(*a, **k) if "layers.1.mlp.gate_up" not in pair[0]),
     )
-    error = fails(checkpoint.adapter_comes_back_from_merged, make_bench())
-    assert error.message == "the merged model lacks model.layers.1.mlp.gate_up_proj"
+    outcome = fails(checkpoint.adapter_comes_back_from_merged, make_session())
+    assert outcome.message == "the merged model lacks model.layers.1.mlp.gate_up_proj"
 
 
-def test_rows_that_dora_scales_to_nothing_give_nothing_back_and_hold(
-    make_bench: MakeBench, tmp_path: Path
-) -> None:
+def test_rows_with_a_dora_magnitude_of_zero_pass(make_session: MakeSession, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     train(load_base(resolve_base("tiny")).model, tmp_path / "adapter", use_dora=True)
@@ -184,5 +181,5 @@ def test_rows_that_dora_scales_to_nothing_give_nothing_back_and_hold(
     for name in (n for n in tensors if "magnitude" in n):
         tensors[name][3] = 0.0
     save_file(tensors, weights, metadata={"format": "pt"})
-    bench = make_bench(tmp_path / "adapter")
-    assert "update again" in holds(checkpoint.adapter_comes_back_from_merged, bench)
+    session = make_session(tmp_path / "adapter")
+    assert "update again" in passes(checkpoint.adapter_comes_back_from_merged, session)

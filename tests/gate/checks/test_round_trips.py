@@ -1,7 +1,7 @@
-"""The checks on saving and loading fail on the fault that each is for, and name the round trip.
+"""The checks on saving and loading fail on their faults, and name the round trip.
 
-Faults are planted in what peft, transformers and safetensors do. That healthy adapters of every
-kind hold is proved in test_variants.
+Faults are planted in peft, transformers and safetensors. That healthy adapters of every kind pass
+is tested in scenarios/test_variants.py.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from phi3_lora_qa.gate.checks import round_trips
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
-from tests.gate.conftest import MakeBench, attached, fails, holds
+from tests.gate.builders import MakeSession, attached, fails, passes
 from tests.variants import VARIANTS, train
 
 pytestmark = pytest.mark.slow
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.slow
 DOWN = "base_model.model.model.layers.0.mlp.down_proj"
 
 
-def test_every_round_trip_holds_on_the_good_adapter_and_says_what_it_covered(
-    make_bench: MakeBench,
+def test_every_round_trip_passes_on_the_good_adapter_and_says_what_it_covered(
+    make_session: MakeSession,
 ) -> None:
-    bench = make_bench()
-    said = [holds(check.run, bench) for check in round_trips.checks()]
+    session = make_session()
+    said = [passes(check.run, session) for check in round_trips.checks()]
     for words, message in zip(
         (
             "value for value from adapter_model.safetensors and adapter_model.bin",
@@ -40,7 +40,7 @@ def test_every_round_trip_holds_on_the_good_adapter_and_says_what_it_covered(
 
 
 def test_a_tensor_that_changes_when_saved_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft.peft_model
 
@@ -49,15 +49,15 @@ def test_a_tensor_that_changes_when_saved_is_found(
     def rounded(*args: Any, **kwargs: Any) -> Any:
         return {n: t.bfloat16().float() for n, t in real(*args, **kwargs).items()}
 
-    bench = attached(make_bench())
+    session = attached(make_session())
     monkeypatch.setattr(peft.peft_model, "get_peft_model_state_dict", rounded)
-    error = fails(round_trips.saved_and_loaded_is_bit_exact, bench)
-    assert error.message.startswith("saving adapter_model.safetensors changes base_model.")
-    assert 0 < error.measured["difference"] < 0.01
+    outcome = fails(round_trips.saved_and_loaded_is_bit_exact, session)
+    assert outcome.message.startswith("saving adapter_model.safetensors changes base_model.")
+    assert 0 < outcome.measured["difference"] < 0.01
 
 
 def test_a_tensor_that_changes_in_the_pickle_alone_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -65,12 +65,12 @@ def test_a_tensor_that_changes_in_the_pickle_alone_is_found(
     monkeypatch.setattr(
         torch, "save", lambda state, f: real({n: t.half() for n, t in state.items()}, f)
     )
-    error = fails(round_trips.saved_and_loaded_is_bit_exact, make_bench())
-    assert error.message.startswith("saving adapter_model.bin changes base_model.")
+    outcome = fails(round_trips.saved_and_loaded_is_bit_exact, make_session())
+    assert outcome.message.startswith("saving adapter_model.bin changes base_model.")
 
 
 def test_a_tensor_that_the_pickle_lacks_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -79,12 +79,12 @@ def test_a_tensor_that_the_pickle_lacks_is_found(
     monkeypatch.setattr(
         torch, "save", lambda state, f: real({n: t for n, t in state.items() if n != name}, f)
     )
-    error = fails(round_trips.saved_and_loaded_is_bit_exact, make_bench())
-    assert error.message == f"saving adapter_model.bin loses {name} (1 lost, 0 added)"
+    outcome = fails(round_trips.saved_and_loaded_is_bit_exact, make_session())
+    assert outcome.message == f"saving adapter_model.bin loses {name} (1 lost, 0 added)"
 
 
-def test_metadata_that_differ_each_time_are_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+def test_metadata_that_differ_at_each_save_are_found(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft.peft_model
 
@@ -95,12 +95,12 @@ def test_metadata_that_differ_each_time_are_found(
         "safe_save_file",
         lambda tensors, path, metadata: real(tensors, path, {**metadata, "n": str(next(count))}),
     )
-    error = fails(round_trips.saving_again_is_byte_stable, make_bench())
-    assert "changes the header of adapter_model.safetensors" in error.message
+    outcome = fails(round_trips.saving_again_is_byte_stable, make_session())
+    assert "changes the header of adapter_model.safetensors" in outcome.message
 
 
 def test_a_setting_that_changes_when_it_is_saved_again_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft import LoraConfig
 
@@ -108,12 +108,12 @@ def test_a_setting_that_changes_when_it_is_saved_again_is_found(
     monkeypatch.setattr(
         LoraConfig, "to_dict", lambda self: {**real(self), "lora_dropout": next(count) / 100}
     )
-    error = fails(round_trips.saving_again_is_byte_stable, make_bench())
-    assert "changes lora_dropout in adapter_config.json from 0.0" in error.message
+    outcome = fails(round_trips.saving_again_is_byte_stable, make_session())
+    assert "changes lora_dropout in adapter_config.json from 0.0" in outcome.message
 
 
 def test_values_that_change_when_they_are_loaded_are_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft.peft_model
 
@@ -122,15 +122,15 @@ def test_values_that_change_when_they_are_loaded_are_found(
     def halved(model: Any, tensors: Any, **options: Any) -> Any:
         return real(model, {name: tensor / 2 for name, tensor in tensors.items()}, **options)
 
-    bench = attached(make_bench())
+    session = attached(make_session())
     monkeypatch.setattr(peft.peft_model, "set_peft_model_state_dict", halved)
-    error = fails(round_trips.saving_again_is_byte_stable, bench)
-    assert error.message.startswith("saving, loading and saving again fails (AdapterError: ")
-    assert "did not arrive" in error.message
+    outcome = fails(round_trips.saving_again_is_byte_stable, session)
+    assert outcome.message.startswith("saving, loading and saving again fails (AdapterError: ")
+    assert "did not arrive" in outcome.message
 
 
-def test_a_scaling_that_hangs_on_the_adapters_name_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
+def test_a_scaling_that_depends_on_the_adapters_name_is_found(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, lora_linear: Any
 ) -> None:
     real = lora_linear.update_layer
 
@@ -140,29 +140,29 @@ def test_a_scaling_that_hangs_on_the_adapters_name_is_found(
             self.scaling[name] *= 2
 
     monkeypatch.setattr(lora_linear, "update_layer", update_layer)
-    error = fails(round_trips.another_name_changes_nothing, make_bench())
-    assert error.message.startswith("loading it under the name 'first' changes the logits")
-    assert error.measured["difference"] > 0
+    outcome = fails(round_trips.another_name_changes_nothing, make_session())
+    assert outcome.message.startswith("loading it under the name 'first' changes the logits")
+    assert outcome.measured["difference"] > 0
 
 
-def test_a_folder_of_its_own_that_is_not_written_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_folder_of_a_named_adapter_is_found(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft.peft_model
 
-    bench = attached(make_bench())
+    session = attached(make_session())
     real: Any = vars(peft.peft_model)["safe_save_file"]
     monkeypatch.setattr(
         peft.peft_model,
         "safe_save_file",
         lambda tensors, path, metadata: real(tensors, path.replace("/first/", "/"), metadata),
     )
-    error = fails(round_trips.another_name_changes_nothing, bench)
-    assert error.message.startswith("loading it with subfolder='first' fails (")
+    outcome = fails(round_trips.another_name_changes_nothing, session)
+    assert outcome.message.startswith("loading it with subfolder='first' fails (")
 
 
 def test_a_second_adapter_that_makes_itself_active_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft import PeftModel
 
@@ -174,12 +174,12 @@ def test_a_second_adapter_that_makes_itself_active_is_found(
         return loaded
 
     monkeypatch.setattr(PeftModel, "load_adapter", load_adapter)
-    error = fails(round_trips.two_adapters_are_kept_apart, make_bench())
-    assert error.message.startswith("adding a second adapter beside it changes the logits")
+    outcome = fails(round_trips.two_adapters_are_kept_apart, make_session())
+    assert outcome.message.startswith("adding a second adapter changes the logits")
 
 
 def test_a_second_adapter_that_is_written_over_the_first_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft.peft_model
 
@@ -191,12 +191,12 @@ def test_a_second_adapter_that_is_written_over_the_first_is_found(
         return loaded
 
     monkeypatch.setattr(peft.peft_model, "set_peft_model_state_dict", both)
-    error = fails(round_trips.two_adapters_are_kept_apart, make_bench())
-    assert error.message.startswith("adding a second adapter beside it changes base_model.")
+    outcome = fails(round_trips.two_adapters_are_kept_apart, make_session())
+    assert outcome.message.startswith("adding a second adapter changes base_model.")
 
 
 def test_two_adapters_that_are_saved_as_one_are_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft.peft_model
 
@@ -206,21 +206,21 @@ def test_two_adapters_that_are_saved_as_one_are_found(
         return real(model, adapter_name=next(iter(model.peft_config)), **options)
 
     monkeypatch.setattr(peft.peft_model, "get_peft_model_state_dict", first_of_all)
-    error = fails(round_trips.two_adapters_are_kept_apart, make_bench())
-    assert error.message.startswith("loading it with subfolder='second' changes base_model.")
+    outcome = fails(round_trips.two_adapters_are_kept_apart, make_session())
+    assert outcome.message.startswith("loading it with subfolder='second' changes base_model.")
 
 
-def test_where_peft_takes_one_adapter_only_two_do_not_apply(
-    make_bench: MakeBench, tmp_path: Path
+def test_where_peft_takes_one_adapter_only_two_are_not_applicable(
+    make_session: MakeSession, tmp_path: Path
 ) -> None:
     train(load_base(resolve_base("tiny")).model, tmp_path / "adapter", **VARIANTS["bias_all"])
-    bench = make_bench(tmp_path / "adapter")
-    message = holds(round_trips.two_adapters_are_kept_apart, bench)
+    session = make_session(tmp_path / "adapter")
+    message = passes(round_trips.two_adapters_are_kept_apart, session)
     assert message == "not applicable: with bias='all' PEFT takes one adapter only"
 
 
 def test_a_tensor_that_transformers_loads_changed_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import core_model_loading
 
@@ -229,14 +229,14 @@ def test_a_tensor_that_transformers_loads_changed_is_found(
     def halved(model: Any, name: str, value: Any, *args: Any) -> None:
         real(model, name, value / 2 if name.endswith("lora_B.default.weight") else value, *args)
 
-    bench = attached(make_bench())
+    session = attached(make_session())
     monkeypatch.setattr(core_model_loading, "set_param_for_module", halved)
-    error = fails(round_trips.transformers_loads_the_same, bench)
-    assert "load_adapter changes base_model.model.model.layers." in error.message
+    outcome = fails(round_trips.transformers_loads_the_same, session)
+    assert "load_adapter changes base_model.model.model.layers." in outcome.message
 
 
-def test_a_scaling_that_transformers_loads_otherwise_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+def test_another_scaling_that_transformers_loads_is_found(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft
 
@@ -246,52 +246,52 @@ def test_a_scaling_that_transformers_loads_otherwise_is_found(
         config.lora_alpha *= 2
         return real(config, model, name)
 
-    bench = attached(make_bench())
+    session = attached(make_session())
     monkeypatch.setattr(peft, "inject_adapter_in_model", inject)
-    error = fails(round_trips.transformers_loads_the_same, bench)
-    assert "load_adapter changes the logits" in error.message
+    outcome = fails(round_trips.transformers_loads_the_same, session)
+    assert "load_adapter changes the logits" in outcome.message
 
 
 def test_an_adapter_that_transformers_cannot_load_is_found(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft
 
-    bench = attached(make_bench())
+    session = attached(make_session())
     monkeypatch.delattr(peft, "inject_adapter_in_model")
-    error = fails(round_trips.transformers_loads_the_same, bench)
-    assert "load_adapter fails (ImportError" in error.message
+    outcome = fails(round_trips.transformers_loads_the_same, session)
+    assert "load_adapter fails (ImportError" in outcome.message
 
 
-def test_the_magnitudes_that_transformers_loses_are_told_and_not_held_against_the_adapter(
-    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_magnitudes_that_transformers_loses_are_reported_and_do_not_fail_the_adapter(
+    make_session: MakeSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import core_model_loading
 
     train(load_base(resolve_base("tiny")).model, tmp_path / "adapter", use_dora=True)
-    bench = make_bench(tmp_path / "adapter")
-    message = holds(round_trips.transformers_loads_the_same, bench)
+    session = make_session(tmp_path / "adapter")
+    message = passes(round_trips.transformers_loads_the_same, session)
     assert "loses 16 of DoRA's magnitudes" in message
-    assert message.endswith("peft.PeftModel.from_pretrained, which holds it as saved")
+    assert message.endswith("peft.PeftModel.from_pretrained, which keeps it as saved")
     real: Any = core_model_loading.set_param_for_module
     monkeypatch.setattr(
         core_model_loading,
         "set_param_for_module",
         lambda model, name, value, *args: real(model, name, -value, *args),
     )
-    assert "changes " in fails(round_trips.transformers_loads_the_same, bench).message
+    assert "changes " in fails(round_trips.transformers_loads_the_same, session).message
 
 
 def test_on_a_base_of_low_precision_what_transformers_loads_is_the_rounded_adapter(
-    make_bench: MakeBench,
+    make_session: MakeSession,
 ) -> None:
-    message = holds(round_trips.transformers_loads_the_same, make_bench(dtype="bfloat16"))
+    message = passes(round_trips.transformers_loads_the_same, make_session(dtype="bfloat16"))
     assert message.endswith("the same 32 tensors, rounded to the base's dtype")
 
 
-def test_a_whole_module_counts_in_the_dtype_of_the_base(
-    make_bench: MakeBench, tmp_path: Path
+def test_a_whole_module_is_compared_in_the_dtype_of_the_base(
+    make_session: MakeSession, tmp_path: Path
 ) -> None:
     train(load_base(resolve_base("tiny")).model, tmp_path / "adapter", modules_to_save=["lm_head"])
-    bench = make_bench(tmp_path / "adapter", dtype="bfloat16")
-    assert "value for value" in holds(round_trips.saved_and_loaded_is_bit_exact, bench)
+    session = make_session(tmp_path / "adapter", dtype="bfloat16")
+    assert "value for value" in passes(round_trips.saved_and_loaded_is_bit_exact, session)
