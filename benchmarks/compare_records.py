@@ -18,7 +18,6 @@ import pandas as pd
 
 ITEM_TEXTS = ("reference", "base_answer", "tuned_answer", "cluster")
 NOT_COMPARED = ("traceback", "findings", "unchecked", "rules", "ignored", "before", "after", "id")
-RENAMED_MEASURES = {"spared": "skipped_early", "beyond": "unbounded"}
 
 
 def compare(old: Path, new: Path) -> list[str]:
@@ -51,16 +50,22 @@ def _compare_checks(old: list[Any], new: list[Any]) -> Iterator[str]:
         name = after["id"]
         yield from _differences(f"{name} outcome", before["outcome"], after["outcome"])
         measures = [_measured(check["measured"]) for check in (before, after)]
-        yield from _differences(f"{name} measured", *measures)
+        yield from _differences(f"{name} measured", *_pair_renamed(*measures))
+
+
+def _pair_renamed(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Give renamed measures their new names: those that only one record has, in their order."""
+    gone = [name for name in old if name not in new]
+    come = [name for name in new if name not in old]
+    renamed = dict(zip(gone, come, strict=False))
+    return {renamed.get(name, name): value for name, value in old.items()}, new
 
 
 def _measured(measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of a check; a limit's metric is reduced to its numbers, too."""
-    found = {
-        RENAMED_MEASURES.get(name, name): value
-        for name, value in measured.items()
-        if name not in NOT_COMPARED
-    }
+    found = {name: value for name, value in measured.items() if name not in NOT_COMPARED}
     if isinstance(found.get("metric"), dict):
         found["metric"] = _metric(found["metric"])
     return found

@@ -1,5 +1,7 @@
 """The gate as a function reaches the same verdict and figures as pytest, and writes no file."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,21 +19,23 @@ def figures(record: RunRecord) -> object:
 
 
 @pytest.mark.slow
-def test_verdict_and_figures_are_those_of_pytest(
-    good_adapter: Path, tmp_path: Path, pytester: pytest.Pytester
-) -> None:
+def test_verdict_and_figures_are_those_of_pytest(good_adapter: Path, tmp_path: Path) -> None:
     options = ("--phi3-only", "--phi3-base=tiny", "--phi3-order=0", "--phi3-report=by-pytest")
-    result = pytester.runpytest_subprocess(f"--phi3-adapter={good_adapter}", *options)
-    assert result.ret == pytest.ExitCode.OK
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", f"--phi3-adapter={good_adapter}", *options],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     record = gate_adapter(good_adapter, base="tiny", order=0, report=tmp_path / "by-function",
                           cache_scores="off", early_stop="off")  # fmt: skip
     assert record.verdict is Verdict.PASS
-    by_pytest = read_record(pytester.path / "by-pytest" / "record.json")
+    by_pytest = read_record(tmp_path / "by-pytest" / "record.json")
     by_function = read_record(tmp_path / "by-function" / "record.json")
     assert figures(by_function) == figures(by_pytest)
     assert figures(record) == figures(by_function)
     names = {file.name for file in (tmp_path / "by-function").iterdir()}
-    assert names == {file.name for file in (pytester.path / "by-pytest").iterdir()}
+    assert names == {file.name for file in (tmp_path / "by-pytest").iterdir()}
 
 
 def test_nothing_is_written_without_a_report(

@@ -91,7 +91,7 @@ def test_a_metric_in_the_adapters_folder_is_refused(
 
 
 def test_what_is_asked_for_and_cannot_be_is_bad_input(tmp_path: Path, good_adapter: Path) -> None:
-    with pytest.raises(InputError, match="columns were named, but no suite"):
+    with pytest.raises(InputError, match="names columns, but there is no suite"):
         targets(tmp_path, good_adapter, suite_columns=["prompt=question"])
     (tmp_path / "a").mkdir()
     for path in (tmp_path / "Polite.py", tmp_path / "a" / "Polite.py"):
@@ -153,7 +153,7 @@ def test_kept_scores_come_from_no_adapters_folder(
 ) -> None:
     adapter = adapter_copy("theirs")
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(adapter / "cache"))
-    with pytest.raises(InputError, match="kept scores of the base"):
+    with pytest.raises(InputError, match="cached scores of the base"):
         targets(tmp_path, adapter)
 
 

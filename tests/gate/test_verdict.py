@@ -126,7 +126,7 @@ def limit(group: str, rule: str = "no_worse_than", against: str = "base") -> Lim
             [limit("target,baseline")],
             r"id phi3::quality::loss\[target,baseline\]: loss no worse than the baseline by more "
             r"than 0.1, in the group 'target'; and loss no worse than the base by more than 0.1, "
-            r"in the group 'target,baseline'; give a group another name",
+            r"in the group 'target,baseline'; rename a group",
         ),
         (
             [limit("a", rule="at_least"), limit("a", rule="at_most")],
@@ -149,7 +149,7 @@ def test_the_checks_of_two_adapters_are_kept_apart_whatever_brackets_their_names
     adapters = [("c", [limit("a][b")]), ("b][c", [limit("a")])]
     words = r"id phi3::quality::loss\[a\]\[b\]\[c\]: .* 'a\]\[b' \(adapter 'c'\); and .*"
     with pytest.raises(
-        InputError, match=words + r"'b\]\[c'\); give a group or an adapter's folder"
+        InputError, match=words + r"'b\]\[c'\); rename a group or an adapter's folder"
     ):
         plan(adapters, ("quality",))
     plan([("c", [limit("a][b")]), ("b", [limit("a")])], ("quality",))

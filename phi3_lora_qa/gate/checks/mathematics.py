@@ -54,7 +54,7 @@ def delta_is_scaling_times_b_times_a(session: AdapterSession) -> CheckOutcome:
 
 
 def rank_is_bounded(session: AdapterSession) -> CheckOutcome:
-    """The rows of PEFT's delta lie in the r-dimensional row space of A."""
+    """The rows of PEFT's delta are in the r-dimensional row space of A."""
     return _judge(session, lambda m: m.rank, "the delta's rank exceeds r")
 
 
