@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pytest_plugin.running import record_of
+from tests.pytest_plugin.builders import record_of
 
 pytestmark = pytest.mark.slow
 

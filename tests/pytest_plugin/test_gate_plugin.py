@@ -9,7 +9,7 @@ import pytest
 from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.record import RunRecord
 from phi3_lora_qa.report.rerun_commands import rerun_all
-from tests.pytest_plugin.running import gate, record_of
+from tests.pytest_plugin.builders import gate, record_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 

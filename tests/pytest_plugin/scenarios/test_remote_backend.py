@@ -10,7 +10,7 @@ from phi3_lora_qa.models import loading
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
 from phi3_lora_qa.scoring.http_client import API_KEY_VARIABLE
-from tests.pytest_plugin.running import record_of
+from tests.pytest_plugin.builders import record_of
 from tests.scoring.serving import Served, serve, tuned_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

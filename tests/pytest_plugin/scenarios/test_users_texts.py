@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.settings import SETTINGS_FILE
-from tests.pytest_plugin.running import gate
+from tests.pytest_plugin.builders import gate
 
 EVIL = "x\n::error::y\r::warning::z\x1b[31m\u2028##vso[task.complete]\u202e"
 TEXT = json.dumps(EVIL)  # as JSON and TOML write it, both alike

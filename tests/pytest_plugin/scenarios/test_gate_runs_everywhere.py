@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pytest_plugin.running import QUICK, gate, place, record_of
+from tests.pytest_plugin.builders import gate, place, record_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -132,64 +132,6 @@ REVERSED = """
 def pytest_collection_finish(session):
     session.items.reverse()
 """
-
-
-def test_one_id_runs_alone_and_is_never_called_a_pass(
-    pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    result = gate(pytester, good_adapter, "phi3::static::values")
-    assert result.ret == 0
-    result.assert_outcomes(passed=1)
-    record = record_of(pytester, "out/partial")
-    assert record.verdict == "PARTIAL"
-    assert [check.id for check in record.checks] == ["phi3::static::values"]
-
-
-def test_one_id_of_a_bad_adapter_fails(pytester: pytest.Pytester, nan_adapter: Path) -> None:
-    assert gate(pytester, nan_adapter, "phi3::static::values").ret == 1
-    assert gate(pytester, nan_adapter, "phi3::math::rank_is_bounded").ret == 1
-    assert record_of(pytester, "out/partial").verdict == "PARTIAL"
-
-
-def test_only_leaves_the_users_tests_out(pytester: pytest.Pytester, good_adapter: Path) -> None:
-    place(pytester, {"test_user.py": "def test_no(): assert False"})
-    assert gate(pytester, good_adapter, "--phi3-only").ret == 0
-
-
-def test_two_workers_give_the_verdict_of_one(
-    pytester: pytest.Pytester, good_adapter: Path, nan_adapter: Path
-) -> None:
-    place(pytester, {"test_user.py": "def test_yes(): pass"})
-    args = ("-n2", "-p", "xdist", *QUICK)
-    for adapter, status, verdict in ((good_adapter, 0, "PASS"), (nan_adapter, 1, "FAIL")):
-        result = pytester.runpytest_subprocess(
-            f"--phi3-adapter={adapter}", "--phi3-report=out", *args
-        )
-        assert result.ret == status, result.stdout.str()
-        assert record_of(pytester).verdict == verdict
-
-
-def test_the_users_own_tests_get_the_models(pytester: pytest.Pytester, good_adapter: Path) -> None:
-    pytester.makepyfile(
-        """
-        def test_tuned(phi3_adapter, phi3_base_model, phi3_tuned_model, phi3_tokenizer,
-                       phi3_generate, phi3_compare):
-            assert (phi3_adapter / "adapter_config.json").is_file()
-            assert not hasattr(phi3_base_model, "peft_config") or not phi3_base_model.peft_config
-            assert phi3_tuned_model.peft_config
-            answers = phi3_compare("What colour is the robin?")
-            assert answers.tuned == phi3_generate("What colour is the robin?")
-        """
-    )
-    result = gate(pytester, good_adapter)
-    assert result.ret == 0, result.stdout.str()
-
-
-def test_without_an_adapter_the_fixtures_skip_and_say_why(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("def test_it(phi3_tuned_model): pass")
-    result = pytester.runpytest_inprocess("-rs")
-    result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*--phi3-adapter=PATH*"])
 
 
 def test_a_test_that_changes_the_directory_does_not_move_the_report(
