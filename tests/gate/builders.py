@@ -22,10 +22,11 @@ from phi3_lora_qa.settings import GateSettings, resolve
 MakeSession = Callable[..., AdapterSession]
 
 
-def make_settings(adapter: Path, directory: Path, **options: object) -> GateSettings:
+def make_settings(adapter: Path | list[Path], directory: Path, **options: object) -> GateSettings:
     """Return settings with the tiny base, no cache and no early stopping, and with options."""
     common = {"base": "tiny", "cache_scores": "off", "early_stop": "off"}
-    return resolve({"adapter": [adapter], **common, **options}, {}, {}, directory, directory)
+    adapters = adapter if isinstance(adapter, list) else [adapter]
+    return resolve({"adapter": adapters, **common, **options}, {}, {}, directory, directory)
 
 
 def make_gate_session(

@@ -240,7 +240,8 @@ def test_a_report_that_cannot_be_written_leaves_no_older_pass(
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "sys.exit(pytest.main(sys.argv[1:]))",
-        f"--phi3-adapter={good_adapter}", "--phi3-report=out", "--phi3-stage=static", "-p", "no:cacheprovider",
+        f"--phi3-adapter={good_adapter}", "--phi3-report=out", "--phi3-stage=static",
+        "-p", "no:cacheprovider",
     )  # fmt: skip
     assert resource
     assert result.ret == 2
