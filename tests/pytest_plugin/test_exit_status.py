@@ -199,7 +199,7 @@ def test_the_gate_cannot_be_switched_off_by_name(
 ) -> None:
     for name, says in (
         ("gate", "would switch the gate off"),
-        ("apart", "would let an adapter's files in"),
+        ("apart", "would load files of the adapter"),
         ("layers", "would switch --phi3-layers off"),
     ):
         result = run_static(pytester, nan_adapter, "-p", f"no:phi3-lora-qa-{name}", "--phi3-layers")

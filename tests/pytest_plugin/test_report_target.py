@@ -88,7 +88,7 @@ def test_no_report_goes_into_an_adapters_folder(
             pytester, f"--phi3-adapter={adapter}", f"--phi3-report={place_}", "--phi3-stage=static"
         )
         assert result.ret == 2, result.stdout.str()
-        assert "lies in the adapter's own folder" in result.stderr.str()
+        assert "must not be written to the adapter's folder" in result.stderr.str()
     assert contents(adapter) == before
 
 
@@ -141,7 +141,7 @@ def test_a_report_never_takes_the_baselines_place(
     assert result.ret == 2, result.stdout.str()
     assert contents(accepted) == before
     if wrong != "--phi3-stage=no":
-        assert "take the place of the baseline" in result.stderr.str()
+        assert "must not replace the baseline" in result.stderr.str()
         assert "--phi3-report DIR" in result.stderr.str()
 
 
@@ -180,7 +180,7 @@ def test_a_baseline_is_found_through_links_and_slips(
         "--phi3-stage=static",
     )
     assert result.ret == 2
-    assert "take the place of the baseline" in result.stderr.str()
+    assert "must not replace the baseline" in result.stderr.str()
     assert contents(accepted) == before
 
 
@@ -214,7 +214,7 @@ def test_a_baseline_among_the_folders_of_several_adapters_is_safe_and_another_is
         "--phi3-stage=static",
     )
     assert clash.ret == 2
-    assert "take the place of the baseline" in clash.stderr.str()
+    assert "must not replace the baseline" in clash.stderr.str()
     assert contents(accepted) == before[0]
     beside = run_only(
         pytester,
@@ -223,7 +223,7 @@ def test_a_baseline_among_the_folders_of_several_adapters_is_safe_and_another_is
         f"--phi3-baseline={other}/record.json",
         "--phi3-stage=static",
     )
-    assert "take the place of the baseline" not in beside.stderr.str()
+    assert "must not replace the baseline" not in beside.stderr.str()
     assert contents(other) == before[1]
 
 

@@ -1,4 +1,4 @@
-"""Ids of virtual items are recognised among pytest's arguments, in every form that pytest prints."""
+"""Ids of virtual items are recognised among the arguments, in every form that pytest prints."""
 
 import pytest
 
