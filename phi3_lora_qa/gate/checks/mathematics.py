@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from phi3_lora_qa.gate.module_stats import MaxError, ModuleStats
     from phi3_lora_qa.properties import Property
     from phi3_lora_qa.properties.layer_property import UnderTest
+    from phi3_lora_qa.strategies import LayerCase
 
 EXAMPLES = 25
 LARGEST_RATIO = 10.0
@@ -77,7 +78,6 @@ def layer_properties_hold(session: AdapterSession) -> CheckOutcome:
     import hypothesis
     from hypothesis import strategies as st
 
-    from phi3_lora_qa.properties.peft_layers import PeftDora, PeftLinear, PeftMixed
     from phi3_lora_qa.properties.property_runner import isolated
 
     corners = [(m.name, m.corner) for m in session.measure_modules()]
@@ -89,10 +89,7 @@ def layer_properties_hold(session: AdapterSession) -> CheckOutcome:
     def draw(data: "st.DataObject") -> None:
         nonlocal largest
         name, case = data.draw(st.sampled_from(corners))
-        mixed = case.dtype != "float32"
-        kind = (
-            PeftDora if case.factors.magnitude is not None else PeftMixed if mixed else PeftLinear
-        )
+        kind = _kind_of(case)
         tested = data.draw(st.sampled_from(_properties(kind)))
         for comparison in tested.check(kind, case, data.draw):
             seen.add((name, tested.id))
@@ -209,6 +206,15 @@ def judge_modules(
         f"{largest.ratio:.2g} of its bound",
         measured,
     )
+
+
+def _kind_of(case: "LayerCase") -> "type[UnderTest]":
+    """Return PEFT's kind of layer for a case."""
+    from phi3_lora_qa.properties.peft_layers import PeftDora, PeftLinear, PeftMixed
+
+    if case.factors.magnitude is not None:
+        return PeftDora
+    return PeftMixed if case.dtype != "float32" else PeftLinear
 
 
 def _properties(kind: "type[UnderTest]") -> "list[Property]":
