@@ -24,7 +24,7 @@ from phi3_lora_qa.pytest_plugin.fixtures import SESSION
 from phi3_lora_qa.pytest_plugin.gate_items import GateCollector
 from phi3_lora_qa.pytest_plugin.progress_line import ProgressLine
 from phi3_lora_qa.pytest_plugin.report_target import Reports
-from phi3_lora_qa.pytest_plugin.virtual_items import prepend_collector, split_node_ids
+from phi3_lora_qa.pytest_plugin.virtual_items import VirtualRoot, split_node_ids
 from phi3_lora_qa.settings import DRAWN, GateSettings
 from phi3_lora_qa.signals import EndedError, EndSignals
 
@@ -32,7 +32,7 @@ WORKER_INPUT = "phi3_lora_qa"
 
 
 @dataclass(eq=False)  # pluggy keeps plugins in sets
-class GatePlugin:
+class GatePlugin(VirtualRoot):
     """The hooks of a pytest session that gates adapters.
 
     Attributes:
@@ -103,16 +103,9 @@ class GatePlugin:
 
     # Collection
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Add the virtual collector to the session, before the user's tests."""
-        report = yield
-        if isinstance(collector, pytest.Session):
-            node = GateCollector.from_parent(collector, name=ROOT, nodeid=ROOT, run=self.run)
-            return prepend_collector(report, node)
-        return report
+    def make_collector(self, session: pytest.Session) -> pytest.Collector:
+        """Return the collector of the chosen checks."""
+        return GateCollector.from_parent(session, name=ROOT, nodeid=ROOT, run=self.run)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shlex
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.properties.layer_kinds import Kind, kinds
 from phi3_lora_qa.properties.layer_property import Property
 from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyFailed, run_property
-from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, prepend_collector, split_node_ids
+from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, VirtualRoot, split_node_ids
 
 ROOT = "phi3::layers"
 
@@ -82,7 +82,7 @@ class LayersCollector(pytest.Collector):
                 )
 
 
-class LayersPlugin:
+class LayersPlugin(VirtualRoot):
     """The hooks of a pytest session that tests the libraries' layers."""
 
     def __init__(self, config: pytest.Config, *, seed: int, only: bool) -> None:
@@ -116,16 +116,9 @@ class LayersPlugin:
             words.append(f"--hypothesis-profile={self.profile.name}")
         return shlex.join(words)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Add the virtual collector to the session."""
-        report = yield
-        if isinstance(collector, pytest.Session):
-            node = LayersCollector.from_parent(collector, name=ROOT, nodeid=ROOT, layers=self)
-            return prepend_collector(report, node)
-        return report
+    def make_collector(self, session: pytest.Session) -> pytest.Collector:
+        """Return the collector of the chosen properties."""
+        return LayersCollector.from_parent(session, name=ROOT, nodeid=ROOT, layers=self)
 
     def pytest_report_header(self) -> str:
         """Return the versions that are tested, and the number of cases."""

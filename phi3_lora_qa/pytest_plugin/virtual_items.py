@@ -1,7 +1,7 @@
 """Tests that no file backs: their ids on the command line, and their place in reports."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,22 @@ class VirtualItem(pytest.Item):
         return self.path, 0, self.nodeid  # pytest needs a line when a mark skips an item
 
 
-def prepend_collector(report: pytest.CollectReport, node: pytest.Collector) -> pytest.CollectReport:
-    """Put a virtual collector before what a session has collected."""
-    report.result = [node, *(report.result or [])]
-    return report
+class VirtualRoot:
+    """Adds a virtual collector to a session, before the user's tests."""
+
+    def make_collector(self, session: pytest.Session) -> pytest.Collector:
+        """Return the collector."""
+        raise NotImplementedError
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Prepend the collector to what the session has collected."""
+        report = yield
+        if isinstance(collector, pytest.Session):
+            report.result = [self.make_collector(collector), *(report.result or [])]
+        return report
 
 
 def split_node_ids(args: Sequence[str], root: str) -> tuple[list[str], list[str]]:
