@@ -29,4 +29,6 @@ def test_a_plugin_that_is_switched_off_ends_the_run_if_an_adapter_was_asked_for(
         assert result.ret == 2, result.stdout.str()
         said = [line for line in result.stderr.lines if line.startswith("Exit: ")]
         assert len(said) == 1
-        assert ("is empty" if asked == "empty" else "-p no:phi3_lora_qa; leave out") in said[0]
+        assert (
+            "is empty" if asked == "empty" else "-p no:phi3_lora_qa, but an adapter is given by"
+        ) in said[0]
