@@ -170,7 +170,7 @@ def test_plugins_that_the_adapters_project_loaded_are_refused_with_the_fix(
 
 NEWER = {
     "del findpaths.determine_setup": "has no _pytest.config.findpaths.determine_setup",
-    "findpaths.determine_setup = lambda **given: (1, 2, 3)": "reads its configuration in another",
+    "findpaths.determine_setup = lambda **given: (1, 2, 3)": "reads its configuration differently",
     "del config.Config._checkversion": "reads its configuration differently (AttributeError",
 }
 
