@@ -25,7 +25,7 @@ LAYERS = {
     "conversion": 3, "scoring": 3, "properties": 3,
     "loralib_interop": 4,
     "training": 5, "gate": 5, "report": 5,
-    "pytest_plugin": 6,
+    "pytest_plugin": 6, "run_gate": 6,
     "cli": 6, "__main__": 6,
     "__init__": 7,  # the public names, resolved on first use
 }  # fmt: skip
@@ -35,7 +35,7 @@ LIGHT_IMPORTS = {
     "the plugin": "import phi3_lora_qa.pytest_plugin.plugin",
     "the commands": "import phi3_lora_qa.cli",
     "the linter": "import phi3_lora_qa.adapter.lint, phi3_lora_qa.cli.lint",
-    "the gate's plan": "import phi3_lora_qa.pytest_plugin.gate_session",
+    "the gate's plan": "import phi3_lora_qa.pytest_plugin.gate_plugin",
 }
 
 

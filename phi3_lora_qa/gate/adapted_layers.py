@@ -1,4 +1,4 @@
-"""The adapter's modules, each from both sides: its factors on file, and PEFT's layer."""
+"""The adapted modules, each with its factors from the file and with PEFT's layer for it."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -11,36 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi3_lora_qa.errors import AdapterError
-from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Array, Factors
 from phi3_lora_qa.models.tensor_conversion import to_float64
-from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:
     import torch
 
-    from phi3_lora_qa.gate.bench import Bench
-
-
 _LAYERS = "peft.tuners.lora.layer"
 
 Rows = NDArray[np.int64]
-"""Numbers of rows."""
+"""Indices of rows."""
 
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """One adapted module, seen as a linear layer with a weight (out, in).
+    """One adapted module as a linear layer with a weight (out, in).
 
-    An embedding is the linear layer whose weight is its table transposed, (dim, rows), and whose
-    inputs are one-hot: a token's id picks a column.
+    An embedding is the linear layer whose weight is its transposed table, (dim, rows), and whose
+    inputs are one-hot: a token id selects a column.
 
     Attributes:
         name: The module's path in the base, such as ``model.layers.0.mlp.down_proj``.
-        factors: Its LoRA from the adapter's file, float64.
+        factors: Its LoRA factors from the adapter's file, float64.
         layer: PEFT's layer in the attached model.
-        adapter: The adapter's name there.
+        adapter: The adapter's name in that model.
     """
 
     name: str
@@ -50,12 +45,12 @@ class LoraLayer:
 
     @cached_property
     def is_embedding(self) -> bool:
-        """Whether the module takes tokens rather than vectors."""
+        """Whether the module takes token ids and not vectors."""
         return self.adapter in self.layer.lora_embedding_A
 
     @cached_property
     def dtype(self) -> str:
-        """What PEFT computes this module's update in, such as ``float32``."""
+        """The dtype in which PEFT computes this module's update, such as ``float32``."""
         factor = (
             self.layer.lora_embedding_A[self.adapter]
             if self.is_embedding
@@ -71,14 +66,14 @@ class LoraLayer:
         return weight
 
     def base_weight(self, rows: Rows | None = None) -> Array:
-        """The base's W or some of its rows, float64 (out, in)."""
+        """Return the base's W or some of its rows, float64 (out, in)."""
         return self._as_linear(self._weight, rows)
 
     def base_norm(self) -> float:
-        """The spectral norm of W from below, by three steps of bidiagonalisation.
+        """Return a lower bound on the spectral norm of W, by three steps of bidiagonalisation.
 
-        Each product reads the whole of W, and five of them give what power iteration needs nine
-        for (Golub and Kahan 1965; Golub and Van Loan, Matrix Computations, section 10.4).
+        Each product reads all of W. Five products are as accurate as nine of power iteration
+        (Golub and Kahan 1965; Golub and Van Loan, Matrix Computations, section 10.4).
         """
         import torch
 
@@ -96,7 +91,7 @@ class LoraLayer:
         return float(torch.linalg.matrix_norm(small, 2))
 
     def peft_delta(self, factor: float = 1.0, rows: Rows | None = None) -> Array:
-        """PEFT's delta at ``factor`` times the adapter's scaling: float64 (out, in), or rows."""
+        """Return PEFT's delta at ``factor`` times the scaling: float64 (out, in), or some rows."""
         self.layer.set_scale(self.adapter, factor)
         try:
             return self._delta(rows)
@@ -104,22 +99,22 @@ class LoraLayer:
             self.layer.set_scale(self.adapter, 1.0)
 
     def _delta(self, rows: Rows | None) -> Array:
-        stacked = part_of("peft", "peft.tuners.lora.variants", "BdLoraLinearVariant")
-        plain = [part_of("peft", _LAYERS, name) for name in ("Linear", "Embedding")]
-        if isinstance(variant := self.layer.lora_variant.get(self.adapter), stacked):
-            # get_delta_weight does not know the stacked blocks; merging into zeros gives the delta.
+        block_diagonal = part_of("peft", "peft.tuners.lora.variants", "BdLoraLinearVariant")
+        known = [part_of("peft", _LAYERS, name) for name in ("Linear", "Embedding")]
+        if isinstance(variant := self.layer.lora_variant.get(self.adapter), block_diagonal):
+            # get_delta_weight does not support these blocks; merging into zeros gives the delta.
             zeros = self._weight.new_zeros(self._weight.shape)
             return self._as_linear(variant.merge_safe(self.layer, self.adapter, zeros), rows)
-        if rows is None or type(self.layer) not in plain:
+        if rows is None or type(self.layer) not in known:
             return self._as_linear(self.layer.get_delta_weight(self.adapter), rows)
         with self._only(rows):
             return self._as_linear(self.layer.get_delta_weight(self.adapter))
 
     @contextmanager
     def _only(self, rows: Rows) -> Iterator[None]:
-        """Leave the layer some rows of B alone, which is all that those rows of delta depend on.
+        """Reduce the layer's B to some rows for a while; these rows of delta need no others.
 
-        A delta as large as the base's weight would be formed only to be thrown away.
+        The full delta is as large as the base's weight.
         """
         layer, name = self.layer, self.adapter
         factor = layer.lora_embedding_B[name] if self.is_embedding else layer.lora_B[name].weight
@@ -131,13 +126,13 @@ class LoraLayer:
             factor.data = whole
 
     def peft_merged(self) -> Array:
-        """The weight after PEFT merged a copy of the layer, float64 (out, in)."""
-        twin = copy.deepcopy(self.layer)
-        twin.merge(safe_merge=True)
-        return self._as_linear(twin.get_base_layer().weight)
+        """Return the weight after PEFT merged a copy of the layer, float64 (out, in)."""
+        merged = copy.deepcopy(self.layer)
+        merged.merge(safe_merge=True)
+        return self._as_linear(merged.get_base_layer().weight)
 
     def draw_input(self, seed: int, size: float) -> Array:
-        """An input (in,) that the layer's dtype can hold: normal numbers, or a token's one-hot."""
+        """Return an input (in,), exact in the layer's dtype: normal numbers, or a one-hot token."""
         import torch
 
         generator, inputs = np.random.default_rng(seed), int(self.factors.A.shape[1])
@@ -147,42 +142,43 @@ class LoraLayer:
         return to_float64(x.to(torch.float32).to(self._weight.dtype))
 
     def forward(self, x: Array) -> Array:
-        """PEFT's output for one input (in,), float64 (out,)."""
+        """Return PEFT's output for one input (in,), float64 (out,)."""
         import torch
 
-        given = (
+        value = (
             torch.tensor([int(x.argmax())])
             if self.is_embedding
             else torch.from_numpy(x).to(self._weight.dtype)[None]
         )
         with torch.inference_mode():
-            return to_float64(self.layer(given)[0])
+            return to_float64(self.layer(value)[0])
 
     def _as_linear(self, weight: "torch.Tensor", rows: Rows | None = None) -> Array:
-        turned = weight.T if self.is_embedding else weight
-        return to_float64(turned if rows is None else turned[rows])
+        linear = weight.T if self.is_embedding else weight
+        return to_float64(linear if rows is None else linear[rows])
 
 
-def lora_layers(bench: "Bench") -> list[LoraLayer]:
-    """Return every adapted module of the attached model, by name, with its factors on file.
+def lora_layers(tuned: Any, factors: Mapping[str, Factors]) -> list[LoraLayer]:
+    """Return every adapted module of a tuned model, sorted by name.
+
+    Args:
+        tuned: The PEFT model with the adapter attached.
+        factors: The adapter's factors from its file, by the module's path in the base.
 
     Raises:
         AdapterError: The file has factors for a module that PEFT does not adapt.
-        CheckFailedError: No module is adapted at all; the check then has not been run.
     """
-    tuned = bench.tuned
     return [
-        LoraLayer(name, bench.factors[name], module, tuned.active_adapter)
-        for name, module in adapted_modules(tuned, bench.factors).items()
+        LoraLayer(name, factors[name], module, tuned.active_adapter)
+        for name, module in adapted_modules(tuned, factors).items()
     ]
 
 
 def adapted_modules(tuned: Any, factors: Mapping[str, Factors]) -> Mapping[str, Any]:
-    """Return PEFT's layers for the modules that the file has factors for, by name.
+    """Return PEFT's layers for the modules for which the file has factors, sorted by name.
 
     Raises:
         AdapterError: The file has factors for a module that PEFT does not adapt.
-        CheckFailedError: No module is adapted at all; the check then has not been run.
     """
     kinds = tuple(
         part_of("peft", _LAYERS, name) for name in ("Linear", "Embedding", "ParamWrapper")
@@ -195,12 +191,6 @@ def adapted_modules(tuned: Any, factors: Mapping[str, Factors]) -> Mapping[str, 
     if missing := sorted(factors.keys() - found.keys()):
         raise AdapterError(
             f"the file has factors for {missing[0]}, which PEFT does not adapt; "
-            "name it in target_modules, or train again without it"
-        )
-    if not factors:
-        raise CheckFailedError(
-            "the adapter has no LoRA module that could be checked",
-            "adapt linear modules (qkv_proj, o_proj, gate_up_proj, down_proj)",
-            outcome=Outcome.NOT_RUN,
+            "add it to target_modules, or train again without it"
         )
     return {name: found[name] for name in sorted(factors)}

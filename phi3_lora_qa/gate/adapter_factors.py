@@ -1,4 +1,4 @@
-"""The adapter's factors as its files state them: float64, with each module's own scaling."""
+"""The adapter's factors from its files: float64, with each module's own scaling."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,29 +13,33 @@ from phi3_lora_qa.adapter.tensor_names import Part, parse_keys
 from phi3_lora_qa.lora import Array, Factors, block_diagonal
 
 
-def weights_of(folder: AdapterFolder) -> SafetensorsFile:
-    """Open the adapter's weights; raises AdapterError where they are damaged."""
+def open_weights(folder: AdapterFolder) -> SafetensorsFile:
+    """Open the adapter's weights.
+
+    Raises:
+        AdapterError: They are damaged.
+    """
     return open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
 
 
 def read_factors(folder: AdapterFolder, *, stored: bool = False) -> Mapping[str, Factors]:
     """Return the factors of every adapted module, by the module's path in the base.
 
-    An embedding is taken as the linear layer that its transposed table (dim, rows) makes: its
+    An embedding is read as the linear layer of its transposed table (dim, rows): its
     lora_embedding_A (r, rows) and lora_embedding_B (dim, r) are A and B of that layer. Modules that
-    are saved whole are not among them.
+    are saved whole are not included.
 
     Args:
         folder: The adapter.
-        stored: Whether to return factors as they lie in the file: block-diagonal ones stacked, in
-            the file's float32 or float64. Otherwise they are matrices of float64.
+        stored: Whether to return factors in the file's layout, with block-diagonal ones stacked,
+            and in the file's float32 or float64. Otherwise they are float64 matrices.
 
     Raises:
         AdapterError: The config or the weights cannot be read.
     """
     config = read_config(folder)
     matching = Matching(config)
-    weights = weights_of(folder)
+    weights = open_weights(folder)
     keys, _ = parse_keys(weights.tensors)
     parts = {(key.module, key.part): key.name for key in keys.values()}
 

@@ -10,7 +10,7 @@ from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, AdapterFolder
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.dataclass_json import Json, to_plain
 from phi3_lora_qa.errors import AdapterError, BaseModelError
-from phi3_lora_qa.gate.context import Run
+from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, AdapterJob, snapshot_of
@@ -25,7 +25,7 @@ from phi3_lora_qa.record import (
     Timing,
     Verdict,
 )
-from phi3_lora_qa.setting_specs import SPECS, STAGES
+from phi3_lora_qa.setting_specs import SPECS, STAGES, server_of
 from phi3_lora_qa.settings import GateSettings
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "numpy", "pytest")
@@ -42,7 +42,7 @@ class Reported:
 
 
 def build_records(
-    run: Run, *, chosen: Sequence[PlannedCheck], partial: bool, started: str, seconds: float
+    run: GateSession, *, chosen: Sequence[PlannedCheck], partial: bool, started: str, seconds: float
 ) -> list[Reported]:
     """Return a record for each adapter.
 
@@ -55,7 +55,7 @@ def build_records(
     """
     results, evidence = run.journal.results(), run.journal.evidence()
     reported = []
-    for index, target in enumerate(run.targets):
+    for index, target in enumerate(run.jobs):
         mine = [piece for piece in evidence if piece.adapter == index]
         judgement = judge(
             [planned for planned in chosen if planned.adapter == index],
@@ -135,7 +135,7 @@ def _summed(timings: Sequence[Timing]) -> list[Timing]:
     return found
 
 
-def _left_out(run: Run, target: AdapterJob) -> str:
+def _left_out(run: GateSession, target: AdapterJob) -> str:
     """Return what the verdict does not cover, in words, so that it does not seem to."""
     left = [stage for stage in STAGES if stage not in run.settings.stage]
     words = [f"stages left out: {', '.join(left)}"] if left else []
@@ -148,7 +148,7 @@ def _left_out(run: Run, target: AdapterJob) -> str:
     return f" ({'; '.join(words)})" if words else ""
 
 
-def _adapter(run: Run, index: int, target: AdapterJob) -> AdapterEntry:
+def _adapter(run: GateSession, index: int, target: AdapterJob) -> AdapterEntry:
     folder = AdapterFolder.open(snapshot_of(run.folder, index))
     return AdapterEntry(
         path=_shown(target.source),
@@ -191,10 +191,14 @@ def _base(target: AdapterJob) -> BaseEntry:
     return BaseEntry(id=target.base.id, fingerprint=identity, config=config)
 
 
-def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
+def _environment(run: GateSession, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
     measured = {name: value for piece in evidence for name, value in piece.environment.items()}
     # Merging rounds the weights once more, so the figures of a merged model differ.
-    scored = "by the server" if run.server else "adapter attached to the base, not merged"
+    scored = (
+        "by the server"
+        if server_of(run.settings.backend)
+        else "adapter attached to the base, not merged"
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,48 +1,98 @@
-"""What a check is: a function that returns what it measured, or raises with message and mend."""
+"""What a check is: a function of an adapter session that returns a `CheckOutcome`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from phi3_lora_qa.dataclass_json import Json
-from phi3_lora_qa.errors import Phi3LoraQAError
+from phi3_lora_qa.errors import shortage
+from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.record import Outcome
-
-if TYPE_CHECKING:
-    from phi3_lora_qa.gate.bench import Bench
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """A check that held: what it saw, in one sentence, and the numbers behind it."""
+class CheckOutcome:
+    """What one check found.
 
+    Attributes:
+        outcome: Whether it passed.
+        message: What was found, in one sentence.
+        fix: How to fix it; empty if it passed.
+        measured: The numbers behind the message.
+    """
+
+    outcome: Outcome
     message: str
+    fix: str = ""
     measured: Mapping[str, Json] = field(default_factory=dict)
 
 
-class CheckFailedError(Phi3LoraQAError, AssertionError):
-    """A check did not hold, or could not be decided; the runner writes it into the journal."""
-
-    def __init__(
-        self,
-        message: str,
-        fix: str,
-        measured: Mapping[str, Json] | None = None,
-        outcome: Outcome = Outcome.FAILED,
-    ) -> None:
-        super().__init__(message)
-        self.message, self.fix, self.outcome = message, fix, outcome
-        self.measured = measured or {}
+Measured = Mapping[str, Json] | None
+CheckFunction = Callable[[AdapterSession], CheckOutcome]
 
 
-CheckFunction = Callable[["Bench"], Held]
+def passed(message: str, measured: Measured = None) -> CheckOutcome:
+    """Return the outcome of a check that passed."""
+    return CheckOutcome(outcome=Outcome.PASSED, message=message, measured=measured or {})
+
+
+def failed(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
+    """Return the outcome of a check that failed: the adapter, or what serves it, has a fault."""
+    return _open(Outcome.FAILED, message, fix, measured)
+
+
+def inconclusive(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
+    """Return the outcome of a check whose measurements do not decide it."""
+    return _open(Outcome.INCONCLUSIVE, message, fix, measured)
+
+
+def not_run(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
+    """Return the outcome of a check that had nothing to check."""
+    return _open(Outcome.NOT_RUN, message, fix, measured)
+
+
+def not_judged(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
+    """Return the outcome of a check that failed for a reason other than the adapter: an error."""
+    return _open(Outcome.ERROR, message, fix, measured)
+
+
+def _open(outcome: Outcome, message: str, fix: str, measured: Measured) -> CheckOutcome:
+    return CheckOutcome(outcome=outcome, message=message, fix=fix, measured=measured or {})
+
+
+class StopCheckError(Exception):
+    """Ends a check from inside a library's callback or a context manager, with its outcome."""
+
+    def __init__(self, outcome: CheckOutcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def conclude(function: CheckFunction, session: AdapterSession) -> CheckOutcome:
+    """Run a check's function and return its outcome; the only place that catches StopCheckError.
+
+    Raises:
+        StopCheckError: The machine was short of something, so that the outcome says nothing about
+            the adapter.
+        Exception: Whatever the function raises.
+    """
+    try:
+        return function(session)
+    except StopCheckError as stop:
+        if shortage(stop):
+            raise
+        return stop.outcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check of one stage. ``parameter`` stands in brackets behind its name.
+    """One check of one stage.
 
-    ``demand`` says in words what is asked of which group, where that hangs on the limits.
+    Attributes:
+        stage: The stage.
+        name: The check's name in its id.
+        run: The function that does the work.
+        parameter: What the id has in brackets after the name.
+        demand: What a limit demands of which group, for people; empty without a limit.
     """
 
     stage: str
@@ -57,6 +107,14 @@ class Check:
         return f"{self.name}[{self.parameter}]" if self.parameter else self.name
 
 
-def check_of(stage: str, function: CheckFunction) -> Check:
-    """Make a check of a plain function; its name is the function's."""
-    return Check(stage=stage, name=function.__name__, run=function)
+def checks_of(stage: str, *functions: CheckFunction) -> tuple[Check, ...]:
+    """Return a check for each function, named as the function is."""
+    return tuple(Check(stage=stage, name=function.__name__, run=function) for function in functions)
+
+
+def no_lora_module() -> CheckOutcome:
+    """Return the outcome of a check on LoRA modules for an adapter that has none."""
+    return not_run(
+        "the adapter has no LoRA module to check",
+        "adapt linear modules (qkv_proj, o_proj, gate_up_proj, down_proj)",
+    )

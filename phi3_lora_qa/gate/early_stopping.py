@@ -1,75 +1,80 @@
-"""The tuned model is asked until what the whole suite would say is certain.
+"""Early stopping: the tuned model is scored until the outcome on the whole suite is certain.
 
-In an order that is drawn for the run, and recorded: whoever knew it before could make an adapter
-that is right on the first items alone (docs/decisions/0011).
+The items are scored in an order that is drawn for each run and recorded: whoever knew it in advance
+could make an adapter that is right on the first items only (docs/decisions/0011).
 
-The base is always asked everything: it is scored before an adapter is attached, and once for all
-adapters and runs.
+The base is always scored on all items: once for all adapters and runs, before an adapter is
+attached.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.gate.comparison import is_decided
 from phi3_lora_qa.gate.item_rows import join_scores
-from phi3_lora_qa.gate.paired_scores import SkippedItem
+from phi3_lora_qa.gate.paired_scores import ComparisonConfig, SkippedItem
 from phi3_lora_qa.stats.full_suite_bounds import next_batch_size, sampling_key
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.gate.bench import Bench
     from phi3_lora_qa.scoring.score_items import ItemScore
 
-Scorer = Callable[[Sequence[Item]], Sequence["ItemScore"]]
+ScoreItems = Callable[[Sequence[Item]], Sequence["ItemScore"]]
 
 
-def score_until_settled(
-    bench: "Bench", base: Sequence["ItemScore"], score: Scorer
+def score_until_decided(
+    items: Sequence[Item],
+    base_scores: Sequence["ItemScore"],
+    score_items: ScoreItems,
+    config: ComparisonConfig,
 ) -> tuple["ItemScore", ...]:
-    """Score the items of each group in the order drawn, in portions that grow.
+    """Score the items of each group in the drawn order, in batches that grow.
+
+    Args:
+        items: All items.
+        base_scores: The base's scores of them, in the same order.
+        score_items: Scores the tuned model on some items.
+        config: The limits, metrics and order.
 
     Returns:
-        The scores in the items' order, without those of the items that were spared.
+        The scores in the items' order, without the items that early stopping skipped.
     """
-    items, order = bench.target.items, bench.run.settings.order
-    known = {score.item_id: score for score in base}
-    found: dict[str, ItemScore] = {}
+    by_id = {score.item_id: score for score in base_scores}
+    tuned: dict[str, ItemScore] = {}
     waiting: dict[str, list[Item]] = {}
-    for item in sorted(items, key=lambda item: sampling_key(item.id, order)):
+    for item in sorted(items, key=lambda item: sampling_key(item.id, config.order)):
         waiting.setdefault(item.group, []).append(item)
     groups = {name: tuple(group) for name, group in waiting.items()}
     while waiting:
-        asked = [
+        batch = [
             item
             for name, rest in waiting.items()
             for item in rest[: next_batch_size(len(groups[name]) - len(rest))]
         ]
-        found |= {score.item_id: score for score in score(asked)}
+        tuned |= {score.item_id: score for score in score_items(batch)}
         left = {
-            name: [item for item in rest if item.id not in found] for name, rest in waiting.items()
+            name: [item for item in rest if item.id not in tuned] for name, rest in waiting.items()
         }
         waiting = {
             name: rest
             for name, rest in left.items()
-            if rest and not _settled(bench, groups[name], rest, known, found)
+            if rest and not _is_decided(groups[name], by_id, tuned, config)
         }
-    return tuple(found[item.id] for item in items if item.id in found)
+    return tuple(tuned[item.id] for item in items if item.id in tuned)
 
 
-def _settled(
-    bench: "Bench",
+def _is_decided(
     group: Sequence[Item],
-    rest: Sequence[Item],
-    base: "dict[str, ItemScore]",
-    tuned: "dict[str, ItemScore]",
+    base: "Mapping[str, ItemScore]",
+    tuned: "Mapping[str, ItemScore]",
+    config: ComparisonConfig,
 ) -> bool:
-    asked = [item for item in group if item.id in tuned]
+    scored = [item for item in group if item.id in tuned]
     rows = join_scores(
-        asked,
-        [base[item.id] for item in asked],
-        [tuned[item.id] for item in asked],
-        bench.measured,
+        scored,
+        [base[item.id] for item in scored],
+        [tuned[item.id] for item in scored],
+        config.metrics,
     )
-    return is_decided(
-        rows, bench.demands, [SkippedItem(item=item, base=base[item.id]) for item in rest]
-    )
+    skipped = [SkippedItem(item=item, base=base[item.id]) for item in group if item.id not in tuned]
+    return is_decided(rows, config, skipped)

@@ -1,8 +1,8 @@
-"""What the checks recorded, on disk: the only thing that the verdict is computed from.
+"""The journal: the results of the checks on disk. The verdict is computed from them alone.
 
-pytest's own reports can be rewritten by any conftest, and lie in another process under xdist. A
-check therefore writes its result here the moment it ends, one small file each, and the process
-that started the run reads them all at the end, however that end came.
+Any conftest can rewrite pytest's own reports, and under xdist they are in another process. So a
+check's result is written here the moment it ends, one small file each, and the process that started
+the run reads all of them at the end, however the run ended.
 """
 
 import json
@@ -14,18 +14,12 @@ from pathlib import Path
 
 from phi3_lora_qa.dataclass_json import Json, from_plain, to_plain
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.record import (
-    CheckResult,
-    ItemRow,
-    Metric,
-    Spectrum,
-    Timing,
-)
+from phi3_lora_qa.record import CheckResult, ItemRow, Metric, Spectrum, Timing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a process measured beside the checks' outcomes, for one adapter (or -1: for all)."""
+    """What a process measured for one adapter in addition to the checks' outcomes."""
 
     adapter: int
     metrics: Sequence[Metric] = ()
@@ -46,21 +40,21 @@ class Journal:
         self._write("check", {"adapter": adapter, "result": to_plain(result)})
 
     def add_evidence(self, evidence: Evidence) -> None:
-        """Write measurements that belong into the record."""
+        """Write measurements for the record."""
         self._write("evidence", to_plain(evidence))
 
     def results(self) -> list[tuple[int, CheckResult]]:
-        """Return ``(adapter, result)`` of every check that ended, in the order of their ends."""
+        """Return ``(adapter, result)`` of every check that ended, in the order of the ends."""
         return [
             (raw["adapter"], from_plain(CheckResult, raw["result"])) for raw in self._read("check")
         ]
 
     def evidence(self) -> list[Evidence]:
-        """Return everything that was measured, in the order of its writing."""
+        """Return all measurements, in the order in which they were written."""
         return [from_plain(Evidence, raw) for raw in self._read("evidence")]
 
     def _write(self, kind: str, value: Json) -> None:
-        """Write whole or not at all: a process may be killed at any moment."""
+        """Write a complete file or none: a process may be killed at any moment."""
         name = f"{kind}-{uuid.uuid4().hex}"
         part = self.folder / f"{name}.part"
         try:
@@ -70,9 +64,9 @@ class Journal:
             with suppress(OSError):
                 part.unlink()
             raise InputError(
-                f"what was found cannot be written to {escape(str(self.folder))}: "
+                f"cannot write results to {escape(str(self.folder))}: "
                 f"{error.strerror or error}; free some space there, or set TMPDIR to a folder "
-                "with more"
+                "that has more"
             ) from error
 
     def _read(self, kind: str) -> list[Json]:

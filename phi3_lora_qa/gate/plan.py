@@ -1,7 +1,7 @@
-"""The list of what must run, known before anything runs and without torch.
+"""The list of the checks that must run, made before anything runs and without torch.
 
-The same settings give the same list in every process: the collector makes its items from it, and
-the verdict holds what ran against it. What pytest later drops, by whatever means, is missed.
+The same settings give the same list in every process. The collector makes its items from it, and
+the verdict compares it with what ran. So a check that pytest drops, by whatever means, is missed.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ def plan(
     """Return every check that must run, adapter by adapter, in the stages' order.
 
     Args:
-        adapters: Each adapter's name and its quality limits, in the order given by the user.
-        stages: The chosen stages.
-        selection: The chosen rules of the static stage; all by default.
+        adapters: Each adapter's name and its quality limits, in the user's order.
+        stages: The selected stages.
+        selection: The selected rules of the static stage; all by default.
 
     Raises:
-        InputError: Two checks would have one id, and one result would stand for both.
+        InputError: Two checks would have the same id, so that one result would count for both.
     """
     planned: list[PlannedCheck] = []
     for index, (name, limits) in enumerate(adapters):
@@ -64,9 +64,9 @@ def plan(
 
 
 def _require_distinct(planned: Sequence[PlannedCheck], names: Sequence[str]) -> None:
-    """Groups and adapters stand in ids, and may hold the commas and brackets between the parts."""
+    """Refuse equal ids: names of groups and adapters may have the commas and brackets of ids."""
 
-    def words(one: PlannedCheck) -> str:
+    def describe(one: PlannedCheck) -> str:
         whose = f" (adapter {escape(repr(names[one.adapter]), 80)})" if len(names) > 1 else ""
         return f"{escape(one.check.demand or one.check.label, 200)}{whose}"
 
@@ -76,16 +76,17 @@ def _require_distinct(planned: Sequence[PlannedCheck], names: Sequence[str]) -> 
         if other is not one:
             what = "a group" if other.adapter == one.adapter else "a group or an adapter's folder"
             raise InputError(
-                f"two checks have the id {escape(one.id, 200)}: {words(other)}; and {words(one)}; "
-                f"give {what} another name, without commas and brackets"
+                f"two checks have the id {escape(one.id, 200)}: {describe(other)}; "
+                f"and {describe(one)}; "
+                f"rename {what} without commas and brackets"
             )
 
 
 def choose(planned: Sequence[PlannedCheck], ids: Sequence[str]) -> tuple[PlannedCheck, ...]:
-    """Return the checks named on the command line; an id of a stage stands for all its checks.
+    """Return the checks that the command line names; an id of a stage selects all its checks.
 
     Raises:
-        InputError: An id names nothing.
+        InputError: An id matches no check.
     """
     chosen = []
     for given in ids:

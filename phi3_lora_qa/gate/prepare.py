@@ -1,7 +1,7 @@
-"""What a run is about, found out before anything runs and without torch.
+"""Prepares the jobs of a run from its settings, before anything runs and without torch.
 
-Bad input ends here, with one line: a path that is no adapter, a base that is no Phi-3, a suite
-that cannot be read. What remains is the same in every process of the run.
+Bad input ends the run here, with one line: a path without an adapter, a base that is not a Phi-3, a
+suite that cannot be read. The jobs are the same in every process of the run.
 """
 
 import itertools
@@ -39,24 +39,24 @@ from phi3_lora_qa.models.registry import (
 from phi3_lora_qa.record import ItemRow
 from phi3_lora_qa.settings import GateSettings, real, reject_if_inside
 
-_HANDED = "targets.pickle"
+_HANDED = "jobs.pickle"
 ITEMS_FILE = "items.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterJob:
-    """One adapter to gate, with the base and the items it is held against.
+    """One adapter to gate, with the base and the items with which it is compared.
 
     Attributes:
         name: Its name in test ids and reports.
-        source: The folder that the user gave.
-        listing: What lay in it when the run began; the rules on files see what was not copied.
-        base: The trusted base; None where none is known.
-        base_missing: Why there is none, with the mend; empty otherwise.
-        items: The quality items, each question once.
+        source: The folder that the user passed.
+        listing: Its content when the run began; the rules on files see what was not copied.
+        base: The trusted base; None if there is none.
+        base_missing: Why there is none, with the fix; empty otherwise.
+        items: The quality items, without duplicates.
         copies: How many items were left out because they repeat another.
-        limits: The thresholds, one for each group and metric.
-        metrics: What is to be measured beside the usual metrics and those that limits name.
+        limits: The limits, one for each group and metric.
+        metrics: What is measured in addition to the default metrics and those with limits.
         baseline: The last accepted adapter's rows of the same items; empty without one.
     """
 
@@ -71,31 +71,41 @@ class AdapterJob:
     metrics: tuple[RequestedMetric, ...] = ()
     baseline: tuple[ItemRow, ...] = ()
 
+    def require_base(self) -> BaseRef:
+        """Return the base.
+
+        Raises:
+            BaseModelError: There is none.
+        """
+        if self.base is None:
+            raise BaseModelError(self.base_missing)
+        return self.base
+
 
 def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
-    """Turn settings into targets.
+    """Return a job for each adapter that the settings name.
 
     Raises:
         InputError: A path, base, suite or thresholds file cannot be used.
     """
-    selection_of(settings)  # what is wrong with it is bad input too
-    _require_judges_of_our_own(settings, None)
+    selection_of(settings)  # refuse a bad selection, too
+    _reject_inputs_inside_adapters(settings, None)
     metrics = _metrics(settings)
     known = tuple(dict.fromkeys((*known_metrics(), *(metric.name for metric in metrics))))
     shares, path = share_metrics(), settings.thresholds
-    asked = read_thresholds(path, known, shares) if path else None
+    own_limits = read_thresholds(path, known, shares) if path else None
     given = _given_suite(settings)
-    targets = []
+    jobs = []
     for name, source in zip(adapter_names(settings.adapter), settings.adapter, strict=True):
         listing = AdapterFolder.open(source)
         base, missing = _base_of(listing, settings)
-        _require_judges_of_our_own(settings, base)
+        _reject_inputs_inside_adapters(settings, base)
         if given is not None:
             items: tuple[Item, ...] = given
         else:
             items = read_suite([bundled_suite(base)]) if base else ()
         distinct = without_duplicates(items)
-        limits, built_in = asked, settings.sources["profile"] == "default"
+        limits, built_in = own_limits, settings.sources["profile"] == "default"
         if limits is None and given is None and base and built_in:
             limits = read_thresholds(bundled_thresholds(base), known, shares)
         groups = sorted({item.group for item in distinct})
@@ -103,7 +113,7 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
             limits = default_limits(groups, settings.profile)
         if settings.baseline and not any(limit.against == BASELINE for limit in limits):
             limits += baseline_limits(settings.profile)
-        targets.append(
+        jobs.append(
             AdapterJob(
                 name=name,
                 source=source,
@@ -119,28 +129,28 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
                 else (),
             )
         )
-    return tuple(targets)
+    return tuple(jobs)
 
 
-def _require_judges_of_our_own(settings: GateSettings, base: BaseRef | None) -> None:
-    """Whatever an adapter is held against lies outside of every adapter's folder."""
+def _reject_inputs_inside_adapters(settings: GateSettings, base: BaseRef | None) -> None:
+    """Refuse suites, limits, baselines and bases in an adapter's folder."""
     baseline = settings.baseline
     places: dict[str, Sequence[Path | None]] = {
         "items of the suite": [Path(path) for path in settings.suite],
         "limits": [settings.thresholds],
-        # The items are looked for beside the record, not beside what a link to it leads to.
+        # The items are looked for next to the record, not next to what a link to it leads to.
         "figures of the baseline": [baseline, baseline and baseline.with_name(ITEMS_FILE)],
-        "kept scores of the base": [cache_folder()],
+        "cached scores of the base": [cache_folder()],
         "files of the base": [base.folder if base else None],
     }
     for what, paths in places.items():
         for path in filter(None, paths):
             for place in (path, *_files_in(path)):
-                reject_if_inside(settings.adapter, place, what, "give others, from outside of it")
+                reject_if_inside(settings.adapter, place, what, "use others, from outside of it")
 
 
 def _files_in(path: Path) -> Iterator[Path]:
-    """The files right in a folder may be links that lead elsewhere, as in a hub's cache."""
+    """Yield the files of a folder: they may be links to another folder, as in a hub's cache."""
     with suppress(OSError, ValueError):
         yield from (entry for entry in path.iterdir() if not entry.is_dir())
 
@@ -150,60 +160,60 @@ def _given_suite(settings: GateSettings) -> tuple[Item, ...] | None:
         return read_suite([Path(path) for path in settings.suite], settings.suite_columns)
     if settings.suite_columns:
         raise InputError(
-            "columns were named, but no suite; give it with --phi3-suite, or leave out "
-            "--phi3-suite-columns"
+            "--phi3-suite-columns names columns, but there is no suite; pass it with --phi3-suite, "
+            "or leave the columns out"
         )
     return None
 
 
 def _metrics(settings: GateSettings) -> tuple[RequestedMetric, ...]:
-    """Find the metrics that were asked for; none of them may come from an adapter's folder."""
+    """Return the requested metrics; none of them may come from an adapter's folder."""
     metrics = tuple(find_metric(text, settings.starts["metric"]) for text in settings.metric)
     for metric in metrics:
         if file := metric.file:
             reject_if_inside(settings.adapter, file, "metrics")
     if len({metric.name for metric in metrics}) < len(set(metrics)):
-        raise InputError("two metrics bear the same name; give one of them another")
+        raise InputError("two metrics have the same name; rename one of them")
     return metrics
 
 
-def snapshot(targets: Sequence[AdapterJob], run_folder: Path) -> None:
-    """Copy every adapter to a private place: what is linted is what will be loaded."""
-    for index, target in enumerate(targets):
-        target.listing.snapshot(snapshot_of(run_folder, index))
+def snapshot(jobs: Sequence[AdapterJob], run_folder: Path) -> None:
+    """Copy every adapter to the private folder: what is linted is what will be loaded."""
+    for index, job in enumerate(jobs):
+        job.listing.snapshot(snapshot_of(run_folder, index))
 
 
-def hand_over(targets: Sequence[AdapterJob], run_folder: Path) -> None:
-    """Write the targets down for the run's other processes; nobody else can write there."""
-    (run_folder / _HANDED).write_bytes(pickle.dumps(tuple(targets)))
+def hand_over(jobs: Sequence[AdapterJob], run_folder: Path) -> None:
+    """Write the jobs for the run's other processes; no other user can write to the folder."""
+    (run_folder / _HANDED).write_bytes(pickle.dumps(tuple(jobs)))
 
 
 def handed_over(run_folder: Path) -> tuple[AdapterJob, ...]:
-    """Return what the process that started the run wrote down.
+    """Return the jobs that the process that started the run wrote.
 
-    Suites and adapters may change on disk meanwhile: all processes must see the same ones.
+    Suites and adapters may change on disk meanwhile: all processes must use the same ones.
     """
-    targets: tuple[AdapterJob, ...] = pickle.loads((run_folder / _HANDED).read_bytes())
-    return targets
+    jobs: tuple[AdapterJob, ...] = pickle.loads((run_folder / _HANDED).read_bytes())
+    return jobs
 
 
 def snapshot_of(run_folder: Path, index: int) -> Path:
-    """Where the private copy of an adapter lies."""
+    """Return the folder of the private copy of an adapter."""
     return run_folder / "adapters" / str(index)
 
 
 def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return a name for each adapter folder: its own name, with a number where it is taken."""
+    """Return a name for each adapter folder: its own, with a number if that is taken."""
     names: list[str] = []
     for path in paths:
         own = escape(real(path).name, 80) or "adapter"
-        tried = (own if number == 1 else f"{own}~{number}" for number in itertools.count(1))
-        names.append(next(name for name in tried if name not in names))
+        candidates = (own if number == 1 else f"{own}~{number}" for number in itertools.count(1))
+        names.append(next(name for name in candidates if name not in names))
     return tuple(names)
 
 
 def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:
-    """The configured base; else the adapter's own, only when it is known or allowed by name."""
+    """Return the configured base, else the adapter's if it is known or allowed by name."""
     if settings.base is not None:
         base = resolve_base(settings.base, settings.starts["base"])
         read_base_config(base)
@@ -211,7 +221,7 @@ def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | N
     try:
         named = read_config(folder).base_model_name_or_path
     except AdapterError:
-        named = None  # the static stage says what is wrong with the config
+        named = None  # the static stage reports what is wrong with the config
     trusted = {b.name for b in known_bases()} | {b.id for b in known_bases()}
     if named and named in trusted | set(settings.allow_bases):
         try:
@@ -222,7 +232,7 @@ def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | N
         else:
             return base, ""
     return None, (
-        "no base is known for this adapter: it names "
-        + (f"{named!r}, which is on no list of trusted bases" if named else "none")
-        + "; give one with --phi3-base DIR_OR_ID"
+        "there is no trusted base for this adapter: its config names "
+        + (f"{named!r}, which is not on a list of trusted bases" if named else "none")
+        + "; set one with --phi3-base DIR_OR_ID"
     )

@@ -1,7 +1,7 @@
 """The private folder of a run, with the copies of the adapters and the journal.
 
-It goes when the run ends. What a process that was killed left behind goes with the next run, which
-tells by a lock that the system releases with the process.
+It is removed when the run ends. A folder of a process that was killed is removed by the next run,
+which recognises it by a lock that the system released with the process.
 """
 
 import os
@@ -19,7 +19,7 @@ from phi3_lora_qa.gate.prepare import AdapterJob, hand_over, snapshot
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process left stays there
+except ImportError:  # Windows: the folder of a killed process stays
     fcntl = None  # type: ignore[assignment]
 
 PREFIX = "phi3-lora-qa-run-"
@@ -28,14 +28,14 @@ _OWNER = f"phi3-lora-qa on {platform.node()}".encode()
 
 
 @contextmanager
-def private_copies(targets: Sequence[AdapterJob]) -> Iterator[Path]:
-    """Copy the adapters, and what other processes must know, to a folder of this run alone.
+def private_copies(jobs: Sequence[AdapterJob]) -> Iterator[Path]:
+    """Copy the adapters, and what other processes must know, to a private folder of this run.
 
     Raises:
-        InputError: There is no room for it.
+        InputError: The folder cannot be written, or has too little space.
     """
     _remove_orphans()
-    # A name that nobody can know, and known here before the folder is: a signal may come any time.
+    # The name is random, and known here before the folder exists: a signal may come any time.
     name = f"{PREFIX}{secrets.token_hex(8)}"
     folder, lock = None, None
     try:
@@ -43,8 +43,8 @@ def private_copies(targets: Sequence[AdapterJob]) -> Iterator[Path]:
             folder = Path(tempfile.gettempdir()) / name
             folder.mkdir(mode=0o700)
             lock = _locked(folder)
-            snapshot(targets, folder)
-            hand_over(targets, folder)
+            snapshot(jobs, folder)
+            hand_over(jobs, folder)
         except OSError as error:
             place = folder or os.environ.get("TMPDIR") or "the folder for temporary files"
             raise InputError(
@@ -60,17 +60,17 @@ def private_copies(targets: Sequence[AdapterJob]) -> Iterator[Path]:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock a file in the folder for as long as this process lives."""
+    """Lock a file in the folder until this process ends."""
     if fcntl is None:
         return None
-    # Locked first and named then, so that nobody finds it unlocked.
+    # Locked before it gets its name, so that no other process finds it unlocked.
     part = folder / f"{_LOCK}.part"
     lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(lock, _OWNER)
         part.rename(folder / _LOCK)
-    except OSError:  # a file system without locks: nobody can tell, so nobody removes it
+    except OSError:  # a file system without locks: no other run removes the folder
         os.close(lock)
         part.unlink(missing_ok=True)
         return None

@@ -1,73 +1,79 @@
-"""Run one check and write down what became of it, whatever that was."""
+"""Run one check and write its result to the journal, however it ended."""
 
 import time
 import traceback
-from collections.abc import Mapping
+import warnings
+from contextlib import AbstractContextManager
 
-from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.errors import AdapterError, Phi3LoraQAError, escape, shortage
-from phi3_lora_qa.gate.check import CheckFailedError
-from phi3_lora_qa.gate.context import Run
+from phi3_lora_qa.gate.adapter_session import AdapterSession
+from phi3_lora_qa.gate.check import Check, CheckOutcome, conclude, failed, not_judged, not_run
+from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.record import CheckResult, Outcome
+from phi3_lora_qa.models.quiet import quiet
+from phi3_lora_qa.record import CheckResult
 
-MEND_CRASH = "run this id again alone; if it still crashes, report it with record.json"
+FIX_CRASH = "rerun this check alone; if it still crashes, report it with record.json"
 
 
-def run_check(planned: PlannedCheck, run: Run) -> CheckResult:
-    """Run a check in this process, journal its result and return it.
+def run_check(planned: PlannedCheck, session: GateSession) -> CheckResult:
+    """Run a check in this process, write its result to the journal and return it.
 
-    An error is never a pass: a fault of the adapter is FAILED, anything else ERROR. Even what is
-    no ``Exception`` (a panic of a native library, an interrupt) is written down first.
+    An error is never a pass: a fault of the adapter is FAILED, anything else ERROR. The result is
+    written even for what is not an ``Exception`` (a panic of a native library, an interrupt).
     """
     started = time.perf_counter()
-
-    def finish(
-        outcome: Outcome, message: str, fix: str = "", measured: Mapping[str, Json] | None = None
-    ) -> CheckResult:
-        result = CheckResult(
-            id=planned.id,
-            stage=planned.check.stage,
-            outcome=outcome,
-            message=message,
-            fix=fix,
-            seconds=time.perf_counter() - started,
-            measured=measured or {},
-        )
-        run.journal.add_result(planned.adapter, result)
-        return result
-
-    bench = run.bench(planned.adapter)
+    interrupt: BaseException | None = None
     try:
-        if planned.check.stage != "static":
-            with run.quietly("static"):
-                refusal = bench.refusal()
-            if refusal:
-                return finish(Outcome.NOT_RUN, refusal, "mend the adapter's files first")
-        with run.quietly(planned.check.stage):
-            held = planned.check.run(bench)
+        outcome = _run(planned.check, session.open_adapter(planned.adapter))
     except BaseException as error:
-        result = finish(*_told(error))
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        return result
-    else:
-        return finish(Outcome.PASSED, held.message, measured=held.measured)
+        outcome = _outcome_of(error)
+        interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
+    result = CheckResult(
+        id=planned.id,
+        stage=planned.check.stage,
+        outcome=outcome.outcome,
+        message=outcome.message,
+        fix=outcome.fix,
+        seconds=time.perf_counter() - started,
+        measured=outcome.measured,
+    )
+    session.journal.add_result(planned.adapter, result)
+    if interrupt is not None:
+        raise interrupt
+    return result
 
 
-def _told(error: BaseException) -> tuple[Outcome, str, str, Mapping[str, Json]]:
-    """Say what became of a check that raised: outcome, message, mend, what was measured."""
-    if short := shortage(error):  # whatever a check or a library made of it, before all else
-        return Outcome.ERROR, str(short), "see the message", {}
+def _run(check: Check, session: AdapterSession) -> CheckOutcome:
+    """Run a check, unless it needs a model and the linter refused the adapter."""
+    if check.stage != "static":
+        with _silenced("static"):
+            refusal = session.adapter.refusal
+        if refusal:
+            return not_run(f"not run: {refusal}", "fix the adapter's files first")
+    with _silenced(check.stage):
+        return conclude(check.run, session)
+
+
+def _silenced(stage: str) -> AbstractContextManager[object]:
+    """Silence other libraries' progress bars, logs and warnings, whatever the user's filters.
+
+    The static stage uses no such library, and must not import one to silence it.
+    """
+    return warnings.catch_warnings(action="ignore") if stage == "static" else quiet()
+
+
+def _outcome_of(error: BaseException) -> CheckOutcome:
+    """Return the outcome of a check that raised an error."""
+    if short := shortage(error):  # first, whatever a check or a library made of it
+        return not_judged(str(short), "see the message")
     match error:
-        case CheckFailedError():
-            return error.outcome, error.message, error.fix, error.measured
         case AdapterError():
-            return Outcome.FAILED, escape(str(error), 2000), "see the message", {}
+            return failed(escape(str(error), 2000), "see the message")
         case Phi3LoraQAError():
-            return Outcome.ERROR, escape(str(error), 2000), "see the message", {}
+            return not_judged(escape(str(error), 2000), "see the message")
         case KeyboardInterrupt() | SystemExit():
-            return Outcome.ERROR, "it was interrupted", "run it again", {}
-    where = traceback.format_exception(error, limit=-12)
-    message = escape(f"it crashed: {type(error).__name__}: {error}", 2000)
-    return Outcome.ERROR, message, MEND_CRASH, {"traceback": "".join(where).splitlines()}
+            return not_judged("the check was interrupted", "rerun the gate")
+    lines = "".join(traceback.format_exception(error, limit=-12)).splitlines()
+    message = escape(f"the check crashed: {type(error).__name__}: {error}", 2000)
+    return not_judged(message, FIX_CRASH, {"traceback": lines})

@@ -1,8 +1,8 @@
-"""The adapter's modules on the base's weights, one after another, without the model.
+"""The adapted modules with the base's weights, one after another, without loading the model.
 
-PEFT puts the adapter into a skeleton of the model: every module is there, no weight is. Then each
-adapted layer alone gets its weight from the base's files and its factors from the adapter's, is
-measured, and is dropped. So memory holds one tensor of the base at a time, whatever its size.
+PEFT attaches the adapter to a skeleton of the model that has modules but no weights. Then one
+adapted layer at a time gets its weight from the base's files and its factors from the adapter's
+file, is measured, and is dropped. So one tensor of the base is in memory at a time.
 """
 
 import copy
@@ -20,67 +20,74 @@ from phi3_lora_qa.models.registry import BaseRef, read_base_config
 if TYPE_CHECKING:
     import torch
 
-    from phi3_lora_qa.gate.bench import Bench
+    from phi3_lora_qa.adapter.folder import AdapterFolder
+    from phi3_lora_qa.gate.adapter_under_test import AdapterUnderTest
 
 _ADAPTER = "default"
 _ENTRIES = 1 << 19
-"""Entries of a weight that are read at once."""
+"""The number of entries of a weight that are read at once."""
 Stored = NDArray[np.float32] | NDArray[np.float64]
 
 
-def is_here(ref: BaseRef | None) -> bool:
-    """Whether the base's config and weights lie in a folder of this machine."""
-    return ref is not None and ref.folder is not None and bool(BaseFiles.open(ref.folder).files)
+def is_on_disk(ref: BaseRef) -> bool:
+    """Whether the base's config and weights are in a folder on this machine."""
+    return ref.folder is not None and bool(BaseFiles.open(ref.folder).files)
 
 
-def streamed_layers(bench: "Bench") -> Iterator[LoraLayer]:
-    """Yield every adapted module by name, each with its weights, which the next one overwrites.
+def stream_layers(ref: BaseRef, adapter: "AdapterUnderTest", dtype: str) -> Iterator[LoraLayer]:
+    """Yield every adapted module, sorted by name; the next one overwrites its weights.
+
+    Args:
+        ref: The base, whose files are on this machine.
+        adapter: The adapter's files.
+        dtype: The dtype of the base's weights in the layers, such as ``float32``.
 
     Raises:
         AdapterError: The file has factors for a module that PEFT does not adapt.
         BaseModelError: The base's files are not on this machine, or lack a weight.
-        CheckFailedError: No module is adapted at all; the check then has not been run.
     """
-    ref = bench.target.base
-    if ref is None or ref.folder is None:
+    if ref.folder is None:
         raise BaseModelError(
-            bench.target.base_missing
-            or f"the files of the base {ref.id if ref else ''} are not here; give its folder"
+            f"the files of the base {ref.id} are not on this machine; pass its folder"
         )
     base = BaseFiles.open(ref.folder)
-    modules = adapted_modules(_skeleton(bench), bench.factors)
+    modules = adapted_modules(_skeleton(ref, adapter.folder, dtype), adapter.factors)
     weights = [module.get_base_layer().weight for module in modules.values()]
-    # One piece of memory for all: to get fresh pages takes longer than to read a weight into them.
-    room = weights[0].new_empty(max(weight.numel() for weight in weights), device="cpu")
+    if not weights:
+        return
+    # One buffer for all: allocating fresh pages takes longer than reading a weight into them.
+    buffer = weights[0].new_empty(max(weight.numel() for weight in weights), device="cpu")
     for name, module in modules.items():
         layer = copy.deepcopy(module).to_empty(device="cpu")
         weight = layer.get_base_layer().weight
-        weight.data = room[: weight.numel()].view(weight.shape)
+        weight.data = buffer[: weight.numel()].view(weight.shape)
         for part, tensor in _parameters(layer).items():
-            _fill(tensor, part, bench, name, base)
-        yield LoraLayer(name, bench.factors[name], layer.eval(), _ADAPTER)
+            if part == "weight":
+                _read_into(tensor, base, f"{_owner_of_weight(name, base)}.weight")
+            elif part == "base_bias":
+                _read_into(tensor, base, f"{name}.bias")
+            else:
+                _copy(tensor, _stored_part(adapter, name, part))
+        yield LoraLayer(name, adapter.factors[name], layer.eval(), _ADAPTER)
 
 
-def _skeleton(bench: "Bench") -> Any:
-    """PEFT's model on torch's meta device: shapes and dtypes only."""
+def _skeleton(ref: BaseRef, folder: "AdapterFolder", dtype: str) -> Any:
+    """Return PEFT's model on torch's meta device: shapes and dtypes only."""
     import torch
     from peft import PeftModelForCausalLM
     from transformers import Phi3Config, Phi3ForCausalLM
 
     from phi3_lora_qa.models.peft_config import read_lora_config
 
-    ref = bench.target.base
-    assert ref is not None
     config = Phi3Config.from_dict(dict(read_base_config(ref)))
-    dtype = getattr(torch, bench.run.settings.dtype)
     with torch.device("meta"):
-        model = Phi3ForCausalLM(config).to(dtype)
-        lora = read_lora_config(bench.folder.path)
+        model = Phi3ForCausalLM(config).to(getattr(torch, dtype))
+        lora = read_lora_config(folder.path)
         return PeftModelForCausalLM(model, lora, _ADAPTER, low_cpu_mem_usage=True)
 
 
 def _parameters(layer: Any) -> Mapping[str, "torch.Tensor"]:
-    """The layer's parameters by what they are."""
+    """Return the layer's parameters by their part in the layer."""
     base = layer.get_base_layer()
     found = {"weight": base.weight, "base_bias": getattr(base, "bias", None)}
     if _ADAPTER in layer.lora_embedding_A:
@@ -93,37 +100,36 @@ def _parameters(layer: Any) -> Mapping[str, "torch.Tensor"]:
     return {part: tensor for part, tensor in found.items() if tensor is not None}
 
 
-def _fill(tensor: "torch.Tensor", part: str, bench: "Bench", name: str, base: BaseFiles) -> None:
+def _owner_of_weight(name: str, base: BaseFiles) -> str:
+    """Return the module whose weight a module has: a tied head has the embedding's."""
     tied = bool(base.config.get("tie_word_embeddings", False))
-    if part == "weight":
-        own = name if not (tied and name == "lm_head") else "model.embed_tokens"
-        _read_into(tensor, base, f"{own}.weight")
-    elif part == "base_bias":
-        _read_into(tensor, base, f"{name}.bias")
-    else:
-        value: Stored | None = getattr(bench.stored_factors[name], part)
-        if value is None:
-            raise AdapterError(
-                f"the file has no {part} for {name}, which the config promises; "
-                "save the adapter again, whole"
-            )
-        _copy(tensor, value)
+    return "model.embed_tokens" if tied and name == "lm_head" else name
+
+
+def _stored_part(adapter: "AdapterUnderTest", name: str, part: str) -> Stored:
+    value: Stored | None = getattr(adapter.stored_factors[name], part)
+    if value is None:
+        raise AdapterError(
+            f"the weights lack a tensor: the config requires the {part} of {name}; "
+            "save the complete adapter again"
+        )
+    return value
 
 
 def _read_into(tensor: "torch.Tensor", base: BaseFiles, name: str) -> None:
-    """Read a tensor of the base, a few rows at a time: they stay in the cache on their way."""
+    """Read a tensor of the base, a few rows at a time, so that they stay in the CPU cache."""
     file = next((file for file in base.files if name in file.tensors), None)
     if file is None:
-        raise BaseModelError(f"the base in {base.path} has no {name}; fetch the base again")
-    few = max(1, _ENTRIES * len(tensor) // tensor.numel())
+        raise BaseModelError(f"the base in {base.path} has no {name}; download the base again")
+    count = max(1, _ENTRIES * len(tensor) // tensor.numel())
     try:
-        for first in range(0, len(tensor), few):
-            rows = slice(first, first + few)
+        for first in range(0, len(tensor), count):
+            rows = slice(first, first + count)
             _copy(tensor[rows], file.tensor(name, rows))
-    except AdapterError as error:  # the reader's words are for adapters
+    except AdapterError as error:  # the reader's message is about adapters
         raise BaseModelError(
-            f"cannot read {name} of the base in {base.path}, which has dtype "
-            f"{file.tensors[name].dtype}; give a base in float32, bfloat16 or float16"
+            f"cannot read {name} of the base in {base.path}: its dtype is "
+            f"{file.tensors[name].dtype}; use a base in float32, bfloat16 or float16"
         ) from error
 
 

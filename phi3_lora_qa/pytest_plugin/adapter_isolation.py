@@ -1,8 +1,8 @@
-"""An adapter's folder is kept apart from pytest: nothing in it is imported, collected or obeyed.
+"""Isolates adapters' folders from pytest: nothing in them is imported, collected or obeyed.
 
-Which files pytest will load is not foretold. What loads them is asked: pytest's one way to import
-a ``conftest.py``, its one way to open a collector, and Python's finders of modules. What would
-have to be obeyed, or was imported before anybody was asked, ends the run.
+Which files pytest will load is not predicted. Instead, whatever loads them is intercepted: pytest's
+only way to import a ``conftest.py``, its only way to open a collector, and Python's module finders.
+A file that would have to be obeyed, or that was imported before, ends the run.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,73 +20,78 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.libraries import part_of
+from phi3_lora_qa.libraries import incompatible, part_of
 from phi3_lora_qa.settings import is_inside, real, reject_if_inside
 
 _PLUGIN = "phi3-lora-qa-apart"
 
 
-def keep_apart(
+def isolate_adapters(
     config: pytest.Config,
     adapters: Sequence[Path],
     places: Sequence[Path],
-    blocked: Callable[[str], None],
+    on_blocked: Callable[[str], None],
 ) -> None:
-    """Keep pytest, and Python's imports, out of the adapters' folders until the session ends.
+    """Keep pytest and Python's imports out of the adapters' folders until the session ends.
 
     Args:
-        config: pytest's.
+        config: pytest's configuration.
         adapters: The folders.
-        places: Where pytest takes configuration and tests from.
-        blocked: Called with what is wrong when a module's import is refused.
+        places: Where pytest reads configuration and tests from.
+        on_blocked: Called with what is wrong when the import of a module is refused.
 
     Raises:
-        InputError: Something there is obeyed, or was imported, already.
-        IncompatibleLibraryError: This version of pytest loads a conftest.py in another way.
+        InputError: A file in a folder is obeyed, or was imported, already.
+        IncompatibleLibraryError: This version of pytest loads a conftest.py differently.
     """
-    # Taken away first: to refuse the run, and to say so in a report, takes imports of our own.
-    theirs = [entry for entry in map(str, sys.path) if is_inside(adapters, Path(entry))]
-    sys.path[:] = [entry for entry in sys.path if str(entry) not in theirs]
+    # Removed first: refusing the run, and writing that into a report, needs imports of our own.
+    removed = [entry for entry in map(str, sys.path) if is_inside(adapters, Path(entry))]
+    sys.path[:] = [entry for entry in sys.path if str(entry) not in removed]
     for place in places:
         reject_if_inside(adapters, place, "settings and tests")
-    for entry in theirs:
+    for entry in removed:
         reject_if_inside(
-            adapters, Path(entry), "modules on Python's import path", "take that entry out of it"
+            adapters, Path(entry), "modules on Python's import path", "remove that entry from it"
         )
     for adapter in adapters:
         _require_no_package(adapter, config.invocation_params.dir)
-    apart = _Apart(adapters, blocked)
+    isolation = _Isolation(adapters, on_blocked)
     for module in [one for one in sys.modules.values() if isinstance(one, ModuleType)]:
-        known = vars(module)  # to ask a module itself may import another one
+        known = vars(module)  # getattr on a module may import another one
         for file in (getattr(known.get("__spec__"), "origin", None), known.get("__file__")):
-            if apart.holds(file):
+            if isolation.contains(file):
                 reject_if_inside(adapters, Path(str(file)), "modules already imported")
-    if config.pluginmanager.register(apart, _PLUGIN) is None:
-        raise InputError(f"-p no:{_PLUGIN} would let an adapter's files in; leave it out")
-    part_of("pytest", "_pytest.config", "PytestPluginManager._importconftest")
-    manager: Any = config.pluginmanager
-    manager._importconftest = apart.without_conftest(manager._importconftest)
-    sys.meta_path.insert(0, apart)
-    config.add_cleanup(apart.leave)
+    if config.pluginmanager.register(isolation, _PLUGIN) is None:
+        raise InputError(f"-p no:{_PLUGIN} would load files of the adapter; leave it out")
+    _intercept_conftests(config.pluginmanager, isolation)
+    sys.meta_path.insert(0, isolation)
+    config.add_cleanup(isolation.remove)
 
 
-def _require_no_package(adapter: Path, here: Path) -> None:
-    """Refuse a folder that is itself a module, or an installed package, to a Python started here.
+def _intercept_conftests(manager: Any, isolation: "_Isolation") -> None:
+    original = part_of("pytest", "_pytest.config", "PytestPluginManager._importconftest")
+    if [*signature(original).parameters][1:2] != ["conftestpath"]:
+        raise incompatible("pytest", "calls _importconftest without conftestpath")
+    manager._importconftest = isolation.without_conftest(manager._importconftest)
 
-    xdist's processes, and ``python -m pytest``, import from where they are started before any
-    plugin is asked.
+
+def _require_no_package(adapter: Path, directory: Path) -> None:
+    """Refuse a folder that a Python started here takes for a module or an installed package.
+
+    xdist's workers, and ``python -m pytest``, import from the directory in which they are started,
+    before any plugin runs.
     """
     if "__pycache__" in real(adapter).parts:
         raise InputError(
-            f"the adapter's folder {escape(str(adapter), 200)} lies where Python keeps compiled "
-            "modules, and reads them from; move it"
+            f"the adapter's folder {escape(str(adapter), 200)} is in a folder of compiled modules, "
+            "from which Python imports; move it"
         )
-    around = [real(Path(entry)) for entry in (str(here), *sys.path)]
+    importable = [real(Path(entry)) for entry in (str(directory), *sys.path)]
     for folder in (adapter.absolute(), real(adapter)):
-        if real(folder.parent) in around and _is_package(folder):
+        if real(folder.parent) in importable and _is_package(folder):
             raise InputError(
                 f"the adapter's folder {escape(str(folder), 200)} is a Python package by its name, "
-                "and lies where Python imports from; move it, or run from another folder"
+                "in a folder from which Python imports; move it, or run from another folder"
             )
 
 
@@ -93,44 +99,46 @@ def _is_package(folder: Path) -> bool:
     if folder.name.endswith((".dist-info", ".egg-info", ".egg")):
         return True
     try:
-        names = os.listdir(folder)  # noqa: PTH208  the names alone are asked for
+        names = os.listdir(folder)  # noqa: PTH208  only names are needed
     except OSError:
-        return False  # what is wrong with it is said when it is opened
+        return False  # the error is reported when the folder is opened
     return folder.name.isidentifier() and any(name.startswith("__init__.") for name in names)
 
 
-def leave_out(config: pytest.Config, adapters: Sequence[Path]) -> None:
-    """Take the adapters' folders out of the paths that a configuration, and not a person, names.
+def drop_configured_paths(config: pytest.Config, adapters: Sequence[Path]) -> None:
+    """Remove the adapters' folders from the test paths that a configuration names.
 
-    The name of a module there is looked for, so that it is refused before a gate begins.
+    Paths that the user typed stay. With ``--pyargs``, the named modules are searched for here, so
+    that a module in an adapter's folder is refused before the gate begins.
     """
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
-        here = config.invocation_params.dir
-        config.args = [arg for arg in config.args if not is_inside(adapters, here / arg)]
+        directory = config.invocation_params.dir
+        config.args = [arg for arg in config.args if not is_inside(adapters, directory / arg)]
     if config.option.pyargs:
         for name in config.args:
             with contextlib.suppress(ImportError, AttributeError, ValueError):
                 importlib.util.find_spec(name.partition("::")[0])
 
 
-class _Apart:
-    """Stands before Python's finders of modules, and between pytest and what it collects."""
+class _Isolation:
+    """Runs before Python's module finders, and filters what pytest collects."""
 
-    def __init__(self, adapters: Sequence[Path], blocked: Callable[[str], None]) -> None:
-        self._adapters, self._blocked = tuple(adapters), blocked
-        self._inside = cache(lambda folder: is_inside(self._adapters, Path(folder)))
+    def __init__(self, adapters: Sequence[Path], on_blocked: Callable[[str], None]) -> None:
+        self._adapters, self._on_blocked = tuple(adapters), on_blocked
+        self._is_inside = cache(lambda folder: is_inside(self._adapters, Path(folder)))
 
-    def holds(self, file: object) -> bool:
-        """Whether a file lies in an adapter's folder, whatever links lead there."""
+    def contains(self, file: object) -> bool:
+        """Whether a file is in an adapter's folder, links followed."""
         if not isinstance(file, str) or file in ("built-in", "frozen"):
             return False
         try:
-            return self._inside(os.path.dirname(os.path.realpath(file)))  # noqa: PTH120  for speed
+            folder = os.path.dirname(os.path.realpath(file))  # noqa: PTH120  for speed
+            return self._is_inside(folder)
         except ValueError:  # a NUL
             return False
 
-    def leave(self) -> None:
-        """Let Python's finders be as they were."""
+    def remove(self) -> None:
+        """Remove this from Python's module finders."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
@@ -139,44 +147,44 @@ class _Apart:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the other finders find, unless that lies in an adapter's folder."""
+        """Return what the other finders find, unless it is in an adapter's folder."""
         at = sys.meta_path.index(self) if self in sys.meta_path else -1
         for finder in sys.meta_path[at + 1 :]:
             find = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(name, path, target) if find else None
             if spec is None:
                 continue
-            if self.holds(spec.origin):
+            if self.contains(spec.origin):
                 why = (
-                    f"the module {escape(name, 80)} lies in an adapter's own folder "
-                    f"({escape(str(spec.origin), 200)}), and nothing there is imported; "
-                    "leave the import out, or give it a name that no adapter's folder has"
+                    f"the module {escape(name, 80)} is in an adapter's folder "
+                    f"({escape(str(spec.origin), 200)}), from which nothing is imported; "
+                    "remove the import, or rename the module"
                 )
-                self._blocked(why)
+                self._on_blocked(why)
                 raise ImportError(why, name=name)
             return spec
         return None
 
-    # pytest's
+    # pytest
 
     def without_conftest(self, load: Callable[..., ModuleType]) -> Callable[..., ModuleType]:
-        """Wrap what imports a conftest.py: for one in an adapter's folder there is an empty one."""
+        """Wrap pytest's import of a conftest.py; one in an adapter's folder becomes empty."""
 
-        def load_if_apart(conftestpath: Path, *args: Any, **others: Any) -> ModuleType:
-            if self.holds(str(conftestpath)):
+        def load_unless_inside(conftestpath: Path, *args: Any, **others: Any) -> ModuleType:
+            if self.contains(str(conftestpath)):
                 return ModuleType("conftest")
             return load(conftestpath, *args, **others)
 
-        return load_if_apart
+        return load_unless_inside
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Pass by the folders wherever pytest looks for tests."""
+        """Ignore the folders wherever pytest looks for tests."""
         return True if is_inside(self._adapters, collection_path) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Any:
-        """Open no collector of a path there, such as one that a configuration names."""
+        """Collect nothing from a path in the folders, such as one that a configuration names."""
         if not isinstance(collector, pytest.File | pytest.Directory):
             return None
         if not is_inside(self._adapters, collector.path):

@@ -1,8 +1,8 @@
-"""The exit status of a session that was asked to gate: true to the verdict, whatever happens in it.
+"""The exit status of a session that gates: it reflects the verdict, whatever happens in pytest.
 
-Hooks can be answered by any plugin, and any plugin can be unregistered. So the last word is not a
-hook of ours: it stands in the place of the hook from which pytest's exit status comes, around all
-that answer it.
+Any plugin can implement hooks, and any plugin can be unregistered. So the exit status is not
+decided in a hook of ours: an object of ours replaces the hook that pytest's exit status comes from,
+and wraps all implementations of it.
 """
 
 import contextlib
@@ -11,65 +11,83 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from phi3_lora_qa.errors import Phi3LoraQAError
+from phi3_lora_qa.errors import IncompatibleLibraryError, Phi3LoraQAError
+from phi3_lora_qa.libraries import incompatible, part_of
 from phi3_lora_qa.settings import GateSettings
 from phi3_lora_qa.signals import EndedError
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.pytest_plugin.gate_session import Gate
+    from phi3_lora_qa.pytest_plugin.gate_plugin import GatePlugin
     from phi3_lora_qa.pytest_plugin.report_target import Reports
 
 BAD_INPUT = 2
-"""The exit status when there is no verdict: bad input, or nothing was judged."""
+"""The exit status without a verdict: bad input, or nothing was judged."""
 
 
-class LastWord:
-    """Answers in the place of ``config.hook.pytest_cmdline_main``, and holds what it must know.
+class ExitStatusGuard:
+    """Replaces ``config.hook.pytest_cmdline_main``, and holds what decides the exit status.
 
     Attributes:
-        settings: What the user asked for, or what is wrong with it; None until it was found out.
-        only_listed: Whether tests are only to be listed.
-        informs: Whether pytest is only to tell about itself, so that nothing can be judged.
+        settings: The user's settings, or what is wrong with them; None until they are read.
+        only_listed: Whether tests are only listed.
+        only_informs: Whether pytest only prints about itself, so that nothing can be judged.
         refused: Why the run was refused; empty if it was not.
-        known: What is known of the settings, where all that decides about reports is.
+        known: The part of the settings that is valid, with everything that decides about reports.
         reports: Where the reports go, once that was claimed.
         gate: The gate; None before it began.
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        """Take the hook's place; pluggy still finds everything of it."""
+        """Replace the hook; pluggy still finds every attribute of it."""
         self.settings: GateSettings | Phi3LoraQAError | None = None
-        self.only_listed = self.informs = False
+        self.only_listed = self.only_informs = False
         self.refused = ""
-        self.gate: Gate | None = None
+        self.gate: GatePlugin | None = None
         self.known: GateSettings | None = None
         self.reports: Reports | None = None
         self._config, self._hook, self._called = config, config.hook.pytest_cmdline_main, False
-        setattr(config.hook, "pytest_cmdline_main", self)  # noqa: B010  mypy knows no such word
+        setattr(config.hook, "pytest_cmdline_main", self)  # noqa: B010  unknown to mypy
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._hook, name)
 
+    def watch(self) -> Phi3LoraQAError | None:
+        """Notice when pytest is left before its main part.
+
+        Returns:
+            An error if this version of pytest cleans up differently; then nothing can be gated.
+        """
+        stack = getattr(self._config, "_cleanup_stack", None)
+        if not isinstance(stack, contextlib.ExitStack):
+            return incompatible("pytest", "has no Config._cleanup_stack")
+        # What is pushed first is called last, and is passed the error of the other cleanups.
+        stack.push(self._leave)
+        try:
+            part_of("pytest", "_pytest.config", "Config._ensure_unconfigure")
+        except IncompatibleLibraryError as error:
+            return error
+        return None
+
     def block(self, why: str) -> None:
-        """Refuse the run for what an import would have brought in; a gate that began judges on."""
+        """Refuse the run because of an import, unless the gate began: then it judges."""
         if self.gate is None:
             self.refused = self.refused or why
 
     @property
     def owes_a_verdict(self) -> bool:
-        """Whether the process may not end with 0, as an adapter was asked for and not accepted."""
+        """Whether the process must not exit with 0: an adapter was given and not accepted."""
         if isinstance(self.settings, Phi3LoraQAError) or self.refused:
-            return not self.informs
-        asked = self.settings is not None and bool(self.settings.adapter)
-        return asked and not self.informs and not (self.gate and self.gate.accepted)
+            return not self.only_informs
+        gates = self.settings is not None and bool(self.settings.adapter)
+        return gates and not self.only_informs and not (self.gate and self.gate.accepted)
 
     def __call__(self, *, config: pytest.Config) -> Any:
-        """Run pytest, and return an exit status that is true."""
+        """Run pytest, and return the exit status that reflects the verdict."""
         self._called = True
         try:
             status = self._hook(config=config)
-        except EndedError as ended:  # by a signal, behind the last test
-            self._say(str(ended))
+        except EndedError as ended:  # by a signal, after the last test
+            self._print(str(ended))
             with contextlib.suppress(EndedError, SystemExit, pytest.exit.Exception):
                 config._ensure_unconfigure()
             return self.gate.signals.status if self.gate else BAD_INPUT
@@ -78,45 +96,45 @@ class LastWord:
                 raise
             status = None
             if isinstance(left, pytest.exit.Exception):
-                self._say(left.msg)
+                self._print(left.msg)
         if not self.owes_a_verdict:
             return status
         with contextlib.suppress(SystemExit, pytest.exit.Exception):
-            # What was still to be done is done now: there could be an end with 0 among it.
+            # Run the remaining cleanups now: one of them could exit with 0.
             config._ensure_unconfigure()
-        return self._true(status)
+        return self._status_of(status)
 
-    def leave(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """End a process that is left before pytest's main part with the true status, too.
+    def _leave(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Exit with the right status if the process is left before pytest's main part.
 
-        Called when pytest lets go of its configuration, after all other cleanups.
+        Called when pytest releases its configuration, after all other cleanups.
         """
         error = error or sys.exc_info()[1]
         if self._called or error is None or not self.owes_a_verdict:
             return
         if self.refused or isinstance(error, SystemExit):
-            self._say(self.refused or "pytest was left before an adapter was judged")
+            self._print(self.refused or "pytest was left before an adapter was judged")
             raise SystemExit(BAD_INPUT)
 
-    def _true(self, status: object) -> int:
-        """Return the status that tells what became of the adapters."""
+    def _status_of(self, status: object) -> int:
+        """Return the exit status of a session without an accepted adapter."""
         if self.refused:
             return BAD_INPUT
         if self.gate is not None and self.gate.signals.received:
             return self.gate.signals.status
         if self.gate is not None and self.gate.reported:
             return int(pytest.ExitCode.TESTS_FAILED)
-        # A system keeps eight bits of a status: 256 is 0 to whoever asks.
+        # A system keeps eight bits of a status: 256 arrives as 0.
         kept = int.__and__(status, 0xFF) if isinstance(status, int) else 0
         if kept not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return kept
-        self._say(
-            "no adapter was judged, as tests were only listed; leave out --collect-only"
+        self._print(
+            "no adapter was judged: tests were only listed; leave out --collect-only"
             if self.only_listed
             else "no adapter was judged: the session ended before; see what ended it"
         )
         return BAD_INPUT
 
-    def _say(self, why: str) -> None:
+    def _print(self, why: str) -> None:
         if not hasattr(self._config, "workerinput"):
             sys.stderr.write(f"Exit: {why}\n")

@@ -1,8 +1,8 @@
-"""`pytest --phi3-layers`: the properties of LoRA layers, run on the installed libraries."""
+"""`pytest --phi3-layers`: tests the properties of LoRA layers on the installed libraries."""
 
 import importlib.util
 import shlex
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.properties.layer_kinds import Kind, kinds
 from phi3_lora_qa.properties.layer_property import Property
 from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyFailed, run_property
-from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, hang_in_front, take_ids
+from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, VirtualRoot, split_node_ids
 
 ROOT = "phi3::layers"
 
@@ -19,34 +19,40 @@ ROOT = "phi3::layers"
 class PropertyItem(VirtualItem):
     """One property of one kind of layer."""
 
-    tested: Property
-    kind: Kind
-    plan: "Layers"
+    def __init__(
+        self, *, tested: Property, kind: Kind, layers: "LayersPlugin", **node: Any
+    ) -> None:
+        super().__init__(**node)
+        self._tested, self._kind, self._layers = tested, kind, layers
 
     def runtest(self) -> None:
-        """Draw cases; a property that the library is known to break is expected to fail."""
-        if importlib.util.find_spec(self.kind.library) is None:
-            pytest.skip(f"{self.kind.library} is not installed; pip install {self.kind.library}")
-        known = self.kind.under_test.known_failures.get(self.tested.id)
+        """Draw cases; a known failure of the library is expected to fail."""
+        library = self._kind.library
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed; pip install {library}")
+        known = self._kind.under_test.known_failures.get(self._tested.id)
         try:
-            held = run_property(
-                self.tested,
-                self.kind.under_test,
-                examples=self.plan.profile.examples,
-                seed=self.plan.seed,
+            result = run_property(
+                self._tested,
+                self._kind.under_test,
+                examples=self._layers.profile.examples,
+                seed=self._layers.seed,
                 shrink=known is None,
-                again=self.plan.command(self.nodeid),
+                again=self._layers.command(self.nodeid),
             )
         except PropertyFailed:
             if known is None:
                 raise
             pytest.xfail(known)
-        if not held.cases:
+        if not result.cases:
             pytest.skip("no case was drawn to which the property applies")
-        self.user_properties += [("cases", held.cases), ("largest_error_over_bound", held.ratio)]
+        self.user_properties += [
+            ("cases", result.cases),
+            ("largest_error_over_bound", result.ratio),
+        ]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show a broken property by its own message: a traceback is long, and slow to make."""
+        """Show a failed property by its message: a traceback is long, and slow to format."""
         if not isinstance(excinfo.value, (PropertyFailed, pytest.xfail.Exception)):
             return super().repr_failure(excinfo, style)
         return str(excinfo.value)
@@ -55,41 +61,46 @@ class PropertyItem(VirtualItem):
 class LayersCollector(pytest.Collector):
     """The virtual collector ``phi3::layers``."""
 
-    plan: "Layers"
+    def __init__(self, *, layers: "LayersPlugin", **node: Any) -> None:
+        super().__init__(**node)
+        self._layers = layers
 
     def collect(self) -> Iterable[pytest.Item]:
-        """Yield an item for each kind and property that were chosen."""
+        """Yield an item for each chosen property of each kind."""
         for kind in kinds():
             for tested in kind.properties():
                 nodeid = f"{ROOT}::{tested.id}[{kind.name}]"
-                if self.plan.ids and nodeid not in self.plan.ids:
+                if self._layers.ids and nodeid not in self._layers.ids:
                     continue
-                item: PropertyItem = PropertyItem.from_parent(
-                    self, name=f"{tested.id}[{kind.name}]", nodeid=nodeid
+                yield PropertyItem.from_parent(
+                    self,
+                    name=f"{tested.id}[{kind.name}]",
+                    nodeid=nodeid,
+                    tested=tested,
+                    kind=kind,
+                    layers=self._layers,
                 )
-                item.tested, item.kind, item.plan = tested, kind, self.plan
-                yield item
 
 
-class Layers:
-    """The hooks of a session that tests the libraries' layers."""
+class LayersPlugin(VirtualRoot):
+    """The hooks of a pytest session that tests the libraries' layers."""
 
     def __init__(self, config: pytest.Config, *, seed: int, only: bool) -> None:
-        """Take the suite's own ids out of pytest's arguments.
+        """Remove the suite's ids from pytest's arguments.
 
         Raises:
             InputError: An id names no property, or no kind of layer that has it.
         """
         self.seed = seed
         self.profile = profile_of(config)
-        self.ids, rest = take_ids(config.args, ROOT)
+        self.ids, rest = split_node_ids(config.args, ROOT)
         known = {f"{ROOT}::{p.id}[{kind.name}]" for kind in kinds() for p in kind.properties()}
         if self.ids == [ROOT]:
             self.ids = []
         elif wrong := [name for name in self.ids if name not in known]:
             raise InputError(
-                f"there is no property {escape(wrong[0], 120)}; "
-                "list them with pytest --phi3-layers --phi3-only --collect-only -q"
+                f"there is no property with the id {escape(wrong[0], 120)}; "
+                "list the ids with pytest --phi3-layers --phi3-only --collect-only -q"
             )
         if only:
             config.args = []
@@ -97,7 +108,7 @@ class Layers:
             config.args = rest
 
     def command(self, nodeid: str) -> str:
-        """Return the command line that runs one item again, with the same draws."""
+        """Return the command line that reruns one item with the same draws."""
         words = ["pytest", "--phi3-layers", "--phi3-only", nodeid]
         if self.seed:
             words.append(f"--phi3-seed={self.seed}")
@@ -105,20 +116,12 @@ class Layers:
             words.append(f"--hypothesis-profile={self.profile.name}")
         return shlex.join(words)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Hang the virtual collector into the session."""
-        report = yield
-        if isinstance(collector, pytest.Session):
-            node: LayersCollector = LayersCollector.from_parent(collector, name=ROOT, nodeid=ROOT)
-            node.plan = self
-            return hang_in_front(report, node)
-        return report
+    def make_collector(self, session: pytest.Session) -> pytest.Collector:
+        """Return the collector of the chosen properties."""
+        return LayersCollector.from_parent(session, name=ROOT, nodeid=ROOT, layers=self)
 
     def pytest_report_header(self) -> str:
-        """Say which versions are tested, and how thoroughly."""
+        """Return the versions that are tested, and the number of cases."""
         from importlib.metadata import PackageNotFoundError, version
 
         found = []
@@ -134,7 +137,7 @@ class Layers:
 
 
 def register_profiles() -> None:
-    """Make hypothesis know the names of our profiles, before it is asked for one."""
+    """Register our profiles with hypothesis, before it looks up ``--hypothesis-profile``."""
     import hypothesis
 
     for profile in PROFILES.values():

@@ -1,4 +1,4 @@
-"""One progress line of our own while the gate works, where the terminal can rewrite a line."""
+"""A progress line while the gate works, on terminals that can rewrite a line."""
 
 import time
 from contextlib import nullcontext
@@ -7,34 +7,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-PAUSE = 0.2
-"""Seconds between two updates of the line."""
+SECONDS_BETWEEN_UPDATES = 0.2
 
 
 class ProgressLine:
-    """Writes past pytest's capture: a line that is rewritten on a terminal, silence elsewhere."""
+    """Writes past pytest's output capture; silent where standard output is not a terminal."""
 
     def __init__(self, config: "pytest.Config") -> None:
-        self._reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+        reporter: Any = config.pluginmanager.getplugin("terminalreporter")
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
-        self._shows = bool(self._reporter and self._reporter.isatty and config.option.verbose >= 0)
-        self._next = 0.0
+        # Not public: without it there is no progress line.
+        self._writer: Any = getattr(reporter, "_tw", None)
+        self._shows = bool(
+            self._writer and getattr(reporter, "isatty", False) and config.option.verbose >= 0
+        )
+        self._next_update = 0.0
         self._started: dict[str, float] = {}
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        """Show the phase with what is done and the time that is left."""
+        """Show the phase, what is done and the estimated time left."""
         now = time.monotonic()
         first = self._started.setdefault(phase, now)
-        if not self._shows or (now < self._next and done < total):
+        if not self._shows or (now < self._next_update and done < total):
             return
-        self._next = now + PAUSE
-        words = f"phi3: {phase}"
+        self._next_update = now + SECONDS_BETWEEN_UPDATES
+        line = f"phi3: {phase}"
         if total:
             left = (now - first) / done * (total - done) if done else 0.0
-            words += f" {done}/{total}" + (f", {left:.0f} s left" if left >= 1 else "")
+            line += f" {done}/{total}" + (f", {left:.0f} s left" if left >= 1 else "")
         past_capture = self._capture.global_and_fixture_disabled if self._capture else nullcontext
         with past_capture():
-            writer = self._reporter._tw
-            writer.write(f"\r\x1b[2K{words[: writer.fullwidth - 1]}", flush=True)
+            self._writer.write(f"\r\x1b[2K{line[: self._writer.fullwidth - 1]}", flush=True)
             if total and done >= total:
-                writer.write("\r\x1b[2K", flush=True)
+                self._writer.write("\r\x1b[2K", flush=True)

@@ -1,31 +1,43 @@
-"""Tests for which no file stands: their ids on the command line, and where reports say they are."""
+"""Tests that no file backs: their ids on the command line, and their place in reports."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
 
 
 class VirtualItem(pytest.Item):
-    """A test that is no Python function."""
+    """A test that is not a Python function."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """Say in listings and JUnit files what this is."""
-        return self.path, 0, self.nodeid  # pytest wants a line when an item is skipped by a mark
+        """Return what listings and JUnit files show."""
+        return self.path, 0, self.nodeid  # pytest needs a line when a mark skips an item
 
 
-def hang_in_front(report: pytest.CollectReport, node: pytest.Collector) -> pytest.CollectReport:
-    """Put a virtual collector before what a session has collected."""
-    report.result = [node, *(report.result or [])]
-    return report
+class VirtualRoot:
+    """Adds a virtual collector to a session, before the user's tests."""
+
+    def make_collector(self, session: pytest.Session) -> pytest.Collector:
+        """Return the collector."""
+        raise NotImplementedError
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Prepend the collector to what the session has collected."""
+        report = yield
+        if isinstance(collector, pytest.Session):
+            report.result = [self.make_collector(collector), *(report.result or [])]
+        return report
 
 
-def take_ids(args: Sequence[str], root: str) -> tuple[list[str], list[str]]:
-    """Split pytest's arguments into ids at or below ``root`` and everything else.
+def split_node_ids(args: Sequence[str], root: str) -> tuple[list[str], list[str]]:
+    """Split pytest's arguments into ids at or below ``root``, and the rest.
 
-    Below the root directory pytest prints the ids as paths, with ``../`` before them.
+    Below the root directory pytest prints the ids as paths that begin with ``../``.
     """
     pattern = re.compile(rf"(?:\.\./)*({root}(?:::.*)?)", re.DOTALL)
-    found = [(arg, pattern.fullmatch(arg)) for arg in args]
-    return [m[1] for _, m in found if m], [arg for arg, m in found if not m]
+    matches = [(arg, pattern.fullmatch(arg)) for arg in args]
+    return [m[1] for _, m in matches if m], [arg for arg, m in matches if not m]

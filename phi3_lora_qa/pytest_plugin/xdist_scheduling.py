@@ -1,4 +1,4 @@
-"""How xdist hands out work when the gate runs beside a user's tests. Imported with xdist only."""
+"""How xdist distributes the gate and a user's tests. Imported only where xdist is used."""
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -6,7 +6,7 @@ from phi3_lora_qa.gate.plan import ROOT
 
 
 class GateOnOneWorker(LoadScopeScheduling):
-    """All checks of the gate form one scope; every other test is a scope of its own."""
+    """All checks of the gate form one scope; every other test is its own scope."""
 
     def _split_scope(self, nodeid: str) -> str:
         return ROOT if nodeid.startswith(f"{ROOT}::") else nodeid

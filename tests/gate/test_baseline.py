@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.gate.bench import Bench
+from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.checks import quality
 from phi3_lora_qa.gate.prepare import AdapterJob, prepare
 from phi3_lora_qa.models.registry import base_fingerprint, resolve_base
 from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Turn, Verdict
 from phi3_lora_qa.report import write_report
 from phi3_lora_qa.settings import resolve
-from tests.gate.conftest import MakeBench, fails, holds
+from tests.gate.builders import MakeSession, fails, passes, with_rows
 from tests.gate.rows import JUDGED, noisy
 from tests.report.builders import passing, prompt, stopped_early
 
@@ -217,71 +217,65 @@ def test_an_inconclusive_adapter_was_accepted_if_that_was_allowed(
     assert target(tmp_path, good_adapter, accepted(tmp_path, allowed)).baseline
 
 
-@pytest.mark.slow
-def test_an_adapter_that_answers_worse_than_the_last_one_fails(
-    make_bench: MakeBench, tmp_path: Path
-) -> None:
-    bench = make_bench(suite=[suite(tmp_path)], baseline=accepted(tmp_path))
-    checks = {check.label: check for check in quality.checks(bench.target.limits)}
-    error = fails(checks["exact_match[target,baseline]"].run, bench)
-    assert error.outcome is Outcome.FAILED
-    assert "baseline 1, tuned 0" in error.message
-    assert "no worse than the baseline" in error.message
-
-
-def test_a_base_that_gets_other_figures_than_then_leaves_the_comparison_incomplete(
-    make_bench: MakeBench, tmp_path: Path
-) -> None:
-    bench = make_bench(suite=[suite(tmp_path)], baseline=accepted(tmp_path))
-    run = {check.label: check for check in quality.checks(bench.target.limits)}
-    limit = run["token_f1[target,baseline]"]
-    told = {share: moved(bench, share) for share in (0.0, 0.04, 0.06)}
-    bench.__dict__["rows"] = told[0.0]
-    assert "moved" not in holds(limit.run, bench)
-    del bench.__dict__["metrics"]
-    bench.__dict__["rows"] = told[0.04]
-    assert "has moved by +0.04 since" in holds(limit.run, bench)
-    del bench.__dict__["metrics"]
-    bench.__dict__["rows"] = told[0.06]
-    error = fails(limit.run, bench)
-    assert error.outcome is Outcome.NOT_RUN
-    assert "not measured alike" in error.message
-
-
-def moved(bench: Bench, share: float) -> tuple[ItemRow, ...]:
+def moved(session: AdapterSession, share: float) -> tuple[ItemRow, ...]:
     """The accepted adapter's own rows, with the base's score on each item moved by a share."""
     return tuple(
         replace(row, scores={**row.scores, "token_f1": (share, 1.0)})
-        for row in bench.target.baseline
+        for row in session.job.baseline
     )
 
 
 @pytest.mark.slow
+def test_an_adapter_that_answers_worse_than_the_last_one_fails(
+    make_session: MakeSession, tmp_path: Path
+) -> None:
+    session = make_session(suite=[suite(tmp_path)], baseline=accepted(tmp_path))
+    checks = {check.label: check for check in quality.checks(session.job.limits)}
+    outcome = fails(checks["exact_match[target,baseline]"].run, session)
+    assert outcome.outcome is Outcome.FAILED
+    assert "baseline 1, tuned 0" in outcome.message
+    assert "no worse than the baseline" in outcome.message
+
+
+def test_a_base_that_gets_other_figures_than_then_leaves_the_comparison_incomplete(
+    make_session: MakeSession, tmp_path: Path
+) -> None:
+    session = make_session(suite=[suite(tmp_path)], baseline=accepted(tmp_path))
+    run = {check.label: check for check in quality.checks(session.job.limits)}
+    limit = run["token_f1[target,baseline]"]
+    same, near, far = (with_rows(session, moved(session, share)) for share in (0.0, 0.04, 0.06))
+    assert "moved" not in passes(limit.run, same)
+    assert "has moved by +0.04 since" in passes(limit.run, near)
+    outcome = fails(limit.run, far)
+    assert outcome.outcome is Outcome.NOT_RUN
+    assert "the two adapters were measured differently" in outcome.message
+
+
+@pytest.mark.slow
 def test_a_limit_against_a_baseline_that_was_not_given_is_not_run(
-    make_bench: MakeBench, tmp_path: Path
+    make_session: MakeSession, tmp_path: Path
 ) -> None:
     limits = tmp_path / "limits.toml"
     limits.write_text(
         '[[limit]]\ngroup = "target"\nmetric = "loss"\nrule = "no_worse_than"\nvalue = 0.1\n'
         'against = "baseline"\n'
     )
-    bench = make_bench(thresholds=limits)
-    error = fails(quality.checks(bench.target.limits)[-1].run, bench)
-    assert error.outcome is Outcome.NOT_RUN
-    assert "--phi3-baseline" in error.fix
+    session = make_session(thresholds=limits)
+    outcome = fails(quality.checks(session.job.limits)[-1].run, session)
+    assert outcome.outcome is Outcome.NOT_RUN
+    assert "--phi3-baseline" in outcome.fix
 
 
 @pytest.mark.parametrize("profile", ["default", "strict"])
 def test_an_alarm_is_a_warning_and_fails_only_where_the_profile_is_strict(
-    profile: str, make_bench: MakeBench
+    profile: str, make_session: MakeSession
 ) -> None:
-    bench = make_bench(profile=profile)
-    bench.__dict__["rows"] = tuple(noisy(0.03))
+    session = make_session(profile=profile)
+    worse, better = with_rows(session, noisy(0.03)), with_rows(session, noisy(-0.03))
     if profile == "strict":
-        assert "loss on general +0.0" in fails(quality.no_regression_alarm, bench).message
+        assert "loss on general +0.0" in fails(quality.no_regression_alarm, worse).message
     else:
-        assert holds(quality.no_regression_alarm, bench).startswith(f"warning: 1 of {len(JUDGED)}")
-    bench.__dict__["rows"] = tuple(noisy(-0.03))
-    assert holds(quality.no_regression_alarm, bench).startswith(
-        f"none of {len(JUDGED)} comparisons got worse"
+        assert passes(quality.no_regression_alarm, worse).startswith(f"warning: 1 of {len(JUDGED)}")
+    assert passes(quality.no_regression_alarm, better).startswith(
+        f"none of {len(JUDGED)} comparisons is worse"
     )

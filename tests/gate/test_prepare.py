@@ -1,4 +1,4 @@
-"""What a run is about: names, items and limits, settled before anything runs."""
+"""The jobs of a run: names, items and limits, prepared before anything runs."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.settings import resolve
 
 
-def targets(tmp_path: Path, adapter: Path, **options: object) -> tuple[AdapterJob, ...]:
+def prepare_jobs(tmp_path: Path, adapter: Path, **options: object) -> tuple[AdapterJob, ...]:
     given = {"adapter": [adapter], "base": "tiny", **options}
     return prepare(resolve(given, {}, {}, tmp_path, tmp_path))
 
@@ -27,38 +27,38 @@ def targets(tmp_path: Path, adapter: Path, **options: object) -> tuple[AdapterJo
         (["a/x", "b/x~2", "c/x", "d/x~2"], ("x", "x~2", "x~3", "x~2~2")),
     ],
 )
-def test_no_two_adapters_share_a_name(paths: list[str], names: tuple[str, ...]) -> None:
+def test_every_adapter_has_its_own_name(paths: list[str], names: tuple[str, ...]) -> None:
     assert adapter_names([Path(path) for path in paths]) == names
 
 
-def test_a_cache_that_cannot_be_is_bad_input(
+def test_an_impossible_cache_folder_is_bad_input(
     tmp_path: Path, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", "~nobody-here/cache")
     with pytest.raises(InputError, match="names an unknown user"):
-        targets(tmp_path, good_adapter)
+        prepare_jobs(tmp_path, good_adapter)
 
 
-def test_a_question_that_is_repeated_counts_once(tmp_path: Path, good_adapter: Path) -> None:
+def test_a_duplicate_item_counts_once(tmp_path: Path, good_adapter: Path) -> None:
     rows = [{"prompt": "one?", "reference": "1", "id": str(n)} for n in range(5)]
     rows += [
         {"prompt": "one?", "reference": "2", "id": "other reference"},
         {"prompt": "one?", "reference": "1", "id": "other group", "group": "general"},
     ]
     (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (target,) = targets(tmp_path, good_adapter, suite=["s.jsonl"])
-    assert [item.id for item in target.items] == ["0", "other reference", "other group"]
-    assert target.copies == 4
+    (job,) = prepare_jobs(tmp_path, good_adapter, suite=["s.jsonl"])
+    assert [item.id for item in job.items] == ["0", "other reference", "other group"]
+    assert job.copies == 4
 
 
-def test_the_bundled_suite_has_limits_of_its_own(tmp_path: Path, good_adapter: Path) -> None:
-    (own,) = targets(tmp_path, good_adapter)
+def test_the_bundled_suite_has_its_own_limits(tmp_path: Path, good_adapter: Path) -> None:
+    (own,) = prepare_jobs(tmp_path, good_adapter)
     assert ("target", "exact_match", "at_least") in {
         (limit.group, limit.metric, limit.rule) for limit in own.limits
     }
     suite = [{"prompt": "one?", "reference": "1"}]
     (tmp_path / "s.jsonl").write_text(json.dumps(suite[0]))
-    (other,) = targets(tmp_path, good_adapter, suite=["s.jsonl"])
+    (other,) = prepare_jobs(tmp_path, good_adapter, suite=["s.jsonl"])
     assert "at_least" not in {limit.rule for limit in other.limits}
 
 
@@ -68,7 +68,7 @@ def test_columns_and_metrics_come_from_the_settings(tmp_path: Path, good_adapter
     (tmp_path / "t.toml").write_text(
         "[[limit]]\ngroup = 'target'\nmetric = 'Polite'\nrule = 'at_least'\nvalue = 0.5\n"
     )
-    (target,) = targets(
+    (job,) = prepare_jobs(
         tmp_path,
         good_adapter,
         suite=["s.jsonl"],
@@ -76,9 +76,9 @@ def test_columns_and_metrics_come_from_the_settings(tmp_path: Path, good_adapter
         metric=["chrf", "Polite.py"],
         thresholds="t.toml",
     )
-    assert target.items[0].prompt[0].content == "one?"
-    assert [metric.name for metric in target.metrics] == ["chrf", "Polite"]
-    assert [limit.metric for limit in target.limits] == ["Polite"]
+    assert job.items[0].prompt[0].content == "one?"
+    assert [metric.name for metric in job.metrics] == ["chrf", "Polite"]
+    assert [limit.metric for limit in job.limits] == ["Polite"]
 
 
 def test_a_metric_in_the_adapters_folder_is_refused(
@@ -87,22 +87,24 @@ def test_a_metric_in_the_adapters_folder_is_refused(
     adapter = adapter_copy("adapter")
     (adapter / "Polite.py").write_text("")
     with pytest.raises(InputError, match=r"the metrics in .* are in the adapter's own folder"):
-        targets(tmp_path, adapter, metric=[str(adapter / "Polite.py")])
+        prepare_jobs(tmp_path, adapter, metric=[str(adapter / "Polite.py")])
 
 
-def test_what_is_asked_for_and_cannot_be_is_bad_input(tmp_path: Path, good_adapter: Path) -> None:
-    with pytest.raises(InputError, match="columns were named, but no suite"):
-        targets(tmp_path, good_adapter, suite_columns=["prompt=question"])
+def test_columns_without_a_suite_and_equal_metric_names_are_bad_input(
+    tmp_path: Path, good_adapter: Path
+) -> None:
+    with pytest.raises(InputError, match="names columns, but there is no suite"):
+        prepare_jobs(tmp_path, good_adapter, suite_columns=["prompt=question"])
     (tmp_path / "a").mkdir()
     for path in (tmp_path / "Polite.py", tmp_path / "a" / "Polite.py"):
         path.write_text("")
-    with pytest.raises(InputError, match="two metrics bear the same name"):
-        targets(tmp_path, good_adapter, metric=["Polite.py", "a/Polite.py"])
+    with pytest.raises(InputError, match="two metrics have the same name"):
+        prepare_jobs(tmp_path, good_adapter, metric=["Polite.py", "a/Polite.py"])
 
 
-def test_every_process_sees_the_same_targets(tmp_path: Path, good_adapter: Path) -> None:
+def test_every_process_has_the_same_jobs(tmp_path: Path, good_adapter: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({"prompt": "one?", "reference": "1"}))
-    found = targets(tmp_path, good_adapter, suite=["s.jsonl"])
+    found = prepare_jobs(tmp_path, good_adapter, suite=["s.jsonl"])
     hand_over(found, tmp_path)
     (tmp_path / "s.jsonl").write_text("changed")
     assert handed_over(tmp_path) == found
@@ -118,7 +120,7 @@ THEIRS = {
 
 @pytest.mark.parametrize("setting", THEIRS)
 @pytest.mark.parametrize("linked", [False, True])
-def test_an_adapter_is_not_held_against_what_lies_in_a_folder_of_an_adapter(
+def test_inputs_in_an_adapters_folder_are_refused(
     setting: str, linked: bool, tmp_path: Path, adapter_copy: Callable[[str], Path]
 ) -> None:
     adapter = adapter_copy("theirs")
@@ -133,10 +135,10 @@ def test_an_adapter_is_not_held_against_what_lies_in_a_folder_of_an_adapter(
         place.symlink_to(adapter / name)
     given: object = [str(place)] if setting == "suite" else str(place)
     with pytest.raises(InputError, match=rf"^the {words} in .* adapter's own folder, .* outside"):
-        targets(tmp_path, adapter, **{setting: given})
+        prepare_jobs(tmp_path, adapter, **{setting: given})
 
 
-def test_links_in_a_folder_of_ones_own_lead_into_no_adapters_folder(
+def test_links_into_an_adapters_folder_are_refused(
     tmp_path: Path, adapter_copy: Callable[[str], Path]
 ) -> None:
     adapter = adapter_copy("theirs")
@@ -145,23 +147,23 @@ def test_links_in_a_folder_of_ones_own_lead_into_no_adapters_folder(
     weights.rename(adapter / "poisoned.safetensors")
     weights.symlink_to(adapter / "poisoned.safetensors")
     with pytest.raises(InputError, match="files of the base"):
-        targets(tmp_path, adapter, base=str(tmp_path / "base"))
+        prepare_jobs(tmp_path, adapter, base=str(tmp_path / "base"))
 
 
-def test_kept_scores_come_from_no_adapters_folder(
+def test_a_score_cache_in_an_adapters_folder_is_refused(
     tmp_path: Path, adapter_copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = adapter_copy("theirs")
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(adapter / "cache"))
-    with pytest.raises(InputError, match="kept scores of the base"):
-        targets(tmp_path, adapter)
+    with pytest.raises(InputError, match="cached scores of the base"):
+        prepare_jobs(tmp_path, adapter)
 
 
-def test_an_adapter_may_lie_beside_and_below_what_it_is_held_against(
+def test_an_adapter_may_be_next_to_and_below_its_inputs(
     tmp_path: Path, adapter_copy: Callable[[str], Path]
 ) -> None:
     shutil.copytree(bundled("tiny") / "base", tmp_path / "base")
     adapter = adapter_copy("new").rename(tmp_path / "base" / "new")
     (tmp_path / "suite.jsonl").write_text(json.dumps({"prompt": "one?", "reference": "1"}))
-    (target,) = targets(tmp_path, adapter, base=str(tmp_path / "base"), suite=["suite.jsonl"])
-    assert target.base is not None
+    (job,) = prepare_jobs(tmp_path, adapter, base=str(tmp_path / "base"), suite=["suite.jsonl"])
+    assert job.base is not None

@@ -1,4 +1,4 @@
-"""The private folder of a run goes with the run, and with the next one where that was killed."""
+"""The private folder is removed when its run ends, or by the next run if that was killed."""
 
 import os
 import platform
@@ -34,34 +34,34 @@ def killed(during: str = "pass") -> None:
     assert subprocess.run(script, check=False).returncode == -9
 
 
-def test_it_is_there_for_as_long_as_the_run_and_for_its_owner_alone(temporary: Path) -> None:
+def test_it_exists_during_the_run_and_for_its_owner_only(temporary: Path) -> None:
     with private_copies([]) as folder:
         assert handed_over(folder) == ()
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not list(temporary.iterdir())
 
 
-def test_an_error_removes_it_too(temporary: Path) -> None:
+def test_an_error_removes_it(temporary: Path) -> None:
     with pytest.raises(KeyboardInterrupt), private_copies([]):
         raise KeyboardInterrupt
     assert not list(temporary.iterdir())
 
 
-def test_the_next_run_removes_what_a_killed_one_left(temporary: Path) -> None:
+def test_the_next_run_removes_the_folder_of_a_killed_one(temporary: Path) -> None:
     killed()
     assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
     with private_copies([]) as folder:
         assert list(temporary.iterdir()) == [folder]
 
 
-def test_a_run_that_is_alive_keeps_its_own(temporary: Path) -> None:
+def test_the_folder_of_a_live_run_stays(temporary: Path) -> None:
     with private_copies([]) as folder:
         killed()
         with private_copies([]) as other:
             assert {*temporary.iterdir()} == {folder, other}
 
 
-def test_what_no_killed_run_left_is_not_removed(temporary: Path) -> None:
+def test_other_folders_are_not_removed(temporary: Path) -> None:
     kept = [temporary / f"{PREFIX}{name}" for name in ("mine", "elsewhere", "empty")]
     for folder, owner in zip(kept, ("", "another machine", None), strict=True):
         folder.mkdir()
@@ -78,7 +78,7 @@ def test_what_no_killed_run_left_is_not_removed(temporary: Path) -> None:
     assert (temporary / "target" / "in-use").is_file()
 
 
-def test_no_room_is_bad_input_and_leaves_nothing(
+def test_a_full_disk_is_bad_input_and_leaves_nothing(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(targets: tuple[AdapterJob, ...], folder: Path) -> None:

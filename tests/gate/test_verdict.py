@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.gate.check import Check, Held
-from phi3_lora_qa.gate.plan import PlannedCheck, choose, plan
+from phi3_lora_qa.gate.check import Check, passed
+from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.verdict import judge, worst
 from phi3_lora_qa.record import CheckResult, Outcome, Verdict
 
@@ -20,7 +18,7 @@ def planned(*ids: str) -> tuple[PlannedCheck, ...]:
             id=i,
             adapter=0,
             check=Check(
-                stage=i.split("::")[1], name=i.split("::")[2], run=lambda bench: Held(message="")
+                stage=i.split("::")[1], name=i.split("::")[2], run=lambda session: passed("")
             ),
         )
         for i in ids
@@ -86,7 +84,7 @@ def test_a_rerun_that_passes_does_not_undo_a_failure() -> None:
     assert judgement.verdict is Verdict.FAIL
 
 
-def test_selected_ids_are_always_partial() -> None:
+def test_selected_ids_are_partial_whatever_their_outcome() -> None:
     assert verdict_of(P, P, P, partial=True) is Verdict.PARTIAL
     assert verdict_of(P, F, P, partial=True) is Verdict.PARTIAL
 
@@ -102,62 +100,6 @@ def test_inconclusive_is_accepted_only_when_allowed() -> None:
         assert judgement.accepted is allowed
 
 
-def test_the_verdict_of_the_run_is_that_of_its_worst_adapter() -> None:
+def test_the_run_is_as_bad_as_its_worst_adapter() -> None:
     assert worst([Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL]) is Verdict.FAIL
     assert worst([Verdict.PASS, Verdict.INCOMPLETE]) is Verdict.INCOMPLETE
-
-
-def test_ids_of_several_adapters_contain_their_names() -> None:
-    ids = [p.id for p in plan([("a", ()), ("b", ())], ("static", "export"))]
-    assert "phi3::static::files[a]" in ids
-    assert "phi3::export::exported_model_matches[b]" in ids
-    assert len(set(ids)) == len(ids)
-
-
-def limit(group: str, rule: str = "no_worse_than", against: str = "base") -> Limit:
-    return Limit(group=group, metric="loss", rule=rule, value=0.1, against=against)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "words"),
-    [
-        (
-            [limit("target", against="baseline")],
-            [limit("target,baseline")],
-            r"id phi3::quality::loss\[target,baseline\]: loss no worse than the baseline by more "
-            r"than 0.1, of the group 'target'; and loss no worse than the base by more than 0.1, "
-            r"of the group 'target,baseline'; give a group another name",
-        ),
-        (
-            [limit("a", rule="at_least"), limit("a", rule="at_most")],
-            [limit("a,at_most")],
-            "loss at most 0.1, of the group 'a'; and loss no worse than .*, of the group 'a,at_m",
-        ),
-    ],
-)
-def test_two_limits_whose_checks_have_one_id_are_refused(
-    first: list[Limit], second: list[Limit], words: str
-) -> None:
-    with pytest.raises(InputError, match=words):
-        plan([("a", [*first, *second])], ("quality",))
-    apart = plan([("a", first), ("b", second)], ("quality",))
-    assert len({p.id for p in apart}) == len(apart)
-    plan([("a", [*first, *second])], ("static",))  # without such checks
-
-
-def test_checks_of_two_adapters_with_brackets_in_their_names_are_distinct() -> None:
-    adapters = [("c", [limit("a][b")]), ("b][c", [limit("a")])]
-    words = r"id phi3::quality::loss\[a\]\[b\]\[c\]: .* 'a\]\[b' \(adapter 'c'\); and .*"
-    with pytest.raises(
-        InputError, match=words + r"'b\]\[c'\); give a group or an adapter's folder"
-    ):
-        plan(adapters, ("quality",))
-    plan([("c", [limit("a][b")]), ("b", [limit("a")])], ("quality",))
-
-
-def test_a_stage_or_a_name_selects_all_checks_below_it() -> None:
-    all_of = plan([("a", ())], ("static", "math"))
-    assert {p.check.stage for p in choose(all_of, ["phi3::math"])} == {"math"}
-    assert choose(all_of, ["phi3"]) == all_of
-    with pytest.raises(InputError, match="no check has the id"):
-        choose(all_of, ["phi3::math::nothing"])

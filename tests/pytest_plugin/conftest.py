@@ -1,5 +1,6 @@
 """Adapters and settings for tests that run pytest itself."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import phi3_lora_qa
+from tests.pytest_plugin.builders import SAMPLE
 
 LOOK = """
 import json, sys
@@ -20,14 +22,16 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True)
 def without_what_no_test_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other people's plugins, which take most of the time that pytest takes to start."""
+    """Switch off other plugins, which take most of pytest's start-up time."""
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:anyio")
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run in this process is none of it
+    monkeypatch.delenv(
+        "PYTEST_XDIST_WORKER", raising=False
+    )  # a run in this process is not a worker
 
 
 @pytest.fixture
 def nan_adapter(adapter_copy: Callable[[str], Path], pytester: pytest.Pytester) -> Path:
-    """The good adapter with one NaN; beside it a plugin that tells what was imported."""
+    """The good adapter with one NaN; a plugin that lists imported modules is in the project."""
     from safetensors.numpy import load_file, save_file
 
     (pytester.path / "look.py").write_text(LOOK)
@@ -42,11 +46,11 @@ def nan_adapter(adapter_copy: Callable[[str], Path], pytester: pytest.Pytester) 
 
 @pytest.fixture(scope="session")
 def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import whatever a gate imports, by doing once what it does.
+    """Import everything that a gate imports, by doing once what it does.
 
-    pytester takes modules that a run inside this process imported out of sys.modules again, and
-    torch, transformers, pandas' parquet types and our rules do not survive being imported twice.
-    Nor need each run import, and rewrite the assertions of, all modules of ours.
+    pytester removes modules that a run in this process imported from sys.modules again, and torch,
+    transformers, pandas' parquet types and our rules cannot be imported twice. It also saves each
+    run from importing, and rewriting the assertions of, all our modules.
     """
     from peft.tuners.lora import layer  # noqa: F401
 
@@ -75,10 +79,22 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
 
 @pytest.fixture
 def one_thread(libraries: None) -> Iterator[None]:
-    """One thread a worker: tests share the machine's cores."""
+    """Use one thread for each worker: tests share the machine's cores."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def passed(pytester: pytest.Pytester) -> Callable[..., Path]:
+    """A function that puts an earlier report, with PASS, into a folder."""
+    assert "PASS" in (SAMPLE / "summary.md").read_text(encoding="utf-8")
+
+    def put(folder: str = "out") -> Path:
+        shutil.copytree(SAMPLE, pytester.path / folder)
+        return pytester.path / folder
+
+    return put

@@ -1,12 +1,12 @@
 """The exit status is true to the verdict, whatever a project's own plugins do to the session."""
 
-import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from phi3_lora_qa.record import load_record
+from tests.pytest_plugin.builders import run_static
 
 pytestmark = pytest.mark.slow
 
@@ -168,12 +168,6 @@ MEDDLERS = {
 }  # fmt: skip
 
 
-def run(pytester: pytest.Pytester, adapter: Path, *args: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess(
-        f"--phi3-adapter={adapter}", "--phi3-report=out", "--phi3-stage=static", *args
-    )
-
-
 @pytest.mark.parametrize(
     ("place", "meddler"),
     [(".", name) for name in MEDDLERS] + [("below", name) for name in list(MEDDLERS)[:4]],
@@ -205,83 +199,12 @@ def test_the_gate_cannot_be_switched_off_by_name(
 ) -> None:
     for name, says in (
         ("gate", "would switch the gate off"),
-        ("apart", "would let an adapter's files in"),
+        ("apart", "would load files of the adapter"),
         ("layers", "would switch --phi3-layers off"),
     ):
-        result = run(pytester, nan_adapter, "-p", f"no:phi3-lora-qa-{name}", "--phi3-layers")
+        result = run_static(pytester, nan_adapter, "-p", f"no:phi3-lora-qa-{name}", "--phi3-layers")
         assert result.ret == 2
         assert says in result.stderr.str()
-
-
-@pytest.mark.parametrize("asked", ["option", "environment", "configuration", "file", "empty"])
-def test_a_plugin_that_is_switched_off_ends_the_run_if_an_adapter_was_asked_for(
-    asked: str, pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
-    off = ("-p", "no:phi3_lora_qa")
-    assert pytester.runpytest_subprocess(*off).ret == 0
-    if asked == "configuration":
-        (pytester.path / "pytest.ini").write_text(
-            f"[pytest]\naddopts = -p no:phi3_lora_qa\nphi3_adapter = {good_adapter}\n"
-        )
-    elif asked == "file":
-        (pytester.path / "phi3-lora-qa.toml").write_text(f"adapter = ['{good_adapter}']\n")
-    elif asked != "option":
-        path = str(good_adapter) if asked == "environment" else ""
-        monkeypatch.setenv("PHI3_LORA_QA_ADAPTER", path)
-    args = (f"--phi3-adapter={good_adapter}",) if asked == "option" else ()
-    for more in ((), ("-n2",)):
-        result = pytester.runpytest_subprocess(*off, *args, *more)
-        assert result.ret == 2, result.stdout.str()
-        said = [line for line in result.stderr.lines if line.startswith("Exit: ")]
-        assert len(said) == 1
-        assert ("is empty" if asked == "empty" else "-p no:phi3_lora_qa; leave out") in said[0]
-
-
-EMPTY = {
-    "an option": ("--phi3-adapter=",),
-    "an option, in two words": ("--phi3-adapter", ""),
-    "an option that is blank": ("--phi3-adapter= ",),
-    "one of two": ("--phi3-adapter=GOOD", "--phi3-adapter="),
-    "pytest's configuration": ("-o", "phi3_adapter="),
-}
-
-
-@pytest.mark.parametrize("given", EMPTY.values(), ids=EMPTY.keys())
-def test_an_empty_adapter_ends_with_2(
-    given: tuple[str, ...], pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
-    result = pytester.runpytest_subprocess(*(w.replace("GOOD", str(good_adapter)) for w in given))
-    assert result.ret == 2
-    assert "adapter is empty, and nothing would be gated" in result.stderr.str()
-
-
-@pytest.mark.parametrize("value", ["", " ", ",", "GOOD,"])
-def test_an_adapters_variable_that_expands_to_nothing_ends_with_2(
-    value: str, pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PHI3_LORA_QA_ADAPTER", value.replace("GOOD", str(good_adapter)))
-    for args in ((), ("--phi3-only",)):
-        result = pytester.runpytest_subprocess(*args)
-        assert result.ret == 2
-        assert "PHI3_LORA_QA_ADAPTER: the adapter is empty" in result.stderr.str()
-    assert run(pytester, good_adapter).ret == 0  # an option goes before the environment
-
-
-def test_only_without_anything_to_run_ends_with_2(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
-    result = pytester.runpytest_subprocess("--phi3-only")
-    assert result.ret == 2
-    assert "nothing would run" in result.stderr.str()
-    monkeypatch.setenv("PHI3_LORA_QA_ONLY", "1")
-    assert pytester.runpytest_subprocess().ret == 2
-    monkeypatch.delenv("PHI3_LORA_QA_ONLY")
-    # In a file it says how to gate: whoever runs their own tests gates nothing.
-    (pytester.path / "phi3-lora-qa.toml").write_text("only = true\n")
-    assert pytester.runpytest_subprocess().ret == 0
 
 
 @pytest.mark.parametrize(
@@ -291,7 +214,7 @@ def test_only_without_anything_to_run_ends_with_2(
 def test_what_only_lists_or_plans_judges_nothing_and_is_not_0(
     words: str, pytester: pytest.Pytester, good_adapter: Path
 ) -> None:
-    result = run(pytester, good_adapter, *words.split())
+    result = run_static(pytester, good_adapter, *words.split())
     if "setup" in words:  # no check is called
         assert result.ret == 1
         assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
@@ -304,7 +227,7 @@ def test_what_only_lists_or_plans_judges_nothing_and_is_not_0(
 def test_pytest_tells_about_itself_whatever_was_asked_for(
     words: str, pytester: pytest.Pytester, good_adapter: Path
 ) -> None:
-    assert run(pytester, good_adapter).ret == 0
+    assert run_static(pytester, good_adapter).ret == 0
     for given in (good_adapter, ""):
         assert pytester.runpytest_subprocess(*words.split(), f"--phi3-adapter={given}").ret == 0
     assert (pytester.path / "out" / "record.json").exists()
@@ -335,26 +258,26 @@ def test_a_plugin_that_a_conftest_names_gates_and_has_the_last_word(
         "def pytest_sessionfinish(session): session.exitstatus = 0\n"
         "def pytest_cmdline_main(config): config.add_cleanup(lambda: sys.exit(0))\n"
     )
-    assert run(pytester, good_adapter).ret == 0
-    assert run(pytester, nan_adapter).ret == 1
-    assert run(pytester, good_adapter, "--co").ret == 2
+    assert run_static(pytester, good_adapter).ret == 0
+    assert run_static(pytester, nan_adapter).ret == 1
+    assert run_static(pytester, good_adapter, "--co").ret == 2
 
 
 def test_a_good_adapter_still_exits_with_0(pytester: pytest.Pytester, good_adapter: Path) -> None:
     (pytester.path / "conftest.py").write_text(
         "def pytest_configure(config):\n    config.option.phi3_seed = 5\n"
     )
-    assert run(pytester, good_adapter, "--phi3-base=tiny").ret == 0
+    assert run_static(pytester, good_adapter, "--phi3-base=tiny").ret == 0
     assert load_record(pytester.path / "out" / "record.json").settings["seed"].value == 0
 
 
 def test_an_older_report_does_not_stand_for_a_run_that_was_killed(
     pytester: pytest.Pytester, good_adapter: Path
 ) -> None:
-    assert run(pytester, good_adapter).ret == 0
+    assert run_static(pytester, good_adapter).ret == 0
     killer = "import os\ndef pytest_sessionstart(session):\n    os._exit(0)\n"
     (pytester.path / "conftest.py").write_text(killer)
-    run(pytester, good_adapter)
+    run_static(pytester, good_adapter)
     assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
     assert "PASS" not in (pytester.path / "out" / "summary.md").read_text(encoding="utf-8")
 
@@ -362,61 +285,6 @@ def test_an_older_report_does_not_stand_for_a_run_that_was_killed(
 def test_listing_the_tests_leaves_the_report_alone(
     pytester: pytest.Pytester, good_adapter: Path
 ) -> None:
-    run(pytester, good_adapter)
-    assert run(pytester, good_adapter, "--collect-only").ret == 2
+    run_static(pytester, good_adapter)
+    assert run_static(pytester, good_adapter, "--collect-only").ret == 2
     assert load_record(pytester.path / "out" / "record.json").verdict == "PASS"
-
-
-@pytest.mark.parametrize("form", ["phi3::static::values", "../phi3::static::values"])
-def test_an_id_runs_again_under_xdist_too(
-    form: str, pytester: pytest.Pytester, good_adapter: Path, nan_adapter: Path
-) -> None:
-    for adapter, status in ((good_adapter, 0), (nan_adapter, 1)):
-        result = run(pytester, adapter, "-n2", form)
-        assert result.ret == status, result.stdout.str()
-        record = load_record(pytester.path / "out" / "partial" / "record.json")
-        assert record.verdict == "PARTIAL"
-        assert "values" in {check.id.rpartition("::")[2] for check in record.checks}
-
-
-def test_only_leaves_the_users_tests_out_of_the_workers_too(
-    pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    (pytester.path / "test_user.py").write_text("def test_no(): assert False\n")
-    result = run(pytester, good_adapter, "-n2", "--phi3-only")
-    assert result.ret == 0, result.stdout.str()
-
-
-@pytest.mark.parametrize(("seed", "words"), [("-1", "from 0 to"), ("x", "whole number")])
-def test_a_seed_that_is_none_is_bad_input(
-    seed: str, words: str, pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    result = run(pytester, good_adapter, f"--phi3-seed={seed}")
-    assert result.ret == 2
-    assert words in result.stderr.str()
-
-
-def test_a_base_in_a_file_is_relative_to_that_file(
-    pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (pytester.path / "models").mkdir()
-    base = good_adapter.parent / "base"
-    (pytester.path / "models" / "b").symlink_to(base, target_is_directory=True)
-    (pytester.path / "pyproject.toml").write_text(
-        '[tool.pytest.ini_options]\n[tool.phi3_lora_qa]\nbase = "models/b"\n'
-    )
-    monkeypatch.chdir(pytester.mkdir("below"))
-    result = run(pytester, good_adapter)
-    assert result.ret == 0, result.stdout.str() + result.stderr.str()
-
-
-def test_a_folder_of_adapters_ends_with_2_and_names_those_to_choose_from(
-    pytester: pytest.Pytester, good_adapter: Path
-) -> None:
-    both = pytester.path / "both"
-    for name in ("first", "second"):
-        shutil.copytree(good_adapter, both / name)
-    result = run(pytester, both)
-    assert result.ret == 2
-    said = result.stdout.str() + result.stderr.str()
-    assert f"give one of them: {both / 'first'}, {both / 'second'}" in said

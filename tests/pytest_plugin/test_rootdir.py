@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pytest_plugin.running import record_of
+from tests.pytest_plugin.builders import record_of
 
 pytestmark = pytest.mark.slow
 
@@ -170,8 +170,8 @@ def test_plugins_that_the_adapters_project_loaded_are_refused_with_the_fix(
 
 NEWER = {
     "del findpaths.determine_setup": "has no _pytest.config.findpaths.determine_setup",
-    "findpaths.determine_setup = lambda **given: (1, 2, 3)": "reads its configuration in another",
-    "del config.Config._checkversion": "reads its configuration in another way (AttributeError",
+    "findpaths.determine_setup = lambda **given: (1, 2, 3)": "reads its configuration differently",
+    "del config.Config._checkversion": "reads its configuration differently (AttributeError",
 }
 
 
@@ -208,7 +208,7 @@ def test_other_plugins_may_add_arguments_and_are_no_matter_without_our_options(
     result = pytester.runpytest_subprocess("-p", "other", "--phi3-seed=1")
     assert result.ret == status
     if status:
-        assert "reads its configuration in another way" in result.stderr.str()
+        assert "reads its configuration differently" in result.stderr.str()
 
 
 def test_a_session_without_our_options_is_left_alone(

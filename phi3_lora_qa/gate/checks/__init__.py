@@ -1,1 +1,1 @@
-"""The checks, one module for each stage. Each gives ``checks()``: what the stage consists of."""
+"""The checks, one module for each stage; ``checks()`` returns a stage's checks."""

@@ -1,8 +1,8 @@
 """Checkpoint stage, low precision: the adapter on a base in bfloat16, in float16, and in 4 bits.
 
-No such base is made. The adapter attaches to a tree whose weights take no memory, and one module
-at a time gets its real weight, rounded. A module's own product W·x is taken as the module computes
-it, whatever the hardware does inside; what the adapter adds to it is held against the files.
+No such base is loaded. The adapter is attached to a module tree whose weights take no memory, and
+one module at a time gets its real weight, rounded. A module's own product W·x is used as the module
+computes it, whatever the hardware does; what the adapter adds is compared with the files.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,17 @@ import numpy as np
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.tensor_names import TRAINED
 from phi3_lora_qa.errors import AdapterError
-from phi3_lora_qa.gate.adapted_layers import LoraLayer, lora_layers
-from phi3_lora_qa.gate.bench import Bench
-from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.adapted_layers import LoraLayer
+from phi3_lora_qa.gate.adapter_session import AdapterSession
+from phi3_lora_qa.gate.check import (
+    Check,
+    CheckOutcome,
+    StopCheckError,
+    checks_of,
+    failed,
+    no_lora_module,
+    passed,
+)
 from phi3_lora_qa.gate.checks.round_trips import saved
 from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Approximation, Arithmetic, Array, Factors, exact, ratios
@@ -30,75 +38,76 @@ if TYPE_CHECKING:
 
 LOW = ("bfloat16", "float16")
 COMPUTE = "float32"
-"""What PEFT keeps factors in, and so what it computes their update in."""
-MEND = "serve this adapter on a base in float32, or with a peft version that passes this check"
+"""The dtype in which PEFT keeps factors, and so computes their update."""
+FIX = "serve this adapter on a base in float32, or with a peft version that passes this check"
 
 
 def checks() -> tuple[Check, ...]:
     """Return the checks on bases of low precision."""
-    return tuple(
-        check_of("checkpoint", function)
-        for function in (low_precision_base_is_within_bounds, quantised_base_is_within_bounds)
+    return checks_of(
+        "checkpoint", low_precision_base_is_within_bounds, quantised_base_is_within_bounds
     )
 
 
-def low_precision_base_is_within_bounds(bench: Bench) -> Held:
-    """On a bfloat16 and a float16 base the adapter attaches, in float32, and adds its update.
+def low_precision_base_is_within_bounds(session: AdapterSession) -> CheckOutcome:
+    """On a bfloat16 and a float16 base the adapter stays in float32 and adds its update.
 
-    PEFT documents the float32 (``autocast_adapter_dtype``, on by default). Modules that are saved
-    whole take the base's dtype.
+    PEFT documents float32 (``autocast_adapter_dtype``, on by default). Modules that are saved whole
+    take the base's dtype.
     """
     import torch
 
     from phi3_lora_qa.models.attach import adapter_tensors, attach, weightless_copy
 
-    layers, worst = lora_layers(bench), _Worst()
+    layers, largest = session.list_lora_layers(), _LargestError()
+    if not layers:
+        return no_lora_module()
     for low in LOW:
         dtype = getattr(torch, low)
-        with saved(bench.tuned) as folder:
+        with saved(session.attach_adapter()) as folder:
             try:
-                model = attach(weightless_copy(bench.run.base(bench).model, dtype), folder)
+                model = attach(weightless_copy(session.load_base().model, dtype), folder)
             except AdapterError as error:
-                raise CheckFailedError(f"on a {low} base: {error}", MEND) from error
-        _require_float32(adapter_tensors(model), low)
+                raise StopCheckError(failed(f"on a {low} base: {error}", FIX)) from error
+        if fault := _require_float32(adapter_tensors(model), low):
+            return fault
         for seed, layer in enumerate(layers):
-            there: Any = model.get_submodule(f"base_model.model.{layer.name}")
-            with _weight(there.get_base_layer(), layer.layer.get_base_layer(), dtype):
-                worst.add(f"{layer.name} on a {low} base", layer, there, low, seed)
-    return worst.verdict(f"on bases in {' and '.join(LOW)}", len(layers))
+            module: Any = model.get_submodule(f"base_model.model.{layer.name}")
+            with _weight(module.get_base_layer(), layer.layer.get_base_layer(), dtype):
+                largest.add(f"{layer.name} on a {low} base", layer, module, low, seed)
+    return largest.conclude(f"on bases in {' and '.join(LOW)}", len(layers))
 
 
-def quantised_base_is_within_bounds(bench: Bench) -> Held:
+def quantised_base_is_within_bounds(session: AdapterSession) -> CheckOutcome:
     """On a base in 4 bits (NF4, computing in bfloat16, as for QLoRA) every module adds its update.
 
-    bitsandbytes is an optional package: where it is missing the check does not apply. It is never
-    what a verdict rests on, unlike a check that was promised and has not been run.
+    bitsandbytes is an optional package: without it the check is not applicable, and passes.
     """
     if find_spec("bitsandbytes") is None:
-        return Held(
-            message="not applicable: bitsandbytes is not installed "
-            '(pip install "phi3-lora-qa[qlora]")'
+        return passed(
+            'not applicable: bitsandbytes is not installed (pip install "phi3-lora-qa[qlora]")'
         )
-    if refused := _refused_in_four_bits(bench.config):
-        return Held(message=f"not applicable: over 4 bits PEFT refuses an adapter with {refused}")
+    if refused := _refused_in_four_bits(session.adapter.config):
+        return passed(f"not applicable: on 4 bits PEFT refuses an adapter with {refused}")
     linear = part_of("peft", "peft.tuners.lora.layer", "Linear")
-    # As transformers quantises a model: linear layers, but for the head.
+    tuned, adapted = session.attach_adapter(), session.list_lora_layers()
+    if not adapted:
+        return no_lora_module()
+    # As transformers quantises a model: linear layers except the head.
     layers = [
-        layer
-        for layer in lora_layers(bench)
-        if isinstance(layer.layer, linear) and layer.name != "lm_head"
+        layer for layer in adapted if isinstance(layer.layer, linear) and layer.name != "lm_head"
     ]
     if not layers:
-        return Held(message="not applicable: the adapter has no linear module below the head")
-    worst = _Worst()
+        return passed("not applicable: the adapter has no linear module except the head")
+    largest = _LargestError()
     for seed, layer in enumerate(layers):
-        there = _on_four_bits(layer, bench.tuned.peft_config[layer.adapter])
-        worst.add(f"{layer.name} on a base in 4 bits", layer, there, LOW[0], seed)
-    return worst.verdict("on a base in 4 bits", len(layers))
+        module = _in_four_bits(layer, tuned.peft_config[layer.adapter])
+        largest.add(f"{layer.name} on a base in 4 bits", layer, module, LOW[0], seed)
+    return largest.conclude("on a base in 4 bits", len(layers))
 
 
 def _refused_in_four_bits(config: LoraAdapterConfig) -> str:
-    """The setting with which PEFT 0.21 builds no layer over a base in 4 bits; empty without one."""
+    """Return the setting with which PEFT 0.21 builds no layer on a base in 4 bits, or ``""``."""
     if config.use_bdlora:
         return "use_bdlora"
     if config.velora_config:
@@ -108,69 +117,69 @@ def _refused_in_four_bits(config: LoraAdapterConfig) -> str:
     return ""
 
 
-class _Worst:
-    """Keeps the module whose output comes nearest to its bound, or passes it."""
+class _LargestError:
+    """Remembers the module whose error is largest in relation to its bound."""
 
     def __init__(self) -> None:
         self.ratio, self.error, self.bound, self.name = 0.0, 0.0, 0.0, ""
-        self.beyond: list[str] = []
-        """Modules that leave the range of the base's dtype, where nothing is promised."""
+        self.unbounded: list[str] = []
+        """Modules whose values exceed the range of the base's dtype, so that no bound applies."""
 
-    def add(self, name: str, layer: LoraLayer, there: Any, low: str, seed: int) -> None:
-        error, bound = _error_and_bound(layer, there, low, seed)
+    def add(self, name: str, layer: LoraLayer, module: Any, low: str, seed: int) -> None:
+        error, bound = _error_and_bound(layer, module, low, seed)
         if not np.isfinite(bound).any():
-            self.beyond.append(name)
+            self.unbounded.append(name)
         found = ratios(error, bound)
         at = int(np.argmax(found))
         if found[at] > self.ratio:
             self.ratio, self.name = float(found[at]), name
             self.error, self.bound = float(error[at]), float(bound[at])
 
-    def verdict(self, where: str, modules: int) -> Held:
+    def conclude(self, where: str, modules: int) -> CheckOutcome:
         measured = {
             "module": self.name, "error": self.error, "bound": self.bound, "ratio": self.ratio,
             "modules": modules,
         }  # fmt: skip
         if self.ratio > 1.0:
-            raise CheckFailedError(
-                f"the output of {self.name} is off by {self.error:.3g}, where rounding allows "
+            return failed(
+                f"the output of {self.name} is off by {self.error:.3g}; rounding explains at most "
                 f"{self.bound:.3g}",
-                MEND,
+                FIX,
                 measured,
             )
-        if self.beyond:
-            raise CheckFailedError(
-                f"{self.beyond[0]} leaves its range, where nothing is promised",
-                MEND,
-                measured | {"beyond": self.beyond},
+        if self.unbounded:
+            return failed(
+                f"values of {self.unbounded[0]} exceed its range, so no error bound applies",
+                FIX,
+                measured | {"beyond": self.unbounded},
             )
-        return Held(
-            message=f"{where} the adapter stays in {COMPUTE} and {modules} modules add their "
-            f"update; the largest error is {self.ratio:.2g} of its bound",
-            measured=measured,
+        return passed(
+            f"{where} the adapter stays in {COMPUTE} and {modules} modules add their update; the "
+            f"largest error is {self.ratio:.2g} of its bound",
+            measured,
         )
 
 
-def _error_and_bound(layer: LoraLayer, there: Any, low: str, seed: int) -> tuple[Array, Array]:
-    """One drawn input's error, and its bound, both (out,).
+def _error_and_bound(layer: LoraLayer, module: Any, low: str, seed: int) -> tuple[Array, Array]:
+    """Return the error for one drawn input, and its bound, both (out,).
 
-    With y for the module's own output as computed, u = s·(B·(A·x) + b) and g = 1, or DoRA's
-    m / ‖W + s·B·A‖ of each row, the module must give g·(y + u). It is computed in float32, as
-    `forward_bound` has it, from a y that is stored and so exact. The result is rounded to the
-    base's dtype, and over 4 bits the update is so before.
+    With y the module's own output as computed, u = s·(B·(A·x) + b) and g = 1, or DoRA's
+    m / ‖W + s·B·A‖ of each row, the module must return g·(y + u). It is computed in float32, as in
+    `forward_bound`, from a y that is stored and therefore exact. The result is rounded to the
+    base's dtype; on 4 bits the update is rounded to it before.
 
     Args:
-        layer: The module from the file's side.
-        there: PEFT's layer for it on the base of low precision.
+        layer: The module with its factors from the file.
+        module: PEFT's layer for it on the base of low precision.
         low: The dtype of inputs and outputs.
         seed: Draws the input.
     """
     import torch
 
-    plain = there.get_base_layer()
-    x, given = _draw(layer, low, seed)
+    plain = module.get_base_layer()
+    x, stored_x = _draw(layer, low, seed)
     with torch.inference_mode():
-        own, found = to_float64(plain(given)), to_float64(there(given))
+        own, found = to_float64(plain(stored_x)), to_float64(module(stored_x))
     weight = None if layer.factors.magnitude is None else _weight_of(plain, layer)
     expected, update = _computed(layer.factors, weight, x[None], exact(own))
     stored = Arithmetic(dtype=low)
@@ -182,7 +191,7 @@ def _error_and_bound(layer: LoraLayer, there: Any, low: str, seed: int) -> tuple
 def _computed(
     f: Factors, weight: Array | None, x: Array, own: Approximation
 ) -> tuple[Approximation, Approximation]:
-    """The output for x (1, in) in float32, and the update within it, both (1, out)."""
+    """Return the output for x (1, in) in float32, and the update in it, both (1, out)."""
     inside = Arithmetic(dtype=COMPUTE)
     low_rank = inside.product(inside.product(exact(x), exact(f.A.T)), exact(f.B.T))
     if f.bias is not None:
@@ -198,10 +207,10 @@ def _computed(
 
 
 def _draw(layer: LoraLayer, low: str, seed: int) -> "tuple[Array, torch.Tensor]":
-    """An input that ``low`` can hold, as float64 (in,) and as the module takes it.
+    """Return an input that is exact in ``low``, as float64 (in,) and as the module's argument.
 
-    Normal numbers; or one place of many, where the module is a table, or where PEFT adapts the
-    weight (`target_parameters`) and so rounds it before any product.
+    It has normal numbers. It is one-hot if the module is an embedding, or if PEFT adapts the weight
+    (`target_parameters`) and so rounds it before any product.
     """
     import torch
 
@@ -214,8 +223,8 @@ def _draw(layer: LoraLayer, low: str, seed: int) -> "tuple[Array, torch.Tensor]"
         x = torch.eye(inputs)[int(generator.integers(inputs))]
     else:
         x = torch.from_numpy(generator.standard_normal(inputs))
-    given = x.to(getattr(torch, low))[None]
-    return to_float64(given[0]), given
+    stored = x.to(getattr(torch, low))[None]
+    return to_float64(stored[0]), stored
 
 
 def _weight_of(plain: Any, layer: LoraLayer) -> Array:
@@ -224,31 +233,31 @@ def _weight_of(plain: Any, layer: LoraLayer) -> Array:
     return weight.T if layer.is_embedding else weight
 
 
-def _require_float32(tensors: "dict[str, torch.Tensor]", low: str) -> None:
+def _require_float32(tensors: "dict[str, torch.Tensor]", low: str) -> CheckOutcome | None:
     endings = tuple(f".{part}" for part in TRAINED)
     for name, tensor in tensors.items():
         if name.endswith(endings) and str(tensor.dtype) != f"torch.{COMPUTE}":
-            raise CheckFailedError(
-                f"on a {low} base {name} becomes {tensor.dtype}, where PEFT promises "
-                f"torch.{COMPUTE}",
-                MEND,
+            return failed(
+                f"on a {low} base {name} becomes {tensor.dtype}; PEFT documents torch.{COMPUTE}",
+                FIX,
                 {"tensor": name},
             )
+    return None
 
 
 @contextmanager
-def _weight(hollow: Any, real: Any, dtype: "torch.dtype") -> Iterator[None]:
-    """Give one module of the tree without weights its weight, rounded, for a while."""
-    empty = hollow.weight.data
-    hollow.weight.data = real.weight.detach().to(dtype)
+def _weight(weightless: Any, real: Any, dtype: "torch.dtype") -> Iterator[None]:
+    """Set the rounded weight of one module of the tree without weights for a while."""
+    empty = weightless.weight.data
+    weightless.weight.data = real.weight.detach().to(dtype)
     try:
         yield
     finally:
-        hollow.weight.data = empty
+        weightless.weight.data = empty
 
 
-def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
-    """PEFT's own layer for this module over the base's weight in 4 bits, with the same factors."""
+def _in_four_bits(layer: LoraLayer, config: Any) -> Any:
+    """Return PEFT's layer for this module on the base's weight in 4 bits, with the same factors."""
     import bitsandbytes as bnb
     import torch
     from peft import inject_adapter_in_model
@@ -265,10 +274,10 @@ def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
     four.weight = bnb.nn.Params4bit(
         plain.weight.detach().to(torch.float32), requires_grad=False, quant_type="nf4"
     )
-    four.to("cpu")  # this is what quantises
+    four.to("cpu")  # this quantises the weight
     leaf = layer.name.rpartition(".")[2]
     box: Any = torch.nn.ModuleDict({leaf: four})
-    box.is_loaded_in_4bit = True  # by this PEFT chooses its layer
+    box.is_loaded_in_4bit = True  # PEFT chooses its layer by this
     alone = replace(
         config,
         r=layer.layer.r[layer.adapter],
@@ -278,9 +287,9 @@ def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
         trainable_token_indices=None, target_parameters=None, bias="none",
     )  # fmt: skip
     inject_adapter_in_model(alone, box, layer.adapter)
-    there = box[leaf]
-    cast_adapter_dtype(box, layer.adapter)  # as a PeftModel does it
-    there.load_state_dict(
+    module = box[leaf]
+    cast_adapter_dtype(box, layer.adapter)  # as PeftModel does it
+    module.load_state_dict(
         {
             name: tensor
             for name, tensor in layer.layer.state_dict().items()
@@ -288,4 +297,4 @@ def _on_four_bits(layer: LoraLayer, config: Any) -> Any:
         },
         strict=False,
     )
-    return there.eval()
+    return module.eval()

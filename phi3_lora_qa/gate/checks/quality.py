@@ -1,198 +1,221 @@
-"""Quality stage: base and tuned on the same items, each limit one check.
+"""Quality stage: base and tuned model on the same items; each limit is one check.
 
-Each limit is tested at its own level. That is right because all of them must hold: a model that is
-too bad at one thing gets through only where that one test errs (an intersection-union test). What
-asks "did anything at all get worse?" is the alarm, and it allows for having looked everywhere.
+Each limit is tested at its own level. That is sound because all of them must pass: a model that is
+too bad in one respect is accepted only if that one test errs (an intersection-union test). The
+regression alarm asks whether anything got worse, so it corrects for testing everything.
 """
 
 from collections.abc import Sequence
 
 from phi3_lora_qa.data.item_table import error_text
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, COMPARING, Limit
-from phi3_lora_qa.dataclass_json import Json, to_plain
+from phi3_lora_qa.dataclass_json import to_plain
+from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.baseline import base_moved
-from phi3_lora_qa.gate.bench import Bench
-from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
+from phi3_lora_qa.gate.check import (
+    Check,
+    CheckFunction,
+    CheckOutcome,
+    checks_of,
+    failed,
+    inconclusive,
+    not_judged,
+    not_run,
+    passed,
+)
 from phi3_lora_qa.gate.comparison import RegressionTest, regression_tests
+from phi3_lora_qa.gate.limit_feasibility import attainable_limit
+from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
-from phi3_lora_qa.stats.attainable_limits import ITEMS, suggest_limit
+from phi3_lora_qa.stats.attainable_limits import ITEMS
 from phi3_lora_qa.stats.paired import MANY_ITEMS
 
 MOST_SHOWN = 5
 
-MOST_MOVED = 0.5
-"""Of a limit against the last accepted adapter: so far may the base have moved since."""
-MOVED_BY_ROUNDING = 1e-3
+LARGEST_BASE_SHIFT = 0.5
+"""As a part of a limit against the last accepted adapter: how far the base may have moved."""
+SHIFT_BY_ROUNDING = 1e-3
 
 
 def checks(limits: Sequence[Limit]) -> tuple[Check, ...]:
     """Return the check that every item was scored, the alarm, and one check for each limit."""
     return (
-        check_of("quality", every_item_is_scored),
-        check_of("quality", no_regression_alarm),
+        *checks_of("quality", every_item_is_scored, no_regression_alarm),
         *(
             Check(
                 stage="quality",
                 name=limit.metric,
                 parameter=_parameter(limit, limits),
-                demand=f"{limit.describe()}, of the group {limit.group!r}",
-                run=_holds(limit),
+                demand=f"{limit.describe()}, in the group {limit.group!r}",
+                run=_limit_check(limit),
             )
             for limit in limits
         ),
     )
 
 
-def every_item_is_scored(bench: Bench) -> Held:
-    """Base and tuned model each gave every item a loss and an answer."""
-    rows = bench.rows
+def every_item_is_scored(session: AdapterSession) -> CheckOutcome:
+    """Base and tuned model each have a loss and an answer for every item."""
+    rows = session.comparison.compare_items()
     broken = [row for row in rows if row.failed]
     if broken:
-        raise CheckFailedError(
-            f"{len(broken)} of {len(rows)} items were not scored; first {broken[0].id}: "
-            f"{error_text(broken[0])}",
-            "look at these items in the report: mend those that the base cannot do either; where "
-            "the tuned model alone gives no finite loss, its weights are broken",
-            {"items": [row.id for row in broken[:MOST_SHOWN]]},
-            # What the base could not do either is a fault of the item, and what a server did not
-            # do may be the server's.
-            Outcome.FAILED
-            if any(_tuned_alone(row) for row in broken) and not bench.run.server
-            else Outcome.ERROR,
+        # An item that the base cannot do is a fault of the item, and an item that a server did
+        # not do may be the server's fault.
+        is_adapters_fault = not session.comparison.is_served and any(
+            row.tuned_error and not row.base_error for row in broken
         )
-    copies = bench.target.copies
-    left_out = f"; {copies} that repeat another item were left out" if copies else ""
-    spared = len(bench.spared)
+        return (failed if is_adapters_fault else not_judged)(
+            f"{len(broken)} of {len(rows)} items were not scored; first {_error_of(broken[0])}",
+            "look at these items in the report: fix those that fail with the base, too; where only "
+            "the tuned model has no finite loss, its weights are broken",
+            {"items": [row.id for row in broken[:MOST_SHOWN]]},
+        )
+    copies = session.job.copies
+    left_out = f"; {copies} duplicates of another item were left out" if copies else ""
+    skipped = len(session.comparison.list_skipped())
     early = (
-        f"; the other {spared} were spared, as what all would say is certain (a record for "
-        "--phi3-baseline needs them: --phi3-early-stop off)"
-        if spared
+        f"; {skipped} were skipped by early stopping, because the outcome on all items is certain "
+        "(a record for --phi3-baseline needs them: --phi3-early-stop off)"
+        if skipped
         else ""
     )
-    return Held(
-        message=f"{len(rows)} items were scored by base and tuned model{early}{left_out}",
-        measured={"scored": len(rows), "skipped_early": spared},
+    return passed(
+        f"{len(rows)} items were scored by base and tuned model{early}{left_out}",
+        {"scored": len(rows), "skipped_early": skipped},
     )
 
 
-def no_regression_alarm(bench: Bench) -> Held:
-    """Nothing got worse than with the base beyond chance; told, and with ``strict`` demanded."""
-    _require_scored(bench.rows)
-    found = regression_tests(bench.rows, bench.demands)
-    raised = sorted((a for a in found if a.raised), key=lambda alarm: alarm.p_value)
-    measured = {"alarms": [to_plain(alarm) for alarm in found]}
+def no_regression_alarm(session: AdapterSession) -> CheckOutcome:
+    """No comparison is worse than the base beyond chance; only ``strict`` fails otherwise."""
+    rows = session.comparison.compare_items()
+    if fault := _require_scored(rows):
+        return fault
+    tests = regression_tests(rows, session.comparison.config)
+    raised = sorted((test for test in tests if test.raised), key=lambda test: test.p_value)
+    measured = {"alarms": [to_plain(test) for test in tests]}
+    level = "(Holm, 5 % over all of them)"
     if not raised:
-        return Held(
-            message=f"none of {len(found)} comparisons got worse than with the base beyond chance "
-            "(Holm, 5 % over all of them)",
-            measured=measured,
-        )
-    words = (
-        f"{len(raised)} of {len(found)} comparisons got worse than with the base beyond chance "
-        f"(Holm, 5 % over all of them): {_listed(raised)}"
+        message = f"none of {len(tests)} comparisons is worse than the base beyond chance {level}"
+        return passed(message, measured)
+    message = (
+        f"{len(raised)} of {len(tests)} comparisons are worse than the base beyond chance {level}: "
+        f"{_list_tests(raised)}"
     )
-    if bench.run.settings.profile == "strict":
-        raise CheckFailedError(
-            words,
-            "mend the training data or the learning rate; or take the profile default, which "
-            "allows what the limits allow",
+    if session.settings.profile == "strict":
+        return failed(
+            message,
+            "fix the training data or the learning rate; or use the profile default, which allows "
+            "what the limits allow",
             measured,
         )
-    return Held(message=f"warning: {words}; the limits say how much is allowed", measured=measured)
+    return passed(f"warning: {message}; the limits decide how much is allowed", measured)
 
 
-def _listed(raised: Sequence[RegressionTest]) -> str:
+def _list_tests(raised: Sequence[RegressionTest]) -> str:
     shown = [
-        f"{alarm.metric} on {alarm.group} {alarm.difference:+.4g} (p {alarm.p_value:.2g})"
-        for alarm in raised[:MOST_SHOWN]
+        f"{test.metric} on {test.group} {test.difference:+.4g} (p {test.p_value:.2g})"
+        for test in raised[:MOST_SHOWN]
     ]
     return ", ".join(shown) + (" and more" if len(raised) > MOST_SHOWN else "")
 
 
-def _tuned_alone(row: ItemRow) -> bool:
-    return bool(row.tuned_error) and not row.base_error
+def _error_of(row: ItemRow) -> str:
+    return f"{row.id}: {error_text(row)}"
 
 
 def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
-    """The group; behind it the rule where a metric has several, and what it is against."""
+    """Return the group, then the rule where a metric has several, then what it is compared with."""
     kind = (limit.group, limit.metric, limit.against)
     alike = [other for other in limits if (other.group, other.metric, other.against) == kind]
     parts = [limit.group, limit.rule if len(alike) > 1 else "", limit.against]
     return ",".join(part for part in parts if part and part != BASE)
 
 
-def _require_scored(rows: Sequence[ItemRow]) -> None:
+def _require_scored(rows: Sequence[ItemRow]) -> CheckOutcome | None:
     if broken := [row for row in rows if row.failed]:
-        raise CheckFailedError(
-            f"{len(broken)} items were not scored; first {broken[0].id}: {error_text(broken[0])}",
+        return not_run(
+            f"{len(broken)} items were not scored; first {_error_of(broken[0])}",
             "see the check every_item_is_scored",
-            outcome=Outcome.NOT_RUN,
         )
+    return None
 
 
-def _holds(limit: Limit) -> CheckFunction:
-    def run(bench: Bench) -> Held:
-        _require_scored([row for row in bench.rows if row.group == limit.group])
-        if limit.against == BASELINE and not bench.target.baseline:
-            raise CheckFailedError(
-                f"{limit.metric} on {limit.group} is to be held against the last accepted adapter, "
-                "and there is none",
-                "give its record with --phi3-baseline RECORD, or drop the limit",
-                outcome=Outcome.NOT_RUN,
+def _limit_check(limit: Limit) -> CheckFunction:
+    def run(session: AdapterSession) -> CheckOutcome:
+        rows = session.comparison.compare_items()
+        if fault := _require_scored([row for row in rows if row.group == limit.group]):
+            return fault
+        if limit.against == BASELINE and not session.job.baseline:
+            return not_run(
+                f"{limit.metric} on {limit.group} is to be compared with the last accepted "
+                "adapter, and there is none",
+                "pass its record with --phi3-baseline RECORD, or remove the limit",
             )
-        metric = _find(bench.metrics, limit)
-        moved = _require_measured_alike(bench, limit) if limit.against == BASELINE else ""
-        words = (
-            f"{limit.metric} on {limit.group}: {_figures(limit, metric)} over "
-            f"{metric.n} items; limit: {limit.describe()}{moved}"
-        )
-        measured = {"metric": to_plain(metric)}
-        if metric.outcome is Outcome.PASSED:
-            return Held(message=words, measured=measured)
-        if metric.outcome is Outcome.INCONCLUSIVE:
-            raise _undecided(bench, limit, words, measured)
-        raise CheckFailedError(
-            words,
-            "look at what got worse in the report; mend the training data or the learning rate, "
-            "or, if the loss is acceptable, set the limit with --phi3-thresholds",
-            measured,
-        )
+        metric = _find_metric(session.comparison.compute_metrics(), limit)
+        if metric is None:
+            return _not_measured(session.comparison.compute_metrics(), limit)
+        return _judge(session, limit, metric)
 
     return run
 
 
-def _undecided(
-    bench: Bench, limit: Limit, words: str, measured: dict[str, Json]
-) -> CheckFailedError:
-    """Say how many items would decide a limit, or that none would and what to write instead."""
-    info = next(info for info in bench.measured if info.name == limit.metric)
-    other = suggest_limit(
-        limit.rule,
-        limit.value,
-        info.span,
-        higher_is_better=info.higher_is_better,
-        from_best=info.relative and limit.against == BASE,
+def _judge(session: AdapterSession, limit: Limit, metric: Metric) -> CheckOutcome:
+    shift = ""
+    if limit.against == BASELINE:
+        info = _info_of(session, limit)
+        moved = base_moved(
+            session.comparison.compare_items(), session.job.baseline, limit.group, info
+        )
+        shift = _describe_shift(limit, moved)
+        if shift and abs(moved) > LARGEST_BASE_SHIFT * limit.value:
+            return not_run(
+                f"{shift}, though it is the same base, so the two adapters were measured "
+                "differently",
+                "gate the accepted adapter again on this machine, with these versions and metrics "
+                "and with --phi3-early-stop off, and pass that record",
+                {"base_moved": moved},
+            )
+    message = (
+        f"{limit.metric} on {limit.group}: {_figures(limit, metric)} over {metric.n} items; "
+        f"limit: {limit.describe()}" + (f" ({shift})" if shift else "")
     )
-    needed = 0 if other else bench.items_needed(limit)
+    measured = {"metric": to_plain(metric)}
+    if metric.outcome is Outcome.PASSED:
+        return passed(message, measured)
+    if metric.outcome is Outcome.INCONCLUSIVE:
+        return _undecided(session, limit, message, metric)
+    return failed(
+        message,
+        "look at what got worse in the report; fix the training data or the learning rate, or, if "
+        "the loss is acceptable, set the limit with --phi3-thresholds",
+        measured,
+    )
+
+
+def _undecided(session: AdapterSession, limit: Limit, message: str, metric: Metric) -> CheckOutcome:
+    """Say how many items would decide a limit, or that none would and what to write instead."""
+    info = _info_of(session, limit)
+    other = attainable_limit(limit, info)
+    needed = 0 if other else session.comparison.estimate_items_needed(limit)
     why = "too few items to decide"
     fix = f"about {needed} items in the group {limit.group} would decide it"
     if other:
-        why = "no number of items can show this, as no bound reaches the end of what is possible"
+        why = "no number of items can show this, because no bound reaches the end of the range"
         fix = (
             f"write {other.rule} {other.value:g}, which about {ITEMS} items in the group "
             f"{limit.group} can show, if none falls short"
         )
     elif needed == MANY_ITEMS:
-        needed, why = 0, "what was seen is too near to the limit for any suite to decide"
+        needed, why = 0, "the result is too close to the limit for any suite to decide"
         fix = "set another limit, such as one with a wider margin"
     elif not needed:
-        fix = "give more items, or a wider margin"
-    found = measured | {"items_needed": needed}
-    return CheckFailedError(f"{why}: {words}", fix, found, Outcome.INCONCLUSIVE)
+        fix = "add items, or set a wider margin"
+    measured = {"metric": to_plain(metric), "items_needed": needed}
+    return inconclusive(f"{why}: {message}", fix, measured)
 
 
 def _figures(limit: Limit, metric: Metric) -> str:
-    """Both means and the difference, with the interval at that which the limit is of."""
+    """Return both means and the difference, with the interval next to what the limit bounds."""
     before = f"{limit.against} {metric.base:.4g}, tuned {metric.tuned:.4g}"
     if limit.rule in COMPARING:
         bounds = f"[{metric.low:+.4g}, {metric.high:+.4g}]"
@@ -200,42 +223,38 @@ def _figures(limit: Limit, metric: Metric) -> str:
     return f"{before} [{metric.low:.4g}, {metric.high:.4g}]"
 
 
-def _require_measured_alike(bench: Bench, limit: Limit) -> str:
-    """Hold the base, which is the same, against what it was then; say how far it has moved."""
-    info = next(info for info in bench.measured if info.name == limit.metric)
-    moved = base_moved(bench.rows, bench.target.baseline, limit.group, info)
-    if abs(moved) <= MOVED_BY_ROUNDING:
+def _describe_shift(limit: Limit, moved: float) -> str:
+    """Return how far the base is from what it was in the baseline; empty if by rounding only."""
+    if abs(moved) <= SHIFT_BY_ROUNDING:
         return ""
-    words = (
+    return (
         f"{limit.metric} of the base on {limit.group} has moved by {moved:+.3g} since the last "
         "accepted adapter was gated"
     )
-    if abs(moved) > MOST_MOVED * limit.value:
-        raise CheckFailedError(
-            f"{words}, though it is the same base, so the two adapters were not measured alike",
-            "gate the accepted adapter again here, with these versions and metrics and with "
-            "--phi3-early-stop off, and give that record",
-            {"base_moved": moved},
-            Outcome.NOT_RUN,
-        )
-    return f" ({words})"
 
 
-def _find(metrics: Sequence[Metric], limit: Limit) -> Metric:
-    for metric in metrics:
-        if metric.limit == limit.entry():
-            return metric
-    if any(metric.group == limit.group for metric in metrics):
-        raise CheckFailedError(
-            f"{limit.metric} was not measured on every item of {limit.group}"
-            + (" for the last accepted adapter" if limit.against == BASELINE else ""),
-            "give the record of an adapter that was gated with this version, or remove the limit"
-            if limit.against == BASELINE
-            else "give the items what it needs (checks or choices), or remove the limit",
-            outcome=Outcome.NOT_RUN,
+def _info_of(session: AdapterSession, limit: Limit) -> MetricInfo:
+    return next(info for info in session.comparison.config.metrics if info.name == limit.metric)
+
+
+def _find_metric(metrics: Sequence[Metric], limit: Limit) -> Metric | None:
+    """Return the metric that was judged by a limit; None where it was not measured."""
+    return next((metric for metric in metrics if metric.limit == limit.entry()), None)
+
+
+def _not_measured(metrics: Sequence[Metric], limit: Limit) -> CheckOutcome:
+    if all(metric.group != limit.group for metric in metrics):
+        return not_run(
+            f"{limit.metric} was not measured on {limit.group}: the suite has no such items",
+            f"add items of the group {limit.group} to the suite, or remove the limit",
         )
-    raise CheckFailedError(
-        f"{limit.metric} was not measured on {limit.group}: the suite has no such items",
-        f"add items of the group {limit.group} to the suite, or remove the limit",
-        outcome=Outcome.NOT_RUN,
+    if limit.against == BASELINE:
+        return not_run(
+            f"{limit.metric} was not measured on every item of {limit.group} for the last accepted "
+            "adapter",
+            "pass the record of an adapter that was gated with this version, or remove the limit",
+        )
+    return not_run(
+        f"{limit.metric} was not measured on every item of {limit.group}",
+        "add what it needs to the items (checks or choices), or remove the limit",
     )

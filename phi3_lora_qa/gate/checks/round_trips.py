@@ -1,7 +1,7 @@
-"""Checkpoint stage, saving and loading: by every path that PEFT and transformers offer.
+"""Checkpoint stage, round trips: saving and loading by every path of PEFT and transformers.
 
-Each check saves the attached adapter into a private folder and loads it from there, onto a second
-module tree over the base's own tensors. So the base is in memory once, whatever is loaded.
+Each check saves the attached adapter into a private folder and loads it onto a second module tree
+that shares the base's tensors. So the base is in memory once, whatever is loaded.
 """
 
 import json
@@ -16,206 +16,219 @@ import numpy as np
 from phi3_lora_qa.adapter.folder import CONFIG, PICKLED_WEIGHTS, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.tensor_names import PREFIX, Part
 from phi3_lora_qa.errors import escape
-from phi3_lora_qa.gate.adapter_factors import weights_of
-from phi3_lora_qa.gate.bench import Bench
-from phi3_lora_qa.gate.check import Check, CheckFailedError, Held, check_of
+from phi3_lora_qa.gate.adapter_factors import open_weights
+from phi3_lora_qa.gate.adapter_session import AdapterSession
+from phi3_lora_qa.gate.check import (
+    Check,
+    CheckOutcome,
+    StopCheckError,
+    checks_of,
+    failed,
+    passed,
+)
 from phi3_lora_qa.models.tensor_conversion import to_float64
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FIRST, SECOND = "first", "second"
-MEND_PEFT = "train, save and serve with one version of peft, one that passes this check"
-MEND_TRANSFORMERS = "load the adapter with peft.PeftModel.from_pretrained, which holds it as saved"
+FIX_PEFT = "train, save and serve with one version of peft that passes this check"
+FIX_TRANSFORMERS = "load the adapter with peft.PeftModel.from_pretrained, which keeps it as saved"
 
 
 def checks() -> tuple[Check, ...]:
     """Return the checks on saving and loading."""
-    return tuple(
-        check_of("checkpoint", function)
-        for function in (
-            saved_and_loaded_is_bit_exact,
-            saving_again_is_byte_stable,
-            another_name_changes_nothing,
-            two_adapters_are_kept_apart,
-            transformers_loads_the_same,
-        )
+    return checks_of(
+        "checkpoint",
+        saved_and_loaded_is_bit_exact,
+        saving_again_is_byte_stable,
+        another_name_changes_nothing,
+        two_adapters_are_kept_apart,
+        transformers_loads_the_same,
     )
 
 
-def saved_and_loaded_is_bit_exact(bench: Bench) -> Held:
-    """What PEFT saves again, as safetensors and as a pickle, holds the same tensors.
+def saved_and_loaded_is_bit_exact(session: AdapterSession) -> CheckOutcome:
+    """Saved again by PEFT, as safetensors and as a pickle, the tensors are the same.
 
-    Values are compared in the dtype that PEFT holds them in. Copies of the base's own tables are
-    left out: whether PEFT writes them is an option of saving. The pickle is our own, and read
-    without running anything.
+    Values are compared in the dtype in which PEFT keeps them. Copies of the base's tables are left
+    out: saving has an option for them. The pickle is our own, and read without running code.
     """
-    with saved(bench.tuned) as folder:
-        again = weights_of(AdapterFolder.open(folder))
-        count = _require_as_on_file(bench, again.tensors, again.tensor, f"saving {WEIGHTS}")
-    with saved(bench.tuned, safe_serialization=False) as folder:
+    tuned = session.attach_adapter()
+    with saved(tuned) as folder:
+        again = open_weights(AdapterFolder.open(folder))
+        act = f"saving {WEIGHTS}"
+        if fault := _compare_with_file(session, again.tensors, again.tensor, act):
+            return fault
+    with saved(tuned, safe_serialization=False) as folder:
         import torch
 
         pickled = torch.load(folder / PICKLED_WEIGHTS, map_location="cpu", weights_only=True)
-        _require_as_on_file(
-            bench, pickled, lambda name: to_float64(pickled[name]), f"saving {PICKLED_WEIGHTS}"
-        )
-    return Held(
-        message=f"{count} tensors came back value for value from {WEIGHTS} and {PICKLED_WEIGHTS}"
-    )
+        act = f"saving {PICKLED_WEIGHTS}"
+        if fault := _compare_with_file(
+            session, pickled, lambda name: to_float64(pickled[name]), act
+        ):
+            return fault
+    count = len(_own_tensors(session))
+    return passed(f"{count} tensors came back value for value from {WEIGHTS} and {PICKLED_WEIGHTS}")
 
 
-def saving_again_is_byte_stable(bench: Bench) -> Held:
-    """Saved, loaded and saved once more, the weights are the same bytes, the config the same JSON.
+def saving_again_is_byte_stable(session: AdapterSession) -> CheckOutcome:
+    """Saved, loaded and saved again, the weights are the same bytes, the config the same JSON.
 
-    Lists in which PEFT keeps a set are compared as sets.
+    Lists that PEFT keeps as sets are compared as sets.
     """
     act = "saving, loading and saving again"
     with (
-        saved(bench.tuned) as first,
-        saved(_attached(bench, first, act)) as second,
+        saved(session.attach_adapter()) as first,
+        saved(_attach(session, first, act)) as second,
     ):
         before, after = ((folder / WEIGHTS).read_bytes() for folder in (first, second))
         if before != after:
-            once, twice = (weights_of(AdapterFolder.open(folder)) for folder in (first, second))
-            _require_same_names(once.tensors, twice.tensors, act)
-            for name in once.tensors:
-                _require_same_values(once.tensor(name), twice.tensor(name), name, act)
-            raise CheckFailedError(
-                f"{act} changes the header of {WEIGHTS}: the tensors' order, dtypes or metadata",
-                MEND_PEFT,
-            )
+            return _explain_other_bytes(first, second, act)
         one, two = (_config(folder) for folder in (first, second))
         if changed := sorted(key for key in one.keys() | two if one.get(key) != two.get(key)):
-            raise CheckFailedError(
+            return failed(
                 f"{act} changes {changed[0]} in {CONFIG} from {one.get(changed[0])!r} to "
                 f"{two.get(changed[0])!r}",
-                MEND_PEFT,
+                FIX_PEFT,
                 {"fields": changed},
             )
-    return Held(message=f"{act} gives the same {len(before)} bytes and the same {CONFIG}")
+    return passed(f"{act} gives the same {len(before)} bytes and the same {CONFIG}")
 
 
-def another_name_changes_nothing(bench: Bench) -> Held:
-    """Under another name the adapter holds the same tensors and gives the same logits to the bit.
+def another_name_changes_nothing(session: AdapterSession) -> CheckOutcome:
+    """Under another name the adapter has the same tensors, and the same logits to the bit.
 
-    PEFT saves a named adapter into a folder of its name; from there it is loaded again.
+    PEFT saves a named adapter into a folder of that name; it is loaded again from there.
     """
     act = f"loading it under the name {FIRST!r}"
-    expected = _adapter(bench.tuned)
-    with saved(bench.tuned) as folder:
-        named = _attached(bench, folder, act, FIRST)
-        _require_same_tensors(expected, _adapter(named, FIRST), act)
-        _require_same_logits(bench, named, act)
+    tuned = session.attach_adapter()
+    expected = _adapter(tuned)
+    with saved(tuned) as folder:
+        named = _attach(session, folder, act, FIRST)
+        if fault := _compare_tensors(expected, _adapter(named, FIRST), act) or _compare_logits(
+            session, named, act
+        ):
+            return fault
         with saved(named) as parent:
-            del named  # one adapter at a time beside the one on the bench
-            _require_in_subfolder(bench, parent, FIRST, expected)
-    return Held(
-        message=f"under another name, and from the folder {FIRST}/ that PEFT makes for it, "
+            del named  # one more adapter at a time
+            if fault := _compare_in_subfolder(session, parent, FIRST, expected):
+                return fault
+    return passed(
+        f"under another name, and from the folder {FIRST}/ that PEFT makes for it, "
         f"{len(expected)} tensors and the logits are the same to the bit"
     )
 
 
-def two_adapters_are_kept_apart(bench: Bench) -> Held:
+def two_adapters_are_kept_apart(session: AdapterSession) -> CheckOutcome:
     """A second adapter in the model, this one's negative, changes neither it nor what is saved.
 
-    Saved together, each lies in a folder of its own, and each folder gives back its own.
+    Saved together, each is in its own folder, and is loaded from there unchanged.
     """
-    if only := _only_alone(bench):
-        return Held(message=f"not applicable: {only}")
-    act = "adding a second adapter beside it"
-    expected = _adapter(bench.tuned)
-    # Not A as well: the product of two negatives is the same update.
+    if only := _only_alone(session):
+        return passed(f"not applicable: {only}")
+    act = "adding a second adapter"
+    tuned = session.attach_adapter()
+    expected = _adapter(tuned)
+    # A keeps its sign: the product of two negatives is the same update.
     firsts = (f".{Part.A}", f".{Part.EMBEDDING_A}")
     opposite = {n: t if n.endswith(firsts) else -t for n, t in expected.items()}
-    with saved(bench.tuned) as folder:
-        both = _attached(bench, folder, act, FIRST)
+    with saved(tuned) as folder:
+        both = _attach(session, folder, act, FIRST)
         _write_weights(opposite, folder)
         with _must_load(act):
             both.load_adapter(str(folder), SECOND, torch_device="cpu")
-    _require_same_tensors(expected, _adapter(both, FIRST), act)
-    _require_same_tensors(opposite, _adapter(both, SECOND), "loading it second")
-    _require_same_logits(bench, both, act)
+    if fault := (
+        _compare_tensors(expected, _adapter(both, FIRST), act)
+        or _compare_tensors(opposite, _adapter(both, SECOND), "loading it second")
+        or _compare_logits(session, both, act)
+    ):
+        return fault
     with saved(both) as parent:
         del both
-        _require_in_subfolder(bench, parent, FIRST, expected)
-        _require_in_subfolder(bench, parent, SECOND, opposite)
-    return Held(
-        message="with a second adapter beside it the logits are the same to the bit, and each is "
-        f"saved into and loaded from a folder of its own ({FIRST}/, {SECOND}/)"
+        if fault := (
+            _compare_in_subfolder(session, parent, FIRST, expected)
+            or _compare_in_subfolder(session, parent, SECOND, opposite)
+        ):
+            return fault
+    return passed(
+        "with a second adapter in the model the logits are the same to the bit, and each adapter "
+        f"is saved into and loaded from its own folder ({FIRST}/, {SECOND}/)"
     )
 
 
-def transformers_loads_the_same(bench: Bench) -> Held:
-    """What transformers loads from the folder, as AutoModelForCausalLM does, is what PEFT loads.
+def transformers_loads_the_same(session: AdapterSession) -> CheckOutcome:
+    """transformers, as AutoModelForCausalLM does, loads the same adapter from the folder as PEFT.
 
-    It is the private copy of the whole folder, with every file beside the adapter's: a file that
-    transformers takes and PEFT does not would show. transformers 5.23 loses DoRA's magnitudes: it
-    looks for them under a name that PEFT does not use, and goes on with those of an untrained
-    adapter. That is said, and not held against the adapter.
+    It loads from the private copy of the whole folder, with every other file in it: a file that
+    transformers uses and PEFT does not would show. transformers 5.23 loses DoRA's magnitudes: it
+    looks for them under a name that PEFT does not use, and continues with those of an untrained
+    adapter. That is reported, and is not counted against the adapter.
     """
     from importlib.metadata import version
 
     from phi3_lora_qa.models.attach import shared_copy
 
     act = f"transformers {version('transformers')}'s load_adapter"
-    expected = _adapter(bench.tuned)
-    model = shared_copy(bench.run.base(bench).model)
-    with _must_load(act, MEND_TRANSFORMERS):
-        model.load_adapter(str(bench.folder.path), adapter_kwargs={"local_files_only": True})
+    expected = _adapter(session.attach_adapter())
+    model = shared_copy(session.load_base().model)
+    with _must_load(act, FIX_TRANSFORMERS):
+        model.load_adapter(str(session.adapter.copy), adapter_kwargs={"local_files_only": True})
     found = {PREFIX + name: tensor for name, tensor in _adapter(model).items()}
-    _require_same_names(expected, found, act)
+    if fault := _compare_names(expected, found, act):
+        return fault
     # On a base of low precision PEFT keeps factors in float32, transformers in the base's dtype.
-    there = {name: tensor.to(found[name].dtype) for name, tensor in expected.items()}
-    if bench.config.use_dora and (lost := _changed_magnitudes(there, found)):
-        return Held(
-            message=f"{act} (AutoModelForCausalLM) loses {len(lost)} of DoRA's magnitudes and "
-            f"answers differently, which is no fault of the adapter; {MEND_TRANSFORMERS}",
-            measured={"lost": lost},
+    cast = {name: tensor.to(found[name].dtype) for name, tensor in expected.items()}
+    if session.adapter.config.use_dora and (lost := _changed_magnitudes(cast, found)):
+        return passed(
+            f"{act} (AutoModelForCausalLM) loses {len(lost)} of DoRA's magnitudes and answers "
+            f"differently, which is not a fault of the adapter; {FIX_TRANSFORMERS}",
+            {"lost": lost},
         )
-    _require_same_tensors(there, found, act)
-    if any(there[name].dtype != tensor.dtype for name, tensor in expected.items()):
-        return Held(
-            message=f"{act} gives the same {len(found)} tensors, rounded to the base's dtype"
-        )
-    _require_same_logits(bench, model.eval(), act)
-    return Held(message=f"{act} gives the same {len(found)} tensors and logits, to the bit")
+    if fault := _compare_tensors(cast, found, act):
+        return fault
+    if any(cast[name].dtype != tensor.dtype for name, tensor in expected.items()):
+        return passed(f"{act} gives the same {len(found)} tensors, rounded to the base's dtype")
+    return _compare_logits(session, model.eval(), act) or passed(
+        f"{act} gives the same {len(found)} tensors and logits, to the bit"
+    )
 
 
-def _only_alone(bench: Bench) -> str:
-    """Why PEFT 0.21 cannot hold a second such adapter; empty where it can."""
-    if bench.config.bias != "none":
-        return f"with bias={bench.config.bias!r} PEFT takes one adapter only"
-    tied = bench.run.base(bench).model.config.tie_word_embeddings
-    if bench.config.ensure_weight_tying and bench.config.modules_to_save and tied:
-        return "of a second adapter with ensure_weight_tying PEFT drops the tied head"
+def _only_alone(session: AdapterSession) -> str:
+    """Return why PEFT 0.21 cannot load a second such adapter, or ``""``."""
+    config = session.adapter.config
+    if config.bias != "none":
+        return f"with bias={config.bias!r} PEFT takes one adapter only"
+    tied = session.load_base().model.config.tie_word_embeddings
+    if config.ensure_weight_tying and config.modules_to_save and tied:
+        return "PEFT drops the tied head of a second adapter with ensure_weight_tying"
     return ""
 
 
 @contextmanager
 def saved(model: Any, **options: Any) -> Iterator[Path]:
-    """Save a PEFT model's adapters into a private folder, which is gone afterwards."""
+    """Save a PEFT model's adapters into a private folder, which is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
         model.save_pretrained(folder, save_embedding_layers=False, **options)
         yield Path(folder)
 
 
 @contextmanager
-def _must_load(act: str, mend: str = MEND_PEFT) -> Iterator[None]:
-    """Say which round trip it was, whatever a library raises on what it cannot load."""
+def _must_load(act: str, fix: str = FIX_PEFT) -> Iterator[None]:
+    """Fail the check with the name of the round trip if a library cannot load what was saved."""
     try:
         yield
     except Exception as error:
-        raise CheckFailedError(
-            f"{act} fails ({type(error).__name__}: {escape(str(error), 300)})", mend
-        ) from error
+        found = f"{act} fails ({type(error).__name__}: {escape(str(error), 300)})"
+        raise StopCheckError(failed(found, fix)) from error
 
 
-def _attached(bench: Bench, folder: Path, act: str, name: str = "default") -> Any:
+def _attach(session: AdapterSession, folder: Path, act: str, name: str = "default") -> Any:
     from phi3_lora_qa.models.attach import attach
 
     with _must_load(act):
-        return attach(bench.run.base(bench).model, folder, name)
+        return attach(session.load_base().model, folder, name)
 
 
 def _adapter(model: Any, name: str = "default") -> "dict[str, Tensor]":
@@ -239,9 +252,22 @@ def _config(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _require_in_subfolder(
-    bench: Bench, parent: Path, name: str, expected: "Mapping[str, Tensor]"
-) -> None:
+def _explain_other_bytes(first: Path, second: Path, act: str) -> CheckOutcome:
+    """Return the outcome for two weights files that differ: names, then values, then the header."""
+    once, twice = (open_weights(AdapterFolder.open(folder)) for folder in (first, second))
+    if fault := _compare_names(once.tensors, twice.tensors, act):
+        return fault
+    for name in once.tensors:
+        if fault := _compare_values(once.tensor(name), twice.tensor(name), name, act):
+            return fault
+    return failed(
+        f"{act} changes the header of {WEIGHTS}: the tensors' order, dtypes or metadata", FIX_PEFT
+    )
+
+
+def _compare_in_subfolder(
+    session: AdapterSession, parent: Path, name: str, expected: "Mapping[str, Tensor]"
+) -> CheckOutcome | None:
     """Load one of several saved adapters by its folder's name, as PEFT's users do."""
     from peft import PeftModel
 
@@ -250,79 +276,87 @@ def _require_in_subfolder(
     act = f"loading it with subfolder={name!r}"
     with _must_load(act):
         model = PeftModel.from_pretrained(
-            shared_copy(bench.run.base(bench).model),
-            str(parent),
-            subfolder=name,
-            torch_device="cpu",
+            shared_copy(session.load_base().model), str(parent), subfolder=name, torch_device="cpu"
         )
-    _require_same_tensors(expected, _adapter(model), act)
+    return _compare_tensors(expected, _adapter(model), act)
 
 
 def _changed_magnitudes(
     expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]"
 ) -> list[str]:
-    """The magnitudes that differ; none where anything else does too."""
+    """Return the magnitudes that differ; none if anything else differs, too."""
     import torch
 
     changed = sorted(n for n in expected if not torch.equal(expected[n], found[n]))
     return changed if all(name.endswith(f".{Part.MAGNITUDE}") for name in changed) else []
 
 
-def _require_as_on_file(
-    bench: Bench, names: Iterable[str], read: Callable[[str], Any], act: str
-) -> int:
+def _own_tensors(session: AdapterSession) -> list[str]:
+    """Return the names of the tensors in the file, without copies of the base's tables."""
+    names = session.adapter.weights.tensors
+    return [name for name in names if not name.endswith(f".{Part.BASE_WEIGHT}")]
+
+
+def _compare_with_file(
+    session: AdapterSession, names: Iterable[str], read: Callable[[str], Any], act: str
+) -> CheckOutcome | None:
     import torch
 
-    original, held = weights_of(bench.folder), _adapter(bench.tuned)
-    own = [name for name in original.tensors if not name.endswith(f".{Part.BASE_WEIGHT}")]
-    _require_same_names(own, names, act)
+    original, attached = session.adapter.weights, _adapter(session.attach_adapter())
+    own = _own_tensors(session)
+    if fault := _compare_names(own, names, act):
+        return fault
     for name in own:
-        value = torch.from_numpy(original.tensor(name)).to(held[name].dtype)
-        _require_same_values(to_float64(value), read(name), name, act)
-    return len(own)
+        value = torch.from_numpy(original.tensor(name)).to(attached[name].dtype)
+        if fault := _compare_values(to_float64(value), read(name), name, act):
+            return fault
+    return None
 
 
-def _require_same_tensors(
+def _compare_tensors(
     expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", act: str
-) -> None:
-    _require_same_names(expected, found, act)
+) -> CheckOutcome | None:
+    if fault := _compare_names(expected, found, act):
+        return fault
     for name, tensor in expected.items():
         if found[name].dtype != tensor.dtype:
-            raise CheckFailedError(
-                f"{act} makes {name} {found[name].dtype}, not {tensor.dtype}", MEND_PEFT
-            )
-        _require_same_values(to_float64(tensor), to_float64(found[name]), name, act)
+            return failed(f"{act} makes {name} {found[name].dtype}, not {tensor.dtype}", FIX_PEFT)
+        if fault := _compare_values(to_float64(tensor), to_float64(found[name]), name, act):
+            return fault
+    return None
 
 
-def _require_same_names(expected: Iterable[str], found: Iterable[str], act: str) -> None:
+def _compare_names(expected: Iterable[str], found: Iterable[str], act: str) -> CheckOutcome | None:
     before, after = set(expected), set(found)
-    if before != after:
-        lost, new = sorted(before - after), sorted(after - before)
-        words = [f"loses {lost[0]}"] if lost else []
-        words += [f"adds {new[0]}"] if new else []
-        raise CheckFailedError(
-            f"{act} {' and '.join(words)} ({len(lost)} lost, {len(new)} added)",
-            MEND_PEFT,
-            {"lost": lost[:20], "added": new[:20]},
-        )
-
-
-def _require_same_values(expected: Any, found: Any, name: str, act: str) -> None:
-    if np.array_equal(expected, found):
-        return
-    by = float(np.max(np.abs(expected - found))) if expected.shape == found.shape else np.inf
-    raise CheckFailedError(
-        f"{act} changes {name} by up to {by:.3g}", MEND_PEFT, {"tensor": name, "difference": by}
+    if before == after:
+        return None
+    lost, new = sorted(before - after), sorted(after - before)
+    words = [f"loses {lost[0]}"] if lost else []
+    words += [f"adds {new[0]}"] if new else []
+    return failed(
+        f"{act} {' and '.join(words)} ({len(lost)} lost, {len(new)} added)",
+        FIX_PEFT,
+        {"lost": lost[:20], "added": new[:20]},
     )
 
 
-def _require_same_logits(bench: Bench, model: Any, act: str) -> None:
-    expected, found = (bench.run.logits(bench, m) for m in (bench.tuned, model))
-    if not np.array_equal(expected, found, equal_nan=True):
-        by = float(np.max(np.abs(expected - found)))
-        raise CheckFailedError(
-            f"{act} changes the logits on the probe by up to {by:.3g}, though every tensor is the "
-            "same: a scaling, a setting or the active adapter differs",
-            MEND_PEFT,
-            {"difference": by},
-        )
+def _compare_values(expected: Any, found: Any, name: str, act: str) -> CheckOutcome | None:
+    if np.array_equal(expected, found):
+        return None
+    by = float(np.max(np.abs(expected - found))) if expected.shape == found.shape else np.inf
+    return failed(
+        f"{act} changes {name} by up to {by:.3g}", FIX_PEFT, {"tensor": name, "difference": by}
+    )
+
+
+def _compare_logits(session: AdapterSession, model: Any, act: str) -> CheckOutcome | None:
+    expected, found = map(session.compute_probe_logits, (session.attach_adapter(), model))
+    if np.array_equal(expected, found, equal_nan=True):
+        return None
+    by = float(np.max(np.abs(expected - found)))
+    return failed(
+        f"{act} changes the logits on the probe by up to {by:.3g}, though every tensor is the "
+        "same: a scaling, a setting or the active adapter differs",
+        FIX_PEFT,
+        {"difference": by},
+    )

@@ -1,0 +1,75 @@
+"""The adapter under test, as files: listing, lint report, config and factors. No model is loaded.
+
+What is linted is what is loaded later: a private copy, made when the run began.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
+from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
+from phi3_lora_qa.adapter.rule_selection import Selection
+from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
+from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors
+from phi3_lora_qa.gate.prepare import AdapterJob
+from phi3_lora_qa.lora import Factors
+
+
+class AdapterUnderTest:
+    """The files of one adapter. Each property is read from the private copy on first use.
+
+    Attributes:
+        job: What to gate, and with which base.
+        copy: The private copy's folder.
+        selection: The lint rules that are run.
+    """
+
+    def __init__(self, job: AdapterJob, copy: Path, selection: Selection) -> None:
+        self.job, self.copy, self.selection = job, copy, selection
+
+    @cached_property
+    def folder(self) -> AdapterFolder:
+        """The private copy, with the listing of the user's folder.
+
+        Only files that matter were copied. The listing contains what else was in the folder
+        (links, pickles, programs), so that the rules on files see it.
+        """
+        copied = AdapterFolder.open(self.copy)
+        return replace(copied, entries={**self.job.listing.entries, **copied.entries})
+
+    @cached_property
+    def lint_report(self) -> LintReport:
+        """The lint report, compared with the base's files where they are on disk."""
+        base = self.job.base
+        files = BaseFiles.open(base.folder, id=base.id) if base and base.folder else None
+        return lint(self.folder, files, self.selection)
+
+    @property
+    def refusal(self) -> str:
+        """Why no model may be run with this adapter; empty if the linter found no error."""
+        errors = [f for f in self.lint_report.findings if f.severity is Severity.ERROR]
+        return f"the static stage refused the adapter ({errors[0].rule})" if errors else ""
+
+    @cached_property
+    def config(self) -> LoraAdapterConfig:
+        """The adapter's config, which the static stage accepted."""
+        return read_config(self.folder)
+
+    @cached_property
+    def weights(self) -> SafetensorsFile:
+        """The adapter's weights file, opened."""
+        return open_weights(self.folder)
+
+    @cached_property
+    def factors(self) -> Mapping[str, Factors]:
+        """Every module's factors from the file, by the module's path in the base."""
+        return read_factors(self.folder)
+
+    @cached_property
+    def stored_factors(self) -> Mapping[str, Factors]:
+        """The same factors in the layout and dtype of the file."""
+        return read_factors(self.folder, stored=True)

@@ -1,0 +1,108 @@
+"""The gate as a function, for notebooks and scripts: the same checks and verdict as with pytest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from phi3_lora_qa.close_match import did_you_mean
+from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.gate.gate_run import GateRun, plan_gate
+from phi3_lora_qa.gate.private_copy import private_copies
+from phi3_lora_qa.gate.run_check import run_check
+from phi3_lora_qa.progress import Progress, silent
+from phi3_lora_qa.pytest_plugin.report_target import Reports
+from phi3_lora_qa.record import RunRecord
+from phi3_lora_qa.setting_specs import SPECS, STAGES
+from phi3_lora_qa.settings import GateSettings, resolve
+
+_NOT_HERE = ("adapter", "base", "suite", "thresholds", "stage", "seed", "report", "only", "layers")
+"""Settings that are arguments of `gate_adapter`, or that only pytest has."""
+
+
+def gate_adapter(  # noqa: PLR0913  the most used settings by name
+    adapter: str | Path,
+    *,
+    base: str | Path | None = None,
+    suite: Sequence[str | Path] = (),
+    thresholds: str | Path | None = None,
+    stages: Sequence[str] = STAGES,
+    seed: int = 0,
+    report: str | Path | None = None,
+    on_progress: Progress = silent,
+    **settings: object,
+) -> RunRecord:
+    """Gate one LoRA adapter in this process and return its record.
+
+    The environment, pytest's configuration and settings files are not read.
+
+    Args:
+        adapter: The adapter's folder.
+        base: The trusted base: a folder, a hub id or a name; by default the one that the adapter
+            names, if it is trusted.
+        suite: Files with quality items; by default the items that belong to a bundled base.
+        thresholds: A file with the limits of the quality stage.
+        stages: The stages to run.
+        seed: The seed of everything random.
+        report: The folder to which the report is written; without it, nothing is written.
+        on_progress: Called with the phase's name, the items done and all items.
+        **settings: Any other setting of the gate by its name, such as ``dtype="bfloat16"`` or
+            ``metric=["rouge_l"]`` (docs/reference.md lists them).
+
+    Returns:
+        The record: ``record.verdict`` is PASS if the adapter may ship, and ``record.reason`` says
+        why. ``record.checks``, ``record.metrics`` and ``record.spectra`` have the results.
+
+    Raises:
+        InputError: An argument or setting cannot be used, or the report cannot be written.
+
+    Example:
+        >>> from phi3_lora_qa.models.registry import bundled
+        >>> record = gate_adapter(bundled("tiny") / "adapter", base="tiny", stages=["static"])
+        >>> str(record.verdict)
+        'PASS'
+    """
+    _reject_unknown(settings)
+    given = {
+        "adapter": [adapter],
+        "base": None if base is None else str(base),
+        "suite": [str(path) for path in suite] or None,
+        "thresholds": thresholds,
+        "stage": list(stages),
+        "seed": seed,
+        "report": report,
+    }
+    resolved = resolve({**settings, **given}, {}, {}, Path.cwd(), None)
+    reports = Reports(resolved, Path.cwd()) if report is not None else None
+    if reports:
+        reports.claim(partial=False)
+    try:
+        return _run(resolved, reports, on_progress)
+    except BaseException as error:
+        if reports:
+            reports.end(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _run(settings: GateSettings, reports: Reports | None, on_progress: Progress) -> RunRecord:
+    plan = plan_gate(settings)
+    with private_copies(plan.jobs) as folder:
+        run = GateRun.start(plan, plan.planned, folder, on_progress)
+        for planned in run.chosen:
+            run_check(planned, run.session)
+        (reported,) = run.finish()
+    if reports:
+        reports.write([reported])
+        return reported.record
+    return replace(reported.record, items="")  # no table was written
+
+
+def _reject_unknown(settings: dict[str, object]) -> None:
+    known = [spec.name for spec in SPECS if spec.name not in _NOT_HERE]
+    for name in settings:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise InputError(
+                f"there is no such setting: {escape(name, 60)}; "
+                + (f"{hint} " if hint else "")
+                + f"known are {', '.join(known)}"
+            )

@@ -1,0 +1,72 @@
+"""The static stage lints the user's folder, not only the copy, and says what it did not check."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.adapter.rule_selection import Selection
+from phi3_lora_qa.gate.adapter_session import AdapterSession
+from phi3_lora_qa.gate.adapter_under_test import AdapterUnderTest
+from phi3_lora_qa.gate.checks import static
+from phi3_lora_qa.record import Outcome
+from phi3_lora_qa.setting_specs import STAGES
+from tests.gate.builders import MakeSession
+
+Copy = Callable[[str], Path]
+
+
+def outcome_of(session: AdapterSession, name: str) -> Outcome:
+    check = next(check for check in static.checks(Selection()) if check.name == name)
+    return check.run(session).outcome
+
+
+def test_every_family_passes_on_the_good_adapter(make_session: MakeSession) -> None:
+    session = make_session()
+    assert {outcome_of(session, check.name) for check in static.checks(Selection())} == {
+        Outcome.PASSED
+    }
+
+
+def test_weights_that_are_a_link_are_refused(make_session: MakeSession, adapter_copy: Copy) -> None:
+    folder = adapter_copy("linked")
+    weights = folder / "adapter_model.safetensors"
+    weights.rename(folder.parent / "elsewhere")
+    weights.symlink_to(folder.parent / "elsewhere")
+    session = make_session(folder)
+    assert outcome_of(session, "files") is Outcome.FAILED
+    assert any("link" in finding.message for finding in session.adapter.lint_report.findings)
+
+
+def test_a_pickle_beside_the_weights_is_reported(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    folder = adapter_copy("pickled")
+    (folder / "optimizer.pt").write_bytes(b"never opened")
+    findings = make_session(folder).adapter.lint_report.findings
+    assert any("optimizer.pt" in finding.where + finding.message for finding in findings)
+
+
+def test_without_a_base_the_family_base_is_not_run(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    folder = adapter_copy("orphan")
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace('"tiny"', '"someone/else"'))
+    session = make_session(folder, base=None)
+    assert outcome_of(session, "base") is Outcome.NOT_RUN
+    assert outcome_of(session, "values") is Outcome.PASSED
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"), [(("static",), Outcome.NOT_RUN), (STAGES, Outcome.PASSED)]
+)
+def test_a_base_to_download_is_compared_by_a_later_stage_only(
+    make_session: MakeSession, stages: tuple[str, ...], expected: Outcome
+) -> None:
+    session = make_session(stages=stages)
+    assert session.job.base
+    job = replace(session.job, base=replace(session.job.base, folder=None))
+    adapter = AdapterUnderTest(job, session.adapter.copy, Selection())
+    assert outcome_of(replace(session, adapter=adapter), "base") == expected
