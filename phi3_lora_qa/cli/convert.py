@@ -92,13 +92,13 @@ def peft_to_loralib(
     from phi3_lora_qa.conversion.output_folder import staged
     from phi3_lora_qa.conversion.peft_adapter import read_adapter
     from phi3_lora_qa.loralib_interop import from_peft, write_checkpoint
-    from phi3_lora_qa.loralib_interop.loralib_checkpoint import beside
+    from phi3_lora_qa.loralib_interop.loralib_checkpoint import description_path
 
     blocks = phi3_blocks(_open_base(base)[1].config) if base else {}
     checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
-    with staged(output, beside(output), force=force) as staging:
+    with staged(output, description_path(output), force=force) as staging:
         write_checkpoint(staging / output.name, checkpoint)
-    click.echo(escape(f"checkpoint {output}, described in {beside(output)}", 2_000))
+    click.echo(escape(f"checkpoint {output}, described in {description_path(output)}", 2_000))
 
 
 @app.command("fuse")

@@ -50,7 +50,7 @@ def phi3_blocks(config: Mapping[str, object]) -> Mapping[str, Blocks]:
     }
 
 
-def expand(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[bool, ...]:
+def expand_mask(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[bool, ...]:
     """Return loralib's ``enable_lora`` for a mask.
 
     Args:
@@ -87,21 +87,21 @@ def expand(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[bool, 
     )
 
 
-def is_called(module: str, name: str) -> bool:
+def matches_name(module: str, name: str) -> bool:
     """Whether a module's full name is this one, or ends with it after a dot."""
     return module == name or module.endswith(f".{name}")
 
 
-def mask_of(module: str, masks: Mapping[str, Mask]) -> Mask | None:
+def find_mask(module: str, masks: Mapping[str, Mask]) -> Mask | None:
     """Return the first mask whose key the module is called by."""
-    return next((mask for key, mask in masks.items() if is_called(module, key)), None)
+    return next((mask for key, mask in masks.items() if matches_name(module, key)), None)
 
 
 def require_used(masks: Mapping[str, Mask], modules: Iterable[str]) -> None:
     """Raise InputError for a mask that is for none of the modules."""
     names = list(modules)
     for key in masks:
-        if not any(is_called(name, key) for name in names):
+        if not any(matches_name(name, key) for name in names):
             raise InputError(f"the mask for '{escape(key, 80)}' is for no layer; drop it")
 
 

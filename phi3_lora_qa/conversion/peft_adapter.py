@@ -87,7 +87,7 @@ def read_adapter(path: Path) -> PeftAdapter:
     tensors = _read_tensors(folder)
     keys, bad = parse_keys(tensors)
     if bad:
-        raise _strange(bad[0])
+        raise _misplaced_tensor(bad[0])
     matching = Matching(config)
     parts: dict[str, dict[Part, Tensor]] = {}
     for key in keys.values():
@@ -118,8 +118,8 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
 
     alphas = {m.name: exact_alpha(m.scaling, m.rank, m.name) for m in adapter.modules}
     ranks = {m.name: m.rank for m in adapter.modules}
-    rank, rank_pattern = _common(ranks)
-    alpha, alpha_pattern = _common(alphas)
+    rank, rank_pattern = _common_value(ranks)
+    alpha, alpha_pattern = _common_value(alphas)
     config = LoraConfig(
         base_model_name_or_path=adapter.base or None,
         r=rank,
@@ -131,7 +131,7 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
         inference_mode=True,
     )
     # PEFT would keep a set, in an order that changes from run to run.
-    config.target_modules = _targets(list(ranks), layers)
+    config.target_modules = _shortest_target_names(list(ranks), layers)
     config.save_pretrained(str(folder))
     tensors = {}
     for module in adapter.modules:
@@ -216,14 +216,14 @@ def _module(name: str, found: "dict[Part, Tensor]", matching: Matching) -> PeftM
     return PeftModule(name=name, A=a, B=b, scaling=matching.scaling(name), is_embedding=embedding)
 
 
-def _strange(key: BadKey) -> AdapterError:
+def _misplaced_tensor(key: BadKey) -> AdapterError:
     return AdapterError(
         f"{WEIGHTS}: the tensor {escape(key.name, 160)} has no place, as {escape(key.cause, 120)}; "
         f"{escape(key.fix, 200)}"
     )
 
 
-def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _common_value(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the most common value, and a pattern for each module that has another one.
 
     A last name stands for all modules of that name where they agree.
@@ -240,7 +240,7 @@ def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return common, pattern
 
 
-def _targets(adapted: Sequence[str], layers: Iterable[str]) -> list[str]:
+def _shortest_target_names(adapted: Sequence[str], layers: Iterable[str]) -> list[str]:
     """Return the shortest list of names that means these modules and no other."""
     others = {name.rpartition(".")[2] for name in set(layers) - set(adapted)}
     leaves = {name.rpartition(".")[2] for name in adapted}

@@ -23,19 +23,19 @@ def fuse_adapter(adapter: PeftAdapter, layouts: Mapping[str, Layout]) -> PeftAda
         AdapterError: Nothing is split, or a fused module has an adapter of its own as well.
         InputError: The parts do not fit the base, or their scalings cannot be joined exactly.
     """
-    homes = {block.name: fused for fused, layout in layouts.items() for block in layout}
+    fused_names = {block.name: fused for fused, layout in layouts.items() for block in layout}
     groups: dict[str, dict[str, PeftModule]] = {}
     kept = []
     for module in adapter.modules:
-        if module.leaf in homes:
+        if module.leaf in fused_names:
             parent = module.name.rpartition(".")[0]
-            home = f"{parent}.{homes[module.leaf]}" if parent else homes[module.leaf]
+            home = f"{parent}.{fused_names[module.leaf]}" if parent else fused_names[module.leaf]
             groups.setdefault(home, {})[module.leaf] = module
         else:
             kept.append(module)
     if not groups:
         raise AdapterError(
-            f"the adapter has none of the split layers {', '.join(homes)}, so there is nothing to "
+            f"the adapter has none of the split layers {', '.join(fused_names)}, so there is nothing to "
             "fuse; use it as it is"
         )
     for module in kept:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
-from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask, expand, mask_of, require_used
+from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask, expand_mask, find_mask, require_used
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.loralib_interop.loralib_config import Kind, Layer
+from phi3_lora_qa.loralib_interop.loralib_config import LayerSpec, LayerType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SAVE = "save loralib's lora_state_dict(model) of a model whose layers have the base's names"
 
 
-def pairs(tensors: "Mapping[str, Tensor]") -> "dict[str, tuple[Tensor, Tensor]]":
+def factor_pairs(tensors: "Mapping[str, Tensor]") -> "dict[str, tuple[Tensor, Tensor]]":
     """Return A and B by the layer's name.
 
     Raises:
@@ -46,7 +46,7 @@ def infer_layers(
     alpha: float,
     masks: Mapping[str, Mask],
     blocks: Mapping[str, Blocks],
-) -> tuple[Layer, ...]:
+) -> tuple[LayerSpec, ...]:
     """Say what each pair of factors is.
 
     Rank, number of enabled blocks k and number of blocks n follow from the shapes: A is (r·k, in)
@@ -64,7 +64,7 @@ def infer_layers(
             shapes say.
     """
     layers = []
-    for name, (a, b) in pairs(tensors).items():
+    for name, (a, b) in factor_pairs(tensors).items():
         module = base.get(name)
         if module is None:
             raise InputError(f"the base has no layer {escape(name, 160)}; {_SAVE}")
@@ -72,14 +72,14 @@ def infer_layers(
         kind, mask = _shape(name, (tuple(a.shape), tuple(b.shape)), module)
         if kind == "MergedLinear":
             mask = _choose(name, mask, masks, blocks)
-        layers.append(Layer(name=name, kind=kind, rank=rank, alpha=alpha, mask=mask))
+        layers.append(LayerSpec(name=name, kind=kind, rank=rank, alpha=alpha, mask=mask))
     require_used(masks, [layer.name for layer in layers])
     return tuple(layers)
 
 
 def _shape(
     name: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], module: BaseModule
-) -> tuple[Kind, tuple[bool, ...]]:
+) -> tuple[LayerType, tuple[bool, ...]]:
     """Return the kind; for a MergedLinear also k times True and n - k times False."""
     (stacked, inputs), (rows, rank) = shapes
     outputs = module.outputs or 0
@@ -104,7 +104,7 @@ def _choose(
     name: str, counts: tuple[bool, ...], masks: Mapping[str, Mask], blocks: Mapping[str, Blocks]
 ) -> tuple[bool, ...]:
     leaf, n, k = name.rpartition(".")[2], len(counts), sum(counts)
-    given = mask_of(name, masks)
+    given = find_mask(name, masks)
     if given is None:
         if n == k:
             return counts
@@ -112,7 +112,7 @@ def _choose(
             f"{escape(name, 160)} has factors for {k} of {n} blocks, and nothing says which; "
             f"give --mask {leaf}=NAMES, such as --mask qkv_proj=q,v"
         )
-    mask = expand(given, blocks.get(leaf, {}), n)
+    mask = expand_mask(given, blocks.get(leaf, {}), n)
     if (len(mask), sum(mask)) != (n, k):
         raise InputError(
             f"the mask of {escape(name, 160)} chooses {sum(mask)} of {len(mask)} blocks, and its "

@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.conversion.fused_blocks import (
     Blocks,
-    expand,
-    is_called,
-    mask_of,
+    expand_mask,
+    find_mask,
+    matches_name,
     phi3_blocks,
     require_used,
 )
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.loralib_interop.loralib_config import Kind, Layer, LoralibConfig, require_loralib
+from phi3_lora_qa.loralib_interop.loralib_config import (
+    LayerSpec,
+    LayerType,
+    LoralibConfig,
+    require_loralib,
+)
 from phi3_lora_qa.loralib_interop.loralib_state import mark_only_lora_as_trainable
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def adapt(model: "nn.Module", config: LoralibConfig) -> tuple[Layer, ...]:
+def adapt(model: "nn.Module", config: LoralibConfig) -> tuple[LayerSpec, ...]:
     """Adapt a model in place, and leave only what loralib trains trainable.
 
     Returns:
@@ -34,13 +39,13 @@ def adapt(model: "nn.Module", config: LoralibConfig) -> tuple[Layer, ...]:
         InputError: As `plan`.
         MissingDependencyError: loralib is not installed.
     """
-    layers = plan(model, config)
-    replace(model, layers)
+    layers = plan_layers(model, config)
+    replace_layers(model, layers)
     mark_only_lora_as_trainable(model, config.bias)
     return layers
 
 
-def plan(model: "nn.Module", config: LoralibConfig) -> tuple[Layer, ...]:
+def plan_layers(model: "nn.Module", config: LoralibConfig) -> tuple[LayerSpec, ...]:
     """Say which layers would be adapted and how, without touching the model.
 
     Raises:
@@ -49,18 +54,18 @@ def plan(model: "nn.Module", config: LoralibConfig) -> tuple[Layer, ...]:
     settings = getattr(model, "config", None)
     fused = phi3_blocks(settings.to_dict()) if settings is not None else {}
     modules = {name: module for name, module in model.named_modules() if name}
-    missed = [t for t in config.targets if not any(is_called(name, t) for name in modules)]
+    missed = [t for t in config.targets if not any(matches_name(name, t) for name in modules)]
     if missed:
         raise InputError(
             f"no layer of the model is called {escape(missed[0], 80)}; name one of "
             f"{', '.join(sorted({n.rpartition('.')[2] for n in modules if _is_leaf(modules[n])}))}"
         )
-    chosen = [name for name in modules if any(is_called(name, t) for t in config.targets)]
+    chosen = [name for name in modules if any(matches_name(name, t) for t in config.targets)]
     require_used(config.masks, chosen)
     return tuple(_layer(name, modules[name], config, fused) for name in chosen)
 
 
-def replace(model: "nn.Module", layers: Sequence[Layer]) -> None:
+def replace_layers(model: "nn.Module", layers: Sequence[LayerSpec]) -> None:
     """Put loralib's layers into a model, freshly initialised by loralib, weights untouched.
 
     Linear, MergedLinear and Conv2d begin with B = 0; Embedding begins with A = 0 and B normal.
@@ -86,10 +91,10 @@ def replace(model: "nn.Module", layers: Sequence[Layer]) -> None:
     for layer in layers:
         parent, _, leaf = layer.name.rpartition(".")
         old = modules[layer.name]
-        setattr(model.get_submodule(parent), leaf, _BUILD[layer.kind](layer, old))
+        setattr(model.get_submodule(parent), leaf, _BUILDERS[layer.kind](layer, old))
 
 
-def describe(model: "nn.Module") -> tuple[Layer, ...]:
+def describe_layers(model: "nn.Module") -> tuple[LayerSpec, ...]:
     """Return the adapted layers of any model with loralib layers; rank 0 is not adapted.
 
     Raises:
@@ -102,19 +107,19 @@ def describe(model: "nn.Module") -> tuple[Layer, ...]:
 
 def _layer(
     name: str, module: "nn.Module", config: LoralibConfig, fused: Mapping[str, Blocks]
-) -> Layer:
+) -> LayerSpec:
     leaf = name.rpartition(".")[2]
-    given = mask_of(name, config.masks)
+    given = find_mask(name, config.masks)
     blocks = fused.get(leaf, {})
     if given is None and blocks:
         given = dict.fromkeys(blocks, True)
     mask: tuple[bool, ...] = ()
     if given is not None:
-        mask = expand(given, blocks)
+        mask = expand_mask(given, blocks)
     kind = _kind(name, module, merged=bool(mask))
     if kind == "MergedLinear":
         _require_fit(name, module, mask)
-    return Layer(
+    return LayerSpec(
         name=name,
         kind=kind,
         rank=config.rank,
@@ -125,7 +130,7 @@ def _layer(
     )
 
 
-def _kind(name: str, module: "nn.Module", *, merged: bool) -> Kind:
+def _kind(name: str, module: "nn.Module", *, merged: bool) -> LayerType:
     from torch import nn
 
     where = escape(name, 120)
@@ -170,7 +175,7 @@ def _require_fit(name: str, module: "nn.Module", mask: tuple[bool, ...]) -> None
         )
 
 
-def _linear(layer: Layer, old: Any) -> "nn.Module":
+def _linear(layer: LayerSpec, old: Any) -> "nn.Module":
     import loralib
     import torch
 
@@ -187,12 +192,12 @@ def _linear(layer: Layer, old: Any) -> "nn.Module":
         rows = old.out_features // len(layer.mask)
         indices = torch.tensor(layer.mask).repeat_interleave(rows)
         new.lora_ind = indices.to(old.weight.device)
-    _start(new, old)
+    _initialize_factors(new, old)
     new.weight, new.bias = old.weight, old.bias
     return new
 
 
-def _embedding(layer: Layer, old: Any) -> "nn.Module":
+def _embedding(layer: LayerSpec, old: Any) -> "nn.Module":
     import loralib
     import torch
 
@@ -208,12 +213,12 @@ def _embedding(layer: Layer, old: Any) -> "nn.Module":
             sparse=old.sparse,
             dtype=old.weight.dtype,
         )
-    _start(new, old)
+    _initialize_factors(new, old)
     new.weight = old.weight
     return new
 
 
-def _conv2d(layer: Layer, old: Any) -> "nn.Module":
+def _conv2d(layer: LayerSpec, old: Any) -> "nn.Module":
     import loralib
     import torch
 
@@ -228,12 +233,12 @@ def _conv2d(layer: Layer, old: Any) -> "nn.Module":
             groups=old.groups,
             dtype=old.weight.dtype,
         )
-    _start(new, old)
+    _initialize_factors(new, old)
     new.conv = old
     return new
 
 
-_BUILD: Mapping[str, Callable[[Layer, Any], "nn.Module"]] = {
+_BUILDERS: Mapping[str, Callable[[LayerSpec, Any], "nn.Module"]] = {
     "Linear": _linear,
     "MergedLinear": _linear,
     "Embedding": _embedding,
@@ -241,7 +246,7 @@ _BUILD: Mapping[str, Callable[[Layer, Any], "nn.Module"]] = {
 }
 
 
-def _start(new: Any, old: Any) -> None:
+def _initialize_factors(new: Any, old: Any) -> None:
     """Make the factors real and let loralib initialise them.
 
     The layer was built without memory, so that a large weight is neither made nor drawn in vain;
@@ -262,16 +267,16 @@ def _start(new: Any, old: Any) -> None:
         parameter.requires_grad_(False)
 
 
-def _described(name: str, module: Any) -> Layer:
+def _described(name: str, module: Any) -> LayerSpec:
     kind = type(module).__name__
-    if kind not in _BUILD or type(module).__module__ != "loralib.layers":
+    if kind not in _BUILDERS or type(module).__module__ != "loralib.layers":
         raise InputError(
             f"{escape(name, 120)} is a {kind}, which is neither converted nor rebuilt; "
-            f"use loralib's {', '.join(_BUILD)}"
+            f"use loralib's {', '.join(_BUILDERS)}"
         )
-    return Layer(
+    return LayerSpec(
         name=name,
-        kind=kind,  # type: ignore[arg-type] # it is a key of _BUILD
+        kind=kind,  # type: ignore[arg-type] # it is a key of _BUILDERS
         rank=module.r,
         alpha=module.lora_alpha,
         dropout=getattr(module.lora_dropout, "p", 0.0) if kind.endswith("Linear") else 0.0,

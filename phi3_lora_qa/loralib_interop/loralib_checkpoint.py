@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from phi3_lora_qa.adapter.safetensors_file import open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.loralib_interop.loralib_config import KINDS, Layer
+from phi3_lora_qa.loralib_interop.loralib_config import LAYER_TYPES, LayerSpec
 from phi3_lora_qa.reading import open_regular, read_regular
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class Checkpoint:
     """
 
     tensors: "Mapping[str, Tensor]"
-    layers: tuple[Layer, ...] | None
+    layers: tuple[LayerSpec, ...] | None
 
 
-def beside(path: Path) -> Path:
+def description_path(path: Path) -> Path:
     """Return where the description of a checkpoint lies."""
     return path.with_name(f"{path.stem}.json") if path.name else path
 
@@ -48,10 +48,10 @@ def save_model(path: Path, model: "nn.Module") -> None:
     Raises:
         InputError: As `lora_state_dict` and `describe`.
     """
-    from phi3_lora_qa.loralib_interop.layer_replacement import describe
+    from phi3_lora_qa.loralib_interop.layer_replacement import describe_layers
     from phi3_lora_qa.loralib_interop.loralib_state import lora_state_dict
 
-    layers = describe(model)
+    layers = describe_layers(model)
     write_checkpoint(path, Checkpoint(tensors=lora_state_dict(model), layers=layers))
 
 
@@ -70,10 +70,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "layers": [asdict(layer) for layer in checkpoint.layers],
     }
     text = json.dumps(content, indent=1, allow_nan=False)
-    beside(path).write_text(text + "\n", encoding="utf-8")
+    description_path(path).write_text(text + "\n", encoding="utf-8")
     tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
     save_file(tensors, path)
-    path.chmod(beside(path).stat().st_mode)
+    path.chmod(description_path(path).stat().st_mode)
 
 
 def read_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
@@ -102,7 +102,7 @@ def read_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             "if you know where it comes from, give --allow-pickle (torch then reads tensors alone)"
         )
     tensors = _unpickle(path, shown) if is_pickle else _load(path)
-    layers = _read_layers(beside(path)) if beside(path).is_file() else None
+    layers = _read_layers(description_path(path)) if description_path(path).is_file() else None
     return Checkpoint(tensors=tensors, layers=layers)
 
 
@@ -132,7 +132,7 @@ def _unpickle(path: Path, shown: str) -> "dict[str, Tensor]":
     return dict(content)
 
 
-def _read_layers(path: Path) -> tuple[Layer, ...]:
+def _read_layers(path: Path) -> tuple[LayerSpec, ...]:
     shown = escape(str(path))
     raw = parse_object(read_regular(path, _MAX_JSON), where=str(path), max_bytes=_MAX_JSON)
     entries = raw.get("layers")
@@ -144,15 +144,19 @@ def _read_layers(path: Path) -> tuple[Layer, ...]:
     return tuple(_layer(entry, shown) for entry in entries)
 
 
-def _layer(entry: Any, shown: str) -> Layer:
+def _layer(entry: Any, shown: str) -> LayerSpec:
     types: Mapping[str, tuple[type, ...]] = {
         "name": (str,), "kind": (str,), "rank": (int,), "alpha": (int, float),
         "dropout": (int, float), "mask": (list,), "groups": (int,),
     }  # fmt: skip
     fits = isinstance(entry, dict) and set(entry) == set(types)
     fits = fits and all(type(entry[name]) in kinds for name, kinds in types.items())
-    if not fits or entry["kind"] not in KINDS or not all(type(on) is bool for on in entry["mask"]):
+    if (
+        not fits
+        or entry["kind"] not in LAYER_TYPES
+        or not all(type(on) is bool for on in entry["mask"])
+    ):
         raise InputError(
             f"{shown}: a layer is not described as it is written here; write the checkpoint again"
         )
-    return Layer(**{**entry, "mask": tuple(entry["mask"])})
+    return LayerSpec(**{**entry, "mask": tuple(entry["mask"])})

@@ -8,13 +8,13 @@ from typing import Literal, get_args
 from phi3_lora_qa.conversion.fused_blocks import Mask
 from phi3_lora_qa.errors import InputError, MissingDependencyError, escape
 
-Kind = Literal["Linear", "MergedLinear", "Embedding", "Conv2d"]
+LayerType = Literal["Linear", "MergedLinear", "Embedding", "Conv2d"]
 """loralib's classes that a layer is replaced by, by their own names."""
 
 Bias = Literal["none", "all", "lora_only"]
 """Which of the base's biases are trained too, as loralib calls it."""
 
-KINDS: tuple[str, ...] = get_args(Kind)
+LAYER_TYPES: tuple[str, ...] = get_args(LayerType)
 BIASES: tuple[str, ...] = get_args(Bias)
 
 
@@ -49,7 +49,7 @@ class LoralibConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class LayerSpec:
     """One adapted layer: all that its factors do not say themselves.
 
     Attributes:
@@ -63,7 +63,7 @@ class Layer:
     """
 
     name: str
-    kind: Kind
+    kind: LayerType
     rank: int
     alpha: float
     dropout: float = 0.0

@@ -41,7 +41,7 @@ class LoadReport:
             ("unexpected", self.unexpected),
             ("of another shape", shapes),
         )
-        told = [f"{len(names)} {what} ({shown(names)})" for what, names in parts if names]
+        told = [f"{len(names)} {what} ({join_names(names)})" for what, names in parts if names]
         return f"{len(self.loaded)} tensors loaded" + "".join(f", {text}" for text in told)
 
 
@@ -142,7 +142,7 @@ def merged_modules(model: "nn.Module") -> list[str]:
     return [name for name, module in lora_modules(model).items() if module.merged]
 
 
-def strangers(model: "nn.Module") -> list[str]:
+def foreign_lora_names(model: "nn.Module") -> list[str]:
     """Return the parameters and buffers that are not loralib's, but that loralib takes for its own.
 
     loralib looks for "lora_" anywhere in a name.
@@ -153,7 +153,7 @@ def strangers(model: "nn.Module") -> list[str]:
     ]
 
 
-def silent_biases(model: "nn.Module") -> list[str]:
+def untrained_conv_biases(model: "nn.Module") -> list[str]:
     """Return the convolutions with a bias, which loralib's bias="lora_only" passes over."""
     from loralib.layers import ConvLoRA
 
@@ -164,7 +164,7 @@ def silent_biases(model: "nn.Module") -> list[str]:
     ]
 
 
-def shown(names: Any, limit: int = 3) -> str:
+def join_names(names: Any, limit: int = 3) -> str:
     """Return a few names for a message, made safe for a terminal."""
     names = list(names)
     text = ", ".join(escape(str(name), 120) for name in names[:limit])
@@ -174,16 +174,16 @@ def shown(names: Any, limit: int = 3) -> str:
 def _guard(model: "nn.Module", bias: str) -> None:
     if bias not in BIASES:
         raise InputError(f"bias is '{escape(bias, 40)}'; loralib knows {', '.join(BIASES)}")
-    names = strangers(model)
+    names = foreign_lora_names(model)
     if names:
         raise InputError(
             f'loralib takes every parameter with "lora_" in its name for its own, and these are '
-            f"not: {shown(names)}; rename the modules"
+            f"not: {join_names(names)}; rename the modules"
         )
-    if bias == "lora_only" and (convolutions := silent_biases(model)):
+    if bias == "lora_only" and (convolutions := untrained_conv_biases(model)):
         raise InputError(
             f'loralib 0.1.2 neither trains nor saves the bias of a convolution under "lora_only": '
-            f'{shown(convolutions)}; use bias="all" or "none"'
+            f'{join_names(convolutions)}; use bias="all" or "none"'
         )
 
 
@@ -191,7 +191,7 @@ def _require_unmerged(model: "nn.Module", doing: str) -> None:
     merged = merged_modules(model)
     if merged:
         raise InputError(
-            f"{len(merged)} layers are merged ({shown(merged)}): their weights hold the delta, and "
+            f"{len(merged)} layers are merged ({join_names(merged)}): their weights hold the delta, and "
             f"{doing} now would count it twice or take the wrong one out later; "
             "call model.train() first"
         )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.loralib_interop.loralib_config import Bias, require_loralib
 from phi3_lora_qa.loralib_interop.loralib_state import (
+    foreign_lora_names,
+    join_names,
     merged_modules,
-    shown,
-    silent_biases,
-    strangers,
+    untrained_conv_biases,
 )
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.what} at {shown(self.where)}: {self.why}; {self.fix}"
+        return f"{self.what} at {join_names(self.where)}: {self.why}; {self.fix}"
 
 
-def check(model: "nn.Module", bias: Bias = "none") -> tuple[Problem, ...]:
+def check_model(model: "nn.Module", bias: Bias = "none") -> tuple[Problem, ...]:
     """Find loralib's known faults in a model.
 
     Args:
@@ -52,11 +52,11 @@ def _find(model: "nn.Module", bias: Bias) -> Iterator[Problem]:
         "conv-shape": lambda: _where(model, _is_shapeless),
         "empty-mask": lambda: _where(model, _has_no_block),
         "merged": lambda: merged_modules(model),
-        "foreign-lora-name": lambda: strangers(model),
+        "foreign-lora-name": lambda: foreign_lora_names(model),
         "conv-dropout": lambda: _where(model, _ignores_dropout),
         "max-norm": lambda: _where(model, lambda m: getattr(m, "max_norm", None) is not None),
         "not-picklable": lambda: _where(model, lambda m: not _is_module(m.lora_dropout)),
-        "conv-bias": lambda: silent_biases(model) if bias == "lora_only" else [],
+        "conv-bias": lambda: untrained_conv_biases(model) if bias == "lora_only" else [],
     }
     for fault, names in found.items():
         where = names()

@@ -7,13 +7,13 @@ between the blocks; its alpha is the one with alpha' / R == alpha / r to the bit
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask, expand, mask_of, require_used
+from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask, expand_mask, find_mask, require_used
 from phi3_lora_qa.conversion.peft_adapter import PeftAdapter, PeftModule, exact_alpha
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lora.layouts import merged_linear
-from phi3_lora_qa.loralib_interop.layer_inference import pairs
+from phi3_lora_qa.loralib_interop.layer_inference import factor_pairs
 from phi3_lora_qa.loralib_interop.loralib_checkpoint import Checkpoint
-from phi3_lora_qa.loralib_interop.loralib_config import Kind, Layer
+from phi3_lora_qa.loralib_interop.loralib_config import LayerSpec, LayerType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ def to_peft(checkpoint: Checkpoint, base: str) -> PeftAdapter:
     Raises:
         InputError: Factors and description do not belong together, or a layer has no counterpart.
     """
-    factors = pairs(checkpoint.tensors)
+    factors = factor_pairs(checkpoint.tensors)
     layers = {layer.name: layer for layer in checkpoint.layers or ()}
     if layers.keys() != factors.keys():
         odd = sorted(layers.keys() ^ factors.keys())[0]
@@ -61,15 +61,15 @@ def from_peft(
     tensors: dict[str, Tensor] = {}
     layers = []
     for module in adapter.modules:
-        given = mask_of(module.name, masks)
-        mask = () if given is None else expand(given, blocks.get(module.leaf, {}))
+        given = find_mask(module.name, masks)
+        mask = () if given is None else expand_mask(given, blocks.get(module.leaf, {}))
         layer, a, b = _from_module(module, mask, adapter.dropout)
         layers.append(layer)
         tensors[f"{module.name}.lora_A"], tensors[f"{module.name}.lora_B"] = a, b
     return Checkpoint(tensors=tensors, layers=tuple(layers))
 
 
-def _to_module(layer: Layer, a: "Tensor", b: "Tensor") -> PeftModule:
+def _to_module(layer: LayerSpec, a: "Tensor", b: "Tensor") -> PeftModule:
     rank, k = layer.rank, layer.enabled
     size = a.shape[0] // rank if layer.kind == "Conv2d" else 1
     if a.shape[0] != rank * k * size or b.shape[1] != rank * size or b.shape[0] % (k * size):
@@ -86,7 +86,7 @@ def _to_module(layer: Layer, a: "Tensor", b: "Tensor") -> PeftModule:
     )
 
 
-def _dense(layer: Layer, a: "Tensor", b: "Tensor") -> "Tensor":
+def _dense(layer: LayerSpec, a: "Tensor", b: "Tensor") -> "Tensor":
     import torch
 
     A, B = (factor.detach().cpu().double().numpy() for factor in (a, b))
@@ -94,7 +94,7 @@ def _dense(layer: Layer, a: "Tensor", b: "Tensor") -> "Tensor":
     return torch.from_numpy(dense).to(b.dtype)  # back from float64, which holds each value
 
 
-def _to_conv(layer: Layer, a: "Tensor", b: "Tensor", size: int) -> "tuple[Tensor, Tensor]":
+def _to_conv(layer: LayerSpec, a: "Tensor", b: "Tensor", size: int) -> "tuple[Tensor, Tensor]":
     """Return PEFT's pair, of rank r·size², for loralib's delta (B·A).view(out, in, size, size).
 
     Row o·size + h of B·A is the h-th of ``size`` equal stretches of output channel o's kernel. So
@@ -116,7 +116,7 @@ def _to_conv(layer: Layer, a: "Tensor", b: "Tensor", size: int) -> "tuple[Tensor
 
 def _from_module(
     module: PeftModule, mask: Sequence[bool], dropout: float
-) -> "tuple[Layer, Tensor, Tensor]":
+) -> "tuple[LayerSpec, Tensor, Tensor]":
     a, b, rank = module.A, module.B, module.rank
     linear = not module.is_embedding and a.ndim == 2
     if mask and not linear:
@@ -127,10 +127,10 @@ def _from_module(
         rank, b = _compact(module, mask)
     elif a.ndim == 4:
         rank, a, b = _from_conv(module)
-    kind: Kind = "MergedLinear" if mask else "Linear"
+    kind: LayerType = "MergedLinear" if mask else "Linear"
     if not linear:
         kind = "Embedding" if module.is_embedding else "Conv2d"
-    layer = Layer(
+    layer = LayerSpec(
         name=module.name,
         kind=kind,
         rank=rank,

@@ -11,17 +11,17 @@ property that applies to it as a test of its own:
 from phi3_lora_qa.models.tensor_conversion import to_float64, to_tensor
 from phi3_lora_qa.properties.layer import Gradients, Layer
 from phi3_lora_qa.properties.layer_property import Comparison, Property, all_properties
-from phi3_lora_qa.properties.property_runner import Held, PropertyFailed, run_property
+from phi3_lora_qa.properties.property_runner import PropertyFailed, PropertyResult, run_property
 from phi3_lora_qa.properties.testing import lora_properties
 from phi3_lora_qa.properties.torch_layer import TorchLayer
 
 __all__ = [
     "Comparison",
     "Gradients",
-    "Held",
     "Layer",
     "Property",
     "PropertyFailed",
+    "PropertyResult",
     "TorchLayer",
     "all_properties",
     "lora_properties",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from phi3_lora_qa.lora import Array, Factors, delta, gamma, round_to, weight_bounds
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, layer_property
+from phi3_lora_qa.properties.layer_property import Comparison, Draw, compare, layer_property
 from phi3_lora_qa.strategies import LayerCase
 
 FACTORS = (2.0, 0.5, -1.0, 3.0, 0.0)
@@ -43,7 +43,7 @@ def delta_has_at_most_rank_r(
 
 
 @layer_property("delta", "set_scale")
-def delta_is_linear_in_the_scaling(
+def delta_is_linear_in_scaling(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Scaled by k the delta is k times as large; set back to 1 it is what it was, to the bit."""
@@ -53,7 +53,7 @@ def delta_is_linear_in_the_scaling(
         built.set_scale(k)
         yield _delta(built, case, scaled(case.factors, k), f" at {k:g} times the scaling")
     built.set_scale(1.0)
-    yield compared("the delta after the scale was set back", built.delta(), before)
+    yield compare("the delta after the scale was set back", built.delta(), before)
 
 
 @layer_property("delta")
@@ -70,7 +70,7 @@ def delta_is_linear_in_each_factor(
 
 
 @layer_property("delta")
-def delta_does_not_depend_on_the_gauge(
+def delta_is_gauge_invariant(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """B·M and M⁻¹·A have the delta of B and A: an adapter is its delta, not its factors.
@@ -88,7 +88,7 @@ def delta_does_not_depend_on_the_gauge(
 
 
 @layer_property("delta")
-def delta_does_not_depend_on_the_order_of_ranks(
+def delta_is_invariant_to_rank_permutation(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Rows of A and columns of B in another order, the same in both, have the same delta."""
@@ -107,7 +107,7 @@ def scaled(factors: Factors, k: float) -> Factors:
 
 def _delta(built: Layer, case: LayerCase, factors: Factors, what: str = "") -> Comparison:
     allowed = weight_bounds.delta_bound(factors, built.arithmetic(case))
-    return compared(f"the delta{what}", built.delta(), delta(factors), allowed)
+    return compare(f"the delta{what}", built.delta(), delta(factors), allowed)
 
 
 def _representable(factors: Factors, dtype: str) -> bool:

@@ -47,16 +47,16 @@ class Layer(ABC):
 
     Attributes:
         known_failures: Properties that the library is known to break, by id, and why.
-        lacks: Abilities that a base class defines and this kind has not.
-        takes_any_input: Whether it maps every vector; an embedding maps one-hot ones only.
+        unsupported: Abilities that a base class defines and this kind has not.
+        accepts_any_input: Whether it maps every vector; an embedding maps one-hot ones only.
         forms: What the unmerged forward pass forms before it meets x: nothing ("factors": W·x +
             s·B·(A·x)), the "delta" (W·x + s·(B·A)·x) or the "weight" ((W + s·B·A)·x).
     """
 
     known_failures: ClassVar[Mapping[str, str]] = {}
-    lacks: ClassVar[frozenset[str]] = frozenset()
-    takes_any_input: ClassVar[bool] = True
-    forms: ClassVar[Literal["factors", "delta", "weight"]] = "factors"
+    unsupported: ClassVar[frozenset[str]] = frozenset()
+    accepts_any_input: ClassVar[bool] = True
+    forward_form: ClassVar[Literal["factors", "delta", "weight"]] = "factors"
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
@@ -76,19 +76,25 @@ class Layer(ABC):
         return cls.arithmetic(case)
 
     @classmethod
-    def entries_of_b(cls, case: "LayerCase") -> Array:
+    def b_parameter_mask(cls, case: "LayerCase") -> Array:
         """Return 1.0 where an entry of B (out, r) is a parameter, 0.0 where it is always zero."""
         return np.ones_like(case.factors.B)
 
     @classmethod
-    def more_factors(
+    def additional_factors(
         cls, case: "LayerCase", *, rank: int | None = None, **choices: Any
     ) -> "st.SearchStrategy[Factors]":
         """What a further adapter beside the case's may hold; choices as in `lora_factors`."""
         from phi3_lora_qa.strategies import lora_factors
 
-        out, inside = case.weight.shape
-        return lora_factors(out=out, inside=inside, rank=rank, dtype=case.dtype, **choices)
+        out_features, in_features = case.weight.shape
+        return lora_factors(
+            out_features=out_features,
+            in_features=in_features,
+            rank=rank,
+            dtype=case.dtype,
+            **choices,
+        )
 
     @classmethod
     @abstractmethod
@@ -100,7 +106,7 @@ class Layer(ABC):
         """Return the outputs (batch, out) for inputs (batch, in)."""
 
     @classmethod
-    def fresh(cls, case: "LayerCase") -> Self:
+    def build_initialized(cls, case: "LayerCase") -> Self:
         """Build the layer with the case's weight, and factors as the library initialises them."""
         raise NotImplementedError
 
@@ -124,7 +130,7 @@ class Layer(ABC):
         """Take the delta out again."""
         raise NotImplementedError
 
-    def switch(self, on: bool) -> None:
+    def set_enabled(self, on: bool) -> None:
         """Switch the adapter off or on again."""
         raise NotImplementedError
 
@@ -136,12 +142,12 @@ class Layer(ABC):
         """Return the gradients of sum(g · forward(x)), in training mode without dropout."""
         raise NotImplementedError
 
-    def trainable(self) -> tuple[str, ...]:
+    def trainable_base_parameters(self) -> tuple[str, ...]:
         """Return names of the base's parameters that would be trained; there must be none."""
         raise NotImplementedError
 
     @classmethod
-    def with_dropout(cls, case: "LayerCase", rate: float) -> Self:
+    def build_with_dropout(cls, case: "LayerCase", rate: float) -> Self:
         """Build the layer as `build` does, with dropout on the adapter's input."""
         raise NotImplementedError
 
@@ -152,7 +158,7 @@ class Layer(ABC):
     def eval(self) -> None:  # noqa: B027 - a layer without dropout has nothing to do
         """Go into eval mode, in which dropout does not act."""
 
-    def saved_and_loaded(self) -> "Layer":
+    def save_and_load(self) -> "Layer":
         """Save the adapter as the library does, and load it onto the same base in a new layer."""
         raise NotImplementedError
 
@@ -160,19 +166,21 @@ class Layer(ABC):
         """Return the dtype of the output for inputs of ``dtype``."""
         raise NotImplementedError
 
-    def add(self, name: str, factors: Factors) -> None:
+    def add_adapter(self, name: str, factors: Factors) -> None:
         """Add a second adapter, not active."""
         raise NotImplementedError
 
-    def activate(self, *names: str) -> None:
+    def set_active_adapters(self, *names: str) -> None:
         """Make these adapters the active ones; the first is called ``default``."""
         raise NotImplementedError
 
-    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+    def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
         """Return outputs where each row has an adapter of its own; ``__base__`` stands for none."""
         raise NotImplementedError
 
-    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
+    def combine_adapters(
+        self, names: tuple[str, ...], weights: tuple[float, ...], how: str
+    ) -> Factors:
         """Combine adapters into a new one, and return its factors."""
         raise NotImplementedError
 
@@ -183,7 +191,7 @@ def capabilities(kind: type) -> frozenset[str]:
     own = (
         n for n in names if _function(getattr(kind, n, None)) is not _function(getattr(Layer, n))
     )
-    return frozenset(own) - getattr(kind, "lacks", frozenset())
+    return frozenset(own) - getattr(kind, "unsupported", frozenset())
 
 
 def _function(found: Any) -> Any:

@@ -34,7 +34,7 @@ _CLASSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class LayerKind:
     """One kind of layer of an installed library.
 
     Attributes:
@@ -52,10 +52,10 @@ class Kind:
         return [tested for tested in all_properties() if tested.applies(self.under_test)]
 
 
-def kinds() -> Sequence[Kind]:
+def layer_kinds() -> Sequence[LayerKind]:
     """Return every kind; the libraries themselves are not imported here."""
     return [
-        Kind(
+        LayerKind(
             name=name,
             library=name.partition(".")[0],
             under_test=getattr(importlib.import_module(module), attribute),

@@ -49,7 +49,7 @@ class Comparison:
         return float(found.flat[at]), float(error.flat[at]), float(bound.flat[at])
 
 
-def compared(what: str, found: Array, expected: Array, bound: Array | float = 0.0) -> Comparison:
+def compare(what: str, found: Array, expected: Array, bound: Array | float = 0.0) -> Comparison:
     """Compare two arrays; without a bound they must be equal, to the sign of zero excepted."""
     with np.errstate(invalid="ignore"):
         error = np.abs(found - expected)
@@ -57,7 +57,7 @@ def compared(what: str, found: Array, expected: Array, bound: Array | float = 0.
     return Comparison(what=what, error=error, bound=np.asarray(bound, dtype=np.float64))
 
 
-def holds(what: str, truth: bool) -> Comparison:
+def check_statement(what: str, truth: bool) -> Comparison:
     """Turn a statement without numbers into a comparison: an error of 1 where it is false."""
     return Comparison(what=what, error=np.array(0.0 if truth else 1.0), bound=np.array(0.0))
 

@@ -25,50 +25,56 @@ from phi3_lora_qa.lora import (
 )
 from phi3_lora_qa.lora.combination_bounds import concatenate_bound, mix_bound
 from phi3_lora_qa.lora.float_formats import format_of
-from phi3_lora_qa.properties.forward import agrees, expected_output
+from phi3_lora_qa.properties.forward import compare_output, expected_output
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, layer_property
+from phi3_lora_qa.properties.layer_property import Comparison, Draw, compare, layer_property
 from phi3_lora_qa.strategies import LayerCase
 
 FIRST, SECOND, BASE = "default", "second", "__base__"
 WEIGHTS = (1.0, 0.5, -1.0, 2.0, 0.3, -0.7)
 
 
-@layer_property("add", "activate")
-def only_the_active_adapter_acts(
+@layer_property("add_adapter", "set_active_adapters")
+def only_the_active_adapter_applies(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """With two adapters in it, the layer puts out what the active one says, and no other."""
     built, second = _pair(layer, case, draw)
-    yield agrees(layer, "the output with a second, idle adapter", built.forward(case.x), case,
+    yield compare_output(layer, "the output with a second, idle adapter", built.forward(case.x), case,
                  case.factors)  # fmt: skip
-    built.activate(SECOND)
-    yield agrees(layer, "the output of the second adapter", built.forward(case.x), case, second)
-    built.activate(FIRST)
-    yield agrees(layer, "the output of the first adapter again", built.forward(case.x), case,
+    built.set_active_adapters(SECOND)
+    yield compare_output(
+        layer, "the output of the second adapter", built.forward(case.x), case, second
+    )
+    built.set_active_adapters(FIRST)
+    yield compare_output(layer, "the output of the first adapter again", built.forward(case.x), case,
                  case.factors)  # fmt: skip
 
 
-@layer_property("add", "activate")
-def active_adapters_add_up(layer: type[Layer], case: LayerCase, draw: Draw) -> Iterator[Comparison]:
+@layer_property("add_adapter", "set_active_adapters")
+def active_adapters_are_summed(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
     """Two active adapters give the base's output and both updates."""
     if case.factors.magnitude is not None or case.base_bias is not None:
         return  # DoRA's lengths do not add up
     built, second = _pair(layer, case, draw)
-    built.activate(FIRST, SECOND)
+    built.set_active_adapters(FIRST, SECOND)
     both = (case.factors, second)
     expected = case.x @ case.weight.T + sum(_update(f, case.x) for f in both)
     allowed = sum_forward_bound(case.weight, both, case.x, layer.arithmetic(case))
-    yield compared("the output of both adapters", built.forward(case.x), expected, allowed)
+    yield compare("the output of both adapters", built.forward(case.x), expected, allowed)
 
 
-@layer_property("add", "activate", "merge", "unmerge", "weight")
-def merging_both_adds_both(layer: type[Layer], case: LayerCase, draw: Draw) -> Iterator[Comparison]:
+@layer_property("add_adapter", "set_active_adapters", "merge", "unmerge", "weight")
+def merging_two_adapters_adds_both_deltas(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
     """Two active adapters merge to the weight and both deltas; unmerging takes both out."""
     if case.factors.magnitude is not None:
         return
     built, second = _pair(layer, case, draw)
-    built.activate(FIRST, SECOND)
+    built.set_active_adapters(FIRST, SECOND)
     built.merge()
     arithmetic = layer.arithmetic(case)
     deltas = [
@@ -76,14 +82,14 @@ def merging_both_adds_both(layer: type[Layer], case: LayerCase, draw: Draw) -> I
         for f in (case.factors, second)
     ]
     merged = reduce(arithmetic.add, deltas, exact(case.weight))
-    yield compared("the weight with both merged", built.weight(), merged.value, merged.error)
+    yield compare("the weight with both merged", built.weight(), merged.value, merged.error)
     built.unmerge()
     restored = reduce(arithmetic.subtract, reversed(deltas), merged)
-    yield compared("the weight with both unmerged", built.weight(), case.weight, restored.error)
+    yield compare("the weight with both unmerged", built.weight(), case.weight, restored.error)
 
 
-@layer_property("add", "mixed")
-def rows_of_a_mixed_batch_are_separate_runs(
+@layer_property("add_adapter", "forward_mixed")
+def mixed_batch_rows_match_separate_runs(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """In a batch of mixed adapters each row is as its own adapter alone makes it, or the base."""
@@ -92,23 +98,25 @@ def rows_of_a_mixed_batch_are_separate_runs(
     built, second = _pair(layer, case, draw)
     known = {FIRST: case.factors, SECOND: second, BASE: None}
     names = tuple(draw(st.sampled_from(sorted(known))) for _ in case.x)
-    found = built.mixed(case.x, names)
+    found = built.forward_mixed(case.x, names)
     for row, name in enumerate(names):
         expected, bound = expected_output(layer, case, known[name])
-        yield compared(f"a row of {name} in a mixed batch", found[row], expected[row], bound[row])
-    yield agrees(layer, "the output after a mixed batch", built.forward(case.x), case, case.factors)
+        yield compare(f"a row of {name} in a mixed batch", found[row], expected[row], bound[row])
+    yield compare_output(
+        layer, "the output after a mixed batch", built.forward(case.x), case, case.factors
+    )
 
 
-@layer_property("add", "combine")
-def a_concatenation_is_the_weighted_sum(
+@layer_property("add_adapter", "combine_adapters")
+def cat_combination_equals_the_weighted_sum(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """The combination "cat" gives the sum of the weighted deltas, at the rank of both together."""
     parts, weights, found = _combined(layer, case, draw, "cat")
-    expected, at = concatenate(parts, weights), _at(weights)
+    expected, at = concatenate(parts, weights), _weights_text(weights)
     arithmetic = layer.arithmetic(case)
-    yield compared("the rank of the concatenation", np.array(found.rank), np.array(expected.rank))
-    yield compared(
+    yield compare("the rank of the concatenation", np.array(found.rank), np.array(expected.rank))
+    yield compare(
         f"the delta of the concatenation{at}",
         delta(found),
         weighted_delta(parts, weights),
@@ -116,18 +124,18 @@ def a_concatenation_is_the_weighted_sum(
     )
 
 
-@layer_property("add", "combine")
-def a_combination_with_rslora_keeps_its_scale(
+@layer_property("add_adapter", "combine_adapters")
+def rslora_combination_has_scaling_one(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Combined factors carry the weights, so the combination's scaling is 1, with rsLoRA too."""
     rslora = replace(case, rslora=True)
     _, _, found = _combined(layer, rslora, draw, "cat", plain_scaling=False)
-    yield compared("the scaling of the combination", np.array(found.scaling), np.array(1.0))
+    yield compare("the scaling of the combination", np.array(found.scaling), np.array(1.0))
 
 
-@layer_property("add", "combine")
-def an_svd_is_the_best_of_its_rank(
+@layer_property("add_adapter", "combine_adapters")
+def svd_combination_is_optimal_for_its_rank(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """An "svd" gives the weighted sum, but for the singular values that it leaves out."""
@@ -140,17 +148,20 @@ def an_svd_is_the_best_of_its_rank(
     )
     # An SVD in float32 is backward stable: relative to the size of what it was given, with a
     # modest polynomial of the sides (Anderson et al., LAPACK Users' Guide, section 4.9).
-    single, unit = format_of("float32").u, format_of(layer.arithmetic(case).dtype).u
+    single, unit = (
+        format_of("float32").unit_roundoff,
+        format_of(layer.arithmetic(case).dtype).unit_roundoff,
+    )
     lost = sum(total.shape) * (4 * single * size + unit * (size + np.linalg.norm(total)))
     yield Comparison(
-        what=f"the distance of the svd from the weighted sum{_at(weights)}",
+        what=f"the distance of the svd from the weighted sum{_weights_text(weights)}",
         error=np.array(np.linalg.norm(delta(found) - total)),
         bound=np.array(tail + lost),
     )
 
 
-@layer_property("add", "combine")
-def a_linear_combination_mixes_the_factors(
+@layer_property("add_adapter", "combine_adapters")
+def linear_combination_mixes_the_factors(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Mixtures such as "linear" add factors, with the roots of the weights.
@@ -164,22 +175,22 @@ def a_linear_combination_mixes_the_factors(
     mixture = Mixture(kind=kind, density=1.0)
     expected = mix_factors(parts, weights, mixture)
     allowed = mix_bound(parts, weights, mixture, layer.arithmetic(case))
-    which, scaling = f"the {how} combination{_at(weights)}", np.array(found.scaling)
-    yield compared(f"A of {which}", found.A, expected.A, allowed.A)
-    yield compared(f"B of {which}", found.B, expected.B, allowed.B)
-    yield compared(f"the scaling of {which}", scaling, np.array(1.0))
+    which, scaling = f"the {how} combination{_weights_text(weights)}", np.array(found.scaling)
+    yield compare(f"A of {which}", found.A, expected.A, allowed.A)
+    yield compare(f"B of {which}", found.B, expected.B, allowed.B)
+    yield compare(f"the scaling of {which}", scaling, np.array(1.0))
 
 
 def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Factors]:
     """Build a layer with a second adapter, of another rank and scaling."""
     f = case.factors
     second = draw(
-        layer.more_factors(case, magnitude=f.magnitude is not None, bias=f.bias is not None).filter(
-            _has_alpha
-        )
+        layer.additional_factors(
+            case, magnitude=f.magnitude is not None, bias=f.bias is not None
+        ).filter(_has_alpha)
     )
     built = layer.build(case)
-    built.add(SECOND, second)
+    built.add_adapter(SECOND, second)
     return built, second
 
 
@@ -193,19 +204,19 @@ def _combined(
         f = replace(f, scaling=scaling_of(case.alpha, f.rank))
     plain = replace(f, magnitude=None, bias=None)
     second = draw(
-        layer.more_factors(
+        layer.additional_factors(
             case,
             rank=None if how in ("cat", "svd") else f.rank,
             kinds=("ordinary",),
         ).filter(_has_alpha)
     )
     built = layer.build(replace(case, factors=plain))
-    built.add(SECOND, second)
+    built.add_adapter(SECOND, second)
     weights = draw(st.tuples(*[st.sampled_from(WEIGHTS)] * 2))
-    return [plain, second], weights, built.combine((FIRST, SECOND), weights, how)
+    return [plain, second], weights, built.combine_adapters((FIRST, SECOND), weights, how)
 
 
-def _at(weights: Sequence[float]) -> str:
+def _weights_text(weights: Sequence[float]) -> str:
     """Say with which weights, for what is compared."""
     return " with weights " + " and ".join(f"{weight:g}" for weight in weights)
 

@@ -22,7 +22,7 @@ class PeftPhi3(ModelUnderTest):
     """`Phi3ForCausalLM` in float64 below PEFT."""
 
     known_failures: ClassVar[Mapping[str, str]] = {
-        "model_patterns_keep_their_order": "save_pretrained sorts rank_pattern and alpha_pattern, "
+        "model_pattern_order_survives_saving": "save_pretrained sorts rank_pattern and alpha_pattern, "
         "and the first pattern that matches counts; write patterns that do not overlap",
     }
 
@@ -94,22 +94,22 @@ class PeftPhi3(ModelUnderTest):
             )  # fmt: skip
         return to_float64(found.logits)
 
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
         """Run it within disable_adapter."""
         with self.model.disable_adapter():
             return self.logits(ids, mask)
 
-    def merged(self) -> Self:
+    def merge_and_unload(self) -> Self:
         """Merge with merge_and_unload."""
         with quiet():
             return type(self)(self.model.merge_and_unload(), self.case)
 
-    def unloaded(self) -> Self:
+    def unload(self) -> Self:
         """Take PEFT's layers out with unload."""
         with quiet():
             return type(self)(self.model.unload(), self.case)
 
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
         """Call save_pretrained, from_pretrained onto a fresh base, and save_pretrained again."""
         from peft import PeftModel
 
@@ -134,7 +134,7 @@ class PeftPhi3(ModelUnderTest):
             if isinstance(m, lora_layer) and "default" in m.r
         }
 
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         """One step of SGD on all that requires a gradient."""
         import torch
 

@@ -42,7 +42,7 @@ class PropertyFailed(AssertionError):  # noqa: N818 - what came out, and no mist
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class PropertyResult:
     """What a property that holds has seen.
 
     Attributes:
@@ -61,8 +61,8 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
     examples: int = PROFILES["default"].examples,
     seed: int = 0,
     shrink: bool = True,
-    again: str = "",
-) -> Held:
+    rerun_command: str = "",
+) -> PropertyResult:
     """Run one property on cases of one kind, drawn from the seed.
 
     Args:
@@ -71,7 +71,7 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
         examples: How many cases to draw.
         seed: The same seed draws the same cases.
         shrink: Whether to look for a smaller case that breaks it, too.
-        again: A command line that runs this again, for the message.
+        rerun_command: A command line that runs this rerun_command, for the message.
 
     Raises:
         PropertyFailed: It does not hold, or the layer raised an error.
@@ -113,15 +113,19 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
         with isolated():
             test()
     except PropertyFailed:
-        told = _told(tested, kind, last[0], _difference(last[1]), again)
+        told = _failure_message(tested, kind, last[0], _difference(last[1]), rerun_command)
         raise PropertyFailed(told) from None
     except hypothesis.errors.Flaky as error:
-        what = "it breaks it once and not again: the layer's results change from run to run"
-        raise PropertyFailed(_told(tested, kind, last[0], what, again)) from error
+        what = "it breaks it once and not rerun_command: the layer's results change from run to run"
+        raise PropertyFailed(
+            _failure_message(tested, kind, last[0], what, rerun_command)
+        ) from error
     except Exception as error:
         what = f"it raised {type(error).__name__}: {error}"
-        raise PropertyFailed(_told(tested, kind, last[0], what, again)) from error
-    return Held(cases=count, ratio=worst)
+        raise PropertyFailed(
+            _failure_message(tested, kind, last[0], what, rerun_command)
+        ) from error
+    return PropertyResult(cases=count, ratio=worst)
 
 
 @contextmanager
@@ -131,16 +135,16 @@ def isolated() -> Iterator[None]:
     What overflows or has no direction is infinite or NaN, and compared as that: numpy's warning of
     it is none, even where warnings are errors.
     """
-    with np.errstate(all="ignore"), _without_the_users_numbers():
+    with np.errstate(all="ignore"), _without_user_constants():
         yield
 
 
 @contextmanager
-def _without_the_users_numbers() -> Iterator[None]:
+def _without_user_constants() -> Iterator[None]:
     """Keep hypothesis from drawing numbers that it finds in the user's modules.
 
     With the same seed what is imported would change the cases, and the line that runs a broken
-    property again would not run the same ones. Hypothesis has no setting for this.
+    property rerun_command would not run the same ones. Hypothesis has no setting for this.
     """
     cache_of = part_of("hypothesis", _PROVIDERS, "LRUCache")
     own = {
@@ -169,12 +173,14 @@ def _difference(found: Comparison) -> str:
     return f"{found.what} is off by {error:.3g}, where rounding allows {bound:.3g}"
 
 
-def _told(tested: Property, kind: type[UnderTest], case: Any, what: str, again: str) -> str:
+def _failure_message(
+    tested: Property, kind: type[UnderTest], case: Any, what: str, rerun_command: str
+) -> str:
     lines = [
         f"{tested.id} does not hold for {kind.__name__}: {what}",
         f"  property: {tested.summary}",
         f"  example: {case!r}",
     ]
-    if again:
-        lines.append(f"  run it again: {again}")
+    if rerun_command:
+        lines.append(f"  run it rerun_command: {rerun_command}")
     return "\n".join(lines)

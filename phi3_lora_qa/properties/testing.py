@@ -10,7 +10,7 @@ import pytest
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.properties.layer import Layer
 from phi3_lora_qa.properties.layer_property import Property, all_properties
-from phi3_lora_qa.properties.property_runner import PROFILES, Held, run_property
+from phi3_lora_qa.properties.property_runner import PROFILES, PropertyResult, run_property
 
 
 def lora_properties(
@@ -38,16 +38,18 @@ def lora_properties(
 
 
 def _test(tested: Property, layer: type[Layer], examples: int, seed: int) -> Any:
-    def check() -> Held:
+    def check() -> PropertyResult:
         __tracebackhide__ = True
         node, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")
-        again = shlex.join(["pytest", node]) if node else ""
-        held = run_property(tested, layer, examples=examples, seed=seed, again=again)
+        rerun_command = shlex.join(["pytest", node]) if node else ""
+        held = run_property(
+            tested, layer, examples=examples, seed=seed, rerun_command=rerun_command
+        )
         if not held.cases:
             pytest.skip("no case was drawn to which the property applies")
         return held
 
-    called: Callable[[], Held] = check
+    called: Callable[[], PropertyResult] = check
     known = layer.known_failures.get(tested.id)
     marks = () if known is None else (pytest.mark.xfail(reason=known, strict=False),)
     return pytest.param(called, id=tested.id, marks=marks)

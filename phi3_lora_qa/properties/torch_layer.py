@@ -30,18 +30,18 @@ class TorchLayer(Layer):
 
     def __init__(self, case: "LayerCase", dropout: float = 0.0) -> None:
         self.case = case
-        self.module = self.make(case, dropout)
+        self.module = self.make_module(case, dropout)
         self.fill("weight", case.weight)
         if case.base_bias is not None:
             self.fill("base_bias", case.base_bias)
         self.module.eval()
 
     @abstractmethod
-    def make(self, case: "LayerCase", dropout: float) -> "torch.nn.Module":
+    def make_module(self, case: "LayerCase", dropout: float) -> "torch.nn.Module":
         """Return the module, its weight not filled yet and its factors as the library sets them."""
 
     @abstractmethod
-    def tensor(self, part: str) -> "torch.Tensor":
+    def parameter(self, part: str) -> "torch.Tensor":
         """Return the parameter: weight, base_bias, A, B, magnitude or bias."""
 
     def scaling(self) -> float:
@@ -50,18 +50,18 @@ class TorchLayer(Layer):
 
     # Views: how the library lays out what the properties see as matrices.
 
-    def laid_out(self, part: str, values: Array) -> Array:
+    def to_parameter_layout(self, part: str, values: Array) -> Array:
         """Return a part as the library's parameter has it; by default only reshaped."""
-        return values.reshape(self.tensor(part).shape)
+        return values.reshape(self.parameter(part).shape)
 
-    def seen(self, part: str, values: Array) -> Array:
+    def from_parameter_layout(self, part: str, values: Array) -> Array:
         """Return a parameter's values as the matrix or vector that the properties see."""
         shapes = {"weight": self.case.weight.shape, "A": (len(values), -1), "B": (len(values), -1)}
         return values.reshape(shapes.get(part, (-1,)))
 
-    def given(self, x: Array) -> "torch.Tensor":
+    def to_module_input(self, x: Array) -> "torch.Tensor":
         """Return inputs (batch, in) as the module takes them."""
-        return to_tensor(x, self.case.dtype, self.tensor("weight").device)
+        return to_tensor(x, self.case.dtype, self.parameter("weight").device)
 
     # Layer
 
@@ -71,7 +71,7 @@ class TorchLayer(Layer):
         return cls._filled(case, 0.0)
 
     @classmethod
-    def with_dropout(cls, case: "LayerCase", rate: float) -> Self:
+    def build_with_dropout(cls, case: "LayerCase", rate: float) -> Self:
         """Build the module with dropout, and fill in the case's factors."""
         return cls._filled(case, rate)
 
@@ -85,7 +85,7 @@ class TorchLayer(Layer):
         return built
 
     @classmethod
-    def fresh(cls, case: "LayerCase") -> Self:
+    def build_initialized(cls, case: "LayerCase") -> Self:
         """Build the module with the factors that the library draws."""
         import torch
 
@@ -100,18 +100,18 @@ class TorchLayer(Layer):
             InputError: The layer has no such parameter.
         """
         try:
-            tensor = self.tensor(part)
+            tensor = self.parameter(part)
         except (KeyError, AttributeError) as error:
             raise InputError(
                 f"{type(self).__name__} has no tensor {part!r} ({error}); return it from tensor(), "
                 "or let cases() draw layers without it"
             ) from error
         dtype = str(tensor.dtype).removeprefix("torch.")
-        tensor.data = to_tensor(self.laid_out(part, values), dtype, tensor.device)
+        tensor.data = to_tensor(self.to_parameter_layout(part, values), dtype, tensor.device)
 
     def read(self, part: str) -> Array:
         """Return a part's values."""
-        return self.seen(part, to_float64(self.tensor(part)))
+        return self.from_parameter_layout(part, to_float64(self.parameter(part)))
 
     def factors(self) -> Factors:
         """Return the factors that the module holds."""
@@ -133,13 +133,13 @@ class TorchLayer(Layer):
         import torch
 
         with torch.no_grad():
-            return to_float64(self.module(self.given(x))).reshape(len(x), -1)
+            return to_float64(self.module(self.to_module_input(x))).reshape(len(x), -1)
 
     def gradients(self, x: Array, g: Array) -> Gradients:
         """Return the gradients of one backward pass from g."""
         self.train()
         self.module.zero_grad(set_to_none=True)
-        y = self.module(self.given(x))
+        y = self.module(self.to_module_input(x))
         y.backward(gradient=to_tensor(g, self.case.dtype, y.device).reshape(y.shape))
         self.module.eval()
         f = self.case.factors
@@ -159,18 +159,18 @@ class TorchLayer(Layer):
         """Go into eval mode."""
         self.module.eval()
 
-    def trainable(self) -> tuple[str, ...]:
+    def trainable_base_parameters(self) -> tuple[str, ...]:
         """Return the base's parameters that require a gradient."""
         return tuple(name for name, p in self.base_parameters() if p.requires_grad)
 
     def output_dtype(self, x: Array, dtype: str) -> str:
         """Return the output's dtype."""
-        return str(self.module(self.given(x)).dtype).removeprefix("torch.")
+        return str(self.module(self.to_module_input(x)).dtype).removeprefix("torch.")
 
     def base_parameters(self) -> Iterator[tuple[str, "torch.nn.Parameter"]]:
         """Yield the base's own parameters by name: those without ``lora`` in it."""
         return ((n, p) for n, p in self.module.named_parameters() if "lora" not in n.lower())
 
     def _gradient(self, part: str) -> Array | None:
-        found = self.tensor(part).grad
-        return None if found is None else self.seen(part, to_float64(found))
+        found = self.parameter(part).grad
+        return None if found is None else self.from_parameter_layout(part, to_float64(found))

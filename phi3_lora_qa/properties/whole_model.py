@@ -15,7 +15,13 @@ import numpy as np
 
 from phi3_lora_qa.lora import Array, module_scaling
 from phi3_lora_qa.lora.scaling import ScalingConfig
-from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, holds, layer_property
+from phi3_lora_qa.properties.layer_property import (
+    Comparison,
+    Draw,
+    check_statement,
+    compare,
+    layer_property,
+)
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st
@@ -76,19 +82,19 @@ class ModelUnderTest(ABC):
         """Logits (rows, tokens, vocabulary), float64."""
 
     @abstractmethod
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
         """Logits with the adapter disabled."""
 
     @abstractmethod
-    def merged(self) -> Self:
+    def merge_and_unload(self) -> Self:
         """The model with the adapter merged and unloaded."""
 
     @abstractmethod
-    def unloaded(self) -> Self:
+    def unload(self) -> Self:
         """The base, got back from the model."""
 
     @abstractmethod
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
         """The adapter saved and loaded as ``name``, and whether saving that gives equal files."""
 
     @abstractmethod
@@ -96,45 +102,49 @@ class ModelUnderTest(ABC):
         """Rank and scaling of each adapted module, by its path in the base."""
 
     @abstractmethod
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         """The base's parameters before and after one optimizer step on the adapter."""
 
 
 @layer_property(of=ModelUnderTest)
-def model_switched_off_is_the_base(
+def model_disabling_restores_the_base(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """With the adapter disabled the logits are the base's, to the bit; enabled they differ."""
     built = kind.build(case)
     ids, mask = case.batch.input_ids, case.batch.attention_mask
     base = kind.base_logits(case)
-    yield compared("a logit with the adapter off", built.logits_switched_off(ids, mask), base)
-    yield holds("the adapter changes the logits:", bool((built.logits(ids, mask) != base).any()))
+    yield compare("a logit with the adapter off", built.logits_disabled(ids, mask), base)
+    yield check_statement(
+        "the adapter changes the logits:", bool((built.logits(ids, mask) != base).any())
+    )
 
 
 @layer_property(of=ModelUnderTest)
-def model_merged_puts_out_the_same(
+def model_merged_output_matches_unmerged(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Merged and unloaded, the model puts out what it did with the adapter beside it."""
     ids, mask = case.batch.input_ids, case.batch.attention_mask
     before = kind.build(case).logits(ids, mask)
-    yield _close("a logit of the merged model", kind.build(case).merged().logits(ids, mask), before)
+    yield _close(
+        "a logit of the merged model", kind.build(case).merge_and_unload().logits(ids, mask), before
+    )
 
 
 @layer_property(of=ModelUnderTest)
-def model_unloaded_is_the_base(
+def model_unloading_restores_the_base(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """After the adapter was unloaded the logits are the base's, to the bit."""
     if case.lora.modules_to_save:
         return  # PEFT leaves modules that were trained whole in the model
-    found = kind.build(case).unloaded().logits(case.batch.input_ids, case.batch.attention_mask)
-    yield compared("a logit after unloading", found, kind.base_logits(case))
+    found = kind.build(case).unload().logits(case.batch.input_ids, case.batch.attention_mask)
+    yield compare("a logit after unloading", found, kind.base_logits(case))
 
 
 @layer_property(of=ModelUnderTest)
-def model_saved_and_loaded_is_the_same(
+def model_save_load_round_trip_is_exact(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Saved and loaded, under another name too, logits are equal to the bit, and so are files."""
@@ -145,7 +155,7 @@ def model_saved_and_loaded_is_the_same(
 
 
 @layer_property(of=ModelUnderTest)
-def model_patterns_keep_their_order(
+def model_pattern_order_survives_saving(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """Where two patterns match a module the first one counts, after saving and loading too."""
@@ -162,9 +172,9 @@ def _saved_and_loaded(built: ModelUnderTest, case: ModelCase) -> Iterator[Compar
     ids, mask = case.batch.input_ids, case.batch.attention_mask
     before = built.logits(ids, mask)
     for name in ("default", "another"):
-        loaded, stable = built.saved_and_loaded(name)
-        yield compared(f"a logit after loading as {name}", loaded.logits(ids, mask), before)
-        yield holds(f"what was loaded as {name} is saved as the same bytes:", stable)
+        loaded, stable = built.save_and_load(name)
+        yield compare(f"a logit after loading as {name}", loaded.logits(ids, mask), before)
+        yield check_statement(f"what was loaded as {name} is saved as the same bytes:", stable)
 
 
 @layer_property(of=ModelUnderTest)
@@ -177,21 +187,21 @@ def model_scalings_follow_the_patterns(
         expected = module_scaling(module, lora)
         found = np.array([rank, scaling])
         wanted = np.array([expected.rank, expected.scaling])
-        yield compared(f"rank or scaling of {module}", found, wanted, 2.0**-50 * wanted)
+        yield compare(f"rank or scaling of {module}", found, wanted, 2.0**-50 * wanted)
 
 
 @layer_property(of=ModelUnderTest)
-def model_training_leaves_the_base(
+def model_training_leaves_the_base_unchanged(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """One optimizer step leaves every parameter of the base as it is, to the bit."""
-    before, after = kind.build(case).base_after_a_step()
+    before, after = kind.build(case).base_before_and_after_step()
     for name, values in before.items():
-        yield compared(f"the base's {name} after a step", after[name], values)
+        yield compare(f"the base's {name} after a step", after[name], values)
 
 
 @layer_property(of=ModelUnderTest)
-def model_rows_do_not_depend_on_padding(
+def model_output_is_invariant_to_padding(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
     """A row alone gives the logits that it has among padded rows."""
@@ -227,4 +237,4 @@ def _order_matters(case: ModelCase, built: ModelUnderTest) -> bool:
 
 
 def _close(what: str, found: Array, expected: Array) -> Comparison:
-    return compared(what, found, expected, MARGIN * max(1.0, float(np.abs(expected).max())))
+    return compare(what, found, expected, MARGIN * max(1.0, float(np.abs(expected).max())))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.properties.layer_kinds import Kind, kinds
+from phi3_lora_qa.properties.layer_kinds import LayerKind, layer_kinds
 from phi3_lora_qa.properties.layer_property import Property
 from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyFailed, run_property
 from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, hang_in_front, take_ids
@@ -20,7 +20,7 @@ class PropertyItem(VirtualItem):
     """One property of one kind of layer."""
 
     tested: Property
-    kind: Kind
+    kind: LayerKind
     plan: "Layers"
 
     def runtest(self) -> None:
@@ -35,7 +35,7 @@ class PropertyItem(VirtualItem):
                 examples=self.plan.profile.examples,
                 seed=self.plan.seed,
                 shrink=known is None,
-                again=self.plan.command(self.nodeid),
+                rerun_command=self.plan.command(self.nodeid),
             )
         except PropertyFailed:
             if known is None:
@@ -59,7 +59,7 @@ class LayersCollector(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Item]:
         """Yield an item for each kind and property that were chosen."""
-        for kind in kinds():
+        for kind in layer_kinds():
             for tested in kind.properties():
                 nodeid = f"{ROOT}::{tested.id}[{kind.name}]"
                 if self.plan.ids and nodeid not in self.plan.ids:
@@ -83,7 +83,9 @@ class Layers:
         self.seed = seed
         self.profile = profile_of(config)
         self.ids, rest = take_ids(config.args, ROOT)
-        known = {f"{ROOT}::{p.id}[{kind.name}]" for kind in kinds() for p in kind.properties()}
+        known = {
+            f"{ROOT}::{p.id}[{kind.name}]" for kind in layer_kinds() for p in kind.properties()
+        }
         if self.ids == [ROOT]:
             self.ids = []
         elif wrong := [name for name in self.ids if name not in known]:

@@ -4,7 +4,7 @@ They shrink to the smallest shapes, rank 1, ones and float32. Everything is draw
 choices, large arrays too, so that they are fast.
 """
 
-from phi3_lora_qa.strategies.adapter_state_dicts import MODERATE_KINDS, adapter_state_dicts
+from phi3_lora_qa.strategies.adapter_state_dicts import MODERATE_FACTOR_KINDS, adapter_state_dicts
 from phi3_lora_qa.strategies.arrays import (
     DTYPES,
     FILLS,
@@ -16,7 +16,7 @@ from phi3_lora_qa.strategies.arrays import (
     rounded,
     shapes,
 )
-from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+from phi3_lora_qa.strategies.factors import FACTOR_KINDS, FactorKind, lora_factors
 from phi3_lora_qa.strategies.layer_cases import (
     ConvCase,
     EmbeddingCase,
@@ -32,15 +32,15 @@ from phi3_lora_qa.strategies.phi3_inputs import Batch, Padding, batches, phi3_co
 
 __all__ = [
     "DTYPES",
+    "FACTOR_KINDS",
     "FILLS",
-    "KINDS",
-    "MODERATE_KINDS",
+    "MODERATE_FACTOR_KINDS",
     "VARIANTS",
     "Batch",
     "ConvCase",
     "EmbeddingCase",
+    "FactorKind",
     "Fill",
-    "Kind",
     "LayerCase",
     "MergedLinearCase",
     "Padding",

@@ -21,13 +21,19 @@ from phi3_lora_qa.adapter.tensor_names import Part, tensor_name
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Array
 from phi3_lora_qa.strategies.arrays import NONZERO_FILLS, arrays
-from phi3_lora_qa.strategies.factors import Kind, lora_factors
+from phi3_lora_qa.strategies.factors import FactorKind, lora_factors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import Phi3Config
 
-MODERATE_KINDS: tuple[Kind, ...] = ("ordinary", "fresh", "zero_a", "degenerate", "ill_conditioned")
+MODERATE_FACTOR_KINDS: tuple[FactorKind, ...] = (
+    "ordinary",
+    "fresh",
+    "zero_a",
+    "degenerate",
+    "ill_conditioned",
+)
 """The kinds of factors with which a whole model still computes finite numbers."""
 
 _PAIRS = {Part.A: Part.B, Part.EMBEDDING_A: Part.EMBEDDING_B}
@@ -39,7 +45,7 @@ def adapter_state_dicts(
     phi3_config: "Phi3Config",
     lora_config: "LoraConfig",
     *,
-    kinds: Sequence[Kind] = MODERATE_KINDS,
+    kinds: Sequence[FactorKind] = MODERATE_FACTOR_KINDS,
 ) -> Mapping[str, NDArray[np.float32]]:
     """Draw the content of an adapter_model.safetensors; simplest: all ones.
 
@@ -101,16 +107,16 @@ def _factors(
     first: ExpectedTensor,
     implied: ExpectedLayout,
     scaling: float,
-    kinds: Sequence[Kind],
+    kinds: Sequence[FactorKind],
 ) -> dict[str, Array]:
     """Draw all that belongs together in one adapted module, of which ``first`` is A."""
     name = {part: tensor_name(first.module, part) for part in Part}
     a, b = first.part, _PAIRS[first.part]
-    (rank, inside), (out, _) = _shape(first), _shape(implied.tensors[name[b]])
+    (rank, in_features), (out_features, _) = _shape(first), _shape(implied.tensors[name[b]])
     factors = draw(
         lora_factors(
-            out=out,
-            inside=inside,
+            out_features=out_features,
+            in_features=in_features,
             rank=rank,
             kinds=kinds,
             magnitude=name[Part.MAGNITUDE] in implied.tensors,

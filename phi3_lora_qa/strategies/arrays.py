@@ -35,7 +35,7 @@ def require_known(what: str, name: str, known: Sequence[str]) -> None:
         raise InputError(f"strategies: no {what} {name!r}; use one of {', '.join(known)}")
 
 
-def named(what: str, names: Sequence[Name], known: Sequence[str]) -> st.SearchStrategy[Name]:
+def sample_names(what: str, names: Sequence[Name], known: Sequence[str]) -> st.SearchStrategy[Name]:
     """Draw one of the names, simplest first.
 
     Raises:
@@ -58,9 +58,9 @@ def shapes(*, max_side: int = 32) -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.integers(1, max_side), st.integers(1, max_side))
 
 
-def ranks(out: int, inside: int, *, max_rank: int = 8) -> st.SearchStrategy[int]:
+def ranks(out_features: int, in_features: int, *, max_rank: int = 8) -> st.SearchStrategy[int]:
     """Draw a rank r that a weight (out, inside) can use in full; simplest: 1."""
-    return st.integers(1, min(out, inside, max_rank))
+    return st.integers(1, min(out_features, in_features, max_rank))
 
 
 def alphas(
@@ -109,7 +109,7 @@ def arrays(
         fills: What it may be filled with, simplest first: ones, zeros, integers (-3 to 3), normal
             (standard), wide (normal times powers of two from 2⁻¹² to 1). No entry exceeds 8.
     """
-    fill = draw(named("fill", fills, FILLS))
+    fill = draw(sample_names("fill", fills, FILLS))
     if fill == "ones":
         return np.ones(shape)
     if fill == "zeros":

@@ -15,17 +15,17 @@ from phi3_lora_qa.strategies.arrays import (
     NONZERO_FILLS,
     alphas,
     arrays,
-    named,
     ranks,
     require_known,
     rounded,
+    sample_names,
 )
 
-Kind = Literal[
+FactorKind = Literal[
     "ordinary", "fresh", "zero_a", "degenerate", "ill_conditioned", "tiny", "denormal", "huge"
 ]
 
-KINDS: tuple[Kind, ...] = (
+FACTOR_KINDS: tuple[FactorKind, ...] = (
     "ordinary",
     "fresh",
     "zero_a",
@@ -45,11 +45,11 @@ _HALVINGS = {"float32": 20, "bfloat16": 20, "float16": 10}
 def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keyword only
     draw: st.DrawFn,
     *,
-    out: int | None = None,
-    inside: int | None = None,
+    out_features: int | None = None,
+    in_features: int | None = None,
     rank: int | None = None,
     dtype: str = "float32",
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     magnitude: bool | None = False,
     bias: bool | None = False,
     rslora: bool | None = None,
@@ -76,31 +76,31 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         scaling: s itself, in place of a drawn alpha.
     """
     require_known("dtype", dtype, DTYPES)
-    kind = draw(named("kind", kinds, KINDS))
-    out = draw(st.integers(1, 32)) if out is None else out
-    inside = draw(st.integers(1, 32)) if inside is None else inside
-    rank = draw(ranks(out, inside)) if rank is None else rank
+    kind = draw(sample_names("kind", kinds, FACTOR_KINDS))
+    out_features = draw(st.integers(1, 32)) if out_features is None else out_features
+    in_features = draw(st.integers(1, 32)) if in_features is None else in_features
+    rank = draw(ranks(out_features, in_features)) if rank is None else rank
     if scaling is None:
         root = draw(st.booleans()) if rslora is None else rslora
         scaling = scaling_of(draw(alphas()), rank, rslora=root)
     with_magnitude = draw(st.booleans()) if magnitude is None else magnitude
     with_bias = draw(st.booleans()) if bias is None else bias
-    A = _some(draw(arrays((rank, inside), dtype=dtype, fills=NONZERO_FILLS)))
-    B = _some(draw(arrays((out, rank), dtype=dtype, fills=NONZERO_FILLS)))
-    A, B = _of_kind(draw, kind, A, B, dtype)
-    reach = _largest_exponent(dtype, inside, with_magnitude)
-    A, B = _within(A, B, scaling, reach, grow=kind == "huge")
+    A = _nonzero(draw(arrays((rank, in_features), dtype=dtype, fills=NONZERO_FILLS)))
+    B = _nonzero(draw(arrays((out_features, rank), dtype=dtype, fills=NONZERO_FILLS)))
+    A, B = _as_kind(draw, kind, A, B, dtype)
+    max_exponent = _largest_exponent(dtype, in_features, with_magnitude)
+    A, B = _scaled_below(A, B, scaling, max_exponent, grow=kind == "huge")
     return Factors(
         A=rounded(A, dtype),
         B=rounded(B, dtype),
         scaling=scaling,
-        magnitude=_positive(draw(arrays((out,), dtype=dtype))) if with_magnitude else None,
-        bias=draw(arrays((out,), dtype=dtype, fills=FILLS)) if with_bias else None,
+        magnitude=_positive(draw(arrays((out_features,), dtype=dtype))) if with_magnitude else None,
+        bias=draw(arrays((out_features,), dtype=dtype, fills=FILLS)) if with_bias else None,
     )
 
 
-def _of_kind(  # noqa: PLR0911 - one for each kind
-    draw: st.DrawFn, kind: Kind, A: Array, B: Array, dtype: str
+def _as_kind(  # noqa: PLR0911 - one for each kind
+    draw: st.DrawFn, kind: FactorKind, A: Array, B: Array, dtype: str
 ) -> tuple[Array, Array]:
     """Turn ordinary factors into the kind."""
     if kind == "fresh":
@@ -114,10 +114,10 @@ def _of_kind(  # noqa: PLR0911 - one for each kind
         # The diagonal keeps the rows of a constant A independent, or the rank would be 1.
         return (A + np.eye(*A.shape)) * decay[:, None], (B + np.eye(*B.shape)) * decay
     if kind == "tiny":
-        shift = (-_exponent(2.0 ** format_of(dtype).lowest) - 3) // 2
+        shift = (-_exponent(2.0 ** format_of(dtype).min_exponent) - 3) // 2
         return _normalised(A) * 2.0**-shift, _normalised(B) * 2.0**-shift
     if kind == "denormal":
-        below = 2.0 ** format_of(dtype).lowest / 2
+        below = 2.0 ** format_of(dtype).min_exponent / 2
         in_b = draw(st.booleans())
         return (A, _normalised(B) * below) if in_b else (_normalised(A) * below, B)
     return A, B
@@ -129,22 +129,24 @@ def _without_last_row(A: Array, *, repeated: bool) -> Array:
     return lower
 
 
-def _largest_exponent(dtype: str, inside: int, with_magnitude: bool) -> int:
+def _largest_exponent(dtype: str, in_features: int, with_magnitude: bool) -> int:
     """The power of two that entries of s·|B|·|A| must stay below.
 
     A row of it meets ``inside`` entries of up to 8; one bit is left for the W·x that is added.
     DoRA squares a row in float32 at least, so there the square must fit as well.
     """
-    reach = _OVERFLOW[dtype] - _exponent(LARGEST_ENTRY * inside) - 1
-    return min(reach, 56) if with_magnitude else reach
+    max_exponent = _OVERFLOW[dtype] - _exponent(LARGEST_ENTRY * in_features) - 1
+    return min(max_exponent, 56) if with_magnitude else max_exponent
 
 
-def _within(A: Array, B: Array, scaling: float, reach: int, *, grow: bool) -> tuple[Array, Array]:
-    """Scale B by a power of two so that s·|B|·|A| < 2^reach; with ``grow``, A and B up to it."""
+def _scaled_below(
+    A: Array, B: Array, scaling: float, max_exponent: int, *, grow: bool
+) -> tuple[Array, Array]:
+    """Scale B by a power of two so that s·|B|·|A| < 2^max_exponent; with ``grow``, A and B up to it."""
     if grow:
         A, B = _normalised(A), _normalised(B)
     size = float((np.abs(B) @ np.abs(A)).max()) * max(1.0, abs(scaling))
-    spare = reach - _exponent(size) if size > 0 else 0
+    spare = max_exponent - _exponent(size) if size > 0 else 0
     if grow:
         return A * 2.0 ** (spare // 2), B * 2.0 ** (spare - spare // 2)
     return A, B * 2.0 ** min(spare, 0)
@@ -161,7 +163,7 @@ def _normalised(values: Array) -> Array:
     return values * 2.0 ** (1 - _exponent(largest)) if largest > 0 else values
 
 
-def _some(values: Array) -> Array:
+def _nonzero(values: Array) -> Array:
     """Return ones in place of zeros, which a few drawn integers may be: they are kinds apart."""
     return values if values.any() else np.ones_like(values)
 

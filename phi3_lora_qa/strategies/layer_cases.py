@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from phi3_lora_qa.lora import Array, Factors, scaling_of
-from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, named, ranks, shapes
+from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, ranks, sample_names, shapes
 from phi3_lora_qa.strategies.compact_repr import CompactRepr
-from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+from phi3_lora_qa.strategies.factors import FACTOR_KINDS, FactorKind, lora_factors
 
 _BATCH = 4
 
@@ -120,7 +120,7 @@ class MergedLinearCase(CompactRepr):
         dtype: What weight, factors and x are stored in.
         weight: W, float64 (out, in), without fan_in_fan_out.
         base_bias: The base layer's own bias, float64 (out,), or None.
-        enable: enable_lora, n of them, k true, k >= 1; n divides out.
+        enable_lora: enable_lora, n of them, k true, k >= 1; n divides out.
         rank: r.
         A: lora_A, float64 (r·k, in).
         B: lora_B, float64 (out/n·k, r).
@@ -131,7 +131,7 @@ class MergedLinearCase(CompactRepr):
     dtype: str
     weight: Array
     base_bias: Array | None
-    enable: tuple[bool, ...]
+    enable_lora: tuple[bool, ...]
     rank: int
     A: Array
     B: Array
@@ -149,7 +149,7 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     draw: st.DrawFn,
     *,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     magnitude: bool | None = False,
     bias: bool | None = False,
     rslora: bool | None = None,
@@ -172,15 +172,15 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         max_side: Bound of out and in.
         max_rank: Bound of r.
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
-    out, inside = draw(shapes(max_side=max_side))
-    rank = draw(ranks(out, inside, max_rank=max_rank))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
+    out_features, in_features = draw(shapes(max_side=max_side))
+    rank = draw(ranks(out_features, in_features, max_rank=max_rank))
     rslora = draw(st.booleans()) if rslora is None else rslora
     alpha = draw(alphas())
     factors = draw(
         lora_factors(
-            out=out,
-            inside=inside,
+            out_features=out_features,
+            in_features=in_features,
             rank=rank,
             dtype=dtype,
             kinds=kinds,
@@ -191,15 +191,15 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     )
     with_bias = draw(st.booleans()) if base_bias is None else base_bias
     with_bias = with_bias or factors.bias is not None
-    weight = draw(arrays((out, inside), dtype=dtype))
+    weight = draw(arrays((out_features, in_features), dtype=dtype))
     return LayerCase(
         dtype=dtype,
-        weight=weight if factors.magnitude is None else _with_directions(weight, factors),
-        base_bias=draw(arrays((out,), dtype=dtype)) if with_bias else None,
+        weight=weight if factors.magnitude is None else _keep_row_directions(weight, factors),
+        base_bias=draw(arrays((out_features,), dtype=dtype)) if with_bias else None,
         factors=factors,
         alpha=alpha,
         rslora=rslora,
-        x=draw(_batches(inside, dtype)),
+        x=draw(_batches(in_features, dtype)),
     )
 
 
@@ -208,7 +208,7 @@ def embedding_cases(
     draw: st.DrawFn,
     *,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     max_side: int = 32,
     max_rank: int = 8,
 ) -> EmbeddingCase:
@@ -216,14 +216,14 @@ def embedding_cases(
 
     Embeddings start with A = 0 (kind zero_a), not with B = 0.
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
     num, dim = draw(shapes(max_side=max_side))
     rank = draw(ranks(dim, num, max_rank=max_rank))
     rslora, alpha = draw(st.booleans()), draw(alphas())
     factors = draw(
         lora_factors(
-            out=dim,
-            inside=num,
+            out_features=dim,
+            in_features=num,
             rank=rank,
             dtype=dtype,
             kinds=kinds,
@@ -250,7 +250,7 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
     dims: int = 2,
     groups: bool = False,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     max_channels: int = 8,
     max_kernel: int = 3,
     max_rank: int = 4,
@@ -267,17 +267,17 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
         max_kernel: Bound of each side of the kernel, drawn one by one.
         max_rank: Bound of r for each group.
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
     group = draw(st.integers(1, 3)) if groups else 1
-    out, inside = (side * group for side in draw(shapes(max_side=max_channels)))
+    out_features, in_features = (side * group for side in draw(shapes(max_side=max_channels)))
     kernel = tuple(draw(st.integers(1, max_kernel)) for _ in range(dims))
-    width = inside * int(np.prod(kernel))
-    rank = group * draw(ranks(out // group, width // group, max_rank=max_rank))
+    width = in_features * int(np.prod(kernel))
+    rank = group * draw(ranks(out_features // group, width // group, max_rank=max_rank))
     rslora, alpha = draw(st.booleans()), draw(alphas())
     factors = draw(
         lora_factors(
-            out=out,
-            inside=width,
+            out_features=out_features,
+            in_features=width,
             rank=rank,
             dtype=dtype,
             kinds=kinds,
@@ -287,16 +287,16 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
     space = tuple(side + draw(st.integers(0, 3)) for side in kernel)
     return ConvCase(
         dtype=dtype,
-        weight=draw(arrays((out, inside // group, *kernel), dtype=dtype)),
-        base_bias=draw(arrays((out,), dtype=dtype)) if draw(st.booleans()) else None,
-        A=factors.A.reshape(rank, inside, *kernel),
-        B=factors.B[:, : rank // group].reshape(out, rank // group, *(1,) * dims),
+        weight=draw(arrays((out_features, in_features // group, *kernel), dtype=dtype)),
+        base_bias=draw(arrays((out_features,), dtype=dtype)) if draw(st.booleans()) else None,
+        A=factors.A.reshape(rank, in_features, *kernel),
+        B=factors.B[:, : rank // group].reshape(out_features, rank // group, *(1,) * dims),
         alpha=alpha,
         rslora=rslora,
         groups=group,
         stride=draw(st.integers(1, 2)),
         padding=draw(st.integers(0, 1)),
-        x=draw(arrays((draw(st.integers(1, _BATCH)), inside, *space), dtype=dtype)),
+        x=draw(arrays((draw(st.integers(1, _BATCH)), in_features, *space), dtype=dtype)),
     )
 
 
@@ -305,7 +305,7 @@ def merged_linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by
     draw: st.DrawFn,
     *,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     max_side: int = 12,
     max_rank: int = 4,
     max_blocks: int = 4,
@@ -320,32 +320,37 @@ def merged_linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by
         max_rank: Bound of r.
         max_blocks: Bound of n.
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
-    enable = draw(_masks(max_blocks))
-    rows, inside = draw(shapes(max_side=max_side))
-    rank = draw(ranks(rows, inside, max_rank=max_rank))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
+    enable_lora = draw(_masks(max_blocks))
+    rows, in_features = draw(shapes(max_side=max_side))
+    rank = draw(ranks(rows, in_features, max_rank=max_rank))
     alpha = draw(alphas())
     scaling = scaling_of(alpha, rank, rslora=False)
     block = lora_factors(
-        out=rows, inside=inside, rank=rank, dtype=dtype, kinds=kinds, scaling=scaling
+        out_features=rows,
+        in_features=in_features,
+        rank=rank,
+        dtype=dtype,
+        kinds=kinds,
+        scaling=scaling,
     )
-    blocks = [draw(block) for _ in range(sum(enable))]
-    out = rows * len(enable)
+    blocks = [draw(block) for _ in range(sum(enable_lora))]
+    out_features = rows * len(enable_lora)
     return MergedLinearCase(
         dtype=dtype,
-        weight=draw(arrays((out, inside), dtype=dtype)),
-        base_bias=draw(arrays((out,), dtype=dtype)) if draw(st.booleans()) else None,
-        enable=enable,
+        weight=draw(arrays((out_features, in_features), dtype=dtype)),
+        base_bias=draw(arrays((out_features,), dtype=dtype)) if draw(st.booleans()) else None,
+        enable_lora=enable_lora,
         rank=rank,
         A=np.vstack([factors.A for factors in blocks]),
         B=np.vstack([factors.B for factors in blocks]),
         alpha=alpha,
-        x=draw(_batches(inside, dtype)),
+        x=draw(_batches(in_features, dtype)),
     )
 
 
-def _batches(inside: int, dtype: str) -> st.SearchStrategy[Array]:
-    return st.integers(1, _BATCH).flatmap(lambda rows: arrays((rows, inside), dtype=dtype))
+def _batches(in_features: int, dtype: str) -> st.SearchStrategy[Array]:
+    return st.integers(1, _BATCH).flatmap(lambda rows: arrays((rows, in_features), dtype=dtype))
 
 
 def _masks(max_blocks: int) -> st.SearchStrategy[tuple[bool, ...]]:
@@ -355,7 +360,7 @@ def _masks(max_blocks: int) -> st.SearchStrategy[tuple[bool, ...]]:
     return everything | some if max_blocks > 1 else everything
 
 
-def _with_directions(weight: Array, factors: Factors) -> Array:
+def _keep_row_directions(weight: Array, factors: Factors) -> Array:
     """Mend the rows in which W + delta is zero or nearly so: W becomes 1 there, or changes sign."""
     filled = np.where(np.any(weight != 0, axis=1, keepdims=True), weight, 1.0)
     delta = factors.scaling * (factors.B @ factors.A)

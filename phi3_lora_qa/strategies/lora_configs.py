@@ -18,7 +18,7 @@ Variant = Literal["plain", "dora", "mica", "lora_bias"]
 
 VARIANTS: tuple[Variant, ...] = ("plain", "dora", "mica", "lora_bias")
 
-_PLACES = {
+_MODULE_PATHS = {
     "qkv_proj": "self_attn.qkv_proj",
     "o_proj": "self_attn.o_proj",
     "gate_up_proj": "mlp.gate_up_proj",
@@ -107,13 +107,13 @@ def _targets(draw: st.DrawFn, config: "Phi3Config") -> _Targets:
     form = draw(st.sampled_from(("suffixes", "name", "regex", "all-linear")))
     layers = list(range(config.num_hidden_layers))
     some = draw(st.none() | st.lists(st.sampled_from(layers), min_size=1, unique=True))
-    suffixes = draw(st.lists(st.sampled_from(tuple(_PLACES)), min_size=1, unique=True))
+    suffixes = draw(st.lists(st.sampled_from(tuple(_MODULE_PATHS)), min_size=1, unique=True))
     fields: dict[str, Any]
     if form == "name":
         modules = _modules((some or layers)[:1], suffixes[:1])
         return _Targets(fields={"target_modules": list(modules)}, modules=modules)
     if form == "all-linear":
-        some, suffixes = None, list(_PLACES)
+        some, suffixes = None, list(_MODULE_PATHS)
         fields = {"target_modules": form}
     elif form == "regex":
         numbers = "|".join(map(str, some)) if some else r"\d+"
@@ -168,7 +168,7 @@ def _extras(
 
 
 def _modules(layers: Sequence[int], suffixes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"model.layers.{i}.{_PLACES[suffix]}" for i in layers for suffix in suffixes)
+    return tuple(f"model.layers.{i}.{_MODULE_PATHS[suffix]}" for i in layers for suffix in suffixes)
 
 
 def _patterns(modules: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import Phi3Config
 
 Padding = Literal["right", "left"]
-SIDES: tuple[Padding, ...] = ("right", "left")
+PADDING_SIDES: tuple[Padding, ...] = ("right", "left")
 
 _CONTEXT = 128
 
@@ -96,8 +96,8 @@ def batches(
     tokens = st.integers(0, config.vocab_size - 2).map(lambda token: token + (token >= pad))
     texts = st.lists(tokens, min_size=1, max_size=max_tokens)
     rows = draw(st.lists(texts, min_size=1, max_size=max_rows))
-    side = draw(st.sampled_from(SIDES)) if padding is None else padding
-    require_known("padding", side, SIDES)
+    side = draw(st.sampled_from(PADDING_SIDES)) if padding is None else padding
+    require_known("padding", side, PADDING_SIDES)
     shape = (len(rows), max(map(len, rows)))
     ids, mask = np.full(shape, pad), np.zeros(shape, dtype=np.int64)
     for row, text in enumerate(rows):

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.conversion.fused_blocks import Mask, expand, phi3_blocks
+from phi3_lora_qa.conversion.fused_blocks import Mask, expand_mask, phi3_blocks
 from phi3_lora_qa.errors import InputError
 
 GROUPED = {"q": 96, "k": 48, "v": 48}
@@ -41,14 +41,14 @@ def test_a_config_without_a_size_is_refused() -> None:
 def test_a_mask_becomes_equal_blocks_of_the_greatest_common_size(
     blocks: dict[str, int], mask: Mask, expected: tuple[bool, ...]
 ) -> None:
-    assert expand(mask, blocks) == expected
+    assert expand_mask(mask, blocks) == expected
 
 
 def test_a_mask_can_be_laid_over_finer_blocks_but_not_over_ones_that_cut_a_block() -> None:
     mask = {"q": True, "k": False, "v": False}
-    assert expand(mask, GROUPED, 8) == (True,) * 4 + (False,) * 4
+    assert expand_mask(mask, GROUPED, 8) == (True,) * 4 + (False,) * 4
     with pytest.raises(InputError, match="3 equal blocks of 64 rows do not fit"):
-        expand(mask, GROUPED, 3)
+        expand_mask(mask, GROUPED, 3)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_a_mask_can_be_laid_over_finer_blocks_but_not_over_ones_that_cut_a_block
 )
 def test_a_mask_that_does_not_say_it_is_refused(mask: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        expand(mask, GROUPED)
+        expand_mask(mask, GROUPED)

@@ -71,10 +71,10 @@ def _convolution(case: Case, dims: int, dtype: str) -> tuple[Any, Any]:
     from torch import nn
 
     f = case.factors
-    inside = case.x.shape[1]
-    side = next(k for k in (3, 2, 1) if inside % k == 0)
+    in_features = case.x.shape[1]
+    side = next(k for k in (3, 2, 1) if in_features % k == 0)
     kernel = (side, 1)[:dims]
-    channels = inside // side
+    channels = in_features // side
     base = getattr(nn, f"Conv{dims}d")(channels, len(case.weight), kernel, bias=False)
     base.weight.data = to_torch(case.weight, dtype).reshape(base.weight.shape)
     layer = getattr(layers, f"Conv{dims}d")(

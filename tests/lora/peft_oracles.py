@@ -29,7 +29,9 @@ def peft_linear(
     f = case.factors
     fan_in_fan_out = config.get("fan_in_fan_out", False)
     base = nn.Linear(*sides(f), bias=base_bias is not None)
-    base.weight.data = to_torch(lora.stored(case.weight, fan_in_fan_out=fan_in_fan_out), dtype)
+    base.weight.data = to_torch(
+        lora.storage_layout(case.weight, fan_in_fan_out=fan_in_fan_out), dtype
+    )
     if base_bias is not None:
         base.bias.data = to_torch(base_bias, dtype)
     if fan_in_fan_out:
@@ -96,7 +98,7 @@ def fan_in_fan_out(dtype: str) -> Iterator[Measurement]:
     for _, case in cases(dtype, seed=4):
         layer = peft_linear(case, dtype, fan_in_fan_out=True)
         found = to_numpy(layer.get_delta_weight("default"))
-        expected = lora.stored(lora.delta(case.factors), fan_in_fan_out=True)
+        expected = lora.storage_layout(lora.delta(case.factors), fan_in_fan_out=True)
         yield "delta", found, expected, lora.delta_bound(case.factors, dtype).T
         yield from _outputs(layer, case, dtype)
 
@@ -155,7 +157,7 @@ def mixed_dtypes(dtype: str) -> Iterator[Measurement]:
                 bound = lora.merge_bound(case.weight, case.factors, lower)
                 yield "merge", to_numpy(layer.base_layer.weight), merged, bound
             layer.unmerge()
-        left = lora.cycles_bound(case.weight, case.factors, lower, 3)
+        left = lora.merge_cycles_bound(case.weight, case.factors, lower, 3)
         yield "three cycles", to_numpy(layer.base_layer.weight), case.weight, left
 
 
@@ -183,15 +185,15 @@ def convolution(dtype: str) -> Iterator[Measurement]:
             kernel = (1, 2, kernel[2])  # PEFT takes (1, 1, k) for a 1x1 Conv2d, and fails
         stride = tuple(int(k) for k in rng.integers(1, 3, dims))
         padding = tuple(int(k) for k in rng.integers(0, 2, dims))
-        inside, rank, out = (groups * int(n) for n in rng.integers(1, 4, 3))
+        in_features, rank, out = (groups * int(n) for n in rng.integers(1, 4, 3))
         base = getattr(nn, f"Conv{dims}d")(
-            inside, out, kernel, stride, padding, groups=groups, bias=False
+            in_features, out, kernel, stride, padding, groups=groups, bias=False
         )
         size = lora.round_to(np.exp2(rng.integers(-3, 4, 2)), dtype)
         weight = lora.round_to(rng.standard_normal(base.weight.shape), dtype)
-        a = lora.round_to(size[0] * rng.standard_normal((rank, inside, *kernel)), dtype)
+        a = lora.round_to(size[0] * rng.standard_normal((rank, in_features, *kernel)), dtype)
         b = lora.round_to(size[1] * rng.standard_normal((out, rank // groups, *[1] * dims)), dtype)
-        x = lora.round_to(rng.standard_normal((inside, *rng.integers(3, 5, dims))), dtype)
+        x = lora.round_to(rng.standard_normal((in_features, *rng.integers(3, 5, dims))), dtype)
         base.weight.data = to_torch(weight, dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -239,7 +241,7 @@ def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
     for _ in range(2):
         layer.merge()
         layer.unmerge()
-    left = lora.cycles_bound(weight, f, dtype, 3)
+    left = lora.merge_cycles_bound(weight, f, dtype, 3)
     yield "three cycles", to_numpy(base.weight), weight, left
     base.weight.data = to_torch(weight, dtype)
 

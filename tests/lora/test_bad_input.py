@@ -116,7 +116,7 @@ def test_a_mixture_that_does_not_exist_is_refused(choice: dict[str, Any]) -> Non
 
 
 def test_a_rank_below_0_is_refused() -> None:
-    for cut in (lambda: lora.truncate(F, -1), lambda: lora.refactor(W, -1)):
+    for cut in (lambda: lora.truncate(F, -1), lambda: lora.factorize(W, -1)):
         with pytest.raises(InputError, match="nothing has a rank of -1; give one from 0"):
             cut()
     assert lora.truncate(F, 0).factors.rank == 0
@@ -157,5 +157,5 @@ def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
 
 def test_there_are_no_negative_cycles() -> None:
     with pytest.raises(InputError, match="there are no -1 cycles; give 0 or more"):
-        lora.cycles_bound(W, F, "float32", -1)
-    assert not lora.cycles_bound(W, F, "float32", 0).any()
+        lora.merge_cycles_bound(W, F, "float32", -1)
+    assert not lora.merge_cycles_bound(W, F, "float32", 0).any()

@@ -67,7 +67,7 @@ def test_truncating_to_the_full_rank_loses_nothing() -> None:
 
 
 def test_a_dense_difference_is_refactored_to_its_best_rank_k_part() -> None:
-    found = lora.refactor(np.array([[0.0, 5.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), 2)
+    found = lora.factorize(np.array([[0.0, 5.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), 2)
     assert lora.delta(found.factors) == pytest.approx(
         np.array([[0.0, 5.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), abs=1e-15
     )

@@ -58,8 +58,8 @@ def test_the_output_of_rows_is_that_of_each() -> None:
 
 
 def test_fan_in_fan_out_stores_the_transpose_and_nothing_else_does() -> None:
-    assert lora.stored(WEIGHT, fan_in_fan_out=True).tolist() == [[1, 1], [0, 0], [-20, 1]]
-    assert lora.stored(WEIGHT, fan_in_fan_out=False).tolist() == WEIGHT.tolist()
+    assert lora.storage_layout(WEIGHT, fan_in_fan_out=True).tolist() == [[1, 1], [0, 0], [-20, 1]]
+    assert lora.storage_layout(WEIGHT, fan_in_fan_out=False).tolist() == WEIGHT.tolist()
 
 
 def test_no_change_of_gauge_changes_the_delta() -> None:

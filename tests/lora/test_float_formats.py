@@ -18,7 +18,7 @@ def test_a_format_has_the_roundoff_the_largest_number_and_the_floor_of_the_stand
     dtype: str,
 ) -> None:
     form = FORMATS[dtype]
-    assert (form.u, form.largest, form.floor) == LIMITS[dtype]
+    assert (form.unit_roundoff, form.largest, form.underflow_error) == LIMITS[dtype]
 
 
 def test_an_unknown_dtype_is_named_with_those_that_are_known() -> None:

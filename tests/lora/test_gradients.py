@@ -215,7 +215,7 @@ def test_rows_that_are_added_up_in_the_dtype_itself_cost_a_rounding_each() -> No
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_torch_adds_up_what_a_token_gets_in_the_dtype(dtype: str) -> None:
     """1 + u/2 + u/2 + ... stays 1."""
-    kind, u = getattr(torch, dtype), lora.format_of(dtype).u
+    kind, u = getattr(torch, dtype), lora.format_of(dtype).unit_roundoff
     table = torch.nn.Embedding(2, 1, dtype=kind)
     g = torch.full((64, 1), u / 2, dtype=kind)
     g[0] = 1.0

@@ -58,11 +58,11 @@ def test_unknown_dtypes_are_refused(dtypes: tuple[str, str]) -> None:
 def test_exact_values_have_no_error_and_reach_their_magnitude() -> None:
     found = exact(np.array([-2.0, 3.0]))
     assert error(found) == [0.0, 0.0]
-    assert near([-2.0, 3.0], [0.5, 0.0]).reach.tolist() == [2.5, 3.0]
+    assert near([-2.0, 3.0], [0.5, 0.0]).max_abs.tolist() == [2.5, 3.0]
 
 
 def test_a_given_value_errs_by_what_its_cast_really_rounds() -> None:
-    found = HALF.given(np.array([1.0, 1 + 2.0**-12, 1e6]))
+    found = HALF.cast(np.array([1.0, 1 + 2.0**-12, 1e6]))
     assert found.value.tolist() == [1.0, 1 + 2.0**-12, 1e6]
     assert error(found) == [0.0, 2.0**-12, np.inf]
 
@@ -211,9 +211,9 @@ def test_a_sum_that_may_leave_the_range_on_its_way_is_unbounded() -> None:
 
 def test_numbers_so_small_that_only_underflow_counts() -> None:
     a, b = near([2.0**-100, -(2.0**-101)], [0.0] * 2), near([2.0**-40, 0.25], [0.0] * 2)
-    reach = 2.0**-140 + 2.0**-103
+    max_abs = 2.0**-140 + 2.0**-103
     ends = 2.0**-100 + 2.0**-101 + 2.0**-40 + 0.25
-    expected = g32(2) * reach + TINY * (2 + ends)
+    expected = g32(2) * max_abs + TINY * (2 + ends)
     assert product(SINGLE, a, b) == just([expected])
     flat = Arithmetic(dtype="float16", accumulate="float16")
     only_products = product(flat, near([2.0**-20], [0.0]), near([2.0**-20], [0.0]))

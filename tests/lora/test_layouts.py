@@ -125,10 +125,10 @@ def test_a_flattened_kernel_on_patches_is_torchs_convolution(dims: int) -> None:
     rng = np.random.default_rng(dims)
     for _ in range(350):
         groups, size = int(rng.integers(1, 3)), rng.integers(1, 3, dims)
-        inside, out = (groups * int(n) for n in rng.integers(1, 4, 2))
+        in_features, out = (groups * int(n) for n in rng.integers(1, 4, 2))
         stride, padding = (tuple(int(n) for n in rng.integers(k, 3, dims)) for k in (1, 0))
-        x = integers(rng, (inside, *rng.integers(2, 5, dims)))
-        weight = integers(rng, (out, inside // groups, *size))
+        x = integers(rng, (in_features, *rng.integers(2, 5, dims)))
+        weight = integers(rng, (out, in_features // groups, *size))
         given = (torch.from_numpy(x)[None], torch.from_numpy(weight))
         there = convolve(*given, stride=stride, padding=padding, groups=groups)
         rows = lora.patches(x, weight.shape[2:], stride=stride, padding=padding)

@@ -98,9 +98,9 @@ def test_unmerging_dora_costs_the_product_and_the_division_as_well() -> None:
     # The sum, g·V and back, the quotient, the difference; and nothing for D, g and N as such.
     share, gain = U + V, dora_gain(4.0)
     first = (107 + SINGLE) * share
-    reach = 107 + SINGLE + first
-    back = (4 / 107 + gain) * reach * share / (4 / 107 - gain)
-    kept = first + back + (reach + back) * share
+    max_abs = 107 + SINGLE + first
+    back = (4 / 107 + gain) * max_abs * share / (4 / 107 - gain)
+    kept = first + back + (max_abs + back) * share
     expected = kept + (2 + kept) * share
     assert only(lora.unmerge_bound(W, f, "float32")) == pytest.approx(expected, rel=1e-10, abs=0)
     mirrored = replace(f, magnitude=np.array([-4.0]))
@@ -110,16 +110,16 @@ def test_unmerging_dora_costs_the_product_and_the_division_as_well() -> None:
 
 def test_cycles_after_the_first_cost_nothing() -> None:
     once = only(lora.unmerge_bound(W, F, "bfloat16"))
-    assert only(lora.cycles_bound(W, F, "bfloat16", 0)) == 0.0
-    assert only(lora.cycles_bound(W, F, "bfloat16", 1)) == once
-    assert only(lora.cycles_bound(W, F, "bfloat16", 1000)) == once
+    assert only(lora.merge_cycles_bound(W, F, "bfloat16", 0)) == 0.0
+    assert only(lora.merge_cycles_bound(W, F, "bfloat16", 1)) == once
+    assert only(lora.merge_cycles_bound(W, F, "bfloat16", 1000)) == once
 
 
 @pytest.mark.parametrize("kind", ["mixed", "dora"])
 def test_where_ties_to_even_do_not_help_every_cycle_counts(kind: str) -> None:
     arithmetic = Arithmetic(dtype="float32", mixed=kind == "mixed")
     f = F if kind == "mixed" else replace(F, magnitude=np.array([4.0]))
-    once, thrice = (only(lora.cycles_bound(W, f, arithmetic, n)) for n in (1, 3))
+    once, thrice = (only(lora.merge_cycles_bound(W, f, arithmetic, n)) for n in (1, 3))
     assert once == only(lora.unmerge_bound(W, f, arithmetic))
     assert 3 * once < thrice < 3.001 * once
 
@@ -144,7 +144,9 @@ def test_reading_back_adds_the_rounding_of_the_difference() -> None:
 
 def test_refactoring_is_within_twice_the_norm_of_what_was_read_back_wrongly() -> None:
     bound = lora.extraction_bound(np.ones((1, 2)), replace(F, A=np.array([[5.0, 1.0]])), "float16")
-    found = lora.refactoring_bound(np.ones((1, 2)), replace(F, A=np.array([[5.0, 1.0]])), "float16")
+    found = lora.factorization_bound(
+        np.ones((1, 2)), replace(F, A=np.array([[5.0, 1.0]])), "float16"
+    )
     assert found == pytest.approx(2 * float(np.sqrt((bound**2).sum())), rel=2e-15, abs=0)
 
 
@@ -154,9 +156,9 @@ def test_factors_from_a_merged_checkpoint_are_within_their_bound_and_it_is_tight
         for _, case in cases(dtype, seed=50):
             f, w = case.factors, case.weight
             merged = lora.round_to(w + lora.round_to(lora.delta(f), dtype), dtype)
-            best = lora.refactor(lora.round_to(merged - w, dtype), f.rank)
+            best = lora.factorize(lora.round_to(merged - w, dtype), f.rank)
             error = float(np.linalg.norm(lora.delta(best.factors) - lora.delta(f)))
-            bound = lora.refactoring_bound(w, f, dtype)
+            bound = lora.factorization_bound(w, f, dtype)
             assert error <= bound * (1 + 2.0**-20) + 2.0**-40 * np.linalg.norm(lora.delta(f))
             looseness.append(bound / error if error > 0 else 1.0 if bound == 0 else np.inf)
     assert len(looseness) >= 3 * CASES
@@ -219,7 +221,7 @@ def test_a_bound_is_infinite_and_warns_of_nothing_where_numbers_leave_the_range(
         found = [
             lora.delta_bound(plain, dtype),
             lora.unmerge_bound(weight, dora, dtype),
-            lora.cycles_bound(weight, dora, dtype, 2),
+            lora.merge_cycles_bound(weight, dora, dtype, 2),
             lora.extraction_bound(weight, dora, dtype),
             lora.forward_bound(weight, dora, x, dtype),
             lora.merged_forward_bound(weight, biased, x, dtype),

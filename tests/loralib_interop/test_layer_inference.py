@@ -6,7 +6,13 @@ import torch
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.loralib_interop import Layer, LoralibConfig, adapt, infer_layers, lora_state_dict
+from phi3_lora_qa.loralib_interop import (
+    LayerSpec,
+    LoralibConfig,
+    adapt,
+    infer_layers,
+    lora_state_dict,
+)
 from phi3_lora_qa.models.registry import bundled
 
 QKV, DOWN = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.down_proj"
@@ -17,7 +23,7 @@ def base() -> BaseFiles:
     return BaseFiles.open(bundled("tiny/base"))
 
 
-def infer(base: BaseFiles, tensors: Any, **masks: Any) -> tuple[Layer, ...]:
+def infer(base: BaseFiles, tensors: Any, **masks: Any) -> tuple[LayerSpec, ...]:
     blocks = phi3_blocks(base.config)
     return infer_layers(tensors, base.modules, alpha=3.0, masks=masks, blocks=blocks)
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.loralib_interop import (
-    Layer,
+    LayerSpec,
     LoralibConfig,
     adapt,
-    check,
-    describe,
-    plan,
-    replace,
+    check_model,
+    describe_layers,
+    plan_layers,
+    replace_layers,
 )
 
 ALL = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens")
@@ -117,7 +117,7 @@ def test_loralibs_own_layer_over_the_same_weights_computes_the_same(model: Any) 
 
 def test_what_is_built_here_has_none_of_loralibs_faults_and_can_be_pickled(model: Any) -> None:
     adapt(model, config(dropout=0.0))
-    assert check(model.eval()) == ()
+    assert check_model(model.eval()) == ()
     torch.save(model.model.layers[0].mlp, io.BytesIO())
     copy.deepcopy(model)
 
@@ -145,10 +145,10 @@ def test_a_convolution_keeps_its_settings_and_its_output() -> None:
 
 def test_what_was_planned_is_what_is_found_in_the_model(model: Any) -> None:
     masks = {"qkv_proj": {"q": True, "k": False, "v": False}}
-    planned = plan(model, config(dropout=0.1, masks=masks))
+    planned = plan_layers(model, config(dropout=0.1, masks=masks))
     assert not any(hasattr(module, "lora_A") for module in model.modules())
-    replace(model, planned)
-    assert describe(model) == planned
+    replace_layers(model, planned)
+    assert describe_layers(model) == planned
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,14 @@ def test_a_layer_that_is_adapted_already_is_not_adapted_again(model: Any) -> Non
 def test_layers_of_another_model_are_refused(model: Any) -> None:
     down = "model.layers.0.mlp.down_proj"
     for layer, says in (
-        (Layer(name="model.layers.99.mlp.down_proj", kind="Linear", rank=1, alpha=1), "no layer"),
-        (Layer(name=down, kind="Embedding", rank=1, alpha=1), "can become a Linear"),
+        (
+            LayerSpec(name="model.layers.99.mlp.down_proj", kind="Linear", rank=1, alpha=1),
+            "no layer",
+        ),
+        (LayerSpec(name=down, kind="Embedding", rank=1, alpha=1), "can become a Linear"),
     ):
         with pytest.raises(InputError, match=says):
-            replace(model, [layer])
+            replace_layers(model, [layer])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_layers_of_another_model_are_refused(model: Any) -> None:
 )
 def test_a_description_that_contradicts_itself_is_refused(values: Any) -> None:
     with pytest.raises(InputError):
-        Layer(name="a", rank=1, alpha=1, **values)
+        LayerSpec(name="a", rank=1, alpha=1, **values)
 
 
 def test_an_unknown_bias_or_no_targets_are_refused() -> None:

@@ -15,7 +15,7 @@ from phi3_lora_qa.loralib_interop import (
     load_lora_state,
     lora_state_dict,
     read_checkpoint,
-    replace,
+    replace_layers,
     save_model,
     write_checkpoint,
 )
@@ -43,7 +43,7 @@ def test_a_model_is_rebuilt_from_its_checkpoint_alone(
 
     checkpoint, fresh = read_checkpoint(saved), copy.deepcopy(tiny.model)
     assert checkpoint.layers is not None
-    replace(fresh, checkpoint.layers)
+    replace_layers(fresh, checkpoint.layers)
     assert load_lora_state(fresh, checkpoint.tensors).complete
     with torch.no_grad():
         assert torch.equal(fresh(ids).logits, model(ids).logits)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from phi3_lora_qa.loralib_interop import check
+from phi3_lora_qa.loralib_interop import check_model
 
 
 class Holder(nn.Module):
@@ -29,7 +29,7 @@ def healthy() -> nn.Module:
 
 
 def faults(model: nn.Module, **options: Any) -> dict[str, tuple[str, ...]]:
-    return {problem.fault: problem.where for problem in check(model, **options)}
+    return {problem.fault: problem.where for problem in check_model(model, **options)}
 
 
 def fill(layer: Any) -> Any:
@@ -40,12 +40,12 @@ def fill(layer: Any) -> Any:
 
 
 def test_a_model_without_faults_has_no_problem() -> None:
-    assert check(healthy()) == ()
-    assert check(nn.Linear(2, 2)) == ()
+    assert check_model(healthy()) == ()
+    assert check_model(nn.Linear(2, 2)) == ()
 
 
 def test_a_problem_says_what_where_why_and_ends_with_the_fix() -> None:
-    (problem,) = check(Holder(layer=loralib.MergedLinear(4, 6, r=2, lora_dropout=0.1)))
+    (problem,) = check_model(Holder(layer=loralib.MergedLinear(4, 6, r=2, lora_dropout=0.1)))
     text = str(problem)
     assert " at layer: " in text
     assert "[False] by default" in text

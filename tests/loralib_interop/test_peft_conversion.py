@@ -20,15 +20,15 @@ from phi3_lora_qa.lora import forward_bound, gamma, ratios
 from phi3_lora_qa.lora.factors import Factors
 from phi3_lora_qa.loralib_interop import (
     Checkpoint,
-    Layer,
+    LayerSpec,
     LoralibConfig,
     adapt,
-    describe,
+    describe_layers,
     from_peft,
     lora_state_dict,
     to_peft,
 )
-from phi3_lora_qa.loralib_interop.loralib_config import Kind
+from phi3_lora_qa.loralib_interop.loralib_config import LayerType
 from phi3_lora_qa.models.attach import attach
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +44,7 @@ def in_order(a: torch.Tensor, b: torch.Tensor, scaling: float) -> Any:
     return scaling * total
 
 
-def loralib_delta(layer: Layer, a: torch.Tensor, b: torch.Tensor) -> Any:
+def loralib_delta(layer: LayerSpec, a: torch.Tensor, b: torch.Tensor) -> Any:
     """The delta as loralib lays it out, block by block, in the layout of the layer's weight."""
     if layer.kind == "Conv2d":
         size = a.shape[0] // layer.rank
@@ -69,7 +69,7 @@ def peft_delta(module: PeftModule) -> Any:
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
     """One layer of any kind, with factors of any size that its dtype holds, zeros among them."""
-    kind: Kind = draw(st.sampled_from(["Linear", "MergedLinear", "Embedding", "Conv2d"]))
+    kind: LayerType = draw(st.sampled_from(["Linear", "MergedLinear", "Embedding", "Conv2d"]))
     rank, inputs, rows = (draw(st.integers(1, 4)) for _ in range(3))
     mask: tuple[bool, ...] = ()
     shapes = ((rank, inputs), (rows, rank))
@@ -79,7 +79,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     elif kind == "Conv2d":
         size = draw(st.integers(1, 3))
         shapes = ((rank * size, inputs * size), (rows * size, rank * size))
-    layer = Layer(
+    layer = LayerSpec(
         name="model.some_layer",
         kind=kind,
         rank=rank,
@@ -118,7 +118,7 @@ def test_to_peft_and_back_is_the_identity_and_the_delta_is_the_same_to_the_bit(
 def test_the_layout_of_blocks_is_loralibs_own_within_the_rounding_of_a_product() -> None:
     layer = loralib.MergedLinear(5, 12, 3, 7, enable_lora=[True, False, True, True]).double()
     nn.init.normal_(layer.lora_B)
-    (found,) = describe(nn.ModuleDict({"x": layer}))
+    (found,) = describe_layers(nn.ModuleDict({"x": layer}))
     theirs = layer.merge_AB().detach().numpy() * layer.scaling
     ours = loralib_delta(found, layer.lora_A.detach(), layer.lora_B.detach())
     sizes = loralib_delta(found, layer.lora_A.detach().abs(), layer.lora_B.detach().abs())
@@ -130,7 +130,7 @@ def test_a_convolution_computes_in_peft_what_it_does_in_loralib() -> None:
     theirs: Any = copy.deepcopy(plain)
     adapt(theirs, LoralibConfig(rank=2, alpha=5, targets=("0",)))
     nn.init.normal_(theirs[0].lora_B)
-    checkpoint = Checkpoint(tensors=lora_state_dict(theirs), layers=describe(theirs))
+    checkpoint = Checkpoint(tensors=lora_state_dict(theirs), layers=describe_layers(theirs))
     (module,) = to_peft(checkpoint, "").modules
     assert module.rank == 2 * 3 * 3
     alpha: Any = exact_alpha(module.scaling, module.rank, "0")
@@ -244,8 +244,8 @@ def as_factors(module: PeftModule) -> Factors:
     return Factors(A=A, B=B, scaling=module.scaling)
 
 
-def layer_of(kind: Any = "Linear", **changes: Any) -> Layer:
-    return Layer(**{"name": "a.b", "kind": kind, "rank": 2, "alpha": 4} | changes)
+def layer_of(kind: Any = "Linear", **changes: Any) -> LayerSpec:
+    return LayerSpec(**{"name": "a.b", "kind": kind, "rank": 2, "alpha": 4} | changes)
 
 
 def state(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -271,7 +271,7 @@ def state(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, torch.Tensor]:
     ],
 )
 def test_factors_that_are_not_as_described_are_refused(
-    tensors: Any, layers: tuple[Layer, ...], says: str
+    tensors: Any, layers: tuple[LayerSpec, ...], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
         to_peft(Checkpoint(tensors=tensors, layers=layers), "")

@@ -97,7 +97,7 @@ def convolutions_do_not_scale(patch: Patch) -> None:
     after(patch, layer._ConvNd, "get_delta_weight", lambda d, m, n: d / m.scaling[n])
 
 
-@fault("row_norms_are_the_magnitudes", "peft.dora_conv2d")
+@fault("merged_row_norms_equal_dora_magnitudes", "peft.dora_conv2d")
 def the_norm_of_a_kernel_is_that_of_each_place(patch: Patch) -> None:
     def wrong(self: Any, weight: Any, lora_weight: Any, scaling: Any) -> torch.Tensor:
         norm = (weight + scaling * lora_weight).norm(p=2, dim=1, keepdim=True)

@@ -49,11 +49,11 @@ class ReferenceLayer(Layer):
         return cls(case, case.factors)
 
     @classmethod
-    def with_dropout(cls, case: LayerCase, rate: float) -> Self:
+    def build_with_dropout(cls, case: LayerCase, rate: float) -> Self:
         return cls(case, case.factors, rate)
 
     @classmethod
-    def fresh(cls, case: LayerCase) -> Self:
+    def build_initialized(cls, case: LayerCase) -> Self:
         f = case.factors
         A = np.random.default_rng(0).normal(size=f.A.shape)
         norms = np.linalg.norm(case.weight, axis=1)
@@ -91,7 +91,7 @@ class ReferenceLayer(Layer):
             self.put_back()
         return self.put_out(x, self.active if self.on and not self.merged else ())
 
-    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+    def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
         known = [() if name == "__base__" else (name,) for name in names]
         return np.vstack([self.put_out(row[None], n) for row, n in zip(x, known, strict=True)])
 
@@ -127,7 +127,7 @@ class ReferenceLayer(Layer):
                 self.base_bias = self.rounded(self.base_bias - f.scaling * f.bias)
         self.merged = ()
 
-    def switch(self, on: bool) -> None:
+    def set_enabled(self, on: bool) -> None:
         self.on = on
 
     def set_scale(self, factor: float) -> None:
@@ -139,7 +139,7 @@ class ReferenceLayer(Layer):
         m, b = (None if v is None else self.rounded(v) for v in (found.magnitude, found.bias))
         return Gradients(A=A, B=B, magnitude=m, bias=b)
 
-    def trainable(self) -> tuple[str, ...]:
+    def trainable_base_parameters(self) -> tuple[str, ...]:
         return ()
 
     def train(self) -> None:
@@ -148,19 +148,21 @@ class ReferenceLayer(Layer):
     def eval(self) -> None:
         self.training = False
 
-    def saved_and_loaded(self) -> Layer:
+    def save_and_load(self) -> Layer:
         return type(self)(self.case, self.held("default"))
 
     def output_dtype(self, x: Array, dtype: str) -> str:
         return dtype
 
-    def add(self, name: str, factors: Factors) -> None:
+    def add_adapter(self, name: str, factors: Factors) -> None:
         self.adapters[name], self.scales[name] = factors, 1.0
 
-    def activate(self, *names: str) -> None:
+    def set_active_adapters(self, *names: str) -> None:
         self.active = names
 
-    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
+    def combine_adapters(
+        self, names: tuple[str, ...], weights: tuple[float, ...], how: str
+    ) -> Factors:
         parts = [self.held(name) for name in names]
         if how == "cat":
             found = concatenate(parts, weights)
@@ -227,20 +229,20 @@ class ReferenceModel(ModelUnderTest):
     def logits(self, ids: Any, mask: Any) -> Array:
         return self.put_out(ids, mask, adapted=self.adapted)
 
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
         return self.put_out(ids, mask, adapted=False)
 
-    def merged(self) -> Self:
+    def merge_and_unload(self) -> Self:
         return self
 
-    def unloaded(self) -> Self:
+    def unload(self) -> Self:
         return type(self)(self.case, self.lora, adapted=False)
 
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
         return type(self)(self.case, self.lora), True
 
     def scalings(self) -> Mapping[str, tuple[int, float]]:
         return self.scaled()
 
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         return {"head": self.head}, {"head": self.head.copy()}

@@ -18,12 +18,14 @@ class Lora(torch.nn.Module):
 
     def __init__(self, case: LayerCase, dropout: float) -> None:
         super().__init__()
-        out, inside = case.weight.shape
+        out_features, in_features = case.weight.shape
         like: Any = {"dtype": getattr(torch, case.dtype), "device": "cuda"}
-        self.base = torch.nn.Linear(inside, out, bias=case.base_bias is not None, **like)
+        self.base = torch.nn.Linear(
+            in_features, out_features, bias=case.base_bias is not None, **like
+        )
         self.base.requires_grad_(False)
-        self.lora_A = torch.nn.Parameter(torch.randn(case.factors.rank, inside, **like))
-        self.lora_B = torch.nn.Parameter(torch.zeros(out, case.factors.rank, **like))
+        self.lora_A = torch.nn.Parameter(torch.randn(case.factors.rank, in_features, **like))
+        self.lora_B = torch.nn.Parameter(torch.zeros(out_features, case.factors.rank, **like))
         self.scale, self.merged = case.factors.scaling, False
         self.dropout = torch.nn.Dropout(dropout)
 
@@ -39,10 +41,10 @@ class Lora(torch.nn.Module):
 
 
 class OnCuda(TorchLayer):
-    def make(self, case: LayerCase, dropout: float) -> torch.nn.Module:
+    def make_module(self, case: LayerCase, dropout: float) -> torch.nn.Module:
         return Lora(case, dropout)
 
-    def tensor(self, part: str) -> torch.Tensor:
+    def parameter(self, part: str) -> torch.Tensor:
         module: Any = self.module
         return {"weight": module.base.weight, "base_bias": module.base.bias,
                 "A": module.lora_A, "B": module.lora_B}[part]  # fmt: skip

@@ -12,14 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from transformers.pytorch_utils import Conv1D
 
-from phi3_lora_qa.properties.layer_kinds import Kind, kinds
+from phi3_lora_qa.properties.layer_kinds import LayerKind, layer_kinds
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.strategies import LayerCase
 
 pytestmark = pytest.mark.slow
 
 EXAMPLES = 3
-KINDS = {kind.name: kind for kind in kinds()}
+KINDS = {kind.name: kind for kind in layer_kinds()}
 DTYPES = {"float32", "bfloat16", "float16"}
 SOMETIMES = {"base bias", "no base bias"}
 EITHER_SCALE = {"rslora", "no rslora"}
@@ -85,7 +85,7 @@ def test_every_choice_that_a_kind_has_is_drawn(kind: str) -> None:
 
 
 def test_every_kind_is_named_after_its_library() -> None:
-    assert {kind.library for kind in kinds()} == {"peft", "loralib"}
+    assert {kind.library for kind in layer_kinds()} == {"peft", "loralib"}
     assert {*DRAWN, "peft.model"} == set(KINDS)
 
 
@@ -139,7 +139,7 @@ def test_a_convolution_of_loralib_has_the_kernels_that_it_knows(dims: int) -> No
 
 
 def test_a_fused_layer_of_loralib_has_blocks_without_factors() -> None:
-    masks = {case.enable for case in drawn("loralib.merged_linear", 99)}
+    masks = {case.enable_lora for case in drawn("loralib.merged_linear", 99)}
     assert any(all(mask) for mask in masks)
     assert any(not all(mask) for mask in masks)
     assert len({len(mask) for mask in masks}) > 1
@@ -151,8 +151,8 @@ def test_a_model_is_drawn_with_batches_of_padded_rows() -> None:
     assert max(tokens for _, tokens in shapes) > 6
 
 
-@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.name)
-def test_the_installed_library_holds_what_it_is_not_known_to_break(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", layer_kinds(), ids=lambda kind: kind.name)
+def test_the_installed_library_holds_what_it_is_not_known_to_break(kind: LayerKind) -> None:
     compared = set()
     for tested in kind.properties():
         try:

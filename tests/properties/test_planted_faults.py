@@ -2,7 +2,7 @@
 
 import pytest
 
-from phi3_lora_qa.properties.layer_kinds import kinds
+from phi3_lora_qa.properties.layer_kinds import layer_kinds
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from tests.properties import (  # noqa: F401  each plants its faults when it is imported
     planted_adapters,
@@ -16,8 +16,8 @@ from tests.properties.planting import FAULTS
 
 pytestmark = pytest.mark.slow
 
-KINDS = {kind.name: kind.under_test for kind in kinds()}
-PROPERTIES = {tested.id: tested for kind in kinds() for tested in kind.properties()}
+KINDS = {kind.name: kind.under_test for kind in layer_kinds()}
+PROPERTIES = {tested.id: tested for kind in layer_kinds() for tested in kind.properties()}
 
 
 def run(kind: str, tested: str) -> None:

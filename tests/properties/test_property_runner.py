@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.layer_property import Comparison, Property, all_properties, compared
+from phi3_lora_qa.properties.layer_property import Comparison, Property, all_properties, compare
 from phi3_lora_qa.properties.peft_layers import PeftLinear
-from phi3_lora_qa.properties.property_runner import PROFILES, Held, PropertyFailed, run_property
+from phi3_lora_qa.properties.property_runner import (
+    PROFILES,
+    PropertyFailed,
+    PropertyResult,
+    run_property,
+)
 
 PROPERTIES = {tested.id: tested for tested in all_properties()}
 
@@ -19,7 +24,7 @@ PROPERTIES = {tested.id: tested for tested in all_properties()}
 def made(*errors: float, bound: float = 1.0) -> Property:
     def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
         for error in errors:
-            yield compared("it", np.array([error]), np.zeros(1), bound)
+            yield compare("it", np.array([error]), np.zeros(1), bound)
 
     return Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
 
@@ -40,14 +45,14 @@ def test_an_error_beyond_its_bound_breaks_it(error: float) -> None:
 
 
 def test_a_property_with_nothing_to_say_has_no_case() -> None:
-    assert run_property(made(), PeftLinear, examples=3) == Held(cases=0, ratio=0.0)
+    assert run_property(made(), PeftLinear, examples=3) == PropertyResult(cases=0, ratio=0.0)
     # Only DoRA has magnitudes.
-    assert run_property(PROPERTIES["row_norms_are_the_magnitudes"], PeftLinear).cases == 0
+    assert run_property(PROPERTIES["merged_row_norms_equal_dora_magnitudes"], PeftLinear).cases == 0
 
 
 def test_an_error_that_the_layer_raises_breaks_it() -> None:
     def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
-        yield compared("it", np.zeros(1), np.zeros(1))
+        yield compare("it", np.zeros(1), np.zeros(1))
         raise RuntimeError("no such layer")
 
     raising = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
@@ -73,7 +78,7 @@ def test_what_broke_it_is_told_with_its_example_and_the_way_to_run_it_again(
 ) -> None:
     tested = made(0.25 * bound, 0.75, bound=bound)
     with pytest.raises(PropertyFailed) as broken:
-        run_property(tested, PeftLinear, again="pytest this")
+        run_property(tested, PeftLinear, rerun_command="pytest this")
     lines = str(broken.value).splitlines()
     assert lines[0] == f"made does not hold for PeftLinear: it is off by {told}" + (
         " rounded" if bound == 0.0 else ""
@@ -88,7 +93,7 @@ def test_a_layer_whose_results_change_from_run_to_run_breaks_it() -> None:
     calls = iter([2.0])
 
     def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
-        yield compared("it", np.array([next(calls, 0.0)]), np.zeros(1), 1.0)
+        yield compare("it", np.array([next(calls, 0.0)]), np.zeros(1), 1.0)
 
     changing = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
     with pytest.raises(PropertyFailed, match="once and not again: the layer's results change"):
@@ -105,7 +110,7 @@ def test_numbers_in_the_users_own_modules_change_no_case(
 
         def check(layer: Any, case: Any, draw: Any) -> Iterator[Comparison]:
             cases.append(repr(case))
-            yield compared("it", np.zeros(1), np.zeros(1))
+            yield compare("it", np.zeros(1), np.zeros(1))
 
         noting = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
         run_property(noting, PeftLinear, examples=60)

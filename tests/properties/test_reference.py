@@ -29,101 +29,101 @@ SAVED = [
 COMPARED: dict[str, list[str]] = {
     "delta_is_scaling_times_b_times_a": ["the delta"],
     "delta_has_at_most_rank_r": ["the part of the delta outside of B's columns"],
-    "delta_is_linear_in_the_scaling": [
+    "delta_is_linear_in_scaling": [
         *(f"the delta at {k} times the scaling" for k in FACTORS),
         "the delta after the scale was set back",
     ],
     "delta_is_linear_in_each_factor": [
         f"the delta with {factor} {k} times as large" for factor in "BA" for k in (2, 0.5, -1)
     ],
-    "delta_does_not_depend_on_the_gauge": ["the delta with B·M and M⁻¹·A"],
-    "delta_does_not_depend_on_the_order_of_ranks": ["the delta with ranks in another order"],
+    "delta_is_gauge_invariant": ["the delta with B·M and M⁻¹·A"],
+    "delta_is_invariant_to_rank_permutation": ["the delta with ranks in another order"],
     "forward_adds_the_delta": ["the output"],
-    "forward_is_linear_in_the_scaling": [
+    "forward_is_linear_in_scaling": [
         *(f"the output at {k} times the scaling" for k in FACTORS),
         "the output after the scale was set back",
     ],
-    "forward_changes_nothing": ["the output, the second time,"],
-    "rows_of_a_batch_do_not_meet": [
+    "forward_is_repeatable": ["the output, the second time,"],
+    "batch_rows_are_independent": [
         "the output of a shuffled batch", "the output of one row alone",
     ],
-    "switched_off_it_is_the_base": [
+    "disabling_restores_the_base": [
         "the output with the adapter off", "the output with the adapter on again",
     ],
-    "output_has_the_dtype_of_the_base": [
+    "output_dtype_matches_the_base": [
         f"the output's dtype, {dtype} and not {dtype}:"
         for dtype in ("float32", "float16", "bfloat16")
     ],
-    "saving_and_loading_changes_nothing": [
+    "save_load_round_trip_is_exact": [
         f"{part} after loading" for part in ("A", "B", "the scaling", "the output")
     ],
-    "only_the_active_adapter_acts": [
+    "only_the_active_adapter_applies": [
         "the output with a second, idle adapter",
         "the output of the second adapter",
         "the output of the first adapter again",
     ],
-    "active_adapters_add_up": ["the output of both adapters"],
-    "merging_both_adds_both": ["the weight with both merged", "the weight with both unmerged"],
-    "rows_of_a_mixed_batch_are_separate_runs": [
+    "active_adapters_are_summed": ["the output of both adapters"],
+    "merging_two_adapters_adds_both_deltas": ["the weight with both merged", "the weight with both unmerged"],
+    "mixed_batch_rows_match_separate_runs": [
         *(f"a row of {name} in a mixed batch" for name in ("__base__", "default", "second")),
         "the output after a mixed batch",
     ],
-    "a_concatenation_is_the_weighted_sum": [
+    "cat_combination_equals_the_weighted_sum": [
         "the rank of the concatenation", "the delta of the concatenation",
     ],
-    "a_combination_with_rslora_keeps_its_scale": ["the scaling of the combination"],
-    "an_svd_is_the_best_of_its_rank": ["the distance of the svd from the weighted sum"],
-    "a_linear_combination_mixes_the_factors": [
+    "rslora_combination_has_scaling_one": ["the scaling of the combination"],
+    "svd_combination_is_optimal_for_its_rank": ["the distance of the svd from the weighted sum"],
+    "linear_combination_mixes_the_factors": [
         f"{part} of the {how} combination"
         for part in ("A", "B", "the scaling")
         for how in ("linear", "magnitude_prune", "ties", "dare_linear")
     ],
     "merging_adds_the_delta_to_the_weight": ["the merged weight"],
-    "merged_it_puts_out_the_same": ["the output of the merged layer"],
-    "merging_twice_adds_it_once": ["the weight merged twice"],
+    "merged_output_matches_unmerged": ["the output of the merged layer"],
+    "merging_twice_adds_the_delta_once": ["the weight merged twice"],
     "unmerging_restores_the_weight": ["the weight after unmerging"],
-    "cycles_of_merging_do_not_drift": [f"the weight after {n} cycles" for n in range(2, 9)],
-    "unmerging_what_is_not_merged_changes_nothing": ["the output after unmerging alone"],
-    "switched_off_while_merged_it_is_the_base": ["the output with the merged adapter off"],
-    "row_norms_are_the_magnitudes": ["the length of a merged row"],
-    "fresh_it_is_the_base": [
+    "merge_cycles_do_not_drift": [f"the weight after {n} cycles" for n in range(2, 9)],
+    "unmerging_an_unmerged_layer_changes_nothing": ["the output after unmerging alone"],
+    "disabling_while_merged_restores_the_base": ["the output with the merged adapter off"],
+    "merged_row_norms_equal_dora_magnitudes": ["the length of a merged row"],
+    "initial_output_equals_the_base": [
         "one of the fresh factors is zero:", "one of the fresh factors is not zero:",
         "the output of a fresh layer",
     ],
-    "fresh_the_other_factor_does_not_move": [
+    "initial_gradient_reaches_only_the_zero_factor": [
         "the gradient of the factor that is not zero",
         *(f"the gradient of {part}" for part in ("A", "B", "the bias", "the magnitude")),
     ],
-    "gradients_are_the_products": [
+    "gradients_match_the_formulas": [
         f"the gradient of {part}" for part in ("A", "B", "the bias", "the magnitude")
     ],
-    "the_base_gets_no_gradient": ["no gradient at the base's parameters:"],
-    "only_the_adapter_is_trained": ["the base's parameters are frozen:"],
-    "dropout_ends_with_training": ["the output in eval mode"],
-    "dropout_acts_in_training": ["the output without its update"],
-    "model_switched_off_is_the_base": [
+    "base_receives_no_gradient": ["no gradient at the base's parameters:"],
+    "only_the_adapter_is_trainable": ["the base's parameters are frozen:"],
+    "dropout_is_inactive_in_eval_mode": ["the output in eval mode"],
+    "dropout_is_active_in_training_mode": ["the output without its update"],
+    "model_disabling_restores_the_base": [
         "a logit with the adapter off", "the adapter changes the logits:",
     ],
-    "model_merged_puts_out_the_same": ["a logit of the merged model"],
-    "model_unloaded_is_the_base": ["a logit after unloading"],
-    "model_saved_and_loaded_is_the_same": SAVED,
-    "model_patterns_keep_their_order": SAVED,
+    "model_merged_output_matches_unmerged": ["a logit of the merged model"],
+    "model_unloading_restores_the_base": ["a logit after unloading"],
+    "model_save_load_round_trip_is_exact": SAVED,
+    "model_pattern_order_survives_saving": SAVED,
     "model_scalings_follow_the_patterns": [
         f"rank or scaling of model.layers.{layer}.{module}"
         for layer in range(3) for module in ("self_attn.qkv_proj", "mlp.down_proj")
     ],
-    "model_training_leaves_the_base": ["the base's head after a step"],
-    "model_rows_do_not_depend_on_padding": ["a logit of a padded row"],
+    "model_training_leaves_the_base_unchanged": ["the base's head after a step"],
+    "model_output_is_invariant_to_padding": ["a logit of a padded row"],
 }  # fmt: skip
 """All that each property compares: a comparison that is never made would go unnoticed."""
 
 
 WITHOUT = {
-    "row_norms_are_the_magnitudes": ReferenceLayer,
-    "active_adapters_add_up": ReferenceDora,
-    "merging_both_adds_both": ReferenceDora,
-    "rows_of_a_mixed_batch_are_separate_runs": ReferenceDora,
-    "dropout_acts_in_training": ReferenceDora,
+    "merged_row_norms_equal_dora_magnitudes": ReferenceLayer,
+    "active_adapters_are_summed": ReferenceDora,
+    "merging_two_adapters_adds_both_deltas": ReferenceDora,
+    "mixed_batch_rows_match_separate_runs": ReferenceDora,
+    "dropout_is_active_in_training_mode": ReferenceDora,
 }
 """The right layer to which a property has nothing to say."""
 
@@ -142,7 +142,7 @@ def test_on_what_is_right_a_property_holds_and_compares_all_that_it_should(teste
 
 
 def test_adapters_are_combined_with_weights_of_either_sign_and_several_sizes() -> None:
-    seen = _compared("a_concatenation_is_the_weighted_sum", ReferenceLayer, examples=200)
+    seen = _compared("cat_combination_equals_the_weighted_sum", ReferenceLayer, examples=200)
     drawn = {what.partition(" with weights ")[2] for what in seen} - {""}
     pairs = {tuple(map(float, pair.split(" and "))) for pair in drawn}
     weights = {1.0, 0.5, -1.0, 2.0, 0.3, -0.7}
@@ -152,21 +152,23 @@ def test_adapters_are_combined_with_weights_of_either_sign_and_several_sizes() -
 @pytest.mark.filterwarnings("error")
 def test_what_has_no_value_does_not_warn() -> None:
     """A second adapter may take the direction from a row of DoRA's, whose output is NaN then."""
-    tested = PROPERTIES["only_the_active_adapter_acts"]
+    tested = PROPERTIES["only_the_active_adapter_applies"]
     run_property(tested, ReferenceDora, examples=80, shrink=False)
 
 
 def test_a_gradient_at_the_base_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReferenceLayer, "trainable", lambda self: ("weight", "bias"))
+    monkeypatch.setattr(
+        ReferenceLayer, "trainable_base_parameters", lambda self: ("weight", "bias")
+    )
     with pytest.raises(PropertyFailed, match="the base's weight, bias are frozen: is off by 1"):
-        run_property(PROPERTIES["only_the_adapter_is_trained"], ReferenceLayer)
+        run_property(PROPERTIES["only_the_adapter_is_trainable"], ReferenceLayer)
     monkeypatch.setattr(
         ReferenceLayer,
         "gradients",
         lambda self, x, g: Gradients(A=None, B=None, frozen=("weight",)),
     )
     with pytest.raises(PropertyFailed, match="no gradient at the base's weight: is off by 1"):
-        run_property(PROPERTIES["the_base_gets_no_gradient"], ReferenceLayer)
+        run_property(PROPERTIES["base_receives_no_gradient"], ReferenceLayer)
 
 
 def test_every_property_is_tested_here() -> None:
@@ -181,18 +183,18 @@ def test_the_right_layer_has_every_ability() -> None:
 
 
 @pytest.mark.parametrize(
-    "tested", ["only_the_active_adapter_acts", "a_concatenation_is_the_weighted_sum"]
+    "tested", ["only_the_active_adapter_applies", "cat_combination_equals_the_weighted_sum"]
 )
 def test_the_second_adapter_has_a_rank_of_its_own(
     tested: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks, right = set(), ReferenceLayer.add
+    ranks, right = set(), ReferenceLayer.add_adapter
 
     def noted(self: ReferenceLayer, name: str, factors: Factors) -> None:
         ranks.add((self.held("default").rank, factors.rank))
         right(self, name, factors)
 
-    monkeypatch.setattr(ReferenceLayer, "add", noted)
+    monkeypatch.setattr(ReferenceLayer, "add_adapter", noted)
     run_property(PROPERTIES[tested], ReferenceLayer, examples=100)
     assert len({second for _, second in ranks}) > 3
     assert any(first != second for first, second in ranks)
@@ -207,7 +209,7 @@ def test_a_pass_that_remembers_the_last_one_is_noticed(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ReferenceLayer, "forward", changed)
     with pytest.raises(PropertyFailed, match="the output, the second time, is off"):
-        run_property(PROPERTIES["forward_changes_nothing"], ReferenceLayer)
+        run_property(PROPERTIES["forward_is_repeatable"], ReferenceLayer)
 
 
 def test_patterns_that_are_saved_in_another_order_are_noticed(
@@ -218,15 +220,17 @@ def test_patterns_that_are_saved_in_another_order_are_noticed(
         lora.rank_pattern = dict(sorted(lora.rank_pattern.items()))
         return ReferenceModel(self.case, lora), True
 
-    monkeypatch.setattr(ReferenceModel, "saved_and_loaded", changed)
+    monkeypatch.setattr(ReferenceModel, "save_and_load", changed)
     with pytest.raises(PropertyFailed, match="a logit after loading as default is off"):
-        run_property(PROPERTIES["model_patterns_keep_their_order"], ReferenceModel, shrink=False)
+        run_property(
+            PROPERTIES["model_pattern_order_survives_saving"], ReferenceModel, shrink=False
+        )
     # Where the order decides nothing it is no matter.
-    run_property(PROPERTIES["model_saved_and_loaded_is_the_same"], ReferenceModel, examples=40)
+    run_property(PROPERTIES["model_save_load_round_trip_is_exact"], ReferenceModel, examples=40)
 
 
 def test_patterns_are_tried_with_every_start_but_the_one_that_knows_even_ranks_only() -> None:
-    starts, tested = set(), PROPERTIES["model_patterns_keep_their_order"]
+    starts, tested = set(), PROPERTIES["model_pattern_order_survives_saving"]
 
     def check(kind: Any, case: Any, draw: Any) -> Iterator[Comparison]:
         for found in tested.check(kind, case, draw):
@@ -251,15 +255,17 @@ def test_the_bound_of_an_svd_goes_with_the_size_of_the_factors(exponent: int) ->
             return super().cases().map(lambda case: replace(case, factors=sized(case.factors)))
 
         @classmethod
-        def more_factors(cls, case: Any, **choices: Any) -> Any:
-            return super().more_factors(case, **choices).map(sized)
+        def additional_factors(cls, case: Any, **choices: Any) -> Any:
+            return super().additional_factors(case, **choices).map(sized)
 
     class Off(Sized):
-        def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
-            found = super().combine(names, weights, how)
-            return replace(found, scaling=1.0 + 8 * format_of("bfloat16").u)
+        def combine_adapters(
+            self, names: tuple[str, ...], weights: tuple[float, ...], how: str
+        ) -> Factors:
+            found = super().combine_adapters(names, weights, how)
+            return replace(found, scaling=1.0 + 8 * format_of("bfloat16").unit_roundoff)
 
-    tested = PROPERTIES["an_svd_is_the_best_of_its_rank"]
+    tested = PROPERTIES["svd_combination_is_optimal_for_its_rank"]
     run_property(tested, Sized, examples=60, shrink=False)
     with pytest.raises(PropertyFailed, match="the distance of the svd"):
         run_property(tested, Off, examples=60, shrink=False)
@@ -272,12 +278,12 @@ def test_a_drift_that_only_later_cycles_have_is_noticed(monkeypatch: pytest.Monk
         self.cycles = getattr(self, "cycles", 0) + 1
         right(self)
         if self.cycles > 1:
-            self.base = self.base * (1.0 + 8 * format_of(self.case.dtype).u)
+            self.base = self.base * (1.0 + 8 * format_of(self.case.dtype).unit_roundoff)
 
     monkeypatch.setattr(ReferenceLayer, "unmerge", changed)
     run_property(PROPERTIES["unmerging_restores_the_weight"], ReferenceLayer, examples=40)
     with pytest.raises(PropertyFailed, match=r"the weight after \d cycles is off by"):
-        run_property(PROPERTIES["cycles_of_merging_do_not_drift"], ReferenceLayer)
+        run_property(PROPERTIES["merge_cycles_do_not_drift"], ReferenceLayer)
 
 
 @pytest.mark.parametrize("size", [0.125, 8.0])
@@ -296,7 +302,7 @@ def test_doras_scale_is_not_turned_to_where_its_rows_have_no_direction(size: flo
                 )
             )  # fmt: skip
 
-    seen = _compared("forward_is_linear_in_the_scaling", Cancelling)
+    seen = _compared("forward_is_linear_in_scaling", Cancelling)
     where = {f"the output at {k} times the scaling" for k in ("0.5", "-1", "0")}
     assert seen == where | {"the output after the scale was set back"}
 

@@ -20,15 +20,15 @@ PROPERTIES = {p.id: p for p in all_properties()}
 SLIGHT = 8
 """Units roundoff: no bound of a property is so loose that it hides this on every case."""
 UNUSED = {
-    "forward_changes_nothing": {1},  # made for what it may leave behind
-    "fresh_it_is_the_base": {0, 2},  # A, of any size, and its scaling
-    "a_combination_with_rslora_keeps_its_scale": {0, 1},  # A and B
-    "fresh_the_other_factor_does_not_move": {3},  # the base's gradient
-    "gradients_are_the_products": {0},  # the base's gradient
-    "the_base_gets_no_gradient": {1, 2, 3},  # the adapter's
-    "model_switched_off_is_the_base": {2},  # logits that differ from the base's anyway
-    "model_saved_and_loaded_is_the_same": {0},  # the names of modules
-    "model_patterns_keep_their_order": {0},  # the names of modules
+    "forward_is_repeatable": {1},  # made for what it may leave behind
+    "initial_output_equals_the_base": {0, 2},  # A, of any size, and its scaling
+    "rslora_combination_has_scaling_one": {0, 1},  # A and B
+    "initial_gradient_reaches_only_the_zero_factor": {3},  # the base's gradient
+    "gradients_match_the_formulas": {0},  # the base's gradient
+    "base_receives_no_gradient": {1, 2, 3},  # the adapter's
+    "model_disabling_restores_the_base": {2},  # logits that differ from the base's anyway
+    "model_save_load_round_trip_is_exact": {0},  # the names of modules
+    "model_pattern_order_survives_saving": {0},  # the names of modules
 }
 """What a property reads of a layer and has no use for, by the order in which it is read."""
 
@@ -68,7 +68,7 @@ class Spoiled(ReferenceLayer):
         return super().cases().map(Turns.begin)
 
     def one(self, values: Array) -> Array:
-        return Turns.one(values, SLIGHT * format_of(self.case.dtype).u)
+        return Turns.one(values, SLIGHT * format_of(self.case.dtype).unit_roundoff)
 
     def parts(self, found: Any, *names: str) -> Any:
         held = {n: getattr(found, n) for n in names if getattr(found, n) is not None}
@@ -77,8 +77,8 @@ class Spoiled(ReferenceLayer):
     def forward(self, x: Array) -> Array:
         return self.one(super().forward(x))
 
-    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
-        return self.one(super().mixed(x, names))
+    def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+        return self.one(super().forward_mixed(x, names))
 
     def weight(self) -> Array:
         return self.one(super().weight())
@@ -90,8 +90,12 @@ class Spoiled(ReferenceLayer):
         found: Factors = self.parts(super().factors(), "A", "B", "scaling")
         return found
 
-    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
-        found: Factors = self.parts(super().combine(names, weights, how), "A", "B", "scaling")
+    def combine_adapters(
+        self, names: tuple[str, ...], weights: tuple[float, ...], how: str
+    ) -> Factors:
+        found: Factors = self.parts(
+            super().combine_adapters(names, weights, how), "A", "B", "scaling"
+        )
         return found
 
     def gradients(self, x: Array, g: Array) -> Gradients:
@@ -99,7 +103,7 @@ class Spoiled(ReferenceLayer):
         found: Gradients = self.parts(super().gradients(x, g), "A", "B", "magnitude", "bias")
         return replace(found, frozen=frozen)
 
-    def trainable(self) -> tuple[str, ...]:
+    def trainable_base_parameters(self) -> tuple[str, ...]:
         return () if Turns.truth() else ("weight",)
 
     def output_dtype(self, x: Array, dtype: str) -> str:
@@ -124,19 +128,19 @@ class SpoiledModel(ReferenceModel):
     def logits(self, ids: Any, mask: Any) -> Array:
         return Turns.one(super().logits(ids, mask), SLIGHT * MARGIN)
 
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
-        return Turns.one(super().logits_switched_off(ids, mask), SLIGHT * MARGIN)
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
+        return Turns.one(super().logits_disabled(ids, mask), SLIGHT * MARGIN)
 
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
-        return super().saved_and_loaded(name)[0], Turns.truth()
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
+        return super().save_and_load(name)[0], Turns.truth()
 
     def scalings(self) -> Mapping[str, tuple[int, float]]:
         pairs = np.array(list(super().scalings().values()))
         spoiled = Turns.one(pairs, SLIGHT * 2.0**-50)
         return dict(zip(super().scalings(), spoiled, strict=True))
 
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        before, after = super().base_after_a_step()
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        before, after = super().base_before_and_after_step()
         return before, {name: Turns.one(values, 2.0**-50) for name, values in after.items()}
 
 

@@ -32,13 +32,13 @@ class MyLora(torch.nn.Module):
         return self.base(x) + (x @ self.lora_down.T @ self.lora_up.T) * self.scale
 
 class MyLayer(TorchLayer):
-    lacks = frozenset({{"with_dropout"}})
+    unsupported = frozenset({{"build_with_dropout"}})
 
-    def make(self, case, dropout):
+    def make_module(self, case, dropout):
         out, inside = case.weight.shape
         return MyLora(inside, out, case.factors.rank, case.alpha, getattr(torch, case.dtype))
 
-    def tensor(self, part):
+    def parameter(self, part):
         base = self.module.base
         return {{"weight": base.weight, "base_bias": base.bias,
                 "A": self.module.lora_down, "B": self.module.lora_up}}[part]
@@ -78,8 +78,8 @@ def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pyt
 def test_a_fault_that_the_layer_says_it_has_fails_nothing(
     pytester: pytest.Pytester, scale: str, outcome: str
 ) -> None:
-    known = 'known_failures = {"forward_adds_the_delta": "we know"}\n    lacks'
-    pytester.makepyfile(LAYER.format(scale=scale).replace("lacks", known, 1))
+    known = 'known_failures = {"forward_adds_the_delta": "we know"}\n    unsupported'
+    pytester.makepyfile(LAYER.format(scale=scale).replace("unsupported", known, 1))
     result = pytester.runpytest_inprocess("-q", "-rxX", "-k", "forward_adds_the_delta")
     assert result.parseoutcomes().keys() - {"deselected"} == {outcome}
     assert result.ret == 0
@@ -129,7 +129,7 @@ def test_a_tensor_that_the_layer_lacks_is_named_with_the_way_out(
 
 def test_what_is_no_layer_is_refused() -> None:
     class Nothing(Layer):
-        lacks = frozenset({"forward"})
+        unsupported = frozenset({"forward"})
 
     with pytest.raises(InputError, match="no property applies to Other"):
         lora_properties(type("Other", (), {}))

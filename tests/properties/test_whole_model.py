@@ -12,7 +12,7 @@ from phi3_lora_qa.properties.whole_model import ModelCase
 from phi3_lora_qa.strategies import Batch
 from tests.properties.reference import ReferenceModel
 
-(MERGED,) = (p for p in all_properties() if p.id == "model_merged_puts_out_the_same")
+(MERGED,) = (p for p in all_properties() if p.id == "model_merged_output_matches_unmerged")
 
 
 def moved(by: float, size: float) -> type[ReferenceModel]:
@@ -24,7 +24,7 @@ def moved(by: float, size: float) -> type[ReferenceModel]:
         def logits(self, ids: Array, mask: Array) -> Array:
             return np.full((*ids.shape, 8), size + (by if self.merges else 0.0))
 
-        def merged(self) -> "Moved":
+        def merge_and_unload(self) -> "Moved":
             twin = type(self)(self.case, self.lora)
             twin.merges = True
             return twin

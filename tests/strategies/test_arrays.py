@@ -34,9 +34,13 @@ def test_dtypes_shapes_ranks_and_alphas_shrink_to_the_plainest() -> None:
 @QUICK
 @given(st.data())
 def test_a_rank_is_one_that_the_weight_can_use_in_full(data: st.DataObject) -> None:
-    out, inside = data.draw(shapes(max_side=12))
-    assert out <= 12 >= inside
-    assert 1 <= data.draw(ranks(out, inside, max_rank=6)) <= min(out, inside, 6)
+    out_features, in_features = data.draw(shapes(max_side=12))
+    assert out_features <= 12 >= in_features
+    assert (
+        1
+        <= data.draw(ranks(out_features, in_features, max_rank=6))
+        <= min(out_features, in_features, 6)
+    )
 
 
 @QUICK

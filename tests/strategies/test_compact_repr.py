@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phi3_lora_qa.strategies.compact_repr import CompactRepr, shown
+from phi3_lora_qa.strategies.compact_repr import CompactRepr, compact_repr
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -26,4 +26,4 @@ def test_a_small_value_is_shown_so_that_it_can_be_copied() -> None:
 
 def test_a_large_array_is_shown_by_its_shape_and_range() -> None:
     values = np.linspace(-1, 2, 100).reshape(10, 10)
-    assert shown(values) == "<array (10, 10) float64, -1 to 2>"
+    assert compact_repr(values) == "<array (10, 10) float64, -1 to 2>"
