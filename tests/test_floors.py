@@ -14,6 +14,7 @@ PACKAGE = Path(phi3_lora_qa.__file__).parent
 FLOORS = {
     "errors": -1, "setting_specs": -1, "reading": -1,  # import nothing; all may import them
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
+    "lora_scaling": 0,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,

@@ -57,7 +57,6 @@ from phi3_lora_qa.lora.scaling import (
     ScalingConfig,
     alpha_for,
     module_scaling,
-    scaling_of,
 )
 from phi3_lora_qa.lora.spectrum import (
     effective_rank,
@@ -74,6 +73,7 @@ from phi3_lora_qa.lora.weight_bounds import (
     merge_cycles_bound,
     unmerge_bound,
 )
+from phi3_lora_qa.lora_scaling import scaling_of
 
 __all__ = [
     "FORMATS",

@@ -65,12 +65,12 @@ class Mixture:
     majority: Literal["total", "frequency"] = "total"
 
     def __post_init__(self) -> None:
-        kinds, ways = ("linear", "ties", "magnitude_prune"), ("total", "frequency")
-        if self.kind not in kinds or self.majority not in ways or not self.density >= 0:
+        kinds, methods = ("linear", "ties", "magnitude_prune"), ("total", "frequency")
+        if self.kind not in kinds or self.majority not in methods or not self.density >= 0:
             raise InputError(
-                f"no mixture has kind {self.kind!r}, density {self.density} and majority "
-                f"{self.majority!r}; give a kind of {', '.join(kinds)}, a density from 0 to 1, and "
-                f"a majority of {', '.join(ways)}"
+                f"invalid mixture: kind {self.kind!r}, density {self.density}, majority "
+                f"{self.majority!r}; use a kind from {', '.join(kinds)}, a density from 0 to 1, "
+                f"and a majority from {', '.join(methods)}"
             )
 
 
@@ -209,7 +209,8 @@ def mix_factors(parts: Sequence[Factors], weights: Sequence[float], mixture: Mix
     """
     _check(parts, weights)
     if len({f.rank for f in parts}) > 1:
-        raise InputError("the ranks differ, so the factors cannot be added; use concatenate")
+        ranks = ", ".join(str(f.rank) for f in parts)
+        raise InputError(f"factors of different ranks cannot be added: {ranks}; use concatenate")
     shares = [w * f.scaling for w, f in zip(weights, parts, strict=True)]
     roots = [math.sqrt(abs(share)) for share in shares]
     signed = [math.copysign(root, share) for root, share in zip(roots, shares, strict=True)]
@@ -272,28 +273,33 @@ def majority(stacked: Array, mixture: Mixture) -> Array:
 def _finite(matrix: Array) -> Array:
     if not np.isfinite(matrix).all():
         raise InputError(
-            "a matrix with NaN or infinite entries has no singular values; look where they come "
-            "from, such as a layer of the adapter or a product beyond float64's range"
+            "a matrix with NaN or infinite entries has no singular values; find their source, such "
+            "as a damaged layer of the adapter or a product that overflows float64"
         )
     return matrix
 
 
 def _require_rank(rank: int) -> None:
     if rank < 0:
-        raise InputError(f"nothing has a rank of {rank}; give one from 0")
+        raise InputError(f"rank must be at least 0: got {rank}; pass 0 or a positive rank")
 
 
 def _check(parts: Sequence[Factors], weights: Sequence[float]) -> None:
     if not parts or len(parts) != len(weights):
         raise InputError(
-            f"{len(parts)} adapters and {len(weights)} weights; give one weight for each adapter"
+            f"adapters and weights differ in number: {len(parts)} and {len(weights)}; "
+            "pass one weight for each adapter"
         )
     for factors in parts:
         require_factors(factors)
     if len({(f.B.shape[0], f.A.shape[1]) for f in parts}) > 1:
-        raise InputError("the adapters are of modules of other sizes; give those of one module")
+        shapes = ", ".join(str((f.B.shape[0], f.A.shape[1])) for f in parts)
+        raise InputError(
+            f"the adapters belong to modules of different sizes: {shapes}; "
+            "pass factors of the same module"
+        )
     if any(f.magnitude is not None or f.bias is not None for f in parts):
         raise InputError(
-            "DoRA's magnitude and lora_bias are no part of a delta, so they can't be combined; "
-            "merge each adapter into the base instead"
+            "cannot combine adapters with a DoRA magnitude or lora_bias: these are not part of the "
+            "delta; merge each adapter into the base instead"
         )

@@ -143,7 +143,7 @@ def fuse_bound(parts: Mapping[str, Factors], layout: Layout, dtype: str) -> Arra
     for name, factors in parts.items():
         ratio = factors.scaling / common if common else 0.0
         if abs(np.frexp(ratio)[0]) == 0.5:
-            # Only what leaves the dtype's range is lost.
+            # Scaling by a power of two is exact unless it leaves the dtype's range.
             folded = ratio * factors.B
             error = np.abs(round_to(folded, dtype) - folded)
         else:

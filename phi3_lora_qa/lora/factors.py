@@ -126,13 +126,13 @@ def require_factors(factors: Factors) -> None:
     if not fits or any(v.shape != B.shape[:1] for v in vectors):
         shapes = ", ".join(str(v.shape) for v in (A, B, *vectors))
         raise InputError(
-            f"arrays of {shapes} are no factors; give A (r, in), B (out, r), and magnitude and "
-            "bias as (out,)"
+            f"the shapes of the factors do not match: {shapes}; pass A (r, in), B (out, r), and "
+            "magnitude and bias as (out,)"
         )
     if any(v.dtype != np.float64 for v in (A, B, *vectors)):
         raise InputError(
-            "factors of another dtype than float64 would be computed in it; convert them first, "
-            "which changes no value"
+            f"factors must be float64: got {', '.join(str(v.dtype) for v in (A, B, *vectors))}; "
+            "convert them first, which changes no value"
         )
 
 
@@ -142,11 +142,14 @@ def require_fit(weight: Array, factors: Factors, x: Array | None = None) -> None
     shape = (factors.B.shape[0], factors.A.shape[1])
     if weight.shape != shape:
         raise InputError(
-            f"a weight {weight.shape} does not go with factors for {shape}; give it as (out, in), "
-            "transposed if it is stored (in, out)"
+            f"the weight does not fit the factors: {weight.shape} instead of {shape}; pass it as "
+            "(out, in), transposed if it is stored (in, out)"
         )
     if x is not None and (x.ndim == 0 or x.shape[-1] != shape[1]):
-        raise InputError(f"inputs {x.shape} are not (..., {shape[1]}); give them as rows")
+        raise InputError(
+            f"the inputs do not fit the factors: {x.shape} instead of (..., {shape[1]}); "
+            "pass them as rows"
+        )
 
 
 def storage_layout(weight: Array, *, fan_in_fan_out: bool) -> Array:

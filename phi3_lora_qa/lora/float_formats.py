@@ -80,7 +80,7 @@ def format_of(dtype: str) -> Format:
         0.00390625
     """
     if dtype not in FORMATS:
-        raise InputError(f"{dtype!r} has no rounding model; name one of {', '.join(FORMATS)}")
+        raise InputError(f"unknown dtype: {dtype!r}; use one of {', '.join(FORMATS)}")
     return FORMATS[dtype]
 
 
@@ -128,7 +128,7 @@ def round_to(values: Array, dtype: str) -> Array:
     """
     form = format_of(dtype)
     exponents = np.frexp(values)[1].astype(np.int64)
-    # Below the smallest normal number the spacing stays what it is there.
+    # Subnormal numbers have the spacing of the smallest normal number.
     quantum = np.ldexp(1.0, np.maximum(exponents, form.min_exponent + 1) - form.significand_bits)
     nearest: Array = np.rint(values / quantum) * quantum
     return np.where(np.abs(nearest) > form.largest, np.copysign(np.inf, values), nearest)

@@ -170,7 +170,7 @@ def split(fused: Factors, layout: Layout) -> dict[str, Factors]:
     rows = sum(block.rows for block in layout)
     if rows != fused.B.shape[0]:
         raise InputError(
-            f"the layout has {rows} rows and B has {fused.B.shape[0]}; "
+            f"the layout does not fit B: {rows} rows instead of {fused.B.shape[0]}; "
             "take heads, kv_heads and sizes from the config of this base"
         )
     return {
@@ -228,9 +228,9 @@ def _ratio(name: str, factors: Factors, common: float, *, rounded: bool) -> floa
     if is_power or rounded:
         return ratio
     raise InputError(
-        f"{name} has the scaling {factors.scaling!r}, another part {common!r}, and their ratio is "
-        "no power of two: no fused B holds both without rounding; train them with the same "
-        "alpha/r, or fuse with rounded=True"
+        f"the parts have scalings whose ratio is not a power of two: {factors.scaling!r} for "
+        f"{name}, {common!r} for another part, so a fused B would have to be rounded; train them "
+        "with the same alpha/r, or fuse with rounded=True"
     )
 
 
@@ -240,8 +240,8 @@ def _magnitude(given: Mapping[str, Factors], layout: Layout) -> Array | None:
         return None
     if len(magnitudes) < len(layout):
         raise InputError(
-            "some parts have DoRA's magnitude and some have not, whose rows then would need the "
-            "base's norms; give every part of the projection a magnitude"
+            f"only some parts have a DoRA magnitude: {len(magnitudes)} of {len(layout)}, and the "
+            "other rows would need the norms of the base; pass a magnitude for every part"
         )
     return np.concatenate(magnitudes)
 
@@ -249,17 +249,21 @@ def _magnitude(given: Mapping[str, Factors], layout: Layout) -> Array | None:
 def _check(parts: Mapping[str, Factors], layout: Layout) -> None:
     names = [block.name for block in layout]
     if not parts or not parts.keys() <= set(names):
-        raise InputError(f"there are no parts but {', '.join(names)}; give at least one of them")
+        raise InputError(
+            f"parts must be some of {', '.join(names)}: got {', '.join(parts) or 'none'}; "
+            "pass at least one of them"
+        )
     for factors in parts.values():
         require_factors(factors)
     inputs = {f.A.shape[1] for f in parts.values()}
     if len(inputs) > 1:
         raise InputError(
-            f"the parts read inputs of {sorted(inputs)} features; give parts of one projection"
+            f"the parts have different numbers of input features: {sorted(inputs)}; "
+            "pass parts of the same projection"
         )
     for block in layout:
         if block.name in parts and parts[block.name].B.shape[0] != block.rows:
             raise InputError(
-                f"{block.name} has {parts[block.name].B.shape[0]} rows of B, the layout has "
-                f"{block.rows}; take heads, kv_heads and sizes from the config of this base"
+                f"{block.name} does not fit the layout: {parts[block.name].B.shape[0]} rows of B "
+                f"instead of {block.rows}; take heads, kv_heads and sizes from the base's config"
             )

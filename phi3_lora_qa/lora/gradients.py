@@ -68,8 +68,8 @@ def factor_gradients(weight: Array, factors: Factors, x: Array, gradient: Array)
     require_fit(weight, factors, x)
     if gradient.shape != (*x.shape[:-1], len(factors.B)):
         raise InputError(
-            f"a gradient {gradient.shape} is none of outputs for inputs {x.shape}; give it as "
-            f"(..., {len(factors.B)})"
+            f"the gradient does not fit the outputs: {gradient.shape} for inputs {x.shape}; pass "
+            f"{(*x.shape[:-1], len(factors.B))}"
         )
     rows = x.reshape(-1, x.shape[-1])
     g = gradient.reshape(-1, gradient.shape[-1])
@@ -136,7 +136,10 @@ def gradient_bound(  # noqa: PLR0913 - what forward_bound takes, and the gradien
         (3, 1)
     """
     if forms_delta and factors.magnitude is not None:
-        raise InputError("the bound of a layer that forms its delta knows no DoRA")
+        raise InputError(
+            "no gradient bound covers a DoRA layer that forms its delta; "
+            "pass forms_delta=False or factors without a magnitude"
+        )
     arithmetic = arithmetic_of(dtype)
     over_rows = batch or arithmetic
     rows = exact(x.reshape(-1, x.shape[-1]))

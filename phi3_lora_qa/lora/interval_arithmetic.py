@@ -94,8 +94,8 @@ class Arithmetic:
     mixed: bool = False
 
     def __post_init__(self) -> None:
-        usual = "float32" if self.dtype in ("float16", "bfloat16") else self.dtype
-        object.__setattr__(self, "accumulate", self.accumulate or usual)
+        default = "float32" if self.dtype in ("float16", "bfloat16") else self.dtype
+        object.__setattr__(self, "accumulate", self.accumulate or default)
         format_of(self.dtype), format_of(self.accumulate)
 
     @np.errstate(all="ignore")
@@ -173,7 +173,7 @@ class Arithmetic:
         form = format_of(self.accumulate)
         lost = own + form.underflow_error * terms
         if form.flushes_subnormals:
-            # Inputs below the smallest normal number may be taken for zero as well.
+            # Inputs below the smallest normal number may be treated as zero, too.
             lost = lost + form.underflow_error * left.sum(axis=1)[:, None]
             lost = lost + form.underflow_error * right.sum(axis=0)
         error = _infinite_on_overflow(form, max_abs + own, _where_nonzero(max_abs, lost))

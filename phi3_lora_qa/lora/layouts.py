@@ -115,11 +115,11 @@ def merged_linear(A: Array, B: Array, scaling: float, enable_lora: Sequence[bool
     enabled = np.flatnonzero(enable_lora)
     k = len(enabled)
     if k == 0:
-        raise InputError("enable_lora enables no block, so there are no factors; enable one")
+        raise InputError("enable_lora enables no block; enable at least one")
     if A.shape[0] != B.shape[1] * k or B.shape[0] % k:
         raise InputError(
-            f"A {A.shape} and B {B.shape} are no factors of {k} blocks; for this enable_lora give "
-            "A (r·k, in) and B (out/n·k, r)"
+            f"the factors do not fit {k} enabled blocks: A {A.shape} and B {B.shape}; for this "
+            "enable_lora pass A (r·k, in) and B (out/n·k, r)"
         )
     rows = B.shape[0] // k
     dense = np.zeros((len(enable_lora), rows, A.shape[0]))
@@ -154,8 +154,8 @@ def peft_conv(A: Array, B: Array, scaling: float, *, groups: int = 1) -> Factors
     flat = B.reshape(B.shape[0], B.shape[1])
     if A.shape[0] != groups * B.shape[1] or B.shape[0] % groups:
         raise InputError(
-            f"A {A.shape} and B {B.shape} do not fit {groups} groups; give A (r, in, *kernel) and "
-            "B (out, r/groups, *ones) with groups dividing r and out"
+            f"the factors do not fit {groups} groups: A {A.shape} and B {B.shape}; pass "
+            "A (r, in, *kernel) and B (out, r/groups, *ones) with groups dividing r and out"
         )
     return Factors(A=A.reshape(A.shape[0], -1), B=block_diagonal(flat, groups), scaling=scaling)
 
@@ -228,8 +228,8 @@ def loralib_conv_delta(A: Array, B: Array, scaling: float, shape: Sequence[int])
     """
     if B.shape[0] * A.shape[1] != math.prod(shape):
         raise InputError(
-            f"B·A has {B.shape[0]} x {A.shape[1]} entries and the kernel {tuple(shape)} has "
-            f"{math.prod(shape)}: loralib cannot adapt this convolution; use PEFT's, or a Conv2d"
+            f"loralib cannot adapt this convolution: B·A has {B.shape[0]} x {A.shape[1]} entries, "
+            f"the kernel {tuple(shape)} has {math.prod(shape)}; use PEFT, or a Conv2d"
         )
     return delta(Factors(A=A, B=B, scaling=scaling)).reshape(shape)
 
@@ -263,8 +263,8 @@ def patches(
         for side, size, p in zip(kernel, x.shape[1:], padding or [0] * dims, strict=True)
     ):
         raise InputError(
-            f"an input {x.shape} has no places for a kernel {tuple(kernel)} with stride "
-            f"{tuple(stride)} and padding {tuple(padding)}; give one number for each dimension"
+            f"kernel, stride or padding do not fit the input {x.shape}: kernel {tuple(kernel)}, "
+            f"stride {tuple(stride)}, padding {tuple(padding)}; pass one number for each dimension"
         )
     around = [(0, 0), *((p, p) for p in padding or [0] * len(kernel))]
     axes = tuple(range(1, 1 + len(kernel)))
@@ -277,6 +277,6 @@ def patches(
 def _require_blocks(sides: Sequence[int], blocks: int) -> None:
     if blocks < 1 or any(side % blocks for side in sides):
         raise InputError(
-            f"sides of {', '.join(map(str, sides))} are not {blocks} equal blocks; "
-            "give a number of blocks that divides them"
+            f"cannot divide sides of {', '.join(map(str, sides))} into {blocks} equal blocks; "
+            "pass a number of blocks that divides them"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.lora_scaling import scaling_of
 
 Value = TypeVar("Value", int, float)
 
@@ -53,32 +54,6 @@ class ModuleScaling:
     scaling: float
 
 
-def scaling_of(alpha: float, rank: int, *, rslora: bool = False) -> float:
-    """Return s = alpha / r, or rank-stabilized alpha / sqrt(r).
-
-    Sources: Hu et al. 2021 (arXiv 2106.09685), section 4.1; Kalajdzievski 2023 (arXiv 2312.03732),
-    section 3.
-
-    Args:
-        alpha: lora_alpha.
-        rank: r, at least 1.
-        rslora: Whether to divide by sqrt(r).
-
-    Returns:
-        The scaling s.
-
-    Raises:
-        InputError: The rank is below 1.
-
-    Example:
-        >>> scaling_of(16, 8), scaling_of(16, 4, rslora=True)
-        (2.0, 8.0)
-    """
-    if rank < 1:
-        raise InputError(f"a rank of {rank} has no scaling alpha / r; give a rank of at least 1")
-    return alpha / math.sqrt(rank) if rslora else alpha / rank
-
-
 def alpha_for(scale: float, rank: int, *, rslora: bool = False) -> float:
     """Return the alpha for which `scaling_of` returns exactly ``scale``.
 
@@ -103,7 +78,7 @@ def alpha_for(scale: float, rank: int, *, rslora: bool = False) -> float:
     alpha = scale * (math.sqrt(rank) if rslora else rank)
     if scaling_of(alpha, rank, rslora=rslora) != scale:
         raise InputError(
-            f"no lora_alpha gives the scaling {scale!r} exactly at rank {rank}; pad the factors "
+            f"no lora_alpha gives the scaling exactly: {scale!r} at rank {rank}; pad the factors "
             f"with zeros to a rank that is a power of {'four' if rslora else 'two'}"
         )
     return alpha
@@ -146,9 +121,9 @@ def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> 
             found = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error as error:
             raise InputError(
-                f"the pattern {escape(pattern, 80)} is no regular expression ({error}); correct it"
+                f"invalid regular expression: {escape(pattern, 80)} ({error}); fix the pattern"
             ) from error
         if found:
             return value
-    # PEFT then looks the module's own name up: a key that is no pattern for itself, such as "a+b".
+    # PEFT then looks up the module's own name, for a key that does not match itself, such as "a+b".
     return patterns.get(module, default)

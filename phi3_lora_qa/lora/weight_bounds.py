@@ -133,7 +133,7 @@ def merge_cycles_bound(
         True
     """
     if cycles < 0:
-        raise InputError(f"there are no {cycles} cycles; give 0 or more")
+        raise InputError(f"cycles must be at least 0: got {cycles}; pass 0 or more")
     arithmetic = arithmetic_of(dtype)
     drifts = factors.magnitude is not None or arithmetic.mixed
     state = exact(weight)

@@ -1,4 +1,4 @@
-"""loralib's layers, built and used as its README says: train() unmerges, eval() merges."""
+"""loralib's layers, built and used as its README describes: train() unmerges, eval() merges."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,7 +38,7 @@ class LoralibLinear(TorchLayer):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers without rsLoRA, which loralib does not know."""
+        """Return linear layers without rsLoRA, which loralib does not support."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(kinds=LORALIB_FACTOR_KINDS, rslora=False)
@@ -57,9 +57,14 @@ class LoralibLinear(TorchLayer):
 
         out_features, in_features = case.weight.shape
         found: torch.nn.Module = loralib.Linear(
-            in_features, out_features, r=case.factors.rank, lora_alpha=case.alpha, lora_dropout=dropout,
-            fan_in_fan_out=self.fan_in_fan_out, bias=case.base_bias is not None,
-        )  # fmt: skip
+            in_features,
+            out_features,
+            r=case.factors.rank,
+            lora_alpha=case.alpha,
+            lora_dropout=dropout,
+            fan_in_fan_out=self.fan_in_fan_out,
+            bias=case.base_bias is not None,
+        )
         return found
 
     def __init__(self, case: LayerCase, dropout: float = 0.0) -> None:
@@ -78,7 +83,7 @@ class LoralibLinear(TorchLayer):
         return values.T if transposed else super().to_parameter_layout(part, values)
 
     def from_parameter_layout(self, part: str, values: Array) -> Array:
-        """Transpose it back."""
+        """Transpose the weight back."""
         transposed = part == "weight" and self.fan_in_fan_out
         return values.T if transposed else super().from_parameter_layout(part, values)
 
@@ -88,21 +93,21 @@ class LoralibLinear(TorchLayer):
         return float(found)
 
     def merge(self) -> None:
-        """Go to eval mode, which merges."""
+        """Switch to eval mode, which merges."""
         self.module.eval()
 
     def unmerge(self) -> None:
-        """Go to training mode, which unmerges."""
+        """Switch to training mode, which unmerges."""
         self.module.train()
 
     def gradients(self, x: Array, g: Array) -> Gradients:
-        """As for every module, and back to the unmerged state."""
+        """Return the gradients, and go back to the unmerged state."""
         found = super().gradients(x, g)
         self.unmerge()
         return found
 
     def save_and_load(self) -> "Layer":
-        """Hand lora_state_dict over to a new layer by load_state_dict with strict=False."""
+        """Load lora_state_dict into a new layer with load_state_dict(strict=False)."""
         import loralib
 
         twin = type(self)(self.case)
@@ -118,7 +123,7 @@ class LoralibTransposed(LoralibLinear):
 
 
 class LoralibEmbedding(LoralibLinear):
-    """loralib's Embedding: one-hot inputs pick columns of the transposed table."""
+    """loralib's Embedding: one-hot inputs select columns of the transposed table."""
 
     accepts_any_input = False
     unsupported = frozenset({"build_with_dropout"})
@@ -126,14 +131,14 @@ class LoralibEmbedding(LoralibLinear):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Embeddings as linear layers."""
+        """Return embeddings as linear layers."""
         from phi3_lora_qa.properties.peft_embedding_conv import one_hot_case
 
         return super().cases().map(one_hot_case)
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Torch adds up what a token gets in the table's dtype."""
+        """Return the table's dtype: torch sums the gradients of a token in it."""
         return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def layer(self, case: LayerCase, dropout: float) -> "torch.nn.Module":
@@ -147,7 +152,7 @@ class LoralibEmbedding(LoralibLinear):
         return found
 
     def to_module_input(self, x: Array) -> "torch.Tensor":
-        """Return the tokens that one-hot rows pick."""
+        """Return the tokens that the one-hot rows select."""
         import torch
 
         return torch.from_numpy(x.argmax(axis=1))
@@ -155,13 +160,13 @@ class LoralibEmbedding(LoralibLinear):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class StoredCase(LayerCase):
-    """A layer whose parameters are not the factors that it amounts to.
+    """A layer whose parameters differ from the factors of its linear map.
 
     Attributes:
-        stored_a: What the library's lora_A holds, float64.
-        stored_b: What its lora_B holds, float64.
-        shape: Of the weight as stored, for a convolution.
-        enable_lora: enable_lora, for a MergedLinear.
+        stored_a: The library's lora_A, float64.
+        stored_b: The library's lora_B, float64.
+        shape: The shape of the stored weight, for a convolution.
+        enable_lora: The mask of a MergedLinear.
     """
 
     stored_a: Array
@@ -177,12 +182,12 @@ class LoralibMergedLinear(LoralibLinear):
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """The delta is made by a convolution, whose gradients torch adds up in float16 itself."""
+        """Return float16 for float16: torch sums the gradients of the delta's convolution in it."""
         return Arithmetic(dtype=case.dtype, accumulate="float16" if case.dtype == "float16" else "")
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Fused layers with masks; the factors are the dense ones that they amount to."""
+        """Return fused layers with masks; their factors have a dense B."""
         from phi3_lora_qa.strategies import merged_linear_cases
 
         return merged_linear_cases().map(
@@ -200,21 +205,26 @@ class LoralibMergedLinear(LoralibLinear):
 
         out_features, in_features = case.weight.shape
         found: torch.nn.Module = loralib.MergedLinear(
-            in_features, out_features, r=case.stored_b.shape[1], lora_alpha=case.alpha, lora_dropout=dropout,
-            enable_lora=list(case.enable_lora), bias=case.base_bias is not None,
-        )  # fmt: skip
+            in_features,
+            out_features,
+            r=case.stored_b.shape[1],
+            lora_alpha=case.alpha,
+            lora_dropout=dropout,
+            enable_lora=list(case.enable_lora),
+            bias=case.base_bias is not None,
+        )
         return found
 
     @classmethod
     def b_parameter_mask(cls, case: Any) -> Array:
-        """Blocks that are not enabled, and places beside a block, are no parameters."""
+        """Return 0.0 for blocks that are not enabled and for entries outside a block."""
         return merged_linear(
             np.ones_like(case.stored_a), np.ones_like(case.stored_b),
             case.factors.scaling, case.enable_lora,
         ).B  # fmt: skip
 
     def to_parameter_layout(self, part: str, values: Array) -> Array:
-        """Take a block's entries out of the dense B."""
+        """Take the entries of the blocks out of the dense B."""
         if part != "B":
             return super().to_parameter_layout(part, values)
         case: Any = self.case
@@ -223,7 +233,7 @@ class LoralibMergedLinear(LoralibLinear):
         return diagonal_blocks(np.vstack(enabled), len(enabled))
 
     def from_parameter_layout(self, part: str, values: Array) -> Array:
-        """Put blocks into the dense B, or its gradient."""
+        """Place the blocks in the dense B, or in its gradient."""
         case: Any = self.case
         if part != "B":
             return super().from_parameter_layout(part, values)
@@ -231,19 +241,19 @@ class LoralibMergedLinear(LoralibLinear):
 
 
 class LoralibConv2d(LoralibLinear):
-    """loralib's Conv2d over an input as large as its square kernel, which makes one output."""
+    """loralib's Conv2d on an input as large as its square kernel: one output position."""
 
     forward_form = "weight"
-    unsupported = frozenset({"gradients"})  # one parameter stands in several places of the factors
+    unsupported = frozenset({"gradients"})  # one parameter occurs several times in the factors
     dims: ClassVar[int] = 2
     known_failures: ClassVar[dict[str, str]] = {
-        "dropout_is_active_in_training_mode": "loralib's convolutions take lora_dropout and ignore it; put "
-        "dropout in front of the layer instead",
+        "dropout_is_active_in_training_mode": "loralib's convolutions accept lora_dropout and "
+        "ignore it; add a dropout layer before the convolution instead",
     }
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Convolutions in loralib's factorisation: A (r·k, in·k), B (out·k, r·k)."""
+        """Return convolutions in loralib's factorization: A (r·k, in·k), B (out·k, r·k)."""
         return _conv_cases(cls.dims)
 
     def layer(self, case: Any, dropout: float) -> "torch.nn.Module":
@@ -259,7 +269,7 @@ class LoralibConv2d(LoralibLinear):
         return found
 
     def parameter(self, part: str) -> "torch.Tensor":
-        """Return a parameter; the base's are those of an inner convolution."""
+        """Return a parameter; those of the base belong to an inner convolution."""
         if part in ("weight", "base_bias"):
             inner: Any = self.module.conv
             found: torch.Tensor = inner.weight if part == "weight" else inner.bias
@@ -267,13 +277,13 @@ class LoralibConv2d(LoralibLinear):
         return super().parameter(part)
 
     def to_parameter_layout(self, part: str, values: Array) -> Array:
-        """A and B are what the case has stored, unless they are loralib's own size already."""
+        """Return the stored A or B of the case; reshape the other parts."""
         case: Any = self.case
         stored = {"A": case.stored_a, "B": case.stored_b}
         return stored[part] if part in stored else super().to_parameter_layout(part, values)
 
     def from_parameter_layout(self, part: str, values: Array) -> Array:
-        """Return A or B as the factors that it amounts to."""
+        """Return A or B as the factors of the linear map."""
         case: Any = self.case
         a, b = (values if part == name else stored for name, stored in
                 (("A", case.stored_a), ("B", case.stored_b)))  # fmt: skip
@@ -283,29 +293,30 @@ class LoralibConv2d(LoralibLinear):
         return super().from_parameter_layout(part, values)
 
     def to_module_input(self, x: Array) -> "torch.Tensor":
-        """Return the inputs with channels and space."""
+        """Return the inputs with channels and spatial dimensions."""
         case: Any = self.case
         found: torch.Tensor = super().to_module_input(x.reshape(len(x), *case.shape[1:]))
         return found
 
 
 class LoralibConv1d(LoralibConv2d):
-    """loralib's Conv1d, which works for a kernel of one only."""
+    """loralib's Conv1d, which works only for kernel size 1."""
 
     dims = 1
 
 
 class LoralibConv3d(LoralibConv2d):
-    """loralib's Conv3d, which works for a kernel of one only."""
+    """loralib's Conv3d, which works only for kernel size 1."""
 
     dims = 3
 
 
 def conv_factors(a: Array, b: Array, scaling: float, out_features: int) -> Factors:
-    """Return the factors that loralib's convolution amounts to, on inputs flattened per output.
+    """Return the factors of loralib's convolution as a linear map on flattened inputs.
 
-    B·A is read row by row in the kernel's shape, so n = rows(B) / out rows of it, side by side,
-    make one output's kernel: B' (out, n·r) takes n rows of B, and A' has A on its diagonal n times.
+    B·A is read row by row in the kernel's shape, so n = rows(B) / out of its rows, concatenated,
+    give the kernel of one output: B' (out, n·r) takes n rows of B, and A' has A on its diagonal n
+    times.
     """
     rows = len(b) // out_features
     return Factors(
@@ -328,10 +339,14 @@ def _conv_cases(dims: int) -> "st.SearchStrategy[LayerCase]":
         scaling = scaling_of(alpha, rank)
         stored = draw(
             lora_factors(
-                out_features=out_features * kernel, in_features=channels * kernel, rank=rank * kernel, dtype=dtype,
-                kinds=LORALIB_FACTOR_KINDS, scaling=scaling,
+                out_features=out_features * kernel,
+                in_features=channels * kernel,
+                rank=rank * kernel,
+                dtype=dtype,
+                kinds=LORALIB_FACTOR_KINDS,
+                scaling=scaling,
             )
-        )  # fmt: skip
+        )
         in_features = channels * kernel**dims
         return StoredCase(
             dtype=dtype,

@@ -1,4 +1,4 @@
-"""Properties of merging the delta into the weight, and of taking it out again."""
+"""Properties of merging the delta into the weight and of unmerging it."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from phi3_lora_qa.strategies import LayerCase
 def merging_adds_the_delta_to_the_weight(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """The merged weight is W + scaling · B·A, DoRA's where there is a magnitude."""
+    """The merged weight is W + scaling · B·A, or DoRA's if there is a magnitude."""
     built = layer.build(case)
     built.merge()
     yield compare(
@@ -31,7 +31,7 @@ def merging_adds_the_delta_to_the_weight(
 def merged_output_matches_unmerged(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """The merged layer's output is the unmerged one's."""
+    """The output of the merged layer is that of the unmerged one."""
     built = layer.build(case)
     built.merge()
     expected, _ = expected_output(layer, case, case.factors)
@@ -45,7 +45,7 @@ def merged_output_matches_unmerged(
 def merging_twice_adds_the_delta_once(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Merging what is merged already changes nothing."""
+    """Merging a merged layer changes nothing."""
     built = layer.build(case)
     built.merge()
     once = built.weight()
@@ -57,7 +57,7 @@ def merging_twice_adds_the_delta_once(
 def unmerging_restores_the_weight(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Merged and unmerged, the weight is what it was, but for two roundings."""
+    """After merging and unmerging, the weight differs by at most two roundings."""
     built = layer.build(case)
     built.merge()
     built.unmerge()
@@ -69,7 +69,7 @@ def unmerging_restores_the_weight(
 def merge_cycles_do_not_drift(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """After n cycles of merging and unmerging the weight is off by n cycles' rounding at most."""
+    """After n merge and unmerge cycles, the weight differs by at most the rounding of n cycles."""
     built, cycles = layer.build(case), draw(st.integers(2, 8))
     for _ in range(cycles):
         built.merge()
@@ -86,24 +86,24 @@ def merge_cycles_do_not_drift(
 def unmerging_an_unmerged_layer_changes_nothing(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Unmerging a layer that is not merged leaves its output as it is, to the bit."""
+    """Unmerging a layer that is not merged leaves its output bitwise unchanged."""
     built = layer.build(case)
     before = built.forward(case.x)
     built.unmerge()
-    yield compare("the output after unmerging alone", built.forward(case.x), before)
+    yield compare("the output after unmerging without a merge", built.forward(case.x), before)
 
 
 @layer_property("merge", "set_enabled")
 def disabling_while_merged_restores_the_base(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Switching off a merged layer takes the delta out of its weight first."""
+    """Disabling a merged layer first subtracts the delta from its weight."""
     built = layer.build(case)
     built.merge()
-    built.set_enabled(on=False)
+    built.set_enabled(enabled=False)
     expected, allowed = unmerged_base_output(layer, case)
     yield compare(
-        "the output with the merged adapter off", built.forward(case.x), expected, allowed
+        "the output with the merged adapter disabled", built.forward(case.x), expected, allowed
     )
 
 
@@ -111,7 +111,7 @@ def disabling_while_merged_restores_the_base(
 def merged_row_norms_equal_dora_magnitudes(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """With DoRA each row of the merged weight is as long as its magnitude says."""
+    """With DoRA the norm of each row of the merged weight equals its magnitude."""
     magnitude = case.factors.magnitude
     if magnitude is None:
         return
@@ -119,7 +119,7 @@ def merged_row_norms_equal_dora_magnitudes(
     built.merge()
     allowed = weight_bounds.merge_bound(case.weight, case.factors, layer.arithmetic(case))
     yield compare(
-        "the length of a merged row",
+        "the norm of a merged row",
         np.linalg.norm(built.weight(), axis=1),
         np.abs(magnitude),
         np.linalg.norm(allowed, axis=1) + 2.0**-50 * np.abs(magnitude),

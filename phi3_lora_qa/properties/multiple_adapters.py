@@ -1,4 +1,4 @@
-"""Properties of several adapters in one layer: which acts, how they add up, how they combine."""
+"""Properties of several adapters in one layer: activation, sums and combinations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -38,26 +38,32 @@ WEIGHTS = (1.0, 0.5, -1.0, 2.0, 0.3, -0.7)
 def only_the_active_adapter_applies(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """With two adapters in it, the layer puts out what the active one says, and no other."""
+    """With two adapters the layer's output is that of the active one alone."""
     built, second = _pair(layer, case, draw)
-    yield compare_output(layer, "the output with a second, idle adapter", built.forward(case.x), case,
-                 case.factors)  # fmt: skip
+    yield compare_output(
+        layer,
+        "the output with a second, inactive adapter",
+        built.forward(case.x),
+        case,
+        case.factors,
+    )
     built.set_active_adapters(SECOND)
     yield compare_output(
         layer, "the output of the second adapter", built.forward(case.x), case, second
     )
     built.set_active_adapters(FIRST)
-    yield compare_output(layer, "the output of the first adapter again", built.forward(case.x), case,
-                 case.factors)  # fmt: skip
+    yield compare_output(
+        layer, "the output of the first adapter again", built.forward(case.x), case, case.factors
+    )
 
 
 @layer_property("add_adapter", "set_active_adapters")
 def active_adapters_are_summed(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Two active adapters give the base's output and both updates."""
+    """Two active adapters give the base's output plus both updates."""
     if case.factors.magnitude is not None or case.base_bias is not None:
-        return  # DoRA's lengths do not add up
+        return  # DoRA's magnitudes cannot be summed
     built, second = _pair(layer, case, draw)
     built.set_active_adapters(FIRST, SECOND)
     both = (case.factors, second)
@@ -70,7 +76,7 @@ def active_adapters_are_summed(
 def merging_two_adapters_adds_both_deltas(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Two active adapters merge to the weight and both deltas; unmerging takes both out."""
+    """Two active adapters merge to the weight plus both deltas; unmerging subtracts both."""
     if case.factors.magnitude is not None:
         return
     built, second = _pair(layer, case, draw)
@@ -92,9 +98,9 @@ def merging_two_adapters_adds_both_deltas(
 def mixed_batch_rows_match_separate_runs(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """In a batch of mixed adapters each row is as its own adapter alone makes it, or the base."""
+    """In a batch of mixed adapters each row equals a run with its own adapter, or the base."""
     if case.factors.magnitude is not None:
-        return  # PEFT refuses it
+        return  # PEFT does not support it
     built, second = _pair(layer, case, draw)
     known = {FIRST: case.factors, SECOND: second, BASE: None}
     names = tuple(draw(st.sampled_from(sorted(known))) for _ in case.x)
@@ -111,7 +117,7 @@ def mixed_batch_rows_match_separate_runs(
 def cat_combination_equals_the_weighted_sum(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """The combination "cat" gives the sum of the weighted deltas, at the rank of both together."""
+    """The combination "cat" gives the sum of the weighted deltas, with the sum of the ranks."""
     parts, weights, found = _combined(layer, case, draw, "cat")
     expected, at = concatenate(parts, weights), _weights_text(weights)
     arithmetic = layer.arithmetic(case)
@@ -128,7 +134,7 @@ def cat_combination_equals_the_weighted_sum(
 def rslora_combination_has_scaling_one(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Combined factors carry the weights, so the combination's scaling is 1, with rsLoRA too."""
+    """Combined factors include the weights, so the combination's scaling is 1, also with rsLoRA."""
     rslora = replace(case, rslora=True)
     _, _, found = _combined(layer, rslora, draw, "cat", plain_scaling=False)
     yield compare("the scaling of the combination", np.array(found.scaling), np.array(1.0))
@@ -138,7 +144,7 @@ def rslora_combination_has_scaling_one(
 def svd_combination_is_optimal_for_its_rank(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """An "svd" gives the weighted sum, but for the singular values that it leaves out."""
+    """An "svd" gives the weighted sum apart from the singular values that it truncates."""
     parts, weights, found = _combined(layer, case, draw, "svd")
     total, whole = weighted_delta(parts, weights), concatenate(parts, weights)
     tail = np.linalg.norm(truncate(whole, found.rank).tail)
@@ -146,7 +152,7 @@ def svd_combination_is_optimal_for_its_rank(
         abs(w * f.scaling) * np.linalg.norm(f.B) * np.linalg.norm(f.A)
         for w, f in zip(weights, parts, strict=True)
     )
-    # An SVD in float32 is backward stable: relative to the size of what it was given, with a
+    # An SVD in float32 is backward stable: its error is relative to the size of its input, times a
     # modest polynomial of the sides (Anderson et al., LAPACK Users' Guide, section 4.9).
     single, unit = (
         format_of("float32").unit_roundoff,
@@ -164,9 +170,9 @@ def svd_combination_is_optimal_for_its_rank(
 def linear_combination_mixes_the_factors(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Mixtures such as "linear" add factors, with the roots of the weights.
+    """Mixtures such as "linear" add factors, with the square roots of the weights.
 
-    It is no sum of the deltas: cross terms come in. That is what the name means in PEFT.
+    This is not the sum of the deltas, because of cross terms. PEFT defines "linear" this way.
     """
     how, kind = draw(st.sampled_from([("linear", "linear"), ("ties", "ties"),
                                       ("magnitude_prune", "magnitude_prune"),
@@ -182,7 +188,7 @@ def linear_combination_mixes_the_factors(
 
 
 def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Factors]:
-    """Build a layer with a second adapter, of another rank and scaling."""
+    """Build a layer with a second adapter of a different rank and scaling."""
     f = case.factors
     second = draw(
         layer.additional_factors(
@@ -197,9 +203,9 @@ def _pair(layer: type[Layer], case: LayerCase, draw: Draw) -> tuple[Layer, Facto
 def _combined(
     layer: type[Layer], case: LayerCase, draw: Draw, how: str, *, plain_scaling: bool = True
 ) -> tuple[Sequence[Factors], tuple[float, ...], Factors]:
-    """Combine an adapter with a second one; mixtures of factors need the same rank."""
+    """Combine an adapter with a second one; mixtures of factors need equal ranks."""
     f = case.factors
-    if plain_scaling:  # rsLoRA has a property of its own
+    if plain_scaling:  # rslora_combination_has_scaling_one covers rsLoRA
         case = replace(case, rslora=False)
         f = replace(f, scaling=scaling_of(case.alpha, f.rank))
     plain = replace(f, magnitude=None, bias=None)
@@ -217,12 +223,12 @@ def _combined(
 
 
 def _weights_text(weights: Sequence[float]) -> str:
-    """Say with which weights, for what is compared."""
+    """Return the weights as a suffix for the compared quantity."""
     return " with weights " + " and ".join(f"{weight:g}" for weight in weights)
 
 
 def _has_alpha(factors: Factors) -> bool:
-    """Whether alpha = s · r gives s back, so that a config can say it."""
+    """Return whether alpha = s · r gives s exactly, so that a config can represent it."""
     return scaling_of(factors.scaling * factors.rank, factors.rank) == factors.scaling
 
 

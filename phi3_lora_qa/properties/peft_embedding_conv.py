@@ -1,4 +1,4 @@
-"""PEFT's LoRA on embeddings and convolutions, seen as linear layers."""
+"""PEFT's LoRA on embeddings and convolutions, as linear layers."""
 
 import math
 from collections.abc import Mapping
@@ -28,36 +28,38 @@ if TYPE_CHECKING:
     from phi3_lora_qa.strategies import ConvCase
 
 _PLACES = 4
-"""How many places of a convolution's input become the rows of a batch."""
+"""The number of a convolution's output positions that become the rows of a batch."""
 
+_GROUPED_CAT = (
+    "add_weighted_adapter appends the ranks of one adapter to those of the other, although each "
+    "group reads only its own share of the ranks; activate both adapters instead"
+)
 _CONV_SVD = (
-    "add_weighted_adapter with svd knows Conv2d only, and no kernel of one with a single channel: "
-    "factors come out in the wrong shape, or an error; combine such adapters with cat"
+    'add_weighted_adapter with "svd" supports only Conv2d, and not kernel size 1 with one channel: '
+    'it returns factors of the wrong shape or raises an error; combine such adapters with "cat"'
 )
 
 
 class PeftEmbedding(PeftLinear):
-    """`torch.nn.Embedding`: one-hot inputs pick columns of the transposed table."""
+    """`torch.nn.Embedding`: one-hot inputs select columns of the transposed table."""
 
     accepts_any_input = False
-    unsupported = frozenset(
-        {"build_with_dropout"}
-    )  # PEFT takes lora_dropout there and has no use for it
+    unsupported = frozenset({"build_with_dropout"})  # PEFT accepts lora_dropout and ignores it
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Embeddings as linear layers."""
+        """Return embeddings as linear layers."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases().map(one_hot_case)
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Torch adds up what a token gets in the table's dtype."""
+        """Return the table's dtype: torch sums the gradients of a token in it."""
         return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
-        """Return an embedding of ``in`` tokens in ``out`` dimensions."""
+        """Return an embedding of ``in`` tokens with ``out`` dimensions."""
         import torch
 
         out_features, in_features = case.weight.shape
@@ -79,14 +81,14 @@ class PeftEmbedding(PeftLinear):
         return values.T if part == "weight" else super().from_parameter_layout(part, values)
 
     def to_module_input(self, x: Array) -> "torch.Tensor":
-        """Return the tokens that one-hot rows pick."""
+        """Return the tokens that the one-hot rows select."""
         import torch
 
         return torch.from_numpy(x.argmax(axis=1))
 
 
 class PeftConv2d(PeftLinear):
-    """`torch.nn.Conv2d` over an input as large as its kernel, which makes one output."""
+    """`torch.nn.Conv2d` on an input as large as its kernel, which gives one output position."""
 
     known_failures: ClassVar[Mapping[str, str]] = {
         **PeftLinear.known_failures,
@@ -96,14 +98,14 @@ class PeftConv2d(PeftLinear):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers; the kernel is cut out of ``in``."""
+        """Return linear layers; ``in`` is split into channels and kernel."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases()
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Torch adds up what a float16 kernel gets in float16."""
+        """Return the kernel's dtype: torch sums the gradients of a float16 kernel in float16."""
         return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
@@ -122,17 +124,17 @@ class PeftConv2d(PeftLinear):
         return found
 
     def to_module_input(self, x: Array) -> "torch.Tensor":
-        """Return the inputs with channels and space."""
+        """Return the inputs with channels and spatial dimensions."""
         shape = _split_off_kernel(x.shape[1], self.dims)
         return to_tensor(x.reshape(len(x), *shape), self.case.dtype)
 
 
 class PeftDoraConv2d(PeftConv2d):
-    """With DoRA, whose magnitudes are the lengths of whole kernels."""
+    """`torch.nn.Conv2d` with DoRA, whose magnitudes are the norms of whole kernels."""
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers with magnitudes; the kernel is cut out of ``in``."""
+        """Return linear layers with magnitudes; ``in`` is split into channels and kernel."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(magnitude=True)
@@ -145,7 +147,7 @@ class PeftConv1d(PeftConv2d):
 
 
 class PeftConv3d(PeftConv2d):
-    """`torch.nn.Conv3d`, without kernels (1, 1, k): PEFT 0.21.2 takes them for a Conv2d's of 1 x 1.
+    """`torch.nn.Conv3d` without kernels (1, 1, k), which PEFT 0.21.2 treats as 1 x 1 of a Conv2d.
 
     Such a layer cannot be merged and has no delta; its forward pass works.
     """
@@ -154,7 +156,7 @@ class PeftConv3d(PeftConv2d):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers whose ``in`` gives another kernel than (1, 1, k)."""
+        """Return linear layers whose kernel is not (1, 1, k)."""
         return (
             super()
             .cases()
@@ -167,7 +169,7 @@ class GroupedCase(LayerCase):
     """A convolution with groups: its weight and B have blocks of zeros.
 
     Attributes:
-        groups: How many blocks.
+        groups: The number of groups.
         kernel: The kernel's sides.
     """
 
@@ -181,14 +183,12 @@ class PeftGroupedConv(PeftConv2d):
     unsupported = frozenset({"delta", "merge", "unmerge"})
     known_failures: ClassVar[Mapping[str, str]] = {
         **PeftConv2d.known_failures,
-        "cat_combination_equals_the_weighted_sum": "add_weighted_adapter puts the ranks of one adapter "
-        "after those of the other, where each group reads its own share of the ranks; let both "
-        "adapters be active instead",
+        "cat_combination_equals_the_weighted_sum": _GROUPED_CAT,
     }
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Convolutions of 1 to 3 groups, over the first places of their input."""
+        """Return convolutions of 1 to 3 groups, at the first positions of their input."""
         from hypothesis import strategies as st
 
         from phi3_lora_qa.strategies import conv_cases
@@ -200,7 +200,7 @@ class PeftGroupedConv(PeftConv2d):
     def additional_factors(
         cls, case: Any, *, rank: int | None = None, **choices: Any
     ) -> "st.SearchStrategy[Factors]":
-        """Factors for each group, A's turned so that no group has another's."""
+        """Return factors for each group; A is rolled so that no two groups have the same rows."""
         each = None if rank is None else rank // case.groups
         found = super().additional_factors(case, rank=each, **choices)
         return found.map(
@@ -213,7 +213,7 @@ class PeftGroupedConv(PeftConv2d):
 
     @classmethod
     def b_parameter_mask(cls, case: Any) -> Array:
-        """Only the blocks are parameters."""
+        """Return 1.0 for the blocks, which alone are parameters."""
         return block_diagonal(np.ones((len(case.weight), case.factors.rank // case.groups)),
                               case.groups)  # fmt: skip
 
@@ -239,7 +239,7 @@ class PeftGroupedConv(PeftConv2d):
         return super().to_parameter_layout(part, blocks)
 
     def from_parameter_layout(self, part: str, values: Array) -> Array:
-        """Put them back."""
+        """Place the blocks in the dense weight and B."""
         case: Any = self.case
         if part in ("weight", "B"):
             return block_diagonal(values.reshape(len(values), -1), case.groups)
@@ -251,19 +251,19 @@ class PeftGroupedConv(PeftConv2d):
         return super()._to_adapter_layout(part, blocks)
 
     def to_module_input(self, x: Array) -> "torch.Tensor":
-        """Return the inputs with channels and space."""
+        """Return the inputs with channels and spatial dimensions."""
         case: Any = self.case
         return to_tensor(x.reshape(len(x), -1, *case.kernel), case.dtype)
 
 
 def one_hot_case(case: "LayerCase") -> "LayerCase":
-    """Return a linear case as one of an embedding: its inputs are one-hot rows."""
+    """Return a linear case as that of an embedding: its inputs are one-hot rows."""
     columns = np.abs(case.x).argmax(axis=1)
     return replace(case, x=np.eye(case.x.shape[1])[columns], base_bias=None)
 
 
 def _as_linear_case(case: "ConvCase") -> GroupedCase:
-    """Return a convolution as a linear layer of what lies below its kernel."""
+    """Return a convolution as a linear layer on the patches under its kernel."""
     kernel = case.weight.shape[2:]
     step, around = (case.stride,) * len(kernel), (case.padding,) * len(kernel)
     return GroupedCase(
@@ -280,7 +280,7 @@ def _as_linear_case(case: "ConvCase") -> GroupedCase:
 
 
 def _split_off_kernel(in_features: int, dims: int) -> tuple[int, ...]:
-    """Cut a number into channels and a kernel of small sides."""
+    """Split a number into channels and a kernel with small sides."""
     kernel = []
     for _ in range(dims):
         side = next((k for k in (3, 2) if in_features % k == 0), 1)

@@ -1,4 +1,4 @@
-"""PEFT's LoRA layers, put into a model and loaded as PEFT does it."""
+"""PEFT's LoRA layers, created in a model and loaded as PEFT does it."""
 
 import tempfile
 import warnings
@@ -35,7 +35,7 @@ _SVD = (
 
 
 class PeftLinear(TorchLayer):
-    """`torch.nn.Linear` below PEFT's LoRA."""
+    """`torch.nn.Linear` with PEFT's LoRA."""
 
     known_failures: ClassVar[Mapping[str, str]] = {
         "rslora_combination_has_scaling_one": _RSLORA,
@@ -48,7 +48,7 @@ class PeftLinear(TorchLayer):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers, with lora_bias or without."""
+        """Return linear layers, with or without lora_bias."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(bias=None)
@@ -131,20 +131,20 @@ class PeftLinear(TorchLayer):
             self.model.merge_adapter(safe_merge=self.safe_merge)
 
     def unmerge(self) -> None:
-        """Unmerge whatever is merged."""
+        """Unmerge all merged adapters."""
         with quiet():
             self.model.unmerge_adapter()
 
-    def set_enabled(self, on: bool) -> None:
+    def set_enabled(self, enabled: bool) -> None:
         """Disable or enable the adapter layers."""
         with quiet():
-            if on:
+            if enabled:
                 self.model.base_model.enable_adapter_layers()
             else:
                 self.model.base_model.disable_adapter_layers()
 
     def set_scale(self, factor: float) -> None:
-        """Set the scale relative to the config's."""
+        """Set the scale relative to the config."""
         self.layer.set_scale(ADAPTER, factor)
 
     def save_and_load(self) -> "Layer":
@@ -178,7 +178,7 @@ class PeftLinear(TorchLayer):
                 tensor.data = to_tensor(self._to_adapter_layout(part, values), dtype)
 
     def _to_adapter_layout(self, part: str, values: Array) -> Array:
-        """Lay out a further adapter's part, whose factors may be of another rank."""
+        """Lay out a part of a further adapter, whose rank may differ."""
         own = self.parameter(part).shape
         shapes = {"A": (len(values), *own[1:]), "B": (*values.shape, *own[2:])}
         return (
@@ -202,7 +202,7 @@ class PeftLinear(TorchLayer):
     def combine_adapters(
         self, names: tuple[str, ...], weights: tuple[float, ...], how: str
     ) -> Factors:
-        """Combine with add_weighted_adapter, at density 1 where there is one."""
+        """Combine with add_weighted_adapter, at density 1 where a density applies."""
         with quiet():
             self.model.add_weighted_adapter(
                 list(names), list(weights), "combined", combination_type=how, density=1.0
@@ -219,26 +219,26 @@ class PeftLinear(TorchLayer):
 
 
 class PeftSafeMerge(PeftLinear):
-    """A linear layer that is merged with safe_merge."""
+    """A linear layer that is merged with safe_merge=True."""
 
     safe_merge = True
 
 
 class PeftMixed(PeftLinear):
-    """A base in low precision with factors in float32: PEFT's default when it loads."""
+    """A low-precision base with float32 factors: PEFT's default when it loads an adapter."""
 
     autocast = True
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers in bfloat16 and float16."""
+        """Return linear layers in bfloat16 and float16."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(dtypes=("bfloat16", "float16"))
 
     @classmethod
     def arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Some results are rounded to the base's dtype, some are kept in float32."""
+        """Return mixed arithmetic: only some results are rounded to the base's dtype."""
         return Arithmetic(dtype=case.dtype, mixed=True)
 
 
@@ -247,7 +247,7 @@ class PeftDora(PeftLinear):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers with magnitudes."""
+        """Return linear layers with magnitudes."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(magnitude=True)
@@ -258,7 +258,7 @@ class PeftConv1D(PeftLinear):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers."""
+        """Return linear layers."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases()
@@ -274,7 +274,7 @@ class PeftConv1D(PeftLinear):
         return found
 
     def config(self, factors: Factors, alpha: float, *, rslora: bool, dropout: float) -> Any:
-        """Return a config that says fan_in_fan_out."""
+        """Return a config with fan_in_fan_out."""
         config = super().config(factors, alpha, rslora=rslora, dropout=dropout)
         config.fan_in_fan_out = True
         return config
@@ -289,7 +289,7 @@ class PeftConv1D(PeftLinear):
 
 
 def one_layer_model(layer: "torch.nn.Module") -> "torch.nn.Module":
-    """Return a model whose only layer is called ``layer``."""
+    """Return a model with one layer, called ``layer``."""
     import torch
 
     class Box(torch.nn.Module):
@@ -308,7 +308,7 @@ def one_layer_model(layer: "torch.nn.Module") -> "torch.nn.Module":
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PEFT warns of what the properties do on purpose, such as merging twice."""
+    """Suppress PEFT's warnings about what the properties do on purpose, such as merging twice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

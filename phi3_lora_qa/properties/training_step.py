@@ -1,4 +1,4 @@
-"""Properties of training: how it starts, what moves, and that dropout ends with it."""
+"""Properties of training: initialization, gradients, trainable parameters, dropout."""
 
 from collections.abc import Iterator
 
@@ -27,24 +27,26 @@ from phi3_lora_qa.strategies import LayerCase, arrays
 def initial_output_equals_the_base(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """As the library initialises it, the layer puts out what the base does: one factor is zero."""
+    """As initialized by the library, the layer outputs what the base does: one factor is zero."""
     built = layer.build_initialized(case)
     found = built.factors()
     yield check_statement(
-        "one of the fresh factors is zero:", not found.A.any() or not found.B.any()
+        "one of the initial factors is zero", not found.A.any() or not found.B.any()
     )
     yield check_statement(
-        "one of the fresh factors is not zero:", bool(found.A.any() or found.B.any())
+        "one of the initial factors is not zero", bool(found.A.any() or found.B.any())
     )
     factors = None if found.magnitude is None else found
-    yield compare_output(layer, "the output of a fresh layer", built.forward(case.x), case, factors)
+    yield compare_output(
+        layer, "the output of an initialized layer", built.forward(case.x), case, factors
+    )
 
 
 @layer_property("build_initialized", "gradients")
 def initial_gradient_reaches_only_the_zero_factor(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """At step 0 the zero factor gets a gradient and the other none: that one carries the zero.
+    """At step 0 only the zero factor gets a gradient; the gradient of the other factor is zero.
 
     DoRA's magnitude gets one from the start.
     """
@@ -52,7 +54,7 @@ def initial_gradient_reaches_only_the_zero_factor(
     g = _draw_output_gradient(case, draw)
     found, got = built.factors(), built.gradients(case.x, g)
     other = got.A if found.A.any() else got.B
-    yield compare("the gradient of the factor that is not zero", _or_zero(other), np.array(0.0))
+    yield compare("the gradient of the nonzero factor", _or_zero(other), np.array(0.0))
     yield from _compare_gradients(layer, case, found, g, got)
 
 
@@ -62,7 +64,7 @@ def gradients_match_the_formulas(
 ) -> Iterator[Comparison]:
     """The gradients are scaling · Bᵀ·g·xᵀ for A and scaling · g·(A·x)ᵀ for B, over the batch.
 
-    DoRA's are those with its norms held constant, with m / norm more, and g·(W'·x) / m for m.
+    DoRA's are those with constant norms, times m / norm, and g·(W'·x) / m for m.
     """
     g = _draw_output_gradient(case, draw)
     yield from _compare_gradients(
@@ -74,20 +76,20 @@ def gradients_match_the_formulas(
 def base_receives_no_gradient(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """A backward pass leaves gradients at the adapter's parameters only."""
+    """A backward pass leaves gradients only at the adapter's parameters."""
     frozen = layer.build(case).gradients(case.x, _draw_output_gradient(case, draw)).frozen
-    yield check_statement(
-        f"no gradient at the base's {', '.join(frozen) or 'parameters'}:", not frozen
-    )
+    what = f"the base's {', '.join(frozen) or 'parameters'} received no gradient"
+    yield check_statement(what, not frozen)
 
 
 @layer_property("trainable_base_parameters")
 def only_the_adapter_is_trainable(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """No parameter of the base is given to the optimizer."""
+    """The optimizer gets no parameter of the base."""
     names = layer.build(case).trainable_base_parameters()
-    yield check_statement(f"the base's {', '.join(names) or 'parameters'} are frozen:", not names)
+    what = f"the base's {', '.join(names) or 'parameters'} are frozen"
+    yield check_statement(what, not names)
 
 
 @layer_property("build_with_dropout")
@@ -110,9 +112,9 @@ def dropout_is_inactive_in_eval_mode(
 def dropout_is_active_in_training_mode(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """In training dropout acts on the update alone: at a rate of 1 the base is left."""
+    """In training dropout applies to the update alone: at rate 1 the base's output remains."""
     if case.factors.magnitude is not None or case.factors.bias is not None:
-        return  # DoRA's length is left, and a bias behind B is not dropped
+        return  # DoRA's magnitude remains, and a bias after B is not dropped
     built = layer.build_with_dropout(case, 1.0)
     built.train()
     yield compare_output(layer, "the output without its update", built.forward(case.x), case, None)
@@ -128,7 +130,7 @@ def _draw_output_gradient(case: LayerCase, draw: Draw) -> Array:
 def _compare_gradients(
     layer: type[Layer], case: LayerCase, factors: Factors, g: Array, got: Gradients
 ) -> Iterator[Comparison]:
-    """Compare every gradient with the reference's."""
+    """Compare every gradient with the reference."""
     expected = factor_gradients(case.weight, factors, case.x, g)
     allowed = gradient_bound(
         case.weight, factors, case.x, g, layer.arithmetic(case),
@@ -139,10 +141,10 @@ def _compare_gradients(
     yield compare("the gradient of A", _or_zero(got.A), expected.A, allowed.A)
     yield compare("the gradient of B", _or_zero(got.B), of_b, allowed.B)
     for part in ("magnitude", "bias"):
-        wanted = getattr(expected, part)
-        if wanted is not None:
+        target = getattr(expected, part)
+        if target is not None:
             found, bound = _or_zero(getattr(got, part)), getattr(allowed, part)
-            yield compare(f"the gradient of the {part}", found, wanted, bound)
+            yield compare(f"the gradient of the {part}", found, target, bound)
 
 
 def _or_zero(gradient: Array | None) -> Array:

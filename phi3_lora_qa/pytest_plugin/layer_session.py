@@ -1,4 +1,4 @@
-"""`pytest --phi3-layers`: the properties of LoRA layers, run on the installed libraries."""
+"""`pytest --phi3-layers`: runs the properties of LoRA layers on the installed libraries."""
 
 import importlib.util
 import shlex
@@ -19,34 +19,39 @@ ROOT = "phi3::layers"
 class PropertyItem(VirtualItem):
     """One property of one kind of layer."""
 
-    tested: Property
-    kind: LayerKind
-    plan: "Layers"
+    def __init__(
+        self, *, prop: Property, kind: LayerKind, layers: "LayerSession", **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self.prop, self.kind, self.layers = prop, kind, layers
 
     def runtest(self) -> None:
-        """Draw cases; a property that the library is known to break is expected to fail."""
+        """Draw cases; a property that the library is known to fail is expected to fail."""
         if importlib.util.find_spec(self.kind.library) is None:
             pytest.skip(f"{self.kind.library} is not installed; pip install {self.kind.library}")
-        known = self.kind.under_test.known_failures.get(self.tested.id)
+        known = self.kind.under_test.known_failures.get(self.prop.id)
         try:
-            held = run_property(
-                self.tested,
+            result = run_property(
+                self.prop,
                 self.kind.under_test,
-                examples=self.plan.profile.examples,
-                seed=self.plan.seed,
+                examples=self.layers.profile.examples,
+                seed=self.layers.seed,
                 shrink=known is None,
-                rerun_command=self.plan.command(self.nodeid),
+                rerun_command=self.layers.command(self.nodeid),
             )
         except PropertyFailed:
             if known is None:
                 raise
             pytest.xfail(known)
-        if not held.cases:
-            pytest.skip("no case was drawn to which the property applies")
-        self.user_properties += [("cases", held.cases), ("largest_error_over_bound", held.ratio)]
+        if not result.cases:
+            pytest.skip("the property applies to none of the drawn cases")
+        self.user_properties += [
+            ("cases", result.cases),
+            ("largest_error_over_bound", result.ratio),
+        ]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show a broken property by its own message: a traceback is long, and slow to make."""
+        """Show only the message of a failed property; a traceback is long and slow to build."""
         if not isinstance(excinfo.value, (PropertyFailed, pytest.xfail.Exception)):
             return super().repr_failure(excinfo, style)
         return str(excinfo.value)
@@ -55,30 +60,32 @@ class PropertyItem(VirtualItem):
 class LayersCollector(pytest.Collector):
     """The virtual collector ``phi3::layers``."""
 
-    plan: "Layers"
+    def __init__(self, *, layers: "LayerSession", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.layers = layers
 
     def collect(self) -> Iterable[pytest.Item]:
-        """Yield an item for each kind and property that were chosen."""
+        """Yield an item for each selected pair of kind and property."""
         for kind in layer_kinds():
-            for tested in kind.properties():
-                nodeid = f"{ROOT}::{tested.id}[{kind.name}]"
-                if self.plan.ids and nodeid not in self.plan.ids:
+            for prop in kind.properties():
+                name = f"{prop.id}[{kind.name}]"
+                nodeid = f"{ROOT}::{name}"
+                if self.layers.ids and nodeid not in self.layers.ids:
                     continue
                 item: PropertyItem = PropertyItem.from_parent(
-                    self, name=f"{tested.id}[{kind.name}]", nodeid=nodeid
+                    self, name=name, nodeid=nodeid, prop=prop, kind=kind, layers=self.layers
                 )
-                item.tested, item.kind, item.plan = tested, kind, self.plan
                 yield item
 
 
-class Layers:
-    """The hooks of a session that tests the libraries' layers."""
+class LayerSession:
+    """The pytest hooks of a run that tests the layers of the libraries."""
 
     def __init__(self, config: pytest.Config, *, seed: int, only: bool) -> None:
-        """Take the suite's own ids out of pytest's arguments.
+        """Remove the ids of layer properties from pytest's arguments.
 
         Raises:
-            InputError: An id names no property, or no kind of layer that has it.
+            InputError: An id names an unknown property, or one that does not apply to the kind.
         """
         self.seed = seed
         self.profile = profile_of(config)
@@ -88,10 +95,10 @@ class Layers:
         }
         if self.ids == [ROOT]:
             self.ids = []
-        elif wrong := [name for name in self.ids if name not in known]:
+        elif unknown := [name for name in self.ids if name not in known]:
             raise InputError(
-                f"there is no property {escape(wrong[0], 120)}; "
-                "list them with pytest --phi3-layers --phi3-only --collect-only -q"
+                f"unknown property: {escape(unknown[0], 120)}; "
+                "list the known ones with pytest --phi3-layers --phi3-only --collect-only -q"
             )
         if only:
             config.args = []
@@ -99,7 +106,7 @@ class Layers:
             config.args = rest
 
     def command(self, nodeid: str) -> str:
-        """Return the command line that runs one item again, with the same draws."""
+        """Return the command line that repeats one item with the same cases."""
         words = ["pytest", "--phi3-layers", "--phi3-only", nodeid]
         if self.seed:
             words.append(f"--phi3-seed={self.seed}")
@@ -111,32 +118,33 @@ class Layers:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Hang the virtual collector into the session."""
+        """Add the virtual collector to the session."""
         report = yield
         if isinstance(collector, pytest.Session):
-            node: LayersCollector = LayersCollector.from_parent(collector, name=ROOT, nodeid=ROOT)
-            node.plan = self
+            node: LayersCollector = LayersCollector.from_parent(
+                collector, name=ROOT, nodeid=ROOT, layers=self
+            )
             return hang_in_front(report, node)
         return report
 
     def pytest_report_header(self) -> str:
-        """Say which versions are tested, and how thoroughly."""
+        """Return the tested versions and the number of cases."""
         from importlib.metadata import PackageNotFoundError, version
 
-        found = []
+        versions = []
         for library in ("torch", "peft", "loralib"):
             try:
-                found.append(f"{library} {version(library)}")
+                versions.append(f"{library} {version(library)}")
             except PackageNotFoundError:
-                found.append(f"no {library}")
+                versions.append(f"no {library}")
         return (
-            f"phi3-lora-qa: properties of LoRA layers in {', '.join(found)}; "
+            f"phi3-lora-qa: properties of LoRA layers in {', '.join(versions)}; "
             f"{self.profile.examples} cases each, seed {self.seed}"
         )
 
 
 def register_profiles() -> None:
-    """Make hypothesis know the names of our profiles, before it is asked for one."""
+    """Register our profiles with hypothesis before it looks one up."""
     import hypothesis
 
     for profile in PROFILES.values():
@@ -145,6 +153,6 @@ def register_profiles() -> None:
 
 
 def profile_of(config: pytest.Config) -> Profile:
-    """Return the profile that ``--hypothesis-profile`` names; the default one for any other."""
+    """Return the profile in ``--hypothesis-profile``; the default one for any other name."""
     name: Sequence[str] | None = config.getoption("--hypothesis-profile", default=None)
     return PROFILES.get(str(name), PROFILES["default"])

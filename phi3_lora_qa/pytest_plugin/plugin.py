@@ -115,9 +115,9 @@ def end_if_refused(config: pytest.Config) -> None:
 
 def _test_layers(config: pytest.Config, settings: GateSettings) -> None:
     """Add the property suite of the installed libraries to the session."""
-    from phi3_lora_qa.pytest_plugin.layer_session import Layers
+    from phi3_lora_qa.pytest_plugin.layer_session import LayerSession
 
-    layers = Layers(config, seed=settings.seed, only=settings.only)
+    layers = LayerSession(config, seed=settings.seed, only=settings.only)
     if layers.ids and settings.adapter:
         raise InputError(
             "an id of phi3::layers was given together with an adapter, which is gated whole; "

@@ -1,7 +1,7 @@
-"""Hypothesis strategies for LoRA: factors, layers, configs, adapters, batches.
+"""Hypothesis strategies for LoRA: factors, layers, configs, whole adapters and batches.
 
-They shrink to the smallest shapes, rank 1, ones and float32. Everything is drawn from a few
-choices, large arrays too, so that they are fast.
+They shrink to the smallest shapes, rank 1, ones and float32. Every strategy makes only a few
+choices, even for large arrays, so drawing is fast.
 """
 
 from phi3_lora_qa.strategies.adapter_state_dicts import MODERATE_FACTOR_KINDS, adapter_state_dicts

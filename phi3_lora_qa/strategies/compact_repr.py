@@ -1,4 +1,4 @@
-"""How drawn values look in a failure: small arrays in full and fit to copy, large ones by shape."""
+"""The repr of drawn values: small arrays in full and ready to copy, large ones as a summary."""
 
 from dataclasses import fields, is_dataclass
 
@@ -8,7 +8,7 @@ _SHOWN_ENTRIES = 36
 
 
 class CompactRepr:
-    """Gives a dataclass the repr that `shown` makes."""
+    """Mixin that gives a dataclass the repr of `compact_repr`."""
 
     def __repr__(self) -> str:
         return compact_repr(self)

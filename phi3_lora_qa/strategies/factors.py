@@ -1,4 +1,4 @@
-"""LoRA factor pairs, from plain ones to those on which implementations break."""
+"""Strategies for LoRA factor pairs, from plain ones to those that break implementations."""
 
 import math
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ FACTOR_KINDS: tuple[FactorKind, ...] = (
     "huge",
 )
 _OVERFLOW = {"float32": 128, "bfloat16": 128, "float16": 16}
-"""The e of the first power of two that a dtype no longer holds."""
+"""The e of the first power of two beyond a dtype's range."""
 _HALVINGS = {"float32": 20, "bfloat16": 20, "float16": 10}
-"""Over how many powers of two ill-conditioned factors spread, each of A and B."""
+"""The powers of two over which ill-conditioned factors spread, for A and for B."""
 
 
 @st.composite
@@ -60,20 +60,34 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     B·A, s·B·A and their products with inputs of entries up to 8 stay finite in ``dtype``.
 
     Args:
-        draw: Given by hypothesis.
-        out: Rows of B; drawn up to 32 when None.
-        inside: Columns of A; drawn up to 32 when None.
-        rank: r; drawn up to 8 when None.
-        dtype: Which values A, B, magnitude and bias may hold; scaling is any float64.
-        kinds: What may be drawn, simplest first: ordinary; fresh (B = 0, as training starts);
-            zero_a (A = 0: MiCA and embeddings start so); degenerate (rank below r, by repeated
-            or zero rows of A); ill_conditioned (singular values over many decades); tiny (B·A
-            near the smallest normal number); denormal (A or B below it); huge (B·A near the
+        draw: Supplied by hypothesis.
+        out_features: Rows of B; drawn up to 32 if None.
+        in_features: Columns of A; drawn up to 32 if None.
+        rank: r; drawn up to 8 if None.
+        dtype: The dtype in which A, B, magnitude and bias are exact; the scaling is any float64.
+        kinds: The kinds to draw from, simplest first: ordinary; fresh (B = 0, as at the start of
+            training); zero_a (A = 0, as MiCA and embeddings start); degenerate (rank below r, by
+            repeated or zero rows of A); ill_conditioned (singular values over many decades); tiny
+            (B·A near the smallest normal number); denormal (A or B below it); huge (B·A near the
             largest number).
-        magnitude: Whether there is a DoRA magnitude, positive; None for either.
-        bias: Whether lora_B has a bias; None for either.
-        rslora: Whether s = alpha / sqrt(r); None for either.
-        scaling: s itself, in place of a drawn alpha.
+        magnitude: Whether there is a positive DoRA magnitude; None draws either.
+        bias: Whether lora_B has a bias; None draws either.
+        rslora: Whether s = alpha / sqrt(r); None draws either.
+        scaling: s itself, instead of a drawn alpha.
+
+    Returns:
+        Factors with A (r, in), B (out, r), and magnitude and bias (out,) or None, all float64.
+
+    Raises:
+        InputError: A kind or the dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(lora_factors(in_features=4, rank=2, kinds=["fresh"]))
+        ... def test(factors):
+        ...     assert factors.A.shape == (2, 4) and not factors.B.any()
+        >>> test()
     """
     require_known("dtype", dtype, DTYPES)
     kind = draw(sample_names("kind", kinds, FACTOR_KINDS))
@@ -81,8 +95,8 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     in_features = draw(st.integers(1, 32)) if in_features is None else in_features
     rank = draw(ranks(out_features, in_features)) if rank is None else rank
     if scaling is None:
-        root = draw(st.booleans()) if rslora is None else rslora
-        scaling = scaling_of(draw(alphas()), rank, rslora=root)
+        rslora = draw(st.booleans()) if rslora is None else rslora
+        scaling = scaling_of(draw(alphas()), rank, rslora=rslora)
     with_magnitude = draw(st.booleans()) if magnitude is None else magnitude
     with_bias = draw(st.booleans()) if bias is None else bias
     A = _nonzero(draw(arrays((rank, in_features), dtype=dtype, fills=NONZERO_FILLS)))
@@ -102,7 +116,7 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
 def _as_kind(  # noqa: PLR0911 - one for each kind
     draw: st.DrawFn, kind: FactorKind, A: Array, B: Array, dtype: str
 ) -> tuple[Array, Array]:
-    """Turn ordinary factors into the kind."""
+    """Turn ordinary factors into the given kind."""
     if kind == "fresh":
         return A, np.zeros_like(B)
     if kind == "zero_a":
@@ -111,7 +125,7 @@ def _as_kind(  # noqa: PLR0911 - one for each kind
         return _without_last_row(A, repeated=len(A) > 1 and draw(st.booleans())), B
     if kind == "ill_conditioned":
         decay = 2.0 ** -np.rint(np.linspace(0, _HALVINGS[dtype], len(A)))
-        # The diagonal keeps the rows of a constant A independent, or the rank would be 1.
+        # The diagonal keeps the rows of a constant A independent; otherwise the rank would be 1.
         return (A + np.eye(*A.shape)) * decay[:, None], (B + np.eye(*B.shape)) * decay
     if kind == "tiny":
         shift = (-_exponent(2.0 ** format_of(dtype).min_exponent) - 3) // 2
@@ -130,10 +144,10 @@ def _without_last_row(A: Array, *, repeated: bool) -> Array:
 
 
 def _largest_exponent(dtype: str, in_features: int, with_magnitude: bool) -> int:
-    """The power of two that entries of s·|B|·|A| must stay below.
+    """Return the exponent of the power of two that entries of s·|B|·|A| must stay below.
 
-    A row of it meets ``inside`` entries of up to 8; one bit is left for the W·x that is added.
-    DoRA squares a row in float32 at least, so there the square must fit as well.
+    One row of it multiplies ``in_features`` entries of up to 8, and one bit is left for adding W·x.
+    DoRA squares a row in at least float32, so with a magnitude the square must fit as well.
     """
     max_exponent = _OVERFLOW[dtype] - _exponent(LARGEST_ENTRY * in_features) - 1
     return min(max_exponent, 56) if with_magnitude else max_exponent
@@ -142,7 +156,10 @@ def _largest_exponent(dtype: str, in_features: int, with_magnitude: bool) -> int
 def _scaled_below(
     A: Array, B: Array, scaling: float, max_exponent: int, *, grow: bool
 ) -> tuple[Array, Array]:
-    """Scale B by a power of two so that s·|B|·|A| < 2^max_exponent; with ``grow``, A and B up to it."""
+    """Scale B by a power of two so that s·|B|·|A| < 2^max_exponent.
+
+    With ``grow``, scale A and B up to that limit.
+    """
     if grow:
         A, B = _normalised(A), _normalised(B)
     size = float((np.abs(B) @ np.abs(A)).max()) * max(1.0, abs(scaling))
@@ -153,18 +170,18 @@ def _scaled_below(
 
 
 def _exponent(value: float) -> int:
-    """The e with 2^(e-1) <= value < 2^e."""
+    """Return the e with 2^(e-1) <= value < 2^e."""
     return math.frexp(value)[1]
 
 
 def _normalised(values: Array) -> Array:
-    """Scale by a power of two so that the largest entry lies in [1, 2)."""
+    """Scale by a power of two so that the largest magnitude is in [1, 2)."""
     largest = float(np.abs(values).max())
     return values * 2.0 ** (1 - _exponent(largest)) if largest > 0 else values
 
 
 def _nonzero(values: Array) -> Array:
-    """Return ones in place of zeros, which a few drawn integers may be: they are kinds apart."""
+    """Return ones instead of all zeros, which drawn integers may be; zeros are other kinds."""
     return values if values.any() else np.ones_like(values)
 
 

@@ -1,7 +1,7 @@
-"""Whole cases: a layer's weight, its LoRA and an input, for each kind of layer.
+"""Strategies for whole cases: a layer's weight, its LoRA and an input, for each kind of layer.
 
-Each is all that a reference and an implementation need to be compared. Values are float64 arrays
-that the case's dtype holds exactly, so that loading them into that dtype changes nothing.
+A case holds everything that a reference and an implementation need for a comparison. Values are
+float64 arrays that are exact in the case's dtype, so loading them in that dtype changes nothing.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,24 @@ _BATCH = 4
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LayerCase(CompactRepr):
-    """A linear layer with LoRA, and a batch for it.
+    """A linear layer with LoRA, and a batch of inputs.
 
     Attributes:
-        dtype: What weight, factors and x are stored in.
+        dtype: The dtype in which weight, factors and x are stored.
         weight: W, float64 (out, in).
         base_bias: The base layer's own bias, float64 (out,), or None.
         factors: A, B, scaling; magnitude for DoRA and bias for lora_bias.
-        alpha: lora_alpha, from which factors.scaling comes.
-        rslora: Whether scaling is alpha / sqrt(r).
+        alpha: lora_alpha, from which factors.scaling follows.
+        rslora: Whether the scaling is alpha / sqrt(r).
         x: Inputs, float64 (batch, in).
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(linear_cases())
+        ... def test(case):
+        ...     assert case.x.shape[1] == case.weight.shape[1]
+        >>> test()
     """
 
     dtype: str
@@ -44,16 +52,24 @@ class LayerCase(CompactRepr):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EmbeddingCase(CompactRepr):
-    """An embedding with LoRA, and ids to look up. delta = s · (B·A)ᵀ.
+    """An embedding with LoRA, and ids to look up; delta = s · (B·A)ᵀ.
 
     Attributes:
-        dtype: What table and factors are stored in.
+        dtype: The dtype in which table and factors are stored.
         table: float64 (num, dim).
         A: lora_embedding_A, float64 (r, num).
         B: lora_embedding_B, float64 (dim, r).
         alpha: lora_alpha.
-        rslora: Whether scaling is alpha / sqrt(r).
+        rslora: Whether the scaling is alpha / sqrt(r).
         ids: int64 (rows, tokens), below num.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(embedding_cases())
+        ... def test(case):
+        ...     assert case.ids.max() < len(case.table)
+        >>> test()
     """
 
     dtype: str
@@ -66,29 +82,37 @@ class EmbeddingCase(CompactRepr):
 
     @property
     def scaling(self) -> float:
-        """The factor s of the delta."""
+        """The scaling s of the delta."""
         return scaling_of(self.alpha, len(self.A), rslora=self.rslora)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ConvCase(CompactRepr):
-    """A convolution with LoRA in PEFT's factorisation: conv A as the base is, then conv B of 1.
+    """A convolution with LoRA in PEFT's factorization: lora_A, then lora_B of kernel 1.
 
     y = conv(x, W) + s · conv(conv(x, A), B). A sees all input channels and has the base's kernel,
     stride and padding; B has kernel 1 and the base's groups. Dilation is 1.
 
     Attributes:
-        dtype: What weight, factors and x are stored in.
+        dtype: The dtype in which weight, factors and x are stored.
         weight: W, float64 (out, in / groups, *kernel).
         base_bias: The base layer's own bias, float64 (out,), or None.
         A: lora_A's weight, float64 (r, in, *kernel).
         B: lora_B's weight, float64 (out, r / groups, *ones).
         alpha: lora_alpha.
-        rslora: Whether scaling is alpha / sqrt(r).
+        rslora: Whether the scaling is alpha / sqrt(r).
         groups: Divides in, out and r.
         stride: The same in each dimension.
         padding: The same in each dimension.
         x: Inputs, float64 (batch, in, *space); each side of space is at least the kernel's.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(conv_cases(dims=1))
+        ... def test(case):
+        ...     assert case.A.shape[1:] == case.weight.shape[1:]
+        >>> test()
     """
 
     dtype: str
@@ -105,7 +129,7 @@ class ConvCase(CompactRepr):
 
     @property
     def scaling(self) -> float:
-        """The factor s of the delta."""
+        """The scaling s of the delta."""
         return scaling_of(self.alpha, len(self.A), rslora=self.rslora)
 
 
@@ -117,15 +141,23 @@ class MergedLinearCase(CompactRepr):
     rows of B; s = alpha / r.
 
     Attributes:
-        dtype: What weight, factors and x are stored in.
+        dtype: The dtype in which weight, factors and x are stored.
         weight: W, float64 (out, in), without fan_in_fan_out.
         base_bias: The base layer's own bias, float64 (out,), or None.
-        enable_lora: enable_lora, n of them, k true, k >= 1; n divides out.
+        enable_lora: n flags, k of them true, k >= 1; n divides out.
         rank: r.
         A: lora_A, float64 (r·k, in).
         B: lora_B, float64 (out/n·k, r).
         alpha: lora_alpha.
         x: Inputs, float64 (batch, in).
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(merged_linear_cases())
+        ... def test(case):
+        ...     assert len(case.A) == case.rank * sum(case.enable_lora)
+        >>> test()
     """
 
     dtype: str
@@ -140,7 +172,7 @@ class MergedLinearCase(CompactRepr):
 
     @property
     def scaling(self) -> float:
-        """The factor s of the delta."""
+        """The scaling s of the delta."""
         return scaling_of(self.alpha, self.rank, rslora=False)
 
 
@@ -157,20 +189,34 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     max_side: int = 32,
     max_rank: int = 8,
 ) -> LayerCase:
-    """Draw a `LayerCase`; simplest: everything 1 and of size 1, in float32, without options.
+    """Draw a `LayerCase`; simplest: everything is 1 and of size 1, in float32, without options.
 
     Args:
-        draw: Given by hypothesis.
-        dtypes: What it may be stored in, simplest first.
+        draw: Supplied by hypothesis.
+        dtypes: The dtypes in which it may be stored, simplest first.
         kinds: Kinds of factors, as in `lora_factors`.
-        magnitude: Whether it is DoRA; None for either. Then no row of W + delta is zero or nearly
-            cancels, since DoRA's direction is lost there.
-        bias: Whether lora_B has a bias; None for either. Then the base has one too, which peft
-            demands for merging.
-        rslora: Whether scaling is alpha / sqrt(r); None for either.
-        base_bias: Whether the base has a bias; None for either.
-        max_side: Bound of out and in.
-        max_rank: Bound of r.
+        magnitude: Whether it is DoRA; None draws either. With DoRA no row of W + delta is zero or
+            nearly cancels, because such a row has no direction.
+        bias: Whether lora_B has a bias; None draws either. The base then has a bias, too, which
+            peft requires for merging.
+        rslora: Whether the scaling is alpha / sqrt(r); None draws either.
+        base_bias: Whether the base has a bias; None draws either.
+        max_side: The largest out and in.
+        max_rank: The largest r.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(linear_cases(dtypes=["float32"], base_bias=False))
+        ... def test(case):
+        ...     assert case.dtype == "float32" and case.base_bias is None
+        >>> test()
     """
     dtype = draw(sample_names("dtype", dtypes, DTYPES))
     out_features, in_features = draw(shapes(max_side=max_side))
@@ -212,9 +258,30 @@ def embedding_cases(
     max_side: int = 32,
     max_rank: int = 8,
 ) -> EmbeddingCase:
-    """Draw an `EmbeddingCase`; arguments as in `linear_cases`.
+    """Draw an `EmbeddingCase`.
 
     Embeddings start with A = 0 (kind zero_a), not with B = 0.
+
+    Args:
+        draw: Supplied by hypothesis.
+        dtypes: The dtypes in which it may be stored, simplest first.
+        kinds: Kinds of factors, as in `lora_factors`.
+        max_side: The largest num and dim.
+        max_rank: The largest r.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(embedding_cases(kinds=["zero_a"]))
+        ... def test(case):
+        ...     assert not case.A.any()
+        >>> test()
     """
     dtype = draw(sample_names("dtype", dtypes, DTYPES))
     num, dim = draw(shapes(max_side=max_side))
@@ -258,14 +325,28 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
     """Draw a `ConvCase`; simplest: one channel, kernel 1.
 
     Args:
-        draw: Given by hypothesis.
+        draw: Supplied by hypothesis.
         dims: 1, 2 or 3, for Conv1d, Conv2d, Conv3d.
         groups: Whether there may be 2 groups or more, which peft adapts but does not merge.
-        dtypes: What it may be stored in, simplest first.
-        kinds: Kinds of factors, as in `lora_factors`, of A and B as matrices.
-        max_channels: Bound of in and out for each group.
-        max_kernel: Bound of each side of the kernel, drawn one by one.
-        max_rank: Bound of r for each group.
+        dtypes: The dtypes in which it may be stored, simplest first.
+        kinds: Kinds of factors, as in `lora_factors`, for A and B as matrices.
+        max_channels: The largest in and out of each group.
+        max_kernel: The largest side of the kernel; each side is drawn separately.
+        max_rank: The largest r of each group.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(conv_cases(dims=2, max_kernel=2))
+        ... def test(case):
+        ...     assert case.weight.ndim == 4
+        >>> test()
     """
     dtype = draw(sample_names("dtype", dtypes, DTYPES))
     group = draw(st.integers(1, 3)) if groups else 1
@@ -313,12 +394,26 @@ def merged_linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by
     """Draw a `MergedLinearCase`; simplest: one block, enabled.
 
     Args:
-        draw: Given by hypothesis.
-        dtypes: What it may be stored in, simplest first.
+        draw: Supplied by hypothesis.
+        dtypes: The dtypes in which it may be stored, simplest first.
         kinds: Kinds of factors, as in `lora_factors`, drawn for each enabled block.
-        max_side: Bound of in, and of out for each block.
-        max_rank: Bound of r.
-        max_blocks: Bound of n.
+        max_side: The largest in, and out of each block.
+        max_rank: The largest r.
+        max_blocks: The largest n.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(merged_linear_cases(max_blocks=3))
+        ... def test(case):
+        ...     assert 1 <= sum(case.enable_lora) <= 3
+        >>> test()
     """
     dtype = draw(sample_names("dtype", dtypes, DTYPES))
     enable_lora = draw(_masks(max_blocks))
@@ -354,17 +449,17 @@ def _batches(in_features: int, dtype: str) -> st.SearchStrategy[Array]:
 
 
 def _masks(max_blocks: int) -> st.SearchStrategy[tuple[bool, ...]]:
-    """Masks of enabled blocks: all, then any other that enables one at least."""
-    everything = st.integers(1, max_blocks).map(lambda blocks: (True,) * blocks)
+    """Draw masks of enabled blocks: all blocks, then any mask with at least one."""
+    all_enabled = st.integers(1, max_blocks).map(lambda blocks: (True,) * blocks)
     some = st.lists(st.booleans(), min_size=2, max_size=max_blocks).filter(any).map(tuple)
-    return everything | some if max_blocks > 1 else everything
+    return all_enabled | some if max_blocks > 1 else all_enabled
 
 
 def _keep_row_directions(weight: Array, factors: Factors) -> Array:
-    """Mend the rows in which W + delta is zero or nearly so: W becomes 1 there, or changes sign."""
+    """Fix the rows in which W + delta is nearly zero: W becomes 1 there, or changes sign."""
     filled = np.where(np.any(weight != 0, axis=1, keepdims=True), weight, 1.0)
     delta = factors.scaling * (factors.B @ factors.A)
-    left, *sides = (np.linalg.norm(rows, axis=1) for rows in (filled + delta, filled, delta))
-    cancels = left < 0.25 * (sides[0] + sides[1])
-    mended: Array = np.where(cancels[:, None], -filled, filled)
-    return mended
+    total, base, update = (np.linalg.norm(rows, axis=1) for rows in (filled + delta, filled, delta))
+    cancels = total < 0.25 * (base + update)
+    fixed: Array = np.where(cancels[:, None], -filled, filled)
+    return fixed

@@ -1,4 +1,4 @@
-"""LoRA configs that peft accepts for a given Phi-3."""
+"""Strategies for LoRA configs that peft accepts for a given Phi-3."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ _INITS: dict[Variant, tuple[bool | str, ...]] = {
     "mica": ("mica",),
     "lora_bias": (True, False),
 }
-"""Those that leave the base as it is: with the others (PiSSA, OLoRA, …) a saved adapter is for
-another base than the one that it was made on."""
+"""Initializations that leave the base unchanged. The others (PiSSA, OLoRA, …) change it, so a saved
+adapter belongs to a different base."""
 _MAX_RANK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Targets:
-    """Fields of a config that say which linear layers are adapted, and the names of these."""
+    """Config fields that select the adapted linear layers, and the names of these layers."""
 
     fields: dict[str, Any]
     modules: tuple[str, ...]
@@ -53,21 +53,35 @@ def lora_configs(
 ) -> "LoraConfig":
     """Draw a LoraConfig that is valid for a Phi-3; simplest: rank and alpha 1 on one projection.
 
-    Layers are named by suffixes (in some layers or in all), one in full, by a regular expression,
-    or all-linear, with or without exclusions. The token tables may be adapted, trained whole or
-    for some tokens; tied ones only for some tokens, since peft would untie them. Rank and alpha
-    patterns, where there are any, match adapted layers. No initialisation changes the base.
+    Layers are selected by suffixes (in some layers or in all), by one full name, by a regular
+    expression, or by all-linear, with or without exclusions. The token tables may be adapted,
+    trained in full, or trained for some tokens; tied tables only for some tokens, since peft would
+    untie them. All rank and alpha patterns match adapted layers. No initialization changes the
+    base.
 
     Args:
-        draw: Given by hypothesis.
+        draw: Supplied by hypothesis.
         config: The model's config.
-        mergeable: Whether peft must be able to merge it, which it cannot with lora_bias, since
+        mergeable: Whether peft must be able to merge the adapter. It cannot with lora_bias, since
             Phi-3's linear layers have no bias.
-        variants: Which kinds may be drawn, simplest first: plain, dora, mica (from peft 0.20 on),
+        variants: The variants to draw from, simplest first: plain, dora, mica (peft 0.20 or later),
             lora_bias.
 
+    Returns:
+        A peft.LoraConfig.
+
     Raises:
-        InputError: No variant is left.
+        InputError: A variant is unknown, or no variant is left.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> from hypothesis import strategies as st
+        >>> @settings(max_examples=1, database=None, deadline=None)
+        ... @given(st.data())
+        ... def test(data):
+        ...     config = data.draw(phi3_configs())
+        ...     assert data.draw(lora_configs(config, variants=["dora"])).use_dora
+        >>> test()
     """
     from peft import LoraConfig
 
@@ -78,11 +92,11 @@ def lora_configs(
         chosen = [variant for variant in chosen if variant != "mica"]
     if not chosen:
         raise InputError(
-            "lora_configs: no variant is left: lora_bias cannot be merged into a Phi-3, and mica "
-            "needs peft 0.20; give mergeable=False or another variant"
+            f"lora_configs: no usable variant in {', '.join(variants)}: lora_bias cannot be merged "
+            "into a Phi-3, and mica needs peft 0.20; pass mergeable=False or another variant"
         )
-    starts = [(variant, init) for variant in chosen for init in _INITS[variant]]
-    variant, init = draw(st.sampled_from(starts))
+    initializations = [(variant, init) for variant in chosen for init in _INITS[variant]]
+    variant, init = draw(st.sampled_from(initializations))
     targets = draw(_targets(config))
     step = 2 if init == "orthogonal" else 1
     ranks = st.integers(1, _MAX_RANK // step).map(lambda half: half * step)
@@ -120,10 +134,10 @@ def _targets(draw: st.DrawFn, config: "Phi3Config") -> _Targets:
         fields = {"target_modules": rf".*\.({numbers})\.\w+\.({'|'.join(suffixes)})"}
     else:
         fields = {"target_modules": suffixes, "layers_to_transform": some}
-    left_out = draw(st.none() | st.sampled_from(suffixes[1:])) if suffixes[1:] else None
-    if left_out:
-        kept = [suffix for suffix in suffixes if suffix != left_out]
-        fields["exclude_modules"] = draw(st.sampled_from(([left_out], rf".*\.{left_out}")))
+    excluded = draw(st.none() | st.sampled_from(suffixes[1:])) if suffixes[1:] else None
+    if excluded:
+        kept = [suffix for suffix in suffixes if suffix != excluded]
+        fields["exclude_modules"] = draw(st.sampled_from(([excluded], rf".*\.{excluded}")))
         return _Targets(fields=fields, modules=_modules(some or layers, kept))
     return _Targets(fields=fields, modules=_modules(some or layers, suffixes))
 
@@ -136,13 +150,13 @@ def _extras(
     variant: Variant,
     init: bool | str,
 ) -> dict[str, Any]:
-    """Draw what else is trained: the tables with a row for each token, and norms."""
+    """Draw what else is trained: the token tables and the norms."""
     adapted, tokens = [], {}
     saved = draw(st.sampled_from(((), ("norm",), ("input_layernorm",))))
     listed = targets.fields.get("layers_to_transform", ()) is None
     for table in ("lm_head", "embed_tokens"):
         uses = ["none", "tokens", "saved"]
-        # An embedding has no lora_bias, and no orthogonal start.
+        # An embedding supports neither lora_bias nor the orthogonal initialization.
         whole = table == "lm_head" or (variant != "lora_bias" and init != "orthogonal")
         if listed and whole:
             uses.append("adapted")
@@ -156,11 +170,11 @@ def _extras(
         elif use == "tokens":
             ids = st.integers(0, config.vocab_size - 1)
             tokens[table] = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
-    # Drawn even where there is no choice: then no failure looks simpler for having none.
-    in_short = draw(st.booleans()) and list(tokens) == ["embed_tokens"]
+    # Drawn even if there is no choice, so that shrinking does not prefer a case without it.
+    short_form = draw(st.booleans()) and list(tokens) == ["embed_tokens"]
     fields: dict[str, Any] = {
         "modules_to_save": list(saved) or None,
-        "trainable_token_indices": tokens["embed_tokens"] if in_short else tokens or None,
+        "trainable_token_indices": tokens["embed_tokens"] if short_form else tokens or None,
     }
     if adapted:
         fields["target_modules"] = [*targets.fields["target_modules"], *adapted]

@@ -22,7 +22,7 @@ def test_a_format_has_the_roundoff_the_largest_number_and_the_floor_of_the_stand
 
 
 def test_an_unknown_dtype_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(InputError, match="'int8' has no rounding model; name one of float64, "):
+    with pytest.raises(InputError, match="unknown dtype: 'int8'; use one of float64, "):
         format_of("int8")
 
 

@@ -46,9 +46,9 @@ def test_merged_linear_gives_each_enabled_block_its_own_factors_and_zero_to_the_
 @pytest.mark.parametrize(
     ("a", "b", "mask", "message"),
     [
-        ((2, 3), (4, 2), [False, False], "enables no block, so there are no factors; enable one"),
-        ((2, 3), (4, 2), [True, True], r"A \(2, 3\) and B \(4, 2\) are no factors of 2 blocks"),
-        ((4, 3), (5, 2), [True, True], r"give A \(r·k, in\) and B \(out/n·k, r\)"),
+        ((2, 3), (4, 2), [False, False], "enables no block; enable at least one"),
+        ((2, 3), (4, 2), [True, True], r"do not fit 2 enabled blocks: A \(2, 3\) and B \(4, 2\)"),
+        ((4, 3), (5, 2), [True, True], r"pass A \(r·k, in\) and B \(out/n·k, r\)"),
     ],
 )
 def test_factors_that_do_not_belong_to_the_mask_are_refused(
@@ -81,7 +81,7 @@ def test_with_groups_an_output_channel_reads_its_own_groups_share_of_the_rank() 
 @pytest.mark.parametrize(("rank", "out"), [(3, 2), (4, 3)])
 def test_a_rank_or_width_that_groups_do_not_divide_is_refused(rank: int, out: int) -> None:
     a, b = np.zeros((rank, 1, 1)), np.zeros((out, 2, 1))
-    with pytest.raises(InputError, match="do not fit 2 groups; give A"):
+    with pytest.raises(InputError, match=r"do not fit 2 groups: .*; pass A"):
         lora.peft_conv(a, b, 1.0, groups=2)
 
 
@@ -103,7 +103,7 @@ def test_what_loralib_cannot_adapt_is_refused_and_really_fails_in_loralib() -> N
 
     layer = loralib.Conv1d(2, 3, 2, r=1)
     a, b = to_numpy(layer.lora_A), to_numpy(layer.lora_B)
-    with pytest.raises(InputError, match="loralib cannot adapt this convolution; use PEFT's"):
+    with pytest.raises(InputError, match=r"loralib cannot adapt this convolution: .*; use PEFT"):
         lora.loralib_conv_delta(a, b, 1.0, layer.conv.weight.shape)
     with pytest.raises(RuntimeError):
         layer.eval()

@@ -90,7 +90,7 @@ def test_a_delta_that_is_no_number_has_a_spectrum_of_nan(factors: Factors) -> No
     ):
         assert math.isnan(found)
     assert not math.isfinite(lora.frobenius_norm(factors))
-    with pytest.raises(InputError, match="has no singular values; look where"):
+    with pytest.raises(InputError, match="has no singular values; find their source"):
         lora.truncate(factors, 1)
 
 

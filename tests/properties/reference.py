@@ -38,7 +38,7 @@ class ReferenceLayer(Layer):
         self.base, self.base_bias = case.weight, case.base_bias
         self.active: tuple[str, ...] = ("default",)
         self.merged: tuple[str, ...] = ()
-        self.on, self.training = True, False
+        self.enabled, self.training = True, False
 
     @classmethod
     def cases(cls) -> Any:
@@ -87,9 +87,9 @@ class ReferenceLayer(Layer):
         return self.rounded(y if self.base_bias is None else y + self.base_bias)
 
     def forward(self, x: Array) -> Array:
-        if not self.on:
+        if not self.enabled:
             self.put_back()
-        return self.put_out(x, self.active if self.on and not self.merged else ())
+        return self.put_out(x, self.active if self.enabled and not self.merged else ())
 
     def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
         known = [() if name == "__base__" else (name,) for name in names]
@@ -127,8 +127,8 @@ class ReferenceLayer(Layer):
                 self.base_bias = self.rounded(self.base_bias - f.scaling * f.bias)
         self.merged = ()
 
-    def set_enabled(self, on: bool) -> None:
-        self.on = on
+    def set_enabled(self, enabled: bool) -> None:
+        self.enabled = enabled
 
     def set_scale(self, factor: float) -> None:
         self.scales["default"] = factor

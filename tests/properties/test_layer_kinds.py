@@ -156,10 +156,10 @@ def test_the_installed_library_holds_what_it_is_not_known_to_break(kind: LayerKi
     compared = set()
     for tested in kind.properties():
         try:
-            held = run_property(tested, kind.under_test, examples=EXAMPLES, shrink=False)
+            result = run_property(tested, kind.under_test, examples=EXAMPLES, shrink=False)
         except PropertyFailed:
             assert tested.id in kind.under_test.known_failures
         else:
-            if held.cases:
+            if result.cases:
                 compared.add(tested.id)
     assert len(compared) >= 0.7 * len(kind.properties())

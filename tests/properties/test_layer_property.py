@@ -1,11 +1,11 @@
-"""What a comparison finds."""
+"""Comparisons, and what a property says about itself."""
 
 import numpy as np
 import pytest
 
+from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer_property import (
     Comparison,
-    all_properties,
     check_statement,
     compare,
 )
@@ -37,8 +37,8 @@ def test_the_worst_is_the_largest_share_of_its_bound_and_not_the_largest_error()
 
 
 def test_a_statement_is_off_by_one_where_it_is_false() -> None:
-    assert check_statement("it", truth=True).worst == (0.0, 0.0, 0.0)
-    assert check_statement("it", truth=False).worst == (INF, 1.0, 0.0)
+    assert check_statement("it", is_true=True).worst == (0.0, 0.0, 0.0)
+    assert check_statement("it", is_true=False).worst == (INF, 1.0, 0.0)
 
 
 def test_every_property_says_what_it_is_in_a_sentence() -> None:

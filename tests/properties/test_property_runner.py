@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer import Layer
-from phi3_lora_qa.properties.layer_property import Comparison, Property, all_properties, compare
+from phi3_lora_qa.properties.layer_property import Comparison, Property, compare
 from phi3_lora_qa.properties.peft_layers import PeftLinear
 from phi3_lora_qa.properties.property_runner import (
     PROFILES,
@@ -30,8 +31,8 @@ def made(*errors: float, bound: float = 1.0) -> Property:
 
 
 def test_the_largest_share_of_a_bound_is_kept() -> None:
-    held = run_property(made(0.25, 0.5, 0.125), PeftLinear, examples=3)
-    assert (held.cases, held.ratio) == (3, 0.5)
+    result = run_property(made(0.25, 0.5, 0.125), PeftLinear, examples=3)
+    assert (result.cases, result.ratio) == (3, 0.5)
 
 
 def test_an_error_as_large_as_its_bound_is_allowed() -> None:
@@ -40,7 +41,7 @@ def test_an_error_as_large_as_its_bound_is_allowed() -> None:
 
 @pytest.mark.parametrize("error", [1.5, float("nan"), float("inf")])
 def test_an_error_beyond_its_bound_breaks_it(error: float) -> None:
-    with pytest.raises(PropertyFailed, match="made does not hold for PeftLinear: it is off by"):
+    with pytest.raises(PropertyFailed, match="made failed for PeftLinear: it is off by"):
         run_property(made(error), PeftLinear, examples=1)
 
 
@@ -71,7 +72,8 @@ def test_the_same_seed_draws_the_same_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "told"), [(0.5, "0.75, where rounding allows 0.5"), (0.0, "0.75, where nothing is")]
+    ("bound", "told"),
+    [(0.5, "0.75, where rounding allows 0.5"), (0.0, "0.75, where rounding allows no error")],
 )
 def test_what_broke_it_is_told_with_its_example_and_the_way_to_run_it_again(
     bound: float, told: str
@@ -80,13 +82,11 @@ def test_what_broke_it_is_told_with_its_example_and_the_way_to_run_it_again(
     with pytest.raises(PropertyFailed) as broken:
         run_property(tested, PeftLinear, rerun_command="pytest this")
     lines = str(broken.value).splitlines()
-    assert lines[0] == f"made does not hold for PeftLinear: it is off by {told}" + (
-        " rounded" if bound == 0.0 else ""
-    )
+    assert lines[0] == f"made failed for PeftLinear: it is off by {told}"
     assert lines[1] == "  property: It is."
     # The smallest case of all, as every one breaks it.
     assert lines[2].startswith("  example: LayerCase(dtype='float32', weight=array([[1.0]]), base_")
-    assert lines[3] == "  run it again: pytest this"
+    assert lines[3] == "  rerun with: pytest this"
 
 
 def test_a_layer_whose_results_change_from_run_to_run_breaks_it() -> None:
@@ -96,7 +96,7 @@ def test_a_layer_whose_results_change_from_run_to_run_breaks_it() -> None:
         yield compare("it", np.array([next(calls, 0.0)]), np.zeros(1), 1.0)
 
     changing = Property(id="made", summary="It is.", needs=frozenset(), check=check, of=Layer)
-    with pytest.raises(PropertyFailed, match="once and not again: the layer's results change"):
+    with pytest.raises(PropertyFailed, match="once but not again: the layer's results change"):
         run_property(changing, PeftLinear)
 
 

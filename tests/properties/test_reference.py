@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.lora import Array, Factors, format_of
+from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer import Gradients, Layer, capabilities
-from phi3_lora_qa.properties.layer_property import Comparison, UnderTest, all_properties
+from phi3_lora_qa.properties.layer_property import Comparison, UnderTest
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 
@@ -21,49 +22,53 @@ RIGHT = (ReferenceLayer, ReferenceDora, ReferenceModel)
 EACH = pytest.mark.parametrize("tested", PROPERTIES)
 FACTORS = ("2", "0.5", "-1", "3", "0")
 SAVED = [
-    told for name in ("default", "another")
-    for told in (
-        f"a logit after loading as {name}", f"what was loaded as {name} is saved as the same bytes:"
+    what
+    for name in ("default", "another")
+    for what in (
+        f"a logit after loading as {name}",
+        f"the adapter loaded as {name} is saved as the same bytes",
     )
-]  # fmt: skip
+]
 COMPARED: dict[str, list[str]] = {
     "delta_is_scaling_times_b_times_a": ["the delta"],
-    "delta_has_at_most_rank_r": ["the part of the delta outside of B's columns"],
+    "delta_has_at_most_rank_r": ["the part of the delta outside the column space of B"],
     "delta_is_linear_in_scaling": [
         *(f"the delta at {k} times the scaling" for k in FACTORS),
-        "the delta after the scale was set back",
+        "the delta after the scale was reset",
     ],
     "delta_is_linear_in_each_factor": [
         f"the delta with {factor} {k} times as large" for factor in "BA" for k in (2, 0.5, -1)
     ],
     "delta_is_gauge_invariant": ["the delta with B·M and M⁻¹·A"],
-    "delta_is_invariant_to_rank_permutation": ["the delta with ranks in another order"],
+    "delta_is_invariant_to_rank_permutation": ["the delta with permuted ranks"],
     "forward_adds_the_delta": ["the output"],
     "forward_is_linear_in_scaling": [
         *(f"the output at {k} times the scaling" for k in FACTORS),
-        "the output after the scale was set back",
+        "the output after the scale was reset",
     ],
-    "forward_is_repeatable": ["the output, the second time,"],
+    "forward_is_repeatable": ["the output of the second call"],
     "batch_rows_are_independent": [
         "the output of a shuffled batch", "the output of one row alone",
     ],
     "disabling_restores_the_base": [
-        "the output with the adapter off", "the output with the adapter on again",
+        "the output with the adapter disabled", "the output with the adapter enabled again",
     ],
     "output_dtype_matches_the_base": [
-        f"the output's dtype, {dtype} and not {dtype}:"
+        f"the output's dtype is {dtype} (found: {dtype})"
         for dtype in ("float32", "float16", "bfloat16")
     ],
     "save_load_round_trip_is_exact": [
         f"{part} after loading" for part in ("A", "B", "the scaling", "the output")
     ],
     "only_the_active_adapter_applies": [
-        "the output with a second, idle adapter",
+        "the output with a second, inactive adapter",
         "the output of the second adapter",
         "the output of the first adapter again",
     ],
     "active_adapters_are_summed": ["the output of both adapters"],
-    "merging_two_adapters_adds_both_deltas": ["the weight with both merged", "the weight with both unmerged"],
+    "merging_two_adapters_adds_both_deltas": [
+        "the weight with both merged", "the weight with both unmerged",
+    ],
     "mixed_batch_rows_match_separate_runs": [
         *(f"a row of {name} in a mixed batch" for name in ("__base__", "default", "second")),
         "the output after a mixed batch",
@@ -83,26 +88,26 @@ COMPARED: dict[str, list[str]] = {
     "merging_twice_adds_the_delta_once": ["the weight merged twice"],
     "unmerging_restores_the_weight": ["the weight after unmerging"],
     "merge_cycles_do_not_drift": [f"the weight after {n} cycles" for n in range(2, 9)],
-    "unmerging_an_unmerged_layer_changes_nothing": ["the output after unmerging alone"],
-    "disabling_while_merged_restores_the_base": ["the output with the merged adapter off"],
-    "merged_row_norms_equal_dora_magnitudes": ["the length of a merged row"],
+    "unmerging_an_unmerged_layer_changes_nothing": ["the output after unmerging without a merge"],
+    "disabling_while_merged_restores_the_base": ["the output with the merged adapter disabled"],
+    "merged_row_norms_equal_dora_magnitudes": ["the norm of a merged row"],
     "initial_output_equals_the_base": [
-        "one of the fresh factors is zero:", "one of the fresh factors is not zero:",
-        "the output of a fresh layer",
+        "one of the initial factors is zero", "one of the initial factors is not zero",
+        "the output of an initialized layer",
     ],
     "initial_gradient_reaches_only_the_zero_factor": [
-        "the gradient of the factor that is not zero",
+        "the gradient of the nonzero factor",
         *(f"the gradient of {part}" for part in ("A", "B", "the bias", "the magnitude")),
     ],
     "gradients_match_the_formulas": [
         f"the gradient of {part}" for part in ("A", "B", "the bias", "the magnitude")
     ],
-    "base_receives_no_gradient": ["no gradient at the base's parameters:"],
-    "only_the_adapter_is_trainable": ["the base's parameters are frozen:"],
+    "base_receives_no_gradient": ["the base's parameters received no gradient"],
+    "only_the_adapter_is_trainable": ["the base's parameters are frozen"],
     "dropout_is_inactive_in_eval_mode": ["the output in eval mode"],
     "dropout_is_active_in_training_mode": ["the output without its update"],
     "model_disabling_restores_the_base": [
-        "a logit with the adapter off", "the adapter changes the logits:",
+        "a logit with the adapter disabled", "the enabled adapter changes the logits",
     ],
     "model_merged_output_matches_unmerged": ["a logit of the merged model"],
     "model_unloading_restores_the_base": ["a logit after unloading"],
@@ -160,14 +165,14 @@ def test_a_gradient_at_the_base_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         ReferenceLayer, "trainable_base_parameters", lambda self: ("weight", "bias")
     )
-    with pytest.raises(PropertyFailed, match="the base's weight, bias are frozen: is off by 1"):
+    with pytest.raises(PropertyFailed, match="not true: the base's weight, bias are frozen"):
         run_property(PROPERTIES["only_the_adapter_is_trainable"], ReferenceLayer)
     monkeypatch.setattr(
         ReferenceLayer,
         "gradients",
         lambda self, x, g: Gradients(A=None, B=None, frozen=("weight",)),
     )
-    with pytest.raises(PropertyFailed, match="no gradient at the base's weight: is off by 1"):
+    with pytest.raises(PropertyFailed, match="not true: the base's weight received no gradient"):
         run_property(PROPERTIES["base_receives_no_gradient"], ReferenceLayer)
 
 
@@ -208,7 +213,7 @@ def test_a_pass_that_remembers_the_last_one_is_noticed(monkeypatch: pytest.Monke
         return right(self, x + 0.5 * (last - x))
 
     monkeypatch.setattr(ReferenceLayer, "forward", changed)
-    with pytest.raises(PropertyFailed, match="the output, the second time, is off"):
+    with pytest.raises(PropertyFailed, match="the output of the second call is off"):
         run_property(PROPERTIES["forward_is_repeatable"], ReferenceLayer)
 
 
@@ -304,7 +309,7 @@ def test_doras_scale_is_not_turned_to_where_its_rows_have_no_direction(size: flo
 
     seen = _compared("forward_is_linear_in_scaling", Cancelling)
     where = {f"the output at {k} times the scaling" for k in ("0.5", "-1", "0")}
-    assert seen == where | {"the output after the scale was set back"}
+    assert seen == where | {"the output after the scale was reset"}
 
 
 def _compared(tested: str, right: type[UnderTest], examples: int = 80) -> set[str]:

@@ -66,11 +66,11 @@ def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pyt
     result = pytester.runpytest_inprocess("-q", "-k", "forward_adds_the_delta")
     assert result.ret == 1
     shown = result.stdout.str()
-    assert "forward_adds_the_delta does not hold for MyLayer: the output is off by" in shown
+    assert "forward_adds_the_delta failed for MyLayer: the output is off by" in shown
     assert "where rounding allows" in shown
     # The smallest rank at which alpha / r is not alpha.
     assert "A=array([[1.0], [1.0]])" in shown or "A=array([[1.0, 1.0], [1.0, 1.0]])" in shown
-    assert "run it again: pytest" in shown
+    assert "rerun with: pytest" in shown
     assert "test_my_layer[forward_adds_the_delta]" in shown
 
 
@@ -122,9 +122,12 @@ def test_a_tensor_that_the_layer_lacks_is_named_with_the_way_out(
     pytester.makepyfile(LAYER.format(scale="alpha / r").replace('"base_bias": base.bias,', ""))
     result = pytester.runpytest_inprocess("-q", "-k", "forward_adds_the_delta")
     shown = result.stdout.str()
-    assert "MyLayer has no tensor 'base_bias' ('base_bias'); return it from tensor(), or" in shown
+    assert (
+        "MyLayer has no parameter 'base_bias' ('base_bias'); return it from parameter(), or"
+        in shown
+    )
     assert "def run_property" not in shown
-    assert "held = run_property(" not in shown
+    assert "result = run_property(" not in shown
 
 
 def test_what_is_no_layer_is_refused() -> None:

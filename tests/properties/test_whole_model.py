@@ -6,7 +6,7 @@ from peft import LoraConfig
 from transformers import Phi3Config
 
 from phi3_lora_qa.lora import Array
-from phi3_lora_qa.properties.layer_property import all_properties
+from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.properties.whole_model import ModelCase
 from phi3_lora_qa.strategies import Batch

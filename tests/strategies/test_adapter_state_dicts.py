@@ -115,7 +115,10 @@ def test_a_failure_in_one_module_leaves_the_others_as_ones() -> None:
     ("fields", "why"),
     [
         ({"init_lora_weights": "pissa"}, "takes it out of the base's weights"),
-        ({"use_bdlora": {"target_modules_bd_a": ["qkv_proj"], "nblocks": 2}}, "use_bdlora splits"),
+        (
+            {"use_bdlora": {"target_modules_bd_a": ["qkv_proj"], "nblocks": 2}},
+            "use_bdlora is not supported: it splits",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_drawn_for_is_refused(fields: dict[str, Any], why: str) -> None:

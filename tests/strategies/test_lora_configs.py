@@ -111,7 +111,7 @@ def test_a_mergeable_config_merges_to_what_it_says_unmerged(data: st.DataObject)
 
 
 def test_lora_bias_cannot_be_merged_and_is_drawn_only_where_that_may_be() -> None:
-    with pytest.raises(InputError, match="give mergeable=False or another variant"):
+    with pytest.raises(InputError, match="pass mergeable=False or another variant"):
         smallest(lora_configs(PLAIN, variants=["lora_bias"]))
     found = smallest(lora_configs(PLAIN, variants=["lora_bias"], mergeable=False))
     tuned = get_peft_model(Phi3ForCausalLM(PLAIN), found)

@@ -89,8 +89,7 @@ def layer_properties_hold(bench: Bench) -> Held:
             largest = max(largest, ratio)
             if not ratio <= 1.0:
                 raise CheckFailedError(
-                    f"{tested.id} does not hold for {name}: {comparison.what} is off by "
-                    f"{error:.3g}, where rounding allows {bound:.3g}",
+                    f"{tested.id} does not hold for {name}: {comparison.difference}",
                     MEND_PEFT,
                     {"module": name, "property": tested.id, "error": error, "bound": bound},
                 )
@@ -182,6 +181,6 @@ def _judged(bench: Bench, of: "Callable[[ModuleMeasure], Worst | None]", fault: 
 
 def _properties(kind: "type[UnderTest]") -> "list[Property]":
     """The properties of a single layer that hold for every value a checkpoint may have."""
-    from phi3_lora_qa.properties.layer_property import all_properties
+    from phi3_lora_qa.properties import all_properties
 
     return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_failures]
