@@ -1,7 +1,7 @@
-"""loralib (github.com/microsoft/LoRA) in place of a model's layers, with its known faults guarded.
+"""loralib (github.com/microsoft/LoRA): adapt models, find known faults, load, save and convert.
 
-`adapt` puts loralib's layers into a model, `check` explains what is wrong with a model that was
-built with loralib by hand, `load_lora_state` loads with a report, `to_peft` and `from_peft`
+`adapt` replaces a model's layers by loralib's, `check_model` finds loralib's known faults in a
+model that was built by hand, `load_lora_state` loads with a report, `to_peft` and `from_peft`
 convert exactly. Nothing here imports torch or loralib before a function is called.
 """
 

@@ -63,7 +63,7 @@ def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
     )
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "adapter adapter, 16 modules",
+        "wrote adapter adapter, 16 modules",
         "gate it with: pytest --phi3-adapter=adapter",
     ]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
     code, out, _ = run(
         "peft-to-loralib", "adapter", "-o", "l.safetensors", "--base", "tiny", *masks
     )
-    assert (code, out) == (0, "checkpoint l.safetensors, described in l.json\n")
+    assert (code, out) == (0, "wrote checkpoint l.safetensors and its description l.json\n")
     for name, tensor in load_file(source / "lora.safetensors").items():
         assert torch.equal(load_file(tmp_path / "l.safetensors")[name], tensor)
     assert layers(tmp_path / "l.json") == layers(source / "lora.json")
@@ -141,7 +141,7 @@ def test_a_split_adapter_is_fused_to_the_one_it_was_split_from(
 ) -> None:
     code, out, err = run("fuse", split, "--base", "tiny", "-o", "fused")
     assert (code, err) == (0, "")
-    assert out.startswith("adapter fused, 16 modules\n")
+    assert out.startswith("wrote adapter fused, 16 modules\n")
     fused, whole = weights(tmp_path / "fused"), weights(good_adapter)
     assert fused.keys() == whole.keys()
     assert all(torch.equal(fused[name], whole[name]) for name in whole)
@@ -188,28 +188,28 @@ def contents(folder: Path) -> dict[str, bytes]:
     ("arguments", "says"),
     [
         (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi4"], "neither known"),
-        (["loralib-to-peft", "absent.pt", "--base", "tiny"], "absent.pt is no file"),
-        (["loralib-to-peft", "SOURCE/lora.pt", "--base", "tiny"], "give --allow-pickle"),
-        (["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny"], "give --alpha"),
+        (["loralib-to-peft", "absent.pt", "--base", "tiny"], "cannot read absent.pt: No such file"),
+        (["loralib-to-peft", "SOURCE/lora.pt", "--base", "tiny"], "pass --allow-pickle"),
+        (["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny"], "pass the --alpha"),
         (
             ["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny", "--alpha", "8"],
-            "give --mask qkv_proj=NAMES",
+            "pass --mask qkv_proj=NAMES",
         ),
         (
             ["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "tiny", "--alpha", "8"],
-            "drop --alpha and --mask",
+            "remove --alpha and --mask",
         ),
-        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,v"], "give --base with its Phi-3"),
-        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj"], "is no LAYER=BLOCKS"),
+        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,v"], "pass --base with its Phi-3"),
+        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj"], "pass one LAYER=BLOCKS"),
         (
             ["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,x", "--base", "tiny"],
-            "'x', which is no block; name q, k, v",
+            "unknown block in the mask: 'x'; use q, k, v",
         ),
         (
             ["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,k,v", "--base", "tiny"],
-            "B is not zero outside the blocks",
+            "B is not zero outside the enabled blocks",
         ),
-        (["peft-to-loralib", "GOOD", "-o", "out.pt"], "end its name so"),
+        (["peft-to-loralib", "GOOD", "-o", "out.pt"], "must end in .safetensors"),
         (["peft-to-loralib", "absent"], "there is no such folder"),
         (["fuse", "GOOD", "--base", "tiny"], "there is nothing to fuse"),
     ],
@@ -238,7 +238,7 @@ def test_factors_for_another_base_are_refused(run: Run, source: Path, tmp_path: 
     options = ("-o", "out", "--base", "tiny", "--alpha", "8")
     code, _, err = run("loralib-to-peft", "in/x.safetensors", *options)
     assert code == 2
-    assert "give the base it was trained on" in err
+    assert "pass the base that it was trained on" in err
 
 
 def test_the_commands_cost_no_torch_at_start_up() -> None:

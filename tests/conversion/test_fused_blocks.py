@@ -54,13 +54,13 @@ def test_a_mask_can_be_laid_over_finer_blocks_but_not_over_ones_that_cut_a_block
 @pytest.mark.parametrize(
     ("mask", "says"),
     [
-        ({"q": True, "k": False, "v": True, "o": True}, "'o', which is no block; name q, k, v"),
-        ({"q": True}, "leaves out k"),
-        ({"q": False, "k": False, "v": False}, "chooses no block"),
+        ({"q": True, "k": False, "v": True, "o": True}, "block in the mask: 'o'; use q, k, v"),
+        ({"q": True}, "lacks the block k; set it to"),
+        ({"q": False, "k": False, "v": False}, "enables no block"),
         ([False], "loralib's default"),
-        ([], "chooses no block"),
-        (["yes"], "something else than true and false"),
-        ({"q": 1, "k": 0, "v": 0}, "something else than true and false"),
+        ([], "enables no block"),
+        (["yes"], "must contain only true and false: got"),
+        ({"q": 1, "k": 0, "v": 0}, "must contain only true and false: got"),
     ],
 )
 def test_a_mask_that_does_not_say_it_is_refused(mask: Any, says: str) -> None:

@@ -166,7 +166,7 @@ def test_factors_for_another_base_are_refused_and_those_for_this_one_are_not() -
     require_fit(fitting, BASE.modules)
     for wrong, says in (
         (replace(fitting.modules[0], name="model.layers.9.mlp.down_proj"), "no such layer"),
-        (replace(fitting.modules[0], A=torch.zeros(2, 5)), "there; give the base"),
+        (replace(fitting.modules[0], A=torch.zeros(2, 5)), "; pass the base"),
     ):
         with pytest.raises(InputError, match=says):
             require_fit(adapter([wrong]), BASE.modules)

@@ -86,7 +86,7 @@ def test_a_scaling_that_is_a_power_of_two_apart_is_folded_exactly_and_another_is
     (fused,) = fuse_adapter(adapter(*parts), LAYOUTS).modules
     assert np.array_equal(delta(fused), stacked(parts, ["q_proj", "k_proj", "v_proj"]))
     parts[1] = replace(parts[1], scaling=0.3)
-    with pytest.raises(InputError, match=r"self_attn\.qkv_proj: .*no power of two"):
+    with pytest.raises(InputError, match=r"self_attn\.qkv_proj: .*not a power of two"):
         fuse_adapter(adapter(*parts), LAYOUTS)
 
 
@@ -106,10 +106,10 @@ def test_a_folded_scaling_that_the_dtype_does_not_hold_is_refused() -> None:
         ([module("o_proj")], "nothing to fuse"),
         (
             [module("q_proj"), module("o_proj", name=f"{ATTENTION}.qkv_proj")],
-            "both whole and in parts",
+            "and for its parts; remove one",
         ),
         ([module("q_proj", B=torch.ones(11, 2))], "11 rows of B"),
-        ([module("q_proj"), module("v_proj", A=torch.ones(2, 9))], "inputs of"),
+        ([module("q_proj"), module("v_proj", A=torch.ones(2, 9))], "numbers of input features"),
     ],
 )
 def test_parts_that_make_no_fused_adapter_are_refused(modules: list[PeftModule], says: str) -> None:

@@ -154,14 +154,17 @@ def test_what_was_planned_is_what_is_found_in_the_model(model: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"targets": ("q_proj",)}, "no layer of the model is called q_proj"),
+        ({"targets": ("q_proj",)}, "target matches no layer of the model: q_proj"),
         ({"targets": ("self_attn",)}, "for which loralib has no layer"),
-        ({"targets": ("o_proj",), "masks": {"qkv_proj": [True]}}, "for no layer; drop it"),
+        ({"targets": ("o_proj",), "masks": {"qkv_proj": [True]}}, "matches no layer; remove"),
         ({"targets": ("o_proj",), "masks": {"o_proj": [True, False] + [True] * 3}}, "96 rows"),
-        ({"targets": ("embed_tokens",), "masks": {"embed_tokens": [True]}}, "for linear layers"),
-        ({"rank": 0}, "the rank is 0"),
-        ({"alpha": float("nan")}, "alpha is nan"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
+        (
+            {"targets": ("embed_tokens",), "masks": {"embed_tokens": [True]}},
+            "only to linear layers",
+        ),
+        ({"rank": 0}, "rank must be at least 1: got 0"),
+        ({"alpha": float("nan")}, "alpha must be finite: got nan"),
+        ({"dropout": 1.0}, "below 1: got 1.0"),
     ],
 )
 def test_what_loralib_cannot_do_is_refused_before_the_model_is_touched(
@@ -175,9 +178,9 @@ def test_what_loralib_cannot_do_is_refused_before_the_model_is_touched(
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("wide", "one number as kernel size, and this is 3 by 1"),
-        ("line", "shapes its factors for two dimensions"),
-        ("table", "with max_norm"),
+        ("wide", "kernel of 3 x 1, and loralib supports only square"),
+        ("line", "whose factors loralib shapes for two dimensions"),
+        ("table", "has max_norm, with which"),
     ],
 )
 def test_layers_that_loralib_gets_wrong_are_refused_with_the_reason(target: str, says: str) -> None:
@@ -219,7 +222,7 @@ def test_a_description_that_contradicts_itself_is_refused(values: Any) -> None:
 
 
 def test_an_unknown_bias_or_no_targets_are_refused() -> None:
-    with pytest.raises(InputError, match="loralib knows none, all, lora_only"):
+    with pytest.raises(InputError, match="unknown bias: 'some'; use one of none, all, lora_only"):
         config(bias="some")
     with pytest.raises(InputError, match="no targets"):
         config(targets=())

@@ -130,9 +130,9 @@ def test_a_damaged_description_is_refused(saved: Path, change: dict[str, Any]) -
 
 
 def test_a_missing_file_and_a_name_without_the_ending_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="cannot read .*: No such file"):
         read_checkpoint(tmp_path / "absent.safetensors")
-    with pytest.raises(InputError, match=r"end its name so"):
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
         write_checkpoint(tmp_path / "lora.pt", Checkpoint(tensors={}, layers=()))
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     assert read_checkpoint(tmp_path / "a.safetensors").layers is None

@@ -47,7 +47,7 @@ def test_a_model_without_faults_has_no_problem() -> None:
 def test_a_problem_says_what_where_why_and_ends_with_the_fix() -> None:
     (problem,) = check_model(Holder(layer=loralib.MergedLinear(4, 6, r=2, lora_dropout=0.1)))
     text = str(problem)
-    assert " at layer: " in text
+    assert " in layer: " in text
     assert "[False] by default" in text
     assert text.endswith(problem.fix)
 
