@@ -205,24 +205,3 @@ def test_layers_of_another_model_are_refused(model: Any) -> None:
     ):
         with pytest.raises(InputError, match=says):
             replace_layers(model, [layer])
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"kind": "Linear", "mask": (True,)},
-        {"kind": "MergedLinear", "mask": (False,)},
-        {"kind": "MergedLinear"},
-        {"kind": "Embedding", "dropout": 0.1},
-    ],
-)
-def test_a_description_that_contradicts_itself_is_refused(values: Any) -> None:
-    with pytest.raises(InputError):
-        LayerSpec(name="a", rank=1, alpha=1, **values)
-
-
-def test_an_unknown_bias_or_no_targets_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown bias: 'some'; use one of none, all, lora_only"):
-        config(bias="some")
-    with pytest.raises(InputError, match="no targets"):
-        config(targets=())

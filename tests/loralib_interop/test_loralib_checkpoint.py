@@ -130,7 +130,7 @@ def test_a_damaged_description_is_refused(saved: Path, change: dict[str, Any]) -
 
 
 def test_a_missing_file_and_a_name_without_the_ending_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read .*: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*: No such file"):
         read_checkpoint(tmp_path / "absent.safetensors")
     with pytest.raises(InputError, match=r"must end in \.safetensors"):
         write_checkpoint(tmp_path / "lora.pt", Checkpoint(tensors={}, layers=()))

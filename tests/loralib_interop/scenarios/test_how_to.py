@@ -1,4 +1,4 @@
-"""The page says what is so: its config can be used, and its table names every fault."""
+"""The page on loralib is correct: its config is usable, and its table lists every fault."""
 
 import re
 import tomllib
@@ -8,7 +8,7 @@ from typing import Any
 from phi3_lora_qa.loralib_interop import LoralibConfig, check_model, plan_layers
 from phi3_lora_qa.loralib_interop.model_check import FAULTS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to-loralib.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to-loralib.md").read_text(encoding="utf-8")
 
 
 def test_the_config_on_the_page_plans_the_layers_that_it_names(model: Any) -> None:
