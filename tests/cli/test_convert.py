@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one model's state: described, bare, and as torch.save leaves it."""
+    """A folder with one model's state: with and without description, and from torch.save."""
     folder = tmp_path_factory.mktemp("source")
     model = load_base(resolve_base("tiny")).model
     adapt(model, LoralibConfig(rank=3, alpha=8, targets=TARGETS, masks=MASKS))
@@ -55,7 +55,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "adapter_model.safetensors")
 
 
-def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
+def test_a_described_checkpoint_converts_to_an_adapter_and_back_exactly(
     run: Run, source: Path, tmp_path: Path
 ) -> None:
     code, out, err = run(
@@ -95,7 +95,7 @@ def layers(path: Path) -> list[Any]:
         ["lora.pt", "--mask", "qkv_proj=q,v", "--allow-pickle"],
     ],
 )
-def test_what_a_bare_checkpoint_does_not_say_is_given_by_options(
+def test_options_supply_what_a_bare_checkpoint_lacks(
     run: Run, source: Path, tmp_path: Path, given: list[str]
 ) -> None:
     assert run("loralib-to-peft", source / "lora.safetensors", "-o", "a", "--base", "tiny")[0] == 0
@@ -114,7 +114,7 @@ def test_what_a_bare_checkpoint_does_not_say_is_given_by_options(
 
 @pytest.fixture
 def split(adapter_copy: Callable[[str], Path]) -> Path:
-    """An adapter as for a Llama: factors of their own for q, k, v, gate and up."""
+    """An adapter with separate factors for q, k, v, gate and up, as for a Llama."""
     folder = adapter_copy("split")
     path = folder / "adapter_model.safetensors"
     parts = {"qkv_proj": {"q_proj": 96, "k_proj": 48, "v_proj": 48}}
@@ -185,7 +185,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi4"], "neither known"),
         (["loralib-to-peft", "absent.pt", "--base", "tiny"], "cannot read absent.pt: No such file"),
@@ -215,7 +215,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_bad_input_is_one_line_exit_status_2_and_leaves_nothing(
-    run: Run, source: Path, good_adapter: Path, tmp_path: Path, arguments: list[str], says: str
+    run: Run, source: Path, good_adapter: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     places = {"SOURCE": str(source), "GOOD": str(good_adapter)}
     filled = [next((a.replace(k, v) for k, v in places.items() if k in a), a) for a in arguments]
@@ -224,7 +224,7 @@ def test_bad_input_is_one_line_exit_status_2_and_leaves_nothing(
     code, out, err = run(*filled)
     assert (code, out) == (2, "")
     assert err.startswith("phi3-lora-qa: error: ")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -241,7 +241,7 @@ def test_factors_for_another_base_are_refused(run: Run, source: Path, tmp_path: 
     assert "pass the base that it was trained on" in err
 
 
-def test_the_commands_cost_no_torch_at_start_up() -> None:
+def test_the_commands_do_not_import_torch_at_start_up() -> None:
     code = "import sys, phi3_lora_qa.cli.convert, phi3_lora_qa.loralib_interop\n"
     code += "print([m for m in ('torch', 'peft', 'loralib', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

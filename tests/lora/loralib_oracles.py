@@ -1,4 +1,4 @@
-"""What loralib's real layers compute, where they are right, with the reference and the bound."""
+"""The results of loralib's layers where they are correct, with reference and bound."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,7 +74,7 @@ def merged_linear(dtype: str) -> Iterator[Measurement]:
 
 
 def convolution(dtype: str) -> Iterator[Measurement]:
-    """Conv2d with and without groups; Conv1d of kernel size 1, the only one that works."""
+    """Measure Conv2d with and without groups, and Conv1d of kernel size 1, which alone works."""
     import loralib
     import torch
 

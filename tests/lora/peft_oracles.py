@@ -1,4 +1,4 @@
-"""What PEFT's real layers compute, with the reference and the bound for each."""
+"""The results of PEFT's layers, each with its reference and its bound."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ def peft_linear(
     base_bias: Array | None = None,
     **config: Any,
 ) -> Any:
-    """Build PEFT's Linear with the case's numbers."""
+    """Build PEFT's Linear with the case's values."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
     from torch import nn
@@ -116,7 +116,7 @@ def several_adapters(dtype: str) -> Iterator[Measurement]:
 def several(
     rng: np.random.Generator, case: Case, dtype: str, names: Sequence[str]
 ) -> tuple[Any, list[Factors]]:
-    """Build a layer with one drawn adapter for each name, all like the case's in size."""
+    """Build a layer with one drawn adapter for each name, all of the case's size."""
     from peft import LoraConfig
 
     layer, adapters = peft_linear(case, dtype, name=names[0]), [case.factors]
@@ -136,7 +136,7 @@ def several(
 
 
 def mixed_dtypes(dtype: str) -> Iterator[Measurement]:
-    """The base in ``dtype``, the adapter in float32, as PEFT loads it by default."""
+    """Measure a base in ``dtype`` with a float32 adapter, as PEFT loads it by default."""
     lower = lora.Arithmetic(dtype=dtype, mixed=True)
     for _, case in cases(dtype, seed=6):
         layer = peft_linear(case, dtype)
@@ -172,7 +172,7 @@ def dora_embedding(dtype: str) -> Iterator[Measurement]:
 
 
 def convolution(dtype: str) -> Iterator[Measurement]:
-    """Conv1d, 2d and 3d by turns, of kernel sizes from 1, without and with groups."""
+    """Measure Conv1d, 2d and 3d in turn, with kernel sizes from 1, without and with groups."""
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import layer as layers
@@ -227,7 +227,7 @@ def convolution(dtype: str) -> Iterator[Measurement]:
 
 
 def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
-    """Delta, merge, one cycle, ten cycles, and the delta read back."""
+    """Measure delta, merge, one cycle, ten cycles, and the extracted delta."""
     f, weight, base = case.factors, case.weight, layer.base_layer
     found = to_numpy(layer.get_delta_weight("default"))
     yield "delta", found, lora.delta(f), lora.delta_bound(f, dtype)
@@ -249,7 +249,7 @@ def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
 def _outputs(
     layer: Any, case: Case, dtype: str, base_bias: Array | None = None
 ) -> Iterator[Measurement]:
-    """The forward pass, unmerged and merged."""
+    """Measure the forward pass, unmerged and merged."""
     import torch
 
     f, weight, x = case.factors, case.weight, case.x
@@ -264,7 +264,7 @@ def _outputs(
 
 
 def peft_embedding(case: Case, dtype: str, **config: Any) -> Any:
-    """Build PEFT's Embedding with the case's numbers."""
+    """Build PEFT's Embedding with the case's values."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Embedding
     from torch import nn

@@ -21,7 +21,7 @@ def drawn(count: int = 300) -> list[Case]:
 
 
 def close(found: Array, expected: Array, factors: Factors) -> bool:
-    """Whether two orders of the same float64 arithmetic agree."""
+    """Return whether two evaluation orders in float64 agree."""
     size = np.abs(factors.scaling) * (np.abs(factors.B) @ np.abs(factors.A))
     return bool(np.all(np.abs(found - expected) <= 2.0**-40 * size.max(initial=0.0)))
 

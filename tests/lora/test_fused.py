@@ -14,7 +14,7 @@ V = Factors(A=np.array([[0.0, 1.0], [4.0, 0.0]]), B=np.array([[5.0, 6.0]]), scal
 
 
 def same(a: Factors, b: Factors) -> bool:
-    """Whether two factors are equal to the last bit."""
+    """Return whether two factors are bitwise equal."""
     optional = ((a.magnitude, b.magnitude), (a.bias, b.bias))
     return (
         np.array_equal(a.A, b.A)
@@ -26,7 +26,7 @@ def same(a: Factors, b: Factors) -> bool:
 
 
 def drawn() -> Iterator[tuple[dict[str, Factors], Layout]]:
-    """Yield split adapters with whole numbers: ranks and sizes vary, parts may be absent."""
+    """Yield split adapters with integers: ranks and sizes vary, parts may be absent."""
     rng = np.random.default_rng(0)
     for number in range(1000):
         heads, kv, size, inputs = (int(n) for n in rng.integers(1, 4, 4))
@@ -149,7 +149,7 @@ def test_the_common_scaling_is_the_first_that_is_not_zero() -> None:
     assert not lora.delta(nothing).any()
 
 
-def test_scalings_that_do_not_go_together_are_refused_and_rounded_only_on_demand() -> None:
+def test_incompatible_scalings_are_refused_and_rounded_only_on_request() -> None:
     parts = {"q_proj": Q, "v_proj": replace(V, scaling=0.6)}
     with pytest.raises(
         InputError, match=r"ratio is not a power of two: 0.6 for v_proj, 2.0 for another"
@@ -201,7 +201,7 @@ def test_trimming_drops_unused_terms_and_nothing_else() -> None:
     assert (trimmed.scaling, trimmed.magnitude, trimmed.bias) == (2.0, f.magnitude, f.bias)
 
 
-def test_parts_that_are_unknown_or_of_the_wrong_shape_are_refused() -> None:
+def test_unknown_or_misshapen_parts_are_refused() -> None:
     with pytest.raises(InputError, match="q_proj, k_proj, v_proj: got none; pass at least one"):
         lora.fuse({}, QKV)
     with pytest.raises(InputError, match="some of q_proj, k_proj, v_proj: got "):

@@ -14,14 +14,14 @@ def test_blocks_are_set_on_the_diagonal() -> None:
     assert lora.block_diagonal(stacked, 1).tolist() == stacked.tolist()
 
 
-def test_blocks_are_taken_off_the_diagonal_again() -> None:
+def test_diagonal_blocks_inverts_block_diagonal() -> None:
     stacked = np.arange(24.0).reshape(12, 2)
     for blocks in (1, 2, 3, 4):
         found = lora.diagonal_blocks(lora.block_diagonal(stacked, blocks), blocks)
         assert found.tolist() == stacked.tolist()
 
 
-def test_an_embeddings_delta_is_the_transpose_of_a_linear_layers() -> None:
+def test_the_delta_of_an_embedding_is_the_transpose_of_a_linear_layers() -> None:
     f = Factors(A=np.array([[1.0, 2.0, 3.0]]), B=np.array([[1.0], [-1.0]]), scaling=2.0)
     assert lora.embedding_delta(f).tolist() == [[2, -2], [4, -4], [6, -6]]
 
@@ -98,7 +98,7 @@ def test_loralibs_convolution_reads_the_product_in_the_kernels_shape() -> None:
     assert found[1].tolist() == [[[-2, -4], [-6, -8]], [[4, 8], [12, 16]]]
 
 
-def test_what_loralib_cannot_adapt_is_refused_and_really_fails_in_loralib() -> None:
+def test_convolutions_that_fail_in_loralib_are_refused() -> None:
     import loralib
 
     layer = loralib.Conv1d(2, 3, 2, r=1)
@@ -156,5 +156,5 @@ def test_merged_linear_is_loralibs_own_to_the_last_bit_on_whole_numbers() -> Non
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Whole numbers, on which no sum or product here rounds."""
+    """Integers, on which no sum or product here rounds."""
     return rng.integers(-9, 10, shape).astype(np.float64)

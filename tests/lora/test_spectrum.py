@@ -79,7 +79,7 @@ NO_NUMBER = (
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("factors", NO_NUMBER, ids=["NaN", "infinite", "overflowing"])
-def test_a_delta_that_is_no_number_has_a_spectrum_of_nan(factors: Factors) -> None:
+def test_a_delta_with_nan_has_a_spectrum_of_nan(factors: Factors) -> None:
     values = lora.singular_values(factors)
     assert values.shape == (1,)
     for found in (
@@ -94,7 +94,7 @@ def test_a_delta_that_is_no_number_has_a_spectrum_of_nan(factors: Factors) -> No
         lora.truncate(factors, 1)
 
 
-def test_what_is_no_number_is_not_taken_for_a_delta_of_zeros() -> None:
+def test_nan_is_not_treated_as_a_zero_delta() -> None:
     for values in (np.array([np.nan, 1.0]), np.array([1.0, np.nan])):
         assert math.isnan(lora.stable_rank(values))
         assert math.isnan(lora.effective_rank(values))

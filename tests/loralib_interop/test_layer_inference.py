@@ -35,7 +35,7 @@ def state(name: str, a: tuple[int, int], b: tuple[int, int]) -> dict[str, torch.
 @pytest.mark.parametrize(
     "mask", [{"q": True, "k": False, "v": True}, {"q": True, "k": True, "v": True}]
 )
-def test_what_was_built_is_inferred_from_the_shapes_with_the_mask(
+def test_layers_are_inferred_from_the_shapes_and_the_mask(
     model: Any, base: BaseFiles, mask: dict[str, bool]
 ) -> None:
     targets = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens")
@@ -44,14 +44,14 @@ def test_what_was_built_is_inferred_from_the_shapes_with_the_mask(
     assert infer(base, lora_state_dict(model), qkv_proj=mask) == built
 
 
-def test_where_all_blocks_are_enabled_no_mask_is_needed(base: BaseFiles) -> None:
+def test_no_mask_is_needed_if_all_blocks_are_enabled(base: BaseFiles) -> None:
     (layer,) = infer(base, state(QKV, (8, 96), (192, 2)))
     assert layer.mask == (True,) * 4
     (layer,) = infer(base, state(QKV, (6, 96), (192, 2)))  # three blocks of 64 rows
     assert layer.mask == (True,) * 3
 
 
-def test_which_blocks_are_meant_is_never_guessed(base: BaseFiles) -> None:
+def test_the_enabled_blocks_are_never_guessed(base: BaseFiles) -> None:
     tensors = state(QKV, (6, 96), (144, 2))
     with pytest.raises(InputError, match=r"factors for 3 of 4 blocks, .*--mask qkv_proj=q,v"):
         infer(base, tensors)
@@ -60,7 +60,7 @@ def test_which_blocks_are_meant_is_never_guessed(base: BaseFiles) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "masks", "says"),
+    ("tensors", "masks", "message"),
     [
         (state("model.layers.9.mlp.down_proj", (2, 256), (96, 2)), {}, "the base has no layer"),
         (state(f"module.{DOWN}", (2, 256), (96, 2)), {}, "the base has no layer module"),
@@ -73,14 +73,14 @@ def test_which_blocks_are_meant_is_never_guessed(base: BaseFiles) -> None:
         (state(DOWN, (2, 256), (96, 2)), {"qkv_proj": [True]}, "matches no layer"),
     ],
 )
-def test_shapes_that_fit_nothing_are_refused(
-    base: BaseFiles, tensors: Any, masks: Any, says: str
+def test_shapes_that_fit_no_layer_are_refused(
+    base: BaseFiles, tensors: Any, masks: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         infer(base, tensors, **masks)
 
 
-def test_whole_numbers_are_no_factors(base: BaseFiles) -> None:
+def test_integers_are_not_factors(base: BaseFiles) -> None:
     tensors = {name: t.long() for name, t in state(DOWN, (2, 256), (96, 2)).items()}
     with pytest.raises(InputError, match=r"not a loralib factor: .* of torch\.int64, and a PEFT"):
         infer(base, tensors)

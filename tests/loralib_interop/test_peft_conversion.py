@@ -1,4 +1,4 @@
-"""loralib to PEFT and back: the same bits, the same deltas, the same outputs."""
+"""loralib to PEFT and back: bitwise the same factors, the same deltas, the same outputs."""
 
 import copy
 from collections.abc import Callable
@@ -36,7 +36,7 @@ MASKS = {"qkv_proj": {"q": True, "k": False, "v": True}}
 
 
 def in_order(a: torch.Tensor, b: torch.Tensor, scaling: float) -> Any:
-    """s · B·A in float64, summed one rank after the other: a zero term changes no bit of it."""
+    """Return s · B·A in float64, summed rank by rank, so that zero terms change no bit."""
     A, B = a.double().numpy(), b.double().numpy()
     total = np.zeros((B.shape[0], A.shape[1]))
     for p in range(A.shape[0]):
@@ -45,7 +45,7 @@ def in_order(a: torch.Tensor, b: torch.Tensor, scaling: float) -> Any:
 
 
 def loralib_delta(layer: LayerSpec, a: torch.Tensor, b: torch.Tensor) -> Any:
-    """The delta as loralib lays it out, block by block, in the layout of the layer's weight."""
+    """Return loralib's delta, block by block, in the layout of the layer's weight."""
     if layer.kind == "Conv2d":
         size = a.shape[0] // layer.rank
         return in_order(a, b, layer.scaling).reshape(-1, a.shape[1] * size)
@@ -68,7 +68,7 @@ def peft_delta(module: PeftModule) -> Any:
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
-    """One layer of any kind, with factors of any size that its dtype holds, zeros among them."""
+    """Draw a layer of any class, with factors of any magnitude in its dtype, and some zeros."""
     kind: LoralibClass = draw(st.sampled_from(["Linear", "MergedLinear", "Embedding", "Conv2d"]))
     rank, inputs, rows = (draw(st.integers(1, 4)) for _ in range(3))
     mask: tuple[bool, ...] = ()
@@ -97,7 +97,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
 
 @settings(max_examples=1000, derandomize=True, database=None, deadline=None)
 @given(checkpoints())
-def test_to_peft_and_back_is_the_identity_and_the_delta_is_the_same_to_the_bit(
+def test_to_peft_and_back_is_the_identity_and_the_delta_is_bitwise_equal(
     checkpoint: Checkpoint,
 ) -> None:
     (layer,) = checkpoint.layers or ()
@@ -125,7 +125,7 @@ def test_the_layout_of_blocks_is_loralibs_own_within_the_rounding_of_a_product()
     assert ratios(np.abs(theirs - ours), 2 * gamma(5, "float64") * sizes).max() <= 1
 
 
-def test_a_convolution_computes_in_peft_what_it_does_in_loralib() -> None:
+def test_a_convolution_computes_the_same_in_peft_and_loralib() -> None:
     plain: Any = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False)).double()
     theirs: Any = copy.deepcopy(plain)
     adapt(theirs, LoralibConfig(rank=2, alpha=5, targets=("0",)))
@@ -155,7 +155,7 @@ def test_a_convolution_computes_in_peft_what_it_does_in_loralib() -> None:
 def pair(
     model: Any, tiny: Any, perturb: Callable[[Any], None], tmp_path: Path
 ) -> tuple[Any, Any, PeftAdapter]:
-    """The tiny base with loralib's layers, and with the PEFT adapter that they convert to."""
+    """Return the tiny base with loralib's layers, and with the converted PEFT adapter."""
     targets = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens")
     layers = adapt(model, LoralibConfig(rank=3, alpha=8, targets=targets, masks=MASKS))
     perturb(model)
@@ -164,7 +164,7 @@ def pair(
     return model, attach(tiny.model, tmp_path), adapter
 
 
-def test_every_layer_computes_in_peft_what_it_does_in_loralib_within_the_rounding(
+def test_every_layer_computes_the_same_in_peft_and_loralib_within_rounding(
     pair: tuple[Any, Any, PeftAdapter], ids: torch.Tensor
 ) -> None:
     theirs, tuned, adapter = pair
@@ -186,10 +186,10 @@ def test_every_layer_computes_in_peft_what_it_does_in_loralib_within_the_roundin
     assert furthest <= 1
 
 
-def test_the_logits_in_peft_are_those_in_loralib_within_the_rounding_to_first_order(
+def test_the_logits_are_the_same_in_peft_and_loralib_within_first_order_rounding(
     pair: tuple[Any, Any, PeftAdapter], ids: torch.Tensor
 ) -> None:
-    """The gradient carries each layer's own rounding to a logit.
+    """The gradient propagates each layer's rounding error to a logit.
 
     The worst case of n roundings is `forward_bound`, which has a factor n; independent roundings
     add up to a spread of its 1/√n (Higham and Mary 2019, A new approach to probabilistic rounding
@@ -230,7 +230,7 @@ def test_the_logits_in_peft_are_those_in_loralib_within_the_rounding_to_first_or
     assert error <= bound < 1e-2
 
 
-def test_a_logit_is_far_outside_the_rounding_where_the_scaling_is_wrong(
+def test_a_wrong_scaling_exceeds_the_rounding_of_a_logit(
     pair: tuple[Any, Any, PeftAdapter], ids: torch.Tensor
 ) -> None:
     theirs, tuned, _ = pair
@@ -253,7 +253,7 @@ def state(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "layers", "says"),
+    ("tensors", "layers", "message"),
     [
         (state((2, 3), (4, 2)), (), "is only in the checkpoint"),
         (state((2, 3), (4, 2)), (layer_of(rank=3),), "do not fit a Linear of rank 3"),
@@ -278,10 +278,10 @@ def state(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, torch.Tensor]:
         ({}, (), "contains no factors"),
     ],
 )
-def test_factors_that_are_not_as_described_are_refused(
-    tensors: Any, layers: tuple[LayerSpec, ...], says: str
+def test_factors_that_contradict_their_description_are_refused(
+    tensors: Any, layers: tuple[LayerSpec, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         to_peft(Checkpoint(tensors=tensors, layers=layers), "")
 
 
@@ -292,7 +292,7 @@ def adapter_of(a: torch.Tensor, b: torch.Tensor, **changes: Any) -> PeftAdapter:
 
 
 @pytest.mark.parametrize(
-    ("adapter", "masks", "says"),
+    ("adapter", "masks", "message"),
     [
         (adapter_of(torch.ones(4, 3), torch.ones(6, 4)), {"b": [True, True]}, "B is not zero"),
         (
@@ -315,10 +315,10 @@ def adapter_of(a: torch.Tensor, b: torch.Tensor, **changes: Any) -> PeftAdapter:
         (adapter_of(torch.ones(2, 2, 3, 3), torch.ones(4, 2, 1, 1)), {}, "do not have its form"),
     ],
 )
-def test_a_peft_module_that_loralib_cannot_hold_is_refused(
-    adapter: PeftAdapter, masks: Any, says: str
+def test_a_peft_module_without_a_loralib_counterpart_is_refused(
+    adapter: PeftAdapter, masks: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         from_peft(adapter, masks, {})
 
 

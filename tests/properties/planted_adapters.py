@@ -1,4 +1,4 @@
-"""Faults of switching, and of several adapters in one layer."""
+"""Faults of disabling, and of several adapters in one layer."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from tests.properties.planting import Patch, fault
 
 
 @fault("disabling_restores_the_base")
-def switching_off_does_nothing(patch: Patch) -> None:
+def disabling_does_nothing(patch: Patch) -> None:
     patch.setattr(layer.Linear, "disable_adapters", property(lambda self: False))
 
 
 @fault("disabling_while_merged_restores_the_base")
-def switching_off_leaves_it_merged(patch: Patch) -> None:
+def disabling_keeps_the_merge(patch: Patch) -> None:
     original = layer.Linear.forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -43,7 +43,7 @@ def every_adapter_is_active(patch: Patch) -> None:
 
 
 @fault("active_adapters_are_summed")
-def only_the_last_active_adapter_counts(patch: Patch) -> None:
+def only_the_last_active_adapter_applies(patch: Patch) -> None:
     original = layer.Linear.forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -58,7 +58,7 @@ def only_the_last_active_adapter_counts(patch: Patch) -> None:
 
 
 @fault("mixed_batch_rows_match_separate_runs")
-def mixed_batches_give_the_base_an_adapter(patch: Patch) -> None:
+def mixed_batches_apply_an_adapter_to_the_base(patch: Patch) -> None:
     original = layer.LoraLayer._mixed_batch_forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, adapter_names: list[str], **kw: Any) -> Any:
@@ -69,7 +69,7 @@ def mixed_batches_give_the_base_an_adapter(patch: Patch) -> None:
 
 
 @fault("mixed_batch_rows_match_separate_runs")
-def mixed_batches_turn_the_names_round(patch: Patch) -> None:
+def mixed_batches_reverse_the_names(patch: Patch) -> None:
     original = layer.LoraLayer._mixed_batch_forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, adapter_names: list[str], **kw: Any) -> Any:
@@ -79,7 +79,7 @@ def mixed_batches_turn_the_names_round(patch: Patch) -> None:
 
 
 @fault("cat_combination_equals_the_weighted_sum")
-def a_concatenation_forgets_the_weights(patch: Patch) -> None:
+def cat_ignores_the_weights(patch: Patch) -> None:
     original = lora_model.LoraModel.add_weighted_adapter
 
     def changed(self: Any, adapters: Any, weights: Any, *args: Any, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ def a_concatenation_forgets_the_weights(patch: Patch) -> None:
 
 
 @fault("svd_combination_is_optimal_for_its_rank")
-def an_svd_loses_its_largest_value(patch: Patch) -> None:
+def svd_drops_the_largest_singular_value(patch: Patch) -> None:
     original = torch.linalg.svd
 
     def changed(*args: Any, **kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ def an_svd_loses_its_largest_value(patch: Patch) -> None:
 
 
 @fault("linear_combination_mixes_the_factors")
-def a_linear_combination_forgets_signs(patch: Patch) -> None:
+def linear_combination_ignores_signs(patch: Patch) -> None:
     original = lora_model.LoraModel.add_weighted_adapter
 
     def changed(self: Any, adapters: Any, weights: Any, *args: Any, **kwargs: Any) -> None:

@@ -27,22 +27,22 @@ def scaling_is_alpha(patch: Patch) -> None:
 
 
 @fault("delta_is_scaling_times_b_times_a")
-def rslora_is_forgotten(patch: Patch) -> None:
+def rslora_is_ignored(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n] / m.r[n])
 
 
 @fault("delta_is_linear_in_scaling")
-def rslora_is_used_always(patch: Patch) -> None:
+def rslora_is_always_used(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n] / m.r[n] ** 0.5)
 
 
 @fault("delta_is_scaling_times_b_times_a")
-def scaling_is_a_whole_number(patch: Patch) -> None:
+def scaling_is_an_integer(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: float(max(1, m.lora_alpha[n] // m.r[n])))
 
 
 @fault("delta_is_linear_in_scaling")
-def set_scale_adds_up(patch: Patch) -> None:
+def set_scale_accumulates(patch: Patch) -> None:
     def wrong(self: Any, adapter: str, scale: float) -> None:
         self.scaling[adapter] *= scale
 
@@ -98,7 +98,7 @@ def forward_computes_in_bfloat16(patch: Patch) -> None:
 
 
 @fault("dropout_is_inactive_in_eval_mode")
-def dropout_is_left_on(patch: Patch) -> None:
+def dropout_stays_active(patch: Patch) -> None:
     def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
         rate = getattr(m.lora_dropout[n], "p", 0.0)
         return plain(m, n, torch.nn.functional.dropout(x, rate, training=True))
@@ -107,7 +107,7 @@ def dropout_is_left_on(patch: Patch) -> None:
 
 
 @fault("dropout_is_active_in_training_mode")
-def dropout_is_forgotten(patch: Patch) -> None:
+def dropout_is_ignored(patch: Patch) -> None:
     forward(patch, plain)
 
 

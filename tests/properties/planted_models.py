@@ -1,4 +1,4 @@
-"""Faults of a whole model: switching, merging, unloading, saving, scaling, training, padding."""
+"""Faults of a whole model: disabling, merging, unloading, saving, scaling, training, padding."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,12 +17,12 @@ MODEL = "peft.model"
 
 
 @fault("model_disabling_restores_the_base", MODEL)
-def the_models_adapter_stays_on(patch: Patch) -> None:
+def the_adapter_of_the_model_stays_enabled(patch: Patch) -> None:
     patch.setattr(peft.PeftModel, "disable_adapter", lambda self: nullcontext())
 
 
 @fault("model_disabling_restores_the_base", MODEL)
-def the_models_adapter_does_nothing(patch: Patch) -> None:
+def the_adapter_of_the_model_does_nothing(patch: Patch) -> None:
     forward(patch, lambda m, n, x: 0.0 * plain(m, n, x))
 
 
@@ -58,7 +58,7 @@ def another_name_loads_nothing(patch: Patch) -> None:
 
 
 @fault("model_save_load_round_trip_is_exact", MODEL)
-def saving_again_gives_other_bytes(patch: Patch) -> None:
+def saving_again_gives_different_bytes(patch: Patch) -> None:
     def change(_: None, model: Any, folder: str, *args: Any, **kwargs: Any) -> None:
         for file in Path(folder).rglob("adapter_model.safetensors"):
             file.write_bytes(file.read_bytes() + folder.encode())
@@ -67,17 +67,17 @@ def saving_again_gives_other_bytes(patch: Patch) -> None:
 
 
 @fault("model_scalings_follow_the_patterns", MODEL)
-def the_patterns_of_alpha_are_ignored(patch: Patch) -> None:
+def alpha_pattern_is_ignored(patch: Patch) -> None:
     set_scaling(patch, lambda m, name: 2.0)
 
 
 @fault("model_scalings_follow_the_patterns", MODEL)
-def every_module_is_scaled_a_little_more(patch: Patch) -> None:
+def every_scaling_is_slightly_too_large(patch: Patch) -> None:
     set_scaling(patch, lambda m, name: m.scaling[name] * (1 + 2.0**-40))
 
 
 @fault("model_training_leaves_the_base_unchanged", MODEL)
-def the_models_base_is_not_frozen(patch: Patch) -> None:
+def the_base_of_the_model_is_not_frozen(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTuner, "_mark_only_adapters_as_trainable", lambda self, model: None
     )

@@ -1,4 +1,4 @@
-"""Faults of the start, of training, and of saving and loading."""
+"""Faults of initialization, of training, and of saving and loading."""
 
 from collections.abc import Callable
 from typing import Any
@@ -60,8 +60,8 @@ def the_bias_of_b_gets_no_gradient(patch: Patch) -> None:
     forward(patch, update)
 
 
-def _doras_forward(patch: Patch, during: Callable[[Patch, Any], None]) -> None:
-    """Let DoRA's forward pass run with something changed for its time."""
+def _patch_dora_forward(patch: Patch, during: Callable[[Patch, Any], None]) -> None:
+    """Run DoRA's forward pass with a temporary change."""
     original = dora.DoraLinearLayer.forward
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -82,17 +82,17 @@ def _the_magnitude_is_detached(patch: Patch, module: Any) -> None:
 
 @fault("gradients_match_the_formulas", "peft.dora")
 def the_dora_norm_is_not_detached(patch: Patch) -> None:
-    _doras_forward(patch, _nothing_is_detached)
+    _patch_dora_forward(patch, _nothing_is_detached)
 
 
 @fault("initial_gradient_reaches_only_the_zero_factor", "peft.dora")
-def the_fresh_dora_norm_is_not_detached(patch: Patch) -> None:
-    _doras_forward(patch, _nothing_is_detached)
+def the_initial_dora_norm_is_not_detached(patch: Patch) -> None:
+    _patch_dora_forward(patch, _nothing_is_detached)
 
 
 @fault("gradients_match_the_formulas", "peft.dora")
 def the_dora_magnitude_gets_no_gradient(patch: Patch) -> None:
-    _doras_forward(patch, _the_magnitude_is_detached)
+    _patch_dora_forward(patch, _the_magnitude_is_detached)
 
 
 @fault("initial_gradient_reaches_only_the_zero_factor", "peft.dora")
@@ -130,7 +130,7 @@ def loading_loads_nothing(patch: Patch) -> None:
 
 
 @fault("save_load_round_trip_is_exact")
-def the_saved_config_forgets_rslora(patch: Patch) -> None:
+def the_saved_config_lacks_rslora(patch: Patch) -> None:
     original = LoraConfig.to_dict
 
     def changed(self: Any) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def the_saved_config_forgets_rslora(patch: Patch) -> None:
 
 
 @fault("save_load_round_trip_is_exact")
-def the_saved_config_has_another_alpha(patch: Patch) -> None:
+def the_saved_config_has_a_different_alpha(patch: Patch) -> None:
     original = LoraConfig.to_dict
 
     def changed(self: Any) -> dict[str, Any]:

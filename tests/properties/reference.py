@@ -1,4 +1,4 @@
-"""Right LoRA layers and a right model in numpy: every property holds on them."""
+"""Correct LoRA layers and a correct model in numpy: every property passes on them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +28,7 @@ from phi3_lora_qa.strategies import LayerCase, linear_cases
 
 
 class ReferenceLayer(Layer):
-    """Computes in float64, and rounds what it gives back to the case's dtype once."""
+    """Computes in float64, and rounds each result once to the case's dtype."""
 
     options: ClassVar[dict[str, Any]] = {"bias": None}
 
@@ -68,57 +68,59 @@ class ReferenceLayer(Layer):
             ),
         )
 
-    def held(self, name: str) -> Factors:
-        """What an adapter amounts to now."""
+    def current_factors(self, name: str) -> Factors:
+        """Return an adapter's factors with its current scaling."""
         f = self.adapters[name]
         return replace(f, scaling=self.scales[name] * f.scaling)
 
     def rounded(self, values: Array) -> Array:
         return round_to(values, self.case.dtype)
 
-    def put_out(self, x: Array, names: tuple[str, ...]) -> Array:
+    def compute_output(self, x: Array, names: tuple[str, ...]) -> Array:
         kept = np.ones(x.shape)
         if self.training and self.dropout:
             drawn = np.random.default_rng(0).random(x.shape) >= self.dropout
             kept = drawn / max(1.0 - self.dropout, 2.0**-10)
         y = x @ self.base.T
         for name in names:
-            y = y + output(self.base, self.held(name), x * kept) - x * kept @ self.base.T
+            y = y + output(self.base, self.current_factors(name), x * kept) - x * kept @ self.base.T
         return self.rounded(y if self.base_bias is None else y + self.base_bias)
 
     def forward(self, x: Array) -> Array:
         if not self.enabled:
-            self.put_back()
-        return self.put_out(x, self.active if self.enabled and not self.merged else ())
+            self.restore_weight()
+        return self.compute_output(x, self.active if self.enabled and not self.merged else ())
 
     def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
         known = [() if name == "__base__" else (name,) for name in names]
-        return np.vstack([self.put_out(row[None], n) for row, n in zip(x, known, strict=True)])
+        return np.vstack(
+            [self.compute_output(row[None], n) for row, n in zip(x, known, strict=True)]
+        )
 
     def weight(self) -> Array:
         return self.base
 
     def delta(self) -> Array:
-        return self.rounded(delta(self.held("default")))
+        return self.rounded(delta(self.current_factors("default")))
 
     def factors(self) -> Factors:
-        return self.held("default")
+        return self.current_factors("default")
 
     def merge(self) -> None:
         for name in self.active:
             if name not in self.merged:
-                f = self.held(name)
+                f = self.current_factors(name)
                 self.base = self.rounded(merged_weight(self.base, f))
                 if f.bias is not None and self.base_bias is not None:
                     self.base_bias = self.rounded(self.base_bias + f.scaling * f.bias)
                 self.merged = (*self.merged, name)
 
     def unmerge(self) -> None:
-        self.put_back()
+        self.restore_weight()
 
-    def put_back(self) -> None:
+    def restore_weight(self) -> None:
         for name in reversed(self.merged):
-            f = self.held(name)
+            f = self.current_factors(name)
             if f.magnitude is not None:
                 norms = np.linalg.norm(self.case.weight + delta(f), axis=1)
                 self.base = self.rounded(self.base / (f.magnitude / norms)[:, None])
@@ -134,7 +136,7 @@ class ReferenceLayer(Layer):
         self.scales["default"] = factor
 
     def gradients(self, x: Array, g: Array) -> Gradients:
-        found = factor_gradients(self.base, self.held("default"), x, g)
+        found = factor_gradients(self.base, self.current_factors("default"), x, g)
         A, B = self.rounded(found.A), self.rounded(found.B)
         m, b = (None if v is None else self.rounded(v) for v in (found.magnitude, found.bias))
         return Gradients(A=A, B=B, magnitude=m, bias=b)
@@ -149,7 +151,7 @@ class ReferenceLayer(Layer):
         self.training = False
 
     def save_and_load(self) -> Layer:
-        return type(self)(self.case, self.held("default"))
+        return type(self)(self.case, self.current_factors("default"))
 
     def output_dtype(self, x: Array, dtype: str) -> str:
         return dtype
@@ -163,7 +165,7 @@ class ReferenceLayer(Layer):
     def combine_adapters(
         self, names: tuple[str, ...], weights: tuple[float, ...], how: str
     ) -> Factors:
-        parts = [self.held(name) for name in names]
+        parts = [self.current_factors(name) for name in names]
         if how == "cat":
             found = concatenate(parts, weights)
         elif how == "svd":
@@ -175,13 +177,13 @@ class ReferenceLayer(Layer):
 
 
 class ReferenceDora(ReferenceLayer):
-    """With magnitudes."""
+    """The correct layer with DoRA."""
 
     options: ClassVar[dict[str, Any]] = {"magnitude": True}
 
 
 class ReferenceModel(ModelUnderTest):
-    """Logits are linear in the sum of the tokens so far; each adapted module adds a delta."""
+    """A model: logits linear in the sum of the previous tokens, plus a delta for each module."""
 
     def __init__(self, case: ModelCase, lora: Any, *, adapted: bool = True) -> None:
         self.case, self.lora, self.adapted = case, lora, adapted
@@ -205,9 +207,9 @@ class ReferenceModel(ModelUnderTest):
     @classmethod
     def base_logits(cls, case: ModelCase) -> Array:
         batch = case.batch
-        return cls.build(case).put_out(batch.input_ids, batch.attention_mask, adapted=False)
+        return cls.build(case).compute_output(batch.input_ids, batch.attention_mask, adapted=False)
 
-    def put_out(self, ids: Any, mask: Any, *, adapted: bool) -> Array:
+    def compute_output(self, ids: Any, mask: Any, *, adapted: bool) -> Array:
         head = self.head
         for module, (_, scaling) in self.scaled().items() if adapted else ():
             head = head + scaling * self.deltas[module]
@@ -227,10 +229,10 @@ class ReferenceModel(ModelUnderTest):
         return {module: (each.rank, each.scaling) for module, each in found.items()}
 
     def logits(self, ids: Any, mask: Any) -> Array:
-        return self.put_out(ids, mask, adapted=self.adapted)
+        return self.compute_output(ids, mask, adapted=self.adapted)
 
     def logits_disabled(self, ids: Any, mask: Any) -> Array:
-        return self.put_out(ids, mask, adapted=False)
+        return self.compute_output(ids, mask, adapted=False)
 
     def merge_and_unload(self) -> Self:
         return self

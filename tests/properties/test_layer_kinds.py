@@ -41,7 +41,7 @@ DRAWN = {
 
 
 def options(case: LayerCase) -> Iterator[str]:
-    """Name what a case has and what it has not."""
+    """Yield the options that a case has, and those that it lacks."""
     yield case.dtype
     parts = {"base bias": case.base_bias is not None, "bias": case.factors.bias is not None,
              "magnitude": case.factors.magnitude is not None, "rslora": case.rslora}  # fmt: skip

@@ -62,7 +62,7 @@ def test_adapters_are_combined_with_weights_of_both_signs_and_several_sizes() ->
 
 @pytest.mark.filterwarnings("error")
 def test_an_undefined_value_does_not_warn() -> None:
-    """A second adapter may take the direction from a row of DoRA's, whose output is NaN then."""
+    """A second adapter may cancel a row of DoRA, whose output is then NaN."""
     prop = PROPERTIES["only_the_active_adapter_applies"]
     run_property(prop, ReferenceDora, examples=80, shrink=False)
 
@@ -76,7 +76,7 @@ def test_the_second_adapter_has_a_different_rank(
     ranks, right = set(), ReferenceLayer.add_adapter
 
     def recorded(self: ReferenceLayer, name: str, factors: Factors) -> None:
-        ranks.add((self.held("default").rank, factors.rank))
+        ranks.add((self.current_factors("default").rank, factors.rank))
         right(self, name, factors)
 
     monkeypatch.setattr(ReferenceLayer, "add_adapter", recorded)

@@ -1,4 +1,4 @@
-"""`pytest --phi3-layers` in a directory of its own."""
+"""`pytest --phi3-layers` in a separate directory."""
 
 import loralib
 import peft
@@ -24,7 +24,7 @@ def test_every_kind_of_every_library_is_listed(pytester: pytest.Pytester) -> Non
     assert result.parseoutcomes()["tests"] >= 400
 
 
-def test_a_chosen_property_is_run_alone(pytester: pytest.Pytester) -> None:
+def test_a_selected_property_runs_alone(pytester: pytest.Pytester) -> None:
     result = layers(pytester, FORWARD, "-v")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*12 cases each, seed 0*"])
@@ -35,7 +35,7 @@ def test_the_thorough_profile_draws_more(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*1000 cases each*"])
 
 
-def test_a_known_fault_of_the_library_is_expected_and_explained(pytester: pytest.Pytester) -> None:
+def test_a_known_failure_is_expected_and_explained(pytester: pytest.Pytester) -> None:
     result = layers(pytester, KNOWN, "-rx")
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["*copies*use_rslora*"])
@@ -68,12 +68,12 @@ def test_an_unknown_property_is_one_line(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_ids_and_an_adapter_do_not_go_together(pytester: pytest.Pytester) -> None:
+def test_ids_and_an_adapter_cannot_be_combined(pytester: pytest.Pytester) -> None:
     result = layers(pytester, FORWARD, "--phi3-adapter=somewhere")
     assert result.ret == 2
 
 
-def test_the_users_own_tests_run_beside_and_can_be_left_out(pytester: pytest.Pytester) -> None:
+def test_the_users_own_tests_also_run_and_can_be_excluded(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_mine(): pass")
     both = layers(pytester, "--collect-only", "-q").stdout.str()
     assert "test_mine" in both

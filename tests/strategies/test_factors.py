@@ -1,4 +1,4 @@
-"""Factors are of the kind that they are called, fit their dtype, and overflow nowhere."""
+"""Factors have the requested kind, are exact in their dtype, and do not overflow."""
 
 import numpy as np
 import pytest
@@ -46,13 +46,13 @@ def is_of_kind(factors: Factors, kind: FactorKind, dtype: str) -> bool:
 @pytest.mark.parametrize("kind", FACTOR_KINDS)
 @QUICK
 @given(data=st.data())
-def test_factors_are_of_their_kind(kind: FactorKind, data: st.DataObject) -> None:
+def test_factors_have_the_properties_of_their_kind(kind: FactorKind, data: st.DataObject) -> None:
     dtype = data.draw(dtypes())
     assert is_of_kind(data.draw(lora_factors(dtype=dtype, kinds=[kind])), kind, dtype)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FACTOR_KINDS if kind != "ordinary"])
-def test_ordinary_factors_are_of_no_other_kind(kind: FactorKind) -> None:
+def test_ordinary_factors_do_not_have_another_kind(kind: FactorKind) -> None:
     ordinary = Factors(A=np.array([[1.0, 2.0], [3.0, 4.0]]), B=np.ones((3, 2)), scaling=1.0)
     assert not is_of_kind(ordinary, kind, "float32")
 
@@ -73,7 +73,7 @@ def test_products_stay_finite_in_the_dtype(data: st.DataObject) -> None:
 
 @QUICK
 @given(data=st.data())
-def test_values_are_held_by_the_dtype_and_shapes_are_those_asked_for(data: st.DataObject) -> None:
+def test_values_are_exact_in_the_dtype_and_shapes_are_as_requested(data: st.DataObject) -> None:
     dtype = data.draw(dtypes())
     out_features, in_features = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     rank = data.draw(st.integers(1, 4))
@@ -105,12 +105,12 @@ def test_values_are_held_by_the_dtype_and_shapes_are_those_asked_for(data: st.Da
 
 @QUICK
 @given(lora_factors())
-def test_options_are_off_unless_asked_for(factors: Factors) -> None:
+def test_options_are_off_by_default(factors: Factors) -> None:
     assert factors.magnitude is None
     assert factors.bias is None
 
 
-def test_options_that_are_left_open_come_with_and_without() -> None:
+def test_unspecified_options_are_drawn_both_ways() -> None:
     either = lora_factors(magnitude=None, bias=None)
     assert smallest(either).magnitude is None
     assert smallest(either, lambda f: f.magnitude is not None).bias is None
@@ -136,7 +136,7 @@ def test_a_failure_shrinks_to_the_least_rank_and_width_that_show_it() -> None:
     assert found.B.tolist() == [[1, 1], [1, 1]]
 
 
-def test_moderate_kinds_are_some_of_all() -> None:
+def test_moderate_kinds_are_a_subset_of_all_kinds() -> None:
     assert set(MODERATE_FACTOR_KINDS) == set(FACTOR_KINDS) - {"tiny", "denormal", "huge"}
 
 

@@ -1,4 +1,4 @@
-"""Cases fit together, their values are exact in their dtype, and they shrink to ones."""
+"""Cases are consistent, exact in their dtype, and shrink to ones."""
 
 from dataclasses import fields
 from typing import Any
@@ -54,7 +54,7 @@ def arrays_in(value: object) -> list[np.ndarray]:
 
 @QUICK
 @given(ANY_CASE)
-def test_a_case_changes_nothing_by_being_loaded_into_its_dtype(case: Case) -> None:
+def test_loading_a_case_in_its_dtype_changes_nothing(case: Case) -> None:
     for values in arrays_in(case):
         if values.dtype == np.float64:
             np.testing.assert_array_equal(rounded(values, case.dtype), values)
@@ -118,8 +118,8 @@ def test_dora_keeps_a_direction_in_each_row(case: LayerCase) -> None:
 
 @QUICK
 @given(linear_cases(kinds=["huge"], magnitude=True))
-def test_huge_factors_under_dora_leave_something_to_compare(case: LayerCase) -> None:
-    """Norms whose squares overflow would have infinite bounds, and every property would hold."""
+def test_huge_factors_with_dora_have_finite_bounds(case: LayerCase) -> None:
+    """Norms whose squares overflow would have infinite bounds, and every property would pass."""
     given = case.weight, case.factors
     gradients = gradient_bound(*given, case.x, np.ones((len(case.x), len(case.weight))), case.dtype)
     found = [merge_bound(*given, case.dtype), forward_bound(*given, case.x, case.dtype)]
@@ -130,7 +130,7 @@ def test_huge_factors_under_dora_leave_something_to_compare(case: LayerCase) -> 
 
 @QUICK
 @given(linear_cases(rslora=True, base_bias=False) | linear_cases(rslora=False, base_bias=True))
-def test_scaling_and_bias_are_as_they_are_asked_for(case: LayerCase) -> None:
+def test_scaling_and_bias_are_as_requested(case: LayerCase) -> None:
     assert case.rslora is (case.base_bias is None)
 
 
@@ -189,7 +189,7 @@ def test_a_merged_linear_case_fits_together(case: MergedLinearCase) -> None:
 
 
 @pytest.mark.slow
-def test_masks_leave_blocks_out_too() -> None:
+def test_masks_may_disable_blocks() -> None:
     found = smallest(merged_linear_cases(max_side=1), lambda case: not all(case.enable_lora))
     assert sorted(found.enable_lora) == [False, True]
     assert (

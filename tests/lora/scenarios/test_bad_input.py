@@ -65,7 +65,7 @@ def test_a_rank_of_0_is_a_delta_of_zeros() -> None:
 
 
 @pytest.mark.parametrize("weight", [np.ones((3, 4)), np.ones((1, 3)), np.ones(3)], ids=np.shape)
-def test_a_weight_of_another_shape_is_refused(weight: lora.Array) -> None:
+def test_a_weight_of_the_wrong_shape_is_refused(weight: lora.Array) -> None:
     for compute in (
         lambda: lora.merged_weight(weight, F),
         lambda: lora.output(weight, F, X),
@@ -75,7 +75,7 @@ def test_a_weight_of_another_shape_is_refused(weight: lora.Array) -> None:
             compute()
 
 
-def test_inputs_and_gradients_of_another_shape_are_refused() -> None:
+def test_inputs_and_gradients_of_the_wrong_shape_are_refused() -> None:
     with pytest.raises(InputError, match=r"\(5, 4\) instead of \(..., 3\); pass them as rows"):
         lora.output(W, F, G)
     with pytest.raises(InputError, match=r"\(3, 4\) for inputs \(5, 3\); pass \(5, 4\)"):

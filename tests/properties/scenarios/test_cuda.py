@@ -1,4 +1,4 @@
-"""An own layer on a GPU is held to the same bounds. Runs where there is one."""
+"""The bounds also apply to a user's layer on a GPU. Skipped without one."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.strategies import LayerCase, linear_cases
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 class Lora(torch.nn.Module):
-    """What many write by themselves."""
+    """A typical hand-written LoRA layer."""
 
     def __init__(self, case: LayerCase, dropout: float) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ def test_a_layer_on_a_gpu_stays_within_the_bounds(check: Any) -> None:
     assert check().ratio <= 1.0
 
 
-def test_products_in_tf32_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_exceeds_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    (tested,) = (p for p in all_properties() if p.id == "forward_adds_the_delta")
+    (prop,) = (p for p in all_properties() if p.id == "forward_adds_the_delta")
     with pytest.raises(PropertyFailed, match="the output is off by"):
-        run_property(tested, OnCuda, examples=200, shrink=False)
+        run_property(prop, OnCuda, examples=200, shrink=False)

@@ -1,4 +1,4 @@
-"""Every fault that is planted into PEFT breaks a property; PEFT as it is holds those."""
+"""Every fault planted into PEFT makes its property fail; the unmodified PEFT passes it."""
 
 import pytest
 
@@ -17,21 +17,23 @@ from tests.properties.planting import FAULTS
 pytestmark = pytest.mark.slow
 
 KINDS = {kind.name: kind.under_test for kind in layer_kinds()}
-PROPERTIES = {tested.id: tested for kind in layer_kinds() for tested in kind.properties()}
+PROPERTIES = {prop.id: prop for kind in layer_kinds() for prop in kind.properties()}
 
 
-def run(kind: str, tested: str) -> None:
-    run_property(PROPERTIES[tested], KINDS[kind], shrink=False)
+def run(kind: str, prop: str) -> None:
+    run_property(PROPERTIES[prop], KINDS[kind], shrink=False)
 
 
-@pytest.mark.parametrize("name", FAULTS, ids=[f"{n}-{f.breaks}" for n, f in FAULTS.items()])
-def test_a_planted_fault_breaks_its_property(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FAULTS, ids=[f"{n}-{f.fails}" for n, f in FAULTS.items()])
+def test_a_planted_fault_makes_its_property_fail(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault = FAULTS[name]
     fault.plant(monkeypatch)
-    with pytest.raises(PropertyFailed, match=fault.breaks):
-        run(fault.kind, fault.breaks)
+    with pytest.raises(PropertyFailed, match=fault.fails):
+        run(fault.kind, fault.fails)
 
 
-@pytest.mark.parametrize(("kind", "tested"), sorted({(f.kind, f.breaks) for f in FAULTS.values()}))
-def test_the_library_as_it_is_holds_the_property(kind: str, tested: str) -> None:
-    run(kind, tested)
+@pytest.mark.parametrize(("kind", "prop"), sorted({(f.kind, f.fails) for f in FAULTS.values()}))
+def test_the_unmodified_library_passes_the_property(kind: str, prop: str) -> None:
+    run(kind, prop)

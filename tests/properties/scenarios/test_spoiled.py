@@ -1,4 +1,4 @@
-"""Whatever a property reads of a layer can break it, by a few roundings more than its bound."""
+"""Every value that a property reads can make it fail, by an error slightly above its bound."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,10 +18,10 @@ from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceM
 pytestmark = pytest.mark.slow
 
 PROPERTIES = {p.id: p for p in all_properties()}
-SLIGHT = 8
-"""Units roundoff: no bound of a property is so loose that it hides this on every case."""
+SMALL_ERROR = 8
+"""In units of roundoff: no bound is so loose that it hides this error in every case."""
 UNUSED = {
-    "forward_is_repeatable": {1},  # made for what it may leave behind
+    "forward_is_repeatable": {1},  # only its side effects matter
     "initial_output_equals_the_base": {0, 2},  # A, of any size, and its scaling
     "rslora_combination_has_scaling_one": {0, 1},  # A and B
     "initial_gradient_reaches_only_the_zero_factor": {3},  # the base's gradient
@@ -31,11 +31,11 @@ UNUSED = {
     "model_save_load_round_trip_is_exact": {0},  # the names of modules
     "model_pattern_order_survives_saving": {0},  # the names of modules
 }
-"""What a property reads of a layer and has no use for, by the order in which it is read."""
+"""The values that a property reads but does not compare, by the order of reading."""
 
 
-class Turns:
-    """Whose turn it is to be spoiled: of all that is read of one case, the ``at``-th."""
+class Spoiler:
+    """Selects the value to spoil: the ``at``-th of all values that are read in one case."""
 
     at: ClassVar[int] = -1
     given: ClassVar[int] = 0
@@ -43,33 +43,33 @@ class Turns:
 
     @classmethod
     def begin(cls, case: Any) -> Any:
-        Turns.given = 0
+        Spoiler.given = 0
         return case
 
     @classmethod
     def one(cls, values: Array, slight: float) -> Array:
-        """Spoil values if it is their turn: slightly, or to something where all are zero."""
-        turn, Turns.given = Turns.given, Turns.given + 1
-        Turns.most = max(Turns.most, Turns.given)
-        if turn != Turns.at:
+        """Spoil the values if they are selected: slightly, or to ones if all are zero."""
+        turn, Spoiler.given = Spoiler.given, Spoiler.given + 1
+        Spoiler.most = max(Spoiler.most, Spoiler.given)
+        if turn != Spoiler.at:
             return values
         return values * (1.0 + slight) if values.any() else values + 1.0
 
     @classmethod
     def truth(cls) -> bool:
-        """Return False if it is its turn."""
+        """Return False if it is selected."""
         return not cls.one(np.zeros(1), 0.0).any()
 
 
 class Spoiled(ReferenceLayer):
-    """Gives back everything as it is, but for one thing in each case."""
+    """Returns correct values, except for one value in each case."""
 
     @classmethod
     def cases(cls) -> Any:
-        return super().cases().map(Turns.begin)
+        return super().cases().map(Spoiler.begin)
 
     def one(self, values: Array) -> Array:
-        return Turns.one(values, SLIGHT * format_of(self.case.dtype).unit_roundoff)
+        return Spoiler.one(values, SMALL_ERROR * format_of(self.case.dtype).unit_roundoff)
 
     def parts(self, found: Any, *names: str) -> Any:
         held = {n: getattr(found, n) for n in names if getattr(found, n) is not None}
@@ -100,15 +100,15 @@ class Spoiled(ReferenceLayer):
         return found
 
     def gradients(self, x: Array, g: Array) -> Gradients:
-        frozen = () if Turns.truth() else ("weight",)
+        frozen = () if Spoiler.truth() else ("weight",)
         found: Gradients = self.parts(super().gradients(x, g), "A", "B", "magnitude", "bias")
         return replace(found, frozen=frozen)
 
     def trainable_base_parameters(self) -> tuple[str, ...]:
-        return () if Turns.truth() else ("weight",)
+        return () if Spoiler.truth() else ("weight",)
 
     def output_dtype(self, x: Array, dtype: str) -> str:
-        return dtype if Turns.truth() else "float64"
+        return dtype if Spoiler.truth() else "float64"
 
 
 class SpoiledDora(Spoiled):
@@ -116,52 +116,52 @@ class SpoiledDora(Spoiled):
 
 
 class SpoiledModel(ReferenceModel):
-    """Spoils by a little more than a model's margin."""
+    """Spoils by slightly more than a model's margin."""
 
     @classmethod
     def cases(cls) -> Any:
-        return super().cases().map(Turns.begin)
+        return super().cases().map(Spoiler.begin)
 
     @classmethod
     def base_logits(cls, case: ModelCase) -> Array:
-        return Turns.one(super().base_logits(case), SLIGHT * MARGIN)
+        return Spoiler.one(super().base_logits(case), SMALL_ERROR * MARGIN)
 
     def logits(self, ids: Any, mask: Any) -> Array:
-        return Turns.one(super().logits(ids, mask), SLIGHT * MARGIN)
+        return Spoiler.one(super().logits(ids, mask), SMALL_ERROR * MARGIN)
 
     def logits_disabled(self, ids: Any, mask: Any) -> Array:
-        return Turns.one(super().logits_disabled(ids, mask), SLIGHT * MARGIN)
+        return Spoiler.one(super().logits_disabled(ids, mask), SMALL_ERROR * MARGIN)
 
     def save_and_load(self, name: str) -> tuple[Self, bool]:
-        return super().save_and_load(name)[0], Turns.truth()
+        return super().save_and_load(name)[0], Spoiler.truth()
 
     def scalings(self) -> Mapping[str, tuple[int, float]]:
         pairs = np.array(list(super().scalings().values()))
-        spoiled = Turns.one(pairs, SLIGHT * 2.0**-50)
+        spoiled = Spoiler.one(pairs, SMALL_ERROR * 2.0**-50)
         return dict(zip(super().scalings(), spoiled, strict=True))
 
     def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         before, after = super().base_before_and_after_step()
-        return before, {name: Turns.one(values, 2.0**-50) for name, values in after.items()}
+        return before, {name: Spoiler.one(values, 2.0**-50) for name, values in after.items()}
 
 
 @pytest.mark.parametrize("kind", [Spoiled, SpoiledDora, SpoiledModel])
-@pytest.mark.parametrize("tested", PROPERTIES)
-def test_whatever_a_property_reads_can_break_it(
-    kind: type[UnderTest], tested: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("prop", PROPERTIES)
+def test_every_value_that_a_property_reads_can_make_it_fail(
+    kind: type[UnderTest], prop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not PROPERTIES[tested].applies(kind):
+    if not PROPERTIES[prop].applies(kind):
         return
     unnoticed, read, at = set[int](), 0, -1
     while at < read:
-        monkeypatch.setattr(Turns, "at", at)
-        monkeypatch.setattr(Turns, "most", 0)
+        monkeypatch.setattr(Spoiler, "at", at)
+        monkeypatch.setattr(Spoiler, "most", 0)
         try:
-            run_property(PROPERTIES[tested], kind, examples=40, shrink=False)
+            run_property(PROPERTIES[prop], kind, examples=40, shrink=False)
         except PropertyFailed:
             assert at >= 0
         else:
             unnoticed.add(at)
-            read = max(read, Turns.most)
+            read = max(read, Spoiler.most)
         at += 1
-    assert unnoticed - {-1} <= UNUSED.get(tested, set())
+    assert unnoticed - {-1} <= UNUSED.get(prop, set())
