@@ -16,12 +16,14 @@ from phi3_lora_qa.strategies.arrays import (
     rounded,
     shapes,
 )
-from phi3_lora_qa.strategies.factors import FACTOR_KINDS, FactorKind, lora_factors
-from phi3_lora_qa.strategies.layer_cases import (
+from phi3_lora_qa.strategies.case_types import (
     ConvCase,
     EmbeddingCase,
     LayerCase,
     MergedLinearCase,
+)
+from phi3_lora_qa.strategies.factors import FACTOR_KINDS, FactorKind, lora_factors
+from phi3_lora_qa.strategies.layer_cases import (
     conv_cases,
     embedding_cases,
     linear_cases,

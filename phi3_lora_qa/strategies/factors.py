@@ -35,6 +35,13 @@ FACTOR_KINDS: tuple[FactorKind, ...] = (
     "denormal",
     "huge",
 )
+"""The kinds of factors, simplest first.
+
+ordinary; fresh (B = 0, as at the start of training); zero_a (A = 0, as MiCA and embeddings start);
+degenerate (rank below r, by repeated or zero rows of A); ill_conditioned (singular values over many
+decades); tiny (B·A near the smallest normal number); denormal (A or B below it); huge (B·A near the
+largest number).
+"""
 _OVERFLOW = {"float32": 128, "bfloat16": 128, "float16": 16}
 """The e of the first power of two beyond a dtype's range."""
 _HALVINGS = {"float32": 20, "bfloat16": 20, "float16": 10}
@@ -57,7 +64,7 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
 ) -> Factors:
     """Draw one module's `Factors`; simplest: A = B = [[1]], s = 1.
 
-    B·A, s·B·A and their products with inputs of entries up to 8 stay finite in ``dtype``.
+    B·A, s·B·A and their products with inputs up to 8 stay finite in ``dtype``.
 
     Args:
         draw: Supplied by hypothesis.
@@ -65,11 +72,7 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         in_features: Columns of A; drawn up to 32 if None.
         rank: r; drawn up to 8 if None.
         dtype: The dtype in which A, B, magnitude and bias are exact; the scaling is any float64.
-        kinds: The kinds to draw from, simplest first: ordinary; fresh (B = 0, as at the start of
-            training); zero_a (A = 0, as MiCA and embeddings start); degenerate (rank below r, by
-            repeated or zero rows of A); ill_conditioned (singular values over many decades); tiny
-            (B·A near the smallest normal number); denormal (A or B below it); huge (B·A near the
-            largest number).
+        kinds: The kinds to draw from, simplest first; see `FACTOR_KINDS`.
         magnitude: Whether there is a positive DoRA magnitude; None draws either.
         bias: Whether lora_B has a bias; None draws either.
         rslora: Whether s = alpha / sqrt(r); None draws either.
@@ -95,22 +98,32 @@ def lora_factors(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     in_features = draw(st.integers(1, 32)) if in_features is None else in_features
     rank = draw(ranks(out_features, in_features)) if rank is None else rank
     if scaling is None:
-        rslora = draw(st.booleans()) if rslora is None else rslora
-        scaling = scaling_of(draw(alphas()), rank, rslora=rslora)
-    with_magnitude = draw(st.booleans()) if magnitude is None else magnitude
-    with_bias = draw(st.booleans()) if bias is None else bias
-    A = _nonzero(draw(arrays((rank, in_features), dtype=dtype, fills=NONZERO_FILLS)))
-    B = _nonzero(draw(arrays((out_features, rank), dtype=dtype, fills=NONZERO_FILLS)))
-    A, B = _as_kind(draw, kind, A, B, dtype)
+        root = _choose(draw, rslora)
+        scaling = scaling_of(draw(alphas()), rank, rslora=root)
+    with_magnitude, with_bias = _choose(draw, magnitude), _choose(draw, bias)
+    A, B = _draw_pair(draw, kind, (out_features, rank, in_features), dtype)
     max_exponent = _largest_exponent(dtype, in_features, with_magnitude)
     A, B = _scaled_below(A, B, scaling, max_exponent, grow=kind == "huge")
     return Factors(
-        A=rounded(A, dtype),
-        B=rounded(B, dtype),
-        scaling=scaling,
+        A=rounded(A, dtype), B=rounded(B, dtype), scaling=scaling,
         magnitude=_positive(draw(arrays((out_features,), dtype=dtype))) if with_magnitude else None,
         bias=draw(arrays((out_features,), dtype=dtype, fills=FILLS)) if with_bias else None,
-    )
+    )  # fmt: skip
+
+
+def _choose(draw: st.DrawFn, choice: bool | None) -> bool:
+    """Return the choice; draw it if it is None."""
+    return draw(st.booleans()) if choice is None else choice
+
+
+def _draw_pair(
+    draw: st.DrawFn, kind: FactorKind, shape: tuple[int, int, int], dtype: str
+) -> tuple[Array, Array]:
+    """Draw A and B of a kind for a shape (out, r, in)."""
+    out_features, rank, in_features = shape
+    A = _nonzero(draw(arrays((rank, in_features), dtype=dtype, fills=NONZERO_FILLS)))
+    B = _nonzero(draw(arrays((out_features, rank), dtype=dtype, fills=NONZERO_FILLS)))
+    return _as_kind(draw, kind, A, B, dtype)
 
 
 def _as_kind(  # noqa: PLR0911 - one for each kind

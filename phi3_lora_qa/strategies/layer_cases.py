@@ -1,179 +1,22 @@
-"""Strategies for whole cases: a layer's weight, its LoRA and an input, for each kind of layer.
-
-A case holds everything that a reference and an implementation need for a comparison. Values are
-float64 arrays that are exact in the case's dtype, so loading them in that dtype changes nothing.
-"""
+"""Strategies for the cases of `phi3_lora_qa.strategies.case_types`, for each kind of layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from phi3_lora_qa.lora import Array, Factors, scaling_of
 from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, ranks, sample_names, shapes
-from phi3_lora_qa.strategies.compact_repr import CompactRepr
+from phi3_lora_qa.strategies.case_types import (
+    ConvCase,
+    EmbeddingCase,
+    LayerCase,
+    MergedLinearCase,
+)
 from phi3_lora_qa.strategies.factors import FACTOR_KINDS, FactorKind, lora_factors
 
 _BATCH = 4
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class LayerCase(CompactRepr):
-    """A linear layer with LoRA, and a batch of inputs.
-
-    Attributes:
-        dtype: The dtype in which weight, factors and x are stored.
-        weight: W, float64 (out, in).
-        base_bias: The base layer's own bias, float64 (out,), or None.
-        factors: A, B, scaling; magnitude for DoRA and bias for lora_bias.
-        alpha: lora_alpha, from which factors.scaling follows.
-        rslora: Whether the scaling is alpha / sqrt(r).
-        x: Inputs, float64 (batch, in).
-
-    Example:
-        >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
-        ... @given(linear_cases())
-        ... def test(case):
-        ...     assert case.x.shape[1] == case.weight.shape[1]
-        >>> test()
-    """
-
-    dtype: str
-    weight: Array
-    base_bias: Array | None
-    factors: Factors
-    alpha: float
-    rslora: bool
-    x: Array
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class EmbeddingCase(CompactRepr):
-    """An embedding with LoRA, and ids to look up; delta = s · (B·A)ᵀ.
-
-    Attributes:
-        dtype: The dtype in which table and factors are stored.
-        table: float64 (num, dim).
-        A: lora_embedding_A, float64 (r, num).
-        B: lora_embedding_B, float64 (dim, r).
-        alpha: lora_alpha.
-        rslora: Whether the scaling is alpha / sqrt(r).
-        ids: int64 (rows, tokens), below num.
-
-    Example:
-        >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
-        ... @given(embedding_cases())
-        ... def test(case):
-        ...     assert case.ids.max() < len(case.table)
-        >>> test()
-    """
-
-    dtype: str
-    table: Array
-    A: Array
-    B: Array
-    alpha: float
-    rslora: bool
-    ids: NDArray[np.int64]
-
-    @property
-    def scaling(self) -> float:
-        """The scaling s of the delta."""
-        return scaling_of(self.alpha, len(self.A), rslora=self.rslora)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ConvCase(CompactRepr):
-    """A convolution with LoRA in PEFT's factorization: lora_A, then lora_B of kernel 1.
-
-    y = conv(x, W) + s · conv(conv(x, A), B). A sees all input channels and has the base's kernel,
-    stride and padding; B has kernel 1 and the base's groups. Dilation is 1.
-
-    Attributes:
-        dtype: The dtype in which weight, factors and x are stored.
-        weight: W, float64 (out, in / groups, *kernel).
-        base_bias: The base layer's own bias, float64 (out,), or None.
-        A: lora_A's weight, float64 (r, in, *kernel).
-        B: lora_B's weight, float64 (out, r / groups, *ones).
-        alpha: lora_alpha.
-        rslora: Whether the scaling is alpha / sqrt(r).
-        groups: Divides in, out and r.
-        stride: The same in each dimension.
-        padding: The same in each dimension.
-        x: Inputs, float64 (batch, in, *space); each side of space is at least the kernel's.
-
-    Example:
-        >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
-        ... @given(conv_cases(dims=1))
-        ... def test(case):
-        ...     assert case.A.shape[1:] == case.weight.shape[1:]
-        >>> test()
-    """
-
-    dtype: str
-    weight: Array
-    base_bias: Array | None
-    A: Array
-    B: Array
-    alpha: float
-    rslora: bool
-    groups: int
-    stride: int
-    padding: int
-    x: Array
-
-    @property
-    def scaling(self) -> float:
-        """The scaling s of the delta."""
-        return scaling_of(self.alpha, len(self.A), rslora=self.rslora)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class MergedLinearCase(CompactRepr):
-    """loralib's MergedLinear: n fused blocks of output rows, k of them with LoRA of rank r each.
-
-    The i-th enabled block gets s · B_i·A_i, with A_i the i-th r rows of A and B_i the i-th out/n
-    rows of B; s = alpha / r.
-
-    Attributes:
-        dtype: The dtype in which weight, factors and x are stored.
-        weight: W, float64 (out, in), without fan_in_fan_out.
-        base_bias: The base layer's own bias, float64 (out,), or None.
-        enable_lora: n flags, k of them true, k >= 1; n divides out.
-        rank: r.
-        A: lora_A, float64 (r·k, in).
-        B: lora_B, float64 (out/n·k, r).
-        alpha: lora_alpha.
-        x: Inputs, float64 (batch, in).
-
-    Example:
-        >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
-        ... @given(merged_linear_cases())
-        ... def test(case):
-        ...     assert len(case.A) == case.rank * sum(case.enable_lora)
-        >>> test()
-    """
-
-    dtype: str
-    weight: Array
-    base_bias: Array | None
-    enable_lora: tuple[bool, ...]
-    rank: int
-    A: Array
-    B: Array
-    alpha: float
-    x: Array
-
-    @property
-    def scaling(self) -> float:
-        """The scaling s of the delta."""
-        return scaling_of(self.alpha, self.rank, rslora=False)
+"""The largest number of rows in a batch."""
 
 
 @st.composite
@@ -195,8 +38,7 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         draw: Supplied by hypothesis.
         dtypes: The dtypes in which it may be stored, simplest first.
         kinds: Kinds of factors, as in `lora_factors`.
-        magnitude: Whether it is DoRA; None draws either. With DoRA no row of W + delta is zero or
-            nearly cancels, because such a row has no direction.
+        magnitude: Whether it is DoRA; None draws either. No row of W + delta then vanishes.
         bias: Whether lora_B has a bias; None draws either. The base then has a bias, too, which
             peft requires for merging.
         rslora: Whether the scaling is alpha / sqrt(r); None draws either.
@@ -225,16 +67,10 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     alpha = draw(alphas())
     factors = draw(
         lora_factors(
-            out_features=out_features,
-            in_features=in_features,
-            rank=rank,
-            dtype=dtype,
-            kinds=kinds,
-            magnitude=magnitude,
-            bias=bias,
-            scaling=scaling_of(alpha, rank, rslora=rslora),
+            out_features=out_features, in_features=in_features, rank=rank, dtype=dtype, kinds=kinds,
+            magnitude=magnitude, bias=bias, scaling=scaling_of(alpha, rank, rslora=rslora),
         )
-    )
+    )  # fmt: skip
     with_bias = draw(st.booleans()) if base_bias is None else base_bias
     with_bias = with_bias or factors.bias is not None
     weight = draw(arrays((out_features, in_features), dtype=dtype))
@@ -242,11 +78,8 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
         dtype=dtype,
         weight=weight if factors.magnitude is None else _keep_row_directions(weight, factors),
         base_bias=draw(arrays((out_features,), dtype=dtype)) if with_bias else None,
-        factors=factors,
-        alpha=alpha,
-        rslora=rslora,
-        x=draw(_batches(in_features, dtype)),
-    )
+        factors=factors, alpha=alpha, rslora=rslora, x=draw(_batches(in_features, dtype)),
+    )  # fmt: skip
 
 
 @st.composite
@@ -331,7 +164,7 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
         dtypes: The dtypes in which it may be stored, simplest first.
         kinds: Kinds of factors, as in `lora_factors`, for A and B as matrices.
         max_channels: The largest in and out of each group.
-        max_kernel: The largest side of the kernel; each side is drawn separately.
+        max_kernel: The largest side of the kernel.
         max_rank: The largest r of each group.
 
     Returns:
@@ -357,28 +190,20 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
     rslora, alpha = draw(st.booleans()), draw(alphas())
     factors = draw(
         lora_factors(
-            out_features=out_features,
-            in_features=width,
-            rank=rank,
-            dtype=dtype,
-            kinds=kinds,
+            out_features=out_features, in_features=width, rank=rank, dtype=dtype, kinds=kinds,
             scaling=scaling_of(alpha, rank, rslora=rslora),
         )
-    )
+    )  # fmt: skip
     space = tuple(side + draw(st.integers(0, 3)) for side in kernel)
     return ConvCase(
-        dtype=dtype,
         weight=draw(arrays((out_features, in_features // group, *kernel), dtype=dtype)),
         base_bias=draw(arrays((out_features,), dtype=dtype)) if draw(st.booleans()) else None,
-        A=factors.A.reshape(rank, in_features, *kernel),
+        dtype=dtype, A=factors.A.reshape(rank, in_features, *kernel),
         B=factors.B[:, : rank // group].reshape(out_features, rank // group, *(1,) * dims),
-        alpha=alpha,
-        rslora=rslora,
-        groups=group,
-        stride=draw(st.integers(1, 2)),
-        padding=draw(st.integers(0, 1)),
+        alpha=alpha, rslora=rslora,
+        groups=group, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1)),
         x=draw(arrays((draw(st.integers(1, _BATCH)), in_features, *space), dtype=dtype)),
-    )
+    )  # fmt: skip
 
 
 @st.composite

@@ -74,8 +74,7 @@ def lora_configs(
         InputError: A variant is unknown, or no variant is left.
 
     Example:
-        >>> from hypothesis import given, settings
-        >>> from hypothesis import strategies as st
+        >>> from hypothesis import given, settings, strategies as st
         >>> @settings(max_examples=1, database=None, deadline=None)
         ... @given(st.data())
         ... def test(data):
@@ -85,16 +84,7 @@ def lora_configs(
     """
     from peft import LoraConfig
 
-    for variant in variants:
-        require_known("variant", variant, VARIANTS)
-    chosen = [variant for variant in variants if not (mergeable and variant == "lora_bias")]
-    if is_older("peft", "0.20"):
-        chosen = [variant for variant in chosen if variant != "mica"]
-    if not chosen:
-        raise InputError(
-            f"lora_configs: no usable variant in {', '.join(variants)}: lora_bias cannot be merged "
-            "into a Phi-3, and mica needs peft 0.20; pass mergeable=False or another variant"
-        )
+    chosen = _usable(variants, mergeable=mergeable)
     initializations = [(variant, init) for variant in chosen for init in _INITS[variant]]
     variant, init = draw(st.sampled_from(initializations))
     targets = draw(_targets(config))
@@ -114,6 +104,21 @@ def lora_configs(
     }
     extras = draw(_extras(config, targets, variant, init))
     return LoraConfig(task_type="CAUSAL_LM", **(fields | targets.fields | extras))
+
+
+def _usable(variants: Sequence[Variant], *, mergeable: bool) -> list[Variant]:
+    """Return the variants that the installed peft supports and, if required, can merge."""
+    for variant in variants:
+        require_known("variant", variant, VARIANTS)
+    chosen = [variant for variant in variants if not (mergeable and variant == "lora_bias")]
+    if is_older("peft", "0.20"):
+        chosen = [variant for variant in chosen if variant != "mica"]
+    if not chosen:
+        raise InputError(
+            f"lora_configs: no usable variant in {', '.join(variants)}: lora_bias cannot be merged "
+            "into a Phi-3, and mica needs peft 0.20; pass mergeable=False or another variant"
+        )
+    return chosen
 
 
 @st.composite

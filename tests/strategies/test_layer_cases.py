@@ -118,8 +118,8 @@ def test_dora_keeps_a_direction_in_each_row(case: LayerCase) -> None:
 
 @QUICK
 @given(linear_cases(kinds=["huge"], magnitude=True))
-def test_huge_factors_with_dora_have_finite_bounds(case: LayerCase) -> None:
-    """Norms whose squares overflow would have infinite bounds, and every property would pass."""
+def test_huge_factors_under_dora_leave_something_to_compare(case: LayerCase) -> None:
+    """Norms whose squares overflow would have infinite bounds, and every property would hold."""
     given = case.weight, case.factors
     gradients = gradient_bound(*given, case.x, np.ones((len(case.x), len(case.weight))), case.dtype)
     found = [merge_bound(*given, case.dtype), forward_bound(*given, case.x, case.dtype)]
