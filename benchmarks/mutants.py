@@ -177,7 +177,7 @@ class Tree:
         (self.folder / mutant.module).write_text(mutant.code())
 
     def restore(self, mutant: Mutant) -> None:
-        """Restore the module with its old time stamp, so that its cached bytecode is valid again."""
+        """Restore the module with its old time stamp, so that its bytecode is valid again."""
         shutil.copy2(ROOT / mutant.module, self.folder / mutant.module)
 
 
