@@ -122,17 +122,17 @@ def fuse(parts: Mapping[str, Factors], layout: Layout, *, rounded: bool = False)
         [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     """
     _check(parts, layout)
-    given = {block.name: parts[block.name] for block in layout if block.name in parts}
-    common = next((f.scaling for f in given.values() if f.scaling != 0), 0.0)
+    present = {block.name: parts[block.name] for block in layout if block.name in parts}
+    common = next((f.scaling for f in present.values() if f.scaling != 0), 0.0)
     sources: list[Array] = []
     columns: dict[str, slice] = {}
-    for name, factors in given.items():
+    for name, factors in present.items():
         columns[name] = _columns(sources, factors.A)
     out_features = sum(block.rows for block in layout)
     B = np.zeros((out_features, sum(len(a) for a in sources)))
     bias = np.zeros(out_features)
     rows = row_slices(layout)
-    for name, factors in given.items():
+    for name, factors in present.items():
         ratio = _ratio(name, factors, common, rounded=rounded)
         B[rows[name], columns[name]] = ratio * factors.B
         if factors.bias is not None:
@@ -141,8 +141,8 @@ def fuse(parts: Mapping[str, Factors], layout: Layout, *, rounded: bool = False)
         A=np.concatenate(sources),
         B=B,
         scaling=common,
-        magnitude=_magnitude(given, layout),
-        bias=bias if any(f.bias is not None for f in given.values()) else None,
+        magnitude=_magnitude(present, layout),
+        bias=bias if any(f.bias is not None for f in present.values()) else None,
     )
 
 
@@ -234,8 +234,8 @@ def _ratio(name: str, factors: Factors, common: float, *, rounded: bool) -> floa
     )
 
 
-def _magnitude(given: Mapping[str, Factors], layout: Layout) -> Array | None:
-    magnitudes = [f.magnitude for f in given.values() if f.magnitude is not None]
+def _magnitude(present: Mapping[str, Factors], layout: Layout) -> Array | None:
+    magnitudes = [f.magnitude for f in present.values() if f.magnitude is not None]
     if not magnitudes:
         return None
     if len(magnitudes) < len(layout):

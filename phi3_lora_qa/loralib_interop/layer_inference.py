@@ -118,15 +118,15 @@ def _choose(
     name: str, counts: tuple[bool, ...], masks: Mapping[str, Mask], blocks: Mapping[str, Blocks]
 ) -> tuple[bool, ...]:
     leaf, n, k = name.rpartition(".")[2], len(counts), sum(counts)
-    given = find_mask(name, masks)
-    if given is None:
+    chosen = find_mask(name, masks)
+    if chosen is None:
         if n == k:
             return counts
         raise InputError(
             f"{escape(name, 160)} has factors for {k} of {n} blocks, and the checkpoint does not "
             f"say for which; pass --mask {leaf}=NAMES, such as --mask qkv_proj=q,v"
         )
-    mask = expand_mask(given, blocks.get(leaf, {}), n)
+    mask = expand_mask(chosen, blocks.get(leaf, {}), n)
     if (len(mask), sum(mask)) != (n, k):
         raise InputError(
             f"the mask of {escape(name, 160)} does not fit its factors: {sum(mask)} of {len(mask)} "

@@ -158,13 +158,13 @@ def _layer(
     name: str, module: "nn.Module", config: LoralibConfig, fused: Mapping[str, Blocks]
 ) -> LayerSpec:
     leaf = name.rpartition(".")[2]
-    given = find_mask(name, config.masks)
+    chosen = find_mask(name, config.masks)
     blocks = fused.get(leaf, {})
-    if given is None and blocks:
-        given = dict.fromkeys(blocks, True)
+    if chosen is None and blocks:
+        chosen = dict.fromkeys(blocks, True)
     mask: tuple[bool, ...] = ()
-    if given is not None:
-        mask = expand_mask(given, blocks)
+    if chosen is not None:
+        mask = expand_mask(chosen, blocks)
     kind = _class_for(name, module, merged=bool(mask))
     if kind == "MergedLinear":
         _require_fit(name, module, mask)

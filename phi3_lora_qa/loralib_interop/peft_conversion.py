@@ -83,8 +83,8 @@ def from_peft(
     tensors: dict[str, Tensor] = {}
     layers = []
     for module in adapter.modules:
-        given = find_mask(module.name, masks)
-        mask = () if given is None else expand_mask(given, blocks.get(module.leaf, {}))
+        chosen = find_mask(module.name, masks)
+        mask = () if chosen is None else expand_mask(chosen, blocks.get(module.leaf, {}))
         layer, a, b = _from_module(module, mask, adapter.dropout)
         layers.append(layer)
         tensors[f"{module.name}.lora_A"], tensors[f"{module.name}.lora_B"] = a, b
