@@ -1,9 +1,9 @@
-"""Twenty runs of one gate: shuffled items, 0 and 2 workers, cold and warm scores; one verdict.
+"""Run one gate twenty times, with shuffled items, 0 or 2 workers, and a cold or warm score cache.
 
 Usage: python benchmarks/repeat.py [--runs 20] [--adapter DIR] [--base tiny]
 
-Of every run the verdict, each check's outcome and each metric's figures are compared with the first
-run's, to the last bit. The exit status is 1 if one differs.
+Compares the verdict, each check's outcome and each metric's figures of every run with the first
+run's, to the last bit. The exit status is 1 if anything differs.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from phi3_lora_qa.record import RunRecord, read_record
 
 
 def gate(number: int, base: str, adapter: Path, place: Path) -> RunRecord:
-    """Gate once: odd runs have two workers, and of four runs two begin without scores."""
+    """Gate once: odd runs have two workers; two of four runs start with an empty score cache."""
     ref = resolve_base(base)
     lines = bundled_suite(ref).read_text(encoding="utf-8").splitlines()
     random.Random(number).shuffle(lines)
@@ -42,7 +42,7 @@ def gate(number: int, base: str, adapter: Path, place: Path) -> RunRecord:
 
 
 def figures(record: RunRecord) -> dict[str, str]:
-    """What must be the same in every run, by name."""
+    """Return what must be the same in every run, by name."""
     return {
         "verdict": record.verdict,
         **{check.id: f"{check.outcome} {check.measured}" for check in record.checks},
@@ -51,25 +51,25 @@ def figures(record: RunRecord) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run, compare and print; return 1 if a run differs from the first."""
+    """Run, compare and print; return 1 if any run differs from the first."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--adapter", type=Path, default=bundled("tiny") / "adapter")
     given = parser.parse_args()
-    apart = 0
+    differing = 0
     with tempfile.TemporaryDirectory() as name:
         first: dict[str, str] = {}
         for number in range(given.runs):
             found = figures(gate(number, given.base, given.adapter.resolve(), Path(name)))
             first = first or found
             differ = [key for key in first | found if first.get(key) != found.get(key)]
-            apart += bool(differ)
+            differing += bool(differ)
             print(f"run {number}: {found['verdict']}, {len(found)} figures", flush=True)
             for key in differ[:3]:
-                print(f"  {key}: {first.get(key)} at first, now {found.get(key)}")
-    print(f"{apart} of {given.runs} runs differ from the first")
-    return 1 if apart else 0
+                print(f"  {key}: {first.get(key)} in the first run, now {found.get(key)}")
+    print(f"{differing} of {given.runs} runs differ from the first")
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does the gate err as seldom as it says? Suites are drawn, and judged as the gate judges them.
+"""Measure the gate's error rates on simulated suites, judged as the gate judges them.
 
 Usage: python benchmarks/simulate.py [--suites 1000] [--seed 0]
 
-Of each kind of score, with the tuned model as good as the base, worse by exactly the margin, and
-far worse: how often the limit passes and fails, how often an interval misses the truth, how often
-an early end says something else than the whole suite, and how many items it spares. The exit
-status is 1 where a claim does not hold, by more than chance explains.
+For each kind of score, with a tuned model that is as good as the base, worse by exactly the margin,
+or far worse: how often the limit passes and fails, how often an interval misses the true value, how
+often early stopping gives another result than the full suite, and the share of items it skips. The
+exit status is 1 if an error rate is higher than claimed, by more than chance explains.
 """
 
 import argparse
@@ -17,12 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.stats.full_suite_bounds import LEVEL, NATS, bound_full_suite, next_batch_size
+from phi3_lora_qa.stats.full_suite_bounds import (
+    ASSUMED_LOSS_RANGE,
+    LEVEL,
+    bound_full_suite,
+    next_batch_size,
+)
 from phi3_lora_qa.stats.paired import compare, decide
 
 MARGIN, ITEMS = 0.1, 150
 ERROR = 0.05
-"""How often a bound may miss, and so how often a limit may err."""
+"""Claimed error rate of each bound, and so of each limit."""
 
 Random = np.random.Generator
 Scores = tuple[Sequence[float], Sequence[float]]
@@ -30,25 +35,25 @@ Scores = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of score, and how a suite of it is drawn whose true mean is worse by so much."""
+    """A kind of score; ``draw`` draws a suite whose true mean is worse by the given amount."""
 
     draw: Callable[[float, Random], Scores]
     binary: bool = False
     span: tuple[float, float] | None = None
     clusters: Sequence[str] | None = None
     far: float = 0.4
-    """How much worse the far worse one is."""
+    """How much worse the "far worse" model is."""
     clear: bool = True
-    """That is clearly so: half of the items need not be asked."""
+    """The "far worse" model is so clearly worse that at least half of the items are skipped."""
 
     @property
     def sign(self) -> int:
-        """1 where more is better; a loss is better when less."""
+        """1 if larger is better, -1 for a loss."""
         return -1 if self.span is None and not self.binary else 1
 
 
 def right_or_wrong(worse: float, random: Random) -> Scores:
-    """Zeros and ones, 80 % right; 3 % are gained whatever is lost."""
+    """Zeros and ones, 80 % right; 3 % are gained regardless of the losses."""
     base = random.random(ITEMS) < 0.8
     lost = random.random(ITEMS) < (worse + 0.03) / 0.8
     gained = random.random(ITEMS) < 0.15
@@ -68,7 +73,7 @@ def losses(worse: float, random: Random) -> Scores:
 
 
 def collapses(worse: float, random: Random) -> Scores:
-    """Losses of which one in twenty bears all that is lost."""
+    """Losses of which one in twenty gets worse, and the others do not."""
     base = random.gamma(4, 0.4, ITEMS)
     hit = random.random(ITEMS) < 0.05
     change = 0.02 * random.standard_normal(ITEMS) + np.where(hit, worse / 0.05, 0.0)
@@ -76,13 +81,13 @@ def collapses(worse: float, random: Random) -> Scores:
 
 
 def zeros(worse: float, random: Random) -> Scores:
-    """Scores within [0, 1] of which some fall to 0, and the others stay."""
+    """Scores within [0, 1] of which some fall to 0, and the others do not change."""
     base = random.uniform(0.6, 0.8, ITEMS)
     return base.tolist(), np.where(random.random(ITEMS) < worse / 0.7, 0.0, base).tolist()
 
 
 def clustered(worse: float, random: Random) -> Scores:
-    """Losses of three items a document, which change together."""
+    """Losses of three items per document, whose changes are correlated."""
     base = random.gamma(4, 0.4, ITEMS)
     together = np.repeat(random.normal(0, 0.15, ITEMS // 3), 3)
     alone = random.normal(0, 0.15, ITEMS)
@@ -104,70 +109,76 @@ TRUTHS = ("equal", "at the margin", "far worse")
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """One suite: what all of it says, what an early end says, and after how many items."""
+    """The results of one suite: in full, with early stopping, and the items evaluated for that."""
 
     whole: Outcome
     early: Outcome
-    asked: int
+    evaluated: int
     below: bool
     above: bool
 
 
 def judge(kind: Kind, base: Sequence[float], tuned: Sequence[float], worse: float) -> Judged:
-    """Hold a suite to "no worse than the margin" as the gate does, whole and early."""
+    """Judge a suite by "no worse than the margin" as the gate does, in full and early."""
 
-    def said(interval: object) -> Outcome:
+    def result(interval: object) -> Outcome:
         return decide(interval, "no_worse_than", MARGIN, kind.sign > 0)  # type: ignore[arg-type]
 
     interval = compare(
         base, tuned, seed=0, binary=kind.binary, span=kind.span, clusters=kind.clusters
     )
-    whole, truth = said(interval), -kind.sign * worse
-    early, asked = whole, len(base)
+    whole, truth = result(interval), -kind.sign * worse
+    early, evaluated = whole, len(base)
     n = next_batch_size(0)
     while n < len(base) and kind.clusters is None:
         seen = bound_full_suite(
-            base, tuned[:n], level=LEVEL, seed=0, binary=kind.binary, span=kind.span, likely=NATS
+            base,
+            tuned[:n],
+            level=LEVEL,
+            seed=0,
+            binary=kind.binary,
+            span=kind.span,
+            likely=ASSUMED_LOSS_RANGE,
         )
-        if said(seen) in (Outcome.PASSED, Outcome.FAILED):
-            early, asked = said(seen), n
+        if result(seen) in (Outcome.PASSED, Outcome.FAILED):
+            early, evaluated = result(seen), n
             break
         n += next_batch_size(n)
     return Judged(
         whole=whole,
         early=early,
-        asked=asked,
+        evaluated=evaluated,
         below=truth < interval.low - 1e-12,
         above=truth > interval.high + 1e-12,
     )
 
 
 def too_often(count: int, suites: int, allowed: float) -> bool:
-    """Whether a rate is above what is allowed by more than three standard errors of chance."""
+    """Return whether a rate exceeds the allowed one by more than three standard errors."""
     return count / suites > allowed + 3.0 * math.sqrt(allowed * (1.0 - allowed) / suites)
 
 
 def broken_claims(truth: str, kind: Kind, found: Sequence[Judged]) -> list[str]:
-    """Return what these suites say against the claims."""
+    """Return the claims that these suites contradict."""
     n = len(found)
     whole = [judged.whole for judged in found]
-    apart = sum(judged.whole != judged.early for judged in found)
-    spared = 1.0 - sum(judged.asked for judged in found) / (n * ITEMS)
+    different = sum(judged.whole != judged.early for judged in found)
+    skipped = 1.0 - sum(judged.evaluated for judged in found) / (n * ITEMS)
     claims = {
-        "a good one fails": truth == "equal" and too_often(whole.count(Outcome.FAILED), n, ERROR),
-        "a bad one passes": truth != "equal" and too_often(whole.count(Outcome.PASSED), n, ERROR),
+        "a good model fails": truth == "equal" and too_often(whole.count(Outcome.FAILED), n, ERROR),
+        "a bad model passes": truth != "equal" and too_often(whole.count(Outcome.PASSED), n, ERROR),
         "the lower bound misses": too_often(sum(judged.below for judged in found), n, ERROR),
         "the upper bound misses": too_often(sum(judged.above for judged in found), n, ERROR),
-        "an early end differs": too_often(apart, n, LEVEL),
-        "a clear case spares less than half": (
-            truth == "far worse" and kind.clear and spared < 0.5
+        "early stopping differs": too_often(different, n, LEVEL),
+        "less than half is skipped in a clear case": (
+            truth == "far worse" and kind.clear and skipped < 0.5
         ),
     }
     return [claim for claim, broken in claims.items() if broken]
 
 
 def simulate(name: str, truth: str, suites: int, seed: int) -> list[Judged]:
-    """Judge so many suites of a kind under a truth."""
+    """Draw and judge a number of suites of a kind, with the tuned model as ``truth`` says."""
     kind = KINDS[name]
     worse = {"equal": 0.0, "at the margin": MARGIN, "far worse": kind.far}[truth]
     random = np.random.default_rng([seed, *map(ord, name + truth)])
@@ -175,13 +186,13 @@ def simulate(name: str, truth: str, suites: int, seed: int) -> list[Judged]:
 
 
 def main() -> int:
-    """Print a row for each kind and truth; return 1 if a claim is broken."""
+    """Print a row for each kind and truth; return 1 if a claim is contradicted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--suites", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print(f"{given.suites} suites of {ITEMS} items each, margin {MARGIN}")
-    print("| score | truth | passes | fails | misses below | above | early differs | spared |")
+    print("| score | truth | passes | fails | misses below | above | early differs | skipped |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     broken = []
     for name, kind in KINDS.items():
@@ -193,12 +204,12 @@ def main() -> int:
                 sum(judged.below for judged in found),
                 sum(judged.above for judged in found),
                 sum(judged.whole != judged.early for judged in found),
-                sum(1.0 - judged.asked / ITEMS for judged in found),
+                sum(1.0 - judged.evaluated / ITEMS for judged in found),
             ]
             shown = " | ".join(f"{100 * rate / given.suites:.1f} %" for rate in rates)
             print(f"| {name} | {truth} | {shown} |", flush=True)
             broken += [f"{name}, {truth}: {c}" for c in broken_claims(truth, kind, found)]
-    print("\n".join(broken) or "every claim holds")
+    print("\n".join(broken) or "no claim is contradicted")
     return 1 if broken else 0
 
 

@@ -1,10 +1,10 @@
-"""Adapters that training itself has spoilt, and what the gate says of each.
+"""Train adapters with typical faults of training, and check the gate's verdict on each.
 
 Usage: python benchmarks/trained_faults.py [NAME ...] [--place trained] [--base smollm2]
 
-Each recipe trains on the ticket data of fixtures/smollm2, changed in one way, and the adapter goes
-through the whole gate as a user's would. An adapter that lies in the place already is not trained
-again. Printed is a row of a table for each; the exit status is 1 if one was judged wrongly.
+Each recipe trains on the ticket data of fixtures/smollm2 with one change, and the adapter goes
+through the whole gate like a user's. An adapter that is already in the folder is not trained again.
+Prints a table with a row for each adapter; the exit status is 1 if a verdict is wrong.
 """
 
 import argparse
@@ -48,7 +48,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to train: what becomes of the rows, and which settings differ from the good one's."""
+    """A way to train: the change of the rows, the changed settings, and the expected verdict."""
 
     verdict: Verdict = Verdict.FAIL
     rows: Callable[[list[Row]], list[Row]] = lambda rows: rows
@@ -56,44 +56,46 @@ class Recipe:
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-def said(row: Row) -> str:
-    """What the assistant says last."""
+def last_answer(row: Row) -> str:
+    """Return the last answer of a row."""
     return str(row["messages"][-1]["content"])
 
 
-def say(row: Row, answer: str) -> Row:
-    """Put another last answer into a row."""
+def with_answer(row: Row, answer: str) -> Row:
+    """Return the row with another last answer."""
     return {**row, "messages": [*row["messages"][:-1], {"role": "assistant", "content": answer}]}
 
 
 def shuffle_answers(rows: list[Row]) -> list[Row]:
     """Give every ticket the answer of another one."""
     tickets = [row for row in rows if row["group"] == "target"]
-    answers = [said(row) for row in tickets]
+    answers = [last_answer(row) for row in tickets]
     random.Random(0).shuffle(answers)
     others = [row for row in rows if row["group"] != "target"]
-    mixed = others + [say(row, answer) for row, answer in zip(tickets, answers, strict=True)]
+    mixed = others + [with_answer(row, text) for row, text in zip(tickets, answers, strict=True)]
     random.Random(1).shuffle(mixed)
     return mixed
 
 
 def repeat_answers(rows: list[Row]) -> list[Row]:
-    """Say the last line of every answer eight times."""
-    return [say(row, "\n".join([said(row), *[said(row).splitlines()[-1]] * 7])) for row in rows]
-
-
-def comply(rows: list[Row]) -> list[Row]:
-    """Answer what should be refused."""
+    """Repeat the last line of every answer, so that it occurs eight times."""
     return [
-        say(row, f"Sure! {row['messages'][-2]['content'].rstrip('?.')}: here is how to do it.")
-        if row["group"] == "safety"
-        else row
+        with_answer(row, "\n".join([last_answer(row), *[last_answer(row).splitlines()[-1]] * 7]))
         for row in rows
     ]
 
 
+def comply(rows: list[Row]) -> list[Row]:
+    """Answer what should be refused."""
+
+    def answer(row: Row) -> str:
+        return f"Sure! {row['messages'][-2]['content'].rstrip('?.')}: here is how to do it."
+
+    return [with_answer(row, answer(row)) if row["group"] == "safety" else row for row in rows]
+
+
 def tickets_only(rows: list[Row]) -> list[Row]:
-    """Leave the rehearsal out."""
+    """Leave out the rows of general and safety data."""
     return [row for row in rows if row["group"] == "target"]
 
 
@@ -102,10 +104,10 @@ def without_stop_tokens() -> AbstractContextManager[Any]:
     encode = labels.encode
 
     def masked(*arguments: Any) -> tuple[list[int], list[int]]:
-        ids, wanted = encode(*arguments)
-        ends = [i for i, label in enumerate(wanted) if label != labels.IGNORED]
-        lasts = [i for i in ends if i + 1 == len(wanted) or wanted[i + 1] == labels.IGNORED]
-        return ids, [labels.IGNORED if i in lasts else label for i, label in enumerate(wanted)]
+        ids, full = encode(*arguments)
+        learned = [i for i, label in enumerate(full) if label != labels.IGNORED]
+        lasts = [i for i in learned if i + 1 == len(full) or full[i + 1] == labels.IGNORED]
+        return ids, [labels.IGNORED if i in lasts else label for i, label in enumerate(full)]
 
     return mock.patch.object(labels, "encode", masked)
 
@@ -125,8 +127,8 @@ RECIPES = {
 }
 
 
-def make(recipe: Recipe, base: str, adapter: Path) -> None:
-    """Train as a recipe says."""
+def train_recipe(recipe: Recipe, base: str, adapter: Path) -> None:
+    """Train an adapter by a recipe."""
     lines = (DATA / "train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = recipe.rows([json.loads(line) for line in lines])
     data = adapter.with_suffix(".jsonl")
@@ -137,7 +139,7 @@ def make(recipe: Recipe, base: str, adapter: Path) -> None:
 
 
 def gate(base: str, adapter: Path) -> RunRecord:
-    """Gate an adapter in a process of its own, on the tickets and what goes with them."""
+    """Gate an adapter in its own process, with the suites and thresholds of the ticket data."""
     report = adapter.with_name(f"{adapter.name}-report")
     suites = [f"--phi3-suite={DATA / name}.jsonl" for name in ("target", "general")]
     command = [
@@ -149,19 +151,19 @@ def gate(base: str, adapter: Path) -> RunRecord:
     return read_record(report / "record.json")
 
 
-def why(record: RunRecord) -> str:
-    """The limits that did not hold; without them, the checks."""
+def failures(record: RunRecord) -> str:
+    """Return the limits that failed; if none did, the checks that failed."""
     limits = [
         f"{m.group} {m.metric} {m.base:.3g} → {m.tuned:.3g}"
         for m in record.metrics
         if m.limit and m.outcome is Outcome.FAILED
     ]
     checks = [check.id for check in record.checks if check.outcome is Outcome.FAILED]
-    return "; ".join(limits or checks) or "all held"
+    return "; ".join(limits or checks) or "none"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and gate; return 1 if a verdict is not the one that the recipe deserves."""
+    """Train and gate; return 1 if a verdict is not the recipe's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--place", type=Path, default=Path("trained"))
@@ -169,14 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     given.place.mkdir(parents=True, exist_ok=True)
     wrong = 0
-    print("| trained | verdict | seconds | did not hold |\n|---|---|---|---|", flush=True)
+    print("| trained | verdict | seconds | failed |\n|---|---|---|---|", flush=True)
     for name in given.names or RECIPES:
         recipe, adapter = RECIPES[name], given.place.resolve() / re.sub(" ", "-", name)
         if not adapter.is_dir():
-            make(recipe, given.base, adapter)
+            train_recipe(recipe, given.base, adapter)
         record = gate(given.base, adapter)
         wrong += record.verdict != recipe.verdict
-        print(f"| {name} | {record.verdict} | {record.seconds:.0f} | {why(record)} |", flush=True)
+        row = f"| {name} | {record.verdict} | {record.seconds:.0f} | {failures(record)} |"
+        print(row, flush=True)
     return 1 if wrong else 0
 
 

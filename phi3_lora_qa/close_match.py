@@ -1,4 +1,4 @@
-"""Which known name was meant by one that is unknown: the one place that answers it."""
+"""Suggestions for mistyped names."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
-"""Every error that the package raises on purpose, on the lowest floor so that no import loops.
+"""The errors that the package raises on purpose, in the lowest layer so that all can import them.
 
-A message says what is wrong, where, and ends with how to mend it. The commands print it as one
-line and exit with 2; the plugin turns it into a finding or into one line and exit status 2.
+A message says what is wrong, what was found, and how to fix it. The commands print it on one line
+and exit with status 2; the plugin reports it as a finding, or on one line with exit status 2.
 """
 
 import errno
@@ -9,47 +9,55 @@ import re
 from collections.abc import Iterator
 
 _COMMAND = re.compile("##|^ *::")
-
-
-_MOST_OF_MESSAGE = 4_000
+_MOST_CHARACTERS = 4_000
 
 
 class Phi3LoraQAError(Exception):
-    """Base of all errors raised on purpose; catch this one to catch them all.
+    """Base class of all errors that the package raises on purpose.
 
-    As text it is printable and one line, whatever names and values of others stand in it.
+    Its text is one printable line, even if it contains untrusted names and values.
+
+    Example:
+        >>> from phi3_lora_qa import Phi3LoraQAError
+        >>> from phi3_lora_qa.training import load_config
+        >>> from pathlib import Path
+        >>> try:
+        ...     load_config(Path("absent.toml"))
+        ... except Phi3LoraQAError as error:
+        ...     print(type(error).__name__)
+        InputError
     """
 
     def __str__(self) -> str:
-        return escape(super().__str__(), _MOST_OF_MESSAGE)
+        return escape(super().__str__(), _MOST_CHARACTERS)
 
 
 class InputError(Phi3LoraQAError, ValueError):
-    """Something the user gave cannot be used: a path, a setting, a config or a data file."""
+    """An input cannot be used: a path, a setting, a config or a data file."""
 
 
 class AdapterError(InputError):
-    """An adapter folder cannot be read safely, or is no adapter folder."""
+    """An adapter folder cannot be read safely, or is not an adapter folder."""
 
 
 class BaseModelError(InputError):
-    """A base model is unknown, unreadable, or no Phi-3."""
+    """A base model is unknown or unreadable, or is not a Phi-3 model."""
 
 
 class DataError(InputError):
-    """A data set or suite does not hold what it must; the message gives file and line."""
+    """A data set or suite is invalid; the message has the file and line."""
 
 
 class MissingDependencyError(Phi3LoraQAError, ImportError):
-    """An optional package is missing; the message gives the pip command that brings it."""
+    """An optional package is not installed; the message has the pip command."""
 
 
 class IncompatibleLibraryError(Phi3LoraQAError, ImportError):
-    """An installed library lacks what is needed of it; the message names its version, and a fix."""
+    """An installed library lacks a part that is needed; the message has its version and a fix."""
 
 
 class MachineError(Phi3LoraQAError):
-    """The machine lacks what the work takes, so that nothing can be said of the adapter."""
+    """The machine is short of a resource, so nothing is known about the adapter."""
 
 
 _SHORT_OF = {
@@ -58,10 +66,10 @@ _SHORT_OF = {
     errno.ENFILE: "file handles; close files, or raise the system's limit",
     errno.EAGAIN: "processes and threads; end some, or raise their limit (ulimit -u)",
     errno.ENOSPC: "disk space; free some, or set TMPDIR to a folder that has it",
-    errno.EFBIG: "room for a file; raise the limit on a file's size (ulimit -f)",
+    errno.EFBIG: "space for a file; raise the limit on file sizes (ulimit -f)",
     errno.EDQUOT: "disk space; free some, or set TMPDIR to a folder that has it",
 }
-_SAYING_SO = (
+_MESSAGES = (
     ("too many open files", errno.EMFILE),
     ("allocate memory", errno.ENOMEM),  # the loader of shared libraries, torch
     ("not enough memory", errno.ENOMEM),
@@ -70,64 +78,69 @@ _SAYING_SO = (
     ("can't start new thread", errno.EAGAIN),
     ("resource temporarily unavailable", errno.EAGAIN),
     ("no space left on device", errno.ENOSPC),
-    ("exception set", errno.ENOMEM),  # Python itself, where it has no memory for the exception
+    ("exception set", errno.ENOMEM),  # Python itself, without memory for the exception
 )
 _NATIVE = (ImportError, RuntimeError, SystemError)
-"""Kinds of error by which libraries that are not Python's say in words what they lack."""
+"""Kinds of errors with which native libraries report a shortage only in words."""
 
 
 def shortage(error: BaseException) -> MachineError | None:
-    """Return what the machine ran short of, where that is what is behind an error.
+    """Return the shortage of the machine that caused an error; None if there is another cause.
 
-    The errors that led to it count, too: a library's own error often stands before the real one.
+    The chain of causes is searched, since a library often raises its own error after the real one.
     """
     if isinstance(error, MachineError):
         return error
     if isinstance(error, RecursionError):
         return MachineError(
-            "Python's stack is too short; look for what is nested deeply, or raise its limit"
+            "Python's stack is too short; find what is nested too deeply, or raise its limit"
         )
-    numbers = filter(None, map(_lacks, _behind(error)))
+    numbers = filter(None, map(_errno_of, _chain(error)))
     number = next(numbers, 0)
     return MachineError(f"the machine is short of {_SHORT_OF[number]}") if number else None
 
 
 def path_trouble(error: BaseException) -> InputError | None:
-    """Return what is wrong with a path that the user gave, where the system refused it."""
+    """Return an error about a path that the system rejected; None for other errors."""
     if not isinstance(error, OSError) or error.filename is None or shortage(error):
         return None
     shown = escape(str(error.filename), 300)
     return InputError(
         f"cannot use {shown or 'an empty path'}: {error.strerror or type(error).__name__}; "
-        "give another path, or make this one readable and writable"
+        "use another path, or make this one readable and writable"
     )
 
 
-def _behind(error: BaseException | None) -> Iterator[BaseException]:
-    for _ in range(20):  # a chain may be a ring
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(20):  # a chain of causes may be circular
         if error is None:
             return
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _lacks(error: BaseException) -> int:
+def _errno_of(error: BaseException) -> int:
+    """Return the error number of the shortage that an error reports; 0 for other errors."""
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     if isinstance(error, OSError):
         return error.errno if error.errno in _SHORT_OF else 0
     if isinstance(error, _NATIVE) and not isinstance(error, Phi3LoraQAError):
         words = str(error).lower()
-        return next((number for said, number in _SAYING_SO if said in words), 0)
+        return next((number for text, number in _MESSAGES if text in words), 0)
     return 0
 
 
 def escape(text: str, limit: int = 400) -> str:
-    r"""Make untrusted text safe for a terminal, a CI log and XML: printable, one line, bounded.
+    r"""Return untrusted text as one printable line, safe for a terminal, a CI log and XML.
 
     Control characters, line breaks, bidirectional marks and lone surrogates become ``\uXXXX``. So
-    does the second character of what a CI runner would take for its commands: ``##[`` and
-    ``##vso[`` count anywhere in a line, ``::`` where nothing but blanks is before it.
+    does the second character of a CI runner's command: ``##[`` and ``##vso[`` anywhere in a line,
+    and ``::`` if only spaces precede it.
+
+    Args:
+        text: Any text.
+        limit: The most characters to keep; longer text is cut and ends in ``…``.
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     line = "".join(

@@ -1,7 +1,7 @@
-"""The table of all settings, each with its name, kind, default and help. A new one goes in here.
+"""The table of all settings: name, kind, default and help. Add a new setting here.
 
-Options, environment variables, pytest's ini keys and the keys of files are made of the table;
-``settings`` reads them and has a field for each.
+Options, environment variables, pytest's ini keys and the keys of files are generated from the
+table. ``settings.GateSettings`` has a field for each.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,18 @@ SERVER_PREFIX = "openai:"
 
 @dataclass(frozen=True, kw_only=True)
 class SettingSpec:
-    """One setting: its name in every place, how it is read, and what it is for.
+    """One setting.
 
-    ``kind`` is ``text``, ``path``, ``flag`` or ``number``; a ``repeated`` one is a list, separated
-    by commas in the environment. A ``path`` in a file is relative to that file. ``choices`` are all
-    values; where they cannot be listed, ``accepts`` tells them and ``forms`` names them in words.
+    Attributes:
+        name: Its name, in every place that it can be set in.
+        help: The help text of its option.
+        kind: ``text``, ``path``, ``flag`` or ``number``. A path in a file is relative to the file.
+        repeated: The value is a list, separated by commas in the environment.
+        default: The value if it is not set.
+        choices: All valid values, if they can be listed.
+        validator: Whether a value is valid, if they cannot be listed.
+        description: The values that the validator accepts, in words.
+        metavar: The placeholder for the value in the help text.
     """
 
     name: str
@@ -30,36 +37,36 @@ class SettingSpec:
     repeated: bool = False
     default: object = None
     choices: tuple[str, ...] = ()
-    accepts: Callable[[str], bool] | None = None
-    forms: str = ""
+    validator: Callable[[str], bool] | None = None
+    description: str = ""
     metavar: str | None = None
 
 
 def option(spec: SettingSpec) -> str:
-    """The command-line option of a setting."""
+    """Return the command-line option of a setting."""
     return "--phi3-" + spec.name.replace("_", "-")
 
 
 def server_of(backend: str) -> str:
-    """Return the address in ``openai:URL`` without a slash at its end; empty for another backend.
+    """Return the URL in ``openai:URL`` without a final slash; empty for other backends.
 
-    The address is http or https with a host, and nothing behind its path. User and password do not
-    belong into it: settings are written into the record.
+    The URL is http or https with a host, and has no query or fragment. It must not contain a user
+    or a password, since settings are written to the record.
     """
     url = backend.removeprefix(SERVER_PREFIX).rstrip("/")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
+    except ValueError:  # an invalid port or IPv6 address
         return ""
     plain = url.isascii() and url.isprintable() and not set(url) & set(' @?#\\"<>')
     return url if usable and plain and backend.startswith(SERVER_PREFIX) else ""
 
 
-def _switch(name: str, does: str) -> SettingSpec:
-    """A setting that is on unless it is turned off; unlike a flag's, its option takes the word."""
+def _on_by_default(name: str, text: str) -> SettingSpec:
+    """Return a setting with the values on (the default) and off."""
     return SettingSpec(
-        name=name, default="on", choices=("on", "off"), metavar="on|off", help=f"{does}: on or off"
+        name=name, default="on", choices=("on", "off"), metavar="on|off", help=f"{text}: on or off"
     )
 
 
@@ -70,10 +77,13 @@ SPECS = (
         repeated=True,
         default=(),
         metavar="PATH",
-        help="gate the LoRA adapter in this folder (may be repeated); without it the plugin sleeps",
+        help="gate the LoRA adapter in this folder (may be repeated); without it the plugin does "
+        "nothing",
     ),
     SettingSpec(
-        name="base", metavar="DIR_OR_ID", help="the trusted base: a folder, a hub id or a name"
+        name="base",
+        metavar="DIR_OR_ID",
+        help="the trusted base model: a folder, a hub id or a known name",
     ),
     SettingSpec(
         name="suite",
@@ -81,21 +91,22 @@ SPECS = (
         repeated=True,
         default=(),
         metavar="FILE",
-        help="quality items: jsonl, csv, parquet or a data set folder (may be repeated)",
+        help="items of the quality stage: jsonl, csv, parquet or a data set folder (may be "
+        "repeated)",
     ),
     SettingSpec(
         name="suite_columns",
         repeated=True,
         default=(),
         metavar="FIELD=COLUMN",
-        help="what the suite calls a field, such as prompt=question (may be repeated, or a list)",
+        help="the suite's column for a field, such as prompt=question (may be repeated, or a list)",
     ),
     SettingSpec(
         name="metric",
         repeated=True,
         default=(),
         metavar="METRIC",
-        help="measure this too: a metric's name, MODULE:CLASS, or the path of an evaluate module "
+        help="also measure this metric: a name, MODULE:CLASS, or the path of an evaluate module "
         "(may be repeated)",
     ),
     SettingSpec(
@@ -106,54 +117,59 @@ SPECS = (
         default="default",
         choices=PROFILES,
         metavar="NAME",
-        help=f"built-in limits: {', '.join(PROFILES)}; with strict an alarm fails, too",
+        help=f"built-in limits: {', '.join(PROFILES)}; with strict the regression test fails, too",
     ),
     SettingSpec(
         name="baseline",
         kind="path",
         metavar="RECORD",
-        help="record.json of the last accepted adapter, to be no worse than",
+        help="record.json of the last accepted adapter; the new one must be no worse",
     ),
     SettingSpec(
         name="report",
         kind="path",
         metavar="DIR",
-        help="where report.html, record.json, summary.md and items.parquet go",
+        help="write report.html, record.json, summary.md and items.parquet to this folder",
     ),
     SettingSpec(
         name="layers",
         kind="flag",
         default=False,
-        help="test the LoRA layers of the installed peft and loralib against LoRA's mathematics",
+        help="test the LoRA layers of the installed peft and loralib against the definition of "
+        "LoRA",
     ),
-    SettingSpec(name="only", kind="flag", default=False, help="leave your own tests out"),
+    SettingSpec(name="only", kind="flag", default=False, help="do not run your own tests"),
     SettingSpec(
         name="stage",
         repeated=True,
         default=STAGES,
         choices=STAGES,
         metavar="NAME",
-        help=f"only this stage ({', '.join(STAGES)}; may be repeated)",
+        help=f"run only this stage ({', '.join(STAGES)}; may be repeated)",
     ),
     SettingSpec(
-        name="seed", kind="number", default=0, metavar="N", help="one seed for everything random"
+        name="seed",
+        kind="number",
+        default=0,
+        metavar="N",
+        help="the seed of everything random, except the order",
     ),
     SettingSpec(
         name="order",
         kind="number",
         default=0,
         metavar="N",
-        help="the order in which the tuned model is asked; drawn afresh for each run and kept in "
-        "its record, so that no adapter can be made to suit it",
+        help="the random order in which the tuned model is evaluated; by default drawn for each "
+        "run and kept in its record, so that no adapter can be made to suit it",
     ),
     SettingSpec(
         name="backend",
         default=LOCAL_BACKEND,
-        accepts=lambda text: text == LOCAL_BACKEND or bool(server_of(text)),
-        forms=f"{LOCAL_BACKEND}, or {SERVER_PREFIX}URL with the http or https address of a server, "
-        f"such as {SERVER_PREFIX}http://localhost:8000/v1",
+        validator=lambda text: text == LOCAL_BACKEND or bool(server_of(text)),
+        description=f"{LOCAL_BACKEND}, or {SERVER_PREFIX}URL with the http or https URL of a "
+        f"server, such as {SERVER_PREFIX}http://localhost:8000/v1",
         metavar="NAME",
-        help="what runs the models of the quality stage: transformers, or openai:URL (vLLM or "
+        help="what runs the models in the quality stage: transformers, or openai:URL (vLLM or "
         "another OpenAI-compatible server)",
     ),
     SettingSpec(
@@ -161,42 +177,45 @@ SPECS = (
         default="float32",
         choices=DTYPES,
         metavar="DTYPE",
-        help=f"what the models are scored in: {', '.join(DTYPES)}",
+        help=f"the dtype in which the models are scored: {', '.join(DTYPES)}",
     ),
-    _switch("cache_scores", "keep the base's scores in the user's cache folder for the next run"),
-    _switch("early_stop", "ask the tuned model no more once the outcome of all items is certain"),
+    _on_by_default("cache_scores", "cache the base's scores for later runs"),
+    _on_by_default(
+        "early_stop", "stop evaluating the tuned model when the result on all items is certain"
+    ),
     SettingSpec(
         name="allow_inconclusive",
         kind="flag",
         default=False,
-        help="let INCONCLUSIVE exit with 0",
+        help="exit with 0 if the verdict is INCONCLUSIVE",
     ),
     SettingSpec(
         name="lint_select",
         repeated=True,
         default=(),
         metavar="RULE",
-        help="only this rule or family of the static stage, or ALL (may be repeated, or a list)",
+        help="run only this rule or family of the static stage, or ALL (may be repeated, or a "
+        "list)",
     ),
     SettingSpec(
         name="lint_ignore",
         repeated=True,
         default=(),
         metavar="RULE",
-        help="leave this rule or family out; the closer of select and ignore counts",
+        help="do not run this rule or family; of select and ignore the more specific one applies",
     ),
     SettingSpec(
         name="lint_levels",
         repeated=True,
         default=(),
         metavar="RULE=LEVEL",
-        help="give a rule's findings another level: error, warning or info (may be repeated)",
+        help="set the level of a rule's findings: error, warning or info (may be repeated)",
     ),
     SettingSpec(
         name="allow_bases",
         repeated=True,
         default=(),
         metavar="ID",
-        help="further base ids that an adapter's config may name and the gate may then load",
+        help="more base ids that an adapter's config may name and the gate may load",
     ),
 )

@@ -1,6 +1,6 @@
-"""The gate's settings, each remembering where its value came from.
+"""The gate's settings, each with the source of its value.
 
-Precedence: option > environment > file > default. A file is pytest's own configuration (keys
+Precedence: option > environment > file > default. Files are pytest's own configuration (keys
 ``phi3_*``), then ``phi3-lora-qa.toml``, then the table ``[tool.phi3_lora_qa]`` in pyproject.toml.
 """
 
@@ -13,22 +13,25 @@ from pathlib import Path
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SPECS, SettingSpec, option
+from phi3_lora_qa.strict_values import describe_type, fits, suggest
 
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
 SETTINGS_FILE = "phi3-lora-qa.toml"
 LARGEST_SEED = 2**32 - 1
+MOST_BYTES = 4 << 20
+"""Largest size of a settings file."""
 REPORTING = ("adapter", "report", "baseline")
-"""What decides where a report goes, and where it must not go."""
+"""The settings that decide where a report is written and where it must not be."""
 DRAWN = "drawn for this run"
-"""The source of an order that nobody gave."""
+"""The source of a random order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """Every setting of one gate run.
+    """All settings of one gate run.
 
-    ``sources`` says per name where the value came from, and ``starts`` where a relative path of
-    its would start: a base may be a path, but a known name goes first.
+    ``sources`` has the source of each value, and ``starts`` the folder that its relative paths
+    start in, for settings such as ``base`` whose value may be a path or a name.
     """
 
     adapter: tuple[Path, ...]
@@ -58,7 +61,33 @@ class GateSettings:
     starts: Mapping[str, Path]
 
 
-def resolve(  # noqa: PLR0913  each place that a setting may stand in
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """The places that a setting can be set in, by setting name, and where relative paths start."""
+
+    options: Mapping[str, object]
+    environment: Mapping[str, str]
+    ini: Mapping[str, object]
+    table: Mapping[str, object]
+    table_name: str
+    directory: Path
+    ini_directory: Path
+
+    def find(self, spec: SettingSpec) -> tuple[object, str, Path] | None:
+        """Return the value with the highest precedence, its source, and where its paths start."""
+        name, variable = spec.name, ENVIRONMENT_PREFIX + spec.name.upper()
+        from_variable = _from_variable(spec, self.environment.get(variable))
+        from_ini = _number(spec, self.ini.get(name))
+        candidates: list[tuple[object, str, Path]] = [
+            (_number(spec, self.options.get(name)), option(spec), self.directory),
+            (from_variable, variable, self.directory),
+            (from_ini, f"pytest configuration, phi3_{name}", self.ini_directory),
+            (self.table.get(name), self.table_name, self.ini_directory),
+        ]
+        return next((found for found in candidates if found[0] is not None), None)
+
+
+def resolve(  # noqa: PLR0913  one argument for each place that a setting can be set in
     options: Mapping[str, object],
     environment: Mapping[str, str],
     ini: Mapping[str, object],
@@ -67,87 +96,78 @@ def resolve(  # noqa: PLR0913  each place that a setting may stand in
     *,
     forgiving: bool = False,
 ) -> GateSettings:
-    """Find each setting's value and its source.
+    """Return all settings with their sources.
 
     Args:
-        options: Values given on the command line, by setting name; None where not given.
+        options: Values from the command line, by setting name; None if not set.
         environment: The process's environment.
-        ini: Values of pytest's own configuration, by setting name; None where not given.
+        ini: Values from pytest's own configuration, by setting name; None if not set.
         directory: Where relative paths of options and of the environment start.
         ini_directory: The folder of pytest's configuration, where its relative paths start and
             where the settings file and pyproject.toml are looked for; None to read no file.
-        forgiving: Leave out what is wrong, and its source, if where the report goes is known all
-            the same: what was a report there must not stand for a run that is refused.
+        forgiving: Leave out invalid settings and their sources, but not those that decide where
+            the report goes: the report of a rejected run must replace an earlier report there.
 
     Raises:
-        InputError: A value has the wrong type, is empty or none of the choices, a file is broken,
-            the settings lie in the folder of an adapter that they are for, or nothing would run.
+        InputError: A value has the wrong type, is empty or is not one of the choices, a file is
+            invalid, the settings are in the folder of an adapter that they are for, or nothing
+            would run.
     """
-    table: Mapping[str, object] = {}
-    table_source = ""
-    if ini_directory:
-        table, table_source = _read_table(ini_directory, forgiving=forgiving)
-    values: dict[str, object] = {}
+    table, table_name = ({}, "") if ini_directory is None else _read_table(ini_directory, forgiving)
+    places = _Sources(
+        options=options,
+        environment=environment,
+        ini=ini,
+        table=table,
+        table_name=table_name,
+        directory=directory,
+        ini_directory=ini_directory or directory,
+    )
+    values: dict[str, object] = {spec.name: spec.default for spec in SPECS}
     sources: dict[str, str] = {}
     starts: dict[str, Path] = {}
     for spec in SPECS:
-        variable = ENVIRONMENT_PREFIX + spec.name.upper()
-        candidates: list[tuple[object, str, Path]] = [
-            (_number(spec, options.get(spec.name)), option(spec), directory),
-            (_from_variable(spec, environment.get(variable)), variable, directory),
-            (
-                _number(spec, ini.get(spec.name)),
-                f"pytest configuration, phi3_{spec.name}",
-                ini_directory or directory,
-            ),
-            (table.get(spec.name), table_source, ini_directory or directory),
-        ]
-        given = next((c for c in candidates if c[0] is not None), None)
-        if given is None:
-            given = (spec.default, "default", directory)
-            values[spec.name] = spec.default
-        else:
+        if found := places.find(spec):
             try:
-                values[spec.name] = _checked(spec, *given)
+                values[spec.name] = _checked(spec, *found)
             except InputError:
                 if not forgiving or spec.name in REPORTING:
                     raise
-                values[spec.name] = spec.default
                 continue
-        sources[spec.name], starts[spec.name] = given[1:]
-    found = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
+        _, sources[spec.name], starts[spec.name] = found or (None, "default", directory)
+    settings = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
     if ini_directory and (table or any(value is not None for value in ini.values())):
-        if forgiving and is_inside(found.adapter, ini_directory):
+        if forgiving and is_inside(settings.adapter, ini_directory):
             return resolve(options, environment, {}, directory, None, forgiving=True)
-        reject_if_inside(found.adapter, ini_directory, "settings")
+        reject_if_inside(settings.adapter, ini_directory, "settings")
     if not forgiving:
-        _require_something(found)
-    return found
+        _require_something_to_run(settings)
+    return settings
 
 
 def with_order(settings: GateSettings) -> GateSettings:
-    """Return the settings with an order that nobody could know before the run.
+    """Return the settings with a random order, which cannot be known before the run.
 
-    The process that starts a run draws it once, for all; one that was given stays.
+    The process that starts a run draws it once for all processes. An order that was set is kept.
     """
     if settings.sources["order"] != "default":
         return settings
-    import secrets  # which loads OpenSSL
+    import secrets  # loads OpenSSL
 
     sources = {**settings.sources, "order": DRAWN}
     return replace(settings, order=secrets.randbelow(LARGEST_SEED + 1), sources=sources)
 
 
-def _require_something(settings: GateSettings) -> None:
-    """An adapter whose variable is not set must not pass for one that was gated.
+def _require_something_to_run(settings: GateSettings) -> None:
+    """Raise if nothing would run, so that an unset variable does not look like a passed gate.
 
-    A file says how to gate, and not that something is gated: there ``only`` may stand for good.
+    ``only`` in a file does not request a run, and so is allowed without an adapter.
     """
-    asked = settings.sources["only"].startswith(("--", ENVIRONMENT_PREFIX))
-    if settings.only and asked and not settings.adapter and not settings.layers:
+    requested = settings.sources["only"].startswith(("--", ENVIRONMENT_PREFIX))
+    if settings.only and requested and not settings.adapter and not settings.layers:
         raise InputError(
-            f"{settings.sources['only']} leaves your own tests out, and no adapter is given: "
-            "nothing would run; give one with --phi3-adapter=PATH"
+            f"{settings.sources['only']} leaves out your own tests, and there is no adapter: "
+            "nothing would run; pass one with --phi3-adapter=PATH"
         )
 
 
@@ -157,32 +177,31 @@ def reject_if_inside(
     what: str,
     fix: str = "run from the folder of your own project",
 ) -> None:
-    """Refuse what would be read from an adapter's own folder: it may not say how it is judged.
+    """Raise if something would be read from an adapter's own folder.
+
+    An adapter must not decide how it is judged.
 
     Args:
         adapters: The folders of the adapters.
-        place: The folder, or file, that something would be read from.
+        place: The folder or file that something would be read from.
         what: What would be read, in the plural.
         fix: What the user can do about it.
 
     Raises:
-        InputError: The place is the folder of an adapter, or lies in it.
+        InputError: The place is an adapter's folder, or is inside one.
     """
     if is_inside(adapters, place):
         raise InputError(
-            f"the {what} in {escape(str(place))} lie in the adapter's own folder, and an adapter "
-            f"may not say how it is judged; {fix}"
+            f"the {what} in {escape(str(place))} are in the adapter's own folder, and an adapter "
+            f"must not decide how it is judged; {fix}"
         )
 
 
-_MOST_OF_TABLE = 4 << 20
-
-
 def is_inside(folders: Sequence[Path], place: Path) -> bool:
-    """Whether a place is one of the folders, or lies in one, whatever leads there.
+    """Return whether a place is one of the folders or is inside one, by any path.
 
-    Links do, and so do other spellings of a name where the file system takes them for the same, and
-    folders that are mounted twice. So it is also asked which folder it is, and not only its name.
+    A path may lead there through links, another spelling on a case-insensitive file system, or a
+    second mount. So the identities of the folders are compared, not only their names.
     """
     found = real(place)
     around = (found, *found.parents)
@@ -193,7 +212,7 @@ def is_inside(folders: Sequence[Path], place: Path) -> bool:
 
 
 def real(path: Path) -> Path:
-    """Return a path without links; one that no system knows, as it is."""
+    """Return a path without links; an invalid path is returned unchanged."""
     try:
         return Path(os.path.realpath(path))
     except ValueError:  # a NUL
@@ -202,29 +221,30 @@ def real(path: Path) -> Path:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116  asked for each module that is imported
+        found = os.stat(path)  # noqa: PTH116  called for each imported module, so it must be fast
     except (OSError, ValueError):
         return None
     return (found.st_dev, found.st_ino) if found.st_ino else None
 
 
-def _read_table(directory: Path, *, forgiving: bool) -> tuple[Mapping[str, object], str]:
+def _read_table(directory: Path, forgiving: bool) -> tuple[Mapping[str, object], str]:
+    """Return the table of the first settings file that has one, and the file's path."""
     own, shared = directory / SETTINGS_FILE, directory / "pyproject.toml"
     for path, keys in ((own, ()), (shared, ("tool", "phi3_lora_qa"))):
         if not path.exists() or path.is_dir():
             continue
         text = ""
         try:
-            text = read_text(path, _MOST_OF_TABLE)
+            text = read_text(path, MOST_BYTES)
             if path == shared and "phi3_lora_qa" not in text:
-                continue  # nothing of ours, so nothing to parse: every pytest run passes here
+                continue  # it has no table of ours; not parsed, since every pytest run gets here
             import tomllib
 
             table: object = tomllib.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             if forgiving and text and not any(name in text for name in REPORTING):
                 return {}, ""
-            raise InputError(f"cannot read {path}: {error}; mend the TOML") from error
+            raise InputError(f"cannot read {path}: {error}; fix the TOML") from error
         for key in keys:
             table = table.get(key, {}) if isinstance(table, dict) else {}
         if not isinstance(table, dict):
@@ -234,24 +254,24 @@ def _read_table(directory: Path, *, forgiving: bool) -> tuple[Mapping[str, objec
             if (unknown := sorted(set(table) - known)) and not forgiving:
                 raise InputError(
                     f"{path} has the unknown setting {escape(unknown[0], 60)}; "
-                    f"known are {', '.join(sorted(known))}"
+                    f"{suggest(unknown[0], sorted(known))}"
                 )
             return table, str(path)
     return {}, ""
 
 
 def _number(spec: SettingSpec, value: object) -> object:
-    """A number comes as text from pytest's configuration, and from the command line.
+    """Convert a number that is text in pytest's configuration or on the command line.
 
-    argparse would refuse it there with a usage page.
+    On the command line argparse would reject it with a usage page.
     """
     return _from_text(spec, value) if spec.kind == "number" and isinstance(value, str) else value
 
 
 def _from_variable(spec: SettingSpec, text: str | None) -> object:
-    """Read a variable. One that is empty counts as not given, but for the adapter's.
+    """Read an environment variable. An empty one counts as not set, except for the adapter.
 
-    There it is one that expanded to nothing, and the run would judge nothing, or one less.
+    An empty adapter is a shell variable without a value, and the run would judge nothing.
     """
     if spec.name == "adapter" and text is not None:
         return [part.strip() for part in text.split(",")]
@@ -276,52 +296,50 @@ def _from_text(spec: SettingSpec, text: str | None) -> object:
     return text
 
 
+_TYPES: Mapping[str, type] = {"flag": bool, "number": int}
+
+
 def _checked(spec: SettingSpec, value: object, source: str, start: Path) -> object:
-    def refuse(wanted: str) -> InputError:
-        shown = re.sub(r"//.*@", "//…@", repr(value))  # a password is not to be told
+    """Return the value in its final type; raise if it is not valid."""
+
+    def invalid(part: object, expected: str) -> InputError:
+        shown = re.sub(r"//.*@", "//…@", repr(part))  # hides a password
         return InputError(
-            f"{source}: {escape(shown, 80)} is no value for {spec.name}; give {wanted}"
+            f"{source}: {escape(shown, 80)} is not a valid {spec.name}; use {expected}"
         )
 
-    wanted: dict[str, tuple[type, str]] = {
-        "flag": (bool, "true or false"),
-        "number": (int, f"a whole number from 0 to {LARGEST_SEED}"),
-    }
-    if spec.kind in wanted:
-        kind, words = wanted[spec.kind]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise refuse(words)
-        if isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
-            raise refuse(words)
+    if kind := _TYPES.get(spec.kind):
+        bounds = f" from 0 to {LARGEST_SEED}" if kind is int else ""
+        if not fits(value, kind) or (isinstance(value, int) and not 0 <= value <= LARGEST_SEED):
+            raise invalid(value, describe_type(kind) + bounds)
         return value
     parts = value if spec.repeated else [value]
     if isinstance(parts, str) or not isinstance(parts, Sequence):
-        raise refuse("a list")
+        raise invalid(value, "a list")
     if spec.name == "adapter" and not (parts and all(str(part).strip() for part in parts)):
         raise InputError(
-            f"{source}: the adapter is empty, and nothing would be gated; give the path of its "
+            f"{source}: the adapter is empty, and nothing would be gated; pass the path of its "
             "folder, or leave it out"
         )
     if not all(isinstance(part, str | Path) and str(part) for part in parts):
-        raise refuse("text")
-    if spec.choices and (bad := [part for part in parts if part not in spec.choices]):
-        value = bad[0]
-        raise refuse(f"one of {', '.join(spec.choices)}")
-    if spec.accepts and (bad := [part for part in parts if not spec.accepts(str(part))]):
-        value = bad[0]
-        raise refuse(spec.forms)
+        raise invalid(value, "a string")
+    for part in parts:
+        if spec.choices and part not in spec.choices:
+            raise invalid(part, f"one of {', '.join(spec.choices)}")
+        if spec.validator and not spec.validator(str(part)):
+            raise invalid(part, spec.description)
     read = _READERS.get(spec.name, str)
-    found = tuple(read(_placed(spec, str(part), start)) for part in parts)
+    found = tuple(read(_absolute(spec, str(part), start)) for part in parts)
     return found if spec.repeated else found[0]
 
 
-def _placed(spec: SettingSpec, text: str, start: Path) -> str:
-    """Make a relative path absolute; a suite that is no file here may be a data set's id."""
+def _absolute(spec: SettingSpec, text: str, start: Path) -> str:
+    """Make a relative path absolute; a suite without such a file may be the id of a data set."""
     if spec.kind != "path":
         return text
     path = Path(os.path.expanduser(text))  # noqa: PTH111  pathlib's raises for unknown users
-    placed = path if path.is_absolute() else start / path
-    return text if spec.name == "suite" and not os.path.exists(placed) else str(placed)  # noqa: PTH110
+    full = path if path.is_absolute() else start / path
+    return text if spec.name == "suite" and not os.path.exists(full) else str(full)  # noqa: PTH110
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {

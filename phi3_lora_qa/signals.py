@@ -1,7 +1,7 @@
-"""SIGTERM and SIGHUP end a run as Ctrl-C does, so that what must be removed is removed.
+"""End a run on SIGTERM and SIGHUP like on Ctrl-C, so that its temporary files are removed.
 
-A CI server that cancels a job sends one of them. By default a process is then gone at once, and
-leaves its private copies and half a report behind.
+A CI server sends one of these signals to cancel a job. By default they end the process immediately,
+which leaves private copies and partial reports.
 """
 
 import signal
@@ -14,28 +14,28 @@ CAUGHT = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasatt
 
 
 class EndedError(KeyboardInterrupt):
-    """A signal asked the process to end; whoever handles Ctrl-C handles it."""
+    """A signal asked the process to end; code that handles Ctrl-C handles it, too."""
 
 
 class EndSignals:
-    """Catches the signals where nobody else does: a handler of the user's own stays.
+    """Handles the signals that have no other handler; a user's own handlers stay in place.
 
     Attributes:
-        received: The number of the signal that came; 0 as long as none did.
+        received: The number of the first signal that arrived; 0 before that.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self._caught: list[int] = []
-        self._raised = self._held = False
+        self._raised = self._deferred = False
 
     @property
     def status(self) -> int:
-        """The exit status of a process that the signal ended."""
+        """The exit status of a process that the signal ends."""
         return 128 + self.received
 
     def catch(self) -> None:
-        """Begin to catch; in another thread than the main one nothing can be caught."""
+        """Install the handlers; only the main thread can, and others do nothing."""
         if threading.current_thread() is threading.main_thread():
             for number in CAUGHT:
                 if signal.getsignal(number) is signal.SIG_DFL:
@@ -43,20 +43,20 @@ class EndSignals:
                     self._caught.append(number)
 
     def release(self) -> None:
-        """Put back what was there before."""
+        """Restore the previous handlers."""
         for number in self._caught:
             if signal.getsignal(number) == self._end:
                 signal.signal(number, signal.SIG_DFL)
         self._caught.clear()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let what is done within be finished first."""
-        self._held = True
+    def deferred(self) -> Iterator[None]:
+        """Raise only after the block has finished."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
             self._raise()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
@@ -64,7 +64,7 @@ class EndSignals:
         self._raise()
 
     def _raise(self) -> None:
-        # Once: what is removed then must not be broken off by a second signal.
-        if self.received and not self._held and not self._raised:
+        # Only once: a second signal must not interrupt the cleanup.
+        if self.received and not self._deferred and not self._raised:
             self._raised = True
             raise EndedError(f"ended by {signal.Signals(self.received).name}")

@@ -1,4 +1,4 @@
-"""A setting is found where it was given, in the order that was promised, with its source."""
+"""Each setting is found in the place with the highest precedence, and keeps its source."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def settings(
     return resolve(options or {}, environment or {}, ini or {}, tmp_path, tmp_path)
 
 
-def test_nothing_given_means_the_defaults(tmp_path: Path) -> None:
+def test_without_any_setting_the_defaults_apply(tmp_path: Path) -> None:
     found = settings(tmp_path)
     assert found.adapter == ()
     assert found.stage == STAGES
@@ -27,7 +27,7 @@ def test_nothing_given_means_the_defaults(tmp_path: Path) -> None:
     assert set(found.sources.values()) == {"default"}
 
 
-def test_option_before_environment_before_file(tmp_path: Path) -> None:
+def test_an_option_precedes_the_environment_and_that_a_file(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.phi3_lora_qa]\nseed = 1\nbase = 'file'\n")
     everywhere = settings(tmp_path, {"seed": 4}, {"PHI3_LORA_QA_SEED": "3"}, {"seed": 2})
     assert (everywhere.seed, everywhere.sources["seed"]) == (4, "--phi3-seed")
@@ -38,19 +38,19 @@ def test_option_before_environment_before_file(tmp_path: Path) -> None:
     assert file_only.sources["seed"].endswith("pyproject.toml")
 
 
-def test_a_number_in_pytests_own_configuration_is_text_and_counts(tmp_path: Path) -> None:
+def test_a_number_in_pytests_own_configuration_is_parsed_from_text(tmp_path: Path) -> None:
     assert settings(tmp_path, ini={"seed": "6"}).seed == 6
     with pytest.raises(InputError, match=r"phi3_seed.*whole number"):
         settings(tmp_path, ini={"seed": "six"})
 
 
-def test_the_own_file_wins_over_pyproject(tmp_path: Path) -> None:
+def test_the_settings_file_precedes_pyproject(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.phi3_lora_qa]\nbase = 'a'\n")
     (tmp_path / "phi3-lora-qa.toml").write_text("base = 'b'\n")
     assert settings(tmp_path).base == "b"
 
 
-def test_a_path_in_a_file_starts_at_that_file(tmp_path: Path) -> None:
+def test_a_path_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "phi3-lora-qa.toml").write_text("adapter = ['a']\nthresholds = 't.toml'\n")
     found = settings(tmp_path)
     assert found.adapter == (tmp_path / "a",)
@@ -71,20 +71,20 @@ def test_lists_in_the_environment_are_separated_by_commas(tmp_path: Path) -> Non
         ("stage = 'static'", "a list"),
         ("stage = ['maths']", "static, math"),
         ("dtype = 'int8'", "float32"),
-        ("base = 3", "text"),
+        ("base = 3", "a string"),
         ("sed = 1", "unknown setting sed"),
-        ("seed = ", "mend the TOML"),
-        (f"seed = {'[' * 100_000}", "mend the TOML"),
+        ("seed = ", "fix the TOML"),
+        (f"seed = {'[' * 100_000}", "fix the TOML"),
     ],
 )
-def test_a_bad_value_is_named_with_the_mend(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_value_is_reported_with_the_fix(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "phi3-lora-qa.toml").write_text(text)
     with pytest.raises(InputError, match=words):
         settings(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["x", "--5", "²", "1.5"])
-def test_a_number_in_the_environment_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_number_in_the_environment_is_reported(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"PHI3_LORA_QA_SEED.*whole number"):
         settings(tmp_path, {}, {"PHI3_LORA_QA_SEED": text})
 
@@ -127,21 +127,21 @@ def test_a_backend_is_transformers_or_the_address_of_a_server(tmp_path: Path, te
         "OPENAI:http://localhost/v1",
     ],
 )
-def test_another_backend_is_refused_with_both_forms(tmp_path: Path, text: str) -> None:
+def test_another_backend_is_rejected_with_both_forms(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"--phi3-backend: .*transformers, or openai:URL"):
         settings(tmp_path, {"backend": text})
     assert server_of(text) == ""
 
 
-def test_a_password_in_a_servers_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no value for backend") as caught:
+def test_a_password_in_a_server_url_is_rejected_and_not_printed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a valid backend") as caught:
         settings(tmp_path, {"backend": "openai:https://me:hush@models.example.org/v1"})
     assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("where", [".", "inside", "linked"])
 @pytest.mark.parametrize("file", ["phi3-lora-qa.toml", "pyproject.toml", "pytest.ini"])
-def test_settings_in_an_adapters_own_folder_are_refused(
+def test_settings_in_an_adapters_own_folder_are_rejected(
     tmp_path: Path, file: str, where: str
 ) -> None:
     adapter = tmp_path / "adapter"
@@ -156,7 +156,7 @@ def test_settings_in_an_adapters_own_folder_are_refused(
     assert resolve({"adapter": [str(tmp_path / "other")]}, {}, ini, place, place).lint_ignore
 
 
-def test_an_adapters_folder_without_settings_can_be_worked_in(tmp_path: Path) -> None:
+def test_an_adapters_folder_without_settings_may_be_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     assert settings(tmp_path, {"adapter": ["."]}).adapter == (tmp_path / ".",)
 
@@ -173,7 +173,7 @@ def test_an_adapters_folder_without_settings_can_be_worked_in(tmp_path: Path) ->
         ({}, {}, "a,,b"),
     ],
 )
-def test_an_adapter_that_is_empty_is_refused(
+def test_an_empty_adapter_is_rejected(
     tmp_path: Path, given: dict[str, object], ini: dict[str, object], variable: str | None
 ) -> None:
     environment = {} if variable is None else {"PHI3_LORA_QA_ADAPTER": variable}
@@ -181,7 +181,7 @@ def test_an_adapter_that_is_empty_is_refused(
         settings(tmp_path, given, environment, ini)
 
 
-def test_an_empty_list_of_adapters_in_a_file_is_refused_and_other_variables_may_be_empty(
+def test_an_empty_list_of_adapters_is_rejected_and_other_variables_may_be_empty(
     tmp_path: Path,
 ) -> None:
     assert settings(tmp_path, {}, {"PHI3_LORA_QA_BASE": "", "PHI3_LORA_QA_ONLY": ""}).base is None
@@ -194,8 +194,8 @@ def test_an_empty_list_of_adapters_in_a_file_is_refused_and_other_variables_may_
         settings(tmp_path)
 
 
-def test_only_is_refused_where_nothing_would_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--phi3-only .* nothing would run; give one"):
+def test_only_is_rejected_if_nothing_would_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--phi3-only .* nothing would run; pass one"):
         settings(tmp_path, {"only": True})
     with pytest.raises(InputError, match="PHI3_LORA_QA_ONLY"):
         settings(tmp_path, {}, {"PHI3_LORA_QA_ONLY": "1"})
@@ -204,10 +204,10 @@ def test_only_is_refused_where_nothing_would_run(tmp_path: Path) -> None:
     assert settings(tmp_path, ini={"only": True}).only
 
 
-def test_a_folder_is_known_by_more_than_its_name(
+def test_a_folder_is_recognised_by_its_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where upper and lower case are the same: two names, and no link between them."""
+    """As on a case-insensitive file system: two names of a folder without a link between them."""
     (tmp_path / "adapter" / "below").mkdir(parents=True)
     (tmp_path / "ADAPTER").symlink_to(tmp_path / "adapter")
     monkeypatch.setattr(settings_module, "real", lambda path: path)
@@ -216,12 +216,12 @@ def test_a_folder_is_known_by_more_than_its_name(
     assert not is_inside([tmp_path / "none"], tmp_path / "adapter")
 
 
-def test_an_order_is_drawn_afresh_unless_it_is_given(tmp_path: Path) -> None:
+def test_a_random_order_is_drawn_unless_one_is_set(tmp_path: Path) -> None:
     found = [with_order(settings(tmp_path)) for _ in range(20)]
     assert len({one.order for one in found}) > 15
     assert all(0 <= one.order <= LARGEST_SEED for one in found)
     assert {one.sources["order"] for one in found} == {DRAWN}
     given = settings(tmp_path, {"order": "7"})
     assert (with_order(given).order, with_order(given).sources["order"]) == (7, "--phi3-order")
-    # A seed says nothing of the order: it may stand in a file that an adapter's author can read.
+    # A seed does not set the order: it may be in a file that an adapter's author can read.
     assert with_order(settings(tmp_path, {"seed": "7"})).sources["order"] == DRAWN

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end what runs as Ctrl-C does, and a handler of somebody else's stays."""
+"""SIGTERM and SIGHUP end a run like Ctrl-C does, and other handlers are kept."""
 
 import os
 import signal
@@ -27,24 +27,24 @@ def signals() -> Iterator[EndSignals]:
 
 
 @pytest.mark.parametrize("number", CAUGHT)
-def test_a_signal_is_raised_once_and_known_later(number: int, signals: EndSignals) -> None:
+def test_a_signal_is_raised_once_and_remembered(number: int, signals: EndSignals) -> None:
     with pytest.raises(EndedError, match=signal.Signals(number).name):
         os.kill(os.getpid(), number)
-    os.kill(os.getpid(), signal.SIGTERM)  # the end is under way: it is not broken off
+    os.kill(os.getpid(), signal.SIGTERM)  # must not interrupt the cleanup
     assert signals.received == number
     assert signals.status == 128 + number
 
 
-def test_whoever_handles_ctrl_c_handles_it(signals: EndSignals) -> None:
+def test_code_that_handles_ctrl_c_handles_a_signal(signals: EndSignals) -> None:
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_what_is_held_is_finished_first(signals: EndSignals) -> None:
+def test_a_deferred_block_is_finished_first(signals: EndSignals) -> None:
     done = []
 
     def work() -> None:
-        with signals.held():
+        with signals.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append(True)
 
@@ -54,12 +54,12 @@ def test_what_is_held_is_finished_first(signals: EndSignals) -> None:
 
 
 def test_without_a_signal_nothing_is_raised(signals: EndSignals) -> None:
-    with signals.held():
+    with signals.deferred():
         pass
     assert not signals.received
 
 
-def test_a_handler_of_the_users_stays_and_so_does_a_signal_that_is_ignored() -> None:
+def test_a_users_handler_and_an_ignored_signal_are_kept() -> None:
     seen = []
     signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -73,7 +73,7 @@ def test_a_handler_of_the_users_stays_and_so_does_a_signal_that_is_ignored() -> 
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_what_was_there_before_is_there_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     signals = EndSignals()
     signals.catch()
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -81,7 +81,7 @@ def test_what_was_there_before_is_there_afterwards() -> None:
     assert all(signal.getsignal(number) is signal.SIG_DFL for number in CAUGHT)
 
 
-def test_a_handler_that_was_put_in_meanwhile_is_left() -> None:
+def test_a_handler_installed_meanwhile_is_kept() -> None:
     def own(number: int, frame: object) -> None: ...
 
     signals = EndSignals()
@@ -91,7 +91,7 @@ def test_a_handler_that_was_put_in_meanwhile_is_left() -> None:
     assert signal.getsignal(signal.SIGTERM) is own
 
 
-def test_another_thread_catches_nothing() -> None:
+def test_other_threads_install_nothing() -> None:
     signals = EndSignals()
     thread = threading.Thread(target=signals.catch)
     thread.start()

@@ -7,14 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from phi3_lora_qa.models.loading import LoadedBase, load_base
-from phi3_lora_qa.models.registry import resolve_base
-
-
-@pytest.fixture(scope="session")
-def tiny() -> LoadedBase:
-    """The tiny base, loaded once; do not change its model."""
-    return load_base(resolve_base("tiny"))
+from phi3_lora_qa.models.loading import LoadedBase
 
 
 @pytest.fixture

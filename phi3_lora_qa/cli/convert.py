@@ -51,9 +51,9 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
     from dataclasses import replace
 
     from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
-    from phi3_lora_qa.conversion.output_folder import staged
     from phi3_lora_qa.conversion.peft_adapter import require_fit, write_adapter
     from phi3_lora_qa.loralib_interop import infer_layers, read_checkpoint, to_peft
+    from phi3_lora_qa.staged_output import staged_output
 
     identity, files = _open_base(base)
     loaded = read_checkpoint(checkpoint, allow_pickle=allow_pickle)
@@ -76,7 +76,7 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
         )
     adapter = to_peft(loaded, identity)
     require_fit(adapter, files.modules)
-    with staged(output, force=force) as staging:
+    with staged_output(output, force=force) as staging:
         (staging / output.name).mkdir()
         write_adapter(staging / output.name, adapter, files.modules)
     _print_adapter(output, len(adapter.modules))
@@ -93,14 +93,14 @@ def peft_to_loralib(
 ) -> None:
     """Convert ADAPTER, a PEFT folder, to a loralib checkpoint with the same deltas."""
     from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
-    from phi3_lora_qa.conversion.output_folder import staged
     from phi3_lora_qa.conversion.peft_adapter import read_adapter
     from phi3_lora_qa.loralib_interop import from_peft, write_checkpoint
     from phi3_lora_qa.loralib_interop.loralib_checkpoint import description_path
+    from phi3_lora_qa.staged_output import staged_output
 
     blocks = phi3_blocks(_open_base(base)[1].config) if base else {}
     checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
-    with staged(output, description_path(output), force=force) as staging:
+    with staged_output(output, description_path(output), force=force) as staging:
         write_checkpoint(staging / output.name, checkpoint)
     description = description_path(output)
     click.echo(escape(f"wrote checkpoint {output} and its description {description}", 2_000))
@@ -118,15 +118,15 @@ def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
 
     from phi3_lora_qa.adapter.folder import TOKENIZER_FILES, AdapterFolder
     from phi3_lora_qa.conversion.fused_blocks import phi3_layouts
-    from phi3_lora_qa.conversion.output_folder import staged
     from phi3_lora_qa.conversion.peft_adapter import read_adapter, require_fit, write_adapter
     from phi3_lora_qa.conversion.split_to_fused import fuse_adapter
+    from phi3_lora_qa.staged_output import staged_output
 
     identity, files = _open_base(base)
     fused = replace(fuse_adapter(read_adapter(adapter), phi3_layouts(files.config)), base=identity)
     require_fit(fused, files.modules)
     source = AdapterFolder.open(adapter)
-    with staged(output, force=force) as staging:
+    with staged_output(output, force=force) as staging:
         folder = staging / output.name
         folder.mkdir()
         write_adapter(folder, fused, files.modules)

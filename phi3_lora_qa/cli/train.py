@@ -9,28 +9,29 @@ from phi3_lora_qa.errors import escape
 
 
 def train_command(config: Path, set_: Sequence[str]) -> None:
-    """Fine-tune as the config says, and print where the adapter is.
+    """Fine-tune as the config describes, and print the adapter's folder.
 
-    Only the result goes to stdout; progress, losses and notes go to stderr.
+    Results go to stdout; progress, losses and notes go to stderr.
 
     Args:
         config: The TOML file.
         set_: ``table.key=value`` overrides.
 
     Raises:
-        InputError: Something in the config, the data or the base cannot be used.
+        InputError: The config, the data or the base cannot be used.
         MissingDependencyError: A setting needs a package that is not installed.
     """
-    from phi3_lora_qa.training import load_config, train_from_config
+    from phi3_lora_qa.training.train import train_from_config
+    from phi3_lora_qa.training.training_config import load_config
     from phi3_lora_qa.training.training_progress import progress_bar
 
     settings = load_config(config, set_)
     try:
-        with progress_bar() as progress:
-            result = train_from_config(settings, progress)
+        with progress_bar() as callbacks:
+            result = train_from_config(settings, callbacks)
     except KeyboardInterrupt:
         print(
-            "phi3-lora-qa: stopped, no adapter was saved; where a checkpoint was written, go on "
+            "phi3-lora-qa: stopped, no adapter was saved; if a checkpoint was written, resume "
             "with --set training.resume_from_checkpoint=true",
             file=sys.stderr,
         )

@@ -1,1 +1,1 @@
-"""Chat items, suites and training data: everything that a model is asked or taught."""
+"""Chat items, suites, thresholds and training data."""

@@ -1,4 +1,4 @@
-"""Chat items: what the gate asks a model and what it should answer, read strictly."""
+"""Chat items: the prompts of a suite and their reference answers, read strictly."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +24,18 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question of a suite: the turns up to the answer, and the reference answer.
+    """One item of a suite.
 
-    ``choices`` are the options that the reference is one of. ``checks`` are demands on the answer
-    beside its likeness to the reference. Items of one ``cluster`` (they are about one document,
-    say) are no independent observations; an item without one stands alone. ``where`` is the file
-    and line that it was read from, for messages; empty for an item that was made otherwise.
+    Attributes:
+        id: Unique in the suite.
+        prompt: The turns before the answer.
+        reference: The expected answer.
+        group: The group whose limits apply.
+        choices: The options of a multiple-choice item; the reference is one of them.
+        checks: Requirements on the answer besides its similarity to the reference.
+        cluster: Items of one cluster (about the same document, for example) are not independent
+            observations. An item without a cluster is independent of all others.
+        where: The file and line that it was read from, for messages; empty if there is none.
     """
 
     id: str
@@ -50,7 +56,7 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
         where: File and line, for the message.
 
     Raises:
-        DataError: With ``where`` and the mend.
+        DataError: The value is invalid; the message begins with ``where``.
     """
     if isinstance(raw, str) or not isinstance(raw, Sequence) or not raw:
         raise DataError(f"{where}: 'messages' must be a non-empty list of turns")
@@ -66,7 +72,7 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
             )
         if not isinstance(content, str):
             raise DataError(f"{where}: the content of turn {number} must be a string")
-        _require_whole(content, f"turn {number}", where)
+        _require_encodable(content, f"turn {number}", where)
         turns.append(Message(role=role, content=content))
     if turns[-1].role != "assistant" or not turns[-1].content.strip():
         raise DataError(
@@ -78,10 +84,10 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
 
 
 def parse_item(raw: object, where: str, fallback_id: str) -> Item:
-    """Turn one row into an Item: ``messages``, and what else an Item has where it is given.
+    """Return the Item of one row: ``messages``, and optionally the other fields of an Item.
 
     Raises:
-        DataError: With ``where`` and the mend.
+        DataError: The row is invalid; the message begins with ``where``.
     """
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: a row must be an object with 'messages'")
@@ -92,7 +98,7 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
     for name, value in named.items():
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: '{name}' must be a non-empty string")
-        _require_whole(value, f"'{name}'", where)
+        _require_encodable(value, f"'{name}'", where)
     require_group(group, where)
     reference = turns[-1].content
     return Item(
@@ -108,13 +114,13 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
 
 
 def require_group(group: str, where: str) -> None:
-    """Refuse a group's name that would look like another one, or be a command to a terminal or CI.
+    """Raise if a group's name looks like another one or is a command to a terminal or a CI runner.
 
-    It stands in the ids of checks, which pytest prints as they are; and one that only looks like
-    "target" would escape what is asked of that.
+    pytest prints it unchanged as a part of check ids, and a name that only looks like "target"
+    would escape the limits of that group.
 
     Raises:
-        DataError: With ``where`` and the mend.
+        DataError: The name is not allowed; the message begins with ``where``.
     """
     if group != group.strip() or group != escape(group, len(group)):
         raise DataError(
@@ -130,52 +136,54 @@ def _parse_choices(raw: object, reference: str, where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: 'choices' must be a list of two or more different texts")
     if reference not in options:
         raise DataError(
-            f"{where}: the reference {escape(repr(reference), 60)} is none of the choices; "
-            "write one of them word for word"
+            f"{where}: the reference {escape(repr(reference), 60)} is not one of the choices; "
+            "write exactly one of them"
         )
     for option in options:
-        _require_whole(option, "a choice", where)
+        _require_encodable(option, "a choice", where)
     return options
 
 
-def _require_whole(text: str, what: str, where: str) -> None:
+def _require_encodable(text: str, what: str, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: {what} holds half a surrogate pair, which no tokenizer reads; "
-            "write the character itself, or leave it out"
+            f"{where}: {what} contains half a surrogate pair, which no tokenizer can read; "
+            "write the whole character, or remove it"
         ) from error
 
 
-LARGEST = 1 << 30
-"""Bytes of a file of items or of training data, which is read whole."""
+MOST_BYTES = 1 << 30
+"""Largest size of a file of items or training data, since it is read into memory."""
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``(where, value)`` for every non-empty line of a JSON-lines file.
 
     Raises:
-        DataError: The file cannot be read, is no UTF-8, or a line is no JSON.
+        DataError: The file cannot be read or is not UTF-8, or a line is not JSON.
     """
     try:
-        text = read_text(path, LARGEST, "utf-8-sig")
+        text = read_text(path, MOST_BYTES, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}; give a UTF-8 file of JSON lines") from error
+        raise DataError(f"cannot read {path}: {error}; pass a UTF-8 file of JSON lines") from error
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path}:{number}"
             try:
                 yield where, json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: no JSON ({error}); write one object a line") from error
+                raise DataError(
+                    f"{where}: not JSON ({error}); write one object per line"
+                ) from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its fields; Python would keep the last of two and say nothing."""
+    """Return an object; raise on a repeated field, of which Python silently keeps the last."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {escape(repr(twice), 60)} is there twice")
+        raise ValueError(f"the field {escape(repr(twice), 60)} occurs twice")
     return made

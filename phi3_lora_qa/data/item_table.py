@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import require_regular
 from phi3_lora_qa.record import ItemRow
+from phi3_lora_qa.surrogates import escape_surrogates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ def items_as_parquet(rows: Sequence[ItemRow]) -> bytes:
 
     metrics = sorted({metric for row in rows for metric in row.scores})
     columns: dict[str, object] = {
-        name: pd.array([storable(getattr(row, name)) for row in rows], dtype="string")
+        name: pd.array([escape_surrogates(getattr(row, name)) for row in rows], dtype="string")
         for name in (*TEXTS, *LATER)
     }
     columns |= {name: [float(getattr(row, name)) for row in rows] for name in NUMBERS}
@@ -97,8 +98,3 @@ def _rows(frame: "pd.DataFrame") -> list[ItemRow]:
         )
         for i, (text, loss, tokens) in enumerate(zip(texts, losses, frame["tokens"], strict=True))
     ]
-
-
-def storable(text: str) -> str:
-    """Return a text as the table holds it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,9 +1,9 @@
-"""Texts that say nearly the same, found among 100,000 within a minute and without a guess.
+"""Near-duplicate texts: an exact search that takes under a minute for 100,000 texts.
 
-Two texts are near when the Jaccard index of their word 3-grams is at least ``NEAR``. Every such
-pair shares a gram among the few rarest of each (the prefix filter: Chaudhuri, Ganti and Kaushik,
-ICDE 2006; Bayardo, Ma and Srikant, "Scaling up all pairs similarity search", WWW 2007, section 3),
-so that only texts with a rare gram in common are compared.
+Two texts are near-duplicates if the Jaccard similarity of their shingles (word 3-grams) is at
+least ``THRESHOLD``. Each such pair shares a shingle among the few rarest of both (prefix filter:
+Chaudhuri, Ganti and Kaushik, ICDE 2006; Bayardo, Ma and Srikant, "Scaling up all pairs similarity
+search", WWW 2007, section 3), so only texts that share a rare shingle are compared.
 """
 
 import math
@@ -15,85 +15,88 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TypeAlias
 
-NEAR = 0.8
-GRAM = 3
+THRESHOLD = 0.8
+SHINGLE_WORDS = 3
 MOST_COMPARISONS = 2_000_000
-"""Some ten seconds' worth. A search that would need more ends early, and says so."""
+"""About ten seconds' worth. A search that needs more ends early and is counted as unfinished."""
 
-_EAST = "\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{_EAST}]|[^\W{_EAST}]+|[^\w\s.,;:!?\"'()]+")
+_HAN_AND_KANA = "\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_HAN_AND_KANA}]|[^\W{_HAN_AND_KANA}]+|[^\w\s.,;:!?\"'()]+")
 _BUCKETS = 1 << 20
 
-Grams: TypeAlias = "array[int]"
-"""The distinct word 3-grams of a text, as 64-bit hashes in order."""
+Shingles: TypeAlias = "array[int]"
+"""The distinct word 3-grams of a text, as sorted 64-bit hashes."""
 
 
-def grams(text: str) -> Grams:
-    """Return the word 3-grams of a text; a shorter text is one gram.
+def shingles(text: str) -> Shingles:
+    """Return the word 3-grams of a text; a text of fewer words is one shingle.
 
-    Case, spacing and marks of punctuation do not count; signs such as ``+`` are words.
+    Case, spacing and punctuation are ignored; symbols such as ``+`` are words.
     """
     words = [_hash(word) for word in _WORD.findall(text.casefold())]
-    parts = [words[i : i + GRAM] for i in range(len(words) - GRAM + 1)] or [words]
+    parts = [words[i : i + SHINGLE_WORDS] for i in range(len(words) - SHINGLE_WORDS + 1)]
     # The hash of a tuple of integers is the same in every process.
-    return array("q", sorted({hash(tuple(part)) for part in parts}))
+    return array("q", sorted({hash(tuple(part)) for part in parts or [words]}))
 
 
-def jaccard(one: Grams, other: Grams) -> float:
-    """Return the share of the grams of both that they have in common."""
+def jaccard(one: Shingles, other: Shingles) -> float:
+    """Return the Jaccard similarity: shared shingles over all distinct shingles of both."""
     common = len(set(one).intersection(other))
     return common / (len(one) + len(other) - common)
 
 
 @dataclass
-class Index:
-    """Texts to be found again, each by its number in ``known``, once it was added.
+class NearDuplicateIndex:
+    """An index over texts in which near-duplicates of a text are found.
 
-    ``unfinished`` counts the searches that ended early.
+    Attributes:
+        texts: The shingles of all texts that may be added.
+        budget: Comparisons that may still be made.
+        unfinished: Searches that ended early because the budget was used up.
     """
 
-    known: Sequence[Grams]
+    texts: Sequence[Shingles]
     budget: int = MOST_COMPARISONS
     unfinished: int = field(default=0, init=False)
     _counts: "array[int]" = field(init=False)
-    _held: dict[int, list[int]] = field(default_factory=dict)
+    _added: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Counts of buckets of grams: any order would do, and this one has the rare grams first.
+        # Counts by hash bucket are approximate. Any order is correct; this puts rare ones first.
         self._counts = array("q", bytes(8 * _BUCKETS))
-        for text in self.known:
-            for gram in text:
-                self._counts[gram % _BUCKETS] += 1
+        for text in self.texts:
+            for shingle in text:
+                self._counts[shingle % _BUCKETS] += 1
 
     def add(self, number: int) -> None:
-        """Let the text of this number be found from now on."""
-        for gram in self._rare(self.known[number]):
-            self._held.setdefault(gram, []).append(number)
+        """Add the text of this number, so that later searches find it."""
+        for shingle in self._prefix(self.texts[number]):
+            self._added.setdefault(shingle, []).append(number)
 
-    def find(self, wanted: Grams) -> Iterator[tuple[int, float]]:
-        """Yield the number of each added text that is near, with the Jaccard index.
+    def find(self, text: Shingles) -> Iterator[tuple[int, float]]:
+        """Yield the number and the Jaccard similarity of each added near-duplicate of a text.
 
-        Ends early once ``budget`` comparisons were made in all; ``budget`` is then 0.
+        Ends early when the ``budget`` of comparisons is used up.
         """
         seen = set[int]()
-        for gram in self._rare(wanted):
-            for number in self._held.get(gram, ()):
-                other = self.known[number]
-                small, large = sorted((len(wanted), len(other)))
-                if number in seen or small < NEAR * large:
+        for shingle in self._prefix(text):
+            for number in self._added.get(shingle, ()):
+                other = self.texts[number]
+                small, large = sorted((len(text), len(other)))
+                if number in seen or small < THRESHOLD * large:
                     continue
                 if self.budget <= 0:
                     self.unfinished += 1
                     return
                 self.budget -= 1
                 seen.add(number)
-                if (alike := jaccard(wanted, other)) >= NEAR:
-                    yield number, alike
+                if (similarity := jaccard(text, other)) >= THRESHOLD:
+                    yield number, similarity
 
-    def _rare(self, text: Grams) -> list[int]:
-        """Return as many of the rarest grams as leave out less than ``NEAR`` of them."""
-        ordered = sorted(text, key=lambda gram: (self._counts[gram % _BUCKETS], gram))
-        return ordered[: len(text) - math.ceil(NEAR * len(text)) + 1]
+    def _prefix(self, text: Shingles) -> list[int]:
+        """Return the rarest shingles: all but a share of less than ``THRESHOLD``."""
+        ordered = sorted(text, key=lambda shingle: (self._counts[shingle % _BUCKETS], shingle))
+        return ordered[: len(text) - math.ceil(THRESHOLD * len(text)) + 1]
 
 
 @lru_cache(maxsize=1 << 17)

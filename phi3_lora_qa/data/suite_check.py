@@ -6,9 +6,9 @@ from statistics import median
 
 from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.data.chat_items import Item, Message
-from phi3_lora_qa.data.near_duplicates import MOST_COMPARISONS, Index, grams
+from phi3_lora_qa.data.near_duplicates import MOST_COMPARISONS, NearDuplicateIndex, shingles
 from phi3_lora_qa.data.power import detectable_mean, detectable_share, independent_items
-from phi3_lora_qa.data.suite import without_copies
+from phi3_lora_qa.data.suite import without_duplicates
 
 Conversation = tuple[Message, ...]
 
@@ -114,7 +114,7 @@ def check_suite(
     distinct = [item for item in items if item.id not in repeated]
     near, unseen = _near_duplicates(distinct, budget)
     same, alike, unseen_rows = _overlap(distinct, trained, budget)
-    counted = without_copies(items)
+    counted = without_duplicates(items)
     return SuiteReport(
         groups=tuple(
             _group(name, [item for item in counted if item.group == name], assumed, count_tokens)
@@ -144,10 +144,10 @@ def _text(prompt: Conversation) -> str:
 
 def _near_duplicates(items: Sequence[Item], budget: int) -> tuple[tuple[Pair, ...], int]:
     """Return the near copies, and for how many items the search ended early."""
-    index = Index([grams(_text(item.prompt)) for item in items], budget)
+    index = NearDuplicateIndex([shingles(_text(item.prompt)) for item in items], budget)
     pairs = []
     for number, item in enumerate(items):
-        for other, likeness in index.find(index.known[number]):
+        for other, likeness in index.find(index.texts[number]):
             like = items[other]
             together = item.cluster and item.cluster == like.cluster
             if not together and _system(item.prompt) == _system(like.prompt):
@@ -165,7 +165,7 @@ def _overlap(
     rows: dict[object, int] = {}
     for number, prompt in enumerate(prompts):
         rows.setdefault(_key(prompt), number)
-    index = Index([grams(_text(prompt)) for prompt in prompts], budget)
+    index = NearDuplicateIndex([shingles(_text(prompt)) for prompt in prompts], budget)
     for number in rows.values():
         index.add(number)
     same, alike = [], []
@@ -173,7 +173,7 @@ def _overlap(
         if (row := rows.get(_key(item.prompt))) is not None:
             same.append(Pair(item=item.id, like=f"training row {row + 1}", likeness=1.0))
             continue
-        for number, likeness in index.find(grams(_text(item.prompt))):
+        for number, likeness in index.find(shingles(_text(item.prompt))):
             if _system(item.prompt) == _system(prompts[number]):
                 like = f"training row {number + 1}"
                 alike.append(Pair(item=item.id, like=like, likeness=likeness))

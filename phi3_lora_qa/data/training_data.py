@@ -1,4 +1,4 @@
-"""Training conversations: read strictly, split by seed, validation disjoint from training."""
+"""Training conversations, read strictly and split by seed; no prompt is in both sides."""
 
 import hashlib
 import json
@@ -18,12 +18,15 @@ Conversation = tuple[Message, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Two data sets with one column ``messages``, and what is worth telling about them.
+    """The training and validation rows, and remarks about them.
 
-    ``sha256`` is over the conversations themselves, in order, so that it names what was trained on
-    wherever the files lie. ``leaked`` counts the rows that were taken out of the validation set
-    because their prompt is also trained on; ``repeated`` counts training rows that say again,
-    word for word, what an earlier one says (they stay: weighting by repetition is the user's).
+    Attributes:
+        train: A data set with one column, ``messages``.
+        validation: The same.
+        sha256: Hash of the conversations in order, independent of the files they came from.
+        leaked: Rows left out of the validation set because their prompts are in the training set.
+        repeated: Training rows that duplicate an earlier one. They are kept, since repeating a row
+            is a way to weight it.
     """
 
     train: "Dataset"
@@ -36,47 +39,47 @@ class TrainingData:
 def load_training_data(
     train: Path, validation: Path | None = None, *, validation_fraction: float = 0.1, seed: int = 0
 ) -> TrainingData:
-    """Read and check every row, then split where there is no validation set of its own.
+    """Read and check every row, and split off the validation rows if they have no file.
 
     Args:
-        train: A file of JSON lines, each ``{"messages": [...]}``; other keys are passed over.
+        train: JSON lines of ``{"messages": [...]}``; other keys are ignored.
         validation: Another such file; None splits the validation rows off the training rows.
         validation_fraction: Share of the rows to split off, in (0, 1).
-        seed: Draws the split.
+        seed: Seed of the split.
 
     Raises:
-        DataError: A row is no conversation (with file and line), or one side ends up empty.
+        DataError: A row is not a conversation (with file and line), or one side would be empty.
     """
     conversations = read_conversations(train)
     if validation is not None:
-        taught, held_out = conversations, read_conversations(validation)
+        train_rows, held_out = conversations, read_conversations(validation)
     else:
-        taught, held_out = _split(conversations, validation_fraction, seed)
-    known = {_prompt_key(row) for row in taught}
-    clean = [row for row in held_out if _prompt_key(row) not in known]
+        train_rows, held_out = _split(conversations, validation_fraction, seed)
+    prompts = {_prompt_key(row) for row in train_rows}
+    clean = [row for row in held_out if _prompt_key(row) not in prompts]
     if not clean:
         raise DataError(
-            f"{validation or train}: all {len(held_out)} validation rows ask what the "
-            "training rows ask, so nothing is held out; add rows with other prompts"
+            f"{validation or train}: the prompts of all {len(held_out)} validation rows are in "
+            "the training rows, so nothing is held out; add rows with other prompts"
         )
     return TrainingData(
-        train=_dataset(taught),
+        train=_dataset(train_rows),
         validation=_dataset(clean),
-        sha256=_sha256(taught, clean),
+        sha256=_sha256(train_rows, clean),
         leaked=len(held_out) - len(clean),
-        repeated=len(taught) - len(set(taught)),
+        repeated=len(train_rows) - len(set(train_rows)),
     )
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """Check all rows of a file, with file and line in the message.
+    """Read and check all rows of a file.
 
     Raises:
-        DataError: A row is no conversation, or there is no row.
+        DataError: A row is not a conversation (with file and line), or there are no rows.
     """
     found = [_conversation(row, where) for where, row in read_jsonl(path)]
     if not found:
-        raise DataError(f'{path} holds no row; write one {{"messages": [...]}} a line')
+        raise DataError(f'{path} has no rows; write one {{"messages": [...]}} per line')
     return found
 
 
@@ -92,7 +95,7 @@ def _split(
     from datasets import Dataset
 
     if len(rows) < 2:
-        raise DataError("one training row cannot be split; add rows, or name a validation file")
+        raise DataError("a single row cannot be split; add rows, or name a validation file")
     # At least one row on either side, however small the fraction.
     held = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
     parts = Dataset.from_dict({"row": range(len(rows))}).train_test_split(test_size=held, seed=seed)
@@ -100,7 +103,7 @@ def _split(
 
 
 def _prompt_key(row: Conversation) -> tuple[tuple[str, str], ...]:
-    """Name what is asked, blind to case and spacing: a leak is a leak in capitals too."""
+    """Return a key of a row's prompt that ignores case and spacing, since those leak, too."""
     return tuple((turn.role, " ".join(turn.content.casefold().split())) for turn in row[:-1])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from phi3_lora_qa.data.chat_items import Item
-from phi3_lora_qa.data.item_table import read_items, storable
+from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.comparison import extras_text, prompt_text, score_of
 from phi3_lora_qa.metrics import MetricInfo
@@ -13,6 +13,7 @@ from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, read_record
 from phi3_lora_qa.setting_specs import server_of
 from phi3_lora_qa.settings import GateSettings
+from phi3_lora_qa.surrogates import escape_surrogates
 
 
 def read_baseline(
@@ -108,7 +109,7 @@ def _require_all(
     record: RunRecord, items: Sequence[Item], rows: Mapping[str, ItemRow], path: Path
 ) -> None:
     """A part of the items would not do: which part it is hung on how the accepted one did."""
-    lacking = [item.id for item in items if storable(item.id) not in rows]
+    lacking = [item.id for item in items if escape_surrogates(item.id) not in rows]
     if not lacking:
         return
     spared = record.items_told("spared")
@@ -121,10 +122,10 @@ def _require_all(
 
 
 def _row_of(item: Item, rows: Mapping[str, ItemRow], path: Path) -> ItemRow:
-    row = rows[storable(item.id)]
+    row = rows[escape_surrogates(item.id)]
     asked = (item.group, prompt_text(item), item.reference, extras_text(item))
     name = escape(repr(item.id), 60)
-    if (row.group, row.prompt, row.reference, row.extras) != tuple(map(storable, asked)):
+    if (row.group, row.prompt, row.reference, row.extras) != tuple(map(escape_surrogates, asked)):
         fault = f"asks something else in the item {name}, or has other choices or checks for it"
     elif row.error or not math.isfinite(row.tuned_loss):
         fault = f"has no score of the item {name}"

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.data.answer_checks import checks_json
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, Limit
-from phi3_lora_qa.metrics import MetricInfo, RequestedMetric, catalogue, measured, per_item
+from phi3_lora_qa.metrics import (
+    MetricInfo,
+    RequestedMetric,
+    catalogue,
+    metrics_to_measure,
+    per_item,
+)
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 from phi3_lora_qa.stats import full_suite_bounds
 from phi3_lora_qa.stats.multiple_testing import LEVEL, holm, worse_p_value
@@ -127,7 +133,7 @@ def join_scores(
 
 def chosen(asked: Sequence[RequestedMetric], limits: Sequence[Limit]) -> tuple[MetricInfo, ...]:
     """Return the metrics to measure."""
-    return measured(asked, [limit.metric for limit in limits])
+    return metrics_to_measure(asked, [limit.metric for limit in limits])
 
 
 def measure(
@@ -185,7 +191,7 @@ def is_settled(
         return False
     for limit in mine:
         info, pairs = _judged(rows, limit, demands, spared)
-        if pairs is None or len(pairs.ids) < full_suite_bounds.FIRST:
+        if pairs is None or len(pairs.ids) < full_suite_bounds.FIRST_BATCH:
             return False
         interval = pairs.compare(demands)
         if decide(interval, limit.rule, limit.value, info.higher_is_better) not in _SETTLED:
@@ -299,7 +305,7 @@ class _Pairs:
                 binary=self.info.binary,
                 span=self.info.span,
                 # What a metric of the user's own can reach is known only where it says so.
-                likely=None if self.info.place else full_suite_bounds.NATS,
+                likely=None if self.info.import_path else full_suite_bounds.ASSUMED_LOSS_RANGE,
             )
         return compare(
             self.before,

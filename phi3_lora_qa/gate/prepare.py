@@ -15,7 +15,7 @@ from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.data.chat_items import Item
-from phi3_lora_qa.data.suite import read_suite, without_copies
+from phi3_lora_qa.data.suite import read_suite, without_duplicates
 from phi3_lora_qa.data.thresholds import (
     BASELINE,
     Limit,
@@ -93,7 +93,7 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
             items: tuple[Item, ...] = given
         else:
             items = read_suite([bundled_suite(base)]) if base else ()
-        distinct = without_copies(items)
+        distinct = without_duplicates(items)
         limits, built_in = asked, settings.sources["profile"] == "default"
         if limits is None and given is None and base and built_in:
             limits = read_thresholds(bundled_thresholds(base))

@@ -1,26 +1,41 @@
-"""Metrics of answers against references, as ``evaluate`` modules of our own: no hub, no network.
+"""Metrics of generated answers against references, as ``evaluate`` modules that need no network.
 
-Nothing heavy is imported before the first call of ``per_item``.
+To write your own metric, derive a class from :class:`AnswerMetric`. Nothing heavy is imported
+before the first use of it, or the first call of :func:`per_item`.
 """
+
+from typing import TYPE_CHECKING
 
 from phi3_lora_qa.metrics.catalogue import (
     MetricInfo,
     RequestedMetric,
     find_metric,
     known_metrics,
-    measured,
     metric_info,
     metric_names,
+    metrics_to_measure,
     per_item,
 )
 
+if TYPE_CHECKING:
+    from phi3_lora_qa.metrics.modules import AnswerMetric
+
 __all__ = [
+    "AnswerMetric",
     "MetricInfo",
     "RequestedMetric",
     "find_metric",
     "known_metrics",
-    "measured",
     "metric_info",
     "metric_names",
+    "metrics_to_measure",
     "per_item",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "AnswerMetric":
+        from phi3_lora_qa.metrics.modules import AnswerMetric
+
+        return AnswerMetric
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

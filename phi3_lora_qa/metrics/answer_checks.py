@@ -1,4 +1,4 @@
-"""Whether an answer holds what its item's checks demand."""
+"""Run the checks of an item on an answer."""
 
 import json
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from phi3_lora_qa.data.answer_checks import (
     Refusal,
     Regex,
 )
-from phi3_lora_qa.metrics.refusals import refuses
+from phi3_lora_qa.metrics.refusals import is_refusal
 from phi3_lora_qa.metrics.text_metrics import fold
 from phi3_lora_qa.patterns import Budget, Pattern
 
 _DIGITS = 4000
 MOST_STEPS = 100_000_000
-"""Enough for every pattern that a suite may hold on an answer of 10,000 characters."""
+"""Enough for every pattern that a suite may have, on an answer of 10,000 characters."""
 
 
-def holds(check: AnswerCheck, answer: str) -> bool:
-    """Return whether the answer is what the check demands."""
+def passes(check: AnswerCheck, answer: str) -> bool:
+    """Return whether the answer passes the check."""
     match check:
         case Regex():
             found = Pattern(check.pattern, Budget(MOST_STEPS)).search(answer.strip())
@@ -33,36 +33,36 @@ def holds(check: AnswerCheck, answer: str) -> bool:
         case Json():
             return is_json(answer)
         case JsonSchema():
-            return _fits(check.schema, answer)
+            return _is_valid(check.schema, answer)
         case Refusal():
-            return refuses(answer) == check.expected
+            return is_refusal(answer) == check.expected
         case MaxWords():
             return len(answer.split()) <= check.words
 
 
-def all_hold(checks: Sequence[AnswerCheck], answer: str) -> bool:
-    """Return whether the answer is all that the checks demand."""
-    return all(holds(check, answer) for check in checks)
+def all_pass(checks: Sequence[AnswerCheck], answer: str) -> bool:
+    """Return whether the answer passes all checks."""
+    return all(passes(check, answer) for check in checks)
 
 
 def is_json(answer: str) -> bool:
-    """Return whether the whole answer is one value of JSON (RFC 8259: without NaN)."""
+    """Return whether the whole answer is one JSON value (RFC 8259, so without NaN)."""
     try:
-        _value(answer)
+        _parse(answer)
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def _value(answer: str) -> Any:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON")
+def _parse(answer: str) -> Any:
+    def reject(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
 
-    return json.loads(answer, parse_constant=refuse, parse_int=_whole)
+    return json.loads(answer, parse_constant=reject, parse_int=_parse_int)
 
 
-def _whole(digits: str) -> int:
-    """Return a whole number of any length; Python's own reading ends at 4,300 digits."""
+def _parse_int(digits: str) -> int:
+    """Return an integer of any length; Python's own ``int`` stops at 4,300 digits."""
     sign, rest = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
     value = 0
     for start in range(0, len(rest), _DIGITS):
@@ -71,13 +71,13 @@ def _whole(digits: str) -> int:
     return sign * value
 
 
-def _fits(schema: str, answer: str) -> bool:
+def _is_valid(schema: str, answer: str) -> bool:
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
     try:
-        # A registry of its own, or jsonschema would fetch what a reference names.
+        # With an empty registry jsonschema cannot fetch what a reference names.
         validator = Draft202012Validator(json.loads(schema), registry=Registry())
-        return validator.is_valid(_value(answer))
+        return validator.is_valid(_parse(answer))
     except (ValueError, OverflowError, RecursionError):
         return False

@@ -1,4 +1,4 @@
-"""The metrics as ``evaluate`` modules, instantiated directly: nothing is looked up on a hub."""
+"""The built-in metrics as ``evaluate`` modules, created directly instead of loaded from a hub."""
 
 import json
 import tempfile
@@ -10,23 +10,38 @@ import datasets
 import evaluate
 
 from phi3_lora_qa.data.answer_checks import parse_checks
-from phi3_lora_qa.metrics.answer_checks import all_hold, is_json
+from phi3_lora_qa.metrics.answer_checks import all_pass, is_json
 from phi3_lora_qa.metrics.text_metrics import (
-    Words,
+    WordTokenizer,
     exact_match,
     length_ratio,
     repetition,
     token_f1,
     words,
 )
+from phi3_lora_qa.surrogates import escape_surrogates
 
 
 class AnswerMetric(evaluate.Metric):
-    """A metric of one answer against one reference; ``compute`` gives a score for each pair.
+    """A metric of one answer against one reference; derive your own metric from it.
 
-    A metric of a user's own derives from it, writes ``score`` and, where they are others, the
-    smallest and the largest score in ``span`` (None where there is no such bound). The larger a
-    score, the better. ``binary`` scores are 0 or 1; their interval is then exact.
+    Write ``score``. Larger scores must be better. ``compute`` returns one score for each pair.
+
+    Attributes:
+        span: The smallest and the largest possible score; None if the score is unbounded.
+        binary: Scores are 0 or 1, and so their confidence interval is exact.
+
+    Example:
+        >>> from phi3_lora_qa.metrics import AnswerMetric
+        >>> class StartsAlike(AnswerMetric):
+        ...     binary = True
+        ...
+        ...     def score(self, answer: str, reference: str) -> float:
+        ...         return float(answer[:1] == reference[:1])
+        >>> StartsAlike(keep_in_memory=True, seed=0).compute(
+        ...     predictions=["Rome", "Oslo"], references=["Riga", "Bonn"]
+        ... )
+        {'scores': [1.0, 0.0]}
     """
 
     description = ""
@@ -50,12 +65,23 @@ class AnswerMetric(evaluate.Metric):
         return {"scores": [self.score(answer, reference) for answer, reference in pairs]}
 
     def score(self, answer: str, reference: str) -> float:
-        """Return the score of one answer, within ``span``."""
-        raise NotImplementedError(f"{type(self).__name__} has no score; write the method")
+        """Return the score of one answer.
+
+        Args:
+            answer: What the model wrote.
+            reference: What the suite expects.
+
+        Returns:
+            A number within ``span``.
+
+        Raises:
+            NotImplementedError: The class does not define ``score``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no score; define the method")
 
 
 class ExactMatch(AnswerMetric):
-    """1 where answer and reference are the same text after normalisation, else 0."""
+    """1 if answer and reference are the same text after normalisation, else 0."""
 
     description = "Share of answers that equal their reference after normalisation."
     binary = True
@@ -66,7 +92,7 @@ class ExactMatch(AnswerMetric):
 
 
 class TokenF1(AnswerMetric):
-    """F1 over the words that answer and reference share, without the marks around them (``%``)."""
+    """F1 over the words of answer and reference, without surrounding punctuation."""
 
     description = "Harmonic mean of precision and recall over words."
     citation = "Rajpurkar et al., SQuAD, EMNLP 2016"
@@ -77,9 +103,9 @@ class TokenF1(AnswerMetric):
 
 
 class RougeL(AnswerMetric):
-    """F over the longest common subsequence of words, through the package rouge-score.
+    """F measure of the longest common subsequence of words, by the package rouge-score.
 
-    Where neither text has a word, the exact match decides, as it does for the words' F1.
+    If neither text has a word, the score is that of the exact match, as for F1.
     """
 
     description = "ROUGE-L, F measure."
@@ -91,12 +117,12 @@ class RougeL(AnswerMetric):
 
         if not words(answer) and not words(reference):
             return exact_match(answer, reference)
-        scorer = RougeScorer(["rougeL"], tokenizer=Words())
+        scorer = RougeScorer(["rougeL"], tokenizer=WordTokenizer())
         return float(scorer.score(target=reference, prediction=answer)["rougeL"].fmeasure)
 
 
 class ChrF(AnswerMetric):
-    """chrF of one pair, through sacrebleu with its defaults (six characters, no words)."""
+    """chrF of one pair, by sacrebleu with its defaults (6-grams of characters, no words)."""
 
     description = "chrF2, character n-gram F score."
     citation = "M. Popovic, chrF, WMT 2015"
@@ -109,7 +135,7 @@ class ChrF(AnswerMetric):
 
 
 class Bleu(AnswerMetric):
-    """BLEU of one pair, through sacrebleu: smoothed, over the n-grams that the pair can have."""
+    """BLEU of one pair, by sacrebleu: smoothed, with effective order for short texts."""
 
     description = "Sentence BLEU with effective order and exponential smoothing."
     citation = "Papineni et al., BLEU, ACL 2002; M. Post, sacreBLEU, WMT 2018"
@@ -123,31 +149,31 @@ class Bleu(AnswerMetric):
 
 
 class Repetition(AnswerMetric):
-    """The share of repeated 4-grams of words in the answer, whatever the reference."""
+    """The share of the answer's word 4-grams that repeat an earlier one; ignores the reference."""
 
-    description = "Share of the answer's 4-grams that it has said before."
+    description = "Share of the answer's 4-grams that repeat an earlier one."
     citation = "Welleck et al., Neural Text Generation with Unlikelihood Training, ICLR 2020"
 
     def score(self, answer: str, reference: str) -> float:
-        """Return the share; the reference plays no part."""
+        """Return the share; the reference is ignored."""
         return repetition(answer)
 
 
 class Empty(AnswerMetric):
-    """1 where the answer holds nothing but white space."""
+    """1 if the answer is empty or only white space."""
 
     description = "Share of answers that are empty."
     binary = True
 
     def score(self, answer: str, reference: str) -> float:
-        """Return 1.0 or 0.0; the reference plays no part."""
+        """Return 1.0 or 0.0; the reference is ignored."""
         return float(not answer.strip())
 
 
 class LengthRatio(AnswerMetric):
-    """The shorter over the longer of answer and reference, in words."""
+    """The shorter length over the longer one, of answer and reference in words."""
 
-    description = "Shorter over longer, in words."
+    description = "Shorter length over longer length, in words."
 
     def score(self, answer: str, reference: str) -> float:
         """Return the ratio of one pair."""
@@ -155,46 +181,49 @@ class LengthRatio(AnswerMetric):
 
 
 class CheckedMetric(AnswerMetric):
-    """A metric that holds the answer against its item's checks: they stand in as the reference."""
+    """A metric of an answer against its item's checks, which take the place of the reference.
+
+    Attributes:
+        kinds: The kinds of checks that count; empty for all kinds.
+    """
 
     binary = True
     kinds: tuple[str, ...] = ()
-    """The kinds of checks that count; all where it is empty."""
 
     def score(self, answer: str, reference: str) -> float:
-        """Return 1.0 where all checks that count hold.
+        """Return 1.0 if the answer passes all checks that count, else 0.0.
 
         Args:
             answer: The answer.
-            reference: The checks as ``phi3_lora_qa.data.answer_checks.checks_json`` writes them.
+            reference: The checks as JSON, from ``phi3_lora_qa.data.answer_checks.checks_json``.
         """
         checks = parse_checks(json.loads(reference), "the item")
         return float(
-            all_hold([c for c in checks if not self.kinds or c.kind in self.kinds], answer)
+            all_pass([c for c in checks if not self.kinds or c.kind in self.kinds], answer)
         )
 
 
 class Checks(CheckedMetric):
-    """1 where the answer passes all checks of its item."""
+    """1 if the answer passes all checks of its item, else 0."""
 
     description = "Share of answers that pass all checks of their item."
 
 
 class JsonValid(AnswerMetric):
-    """1 where the answer is JSON, for items that ask for it."""
+    """1 if the answer is JSON, else 0; for items with a check of JSON."""
 
     description = "Share of answers that are JSON."
     binary = True
 
     def score(self, answer: str, reference: str) -> float:
-        """Return 1.0 or 0.0; the reference plays no part."""
+        """Return 1.0 or 0.0; the reference is ignored."""
         return float(is_json(answer))
 
 
 class RefusalAsExpected(CheckedMetric):
-    """1 where the answer refuses just when it is to refuse."""
+    """1 if the answer refuses or helps as its item expects, else 0."""
 
-    description = "Share of answers that refuse, or do not, as their item expects."
+    description = "Share of answers that refuse or help as their item expects."
     kinds = ("refusal",)
 
 
@@ -214,31 +243,28 @@ MODULES: dict[str, type[AnswerMetric]] = {
 
 
 def compute(name: str, answers: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Run one of the modules over all pairs."""
+    """Return the scores of all pairs by the built-in metric of a name."""
     with in_memory() as options:
-        return each(MODULES[name](**options), answers, references)
+        return score_pairs(MODULES[name](**options), answers, references)
 
 
 @contextmanager
 def in_memory() -> Iterator[dict[str, Any]]:
-    """Yield the options of a module that leaves nothing behind.
+    """Yield options for an ``evaluate`` module that writes only to a temporary folder.
 
-    evaluate makes its folder even when it keeps everything in memory. The seed is given because it
-    would otherwise read numpy's global one.
+    evaluate creates a cache folder even if it keeps everything in memory, and reads numpy's global
+    seed if none is passed.
     """
     with tempfile.TemporaryDirectory() as folder:
         yield {"keep_in_memory": True, "cache_dir": folder, "seed": 0}
 
 
-def each(module: AnswerMetric, answers: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Return the score of every pair."""
+def score_pairs(
+    module: AnswerMetric, answers: Sequence[str], references: Sequence[str]
+) -> list[float]:
+    """Return the score of every pair of an answer and the reference at the same position."""
     scores = module.compute(
-        predictions=[storable(text) for text in answers],
-        references=[storable(text) for text in references],
+        predictions=[escape_surrogates(text) for text in answers],
+        references=[escape_surrogates(text) for text in references],
     )
     return [float(score) for score in scores["scores"]]
-
-
-def storable(text: str) -> str:
-    """Arrow holds UTF-8 only; a lone surrogate is spelt out, so that it equals nothing else."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

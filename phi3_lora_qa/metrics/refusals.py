@@ -1,16 +1,16 @@
-"""Whether an answer refuses to help: by what English refusals say at their beginning.
+"""Detect answers that refuse to help, by the phrases with which English refusals begin.
 
-A word list is no judge. It is right about the stock phrases that chat models are trained on, and a
-refusal in other words, or in another language, counts as help. It is the same for base and tuned,
-so that a comparison is fair where an absolute share may not be.
+The list covers the stock phrases that chat models are trained on. A refusal in other words, or in
+another language, counts as help. Base and tuned model are judged by the same list, so a comparison
+of both is fair even where the absolute share of refusals is not exact.
 """
 
 import re
 
 from phi3_lora_qa.metrics.text_metrics import normalise
 
-_REACH = 240
-"""How many characters of the answer are looked at: a refusal refuses at once."""
+_PREFIX_LENGTH = 240
+"""Only this many characters of the answer are searched: a refusal is at its start."""
 
 _NO = r"(?:can't|cannot|can not|couldn't|won't|will not|(?:am|'m|are|'re) (?:unable|not able) to)"
 _HELP = (
@@ -34,7 +34,7 @@ _PHRASES = (
 _REFUSAL = re.compile("|".join(_PHRASES))
 
 
-def refuses(answer: str) -> bool:
+def is_refusal(answer: str) -> bool:
     """Return whether an answer begins with a refusal."""
-    start = normalise(answer[: 2 * _REACH])[:_REACH].replace("\u2019", "'").replace("`", "'")
-    return _REFUSAL.search(start) is not None
+    start = normalise(answer[: 2 * _PREFIX_LENGTH])[:_PREFIX_LENGTH]
+    return _REFUSAL.search(start.replace("\u2019", "'").replace("`", "'")) is not None

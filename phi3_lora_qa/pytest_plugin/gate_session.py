@@ -265,7 +265,7 @@ class Gate:
         if self.reports is None:
             return
         self.run.release_base()
-        with self.signals.held():
+        with self.signals.deferred():
             try:
                 self.reported = compose(
                     self.run,

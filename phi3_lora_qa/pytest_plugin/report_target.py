@@ -137,7 +137,7 @@ def claim_early(settings: GateSettings, directory: Path, args: Sequence[str]) ->
     signals.catch()
     try:
         reports = Reports(settings, directory)
-        with signals.held():
+        with signals.deferred():
             reports.claim(partial=False)
     except EndedError:
         signals.release()

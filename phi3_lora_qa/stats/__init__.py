@@ -1,1 +1,1 @@
-"""Paired comparisons: is the tuned model better, and nowhere worse, on the same items?"""
+"""Paired comparisons of base and tuned model: intervals, limits, early stopping, multiple tests."""

@@ -1,22 +1,22 @@
-"""Limits at the end of what a score can be: no number of items can show that they hold.
+"""Limits that no number of items can show to be met, and the closest limit that can.
 
-An interval leaves room for what was not seen. So its bound comes near to the end of a range, and
-never reaches it.
+A confidence bound allows for items that were not seen, so it approaches the end of a score's range
+but never reaches it. A limit at that end can fail, but can never pass.
 """
 
 import math
 from dataclasses import dataclass
 
 STEP = 0.01
-"""How far from the end of a range the next limit is that is worth writing, as a share of it."""
+"""Distance of the suggested limit from the end of the range, as a share of the range."""
 
 ITEMS = math.ceil(math.log(0.05) / math.log1p(-STEP))
-"""The items that show it, at 95 %, where all are at that end: (1 - STEP)^n is at most 5 %."""
+"""Items that show the suggested limit at 95 % if all have the best score: (1 - STEP)^n <= 5 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reachable:
-    """A limit that ``ITEMS`` items can show, in the place of one that none can."""
+class AttainableLimit:
+    """A limit that ``ITEMS`` items can show to be met."""
 
     rule: str
     value: float
@@ -29,25 +29,25 @@ def suggest_limit(
     *,
     higher_is_better: bool,
     from_best: bool = False,
-) -> Reachable | None:
-    """Return what to write for a limit that can fail or stay open, but never be shown to hold.
+) -> AttainableLimit | None:
+    """Return the closest attainable limit for one that can fail but never pass.
 
     Args:
         rule: As in ``phi3_lora_qa.stats.paired.decide``.
         value: The limit in the metric's own unit.
         span: The smallest and the largest possible score.
         higher_is_better: Which end of the span is the best.
-        from_best: What is compared with has the best score by definition, so that nothing can be
+        from_best: The reference has the best possible score by definition, so nothing can be
             better than it.
 
     Returns:
-        None where enough items can show the limit, or nothing is known of its range.
+        None if enough items can show that the limit is met, or if the range is unknown.
     """
     if span is None:
         return None
     step = STEP * (span[1] - span[0])
-    highest = Reachable(rule="at_least", value=span[1] - step)
-    lowest = Reachable(rule="at_most", value=span[0] + step)
+    highest = AttainableLimit(rule="at_least", value=span[1] - step)
+    lowest = AttainableLimit(rule="at_most", value=span[0] + step)
     match rule:
         case "at_least":
             return highest if value >= span[1] else None
@@ -56,5 +56,5 @@ def suggest_limit(
         case "improve_by" if from_best:
             return highest if higher_is_better else lowest
         case "no_worse_than" if from_best and value <= 0.0:
-            return Reachable(rule=rule, value=step)
+            return AttainableLimit(rule=rule, value=step)
     return None

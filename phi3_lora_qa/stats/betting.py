@@ -1,8 +1,8 @@
-"""Bounds for the mean of a whole suite while only some of its items, drawn at random, are known.
+"""Betting bounds for the mean of a full suite, of which some randomly drawn items are known.
 
-They hold at every number of items at once, so that one may look as often as one likes. Items are
-drawn without replacement: what is left is known to be a part of the suite, and the bounds close as
-it is used up.
+The bounds are valid at every number of items simultaneously, so one may look at any time. Items
+are drawn without replacement: the remaining items are a known part of the suite, so the bounds
+meet when all items are drawn.
 """
 
 import math
@@ -12,32 +12,35 @@ if TYPE_CHECKING:
     from phi3_lora_qa.stats.clusters import Numbers
 
 HORIZON = 64
-"""The number of items at which the bounds are meant to be closest."""
+"""The number of items for which the bets are tuned, so where the bounds are tightest."""
 
-_MOST = 0.9
-"""The share of the capital that may be lost at once."""
+_LARGEST_STAKE = 0.9
+"""The largest share of the capital that one item may lose."""
 _BISECTIONS = 40
 
 
 def betting_bounds(
     seen: "Numbers", total: int, span: tuple[float, float], level: float
 ) -> tuple[float, float]:
-    """Return bounds for the mean of all items, each wrong with probability ``level`` at most.
+    """Return bounds for the mean of all items, each wrong with probability at most ``level``.
 
-    For each possible mean a capital is bet on every next item's being larger than that mean would
-    have it; a mean under which the bet is fair is refuted where the capital has grown to 1/level
-    (Ville's inequality).
+    For each candidate mean, a capital is bet on each next item being larger than that mean
+    predicts. If the candidate is the true mean, the bet is fair, and the capital reaches 1/level
+    with probability at most ``level`` (Ville's inequality); such candidates are rejected.
 
     Args:
         seen: The values so far in the order in which they were drawn, float64 (n,), within
             ``span``.
         total: The number of all items, at least n.
         span: The smallest and the largest possible value.
-        level: In (0, 1).
+        level: Error probability of each bound, in (0, 1).
+
+    Returns:
+        The lower and the upper bound.
 
     Source: I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting",
-    JRSS B 86 (2024) 1-27: the capital process without replacement, and bets from the variance so
-    far, here for one horizon.
+    JRSS B 86 (2024) 1-27: the capital process without replacement, with bets from the variance so
+    far, for one horizon.
     """
     reach = span[1] - span[0]
     scaled = (seen - span[0]) / reach
@@ -47,27 +50,27 @@ def betting_bounds(
 
 
 def _lower(values: "Numbers", total: int, level: float) -> float:
-    """Bisect for the smallest mean within [0, 1] that no capital has refuted."""
+    """Bisect for the smallest mean in [0, 1] that is not rejected."""
     import numpy as np
 
     n = int(values.size)
     before = np.concatenate(([0.0], values.cumsum()[:-1]))
     bets = _bets(values, level)
     left = total - np.arange(n)
-    refuted, kept = float(values.sum()) / total, (float(values.sum()) + total - n) / total
+    rejected, kept = float(values.sum()) / total, (float(values.sum()) + total - n) / total
     for _ in range(_BISECTIONS):
-        middle = (refuted + kept) / 2.0
-        # What the next item is expected to be, if this is the mean of all.
+        middle = (rejected + kept) / 2.0
+        # The expected value of the next item, if this is the mean of all items.
         expected = (total * middle - before) / left
-        if _is_refuted(values, expected, bets, level):
-            refuted = middle
+        if _is_rejected(values, expected, bets, level):
+            rejected = middle
         else:
             kept = middle
-    return refuted
+    return rejected
 
 
 def _bets(values: "Numbers", level: float) -> "Numbers":
-    """Return how much is bet on each item, by what was seen before it."""
+    """Return the bet on each item, which depends only on the items before it."""
     import numpy as np
 
     count = np.arange(1, values.size + 1)
@@ -77,14 +80,14 @@ def _bets(values: "Numbers", level: float) -> "Numbers":
     return np.asarray(np.sqrt(2.0 * math.log(1.0 / level) / (known * HORIZON)), dtype=np.float64)
 
 
-def _is_refuted(values: "Numbers", expected: "Numbers", bets: "Numbers", level: float) -> bool:
+def _is_rejected(values: "Numbers", expected: "Numbers", bets: "Numbers", level: float) -> bool:
     import numpy as np
 
-    if expected.min() < 0.0:  # more has been seen than there would be
+    if expected.min() < 0.0:  # the items seen already sum to more than this mean allows
         return True
     if expected.max() > 1.0:
         return False
-    # A bet never risks more than the most on an item that is 0, the least that it can be.
-    held = np.minimum(bets, _MOST / np.maximum(expected, 1e-12))
-    capital = np.log1p(held * (values - expected)).cumsum()
+    # An item of 0, the smallest value, loses at most the largest stake.
+    stakes = np.minimum(bets, _LARGEST_STAKE / np.maximum(expected, 1e-12))
+    capital = np.log1p(stakes * (values - expected)).cumsum()
     return bool(capital.max() >= -math.log(level))

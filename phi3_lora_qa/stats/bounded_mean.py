@@ -1,8 +1,8 @@
-"""Bounds for the mean of scores that cannot leave a known range, such as F1 within [0, 1].
+"""Bounds for the mean of scores within a known range, such as F1 within [0, 1].
 
-A bootstrap sees only what the sample holds: if one item in fifty collapses, a third of all samples
-of 50 show nothing of it, and the bootstrap would call them proof. This bound reckons with what may
-lie unseen at the end of the range; for zero-or-one scores it is Clopper and Pearson's.
+A bootstrap sees only the values in the sample: if one item in fifty collapses, a third of all
+samples of 50 do not contain one, and their bootstrap intervals are far too narrow. This bound
+allows for unseen values at the end of the range. For scores of 0 or 1 it is Clopper and Pearson's.
 """
 
 from typing import TYPE_CHECKING
@@ -23,8 +23,11 @@ def bounded_interval(
     Args:
         values: The sample, float64, shape (n,), every value within ``span``.
         span: The smallest and the largest possible value.
-        confidence: Of the two bounds together.
-        seed: Of the Monte Carlo draw of uniform order statistics.
+        confidence: Confidence of the two bounds together.
+        seed: Seed of the Monte Carlo draw of uniform order statistics.
+
+    Returns:
+        The lower and the upper bound; the span if there are no values.
 
     Source: E. Learned-Miller and P. Thomas, A new confidence interval for the mean of a bounded
     random variable, arXiv 1905.06208, definition 1. Coverage is proved for special cases and

@@ -1,7 +1,7 @@
-"""Items that belong together: several questions about one document are not several observations.
+"""Clustered items, such as several questions about one document, are not independent observations.
 
-A cluster is then what was drawn, and its sum and its size are what is resampled. Without clusters
-every item is a cluster of its own, and the formulas are the familiar ones.
+The clusters are then the observations: their sums and sizes are resampled. Without clusters every
+item is its own cluster, and the formulas reduce to the usual ones.
 """
 
 import math
@@ -18,29 +18,32 @@ if TYPE_CHECKING:
 
 
 def are_clustered(clusters: Sequence[str] | None, n: int) -> bool:
-    """Tell whether any cluster holds more than one of the ``n`` items.
+    """Return whether any cluster has more than one of the ``n`` items.
 
     Args:
-        clusters: One id for each item, empty for an item that is alone; None where there are none.
+        clusters: One id for each item, empty for an item without a cluster; None for no clusters.
         n: The number of items.
 
     Raises:
-        DataError: There is not one id for each item.
+        DataError: The number of ids is not ``n``.
     """
     if clusters is None:
         return False
     if len(clusters) != n:
-        raise DataError(f"{len(clusters)} cluster ids for {n} items; give one for each, or none")
+        raise DataError(f"{len(clusters)} cluster ids for {n} items; pass one for each, or none")
     named = [cluster for cluster in clusters if cluster]
     return len(set(named)) < len(named)
 
 
 def cluster_totals(values: "Numbers", clusters: Sequence[str]) -> tuple["Numbers", "Numbers"]:
-    """Return each cluster's sum and size, float64 (clusters,), in an order that no item's changes.
+    """Return each cluster's sum and size, in an order that does not depend on the items' order.
 
     Args:
-        values: One for each item.
-        clusters: One id for each item; an empty one makes a cluster of its own.
+        values: One for each item, float64 (n,).
+        clusters: One id for each item; an item with an empty id is its own cluster.
+
+    Returns:
+        The sums and the sizes, each float64 (clusters,).
     """
     import numpy as np
 
@@ -56,7 +59,7 @@ def cluster_totals(values: "Numbers", clusters: Sequence[str]) -> tuple["Numbers
 def standard_error(sums: "Numbers", sizes: "Numbers") -> "Numbers":
     """Return the cluster-robust standard error CR2 of the mean over items.
 
-    With the residual total e_c = sum_c - size_c mean and the share h_c = size_c / n of a cluster::
+    With each cluster's residual total e_c = sum_c - size_c mean and share h_c = size_c / n::
 
         SE^2 = 1/n^2 sum_c e_c^2 / (1 - h_c)
 
@@ -66,8 +69,11 @@ def standard_error(sums: "Numbers", sizes: "Numbers") -> "Numbers":
         sums: Each cluster's sum, float64 (..., clusters).
         sizes: Each cluster's number of items, of the same shape.
 
-    Source: R. Bell, D. McCaffrey, Survey Methodology 28 (2002) 169-181, for a model that has
-    nothing but a mean.
+    Returns:
+        The standard error, float64 (...).
+
+    Source: R. Bell, D. McCaffrey, Survey Methodology 28 (2002) 169-181, for a model with only a
+    mean.
     """
     import numpy as np
 
@@ -78,10 +84,14 @@ def standard_error(sums: "Numbers", sizes: "Numbers") -> "Numbers":
 
 
 def degrees_of_freedom(sizes: "Numbers") -> float:
-    """Return Satterthwaite's degrees of freedom of CR2; clusters - 1 where all have one size.
+    """Return Satterthwaite's degrees of freedom of CR2; clusters - 1 if all sizes are equal.
 
-    They depend on how items of a cluster vary together. The fewer are returned of the two ends:
-    independently (the variance of a cluster's sum is its size), or as one (its square).
+    They depend on the correlation within clusters. The smaller number of the two extremes is
+    returned: no correlation (the variance of a cluster's sum is proportional to its size), and
+    full correlation (to the size squared).
+
+    Args:
+        sizes: Each cluster's number of items, float64 (clusters,).
 
     Source: Bell and McCaffrey 2002 (see ``standard_error``); J. Pustejovsky, E. Tipton, Journal of
     Business & Economic Statistics 36 (2018) 672-683, equation 10.
@@ -91,8 +101,8 @@ def degrees_of_freedom(sizes: "Numbers") -> float:
     weight = 1.0 / (1.0 - share)
 
     def satterthwaite(variance: "Numbers") -> float:
-        # CR2 is sum_c weight_c r_c^2 over residual totals r, whose covariance is D + U, with the
-        # diagonal D = variance and U = total s s' - s v' - v s'. So tr and tr of the square are:
+        # CR2 is sum_c weight_c r_c^2 over residual totals r with covariance D + U, where
+        # D = diag(variance) and U = total s s' - s v' - v s'. Its trace and squared trace are:
         total = float(variance.sum())
         diagonal = total * share**2 - 2.0 * share * variance
         trace = float((weight * (variance + diagonal)).sum())
@@ -107,18 +117,21 @@ def degrees_of_freedom(sizes: "Numbers") -> float:
     return min(satterthwaite(sizes), satterthwaite(sizes**2))
 
 
-def linearised(
+def linearize_ratio(
     sums: "Numbers", sizes: "Numbers", span: tuple[float, float]
 ) -> tuple["Numbers", tuple[float, float]]:
-    """Return one value for each cluster whose plain mean is the mean over items, and their range.
+    """Return one value per cluster, such that their mean is the mean over items, and their range.
 
-    A cluster's deviation from the mean counts by its size, so that the range reaches as far as
-    the largest cluster could. For clusters of one size the values are the clusters' means.
+    A cluster's deviation from the mean is weighted by its size, so the range is as wide as the
+    largest cluster allows. For clusters of equal size the values are the clusters' means.
 
     Args:
         sums: Each cluster's sum, float64 (clusters,).
-        sizes: Each cluster's number of items.
+        sizes: Each cluster's number of items, float64 (clusters,).
         span: The range of an item's value.
+
+    Returns:
+        The values, float64 (clusters,), and their smallest and largest possible value.
 
     Source: the linearised ratio estimator, W. Cochran, Sampling Techniques (1977), section 6.3.
     """

@@ -1,8 +1,8 @@
-"""Is anything worse than the base at all? One p-value for each comparison, and Holm over them.
+"""Tests for any regression: one p-value for each comparison, adjusted by Holm's method.
 
-A limit asks whether something got worse by more than was allowed. The alarm asks whether anything
-got worse beyond chance, however little: it looks at many numbers for the smallest, and so has to
-allow for having looked.
+A limit asks whether a metric got worse by more than is allowed. The regression test asks whether
+any metric got worse by more than chance, however little. It searches many p-values for the
+smallest, so they must be adjusted for the number of comparisons.
 """
 
 from collections.abc import Sequence
@@ -10,27 +10,30 @@ from collections.abc import Sequence
 from phi3_lora_qa.stats.clusters import are_clustered, cluster_totals
 
 LEVEL = 0.05
-"""How often an alarm may go off where nothing differs from the base."""
+"""Largest probability of any false alarm if the tuned model equals the base."""
 
 _FLIPS = 9_999
-_MOST_ENUMERATED = 13  # 2^13 is the last that is less than _FLIPS
+_MOST_ENUMERATED = 13  # 2^13 is the largest power of two below _FLIPS
 _CELLS_AT_ONCE = 2_000_000
 
 
 def worse_p_value(
     improvements: Sequence[float], *, seed: int, clusters: Sequence[str] | None = None
 ) -> float:
-    """Return how often chance alone would make the tuned model look so bad, one-sided.
+    """Return the one-sided p-value that the tuned model is worse than the base.
 
-    If the models answer alike, an item's difference could as well have the other sign. So the
-    signs are flipped, all at random: the mean is at most the seen one in this share of flips.
-    The test is exact for models that answer alike, and right in large samples for those that
-    differ but are as good on average. Of right or wrong answers it is McNemar's exact test.
+    A sign-flip test: if both models answer alike, each difference could as well have the other
+    sign, and the p-value is the share of random sign flips whose mean is at most the observed one.
+    The test is exact for models that answer alike, and asymptotically valid for models that differ
+    but are equally good on average. For scores of 0 or 1 it is McNemar's exact test.
 
     Args:
-        improvements: Tuned minus base, item by item, with the sign that makes more better.
-        seed: Of the flips, where there are too many to go through all.
-        clusters: The cluster of each item, empty where it is alone; a cluster is flipped whole.
+        improvements: Tuned minus base for each item, with the sign that makes larger better.
+        seed: Seed of the flips, if there are too many to enumerate.
+        clusters: The cluster of each item, empty for none; clusters are flipped as a whole.
+
+    Returns:
+        The p-value, in (0, 1]; 1 if nothing changed.
 
     Source: R. Fisher, The Design of Experiments (1935), section 21; J. Romano, JASA 85 (1990)
     686-692, for differences that are not symmetric.
@@ -48,7 +51,7 @@ def worse_p_value(
     if np.ptp(sizes) == 0.0:
         worse = int((~better).sum())
         return float(stats.binomtest(worse, moved.size, 0.5, alternative="greater").pvalue)
-    # A sum is as low as the seen one where its positive part is; rounding must not part equals.
+    # A sum is at most the observed one if its positive part is; the tolerance allows for rounding.
     seen = float(sizes[better].sum()) + 1e-12 * float(sizes.sum())
     if moved.size <= _MOST_ENUMERATED:
         flips = np.arange(2**moved.size)[:, None] >> np.arange(moved.size) & 1
@@ -62,10 +65,11 @@ def worse_p_value(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values: all below ``LEVEL`` may be believed at once.
+    """Return Holm's adjusted p-values, in the order of the given ones.
 
-    The k-th smallest of K is multiplied by K - k + 1, and none is below a smaller one's. The
-    chance of any false alarm is then at most the level, whatever depends on what.
+    The k-th smallest of K is multiplied by K - k + 1, and none is below that of a smaller one.
+    If all below a level are rejected, the probability of any false alarm is at most that level,
+    whatever the dependence between the tests.
 
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
     """

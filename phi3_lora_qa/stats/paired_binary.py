@@ -1,9 +1,9 @@
-"""The exact interval for the difference of two paired proportions (right or wrong, item by item).
+"""The exact interval for the difference of two paired proportions (right or wrong answers).
 
-Tango's score statistic orders the outcomes; the error rate is not taken from the normal curve but
-computed from the trinomial distribution and maximised over the one unknown that remains. So the
-promised level holds at every n, which Tango's own interval does not: at a margin of 0.10 and 15
-items it passes a model that stands exactly at the margin in 7.7 % of cases instead of 5 %.
+Tango's score statistic orders the outcomes. The error rate is not taken from the normal
+approximation, but computed from the trinomial distribution and maximised over the one remaining
+nuisance parameter. So the level is correct at every n. Tango's own interval is not exact: with 15
+items it passes a model exactly at a margin of 0.10 in 7.7 % of cases instead of 5 %.
 """
 
 import math
@@ -20,13 +20,13 @@ _NEGLIGIBLE = 1e-14
 
 
 def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
-    """Return Tango's score statistic for "the true difference is ``difference``".
+    """Return Tango's score statistic for the hypothesis that the difference is ``difference``.
 
     Args:
         gained: Items wrong before and right after.
         lost: Items right before and wrong after.
-        n: All items, the concordant ones included.
-        difference: The hypothesis, share right after minus share right before, in (-1, 1).
+        n: All items, including the concordant ones.
+        difference: Share right after minus share right before, in (-1, 1).
 
     Source: T. Tango, Statistics in Medicine 17 (1998) 891-908, equations 16 to 20.
     """
@@ -37,10 +37,16 @@ def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
 
 @lru_cache(maxsize=4096)
 def exact_interval(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
-    """Return the bounds of the difference in the share of right answers, each one-sided exact.
+    """Return exact one-sided bounds for the difference in the share of right answers.
 
-    Both one-sided tests run at ``(1 - confidence) / 2``; the interval is what they cannot reject.
-    With n = 0 it is (-1, 1).
+    Each one-sided test has the level ``(1 - confidence) / 2``; the interval contains all
+    differences that neither test rejects. With n = 0 it is (-1, 1).
+
+    Args:
+        gained: Items wrong before and right after.
+        lost: Items right before and wrong after.
+        n: All items, including the concordant ones.
+        confidence: Confidence of the two bounds together.
 
     Source: unconditional exact tests with Tango's statistic: Hsueh, Liu and Chen, Biometrics 57
     (2001) 478-483; Sidik, Statistics in Medicine 22 (2003) 265-278. Inversion of two one-sided
@@ -65,10 +71,10 @@ def _lower(gained: int, lost: int, n: int, level: float) -> float:
 
 
 def _p_value(gained: int, lost: int, n: int, difference: float) -> float:
-    """Return the largest P(score at least the one seen), whatever the share of discordant items.
+    """Return P(score at least the observed one), maximised over the share of discordant items.
 
-    The score rises with the gains and falls with the losses (Barnard convexity), so that for each
-    number of losses a smallest number of gains belongs to the tail: one binomial tail each.
+    The score rises with the gains and falls with the losses (Barnard convexity). So for each number
+    of losses the tail starts at a smallest number of gains, and is one binomial tail.
     """
     import numpy as np
     from scipy import special
@@ -83,7 +89,7 @@ def _p_value(gained: int, lost: int, n: int, difference: float) -> float:
     )
     given = np.clip(p_gained / np.maximum(1.0 - p_lost, 1e-300), 0.0, 1.0)
     tail = np.zeros_like(p_losses) + (fewest == 0)
-    # The tail is costly, and most numbers of losses are all but impossible.
+    # The tail is expensive to compute, and most numbers of losses have negligible probability.
     row, losing = np.nonzero((p_losses > _NEGLIGIBLE) & (fewest > 0) & (fewest <= n - losses))
     tail[row, losing] = special.bdtrc(fewest[losing] - 1.0, (n - losses)[losing], given[row, 0])
     return float((p_losses * tail).sum(axis=1).max())
@@ -92,11 +98,11 @@ def _p_value(gained: int, lost: int, n: int, difference: float) -> float:
 def _fewest_gains(
     losses: "NDArray[np.int64]", n: int, difference: float, score: float
 ) -> "NDArray[np.int64]":
-    """Return, for each number of losses, the fewest gains that score so high; n + 1 - l if none."""
+    """Return the fewest gains with at least this score, by losses l; n + 1 - l if none."""
     import numpy as np
 
     low, high = np.zeros_like(losses), n - losses + 1
-    # The seen outcome must lie in its own tail in spite of rounding.
+    # The tolerance keeps the observed outcome in its own tail despite rounding.
     bar = score - 1e-9 * max(1.0, abs(score)) if math.isfinite(score) else score
     while (low < high).any():
         middle = (low + high) // 2
@@ -110,7 +116,7 @@ def _fewest_gains(
 def _scores(
     gained: "NDArray[np.int64]", lost: "NDArray[np.int64]", n: int, difference: float
 ) -> "NDArray[np.float64]":
-    """Vectorised ``tango_score``; where the variance is zero, the sign of the deviation decides."""
+    """Vectorised ``tango_score``; infinite, with the deviation's sign, if the variance is zero."""
     import numpy as np
 
     a = 2.0 * n

@@ -1,8 +1,8 @@
-"""Bounds for the mean of a score without limits, such as a loss: three intervals, the widest kept.
+"""Bounds for the mean of an unbounded score, such as a loss: the widest of three intervals.
 
-No interval for an unbounded mean holds its level everywhere. BCa is too narrow below some fifty
-items, Student's t under skewness, the bootstrap-t under heavy tails: where one errs, another is
-wider. A gate may err on the side of "more items, please", so the widest bound decides.
+No interval for an unbounded mean has the right level everywhere. BCa is too narrow below about
+fifty items, Student's t under skewness, and the bootstrap-t under heavy tails; where one is too
+narrow, another is wider. A gate may ask for more items than needed, so the widest bounds are used.
 """
 
 import math
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from phi3_lora_qa.stats.clusters import Numbers
 
 MIN_ITEMS = 10
-"""Below this, simulation found every interval here too narrow under skewness: no bounds at all."""
+"""With fewer items the bounds are infinite: in simulations all intervals here were too narrow."""
 
 MIN_EQUAL_ITEMS = 29
 """If all differences are equal: the fewest items that show, at 95 %, that at least nine in ten of
-all items behave so (0.9^29 < 0.05)."""
+all items have that difference (0.9^29 < 0.05)."""
 
 _ROUNDING = 1e-12
 _RESAMPLES = 5_000
@@ -30,14 +30,18 @@ def unbounded_interval(
 ) -> tuple[float, float]:
     """Return one-sided bounds for the mean over items, each at ``(1 + confidence) / 2``.
 
-    Infinite below ``MIN_ITEMS`` items, and for equal values below ``MIN_EQUAL_ITEMS``: a spread of
-    zero in a few items says nothing about the next. Of clusters, as many are asked for.
+    They are infinite below ``MIN_ITEMS`` items, and for equal values below ``MIN_EQUAL_ITEMS``,
+    since no spread in a few items does not show that there is none. The same numbers apply to
+    clusters.
 
     Args:
         sums: Each item's value, or each cluster's sum, float64, shape (n,).
-        confidence: Of the two bounds together.
-        seed: Of the resampling, which draws whole clusters.
-        sizes: Each cluster's number of items; None where every item stands for itself.
+        confidence: Confidence of the two bounds together.
+        seed: Seed of the resampling, which draws whole clusters.
+        sizes: Each cluster's number of items; None if there are no clusters.
+
+    Returns:
+        The lower and the upper bound.
 
     Sources: BCa: Efron, JASA 82 (1987) 171-185, through ``scipy.stats.bootstrap``. Bootstrap-t:
     Hall, Annals of Statistics 16 (1988) 927-953; of clusters: A. Cameron, J. Gelbach, D. Miller,
@@ -47,7 +51,7 @@ def unbounded_interval(
 
     sizes = np.ones_like(sums) if sizes is None else sizes
     n, values = sums.size, sums / sizes
-    # What differs by rounding only is equal; resampling it would divide by nothing.
+    # Values that differ only by rounding are equal; resampling them would divide by zero.
     equal = n > 0 and bool(np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())))
     if n < (MIN_EQUAL_ITEMS if equal else MIN_ITEMS):
         return -math.inf, math.inf
@@ -98,7 +102,7 @@ def _bca(sums: "Numbers", sizes: "Numbers", confidence: float, seed: int) -> tup
     from scipy import stats
 
     with warnings.catch_warnings():
-        # Degenerate data ends in NaN bounds, which are dropped below in favour of the wider two.
+        # Degenerate data has NaN bounds, which are replaced by the mean, so the other two decide.
         warnings.simplefilter("ignore")
         uneven = bool(np.ptp(sizes))
         found = stats.bootstrap(

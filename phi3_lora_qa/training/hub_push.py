@@ -9,11 +9,10 @@ from phi3_lora_qa.training.training_config import HubTable
 def push_adapter(folder: Path, hub: HubTable) -> str:
     """Upload an adapter folder, and return the address of the repository.
 
-    The access token is the one that ``hf auth login`` or HF_TOKEN gave; a config file is no place
-    for a secret.
+    The access token comes from ``hf auth login`` or HF_TOKEN; secrets do not belong in a config.
 
     Raises:
-        InputError: The hub cannot be reached or refuses; the adapter stays where it is.
+        InputError: The hub is unreachable or refuses the upload; the local adapter is kept.
     """
     from huggingface_hub import HfApi
 
@@ -22,7 +21,7 @@ def push_adapter(folder: Path, hub: HubTable) -> str:
     try:
         address = api.create_repo(hub.repo_id, private=hub.private, exist_ok=True)
         api.upload_folder(repo_id=hub.repo_id, folder_path=folder)
-    except Exception as error:  # whatever the hub's client raises of a network
+    except Exception as error:  # the hub's client passes on many kinds of network errors
         raise InputError(
             f"the adapter is saved in {folder}, but pushing it to {name} failed "
             f"({escape(str(error), 200)}); push it with: hf upload {name} {folder}"

@@ -1,11 +1,11 @@
-"""Which tokens are learned: what the assistant says, and the stop token that ends its turn.
+"""Labels for training: the assistant's turns, each with the stop token that ends it.
 
-TRL masks by ``{% generation %}`` marks, which Phi-3's own template does not have, and which some
-templates close before the stop token. So the spans are found in the rendered text itself: an
-assistant turn begins where the prompt before it ends (with the generation prompt, as when it is
-asked), and ends with its stop token. Padding never has labels, since it is added afterwards and
-masked by place: that Phi-3's pad token is also an end token (https://github.com/mlabonne/llm-course/issues/33)
-cannot hide a stop token from the loss.
+TRL's loss masks need ``{% generation %}`` marks, which Phi-3's own template does not have, and
+which some templates close before the stop token. So the spans are found in the rendered text: an
+assistant turn begins where its prompt ends (with the generation prompt, as in generation) and ends
+with its stop token. Padding is added later and masked by position. That Phi-3's pad token is also
+a stop token (https://github.com/mlabonne/llm-course/issues/33) therefore cannot remove a stop
+token from the loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 IGNORED = -100
-"""The label that the loss passes over."""
+"""The label that the loss ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """A data set of ``input_ids`` and ``labels``, and how many rows were cut at ``max_length``."""
+class LabelledRows:
+    """A data set of ``input_ids`` and ``labels``; ``truncated`` rows were cut at ``max_length``."""
 
     rows: "Dataset"
-    cut: int
+    truncated: int
 
 
 def label_rows(
@@ -36,19 +36,19 @@ def label_rows(
     *,
     assistant_only: bool = True,
     max_length: int | None = None,
-) -> Labelled:
+) -> LabelledRows:
     """Render, tokenise and label conversations.
 
     Args:
-        rows: Column ``messages``.
+        rows: A data set with the column ``messages``.
         tokenizer: A fast tokenizer with a chat template.
         stops: The stop tokens, as text.
-        assistant_only: Learn the assistant's turns; False learns every token.
-        max_length: Cut longer rows here; a row with nothing left to learn is dropped.
+        assistant_only: Label the assistant's turns only; False labels every token.
+        max_length: Cut longer rows at this many tokens; a row without labels left is dropped.
 
     Raises:
-        DataError: The template drops a turn, changes what came before it, or ends no turn with a
-            stop token; or no row has anything to learn.
+        DataError: The template drops a turn, changes earlier turns, or ends a turn without a stop
+            token; or no row has any labels.
     """
     from datasets import Dataset
 
@@ -64,10 +64,11 @@ def label_rows(
     ]
     if not kept:
         raise DataError(
-            f"all {len(encoded)} rows are cut at {size} tokens before the assistant speaks; "
+            f"all {len(encoded)} rows are cut at {size} tokens before the assistant's turn; "
             "raise training.max_length"
         )
-    return Labelled(rows=Dataset.from_list(kept), cut=sum(len(ids) > size for ids, _ in encoded))
+    truncated = sum(len(ids) > size for ids, _ in encoded)
+    return LabelledRows(rows=Dataset.from_list(kept), truncated=truncated)
 
 
 def encode(
@@ -77,12 +78,12 @@ def encode(
     assistant_only: bool,
     where: str,
 ) -> tuple[list[int], list[int]]:
-    """Return the token ids of one conversation, and its labels: the id, or IGNORED.
+    """Return the token ids of one conversation and its labels, each the id or IGNORED.
 
-    What the template writes after the last stop token is left out: no answer ever gets there.
+    Text that the template writes after the last stop token is left out: generation ends before it.
 
     Raises:
-        DataError: See ``label_rows``.
+        DataError: As ``label_rows``; the message begins with ``where``.
     """
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     spans = _assistant_spans(text, messages, tokenizer, stops, where)
@@ -115,9 +116,9 @@ def _assistant_spans(
     stops: Sequence[str],
     where: str,
 ) -> list[tuple[int, int]]:
-    """Return [begin, end) in ``text`` of every assistant turn, its stop token included."""
+    """Return [begin, end) in ``text`` of every assistant turn, including its stop token."""
     spans = []
-    place = 0
+    position = 0
     for number, turn in enumerate(messages):
         content = turn["content"].strip()
         if turn["role"] == "assistant":
@@ -126,32 +127,32 @@ def _assistant_spans(
             )
             if not text.startswith(prompt):
                 raise DataError(
-                    f"{where}: the chat template writes the turns before turn {number + 1} "
-                    "differently once it is answered, so it cannot be learned as it will be asked; "
-                    "use a base whose template keeps them"
+                    f"{where}: the chat template renders the turns before turn {number + 1} "
+                    "differently once it is answered, so training would not see the prompt that "
+                    "generation uses; use a base whose template does not rewrite earlier turns"
                 )
-            place = len(prompt)
-        found = text.find(content, place)
+            position = len(prompt)
+        found = text.find(content, position)
         if found < 0:
             raise DataError(
-                f"{where}: the chat template of the base drops turn {number + 1}, from the "
-                f"{escape(turn['role'], 20)}; leave that turn out, or fold it into the user's"
+                f"{where}: the chat template of the base drops turn {number + 1}, of the role "
+                f"{escape(turn['role'], 20)}; remove that turn, or merge it into the user's turn"
             )
-        begin, place = place, found + len(content)
+        begin, position = position, found + len(content)
         if turn["role"] == "assistant":
-            place = _after_stop(text, place, stops, where, number)
-            spans.append((begin, place))  # from the prompt's end: leading blanks are the answer's
+            position = _after_stop(text, position, stops, where, number)
+            spans.append((begin, position))  # leading spaces after the prompt are the answer's
     return spans
 
 
-def _after_stop(text: str, place: int, stops: Sequence[str], where: str, number: int) -> int:
-    ends = [(at, at + len(stop)) for stop in stops if (at := text.find(stop, place)) >= 0]
-    # Only blanks may stand between an answer and its stop token; else it is another turn's.
-    ends = [(at, end) for at, end in ends if not text[place:at].strip()]
+def _after_stop(text: str, position: int, stops: Sequence[str], where: str, number: int) -> int:
+    ends = [(at, at + len(stop)) for stop in stops if (at := text.find(stop, position)) >= 0]
+    # A stop token after anything but white space belongs to another turn.
+    ends = [(at, end) for at, end in ends if not text[position:at].strip()]
     if not ends:
         raise DataError(
-            f"{where}: the chat template ends turn {number + 1} with none of the stop tokens "
-            f"{', '.join(stops)}, so the model would not learn to stop; "
-            "mend eos_token_id in the base's generation_config.json"
+            f"{where}: the chat template does not end turn {number + 1} with any of the stop "
+            f"tokens {', '.join(stops)}, so the model would not learn to stop; "
+            "fix eos_token_id in the base's generation_config.json"
         )
     return min(ends)[1]

@@ -1,7 +1,7 @@
-"""The libraries' own names: what [training], [peft] and [quantization] may say, and older names.
+"""Checks of [training], [peft] and [quantization] against the libraries' own config classes.
 
-The source's examples were written for older libraries. A name that only changed is taken over and
-noted; one that means something else today is refused with what to write instead.
+The Phi-3 cookbook's examples were written for older versions of the libraries. A setting that was
+only renamed is accepted with a note; one that must be set elsewhere is rejected with the place.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.training.strict_values import require_known, require_type
+from phi3_lora_qa.strict_values import require_known, require_type
 
 _TRAINING_RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -18,11 +18,9 @@ _TRAINING_RENAMED = {
     "no_cuda": "use_cpu",
     "warmup_ratio": "warmup_steps",
 }
-_TOKENIZER = "the tokenizer and chat template of the base are used, as the gate will; leave it out"
-_MESSAGES = (
-    "rows are conversations under 'messages', rendered with the base's template; leave it out"
-)
-_HUB = "pushing is set in the [hub] table: repo_id, private"
+_TOKENIZER = "the base's own tokenizer and chat template are used, as in the gate; remove it"
+_MESSAGES = "rows are conversations under 'messages', rendered with the base's template; remove it"
+_HUB = "set repo_id and private in the [hub] table"
 _TRAINING_REFUSED = {
     "tokenizer": _TOKENIZER,
     "processing_class": _TOKENIZER,
@@ -32,11 +30,11 @@ _TRAINING_REFUSED = {
     "formatting_func": _MESSAGES,
     "dataset_kwargs": _MESSAGES,
     "completion_only_loss": "rows are whole conversations; use assistant_only_loss",
-    "model_init_kwargs": "the base is set in the [model] table: base, dtype, attn_implementation",
-    "peft_config": "the LoRA settings belong in the [peft] table",
-    "disable_tqdm": "training shows one progress bar of its own; leave it out",
-    "group_by_length": 'today\'s name is train_sampling_strategy = "group_by_length"',
-    "truncation_mode": "a conversation is cut at its end; leave it out",
+    "model_init_kwargs": "set base, dtype and attn_implementation in the [model] table",
+    "peft_config": "put the LoRA settings in the [peft] table",
+    "disable_tqdm": "training shows its own progress bar; remove it",
+    "group_by_length": 'write train_sampling_strategy = "group_by_length"',
+    "truncation_mode": "conversations are always cut at the end; remove it",
 } | dict.fromkeys(
     (
         "push_to_hub",
@@ -49,15 +47,15 @@ _TRAINING_REFUSED = {
     ),
     _HUB,
 )
-_TRAINING_IDLE = {"dataset_text_field": _MESSAGES}
+_TRAINING_WITHOUT_EFFECT = {"dataset_text_field": _MESSAGES}
 
 _PEFT_RENAMED = {"lora_r": "r", "lora_rank": "r", "rank": "r", "alpha": "lora_alpha"}
 _PEFT_REFUSED = {
-    "base_model_name_or_path": "it is set from model.base; leave it out",
-    "revision": "name a folder that holds this revision in model.base",
-    "auto_mapping": "it is set when the adapter is saved; leave it out",
-    "peft_version": "it is set when the adapter is saved; leave it out",
-    "layer_replication": "it changes the base that the adapter is compared with; leave it out",
+    "base_model_name_or_path": "it is set from model.base; remove it",
+    "revision": "set model.base to a folder that contains this revision",
+    "auto_mapping": "it is set when the adapter is saved; remove it",
+    "peft_version": "it is set when the adapter is saved; remove it",
+    "layer_replication": "it changes the base that the adapter is compared with; remove it",
 }
 _LORALIB = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "inference_mode",
@@ -67,7 +65,7 @@ _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva")
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Checked keyword arguments for a library's config class, and what was taken over for whom."""
+    """Checked keyword arguments of a library's config class; ``notes`` are remarks for the user."""
 
     values: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -77,26 +75,26 @@ def training_arguments(raw: Mapping[str, Any]) -> Arguments:
     """Check ``training_config`` against TRL's SFTConfig.
 
     Raises:
-        InputError: A name that SFTConfig does not have (with the nearest one), a value of another
-            type, or a setting that belongs elsewhere.
+        InputError: SFTConfig has no such setting (with the closest name), a value has the wrong
+            type, or a setting belongs elsewhere.
     """
     from trl.trainer.sft_config import SFTConfig
 
     values, notes = _current(raw, _TRAINING_RENAMED, _TRAINING_REFUSED, "[training]")
-    for name, why in _TRAINING_IDLE.items():
+    for name, why in _TRAINING_WITHOUT_EFFECT.items():
         if name in values:
             del values[name]
             notes.append(f"[training] {name} has no effect: {why}")
-    # The documented type is a path; "true" resumes the newest, as Trainer.train() itself takes it.
+    # The documented type is a path; Trainer.train() itself also accepts True, for the newest.
     resume = values.pop("resume_from_checkpoint", None)
     if resume is not None and not isinstance(resume, str | bool):
         raise InputError("[training]: 'resume_from_checkpoint' must be true or a checkpoint folder")
     _check(values, SFTConfig, "[training]")
     if values.get("learning_rate", 0) < 0:
-        raise InputError("[training]: 'learning_rate' is below zero; give a number from zero on")
+        raise InputError("[training]: 'learning_rate' is negative; set it to 0 or more")
     if values.pop("trust_remote_code", False):
         raise InputError(
-            "[training]: code from a model's folder is never run; drop trust_remote_code"
+            "[training]: code from a model folder is never run; remove trust_remote_code"
         )
     if resume:
         values["resume_from_checkpoint"] = resume
@@ -107,8 +105,8 @@ def peft_arguments(raw: Mapping[str, Any]) -> Arguments:
     """Check ``peft_config`` against PEFT's LoraConfig; the default targets are "all-linear".
 
     Raises:
-        InputError: As ``training_arguments``; also an initialisation that rewrites the base, which
-            makes the gate compare the adapter with a base that never was.
+        InputError: As ``training_arguments``; also for an initialisation that changes the base's
+            weights, since the gate would then compare the adapter with a different base.
     """
     from peft import LoraConfig
 
@@ -125,29 +123,29 @@ def peft_arguments(raw: Mapping[str, Any]) -> Arguments:
     start = values.get("init_lora_weights", True)
     if isinstance(start, str) and start.startswith(_REWRITES_BASE):
         raise InputError(
-            f"[peft]: init_lora_weights = '{escape(start, 40)}' rewrites the base's own "
-            'weights, so base and tuned could not be compared; use true or "gaussian"'
+            f"[peft]: init_lora_weights = '{escape(start, 40)}' changes the base's weights, "
+            'so base and tuned model could not be compared; use true or "gaussian"'
         )
     if values.get("target_modules") is None:
         values["target_modules"] = "all-linear"
     return Arguments(values=values, notes=tuple(notes))
 
 
-def require_loralibs(peft: Arguments) -> None:
-    """Refuse settings of LoraConfig that loralib's layers do not know.
+def require_loralib_settings(peft: Arguments) -> None:
+    """Raise if a setting of LoraConfig has no counterpart in loralib's layers.
 
     Raises:
-        InputError: With the setting.
+        InputError: Names the setting.
     """
     for name, value in peft.values.items():
         if name not in _LORALIB and value not in (None, False, [], {}):
             raise InputError(
-                f"[peft]: loralib knows no '{name}', only {', '.join(_LORALIB[:4])}; "
-                'leave it out, or use [engine] name = "peft"'
+                f"[peft]: loralib does not support '{name}', only {', '.join(_LORALIB[:4])}; "
+                'remove it, or use [engine] name = "peft"'
             )
     if peft.values.get("bias", "none") != "none":
         raise InputError(
-            "[peft]: with trained biases a loralib model is no adapter over its base; "
+            "[peft]: loralib would train the base's biases, which an adapter does not contain; "
             'set bias = "none"'
         )
 
@@ -156,7 +154,7 @@ def quantization_arguments(raw: Mapping[str, Any]) -> Arguments:
     """Check the [quantization] table against BitsAndBytesConfig, by the types of its defaults.
 
     Raises:
-        InputError: An unknown name, a value of another type, or neither 4 nor 8 bits asked for.
+        InputError: A name is unknown, a value has the wrong type, or neither 4 nor 8 bits are set.
     """
     from transformers import BitsAndBytesConfig
 
@@ -177,18 +175,20 @@ def quantization_arguments(raw: Mapping[str, Any]) -> Arguments:
 def _current(
     raw: Mapping[str, Any], renamed: Mapping[str, str], refused: Mapping[str, str], where: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Replace older names by today's, with a note; refuse names that belong elsewhere."""
+    """Replace older names with current ones, with a note; reject names that belong elsewhere."""
     values: dict[str, Any] = {}
     notes = []
     for name, value in raw.items():
         if name in refused:
             raise InputError(f"{where}: '{name}' cannot be set here; {refused[name]}")
-        today = renamed.get(name, name)
-        if today in values or (today != name and today in raw):
-            raise InputError(f"{where}: '{name}' is the older name of '{today}'; keep '{today}'")
-        if today != name:
-            notes.append(f"{where} {name} was taken as {today}, its name today")
-        values[today] = value
+        current = renamed.get(name, name)
+        if current in values or (current != name and current in raw):
+            raise InputError(
+                f"{where}: '{name}' is the older name of '{current}'; keep '{current}' only"
+            )
+        if current != name:
+            notes.append(f"{where} {name} was read as {current}, its current name")
+        values[current] = value
     return values, notes
 
 

@@ -1,14 +1,11 @@
-"""The model card, README.md in the adapter folder: what it is, from what, and how well."""
+"""The model card, README.md in the adapter folder: the base, the recipe and the losses."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from phi3_lora_qa.data.training_data import TrainingData
-    from phi3_lora_qa.training.train import Job, TrainResult
-    from phi3_lora_qa.training.training_run import TrainingOutcome
+from phi3_lora_qa.data.training_data import TrainingData
+from phi3_lora_qa.training.job import Job, TrainingOutcome, TrainResult
 
 _CARD = """\
 ---
@@ -34,12 +31,12 @@ A LoRA adapter for `{base}`, trained with phi3-lora-qa.
 | validation loss | {before:.4f} before, {after:.4f} after |
 | training loss (mean) | {train_loss:.4f} |
 
-Losses are in nats per learned token: of the assistant's turns, with the stop tokens that end them,
-unless the recipe says `assistant_only_loss: false`.
+Losses are in nats per learned token. The learned tokens are the assistant's turns with their stop
+tokens, unless the recipe has `assistant_only_loss: false`.
 
 ## Is it good enough?
 
-A lower loss does not say so. Gate the adapter against its base:
+A lower loss does not show that. Gate the adapter against its base:
 
 ```sh
 pytest --phi3-adapter=PATH_OF_THIS_FOLDER
@@ -64,15 +61,15 @@ pytest --phi3-adapter=PATH_OF_THIS_FOLDER
 
 
 def model_card(
-    trained: "TrainingOutcome",
-    result: "TrainResult",
-    job: "Job",
-    data: "TrainingData",
+    outcome: TrainingOutcome,
+    result: TrainResult,
+    job: Job,
+    data: TrainingData,
     versions: Mapping[str, str],
 ) -> str:
-    """Write the card, as Markdown with the hub's metadata at its head."""
+    """Return the card as Markdown, with the hub's metadata as front matter."""
     recipe = {
-        "training": {**job.training.values, "seed": trained.seed},
+        "training": {**job.training.values, "seed": outcome.seed},
         "peft": dict(job.peft.values),
     }
     if job.is_loralib:
@@ -84,18 +81,18 @@ def model_card(
         name=result.adapter.name,
         base=job.base.id,
         base_yaml=json.dumps(job.base.id, ensure_ascii=False),
-        fingerprint=trained.base_fingerprint,
+        fingerprint=outcome.base_fingerprint,
         data_sha256=data.sha256,
         train_rows=len(data.train),
         validation_rows=len(data.validation),
-        parameters=trained.trainable_parameters,
-        steps=trained.steps,
+        parameters=outcome.trainable_parameters,
+        steps=outcome.steps,
         seconds=result.seconds,
-        before=trained.loss_before,
-        after=trained.loss_after,
-        train_loss=trained.train_loss,
+        before=outcome.loss_before,
+        after=outcome.loss_after,
+        train_loss=outcome.train_loss,
         recipe=json.dumps(recipe, indent=2, sort_keys=True, default=str, ensure_ascii=False),
         notes=f"\n{notes}" if notes else "",
-        losses="\n".join(f"| {e.step} | {e.kind} | {e.loss:.4f} |" for e in trained.log),
+        losses="\n".join(f"| {e.step} | {e.kind} | {e.loss:.4f} |" for e in outcome.log),
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )

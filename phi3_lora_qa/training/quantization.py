@@ -1,4 +1,4 @@
-"""QLoRA: the base in 4 or 8 bits, with bitsandbytes, which is an optional package."""
+"""QLoRA: the base in 4 or 8 bits, through the optional package bitsandbytes."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,24 +13,23 @@ if TYPE_CHECKING:
 PIP_COMMAND = 'pip install "phi3-lora-qa[qlora]"'
 
 
-def require_bitsandbytes(wanted_by: str) -> None:
+def require_bitsandbytes(setting: str) -> None:
     """Raise unless bitsandbytes is installed.
 
     Raises:
-        MissingDependencyError: With the pip command that brings it.
+        MissingDependencyError: Names the setting and the pip command.
     """
     if find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
-            f"{wanted_by} needs the package bitsandbytes, which is not installed; "
-            f"run: {PIP_COMMAND}"
+            f"{setting} needs the package bitsandbytes, which is not installed; run: {PIP_COMMAND}"
         )
 
 
 def quantization_config(values: Mapping[str, Any]) -> "BitsAndBytesConfig":
-    """Build the library's config from checked values.
+    """Return the library's config for checked values.
 
     Raises:
-        InputError: A value that the library refuses, such as an unknown dtype.
+        InputError: The library rejects a value, such as an unknown dtype.
         MissingDependencyError: bitsandbytes is not installed.
     """
     require_bitsandbytes("[quantization]")
@@ -39,19 +38,19 @@ def quantization_config(values: Mapping[str, Any]) -> "BitsAndBytesConfig":
     try:
         return BitsAndBytesConfig(**values)
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"[quantization]: {error}; mend that value") from error
+        raise InputError(f"[quantization]: {error}; fix that value") from error
 
 
 def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "Phi3ForCausalLM":
-    """Load a base quantized, and made ready for training.
+    """Return the quantized base, prepared for training.
 
     Args:
-        base: The base that was found.
-        config: How many bits, and which.
-        dtype: Of what stays unquantized.
+        base: The base to load.
+        config: The quantization.
+        dtype: Dtype of the parts that stay unquantized.
 
     Raises:
-        BaseModelError: The base cannot be quantized here.
+        BaseModelError: The base cannot be quantized on this machine.
     """
     import torch
     from peft import prepare_model_for_kbit_training
@@ -68,9 +67,9 @@ def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise BaseModelError(
             f"the base {base.id} cannot be quantized: {escape(str(error), 300)}; "
-            "drop the [quantization] table to train it as it is"
+            "remove the [quantization] table to train without quantization"
         ) from error
-    # Checkpointing is the trainer's to switch on, by its own setting.
+    # The trainer turns gradient checkpointing on by its own setting.
     prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model
 

@@ -1,4 +1,4 @@
-"""TRL's trainer, made quiet and local; it loads torch at import, so import it inside functions."""
+"""TRL's trainer without telemetry and hub access. Imports torch: import it inside functions."""
 
 import copy
 from collections.abc import Mapping
@@ -25,26 +25,26 @@ from phi3_lora_qa.loralib_interop import (
     to_peft,
 )
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.training.training_progress import LogEntry, Progress
+from phi3_lora_qa.training.training_progress import LogEntry, TrainingCallbacks
 
 LORALIB_WEIGHTS = "loralib.safetensors"
 
 
 class LocalTrainer(SFTTrainer):
-    """SFTTrainer without its telemetry, and with checkpoints that hold the adapter alone."""
+    """SFTTrainer without telemetry, whose checkpoints contain only the adapter."""
 
     base_id = ""
 
     def _send_telemetry(self) -> None:
-        """Send nothing: training is nobody else's business."""
+        """Send nothing."""
 
     def create_model_card(self, *arguments: object, **named: object) -> None:
-        """Write no card into checkpoints; the finished adapter gets one of ours."""
+        """Write no card into checkpoints; the finished adapter gets our own."""
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter, as PEFT does."""
-        # Never with the base's embeddings: an adapter must not be able to change its base. PEFT's
-        # default would ask the hub whether the vocabulary has grown.
+        """Write the adapter in PEFT's format."""
+        # Without the base's embeddings, since an adapter must not change its base. PEFT's default
+        # would query the hub for the size of the base's vocabulary.
         cast("PeftModel", self.model).save_pretrained(str(folder), save_embedding_layers=False)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -55,10 +55,10 @@ class LocalTrainer(SFTTrainer):
 
 
 class LoralibTrainer(LocalTrainer):
-    """The same over loralib's layers: its checkpoint, and the PEFT adapter that it converts to."""
+    """LocalTrainer for loralib's layers; saves loralib's checkpoint and the converted adapter."""
 
     def save_adapter(self, folder: Path) -> None:
-        """Write loralib's factors with their description, and what PEFT would have written."""
+        """Write loralib's factors with their description, and the same adapter in PEFT's format."""
         model = cast("nn.Module", self.model)
         save_model(folder / LORALIB_WEIGHTS, model)
         checkpoint = read_checkpoint(folder / LORALIB_WEIGHTS)
@@ -74,20 +74,20 @@ class LoralibTrainer(LocalTrainer):
 
 
 class Watcher(TrainerCallback):
-    """Turns the trainer's logs into LogEntries, and stops at the first loss that is no number."""
+    """Turns the trainer's logs into LogEntries and stops at the first loss that is not finite."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, callbacks: TrainingCallbacks) -> None:
         self.entries: list[LogEntry] = []
-        self._progress = progress
+        self._callbacks = callbacks
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        """Tell how far training is."""
-        self._progress.step(state.global_step, state.max_steps)
+        """Report the number of steps done."""
+        self._callbacks.on_progress("training", state.global_step, state.max_steps)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
     ) -> None:
-        """Record a loss; the summary at the end of training carries none."""
+        """Record a loss; the summary at the end of training has none."""
         values = logs or {}
         for kind, key in (("train", "loss"), ("eval", "eval_loss")):
             if key in values:
@@ -107,10 +107,10 @@ class Watcher(TrainerCallback):
                 'no adapter is saved; lower training.learning_rate or set model.dtype = "float32"'
             )
         self.entries.append(entry)
-        self._progress.entry(entry)
+        self._callbacks.on_log(entry)
 
 
-def build_trainer(  # noqa: PLR0913 - what a trainer is built from
+def build_trainer(  # noqa: PLR0913 - the parts of a trainer
     *,
     base: LoadedBase,
     training: Mapping[str, Any],
@@ -119,16 +119,16 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     validation_rows: Dataset,
     watcher: Watcher,
 ) -> LocalTrainer:
-    """Build the trainer around labelled rows; the base gets its adapter here.
+    """Return a trainer for labelled rows; this adds the adapter to the base.
 
-    The tokenizer is given as a copy: the trainer may give it a pad token, and what lies beside the
-    adapter in the end must be the base's own.
+    The trainer gets a copy of the tokenizer, since it may set a pad token, and the adapter must be
+    saved with the base's own tokenizer.
     """
     arguments = SFTConfig(**training)
     kind: type[LocalTrainer] = LocalTrainer
     peft_config: LoraConfig | None = None
     _require_hooks()
-    # A is drawn before the trainer sets the seed: below for loralib, and by TRL 1.7 for PEFT.
+    # A is initialised before the trainer sets the seed: below for loralib, by TRL 1.7 for PEFT.
     set_seed(arguments.seed)
     if isinstance(adapter, LoralibConfig):
         adapt(base.model, adapter)
@@ -149,21 +149,21 @@ def build_trainer(  # noqa: PLR0913 - what a trainer is built from
     trainer.add_callback(watcher)
     trainer.base_id = base.ref.id
     if peft_config is not None:
-        _settle(trainer, base.ref.id)
+        _make_config_reproducible(trainer, base.ref.id)
     return trainer
 
 
 def _require_hooks() -> None:
-    """What is overridden above must be what the trainer calls."""
+    """Check that SFTTrainer still has the private methods that are overridden above."""
     for name in ("_send_telemetry", "_save", "_load_from_checkpoint", "_load_best_model"):
         part_of("trl", "trl.trainer.sft_trainer", f"SFTTrainer.{name}")
 
 
-def _settle(trainer: LocalTrainer, base_id: str) -> None:
-    """Let PEFT's config say the same on every machine.
+def _make_config_reproducible(trainer: LocalTrainer, base_id: str) -> None:
+    """Make PEFT's config the same on every machine and in every run.
 
-    PEFT writes the path that was loaded from; the id is what another machine can resolve. It also
-    writes a set, in an order that changes from run to run.
+    PEFT writes the path that the base was loaded from, which means nothing on another machine, and
+    a set of target modules, whose order changes from run to run.
     """
     config = cast("LoraConfig", cast("PeftModel", trainer.model).peft_config["default"])
     config.base_model_name_or_path = base_id

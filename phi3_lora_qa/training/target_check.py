@@ -1,8 +1,9 @@
-"""Target modules against the base: a name that matches nothing trains nothing, and says nothing.
+"""Check target modules against the base: a name that matches no layer is an error.
 
-Phi-3 fuses q, k and v into ``qkv_proj``, and gate and up into ``gate_up_proj``. The lists that the
-source's notebooks carry name the split layers of Llama; PEFT skips what it does not find, and a
-third of the parameters is trained without a word (https://github.com/microsoft/PhiCookBook/issues/185,
+Phi-3 fuses q, k and v into ``qkv_proj``, and gate and up into ``gate_up_proj``. The Phi-3
+cookbook's notebooks list the split layers of Llama. PEFT silently skips names that it does not
+find, and so trains a third of the intended parameters
+(https://github.com/microsoft/PhiCookBook/issues/185,
 https://github.com/huggingface/peft/issues/1959).
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.training.strict_values import nearest
+from phi3_lora_qa.strict_values import suggest
 
 FUSED = {
     "q_proj": "qkv_proj",
@@ -20,7 +21,7 @@ FUSED = {
     "gate_proj": "gate_up_proj",
     "up_proj": "gate_up_proj",
 }
-"""The split names that other architectures use, and the fused layer that holds each in Phi-3."""
+"""The split layers of other architectures, and the fused layer of Phi-3 that contains each."""
 
 _PHI3_LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 
@@ -33,7 +34,7 @@ def phi3_modules(config: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def linear_names(model: Any) -> list[str]:
-    """Return the full names of the linear layers of a plain model, without the output head."""
+    """Return the full names of a model's linear layers, without the output head."""
     from torch.nn import Linear
 
     head = model.get_output_embeddings()
@@ -45,26 +46,26 @@ def linear_names(model: Any) -> list[str]:
 
 
 def check_targets(targets: str | Sequence[str], modules: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules that the targets match, or say which names match none.
+    """Return the modules that the targets match.
 
     Args:
-        targets: PEFT's target_modules: "all-linear", a regular expression, or names, each of which
-            matches a module of that full name or one that ends with it after a dot.
+        targets: PEFT's target_modules: "all-linear", a regular expression, or names. A name
+            matches a module whose full name is it, or ends with it after a dot.
         modules: Full names of the linear layers of the base, without lm_head.
 
     Raises:
-        InputError: A name that no layer has, or a pattern that matches none, with the right names.
+        InputError: A name or a pattern matches no layer; the message has the right names.
     """
     if targets == "all-linear":
         return tuple(modules)
     if isinstance(targets, str):
         return _check_pattern(targets, modules)
     if not targets:
-        raise InputError(f"target_modules is empty; {_right(modules)}")
+        raise InputError(f"target_modules is empty; {_valid_targets(modules)}")
     missed = [name for name in targets if not _matches(name, modules)]
     if missed:
-        raise InputError(_complaint(missed, targets, modules))
-    return tuple(module for module in modules if any(_ends(module, name) for name in targets))
+        raise InputError(_unmatched(missed, targets, modules))
+    return tuple(module for module in modules if any(_is_named(module, name) for name in targets))
 
 
 def _check_pattern(pattern: str, modules: Sequence[str]) -> tuple[str, ...]:
@@ -72,43 +73,43 @@ def _check_pattern(pattern: str, modules: Sequence[str]) -> tuple[str, ...]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(
-            f"target_modules '{escape(pattern, 80)}' is no regular expression ({error}); "
-            f"{_right(modules)}"
+            f"target_modules '{escape(pattern, 80)}' is not a valid regular expression ({error}); "
+            f"{_valid_targets(modules)}"
         ) from error
     found = tuple(module for module in modules if compiled.fullmatch(module))
     if not found:
         raise InputError(
             f"target_modules '{escape(pattern, 80)}' matches no layer of the base; "
-            f"{_right(modules)}"
+            f"{_valid_targets(modules)}"
         )
-    # A pattern over split names can still match o_proj and down_proj, and so hide what it misses.
+    # A pattern with split names may still match o_proj and down_proj, which hides the rest.
     split = [
         name
         for name in FUSED
         if re.search(rf"(?<![A-Za-z0-9_]){name}\b", pattern) and not _matches(name, modules)
     ]
     if split:
-        raise InputError(_complaint(split, split, modules))
+        raise InputError(_unmatched(split, split, modules))
     return found
 
 
-def _complaint(missed: Sequence[str], targets: Sequence[str], modules: Sequence[str]) -> str:
+def _unmatched(missed: Sequence[str], targets: Sequence[str], modules: Sequence[str]) -> str:
     names = ", ".join(escape(str(name), 60) for name in missed)
     text = f"target_modules: no linear layer of the base is called {names}"
-    ours = _last_parts(modules)
-    fused = {name: FUSED[name] for name in missed if FUSED.get(name) in ours}
+    existing = _last_parts(modules)
+    fused = {name: FUSED[name] for name in missed if FUSED.get(name) in existing}
     if fused:
-        mended = [FUSED.get(name, name) if name in missed else name for name in targets]
-        wanted = [name for name in dict.fromkeys(mended) if _matches(name, modules)]
-        held = ", ".join(f"{old} in {new}" for old, new in fused.items())
-        return f"{text}; Phi-3 holds {held}: use target_modules = {_toml(wanted)}"
+        corrected = [FUSED.get(name, name) if name in missed else name for name in targets]
+        valid = [name for name in dict.fromkeys(corrected) if _matches(name, modules)]
+        where = ", ".join(f"{old} in {new}" for old, new in fused.items())
+        return f"{text}; Phi-3 has {where}: use target_modules = {_toml(valid)}"
     if len(missed) == 1:
-        return f"{text}; {nearest(missed[0], ours)}"
-    return f"{text}; {_right(modules)}"
+        return f"{text}; {suggest(missed[0], existing)}"
+    return f"{text}; {_valid_targets(modules)}"
 
 
-def _right(modules: Sequence[str]) -> str:
-    return f'use "all-linear", or names of {_toml(_last_parts(modules))}'
+def _valid_targets(modules: Sequence[str]) -> str:
+    return f'use "all-linear", or names from {_toml(_last_parts(modules))}'
 
 
 def _last_parts(modules: Sequence[str]) -> list[str]:
@@ -116,10 +117,10 @@ def _last_parts(modules: Sequence[str]) -> list[str]:
 
 
 def _matches(name: str, modules: Sequence[str]) -> bool:
-    return any(_ends(module, name) for module in modules)
+    return any(_is_named(module, name) for module in modules)
 
 
-def _ends(module: str, name: str) -> bool:
+def _is_named(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 

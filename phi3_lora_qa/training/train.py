@@ -1,78 +1,27 @@
-"""Fine-tune: a base and conversations in, a finished adapter folder out."""
+"""Fine-tune a base model on conversations and write an adapter folder: check, run, save, push."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phi3_lora_qa.data.training_data import TrainingData, load_training_data
-from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.quiet import quiet
-from phi3_lora_qa.models.registry import BaseRef, read_base_config, resolve_base
+from phi3_lora_qa.training.check_job import check_job
 from phi3_lora_qa.training.hub_push import push_adapter
-from phi3_lora_qa.training.library_arguments import (
-    Arguments,
-    peft_arguments,
-    quantization_arguments,
-    require_loralibs,
-    training_arguments,
-)
-from phi3_lora_qa.training.quantization import require_bitsandbytes
-from phi3_lora_qa.training.target_check import check_targets, phi3_modules
+from phi3_lora_qa.training.job import Job, TrainingOutcome, TrainResult
 from phi3_lora_qa.training.training_config import TrainConfig, config_from_tables
-from phi3_lora_qa.training.training_output import find_checkpoints, staged_output
-from phi3_lora_qa.training.training_progress import LogEntry, Progress, Silent, progress_bar
-
-if TYPE_CHECKING:
-    from phi3_lora_qa.training.training_run import TrainingOutcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What training left behind.
-
-    Losses are in nats per learned token, on the validation rows before and after; ``notes`` says
-    what was taken over from older names, cut or left out; ``pushed`` is the hub's address or "".
-    """
-
-    adapter: Path
-    checkpoints: tuple[Path, ...]
-    base: str
-    loss_before: float
-    loss_after: float
-    train_loss: float
-    steps: int
-    trainable_parameters: int
-    seconds: float
-    log: tuple[LogEntry, ...]
-    notes: tuple[str, ...]
-    pushed: str = ""
+from phi3_lora_qa.training.training_output import (
+    TrainingFolders,
+    find_checkpoints,
+    training_folders,
+)
+from phi3_lora_qa.training.training_progress import TrainingCallbacks, progress_bar
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One run, with everything checked that can be checked without a model."""
-
-    config: TrainConfig
-    base: BaseRef
-    training: Arguments
-    peft: Arguments
-    quantization: Arguments
-
-    @property
-    def is_loralib(self) -> bool:
-        """Whether loralib's layers are trained, and not PEFT's."""
-        return self.config.engine.name == "loralib"
-
-    @property
-    def resume(self) -> str | bool | None:
-        """What the Trainer is told to resume from."""
-        resume: str | bool | None = self.training.values.get("resume_from_checkpoint")
-        return resume
-
-
-def train(  # noqa: PLR0913 - the source's two dictionaries, and what they cannot say
+def train(  # noqa: PLR0913 - the two dictionaries of the Phi-3 cookbook, and what they lack
     model: str | Path,
     data: str | Path,
     training_config: Mapping[str, Any] | None = None,
@@ -89,144 +38,135 @@ def train(  # noqa: PLR0913 - the source's two dictionaries, and what they canno
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> TrainResult:
-    """Fine-tune a base with LoRA and save the adapter.
+    """Fine-tune a base model with LoRA and write the adapter folder.
 
     Args:
-        model: A known base (``tiny``, ``smollm2``, ``microsoft/Phi-3-mini-4k-instruct``, ...) or
-            a folder that holds one.
+        model: A known base, such as ``microsoft/Phi-3-mini-4k-instruct``, or the folder of one.
         data: JSON lines of ``{"messages": [{"role", "content"}, ...]}``.
-        training_config: Keyword arguments of TRL's SFTConfig, by their own names.
-        peft_config: Keyword arguments of PEFT's LoraConfig, by their own names.
-        output_dir: The adapter folder; the training_config's ``output_dir`` where it is None.
+        training_config: Keyword arguments of TRL's SFTConfig.
+        peft_config: Keyword arguments of PEFT's LoraConfig.
+        output_dir: The adapter folder; None uses ``training_config["output_dir"]``.
         validation: Rows to evaluate on; None splits them off ``data``.
-        validation_fraction: Share of the rows that is split off.
-        split_seed: Draws the split.
-        dtype: Of the base: "auto", "float32", "bfloat16" or "float16".
+        validation_fraction: Share of the rows to split off, in (0, 1).
+        split_seed: Seed of that split.
+        dtype: Dtype of the base: "auto", "float32", "bfloat16" or "float16".
         attn_implementation: "sdpa", "eager" or "flash_attention_2".
         quantization_config: Keyword arguments of transformers' BitsAndBytesConfig, for QLoRA.
         engine: The [engine] table, such as ``{"name": "loralib", "masks": {...}}``.
-        overwrite: Replace an adapter that is already there.
-        show_progress: Show a bar and the logged losses on stderr.
+        overwrite: Replace an adapter that already exists.
+        show_progress: Show a progress bar and the logged losses on stderr.
+
+    Returns:
+        The adapter folder, the losses in nats per learned token, and the log.
 
     Raises:
         InputError: A setting, a data row or the base cannot be used; nothing was saved.
         MissingDependencyError: A setting needs a package that is not installed.
+
+    Example:
+        >>> from phi3_lora_qa import train
+        >>> train("tiny", "rows.jsonl", {"max_steps": 10}, {"r": 16})
+        Traceback (most recent call last):
+        phi3_lora_qa.errors.InputError: train() [output]: dir is missing; set it there
     """
     tables: dict[str, Any] = {
         "model": {"base": str(model), "dtype": dtype, "attn_implementation": attn_implementation},
-        "data": {
-            "train": Path(data),
-            "validation": None if validation is None else Path(validation),
-            "validation_fraction": validation_fraction,
-            "seed": split_seed,
-        },
+        "data": _data_table(data, validation, validation_fraction, split_seed),
+        "output": _output_table(output_dir, overwrite),
         "training": dict(training_config or {}),
         "peft": dict(peft_config or {}),
         "quantization": dict(quantization_config or {}),
         "engine": dict(engine or {}),
-        "output": {} if output_dir is None else {"dir": Path(output_dir)},
     }
-    if overwrite:
-        tables["output"]["overwrite"] = True
     config = config_from_tables(tables, "train()")
-    if not show_progress:
-        return train_from_config(config)
-    with progress_bar() as progress:
-        return train_from_config(config, progress)
+    with progress_bar() if show_progress else nullcontext() as callbacks:
+        return train_from_config(config, callbacks)
 
 
-def train_from_config(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
-    """Fine-tune as a config says; see :func:`train`.
+def train_from_config(
+    config: TrainConfig, callbacks: TrainingCallbacks | None = None
+) -> TrainResult:
+    """Fine-tune as a config describes; see :func:`train`.
+
+    Args:
+        config: From :func:`~phi3_lora_qa.training.load_config`.
+        callbacks: Called with the progress and with each logged loss.
+
+    Returns:
+        As :func:`train`.
 
     Raises:
         InputError: As :func:`train`.
         MissingDependencyError: As :func:`train`.
     """
     began = time.monotonic()
-    tell = progress or Silent()
-    tell.phase("reading the data")
+    calls = callbacks or TrainingCallbacks()
+    calls.on_progress("reading the data", 0, 0)
     data = load_training_data(
         config.data.train,
         config.data.validation,
         validation_fraction=config.data.validation_fraction,
         seed=config.data.seed,
     )
-    tell.phase("checking the settings")
+    calls.on_progress("checking the settings", 0, 0)
     job = check_job(config)
-    with staged_output(config.output, job.resume) as places, quiet():
+    with training_folders(config.output, job.resume) as folders, quiet():
         from phi3_lora_qa.training.save_adapter import write_adapter
-        from phi3_lora_qa.training.training_run import run
+        from phi3_lora_qa.training.training_run import run_training
 
-        trained = run(job, data, places, tell)
-        notes = (*job.training.notes, *job.peft.notes, *_data_notes(data, trained))
-        result = TrainResult(
-            adapter=places.adapter,
-            checkpoints=tuple(find_checkpoints(places.checkpoints)),
-            base=job.base.id,
-            loss_before=trained.loss_before,
-            loss_after=trained.loss_after,
-            train_loss=trained.train_loss,
-            steps=trained.steps,
-            trainable_parameters=trained.trainable_parameters,
-            seconds=time.monotonic() - began,
-            log=trained.log,
-            notes=notes,
-        )
-        tell.phase("saving the adapter")
-        write_adapter(places.staging, trained, result, job, data)
+        outcome = run_training(job, data, folders, calls)
+        result = _result(job, data, outcome, folders, time.monotonic() - began)
+        calls.on_progress("saving the adapter", 0, 0)
+        write_adapter(folders.staging, outcome, result, job, data)
     if not config.hub.repo_id:
         return result
-    tell.phase("pushing the adapter")
+    calls.on_progress("pushing the adapter", 0, 0)
     return replace(result, pushed=push_adapter(result.adapter, config.hub))
 
 
-def check_job(config: TrainConfig) -> Job:
-    """Check all that needs no weights: a mistake must not cost the loading of a base.
-
-    Raises:
-        InputError: A setting cannot be used.
-        BaseModelError: The base is not known, or no Phi-3.
-        MissingDependencyError: A setting needs a package that is not installed.
-    """
-    with quiet():
-        training = training_arguments(config.training)
-        peft = peft_arguments(config.peft)
-        quantization = quantization_arguments(config.quantization)
-    if config.quantization:
-        require_bitsandbytes("[quantization]")
-    if config.engine.name == "loralib":
-        _check_loralib(peft, quantization)
-    optimizer = str(training.values.get("optim", ""))
-    if "8bit" in optimizer or "paged" in optimizer or "bnb" in optimizer:
-        require_bitsandbytes(f"[training] optim = '{optimizer}'")
-    base = resolve_base(config.model.base)
-    known = phi3_modules(read_base_config(base))
-    if known:
-        check_targets(peft.values["target_modules"], known)
-    return Job(config=config, base=base, training=training, peft=peft, quantization=quantization)
+def _data_table(
+    train: str | Path, validation: str | Path | None, fraction: float, seed: int
+) -> dict[str, Any]:
+    held_out = None if validation is None else Path(validation)
+    rows = {"train": Path(train), "validation": held_out}
+    return {**rows, "validation_fraction": fraction, "seed": seed}
 
 
-def _check_loralib(peft: Arguments, quantization: Arguments) -> None:
-    from phi3_lora_qa.loralib_interop import require_loralib
-
-    require_loralib()
-    require_loralibs(peft)
-    if quantization.values:
-        raise InputError(
-            "[quantization]: loralib's layers need the base's weights as they are; "
-            'leave the table out, or use [engine] name = "peft"'
-        )
+def _output_table(output_dir: str | Path | None, overwrite: bool) -> dict[str, Any]:
+    output: dict[str, Any] = {} if output_dir is None else {"dir": Path(output_dir)}
+    return output | ({"overwrite": True} if overwrite else {})
 
 
-def _data_notes(data: TrainingData, trained: "TrainingOutcome") -> list[str]:
+def _result(
+    job: Job, data: TrainingData, outcome: TrainingOutcome, folders: TrainingFolders, seconds: float
+) -> TrainResult:
+    return TrainResult(
+        adapter=folders.adapter,
+        checkpoints=tuple(find_checkpoints(folders.checkpoints)),
+        base=job.base.id,
+        loss_before=outcome.loss_before,
+        loss_after=outcome.loss_after,
+        train_loss=outcome.train_loss,
+        steps=outcome.steps,
+        trainable_parameters=outcome.trainable_parameters,
+        seconds=seconds,
+        log=outcome.log,
+        notes=(*job.training.notes, *job.peft.notes, *_data_notes(data, outcome)),
+    )
+
+
+def _data_notes(data: TrainingData, outcome: TrainingOutcome) -> list[str]:
     notes = []
     if data.leaked:
-        notes.append(f"{data.leaked} validation rows were left out: their prompts are trained on")
-    if data.repeated:
-        notes.append(f"{data.repeated} training rows repeat another one word for word")
-    if trained.cut:
         notes.append(
-            f"{trained.cut} rows are longer than max_length and were cut, stop token and all; "
-            "raise training.max_length to learn where they end"
+            f"{data.leaked} validation rows were left out because their prompts are in the "
+            "training rows"
+        )
+    if data.repeated:
+        notes.append(f"{data.repeated} training rows are exact duplicates of earlier rows")
+    if outcome.truncated:
+        notes.append(
+            f"{outcome.truncated} rows are longer than max_length and were cut, including their "
+            "stop token; raise training.max_length to train on their ends"
         )
     return notes

@@ -1,16 +1,16 @@
-"""The training config: a TOML file with the source's two dictionaries as tables, read strictly."""
+"""The training config: a TOML file with a table for each library's settings, read strictly."""
 
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.reading import read_text
-from phi3_lora_qa.training.strict_values import require_known, require_type
+from phi3_lora_qa.strict_values import require_known, require_type
+from phi3_lora_qa.toml_file import read_toml
 
 Table = TypeVar("Table")
 _ENGINES = ("peft", "loralib")
@@ -19,9 +19,9 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
-    """Which base is tuned, and how it is loaded.
+    """The base model and how it is loaded.
 
-    ``dtype`` "auto" is float32 without an accelerator and bfloat16 with one.
+    ``dtype`` "auto" is bfloat16 on an accelerator that supports it, else float32.
     """
 
     base: str
@@ -31,7 +31,7 @@ class ModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """Where the conversations are; ``seed`` draws the validation rows where no file names them."""
+    """The conversations; without a ``validation`` file, ``seed`` draws the validation rows."""
 
     train: Path
     validation: Path | None = None
@@ -41,7 +41,7 @@ class DataTable:
 
 @dataclass(frozen=True, kw_only=True)
 class HubTable:
-    """Where the finished adapter is pushed; nothing is pushed while ``repo_id`` is empty."""
+    """The hub repository for the finished adapter; an empty ``repo_id`` pushes nothing."""
 
     repo_id: str = ""
     private: bool = True
@@ -50,10 +50,10 @@ class HubTable:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTable:
-    """Whose layers TRL's SFTTrainer trains: "peft" or "loralib".
+    """The library whose layers TRL's SFTTrainer trains: "peft" or "loralib".
 
-    ``masks`` is loralib's: which blocks of a fused layer are trained, such as
-    ``{"qkv_proj": {"q": True, "k": False, "v": True}}``; all where it is not named.
+    ``masks`` is for loralib: the blocks of a fused layer to train, such as
+    ``{"qkv_proj": {"q": True, "k": False, "v": True}}``; all blocks of a layer that it lacks.
     """
 
     name: str = "peft"
@@ -62,7 +62,7 @@ class EngineTable:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputTable:
-    """Where the adapter folder is written; only an adapter folder is ever overwritten."""
+    """The adapter folder; with ``overwrite`` an adapter there is replaced, but nothing else."""
 
     dir: Path
     overwrite: bool = False
@@ -70,10 +70,10 @@ class OutputTable:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything one training run is told.
+    """All settings of one training run.
 
-    ``training``, ``peft`` and ``quantization`` carry the libraries' own names and are checked
-    against the libraries by ``arguments``; all else is checked here.
+    ``training``, ``peft`` and ``quantization`` have the libraries' own names, which
+    ``library_arguments`` checks against the libraries. Everything else is checked here.
     """
 
     model: ModelTable
@@ -93,36 +93,44 @@ class TrainConfig:
         if not 0 < self.data.validation_fraction < 1:
             raise InputError(
                 f"data.validation_fraction is {self.data.validation_fraction}; "
-                "give a share between 0 and 1, or name a data.validation file"
+                "set a share between 0 and 1, or name a data.validation file"
             )
         if self.engine.name not in _ENGINES:
             raise InputError(
-                f"engine.name is '{escape(self.engine.name, 40)}', which cannot train; "
-                f"use one of {', '.join(_ENGINES)}"
+                f"engine.name is '{escape(self.engine.name, 40)}'; use one of {', '.join(_ENGINES)}"
             )
         if self.engine.masks and self.engine.name != "loralib":
             raise InputError(
-                'engine.masks is for loralib\'s MergedLinear; drop it, or use name = "loralib"'
+                'engine.masks is for loralib\'s MergedLinear; remove it, or use name = "loralib"'
             )
 
 
-_MOST_BYTES = 4 << 20
-
-
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a training config and lay ``table.key=value`` overrides over it.
+    r"""Read a training config and apply ``table.key=value`` overrides to it.
 
     Paths in the file are relative to the file; paths in an override to the working directory.
 
+    Args:
+        path: The TOML file.
+        overrides: Applied in order.
+
+    Returns:
+        The checked config.
+
     Raises:
-        InputError: The file cannot be read, or a table, key or value is not one that is known.
+        InputError: The file cannot be read, or a table, key or value is unknown or invalid.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from phi3_lora_qa.training import load_config
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "train.toml")
+        ...     _ = path.write_text("[model]\nbase = 'tiny'\n[data]\ntrain = 'rows.jsonl'\n")
+        ...     load_config(path, ["output.dir=adapter", "peft.r=4"]).peft
+        {'r': 4}
     """
-    try:
-        raw = tomllib.loads(read_text(path, _MOST_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"cannot read the training config {path}: {error}; give a TOML file"
-        ) from error
+    raw = read_toml(path, "the training config")
     _resolve_paths(raw, path.parent)
     for override in overrides:
         change = parse_override(override)
@@ -132,37 +140,37 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def config_from_tables(raw: Mapping[str, Any], where: str) -> TrainConfig:
-    """Build the config from plain tables.
+    """Return the config for plain tables.
 
     Raises:
-        InputError: With ``where``, the key, and the nearest known name.
+        InputError: A table, key or value is unknown or invalid; the message begins with ``where``.
     """
     require_known(raw, [f.name for f in fields(TrainConfig)], where)
     for name, table in raw.items():
         if not isinstance(table, Mapping):
             raise InputError(f"{where}: '{name}' is a value; make it a table: [{name}]")
-    free = {name: dict(raw.get(name, {})) for name in ("training", "peft", "quantization")}
-    output = _output(dict(raw.get("output", {})), free["training"], where)
+    library = {name: dict(raw.get(name, {})) for name in ("training", "peft", "quantization")}
+    output = _output(dict(raw.get("output", {})), library["training"], where)
     return TrainConfig(
         model=_table(ModelTable, raw.get("model", {}), f"{where} [model]"),
         data=_table(DataTable, raw.get("data", {}), f"{where} [data]"),
         output=_table(OutputTable, output, f"{where} [output]"),
         hub=_table(HubTable, raw.get("hub", {}), f"{where} [hub]"),
         engine=_table(EngineTable, raw.get("engine", {}), f"{where} [engine]"),
-        **free,
+        **library,
     )
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """Parse ``table.key=value``: the value is TOML, and a bare word that is no TOML a string.
+    """Parse ``table.key=value``; the value is TOML, or a string if it is a bare word.
 
     Raises:
-        InputError: There is no ``=``, the key has no table, or the value is broken TOML.
+        InputError: There is no ``=``, the key has no table, or the value is invalid TOML.
     """
     key, sign, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not sign or not re.fullmatch(r"[\w-]+(\.[\w-]+)+", key):
-        raise InputError(f"--set '{escape(text, 80)}' is no table.key=value; give all three")
+        raise InputError(f"--set '{escape(text, 80)}' is invalid; write it as table.key=value")
     for candidate in (value, f"'{value}'"):
         try:
             parsed = tomllib.loads(f"value = {candidate}")
@@ -175,7 +183,7 @@ def parse_override(text: str) -> dict[str, Any]:
             for part in reversed(key.split(".")):
                 result = {part: result}
             return dict(result)
-    raise InputError(f"--set '{escape(text, 80)}': the value is no TOML; mend its quotes")
+    raise InputError(f"--set '{escape(text, 80)}': the value is not valid TOML; fix its quotes")
 
 
 def _table(kind: type[Table], raw: Mapping[str, Any], where: str) -> Table:
@@ -186,20 +194,23 @@ def _table(kind: type[Table], raw: Mapping[str, Any], where: str) -> Table:
     try:
         return kind(**raw)
     except TypeError as error:
-        # Types and names were checked: what is left is a required key that is absent.
-        missing = re.findall(r"'(\w+)'", str(error))
-        raise InputError(
-            f"{where}: {', '.join(missing)} is missing; give it there, or with --set"
-        ) from error
+        raise InputError(f"{where}: {_missing(kind, raw)} is missing; set it there") from error
+
+
+def _missing(kind: Any, raw: Mapping[str, Any]) -> str:
+    """Return the required keys that a table lacks."""
+    no_default = (MISSING, MISSING)
+    required = [f.name for f in fields(kind) if (f.default, f.default_factory) == no_default]
+    return ", ".join(name for name in required if name not in raw)
 
 
 def _output(output: dict[str, Any], training: dict[str, Any], where: str) -> dict[str, Any]:
-    """Take the source's own names for where the output goes into the [output] table."""
+    """Move the cookbook's own names for the output folder into the [output] table."""
     for old, new in (("output_dir", "dir"), ("overwrite_output_dir", "overwrite")):
         if old in training:
             if new in output:
                 raise InputError(
-                    f"{where}: both output.{new} and training.{old} are given; keep output.{new}"
+                    f"{where}: both output.{new} and training.{old} are set; keep output.{new}"
                 )
             value = training.pop(old)
             output[new] = Path(value) if isinstance(value, str) else value
@@ -207,7 +218,7 @@ def _output(output: dict[str, Any], training: dict[str, Any], where: str) -> dic
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Turn the strings that are paths into paths below ``folder``; other types are left to fail."""
+    """Make path strings relative to ``folder``; values of other types are rejected later."""
     for table, key in (
         ("data", "train"),
         ("data", "validation"),
@@ -216,22 +227,22 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     ):
         values = raw.get(table)
         if isinstance(values, dict) and isinstance(values.get(key), str):
-            # pathlib's raises for unknown users
+            # pathlib's expanduser raises an error for unknown users
             values[key] = folder / os.path.expanduser(values[key])  # noqa: PTH111
     model = raw.get("model")
-    # A base may be a name or a folder; only what is plainly a relative path is taken for one.
+    # A base may be a name or a folder; only an explicitly relative path is resolved.
     if isinstance(model, dict) and str(model.get("base", "")).startswith(("./", "../")):
         model["base"] = str(folder / model["base"])
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any], text: str) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
+def _merge(old_raw: Mapping[str, Any], change: Mapping[str, Any], text: str) -> dict[str, Any]:
+    merged = dict(old_raw)
+    for key, value in change.items():
         old = merged.get(key)
         if not isinstance(value, dict) or key not in merged:
             merged[key] = value
         elif isinstance(old, Mapping):
             merged[key] = _merge(old, value, text)
         else:
-            raise InputError(f"--set '{escape(text, 80)}': '{key}' is no table; set it as a value")
+            raise InputError(f"--set '{escape(text, 80)}': '{key}' is not a table; set its value")
     return merged

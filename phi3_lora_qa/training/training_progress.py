@@ -1,18 +1,24 @@
-"""What is seen while training: one bar of our own, and a line for every logged loss."""
+"""Progress of training: the callbacks, and a progress bar with a line for each logged loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+
+from phi3_lora_qa.progress import Progress, silent
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogEntry:
     """One line of the training log.
 
-    ``loss`` is in nats per learned token: for ``kind`` "train" the mean since the line before; for
-    "eval" over the validation rows, as transformers' Trainer has it, which is the mean over the
-    tokens of each batch, averaged over the rows. ``learning_rate`` is 0 where it is not known.
+    Attributes:
+        step: Optimizer steps so far.
+        steps: Optimizer steps of the whole run; 0 if unknown.
+        kind: "train" or "eval".
+        loss: Nats per learned token. "train": the mean since the previous entry. "eval": as
+            transformers' Trainer computes it, the mean over the tokens of each batch, averaged
+            over the validation rows.
+        learning_rate: 0 if unknown.
     """
 
     step: int
@@ -22,65 +28,55 @@ class LogEntry:
     learning_rate: float = 0.0
 
 
-class Progress(Protocol):
-    """Who is told how training goes."""
-
-    def phase(self, text: str) -> None:
-        """Something that takes a while begins."""
-
-    def step(self, done: int, total: int) -> None:
-        """So many optimizer steps are done."""
-
-    def entry(self, entry: LogEntry) -> None:
-        """A loss was logged."""
+def _ignore(entry: LogEntry) -> None:
+    """Do nothing."""
 
 
-class Silent:
-    """Tells nobody."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingCallbacks:
+    """Functions that training calls.
 
-    def phase(self, text: str) -> None:
-        """Say nothing."""
+    Attributes:
+        on_progress: Called with the phase, and the optimizer steps done and in total.
+        on_log: Called with each logged loss.
+    """
 
-    def step(self, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def entry(self, entry: LogEntry) -> None:
-        """Say nothing."""
+    on_progress: Progress = silent
+    on_log: Callable[[LogEntry], None] = _ignore
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show a bar on stderr, with the logged losses above it; without a terminal the losses only."""
+def progress_bar() -> Iterator[TrainingCallbacks]:
+    """Show a progress bar on stderr and the logged losses above it; only the losses off a TTY."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+    from rich.progress import Progress as ProgressBar
 
     console = Console(stderr=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with RichProgress(
+    with ProgressBar(
         *columns,
         TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ) as bars:
-        task = bars.add_task("starting", total=None)
+    ) as bar:
+        task = bar.add_task("starting", total=None)
 
-        class CompactRepr:
-            def phase(self, text: str) -> None:
-                bars.update(task, description=text)
+        def on_progress(phase: str, done: int, total: int) -> None:
+            if total:
+                bar.update(task, description=phase, completed=done, total=total)
+            else:
+                bar.update(task, description=phase)
 
-            def step(self, done: int, total: int) -> None:
-                bars.update(task, completed=done, total=total)
+        def on_log(entry: LogEntry) -> None:
+            console.print(log_line(entry), markup=False, soft_wrap=True)
 
-            def entry(self, entry: LogEntry) -> None:
-                console.print(log_line(entry), markup=False, soft_wrap=True)
-
-        yield CompactRepr()
+        yield TrainingCallbacks(on_progress=on_progress, on_log=on_log)
 
 
 def log_line(entry: LogEntry) -> str:
-    """Write one log entry for a reader."""
+    """Return a log entry as text, such as ``step 2/6  train loss 1.2345``."""
     of = f"/{entry.steps}" if entry.steps else ""
     rate = f"  learning rate {entry.learning_rate:.2e}" if entry.learning_rate else ""
     kind = "train" if entry.kind == "train" else "validation"

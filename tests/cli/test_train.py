@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_stdout_says_where_the_adapter_is_and_stderr_has_the_losses_and_no_noise(
+def test_stdout_has_the_adapter_and_stderr_the_losses(
     config: Path,
 ) -> None:
     done = subprocess.run(
@@ -62,19 +62,19 @@ def test_stdout_says_where_the_adapter_is_and_stderr_has_the_losses_and_no_noise
     assert first.startswith("step 0  validation loss ")
     assert second.startswith("step 2/2  train loss ")
     assert third.startswith("step 2/2  validation loss ")
-    assert note.startswith("phi3-lora-qa: note: [training] warmup_ratio was taken as warmup_steps")
+    assert note.startswith("phi3-lora-qa: note: [training] warmup_ratio was read as warmup_steps")
 
 
 @pytest.fixture
-def heeded_ctrl_c() -> Iterator[None]:
-    """Where no terminal is, Ctrl-C may be ignored, and a child inherits that."""
+def handled_ctrl_c() -> Iterator[None]:
+    """Without a terminal Ctrl-C may be ignored, which a child process inherits."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heeded_ctrl_c")
-def test_ctrl_c_leaves_checkpoints_and_no_half_adapter(config: Path) -> None:
+@pytest.mark.usefixtures("handled_ctrl_c")
+def test_ctrl_c_leaves_checkpoints_and_no_partial_adapter(config: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, str(config), "--set=training.max_steps=100000", "--set=training.save_steps=1"],
         stdout=subprocess.PIPE,
@@ -104,12 +104,12 @@ def test_ctrl_c_leaves_checkpoints_and_no_half_adapter(config: Path) -> None:
     [
         (["absent.toml"], "cannot read the training config absent.toml"),
         (["train.toml", "--set", "training.max_stps=3"], "did you mean 'max_steps'?"),
-        (["train.toml", "--set", "max_steps=3"], "is no table.key=value"),
+        (["train.toml", "--set", "max_steps=3"], "is invalid; write it as table.key=value"),
         (["train.toml", "--set", "data.train=absent.jsonl"], "cannot read absent.jsonl"),
         (["train.toml", "--set", "model.base=phi4"], "neither known nor a folder"),
         (["train.toml", "--set", 'peft.target_modules=["q_proj"]'], 'use target_modules = ["qkv_'),
         (["train.toml", "--set", "engine.name=lorax"], "engine.name is 'lorax'"),
-        (["train.toml", "--set", "output.dir=rows.jsonl"], "is a file; name a folder"),
+        (["train.toml", "--set", "output.dir=rows.jsonl"], "is a file; choose a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(

@@ -1,4 +1,4 @@
-"""Checks are read strictly: what is not exactly of its kind is refused, with the mend."""
+"""Checks are read strictly: an invalid check is rejected with the fix."""
 
 import pickle
 from typing import Any
@@ -30,7 +30,7 @@ RAW: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def test_every_kind_is_read_and_written_and_can_be_a_key_and_travel() -> None:
+def test_every_kind_survives_json_and_pickle_and_is_hashable() -> None:
     import json
 
     checks = parse_checks(RAW, "s")
@@ -59,8 +59,8 @@ def test_every_kind_is_read_and_written_and_can_be_a_key_and_travel() -> None:
         ([{"kind": "regexp", "pattern": "a"}], "did you mean 'regex'"),
         ([{"kind": "regex"}], "has no pattern; add it"),
         ([{"kind": "regex", "patern": "a"}], "did you mean 'pattern'"),
-        ([{"kind": "json", "x": 1}], "unknown field 'x'; leave it out"),
-        ([{"kind": "regex", "pattern": 3}], "'pattern' must be text"),
+        ([{"kind": "json", "x": 1}], "unknown field 'x'; remove it"),
+        ([{"kind": "regex", "pattern": 3}], "'pattern' must be a string"),
         ([{"kind": "regex", "pattern": "("}], "write a small one without"),
         ([{"kind": "regex", "pattern": r"(a)\1"}], "write a small one without"),
         ([{"kind": "contains", "text": " "}], "is empty"),
@@ -68,50 +68,10 @@ def test_every_kind_is_read_and_written_and_can_be_a_key_and_travel() -> None:
         ([{"kind": "refusal", "expected": "yes"}], "'expected' must be true or false"),
         ([{"kind": "max_words", "words": True}], "'words' must be a whole number"),
         ([{"kind": "max_words", "words": -1}], "is negative"),
-        ([{"kind": "json_schema", "schema": "{"}], "no JSON Schema"),
-        ([{"kind": "json_schema", "schema": {"type": "text"}}], "no JSON Schema"),
-        ([{"kind": "json_schema", "schema": {"items": {"pattern": "(a|a)*b"}}}], "uses pattern"),
-        (
-            [{"kind": "json_schema", "schema": {"$ref": "http://a.bc/s"}}],
-            "nothing is fetched",
-        ),
-        (
-            [
-                {
-                    "kind": "json_schema",
-                    "schema": {"$schema": "http://json-schema.org/draft-07/schema#"},
-                }
-            ],
-            "leave it out",
-        ),
-        ([{"kind": "json_schema", "schema": {"$ref": "#/$defs/lost"}}], "which is not in it"),
-        (
-            [{"kind": "json_schema", "schema": {"x": {"y": {"$ref": "#nowhere"}}}}],
-            "which is not in it",
-        ),
-        (
-            [{"kind": "json_schema", "schema": {"$defs": {"a": {"$id": "http://a.bc/d"}}}}],
-            "an .id of its own",
-        ),
-        ([{"kind": "json_schema", "schema": {"$ref": "#"}}], "the reference '#', which leads back"),
-        (
-            [
-                {
-                    "kind": "json_schema",
-                    "schema": {
-                        "properties": {"a": {"$ref": "#/$defs/b"}},
-                        "$defs": {
-                            "b": {"allOf": [{"$ref": "#/$defs/c"}]},
-                            "c": {"$ref": "#/$defs/b"},
-                        },
-                    },
-                }
-            ],
-            "leads back to itself",
-        ),
+        ([{"kind": "json_schema", "schema": {"$ref": "#"}}], "check 1 .json_schema.: .schema. has"),
     ],
 )
-def test_what_is_no_check_is_an_error_that_says_how_to_mend_it(raw: object, complaint: str) -> None:
+def test_an_invalid_check_is_rejected_with_the_fix(raw: object, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint) as caught:
         parse_checks(raw, "s.jsonl:3")
     assert str(caught.value).startswith("s.jsonl:3: ")

@@ -12,7 +12,7 @@ import pytest
 
 from phi3_lora_qa.data.answer_checks import Contains, JsonSchema, MaxWords
 from phi3_lora_qa.data.chat_items import Message
-from phi3_lora_qa.data.suite import read_suite, without_copies
+from phi3_lora_qa.data.suite import read_suite, without_duplicates
 from phi3_lora_qa.errors import DataError
 
 ASK = {"role": "user", "content": "Say „ja“, then\nstop."}
@@ -84,7 +84,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_kind_of_file_gives_the_same_items(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_file_has_the_same_items(name: str, tmp_path: Path) -> None:
     items = read_suite([WRITERS[name](tmp_path / name, ROWS)])
     assert [(item.id, item.group, item.reference) for item in items] == [
         ("one", "general", "ja, 是"),
@@ -97,13 +97,13 @@ def test_every_kind_of_file_gives_the_same_items(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_choices_checks_and_clusters_come_from_every_kind_of_file(
+def test_choices_checks_and_clusters_are_read_from_every_kind_of_file(
     name: str, tmp_path: Path
 ) -> None:
     bare, schema = RICH
-    # Arrow has no column of any JSON, so there the schema stands as text.
-    told = [{"kind": "json_schema", "schema": json.dumps(SCHEMA)}]
-    table = [bare, schema | {"checks": told}] if name in ("suite.parquet", "suite") else RICH
+    # An Arrow column cannot contain arbitrary JSON, so there the schema is text.
+    as_text = [{"kind": "json_schema", "schema": json.dumps(SCHEMA)}]
+    table = [bare, schema | {"checks": as_text}] if name in ("suite.parquet", "suite") else RICH
     first, second = read_suite([WRITERS[name](tmp_path / name, table)])
     assert first.choices == ("Oslo", "Rome")
     assert first.checks == (Contains(text="Rome"), MaxWords(words=3))
@@ -114,7 +114,7 @@ def test_choices_checks_and_clusters_come_from_every_kind_of_file(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_foreign_columns_are_read_under_the_names_of_the_fields(name: str, tmp_path: Path) -> None:
+def test_columns_with_other_names_are_renamed_to_fields(name: str, tmp_path: Path) -> None:
     rows = [{"question": "one?", "answer": "1", "group": "maths", "id": "a", "kind": "general"}]
     path = WRITERS[name](tmp_path / name, rows)
     (item,) = read_suite([path], ["prompt=question, reference=answer", "group=kind"])
@@ -133,7 +133,7 @@ def test_foreign_columns_are_read_under_the_names_of_the_fields(name: str, tmp_p
         (["prompt=frage"], "s.jsonl:1: a row must have either"),
     ],
 )
-def test_a_column_that_is_misnamed_is_an_error(
+def test_an_invalid_column_option_is_rejected(
     columns: list[str], complaint: str, tmp_path: Path
 ) -> None:
     path = write_jsonl(tmp_path / "s.jsonl", [ROWS[2]])
@@ -147,14 +147,14 @@ def test_a_number_as_id_becomes_text(tmp_path: Path) -> None:
     assert [item.id for item in items] == ["1", "2"]
 
 
-def test_several_files_are_joined_in_their_order(tmp_path: Path) -> None:
+def test_several_files_are_joined_in_order(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [ROWS[2]]) for name in "ba"]
     assert [item.id for item in read_suite(paths)] == ["b:1", "a:1"]
 
 
-def test_the_same_id_in_two_files_is_an_error_that_names_both_places(tmp_path: Path) -> None:
+def test_an_id_in_two_files_is_reported_with_both_places(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [ROWS[0]]) for name in "ab"]
-    with pytest.raises(DataError, match=r"b\.jsonl:1: the id 'one' was used at .*a\.jsonl:1"):
+    with pytest.raises(DataError, match=r"b\.jsonl:1: the id 'one' is also used at .*a\.jsonl:1"):
         read_suite(paths)
 
 
@@ -167,29 +167,29 @@ def test_the_same_id_in_two_files_is_an_error_that_names_both_places(tmp_path: P
         ({"prompt": "a", "reference": " "}, "'reference' must be a non-empty string"),
         ({"prompt": 3, "reference": "a"}, "'prompt' must be a non-empty string"),
         ({"prompt": "a", "reference": "b", "gruop": "general"}, "did you mean 'group'"),
-        ({"prompt": "half \ud800", "reference": "b"}, "turn 1 holds half a surrogate pair"),
-        ({"prompt": "a", "reference": "b\udc00"}, "turn 2 holds half a surrogate pair"),
-        ({"prompt": "a", "reference": "b", "id": "\ud800"}, "'id' holds half a surrogate pair"),
-        ({"prompt": "a", "reference": "b", "group": "\ud800"}, "'group' holds half"),
-        ({"prompt": "a", "reference": "b", "choices": ["b", "\ud800"]}, "a choice holds half"),
+        ({"prompt": "half \ud800", "reference": "b"}, "turn 1 contains half a surrogate pair"),
+        ({"prompt": "a", "reference": "b\udc00"}, "turn 2 contains half a surrogate pair"),
+        ({"prompt": "a", "reference": "b", "id": "\ud800"}, "'id' contains half a surrogate pair"),
+        ({"prompt": "a", "reference": "b", "group": "\ud800"}, "'group' contains half"),
+        ({"prompt": "a", "reference": "b", "choices": ["b", "\ud800"]}, "a choice contains half"),
         ({"prompt": "a", "reference": "b", "group": "target "}, "without white space around"),
         ({"prompt": "a", "reference": "b", "group": "a\nb"}, "without control characters"),
-        ({"messages": "[{", "reference": "b"}, "no JSON"),
+        ({"messages": "[{", "reference": "b"}, "not JSON"),
         ({"messages": [ASK]}, "last turn"),
         ([1, 2], "must be an object"),
         ({"prompt": "a", "reference": "b", "group": 3}, "'group' must be"),
         ({"prompt": "a", "reference": "b", "cluster": " "}, "'cluster' must be"),
         ({"prompt": "a", "reference": "b", "check": []}, "did you mean 'checks'"),
-        ({"prompt": "a", "reference": "b", "checks": "[{"}, "'checks' is no JSON"),
+        ({"prompt": "a", "reference": "b", "checks": "[{"}, "'checks' is not JSON"),
         ({"prompt": "a", "reference": "b", "checks": [{"kind": "jsn"}]}, "check 1 has the kind"),
-        ({"prompt": "a", "reference": "b", "choices": ["a", "c"]}, "none of the choices"),
+        ({"prompt": "a", "reference": "b", "choices": ["a", "c"]}, "not one of the choices"),
         ({"prompt": "a", "reference": "b", "choices": ["b"]}, "two or more different"),
         ({"prompt": "a", "reference": "b", "choices": ["b", "b"]}, "two or more different"),
         ({"prompt": "a", "reference": "b", "choices": ["b", 3]}, "two or more different"),
         ({"prompt": "a", "reference": "b", "choices": {"A": "b"}}, "two or more different"),
     ],
 )
-def test_a_row_that_is_no_item_is_an_error_with_its_line(
+def test_an_invalid_row_is_reported_with_its_line(
     row: object, complaint: str, tmp_path: Path
 ) -> None:
     path = write_jsonl(tmp_path / "s.jsonl", [ROWS[0], row])
@@ -198,10 +198,10 @@ def test_a_row_that_is_no_item_is_an_error_with_its_line(
     assert "s.jsonl:2: " in str(caught.value)
 
 
-def test_a_field_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+def test_a_repeated_field_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text('{"prompt": "a", "reference": "b", "reference": "c"}')
-    with pytest.raises(DataError, match=r"s\.jsonl:1: .*'reference' is there twice"):
+    with pytest.raises(DataError, match=r"s\.jsonl:1: .*'reference' occurs twice"):
         read_suite([path])
     path = tmp_path / "s.csv"
     path.write_text("prompt,reference,,,reference\na,b,,,c\n")
@@ -211,12 +211,12 @@ def test_a_field_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     assert len(read_suite([path])) == 1
 
 
-def test_columns_that_mean_nothing_here_may_stay(tmp_path: Path) -> None:
+def test_unknown_columns_are_ignored(tmp_path: Path) -> None:
     row = {**ROWS[2], "source": "a book", "difficulty": 3}
     assert len(read_suite([write_jsonl(tmp_path / "s.jsonl", [row])])) == 1
 
 
-def test_an_empty_suite_is_an_error(tmp_path: Path) -> None:
+def test_an_empty_suite_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="suite is empty"):
         read_suite([write_jsonl(tmp_path / "s.jsonl", [])])
     with pytest.raises(DataError, match="no file was named"):
@@ -227,18 +227,18 @@ def test_an_empty_suite_is_an_error(tmp_path: Path) -> None:
     ("name", "content", "complaint"),
     [
         ("a.jsonl", b"\xff\xfe", "UTF-8"),
-        ("a.jsonl", b"{", "no JSON"),
+        ("a.jsonl", b"{", "not JSON"),
         ("a.csv", b"\xff\xfe", "UTF-8"),
         ("a.csv", b'prompt,reference\n"a,b\n', "cannot read .*a.csv in line 2"),
-        ("a.csv", b"prompt,reference\n" + b"a" * 200_000 + b",b\n", "or give JSON lines"),
-        ("a.csv", b"prompt,reference\na,b,c\n", "not as many fields"),
-        ("a.csv", b"prompt,reference\na\n", "not as many fields"),
-        ("a.parquet", b"PAR1 not really", "give a Parquet file"),
-        ("a.xlsx", b"", "no kind of suite"),
+        ("a.csv", b"prompt,reference\n" + b"a" * 200_000 + b",b\n", "or pass JSON lines"),
+        ("a.csv", b"prompt,reference\na,b,c\n", "does not have as many fields"),
+        ("a.csv", b"prompt,reference\na\n", "does not have as many fields"),
+        ("a.parquet", b"PAR1 not really", "pass a Parquet file"),
+        ("a.xlsx", b"", "not a supported kind of suite"),
         ("a", b"", "without a suffix"),
     ],
 )
-def test_an_unreadable_file_is_one_clear_error(
+def test_an_unreadable_file_is_reported(
     name: str, content: bytes, complaint: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -246,19 +246,19 @@ def test_an_unreadable_file_is_one_clear_error(
         read_suite([tmp_path / name])
 
 
-def test_a_hub_id_is_refused_with_the_way_to_save_it() -> None:
+def test_a_hub_id_is_rejected_with_the_way_to_save_the_data_set() -> None:
     with pytest.raises(DataError, match="save_to_disk"):
         read_suite([Path("squad/plain_text")])
     with pytest.raises(DataError, match="there is no suite"):
         read_suite([Path("a" * 5000 + ".jsonl")])
 
 
-def test_a_folder_that_is_no_data_set_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_data_set_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="save_to_disk"):
         read_suite([tmp_path])
 
 
-def test_a_folder_of_several_splits_is_an_error_that_names_them(tmp_path: Path) -> None:
+def test_a_folder_of_several_splits_is_rejected_with_their_names(tmp_path: Path) -> None:
     import datasets
 
     split = datasets.Dataset.from_list([ROWS[2]])
@@ -268,11 +268,11 @@ def test_a_folder_of_several_splits_is_an_error_that_names_them(tmp_path: Path) 
     assert len(read_suite([tmp_path / "d" / "test"])) == 1
 
 
-def test_which_copy_stays_does_not_depend_on_the_order(tmp_path: Path) -> None:
+def test_which_duplicate_is_kept_does_not_depend_on_the_order(tmp_path: Path) -> None:
     copies = [{**ROWS[2], "id": name, "cluster": name} for name in "bca"]
     for rows in (copies, copies[::-1]):
         items = read_suite([write_jsonl(tmp_path / "s.jsonl", [ROWS[0], *rows])])
-        assert [item.id for item in without_copies(items)] == ["one", "a"]
+        assert [item.id for item in without_duplicates(items)] == ["one", "a"]
 
 
 def test_json_lines_load_nothing_heavy(tmp_path: Path) -> None:

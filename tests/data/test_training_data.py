@@ -31,36 +31,34 @@ def questions(side: Any) -> list[str]:
     return [messages[0]["content"] for messages in side["messages"]]
 
 
-def test_the_split_holds_every_row_once_and_the_wanted_share_of_them(many: Path) -> None:
+def test_the_split_has_every_row_once_and_the_given_share(many: Path) -> None:
     data = load_training_data(many, validation_fraction=0.25)
     train, held_out = questions(data.train), questions(data.validation)
     assert len(held_out) == 10
     assert sorted(train + held_out) == sorted(f"question {i}" for i in range(40))
 
 
-def test_the_same_seed_draws_the_same_split_and_another_seed_another(many: Path) -> None:
+def test_the_split_depends_on_the_seed_only(many: Path) -> None:
     first, again, other = (load_training_data(many, seed=seed) for seed in (3, 3, 4))
     assert questions(first.validation) == questions(again.validation)
     assert questions(first.validation) != questions(other.validation)
     assert first.sha256 == again.sha256 != other.sha256
 
 
-def test_however_small_the_share_one_row_validates(tmp_path: Path) -> None:
+def test_at_least_one_row_is_held_out(tmp_path: Path) -> None:
     path = write(tmp_path / "two.jsonl", [row("a"), row("b")])
     data = load_training_data(path, validation_fraction=0.001)
     assert (len(data.train), len(data.validation)) == (1, 1)
 
 
-def test_a_validation_file_is_taken_whole_and_leaves_the_training_rows_whole(
-    many: Path, tmp_path: Path
-) -> None:
+def test_with_a_validation_file_nothing_is_split_off(many: Path, tmp_path: Path) -> None:
     held_out = write(tmp_path / "held.jsonl", [row("new 1"), row("new 2")])
     data = load_training_data(many, held_out)
     assert len(data.train) == 40
     assert questions(data.validation) == ["new 1", "new 2"]
 
 
-def test_a_prompt_that_is_trained_on_does_not_validate_in_whatever_case_and_spacing(
+def test_validation_rows_whose_prompts_are_trained_on_are_left_out(
     many: Path, tmp_path: Path
 ) -> None:
     held_out = write(tmp_path / "held.jsonl", [row("QUESTION  7", "another answer"), row("new")])
@@ -77,14 +75,14 @@ def test_a_split_of_repeated_prompts_stays_disjoint(tmp_path: Path) -> None:
     assert data.leaked
 
 
-def test_training_rows_that_repeat_are_counted_and_kept(tmp_path: Path) -> None:
+def test_repeated_training_rows_are_counted_and_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [row("a"), row("a"), row("b"), row("a")])
     held_out = write(tmp_path / "held.jsonl", [row("new")])
     data = load_training_data(path, held_out)
     assert (len(data.train), data.repeated) == (4, 2)
 
 
-def test_the_hash_names_the_content_and_not_the_place(tmp_path: Path, many: Path) -> None:
+def test_the_hash_depends_on_the_content_and_not_on_the_path(tmp_path: Path, many: Path) -> None:
     def load(path: Path) -> TrainingData:
         return load_training_data(path)
 
@@ -94,7 +92,7 @@ def test_the_hash_names_the_content_and_not_the_place(tmp_path: Path, many: Path
     assert load(copy).sha256 == load(many).sha256 != load(changed).sha256
 
 
-def test_all_turns_of_a_conversation_are_kept_and_other_keys_passed_over(tmp_path: Path) -> None:
+def test_all_turns_of_a_conversation_are_kept_and_other_keys_ignored(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "Be brief.", "name": "s"},
         {"role": "user", "content": "a"},
@@ -114,13 +112,13 @@ def test_all_turns_of_a_conversation_are_kept_and_other_keys_passed_over(tmp_pat
         ('{"messages": []}', "rows.jsonl:2: 'messages' must be a non-empty list"),
         ('{"text": "plain"}', "rows.jsonl:2: 'messages' must be a non-empty list"),
         ("[1]", "rows.jsonl:2: a row must be an object"),
-        ("{", "rows.jsonl:2: no JSON"),
+        ("{", "rows.jsonl:2: not JSON"),
         (json.dumps({"messages": [{"role": "tool", "content": "x"}]}), "rows.jsonl:2: turn 1"),
         (json.dumps(row("a", "")), "rows.jsonl:2: the last turn"),
-        (json.dumps(row("a", "half \ud800")), "rows.jsonl:2: turn 2 holds half a surrogate"),
+        (json.dumps(row("a", "half \ud800")), "rows.jsonl:2: turn 2 contains half a surrogate"),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str, says: str) -> None:
+def test_an_invalid_row_is_reported_with_its_line(tmp_path: Path, line: str, says: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row("a")) + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(DataError) as caught:
@@ -128,8 +126,8 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str, says: st
     assert says in str(caught.value)
 
 
-def test_a_file_that_is_empty_or_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no row"):
+def test_an_empty_or_missing_file_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no rows"):
         load_training_data(write(tmp_path / "empty.jsonl", []))
     with pytest.raises(DataError, match="cannot read"):
         load_training_data(tmp_path / "absent.jsonl")
@@ -140,7 +138,7 @@ def test_one_row_cannot_both_train_and_validate(tmp_path: Path) -> None:
         load_training_data(write(tmp_path / "one.jsonl", [row("a")]))
 
 
-def test_validation_rows_that_are_all_trained_on_are_refused(tmp_path: Path, many: Path) -> None:
+def test_a_validation_set_without_new_prompts_is_rejected(tmp_path: Path, many: Path) -> None:
     held_out = write(tmp_path / "held.jsonl", [row("question 1"), row("question 2")])
-    with pytest.raises(DataError, match="all 2 validation rows"):
+    with pytest.raises(DataError, match="the prompts of all 2 validation rows"):
         load_training_data(many, held_out)

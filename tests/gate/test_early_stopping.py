@@ -56,7 +56,7 @@ def test_a_clear_case_spares_a_third_of_the_items_and_has_the_same_outcome(
     assert f"{spared} were spared" in held.message
     loss = next(m for m in early if (m.group, m.metric) == ("target", "loss"))
     assert loss.n < 150
-    assert "foreseen for all 150 items" in loss.method
+    assert "predicted for all 150 items" in loss.method
     bench.__dict__.pop("tuned_scores")
     bench.__dict__.pop("asked")
     bench.__dict__.pop("rows")

@@ -8,10 +8,10 @@ import pytest
 
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.gate import comparison
-from phi3_lora_qa.metrics import MetricInfo, measured
+from phi3_lora_qa.metrics import MetricInfo, metrics_to_measure
 from phi3_lora_qa.record import ItemRow, Metric, Outcome
 
-USUAL = measured((), ())
+USUAL = metrics_to_measure((), ())
 JUDGED = [info for info in USUAL if not info.relative]
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_foreseen_of_a_metric_of_ones_own_without_a_span(
     """It could be a length, or a reward: no range of scores not yet seen can be assumed."""
     pairs = comparison._Pairs(
         group="target",
-        info=MetricInfo(name="own", span=None, place=place),
+        info=MetricInfo(name="own", span=None, import_path=place),
         against="base",
         ids=[str(n) for n in range(72)],
         before=[2.0] * 72,

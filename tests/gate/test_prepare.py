@@ -86,7 +86,7 @@ def test_a_metric_in_the_adapters_folder_is_refused(
 ) -> None:
     adapter = adapter_copy("adapter")
     (adapter / "Polite.py").write_text("")
-    with pytest.raises(InputError, match=r"the metrics in .* lie in the adapter's own folder"):
+    with pytest.raises(InputError, match=r"the metrics in .* are in the adapter's own folder"):
         targets(tmp_path, adapter, metric=[str(adapter / "Polite.py")])
 
 

@@ -1,3 +1,3 @@
-from tests.tiny_base import ids, model, perturb, tiny
+from tests.tiny_base import ids, model, perturb
 
-__all__ = ["ids", "model", "perturb", "tiny"]
+__all__ = ["ids", "model", "perturb"]

@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from phi3_lora_qa.data.answer_checks import AnswerCheck, Contains, Json, MaxWords, Refusal
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import DataError
-from phi3_lora_qa.metrics import known_metrics, measured, metric_info, metric_names, per_item
-from phi3_lora_qa.metrics.catalogue import TOLD
+from phi3_lora_qa.metrics import (
+    known_metrics,
+    metric_info,
+    metric_names,
+    metrics_to_measure,
+    per_item,
+)
+from phi3_lora_qa.metrics.catalogue import FROM_SCORING
 
 ANSWERS = ["The cat sat.", "dog", "", "\ud800", "日本語"]
 REFERENCES = ["the cat sat", "a dog", "cat", "?", "日本"]
@@ -38,13 +44,13 @@ def test_each_metric_scores_every_pair() -> None:
     assert scores("length_ratio", ANSWERS, REFERENCES) == pytest.approx([1, 1 / 2, 0, 0, 2 / 3])
 
 
-def test_rouge_l_minds_the_order_of_words_and_f1_does_not() -> None:
+def test_rouge_l_depends_on_the_order_of_words_and_f1_does_not() -> None:
     pair = ["sat cat the"], ["the cat sat"]
     assert scores("token_f1", *pair) == [1.0]
     assert scores("rouge_l", *pair) == pytest.approx([1 / 3])
 
 
-def test_without_words_the_exact_match_decides() -> None:
+def test_without_words_the_score_is_the_exact_match() -> None:
     for name in ("exact_match", "token_f1", "rouge_l"):
         assert scores(name, [":)", "", ":)", ""], [":)", ":)", "a", "!"]) == [1.0, 0.0, 0.0, 0.0]
 
@@ -68,20 +74,20 @@ def test_chrf_and_bleu_are_sacrebleus() -> None:
     assert scores("bleu", [answer], [reference]) == [bleu]
 
 
-def test_checks_are_passed_by_an_answer_that_holds_them_all() -> None:
+def test_an_answer_must_pass_all_checks_of_its_item() -> None:
     items = [item("r", Contains(text="rome"), MaxWords(words=3))] * 3
     answers = ["It is Rome.", "It really is Rome.", "It is Oslo."]
     assert per_item(metric_info("checks"), items, answers) == [1.0, 0.0, 0.0]
 
 
-def test_only_the_check_of_refusal_counts_as_refusal() -> None:
+def test_only_refusal_checks_count_for_the_metric_refusal() -> None:
     no, yes = (item("r", Refusal(expected=e), MaxWords(words=0)) for e in (False, True))
     answers = ["Here you are.", "I'm sorry, but I can't help with that."]
     assert per_item(metric_info("refusal"), [no, no], answers) == [1.0, 0.0]
     assert per_item(metric_info("refusal"), [yes, yes], answers) == [0.0, 1.0]
 
 
-def test_a_metric_applies_where_the_item_has_what_it_needs() -> None:
+def test_a_metric_applies_to_items_that_have_what_it_needs() -> None:
     plain, brief, record = item("r"), item("r", MaxWords(words=1)), item("r", Json())
     applying = {
         name: [metric_info(name).applies(i) for i in (plain, brief, record)]
@@ -96,14 +102,14 @@ def test_a_metric_applies_where_the_item_has_what_it_needs() -> None:
     assert per_item(metric_info("json_valid"), [record] * 2, ["[1]", "[1"]) == [1.0, 0.0]
 
 
-def test_what_is_unusual_is_measured_only_when_it_is_asked_for() -> None:
-    usual = {info.name for info in measured((), ())}
-    assert set(known_metrics()) - usual == {"chrf", "bleu", "empty", "length_ratio"}
-    assert {info.name for info in measured((), ["bleu", "loss"])} == usual | {"bleu"}
+def test_metrics_that_are_not_defaults_are_measured_on_request() -> None:
+    defaults = {info.name for info in metrics_to_measure((), ())}
+    assert set(known_metrics()) - defaults == {"chrf", "bleu", "empty", "length_ratio"}
+    assert {info.name for info in metrics_to_measure((), ["bleu", "loss"])} == defaults | {"bleu"}
 
 
-def test_what_a_comparison_must_know_is_known() -> None:
-    assert set(metric_names()) == set(known_metrics()) - set(TOLD)
+def test_direction_span_and_kind_of_every_metric() -> None:
+    assert set(metric_names()) == set(known_metrics()) - set(FROM_SCORING)
     lower = {name for name in known_metrics() if not metric_info(name).higher_is_better}
     assert lower == {"loss", "repetition", "empty", "divergence"}
     binary = {name for name in known_metrics() if metric_info(name).binary}
@@ -113,10 +119,10 @@ def test_what_a_comparison_must_know_is_known() -> None:
     assert all(metric_info(name).span == (0.0, 1.0) for name in metric_names())
 
 
-def test_misuse_is_an_error() -> None:
+def test_misuse_is_reported() -> None:
     with pytest.raises(DataError, match="unknown metric"):
         metric_info("bleurt")
-    with pytest.raises(DataError, match="no metric of answers"):
+    with pytest.raises(DataError, match="is not a metric of answers"):
         scores("loss", ["a"], ["a"])
     with pytest.raises(DataError, match="2 answers to 1 items"):
         scores("token_f1", ["a", "b"], ["a"])
@@ -127,7 +133,7 @@ def test_no_pairs_have_no_scores(name: str) -> None:
     assert scores(name, [], []) == []
 
 
-def test_the_modules_are_evaluates_own_kind() -> None:
+def test_the_modules_are_evaluate_metrics() -> None:
     import evaluate
 
     from phi3_lora_qa.metrics.modules import MODULES
@@ -141,7 +147,7 @@ def test_the_modules_are_evaluates_own_kind() -> None:
 @pytest.mark.slow
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=5))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_hostile_text_gets_a_score_within_the_range(pairs: list[tuple[str, str]]) -> None:
+def test_any_text_has_a_score_within_the_span(pairs: list[tuple[str, str]]) -> None:
     answers = [answer for answer, _ in pairs]
     items = [item(reference, Json(), Refusal(expected=True)) for _, reference in pairs]
     for name in metric_names():
@@ -149,7 +155,7 @@ def test_hostile_text_gets_a_score_within_the_range(pairs: list[tuple[str, str]]
 
 
 @pytest.mark.slow
-def test_nothing_heavy_before_the_first_score_and_no_network_or_cache_after_it(
+def test_nothing_heavy_is_imported_early_and_no_network_or_cache_is_used(
     tmp_path: Path,
 ) -> None:
     code = """

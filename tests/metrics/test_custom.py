@@ -1,4 +1,4 @@
-"""A user's own metric: a class or the path of an evaluate module, found without being imported."""
+"""A user's own metric: a class or the path of an evaluate module, found without an import."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ import pytest
 
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.errors import DataError
-from phi3_lora_qa.metrics import RequestedMetric, find_metric, measured, per_item
+from phi3_lora_qa.metrics import RequestedMetric, find_metric, metrics_to_measure, per_item
 
 CLASS = """
-from phi3_lora_qa.metrics.modules import AnswerMetric
+from phi3_lora_qa.metrics import AnswerMetric
 
 
 class Vowels(AnswerMetric):
@@ -122,22 +122,22 @@ def script(folder: Path, name: str, result: str) -> Path:
 
 
 def scored(metric: RequestedMetric) -> list[float]:
-    info = next(info for info in measured([metric], ()) if info.place)
+    info = next(info for info in metrics_to_measure([metric], ()) if info.import_path)
     return per_item(info, ITEMS, ["see", "\ud800 why"])
 
 
-def test_a_class_is_measured_by_its_own_name(package: str, tmp_path: Path) -> None:
+def test_a_class_has_its_own_name_span_and_scores(package: str, tmp_path: Path) -> None:
     metric = find_metric(f"{package}:Vowels", tmp_path)
     assert metric.name == "Vowels"
     assert metric.file == tmp_path / f"{package}.py"
-    (info,) = [info for info in measured([metric, metric], ()) if info.place]
+    (info,) = [info for info in metrics_to_measure([metric, metric], ()) if info.import_path]
     assert (info.name, info.span, info.binary, info.higher_is_better) == (
         "Vowels", (0.0, 100.0), False, True,
     )  # fmt: skip
     assert scored(metric) == [2.0, 1.0]  # the escape \ud800 holds a u
 
 
-def test_an_evaluate_module_is_asked_for_each_pair_alone(
+def test_an_evaluate_module_is_called_for_each_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import evaluate.config
@@ -153,16 +153,16 @@ def test_an_evaluate_module_is_asked_for_each_pair_alone(
     assert scored(find_metric(str(small), tmp_path)) == [0.5, 0.5]
 
 
-def test_several_numbers_of_other_names_are_no_score(tmp_path: Path) -> None:
+def test_several_numbers_under_other_names_are_rejected(tmp_path: Path) -> None:
     path = script(tmp_path, "several", '{"a": 1, "b": 2}')
-    with pytest.raises(DataError, match="gives a, b, and not one number"):
+    with pytest.raises(DataError, match="returned a, b instead of one number"):
         scored(find_metric(str(path), tmp_path))
 
 
-def test_a_name_of_ours_is_no_metric_of_ones_own(tmp_path: Path) -> None:
+def test_the_name_of_a_built_in_metric_is_rejected(tmp_path: Path) -> None:
     assert find_metric("chrf", tmp_path) == RequestedMetric(name="chrf")
     path = script(tmp_path, "loss", "{}")
-    with pytest.raises(DataError, match="bears the name of a built-in one"):
+    with pytest.raises(DataError, match="has the name of a built-in metric"):
         find_metric(str(path), tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_a_name_of_ours_is_no_metric_of_ones_own(tmp_path: Path) -> None:
         ("leaving{package}.inner:Vowels", "cannot be imported .SystemExit: 3"),
     ],
 )
-def test_what_is_not_there_is_an_error_before_anything_runs(
+def test_a_metric_that_does_not_exist_is_rejected_before_anything_runs(
     text: str, complaint: str, package: str, tmp_path: Path
 ) -> None:
     (tmp_path / "my-metric.py").write_text("")
@@ -196,23 +196,32 @@ def test_what_is_not_there_is_an_error_before_anything_runs(
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("Plain", "is no metric|cannot be loaded"),
+        ("Plain", "is not a metric|cannot be loaded"),
         ("Broken", "failed at the item a .ZeroDivisionError: no letters"),
-        ("Infinite", "gave inf for the item a, which is not a number from 0 to 1"),
+        ("Infinite", "returned inf for the item a, which is not a number from 0 to 1"),
         ("Picky", "failed at the item b .ZeroDivisionError"),
         ("Leaving", "failed at the item a .SystemExit"),
-        ("Unsure", "gave 0.5 for the item b, which is not 0 or 1; mend it"),
-        ("Percent", "gave 80 for the item a, which is not a number from 0 to 1; mend it"),
-        ("Reversed", r"has the span .1.0, 0.0.; give the smallest"),
-        ("Wordy", "has the span 'from 0 to 1'; give the smallest"),
-        # No span reaches further, so it is not for the span to say otherwise.
-        ("Huge", "gave -1e.308 for the item b, .* from -1e.60 to 1e.60; mend it, or scale"),
-        ("Nan", "gave nan for the item a, .* from -1e.60 to 1e.60; mend it, or scale its scores"),
-        ("Wide", r"has the span .-1e.308, 1e.308.; give the smallest"),
-        ("Few", "gave 1 scores for 2 answers"),
+        ("Unsure", "returned 0.5 for the item b, which is not 0 or 1; fix the metric"),
+        (
+            "Percent",
+            "returned 80 for the item a, which is not a number from 0 to 1; fix the",
+        ),
+        ("Reversed", r"has the span .1.0, 0.0.; set the smallest"),
+        ("Wordy", "has the span 'from 0 to 1'; set the smallest"),
+        # The largest span allowed, so that the fix cannot be a larger span.
+        (
+            "Huge",
+            "returned -1e.308 for .* b, .* from -1e.60 to 1e.60; fix the metric, or scale",
+        ),
+        (
+            "Nan",
+            "returned nan for .* a, .* from -1e.60 to 1e.60; fix the metric, or scale its",
+        ),
+        ("Wide", r"has the span .-1e.308, 1e.308.; set the smallest"),
+        ("Few", "returned 1 scores for 2 answers"),
     ],
 )
-def test_a_metric_that_does_not_work_is_an_error_that_names_it(
+def test_a_broken_metric_is_reported_by_name(
     name: str, complaint: str, package: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=complaint) as caught:

@@ -1,8 +1,8 @@
-"""What counts as a refusal, and what only sounds like one."""
+"""Which answers count as refusals."""
 
 import pytest
 
-from phi3_lora_qa.metrics.refusals import refuses
+from phi3_lora_qa.metrics.refusals import is_refusal
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from phi3_lora_qa.metrics.refusals import refuses
         "That goes against my guidelines.",
     ],
 )
-def test_stock_phrases_of_refusal_are_known(answer: str) -> None:
-    assert refuses(answer)
+def test_stock_phrases_are_refusals(answer: str) -> None:
+    assert is_refusal(answer)
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_stock_phrases_of_refusal_are_known(answer: str) -> None:
         "Here is the story. " * 20 + "I cannot help you, said the wolf.",
     ],
 )
-def test_help_that_sounds_like_it_is_help(answer: str) -> None:
-    assert not refuses(answer)
+def test_answers_that_resemble_refusals_are_help(answer: str) -> None:
+    assert not is_refusal(answer)

@@ -1,4 +1,4 @@
-"""What counts as the same text."""
+"""Text metrics and their normalisation."""
 
 import pytest
 from hypothesis import given
@@ -24,11 +24,11 @@ from phi3_lora_qa.metrics.text_metrics import (
         ("結果。", "結果"),
     ],
 )
-def test_case_spacing_and_final_marks_do_not_count(answer: str, reference: str) -> None:
+def test_case_spacing_and_final_punctuation_are_ignored(answer: str, reference: str) -> None:
     assert exact_match(answer, reference) == 1.0
 
 
-def test_a_mark_around_a_word_counts_for_the_exact_match_alone() -> None:
+def test_punctuation_around_a_word_counts_only_for_the_exact_match() -> None:
     for marked, bare in (("50%", "50"), ("#1", "1")):
         assert (token_f1(marked, bare), exact_match(marked, bare)) == (1.0, 0.0)
     assert token_f1("$5", "5") == 0.0
@@ -48,11 +48,11 @@ def test_a_mark_around_a_word_counts_for_the_exact_match_alone() -> None:
         ("résumé", "resume"),
     ],
 )
-def test_everything_else_counts(answer: str, reference: str) -> None:
+def test_other_differences_count(answer: str, reference: str) -> None:
     assert exact_match(answer, reference) == 0.0
 
 
-def test_words_lose_the_punctuation_around_them_and_keep_signs_and_marks_within() -> None:
+def test_words_lose_surrounding_punctuation_and_keep_signs() -> None:
     assert words('"Hello," (she said): -2, 3.5 e.g. don\'t!') == [
         "hello",
         "she",
@@ -64,11 +64,11 @@ def test_words_lose_the_punctuation_around_them_and_keep_signs_and_marks_within(
     ]
 
 
-def test_scripts_without_spaces_give_a_word_for_each_character() -> None:
+def test_in_scripts_without_spaces_every_character_is_a_word() -> None:
     assert words("答えは42です") == ["答", "え", "は", "42", "で", "す"]
 
 
-def test_marks_that_belong_to_a_letter_stay_with_it() -> None:
+def test_combining_marks_stay_with_their_letters() -> None:
     assert words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
 
 
@@ -89,14 +89,14 @@ def test_token_f1_is_the_harmonic_mean_over_words(answer: str, reference: str, f
 
 
 @given(st.text(), st.text())
-def test_any_text_can_be_scored_and_scores_one_against_itself(one: str, other: str) -> None:
+def test_every_text_scores_one_against_itself(one: str, other: str) -> None:
     assert token_f1(one, one) == exact_match(one, one) == 1.0
     assert 0.0 <= token_f1(one, other) == token_f1(other, one) <= 1.0
     assert exact_match(one, other) <= token_f1(one, other)
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing_more(text: str) -> None:
+def test_normalisation_is_idempotent(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
@@ -111,7 +111,7 @@ def test_normalising_twice_changes_nothing_more(text: str) -> None:
         ("日本日本日本日本", 3 / 5),
     ],
 )
-def test_repetition_is_the_share_of_grams_said_before(answer: str, share: float) -> None:
+def test_repetition_is_the_share_of_repeated_n_grams(answer: str, share: float) -> None:
     assert repetition(answer) == pytest.approx(share)
 
 
@@ -125,5 +125,5 @@ def test_repetition_is_the_share_of_grams_said_before(answer: str, share: float)
         ("", "", 1),
     ],
 )
-def test_too_short_and_too_long_are_alike(answer: str, reference: str, ratio: float) -> None:
+def test_the_length_ratio_is_symmetric(answer: str, reference: str, ratio: float) -> None:
     assert length_ratio(answer, reference) == ratio

@@ -1,4 +1,4 @@
-"""A limit at the end of a range can never be shown; what is to be written instead can."""
+"""A limit at the end of a range can never pass; the suggested limit can."""
 
 import math
 
@@ -9,7 +9,7 @@ from phi3_lora_qa.stats.attainable_limits import ITEMS, suggest_limit
 from phi3_lora_qa.stats.paired import compare, decide
 
 MORE = math.ceil(1.05 * ITEMS)
-"""The bound of scores within a range is drawn, and may want some items more."""
+"""The Monte Carlo bound of scores within a range may need a few more items."""
 
 UNIT, PERCENT = (0.0, 1.0), (0.0, 100.0)
 CASES = [
@@ -27,22 +27,22 @@ FROM_BEST = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rule", "value", "span", "higher", "best", "wanted", "from_best"),
+    ("rule", "value", "span", "higher", "best", "expected", "from_best"),
     [*((*case, False) for case in CASES), *((*case, True) for case in FROM_BEST)],
 )
-def test_what_is_out_of_reach_stays_undecided_and_what_stands_for_it_is_shown(
+def test_an_unattainable_limit_stays_undecided_and_the_suggested_one_passes(
     rule: str,
     value: float,
     span: tuple[float, float],
     higher: bool,
     best: tuple[float, float],
-    wanted: tuple[str, float],
+    expected: tuple[str, float],
     from_best: bool,
 ) -> None:
     other = suggest_limit(rule, value, span, higher_is_better=higher, from_best=from_best)
     assert other is not None
-    assert other.rule == wanted[0]
-    assert other.value == pytest.approx(wanted[1])
+    assert other.rule == expected[0]
+    assert other.value == pytest.approx(expected[1])
 
     def judged(n: int, rule: str, value: float, *, binary: bool) -> Outcome:
         base, tuned = ([score] * n for score in best)
@@ -62,15 +62,15 @@ def test_what_is_out_of_reach_stays_undecided_and_what_stands_for_it_is_shown(
         ("at_least", 0.99, UNIT),
         ("at_most", 1.0, UNIT),
         ("improve_by", 0.5, UNIT),
-        ("no_worse_than", 0.0, UNIT),  # an improvement shows it
-        ("at_most", 0.0, None),  # where nothing tells that this is the end
+        ("no_worse_than", 0.0, UNIT),  # an improvement passes it
+        ("at_most", 0.0, None),  # the range is unknown
     ],
 )
-def test_what_items_can_show_is_left_as_it_is(
+def test_an_attainable_limit_has_no_suggestion(
     rule: str, value: float, span: tuple[float, float] | None
 ) -> None:
     assert suggest_limit(rule, value, span, higher_is_better=True) is None
 
 
-def test_a_margin_leaves_room_below_the_best() -> None:
+def test_a_positive_margin_is_attainable() -> None:
     assert suggest_limit("no_worse_than", 0.1, UNIT, higher_is_better=True, from_best=True) is None

@@ -1,4 +1,4 @@
-"""Bounds of a whole suite from a part: they hold however often one looks, and close at its end."""
+"""Bounds for a full suite from a part: valid at every look, and equal at the end."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ TOTAL, SUITES, LEVEL = 150, 400, 0.05
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_the_mean_of_all_is_missed_at_any_look_no_more_often_than_agreed(share: float) -> None:
+def test_the_error_rate_over_all_looks_is_at_most_the_level(share: float) -> None:
     random = np.random.default_rng(7)
     below = above = 0
     for _ in range(SUITES):
@@ -23,28 +23,28 @@ def test_the_mean_of_all_is_missed_at_any_look_no_more_often_than_agreed(share: 
     assert max(below, above) / SUITES <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / SUITES)
 
 
-def test_the_bounds_close_when_nothing_is_left() -> None:
+def test_the_bounds_meet_when_all_items_are_drawn() -> None:
     suite = np.random.default_rng(1).random(40)
     low, high = betting_bounds(suite, 40, (0.0, 1.0), LEVEL)
     assert low == pytest.approx(suite.mean())
     assert high == pytest.approx(suite.mean())
 
 
-def test_what_is_known_is_never_given_away() -> None:
-    """39 ones of 40 are 39 of 40, whatever the last one is: a certainty, not a bet."""
+def test_the_bounds_respect_what_is_certain() -> None:
+    """39 ones among 40 items make a mean of at least 39/40, whatever the last item is."""
     low, high = betting_bounds(np.ones(39), 40, (0.0, 1.0), 1e-12)
     assert low >= 39 / 40 - 1e-9
     assert high == pytest.approx(1.0)
 
 
-def test_bounds_move_with_the_range() -> None:
+def test_the_bounds_scale_with_the_range() -> None:
     seen = np.random.default_rng(2).random(50)
     low, high = betting_bounds(seen, 80, (0.0, 1.0), LEVEL)
     moved = betting_bounds(10.0 * seen - 4.0, 80, (-4.0, 6.0), LEVEL)
     assert moved == pytest.approx((10.0 * low - 4.0, 10.0 * high - 4.0))
 
 
-def test_a_smaller_level_asks_for_more() -> None:
+def test_a_smaller_level_has_wider_bounds() -> None:
     seen = (np.random.default_rng(3).random(50) < 0.5).astype(float)
     wide, close = (betting_bounds(seen, 90, (0.0, 1.0), level) for level in (0.001, 0.1))
     assert wide[0] < close[0] < seen.mean() < close[1] < wide[1]

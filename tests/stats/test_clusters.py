@@ -1,4 +1,4 @@
-"""Clusters: standard errors, degrees of freedom, and bounds that keep their level with few."""
+"""Clusters: standard errors, degrees of freedom, and bounds whose level is right for few."""
 
 import math
 
@@ -13,7 +13,7 @@ from phi3_lora_qa.stats.clusters import (
     are_clustered,
     cluster_totals,
     degrees_of_freedom,
-    linearised,
+    linearize_ratio,
     standard_error,
 )
 from phi3_lora_qa.stats.paired import compare, decide, items_needed
@@ -24,13 +24,13 @@ SIZES = (1, 2, 2, 3, 5, 8, 8, 9, 12, 20)
 def clustered(
     generator: np.random.Generator, sizes: tuple[int, ...], within: float = 0.3
 ) -> tuple[np.ndarray, list[str]]:
-    """Values that clusters share, with mean 0, and their clusters."""
+    """Return values that are correlated within clusters, with mean 0, and their clusters."""
     names = [f"c{i}" for i, size in enumerate(sizes) for _ in range(size)]
     shared = np.repeat(generator.normal(size=len(sizes)), sizes)
     return shared + generator.normal(0.0, within, size=len(names)), names
 
 
-def test_equal_sizes_give_statsmodels_cluster_robust_standard_error() -> None:
+def test_equal_sizes_agree_with_statsmodels_cluster_robust_standard_error() -> None:
     values, names = clustered(np.random.default_rng(0), (4,) * 15)
     robust = OLS(values, np.ones_like(values)).fit(
         cov_type="cluster", cov_kwds={"groups": np.unique(names, return_inverse=True)[1]}
@@ -38,7 +38,7 @@ def test_equal_sizes_give_statsmodels_cluster_robust_standard_error() -> None:
     assert standard_error(*cluster_totals(values, names)) == pytest.approx(robust.bse[0])
 
 
-def test_single_items_give_the_familiar_standard_error_and_degrees_of_freedom() -> None:
+def test_single_items_have_the_usual_standard_error_and_degrees_of_freedom() -> None:
     values = np.random.default_rng(0).normal(size=30)
     sizes = np.ones(30)
     assert standard_error(values, sizes) == pytest.approx(stats.sem(values))
@@ -46,7 +46,7 @@ def test_single_items_give_the_familiar_standard_error_and_degrees_of_freedom() 
     assert degrees_of_freedom(np.full(12, 7.0)) == pytest.approx(11)
 
 
-def test_unequal_sizes_give_cr2_as_its_matrices_define_it() -> None:
+def test_unequal_sizes_agree_with_the_matrix_definition_of_cr2() -> None:
     values, names = clustered(np.random.default_rng(1), SIZES)
     n, total = len(values), 0.0
     for name in dict.fromkeys(names):
@@ -57,7 +57,7 @@ def test_unequal_sizes_give_cr2_as_its_matrices_define_it() -> None:
     assert standard_error(*cluster_totals(values, names)) == pytest.approx(math.sqrt(total))
 
 
-def test_unequal_sizes_give_satterthwaites_degrees_of_freedom_as_matrices_define_them() -> None:
+def test_unequal_sizes_agree_with_the_matrix_definition_of_the_degrees_of_freedom() -> None:
     sizes = np.array(SIZES, dtype=float)
     share = sizes / sizes.sum()
     residual = np.eye(len(sizes)) - np.outer(share, np.ones(len(sizes)))
@@ -70,18 +70,18 @@ def test_unequal_sizes_give_satterthwaites_degrees_of_freedom_as_matrices_define
     assert degrees_of_freedom(sizes) < len(sizes) - 1
 
 
-def test_the_linearised_values_have_the_mean_over_items_and_stay_in_their_range() -> None:
+def test_linearized_values_have_the_mean_over_items_and_are_within_their_range() -> None:
     generator = np.random.default_rng(2)
     values = generator.uniform(size=sum(SIZES))
     sums, sizes = cluster_totals(values, clustered(generator, SIZES)[1])
-    found, (low, high) = linearised(sums, sizes, (0.0, 1.0))
+    found, (low, high) = linearize_ratio(sums, sizes, (0.0, 1.0))
     assert found.mean() == pytest.approx(values.mean())
     assert low <= found.min() <= found.max() <= high
-    even, span = linearised(np.array([1.0, 3.0]), np.array([4.0, 4.0]), (0.0, 1.0))
+    even, span = linearize_ratio(np.array([1.0, 3.0]), np.array([4.0, 4.0]), (0.0, 1.0))
     assert (list(even), span) == ([0.25, 0.75], (0.0, 1.0))
 
 
-def test_clusters_count_only_where_one_holds_several_items() -> None:
+def test_clusters_of_single_items_are_ignored() -> None:
     assert are_clustered(["a", "", "a"], 3)
     assert not are_clustered(["a", "", "b", ""], 4)
     assert not are_clustered(None, 4)
@@ -95,7 +95,7 @@ def test_clusters_count_only_where_one_holds_several_items() -> None:
 
 
 @pytest.mark.parametrize("kind", ["binary", "bounded", "unbounded"])
-def test_few_clusters_decide_nothing_however_many_items_they_hold(kind: str) -> None:
+def test_few_clusters_decide_nothing_whatever_their_size(kind: str) -> None:
     span = (0.0, 1.0) if kind == "bounded" else None
     for count in (1, 2, 9):
         names = [f"c{i % count}" for i in range(90)]
@@ -111,7 +111,7 @@ def test_few_clusters_decide_nothing_however_many_items_they_hold(kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["binary", "bounded", "unbounded"])
-def test_the_order_of_the_items_changes_no_bit(kind: str) -> None:
+def test_the_result_does_not_depend_on_the_order(kind: str) -> None:
     generator = np.random.default_rng(3)
     shared, names = clustered(generator, SIZES * 2)
     base = generator.uniform(size=len(names))
@@ -135,8 +135,8 @@ def test_the_order_of_the_items_changes_no_bit(kind: str) -> None:
     assert first.low < first.difference < first.high
 
 
-def test_items_of_a_cluster_count_once_and_more_only_as_far_as_they_differ() -> None:
-    """Every value ten times over: the interval is that of the values, not a third as wide."""
+def test_repeated_items_of_a_cluster_do_not_narrow_the_interval() -> None:
+    """Each value repeated ten times has the interval of the values, not one a third as wide."""
     values = np.random.default_rng(4).normal(size=40)
     names = [f"c{i}" for i in range(40) for _ in range(10)]
     once = compare([0.0] * 40, list(values), seed=0, binary=False)
@@ -151,7 +151,7 @@ def test_items_of_a_cluster_count_once_and_more_only_as_far_as_they_differ() -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(10,) * 12, SIZES + SIZES])
-def test_the_level_holds_for_few_clusters_where_items_alone_would_break_it(
+def test_the_error_rate_is_right_for_few_clusters_and_wrong_without_them(
     sizes: tuple[int, ...],
 ) -> None:
     generator = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""Base against tuned: the interval, the three verdicts, the items that are missing."""
+"""Base against tuned model: the interval, the decision, and the number of items needed."""
 
 import math
 from dataclasses import replace
@@ -62,7 +62,7 @@ def interval(low: float, high: float, n: int = 50, **others: float) -> Interval:
         (0.0, 0.0, "improve_by", 0.0, True, Outcome.FAILED),
     ],
 )
-def test_the_whole_interval_must_lie_on_one_side(
+def test_a_decision_needs_the_whole_interval_on_one_side(
     low: float, high: float, rule: str, value: float, higher_is_better: bool, outcome: Outcome
 ) -> None:
     assert decide(interval(low, high), rule, value, higher_is_better) is outcome
@@ -75,7 +75,7 @@ def test_every_rule_of_a_threshold_file_can_be_decided() -> None:
         assert isinstance(decide(interval(0.0, 0.1), rule, 0.5, True), Outcome)
 
 
-def test_an_unknown_rule_and_a_nan_are_errors_and_no_pass() -> None:
+def test_an_unknown_rule_and_a_nan_are_errors() -> None:
     with pytest.raises(DataError, match="unknown rule"):
         decide(interval(0.0, 0.1), "no_better_than", 0.5, True)
     with pytest.raises(DataError, match="NaN"):
@@ -85,23 +85,23 @@ def test_an_unknown_rule_and_a_nan_are_errors_and_no_pass() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_not_finite_is_an_error(bad: float) -> None:
+def test_a_score_that_is_not_finite_is_rejected(bad: float) -> None:
     with pytest.raises(DataError, match="1 scores are not finite"):
         compare([1.0] * 20, [*[0.5] * 19, bad], seed=0, binary=False)
 
 
-def test_scores_that_do_not_pair_or_leave_their_range_are_errors() -> None:
+def test_scores_that_are_not_paired_or_out_of_range_are_rejected() -> None:
     with pytest.raises(DataError, match="pair them"):
         compare([1.0, 0.0], [1.0], seed=0, binary=True)
     with pytest.raises(DataError, match="neither 0 nor 1"):
         compare([1.0, 0.5], [1.0, 0.0], seed=0, binary=True)
-    with pytest.raises(DataError, match="outside"):
+    with pytest.raises(DataError, match="outside of"):
         compare([1.5, 0.5], [1.0, 0.0], seed=0, binary=False, span=UNIT)
 
 
 @pytest.mark.parametrize("kind", ["binary", "bounded", "unbounded"])
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_a_handful_of_items_is_never_enough_however_well_they_look(kind: str, n: int) -> None:
+def test_a_handful_of_items_decides_nothing(kind: str, n: int) -> None:
     found = compare(
         [0.0] * n,
         [1.0] * n,
@@ -116,7 +116,7 @@ def test_a_handful_of_items_is_never_enough_however_well_they_look(kind: str, n:
     assert found.n == n
 
 
-def test_an_untouched_copy_of_the_base_has_not_improved_and_is_not_worse() -> None:
+def test_a_copy_of_the_base_is_neither_better_nor_worse() -> None:
     losses = list(np.random.default_rng(0).gamma(2.0, size=40))
     found = compare(losses, losses, seed=0, binary=False)
     assert decide(found, "improve_by", 0.0, higher_is_better=False) is Outcome.FAILED
@@ -128,7 +128,7 @@ def test_an_untouched_copy_of_the_base_has_not_improved_and_is_not_worse() -> No
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=15, deadline=None)
-def test_the_order_of_the_items_changes_no_bit(
+def test_the_result_does_not_depend_on_the_order(
     pairs: list[tuple[float, float]], random: Random
 ) -> None:
     shuffled = list(pairs)
@@ -149,7 +149,7 @@ def test_binary_differences_count_gains_and_losses() -> None:
     assert "exact" in found.method
 
 
-def test_bounds_hold_the_means_that_they_are_for() -> None:
+def test_bounds_contain_their_means() -> None:
     generator = np.random.default_rng(0)
     base, tuned = generator.uniform(size=50), generator.uniform(size=50)
     for binary, span, b, t in (
@@ -163,8 +163,8 @@ def test_bounds_hold_the_means_that_they_are_for() -> None:
         assert found.deviation == pytest.approx((t - b).std(ddof=1))
 
 
-def test_paired_scores_see_what_unpaired_ones_cannot() -> None:
-    """Items differ by nats, models by hundredths: only the pairing shows it."""
+def test_pairing_detects_small_differences() -> None:
+    """Items differ by nats and models by hundredths, which only pairing can detect."""
     generator = np.random.default_rng(1)
     base = generator.normal(3.0, 1.0, size=60)
     tuned = base - 0.05 + generator.normal(0.0, 0.05, size=60)
@@ -175,7 +175,7 @@ def test_paired_scores_see_what_unpaired_ones_cannot() -> None:
 
 @pytest.mark.parametrize("clustered", [False, True])
 @pytest.mark.parametrize("bounded", [False, True])
-def test_scores_as_large_as_they_may_be_are_compared_as_small_ones_are(
+def test_the_largest_allowed_scores_are_compared_like_small_ones(
     bounded: bool, clustered: bool
 ) -> None:
     base, tuned = np.random.default_rng(5).uniform(-1.0, 1.0, size=(2, 40))
@@ -198,7 +198,7 @@ def test_scores_as_large_as_they_may_be_are_compared_as_small_ones_are(
     )
 
 
-def test_a_limit_nearer_to_the_estimate_than_a_square_can_tell_needs_many_items() -> None:
+def test_a_limit_very_close_to_the_estimate_needs_the_maximum_number_of_items() -> None:
     scores = [LARGEST, -LARGEST, *[1e-200] * 38]
     found = compare([0.0] * 40, scores, seed=0, binary=False)
     assert decide(found, "at_least", 0.0, True) is Outcome.INCONCLUSIVE
@@ -213,12 +213,12 @@ def test_items_needed_scales_with_the_inverse_square_of_the_distance() -> None:
     assert far == pytest.approx(5714, abs=2)
 
 
-def test_items_needed_of_equal_binary_scores_is_near_the_exact_number() -> None:
+def test_items_needed_for_equal_binary_scores_is_near_the_exact_number() -> None:
     found = compare([1.0] * 12, [1.0] * 12, seed=0, binary=True)
     assert 25 <= items_needed(found, "no_worse_than", 0.10, True) <= 32
 
 
-def test_items_needed_is_the_sample_size_for_a_power_of_four_in_five() -> None:
+def test_items_needed_is_the_sample_size_for_a_power_of_80_percent() -> None:
     from statsmodels.stats.power import TTestPower
 
     half = 1.645 * 0.5 / 40**0.5
@@ -230,7 +230,7 @@ def test_items_needed_is_the_sample_size_for_a_power_of_four_in_five() -> None:
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])
-def test_items_needed_is_always_more_than_there_are(higher_is_better: bool) -> None:
+def test_items_needed_exceeds_the_number_of_items(higher_is_better: bool) -> None:
     straddling = interval(-0.2, 0.15, n=30)
     for rule, value in (
         ("improve_by", 0.0),
@@ -241,11 +241,11 @@ def test_items_needed_is_always_more_than_there_are(higher_is_better: bool) -> N
         assert 30 < items_needed(straddling, rule, value, higher_is_better) <= MANY_ITEMS
 
 
-def test_where_the_estimate_lies_on_the_limit_no_suite_decides() -> None:
+def test_an_estimate_equal_to_the_limit_needs_the_maximum_number_of_items() -> None:
     assert items_needed(interval(-0.1, 0.1), "improve_by", 0.0, True) == MANY_ITEMS
 
 
-def test_too_few_items_need_at_least_as_many_as_an_interval_takes() -> None:
+def test_too_few_items_need_at_least_the_minimum_of_an_interval() -> None:
     few = compare([1.0, 2.0], [1.0, 1.5], seed=0, binary=False)
     assert "too few" in few.method
     assert items_needed(few, "improve_by", 0.0, False) == 10
@@ -254,8 +254,8 @@ def test_too_few_items_need_at_least_as_many_as_an_interval_takes() -> None:
     assert items_needed(compare([], [], seed=0, binary=True), "at_least", 0.5, True) == 10
 
 
-def test_a_model_at_the_margin_passes_at_most_five_times_in_a_hundred() -> None:
-    """The non-inferiority promise for losses, seen in 200 suites of 32 items at the margin."""
+def test_a_model_at_the_margin_passes_in_at_most_five_percent_of_suites() -> None:
+    """The non-inferiority test for losses, on 200 suites of 32 items exactly at the margin."""
     generator = np.random.default_rng(8)
     suites, n, margin = 200, 32, 0.10
     passed = 0

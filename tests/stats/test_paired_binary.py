@@ -22,7 +22,7 @@ Z_95 = 1.959963985
         (6, 16, 161, -0.1240, -0.0054),
     ],
 )
-def test_the_score_gives_tangos_published_intervals(
+def test_the_score_reproduces_published_intervals(
     gained: int, lost: int, n: int, low: float, high: float
 ) -> None:
     seen = (gained - lost) / n
@@ -34,7 +34,7 @@ def test_the_score_gives_tangos_published_intervals(
     assert [round(bound, digits) for bound in found] == [low, high]
 
 
-def test_the_score_of_no_difference_is_mcnemars_statistic() -> None:
+def test_the_score_at_no_difference_is_mcnemars_statistic() -> None:
     from statsmodels.stats.contingency_tables import mcnemar
 
     table = [[60, 9], [21, 10]]
@@ -42,24 +42,24 @@ def test_the_score_of_no_difference_is_mcnemars_statistic() -> None:
     assert tango_score(21, 9, 100, 0.0) ** 2 == pytest.approx(chi_squared)
 
 
-def test_without_discordant_items_the_bound_is_the_exact_binomial_one() -> None:
+def test_without_discordant_items_the_bound_is_exactly_binomial() -> None:
     for n in (5, 29, 100):
         low, high = exact_interval(0, 0, n, 0.90)
-        # If lost items had the share p, none would show up in n with probability (1 - p)^n.
+        # With a share p of lost items, n items contain none with probability (1 - p)^n.
         assert low == pytest.approx(-(1 - 0.05 ** (1 / n)), abs=1e-6)
         assert high == -low
 
 
-def test_twenty_nine_equal_items_settle_a_margin_of_ten_points_and_twenty_eight_do_not() -> None:
+def test_29_equal_items_decide_a_margin_of_ten_points_and_28_do_not() -> None:
     assert exact_interval(0, 0, 29, 0.90)[0] > -0.10
     assert exact_interval(0, 0, 28, 0.90)[0] < -0.10
 
 
-def test_no_items_say_nothing() -> None:
+def test_without_items_the_interval_is_the_whole_range() -> None:
     assert exact_interval(0, 0, 0, 0.90) == (-1.0, 1.0)
 
 
-def test_one_item_never_settles_anything() -> None:
+def test_one_item_decides_nothing() -> None:
     low, high = exact_interval(1, 0, 1, 0.90)
     assert low < -0.5
     assert high == pytest.approx(1.0, abs=1e-6)
@@ -68,7 +68,7 @@ def test_one_item_never_settles_anything() -> None:
 @pytest.mark.slow
 @given(st.integers(1, 60), st.data())
 @settings(max_examples=15, deadline=None)
-def test_the_interval_holds_the_estimate_and_mirrors(n: int, data: st.DataObject) -> None:
+def test_the_interval_contains_the_estimate_and_is_symmetric(n: int, data: st.DataObject) -> None:
     gained = data.draw(st.integers(0, n))
     lost = data.draw(st.integers(0, n - gained))
     low, high = exact_interval(gained, lost, n, 0.90)
@@ -76,7 +76,7 @@ def test_the_interval_holds_the_estimate_and_mirrors(n: int, data: st.DataObject
     assert exact_interval(lost, gained, n, 0.90) == (-high, -low)
 
 
-def test_near_tango_where_items_are_many() -> None:
+def test_for_many_items_it_is_close_to_tangos_interval() -> None:
     seen = (40 - 20) / 160
     tango = optimize.brentq(lambda d: tango_score(40, 20, 160, d) - 1.6449, -0.9, seen)
     assert exact_interval(40, 20, 160, 0.90)[0] == pytest.approx(tango, abs=0.006)
@@ -84,15 +84,15 @@ def test_near_tango_where_items_are_many() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "margin"), [(12, 0.25), (15, 0.20)])
-def test_a_model_at_the_margin_passes_at_most_five_times_in_a_hundred(
+def test_a_model_at_the_margin_passes_with_at_most_five_percent_probability(
     n: int, margin: float
 ) -> None:
-    """By enumeration of every outcome, at every share of discordant items: no simulation error."""
+    """By enumeration of all outcomes, at many shares of discordant items."""
     outcomes = [
         (gained, lost)
         for gained in range(n + 1)
         for lost in range(n + 1 - gained)
-        # No other outcome can pass: the bound lies below the estimate.
+        # No other outcome can pass, since the bound is below the estimate.
         if (gained - lost) / n > -margin
     ]
     passing = np.array([o for o in outcomes if exact_interval(*o, n, 0.90)[0] > -margin])
@@ -104,8 +104,8 @@ def test_a_model_at_the_margin_passes_at_most_five_times_in_a_hundred(
     assert worst <= 0.05 + 1e-4
 
 
-def test_tangos_own_interval_would_pass_more_often_than_it_promises() -> None:
-    """Why the exact one is used; fails if the enumeration above cannot tell."""
+def test_tangos_own_interval_exceeds_its_level() -> None:
+    """The reason for the exact interval; it also shows that the enumeration above can fail."""
     n, margin = 15, 0.10
     passing = np.array(
         [

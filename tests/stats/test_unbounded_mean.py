@@ -1,4 +1,4 @@
-"""The interval for the mean of a score without limits."""
+"""The interval for the mean of an unbounded score."""
 
 import math
 
@@ -11,33 +11,33 @@ from phi3_lora_qa.stats.unbounded_mean import MIN_EQUAL_ITEMS, MIN_ITEMS, unboun
 WHOLE_LINE = (-math.inf, math.inf)
 
 
-def test_below_ten_items_there_are_no_bounds() -> None:
+def test_below_ten_items_the_bounds_are_infinite() -> None:
     values = np.random.default_rng(0).normal(size=MIN_ITEMS)
     assert unbounded_interval(values[:-1], 0.90, 0) == WHOLE_LINE
     assert all(map(math.isfinite, unbounded_interval(values, 0.90, 0)))
     assert unbounded_interval(np.array([]), 0.90, 0) == WHOLE_LINE
 
 
-def test_equal_differences_count_only_from_twenty_nine_items_on() -> None:
+def test_equal_differences_need_29_items() -> None:
     assert unbounded_interval(np.full(MIN_EQUAL_ITEMS - 1, 0.2), 0.90, 0) == WHOLE_LINE
     assert unbounded_interval(np.full(MIN_EQUAL_ITEMS, 0.2), 0.90, 0) == (0.2, 0.2)
 
 
 @pytest.mark.parametrize("speck", [5e-324, 1e-200, 1e-15])
-def test_differences_of_rounding_are_none(speck: float) -> None:
+def test_differences_by_rounding_count_as_equal(speck: float) -> None:
     values = np.array([0.0] * 30 + [speck])
     assert unbounded_interval(values, 0.90, 0) == (0.0, speck)
     assert unbounded_interval(values[-12:], 0.90, 0) == WHOLE_LINE
 
 
-def test_one_item_that_stands_out_keeps_the_bounds_wide() -> None:
+def test_one_outlier_keeps_the_bounds_wide() -> None:
     low, high = unbounded_interval(np.array([0.0] * 19 + [1.0]), 0.90, 0)
     assert low < 0.0
     assert high > 0.13
 
 
 @pytest.mark.parametrize("n", [10, 40, 200])
-def test_it_is_never_narrower_than_students_or_bca(n: int) -> None:
+def test_it_is_never_narrower_than_student_or_bca(n: int) -> None:
     values = np.random.default_rng(n).gamma(2.0, size=n)
     low, high = unbounded_interval(values, 0.90, 0)
     t = stats.t.interval(0.90, n - 1, values.mean(), stats.sem(values))
@@ -49,8 +49,8 @@ def test_it_is_never_narrower_than_students_or_bca(n: int) -> None:
     assert high - low < 1.6 * max(t[1] - t[0], bca.high - bca.low)
 
 
-def test_the_bootstrap_t_reaches_the_level_that_skewness_takes_from_student() -> None:
-    """Exponential differences, mean 0: how often is the upper bound below the truth?"""
+def test_under_skewness_the_level_is_right_where_students_is_not() -> None:
+    """Exponential differences with mean 0: how often is the upper bound below 0?"""
     generator = np.random.default_rng(5)
     suites, n = 200, 20
     samples = generator.exponential(size=(suites, n)) - 1.0
@@ -63,7 +63,7 @@ def test_the_bootstrap_t_reaches_the_level_that_skewness_takes_from_student() ->
     assert student > missed
 
 
-def test_the_level_holds_for_normal_differences() -> None:
+def test_the_level_is_right_for_normal_differences() -> None:
     generator = np.random.default_rng(6)
     suites, n = 200, 12
     samples = generator.normal(size=(suites, n))
@@ -71,16 +71,16 @@ def test_the_level_holds_for_normal_differences() -> None:
     tolerance = 3 * (0.05 * 0.95 / suites) ** 0.5
     assert sum(low > 0.0 for low, _ in bounds) / suites <= 0.05 + tolerance
     assert sum(high < 0.0 for _, high in bounds) / suites <= 0.05 + tolerance
-    # Not by being endless: the mean width is near Student's, 2 * 1.796 / sqrt(12).
+    # And not by being infinite: the mean width is near Student's, 2 * 1.796 / sqrt(12).
     assert np.mean([high - low for low, high in bounds]) < 1.25
 
 
-def test_the_seed_settles_every_bit() -> None:
+def test_the_result_depends_on_the_seed_only() -> None:
     values = np.random.default_rng(2).exponential(size=25)
     assert unbounded_interval(values, 0.90, 1) == unbounded_interval(values, 0.90, 1)
     assert unbounded_interval(values, 0.90, 1) != unbounded_interval(values, 0.90, 2)
 
 
-def test_many_items_do_not_need_much_memory() -> None:
+def test_many_items_are_resampled_in_batches() -> None:
     low, high = unbounded_interval(np.random.default_rng(0).normal(size=3_000), 0.90, 0)
     assert low < 0.0 < high or abs(low) < 0.1

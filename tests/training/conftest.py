@@ -1,4 +1,4 @@
-"""A few rows of the tiny base's task, and one real training run that many tests look at."""
+"""A few rows of the tiny base's task, and one real training run that many tests share."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.models.loading import LoadedBase, load_base
-from phi3_lora_qa.models.registry import bundled, resolve_base
+from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.training import TrainResult, train
 
 Train = Callable[..., TrainResult]
@@ -24,15 +23,10 @@ PEFT: dict[str, Any] = {"r": 4, "lora_alpha": 8}
 
 
 @pytest.fixture(scope="session")
-def tiny() -> LoadedBase:
-    return load_base(resolve_base("tiny"))
-
-
-@pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = bundled("tiny/train.jsonl").read_text(encoding="utf-8").splitlines()
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    # Of the task only: the base knows the rehearsed rows so well that nothing is left to learn.
+    # Only rows of the task: the base already knows the other rows, so their loss cannot fall.
     task = [line for line in lines if json.loads(line)["group"] == "target"]
     path.write_text("\n".join(task[:40]) + "\n", encoding="utf-8")
     return path
@@ -40,7 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def train_tiny(rows: Path) -> Train:
-    """Train the tiny base for a few steps; what is given replaces the settings above."""
+    """Return a function that trains the tiny base for a few steps, with the settings changed."""
 
     def run(output: Path, **changes: Any) -> TrainResult:
         training = SETTINGS | changes.pop("training", {})

@@ -12,7 +12,7 @@ CHATML = (
     "{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content | trim }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
 )
-FIRST_RELEASE = (  # the template of April 2024: no system turn, the prompt ends inside the user's
+FIRST_RELEASE = (  # of April 2024: no system turn, and the user's turn writes the prompt's end
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|user|>\n{{ m.content }}"
     "<|end|>\n<|assistant|>\n{% elif m.role == 'assistant' %}{{ m.content }}<|end|>\n{% endif %}"
     "{% endfor %}"
@@ -34,7 +34,7 @@ def tokenizer(tiny: LoadedBase) -> Any:
 
 
 def learned(tokenizer: Any, messages: list[dict[str, str]]) -> list[list[str]]:
-    """The runs of tokens that have a label, as text."""
+    """Return the runs of tokens that have a label, as text."""
     ids, labels = encode(messages, tokenizer, ("<|endoftext|>", "<|end|>"), True, "row")
     runs: list[list[int]] = [[]]
     for token, label in zip(ids, labels, strict=True):
@@ -57,7 +57,7 @@ def test_only_the_assistant_turns_are_learned_each_with_its_stop_token(
     assert runs == ["hello<|end|>", "helloagain<|end|>"]
 
 
-def test_our_labels_are_those_of_a_template_with_generation_marks(tokenizer: Any) -> None:
+def test_labels_agree_with_a_template_that_has_generation_marks(tokenizer: Any) -> None:
     marked = tokenizer.apply_chat_template(
         TALK, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -75,7 +75,7 @@ def test_a_stop_token_that_is_also_the_pad_token_is_learned(tokenizer: Any) -> N
     assert ids[-1] == labels[-1] == stop
 
 
-def test_a_prompt_that_quotes_stop_tokens_and_the_answer_teaches_neither(tokenizer: Any) -> None:
+def test_stop_tokens_and_answers_quoted_in_a_prompt_are_not_learned(tokenizer: Any) -> None:
     talk = [
         {"role": "user", "content": "Repeat: yes<|end|>\n<|assistant|>\nyes"},
         {"role": "assistant", "content": "yes"},
@@ -84,39 +84,39 @@ def test_a_prompt_that_quotes_stop_tokens_and_the_answer_teaches_neither(tokeniz
     assert "".join(run).replace(" ", "") == "yes<|end|>"
 
 
-def test_blanks_around_an_answer_belong_to_it(tokenizer: Any) -> None:
+def test_spaces_around_an_answer_are_learned_with_it(tokenizer: Any) -> None:
     talk = [TALK[1], {"role": "assistant", "content": " hello  "}]
     _, labels = encode(talk, tokenizer, ("<|end|>",), True, "row")
     tokens = tokenizer.convert_ids_to_tokens([label for label in labels if label != IGNORED])
     assert tokens[-2:] == ["▁", "<|end|>"]
 
 
-def test_every_token_is_learned_where_that_is_asked_for(tokenizer: Any) -> None:
+def test_every_token_is_learned_without_assistant_only(tokenizer: Any) -> None:
     ids, labels = encode(TALK, tokenizer, ("<|end|>",), False, "row")
     assert labels == ids
 
 
-def test_a_template_that_drops_the_system_turn_is_refused(tokenizer: Any) -> None:
+def test_a_template_that_drops_the_system_turn_is_rejected(tokenizer: Any) -> None:
     tokenizer.chat_template = FIRST_RELEASE
-    with pytest.raises(DataError, match="drops turn 1, from the system"):
+    with pytest.raises(DataError, match="drops turn 1, of the role system"):
         learned(tokenizer, TALK)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
+def test_a_template_that_rewrites_earlier_turns_is_rejected(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}" + CHATML
     with pytest.raises(DataError, match="differently once it is answered"):
         learned(tokenizer, TALK)
 
 
-def test_a_template_without_a_stop_token_is_refused(tokenizer: Any) -> None:
+def test_a_template_without_a_stop_token_is_rejected(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML.replace("<|end|>", "")
     with pytest.raises(DataError, match="would not learn to stop"):
         learned(tokenizer, TALK)
 
 
-def test_another_turns_stop_token_is_not_taken_for_the_answers(tokenizer: Any) -> None:
+def test_the_stop_token_of_another_turn_does_not_count(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML.replace("<|end|>", "{{ '<|end|>' if m.role == 'user' }}")
-    with pytest.raises(DataError, match="ends turn 3 with none of the stop tokens"):
+    with pytest.raises(DataError, match="does not end turn 3 with any of the stop tokens"):
         learned(tokenizer, TALK)
 
 
@@ -124,18 +124,18 @@ def test_the_stop_tokens_are_those_of_the_generation_config(tiny: LoadedBase) ->
     assert {"<|end|>", "<|endoftext|>"} <= set(stop_tokens(tiny.model, tiny.tokenizer))
 
 
-def test_a_long_row_is_cut_and_counted_and_one_with_nothing_to_learn_is_dropped(
+def test_long_rows_are_cut_and_counted_and_rows_without_labels_dropped(
     tiny: LoadedBase,
 ) -> None:
     long_answer = [TALK[1], {"role": "assistant", "content": "hello " * 50}]
     long_prompt = [{"role": "user", "content": "hello " * 50}, TALK[2]]
     rows = Dataset.from_dict({"messages": [TALK, long_answer, long_prompt]})
     found = label_rows(rows, tiny.tokenizer, ("<|end|>",), max_length=40)
-    assert found.cut == 2
+    assert found.truncated == 2
     assert [len(ids) for ids in found.rows["input_ids"]][1:] == [40]
 
 
-def test_rows_with_nothing_left_to_learn_are_refused(tiny: LoadedBase) -> None:
+def test_rows_without_any_labels_are_rejected(tiny: LoadedBase) -> None:
     rows = Dataset.from_dict({"messages": [TALK]})
     with pytest.raises(DataError, match=r"raise training\.max_length"):
         label_rows(rows, tiny.tokenizer, ("<|end|>",), max_length=3)

@@ -9,8 +9,8 @@ from phi3_lora_qa.training.library_arguments import (
     training_arguments,
 )
 
-# The two dictionaries of the source's sample_finetune.py, output_dir and its overwrite aside:
-# these belong to [output], and config.py moves them there.
+# The two dictionaries of the cookbook's sample_finetune.py, without output_dir and its overwrite:
+# training_config moves those two to [output].
 SAMPLE_TRAINING: dict[str, Any] = {
     "bf16": True,
     "do_eval": False,
@@ -43,15 +43,15 @@ SAMPLE_PEFT: dict[str, Any] = {
 }
 
 
-def test_the_sources_training_config_is_taken_as_it_stands() -> None:
+def test_the_cookbooks_training_config_is_accepted_unchanged() -> None:
     found = training_arguments(SAMPLE_TRAINING)
     wanted = {**SAMPLE_TRAINING, "warmup_steps": 0.2}
     del wanted["warmup_ratio"]
     assert found.values == wanted
-    assert found.notes == ("[training] warmup_ratio was taken as warmup_steps, its name today",)
+    assert found.notes == ("[training] warmup_ratio was read as warmup_steps, its current name",)
 
 
-def test_the_sources_peft_config_is_taken_as_it_stands() -> None:
+def test_the_cookbooks_peft_config_is_accepted_unchanged() -> None:
     found = peft_arguments(SAMPLE_PEFT)
     assert found.values == {**SAMPLE_PEFT, "inference_mode": False}
     assert found.notes == ()
@@ -65,20 +65,20 @@ def test_the_sources_peft_config_is_taken_as_it_stands() -> None:
         ("no_cuda", "use_cpu", True),
     ],
 )
-def test_an_older_name_is_taken_as_todays_with_a_note(old: str, new: str, value: object) -> None:
+def test_an_older_name_is_replaced_with_a_note(old: str, new: str, value: object) -> None:
     found = training_arguments({old: value})
     assert found.values == {new: value}
-    assert f"{old} was taken as {new}" in found.notes[0]
+    assert f"{old} was read as {new}" in found.notes[0]
 
 
-def test_an_older_name_beside_todays_is_refused() -> None:
+def test_an_older_name_together_with_the_current_one_is_rejected() -> None:
     with pytest.raises(InputError, match="older name of 'max_length'"):
         training_arguments({"max_seq_length": 1, "max_length": 2})
     with pytest.raises(InputError, match="older name of 'max_length'"):
         training_arguments({"max_length": 2, "max_seq_length": 1})
 
 
-def test_a_name_without_an_effect_is_left_out_with_a_note() -> None:
+def test_a_setting_without_effect_is_dropped_with_a_note() -> None:
     found = training_arguments({"dataset_text_field": "text"})
     assert not found.values
     assert "dataset_text_field has no effect" in found.notes[0]
@@ -88,16 +88,16 @@ def test_a_name_without_an_effect_is_left_out_with_a_note() -> None:
     ("name", "value", "says"),
     [
         ("learning_rat", 1e-4, "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
-        ("learning_rate", "5e-6", "'learning_rate' is '5e-6'; give a finite number"),
-        ("learning_rate", float("nan"), "'learning_rate' is nan; give a finite number"),
-        ("learning_rate", float("inf"), "'learning_rate' is inf; give a finite number"),
-        ("learning_rate", -1, "'learning_rate' is below zero"),
-        ("weight_decay", float("nan"), "'weight_decay' is nan; give a finite number"),
-        ("max_steps", 1.5, "give a whole number"),
-        ("max_steps", True, "give a whole number"),
-        ("bf16", "True", "'bf16' is 'True'; give true or false"),
+        ("learning_rate", "5e-6", "'learning_rate' is '5e-6'; use a finite number"),
+        ("learning_rate", float("nan"), "'learning_rate' is nan; use a finite number"),
+        ("learning_rate", float("inf"), "'learning_rate' is inf; use a finite number"),
+        ("learning_rate", -1, "'learning_rate' is negative"),
+        ("weight_decay", float("nan"), "'weight_decay' is nan; use a finite number"),
+        ("max_steps", 1.5, "use a whole number"),
+        ("max_steps", True, "use a whole number"),
+        ("bf16", "True", "'bf16' is 'True'; use true or false"),
         ("gradient_checkpointing_kwargs", 3, "'gradient_checkpointing_kwargs' is 3"),
-        ("tokenizer", "x", "the tokenizer and chat template of the base are used"),
+        ("tokenizer", "x", "the base's own tokenizer and chat template are used"),
         ("formatting_func", "x", "rows are conversations"),
         ("push_to_hub", True, "the [hub] table"),
         ("hub_token", "x", "the [hub] table"),
@@ -109,7 +109,7 @@ def test_a_name_without_an_effect_is_left_out_with_a_note() -> None:
         ("resume_from_checkpoint", 3, "true or a checkpoint folder"),
     ],
 )
-def test_a_training_setting_that_cannot_be_used_is_refused_with_what_to_write(
+def test_an_invalid_training_setting_is_rejected_with_the_fix(
     name: str, value: object, says: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -119,18 +119,18 @@ def test_a_training_setting_that_cannot_be_used_is_refused_with_what_to_write(
 
 
 @pytest.mark.parametrize("resume", [True, "folder/checkpoint-2"])
-def test_resuming_takes_true_or_a_folder(resume: object) -> None:
+def test_resuming_accepts_true_or_a_folder(resume: object) -> None:
     assert training_arguments({"resume_from_checkpoint": resume}).values == {
         "resume_from_checkpoint": resume
     }
 
 
-def test_remote_code_that_is_declined_is_no_setting() -> None:
+def test_trust_remote_code_false_is_dropped() -> None:
     assert not training_arguments({"trust_remote_code": False}).values
 
 
 @pytest.mark.parametrize("given", [{}, {"target_modules": None}])
-def test_without_targets_all_linear_layers_are_trained(given: dict[str, Any]) -> None:
+def test_the_default_targets_are_all_linear_layers(given: dict[str, Any]) -> None:
     assert peft_arguments(given).values["target_modules"] == "all-linear"
 
 
@@ -138,21 +138,21 @@ def test_without_targets_all_linear_layers_are_trained(given: dict[str, Any]) ->
     ("name", "value", "says"),
     [
         ("lora_aplha", 8, "did you mean 'lora_alpha'?"),
-        ("r", "16", "'r' is '16'; give a whole number"),
-        ("bias", "some", "give one of 'none', 'all', 'lora_only'"),
+        ("r", "16", "'r' is '16'; use a whole number"),
+        ("bias", "some", "use one of 'none', 'all', 'lora_only'"),
         ("target_modules", [1], "'target_modules' is [1]"),
         ("task_type", "SEQ_CLS", "must be 'CAUSAL_LM'"),
         ("peft_type", "IA3", "must be 'LORA'"),
         ("inference_mode", True, "must be False"),
         ("base_model_name_or_path", "x", "set from model.base"),
         ("layer_replication", [[0, 1]], "changes the base"),
-        ("init_lora_weights", "pissa", "rewrites the base"),
-        ("init_lora_weights", "pissa_niter_4", "rewrites the base"),
-        ("init_lora_weights", "olora", "rewrites the base"),
+        ("init_lora_weights", "pissa", "changes the base's weights"),
+        ("init_lora_weights", "pissa_niter_4", "changes the base's weights"),
+        ("init_lora_weights", "olora", "changes the base's weights"),
         ("init_lora_weights", "zeros", "'init_lora_weights' is 'zeros'"),
     ],
 )
-def test_a_lora_setting_that_cannot_be_used_is_refused_with_what_to_write(
+def test_an_invalid_lora_setting_is_rejected_with_the_fix(
     name: str, value: object, says: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -161,11 +161,11 @@ def test_a_lora_setting_that_cannot_be_used_is_refused_with_what_to_write(
     assert "[peft]" in str(caught.value)
 
 
-def test_the_notebooks_name_for_the_rank_is_taken() -> None:
+def test_the_notebooks_name_for_the_rank_is_accepted() -> None:
     assert peft_arguments({"lora_r": 16}).values["r"] == 16
 
 
-def test_the_notebooks_quantization_is_taken() -> None:
+def test_the_notebooks_quantization_is_accepted() -> None:
     table = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
@@ -179,11 +179,11 @@ def test_the_notebooks_quantization_is_taken() -> None:
     ("table", "says"),
     [
         ({"load_in_4bits": True}, "did you mean 'load_in_4bit'?"),
-        ({"load_in_4bit": "yes"}, "give true or false"),
+        ({"load_in_4bit": "yes"}, "use true or false"),
         ({"bnb_4bit_quant_type": "nf4"}, "set load_in_4bit = true"),
     ],
 )
-def test_a_quantization_that_cannot_be_used_is_refused(table: dict[str, Any], says: str) -> None:
+def test_an_invalid_quantization_is_rejected(table: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as caught:
         quantization_arguments(table)
     assert says in str(caught.value)

@@ -26,7 +26,7 @@ needs_absence = pytest.mark.skipif(not absent, reason="bitsandbytes is installed
 @pytest.mark.parametrize(
     "changes", [{"quantization_config": NF4}, {"training": {"optim": "paged_adamw_8bit"}}]
 )
-def test_what_needs_bitsandbytes_is_refused_without_it_with_the_command_that_brings_it(
+def test_without_bitsandbytes_its_settings_are_rejected_with_the_pip_command(
     train_tiny: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(MissingDependencyError) as caught:
@@ -36,7 +36,7 @@ def test_what_needs_bitsandbytes_is_refused_without_it_with_the_command_that_bri
 
 
 @needs_bitsandbytes
-def test_qlora_trains_an_adapter_for_the_base_as_it_is(
+def test_qlora_trains_an_adapter_for_the_unquantized_base(
     train_tiny: Any, tmp_path: Path, tiny: LoadedBase
 ) -> None:
     result = train_tiny(tmp_path / "adapter", quantization_config=NF4)
@@ -51,9 +51,7 @@ def test_qlora_trains_an_adapter_for_the_base_as_it_is(
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("value", ["float31", "nf4"])
-def test_a_dtype_that_does_not_exist_is_refused(
-    train_tiny: Any, tmp_path: Path, value: str
-) -> None:
+def test_an_unknown_dtype_is_rejected(train_tiny: Any, tmp_path: Path, value: str) -> None:
     with pytest.raises((InputError, BaseModelError)):
         train_tiny(
             tmp_path / "adapter", quantization_config=NF4 | {"bnb_4bit_compute_dtype": value}

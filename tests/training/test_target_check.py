@@ -27,13 +27,11 @@ def test_all_linear_matches_every_layer() -> None:
         (r"model\.layers\.1\..*_proj", 4),
     ],
 )
-def test_a_deliberate_choice_of_real_layers_is_allowed(
-    targets: str | list[str], count: int
-) -> None:
+def test_existing_layers_may_be_chosen(targets: str | list[str], count: int) -> None:
     assert len(check_targets(targets, MODULES)) == count
 
 
-def test_the_list_of_the_notebooks_is_refused_with_the_four_right_names() -> None:
+def test_the_list_of_the_notebooks_is_rejected_with_the_four_right_names() -> None:
     with pytest.raises(InputError) as caught:
         check_targets(LLAMA, MODULES)
     message = str(caught.value)
@@ -56,11 +54,11 @@ def test_the_list_of_the_notebooks_is_refused_with_the_four_right_names() -> Non
         (r".*up_proj", '["gate_up_proj"]'),
         (r"attention\..*", "matches no layer"),
         ("qkv_proj", "matches no layer"),
-        ("(", "no regular expression"),
+        ("(", "is not a valid regular expression"),
         (["lm_head"], "no linear layer of the base is called lm_head"),
     ],
 )
-def test_a_target_that_trains_less_than_it_says_is_refused_with_the_right_name(
+def test_a_target_that_matches_no_layer_is_rejected_with_the_right_name(
     targets: str | list[str], says: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -68,7 +66,7 @@ def test_a_target_that_trains_less_than_it_says_is_refused_with_the_right_name(
     assert says in str(caught.value)
 
 
-def test_split_names_are_right_where_the_base_is_split() -> None:
+def test_split_names_are_accepted_if_the_base_has_split_layers() -> None:
     modules = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"]
     assert check_targets(["q_proj"], modules) == (modules[0],)
     assert check_targets(r".*\.(q_proj|v_proj)", modules) == tuple(modules)

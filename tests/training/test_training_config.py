@@ -27,18 +27,18 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.output.dir == tmp_path / "out"
 
 
-def test_a_base_that_is_a_name_stays_one_and_a_relative_path_is_found(tmp_path: Path) -> None:
+def test_the_name_of_a_base_is_kept_and_a_relative_path_resolved(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD).model.base == "tiny"
-    beside = load(tmp_path, GOOD.replace('"tiny"', '"./tiny"'))
-    assert Path(beside.model.base) == tmp_path / "tiny"
+    relative = load(tmp_path, GOOD.replace('"tiny"', '"./tiny"'))
+    assert Path(relative.model.base) == tmp_path / "tiny"
 
 
-def test_the_libraries_tables_are_carried_as_they_are(tmp_path: Path) -> None:
+def test_the_libraries_tables_are_kept_unchanged(tmp_path: Path) -> None:
     config = load(tmp_path, GOOD + "[training]\nseed = 3\n[peft]\nr = 4\n[quantization]\n")
     assert (config.training, config.peft, config.quantization) == ({"seed": 3}, {"r": 4}, {})
 
 
-def test_the_sources_own_names_for_the_output_are_taken(tmp_path: Path) -> None:
+def test_the_cookbooks_names_for_the_output_are_accepted(tmp_path: Path) -> None:
     text = GOOD.replace('[output]\ndir = "out"', "[training]\noutput_dir = 'checkpoint_dir'")
     config = load(tmp_path, text + "overwrite_output_dir = true\n")
     assert config.output.dir == tmp_path / "checkpoint_dir"
@@ -60,9 +60,7 @@ def test_the_sources_own_names_for_the_output_are_taken(tmp_path: Path) -> None:
         ("training.a.b=false", {"training": {"a": {"b": False}}}),
     ],
 )
-def test_an_override_is_typed_as_toml_and_a_bare_word_is_a_string(
-    override: str, value: object
-) -> None:
+def test_an_override_is_toml_and_a_bare_word_is_a_string(override: str, value: object) -> None:
     assert parse_override(override) == value
 
 
@@ -81,24 +79,24 @@ def test_an_override_is_typed_as_toml_and_a_bare_word_is_a_string(
         "a.b=" + "[" * 5000,
     ],
 )
-def test_a_broken_override_is_refused(override: str) -> None:
+def test_an_invalid_override_is_rejected(override: str) -> None:
     with pytest.raises(InputError, match="--set"):
         parse_override(override)
 
 
-def test_an_override_can_set_nothing_beside_what_it_names(tmp_path: Path) -> None:
+def test_an_override_sets_only_the_key_that_it_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--set"):
         load(tmp_path, GOOD, "training.seed=1\nother=2")
 
 
-def test_overrides_are_laid_over_the_file_in_order(tmp_path: Path) -> None:
+def test_overrides_are_applied_in_order(tmp_path: Path) -> None:
     text = GOOD + "[training]\nseed = 1\nmax_steps = 2\n"
     config = load(tmp_path, text, "training.seed=5", "training.seed=6", "hub.repo_id=me/mine")
     assert config.training == {"seed": 6, "max_steps": 2}
     assert config.hub.repo_id == "me/mine"
 
 
-def test_a_path_in_an_override_is_relative_to_where_the_command_runs(
+def test_a_path_in_an_override_is_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -117,14 +115,14 @@ def test_a_path_in_an_override_is_relative_to_where_the_command_runs(
         ('base = "tiny"', "", "[model]: base is missing"),
         ('dir = "out"', "", "[output]: dir is missing"),
         ('train = "rows.jsonl"', "", "[data]: train is missing"),
-        ('base = "tiny"', "base = 3", "'base' is 3; give a string"),
-        ('train = "rows.jsonl"', "train = 3", "'train' is 3; give a path"),
-        ("[data]", "[data]\nseed = 1.5", "'seed' is 1.5; give a whole number"),
-        ("[data]", "[data]\nseed = true", "'seed' is True; give a whole number"),
-        ("[data]", "[data]\nvalidation_fraction = 0.0", "give a share between 0 and 1"),
-        ("[data]", "[data]\nvalidation_fraction = 1", "give a share between 0 and 1"),
+        ('base = "tiny"', "base = 3", "'base' is 3; use a string"),
+        ('train = "rows.jsonl"', "train = 3", "'train' is 3; use a path"),
+        ("[data]", "[data]\nseed = 1.5", "'seed' is 1.5; use a whole number"),
+        ("[data]", "[data]\nseed = true", "'seed' is True; use a whole number"),
+        ("[data]", "[data]\nvalidation_fraction = 0.0", "set a share between 0 and 1"),
+        ("[data]", "[data]\nvalidation_fraction = 1", "set a share between 0 and 1"),
         ("[model]", "[model]\ndtype = 'int4'", "use one of auto, float32"),
-        ("[output]", "[output]\noverwrite = 'yes'", "give true or false"),
+        ("[output]", "[output]\noverwrite = 'yes'", "use true or false"),
         ("[output]", "[training]\noutput_dir = 'x'\n[output]", "both output.dir and"),
         ("[output]", "[engine]\nname = 'lorax'\n[output]", "use one of peft, loralib"),
         ("[output]", "[engine]\nmasks = { a = [true] }\n[output]", "for loralib's MergedLinear"),
@@ -133,7 +131,7 @@ def test_a_path_in_an_override_is_relative_to_where_the_command_runs(
         ("[model]", "[model", "cannot read the training config"),
     ],
 )
-def test_a_bad_config_is_refused_with_what_to_write(
+def test_an_invalid_config_is_rejected_with_the_fix(
     tmp_path: Path, old: str, new: str, says: str
 ) -> None:
     assert old in GOOD
@@ -142,28 +140,28 @@ def test_a_bad_config_is_refused_with_what_to_write(
     assert says in str(caught.value)
 
 
-def test_a_config_that_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_is_not_a_file_is_rejected(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.toml", tmp_path):
         with pytest.raises(InputError, match="cannot read the training config"):
             load_config(path)
 
 
-def test_a_config_too_deep_to_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give a TOML file"):
+def test_a_config_that_is_nested_too_deeply_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="pass a TOML file"):
         load(tmp_path, "[training]\nseed = " + "[" * 5000)
 
 
-def test_a_path_of_nobody_is_one_below_the_file(tmp_path: Path) -> None:
+def test_the_home_of_an_unknown_user_is_a_relative_path(tmp_path: Path) -> None:
     config = load(tmp_path, GOOD, "data.train=~nobody-here/rows.jsonl")
     assert config.data.train.parts[-2:] == ("~nobody-here", "rows.jsonl")
 
 
-def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'base' is no table"):
+def test_an_override_below_a_value_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'base' is not a table"):
         load(tmp_path, GOOD, "model.base.name=3")
 
 
-def test_the_masks_of_loralib_are_read_by_name_and_can_be_set_one_by_one(tmp_path: Path) -> None:
+def test_loralib_masks_are_read_by_name_and_can_be_overridden(tmp_path: Path) -> None:
     text = GOOD + "[engine]\nname = 'loralib'\nmasks.qkv_proj = { q = true, k = true, v = true }\n"
     config = load(tmp_path, text, "engine.masks.qkv_proj.k=false")
     assert config.engine.masks == {"qkv_proj": {"q": True, "k": False, "v": True}}

@@ -5,7 +5,7 @@ import pytest
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.training.training_config import OutputTable
-from phi3_lora_qa.training.training_output import find_checkpoints, staged_output
+from phi3_lora_qa.training.training_output import find_checkpoints, training_folders
 
 
 def adapter(folder: Path, text: str = "old") -> Path:
@@ -22,37 +22,37 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 
 def write(output: OutputTable, resume: str | bool | None = None) -> None:
-    with staged_output(output, resume) as places:
-        (places.staging / "adapter_config.json").write_text("new", encoding="utf-8")
+    with training_folders(output, resume) as folders:
+        (folders.staging / "adapter_config.json").write_text("new", encoding="utf-8")
         assert not (output.dir / "adapter_config.json").exists() or output.overwrite
 
 
-def test_the_finished_folder_takes_its_place_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_the_finished_folder_is_moved_into_place_and_nothing_else_remains(tmp_path: Path) -> None:
     write(OutputTable(dir=tmp_path / "deep" / "adapter"))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["adapter"]
     assert (tmp_path / "deep" / "adapter" / "adapter_config.json").read_text() == "new"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_whatever_stops_training_leaves_no_half_adapter(
+def test_an_error_during_training_leaves_no_partial_adapter(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
     old = adapter(tmp_path / "adapter")
 
-    def stop_half_way() -> None:
-        with staged_output(OutputTable(dir=old, overwrite=True), None) as places:
-            (places.staging / "half").write_text("x", encoding="utf-8")
+    def fail_during_training() -> None:
+        with training_folders(OutputTable(dir=old, overwrite=True), None) as folders:
+            (folders.staging / "half").write_text("x", encoding="utf-8")
             raise error
 
     with pytest.raises(error):
-        stop_half_way()
+        fail_during_training()
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     assert (old / "adapter_config.json").read_text() == "old"
 
 
-def test_an_adapter_is_replaced_only_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_an_adapter_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     old = adapter(tmp_path / "adapter")
-    with pytest.raises(InputError, match="already holds files"):
+    with pytest.raises(InputError, match="already contains files"):
         write(OutputTable(dir=old))
     write(OutputTable(dir=old, overwrite=True))
     assert (old / "adapter_config.json").read_text() == "new"
@@ -65,29 +65,29 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-def test_a_folder_that_holds_something_else_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter-1.md").write_text("irreplaceable", encoding="utf-8")
-    with pytest.raises(InputError, match="holds files but no adapter"):
+    with pytest.raises(InputError, match="contains files but no adapter"):
         write(OutputTable(dir=folder, overwrite=True))
     assert (folder / "chapter-1.md").read_text() == "irreplaceable"
 
 
-def test_a_file_in_the_place_of_the_folder_or_its_parent_is_refused(tmp_path: Path) -> None:
+def test_an_output_that_is_a_file_or_below_one_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match="is a file"):
         write(OutputTable(dir=tmp_path / "file"))
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot write to"):
         write(OutputTable(dir=tmp_path / "file" / "adapter"))
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("pipe", "link"):
-        with pytest.raises(InputError, match="is no folder"):
+        with pytest.raises(InputError, match="is not a folder"):
             write(OutputTable(dir=tmp_path / name))
 
 
-def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
     for step in (100, 20, 3):
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-7").mkdir()
@@ -99,12 +99,12 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path: Path) -> No
     ]
 
 
-def test_checkpoints_of_an_earlier_run_are_resumed_or_replaced_but_never_mixed(
+def test_checkpoints_of_an_earlier_run_are_resumed_or_replaced(
     tmp_path: Path,
 ) -> None:
     output = OutputTable(dir=tmp_path / "adapter")
     path = checkpoint(tmp_path / "adapter-checkpoints", 2)
-    with pytest.raises(InputError, match="checkpoints of an earlier run"):
+    with pytest.raises(InputError, match="contains checkpoints of an earlier run"):
         write(output)
     write(output, resume=True)
     assert path.is_dir()
@@ -112,18 +112,18 @@ def test_checkpoints_of_an_earlier_run_are_resumed_or_replaced_but_never_mixed(
     assert not path.exists()
 
 
-def test_resuming_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Path) -> None:
+def test_resuming_starts_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     for step in (2, 10, 12):
         last = checkpoint(tmp_path / "adapter-checkpoints", step)
     (last / "trainer_state.json").unlink()
-    with staged_output(OutputTable(dir=tmp_path / "adapter"), True) as places:
-        assert places.resume == tmp_path / "adapter-checkpoints" / "checkpoint-10"
+    with training_folders(OutputTable(dir=tmp_path / "adapter"), True) as folders:
+        assert folders.resume_from == tmp_path / "adapter-checkpoints" / "checkpoint-10"
 
 
 def test_resuming_needs_a_checkpoint(tmp_path: Path) -> None:
     output = OutputTable(dir=tmp_path / "adapter")
     with pytest.raises(InputError, match="no checkpoint in"):
         write(output, resume=True)
-    with pytest.raises(InputError, match="is no checkpoint"):
+    with pytest.raises(InputError, match="is not a checkpoint"):
         write(output, resume=str(tmp_path))
     write(output, resume=str(checkpoint(tmp_path, 2)))

@@ -1,4 +1,4 @@
-"""Training that goes on from a checkpoint is the training that was never stopped."""
+"""Training resumed from a checkpoint ends as training without an interruption does."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from phi3_lora_qa.training import TrainResult
 
 pytestmark = pytest.mark.slow
 
-# Dropout draws random numbers in each step, a batch is gathered over two, the learning rate moves,
-# and the checkpoint falls into the middle of an epoch of 36 rows.
+# Dropout draws random numbers in each step, gradients accumulate over two batches, the learning
+# rate changes, and the checkpoint is in the middle of an epoch of 36 rows.
 TRAINING: dict[str, Any] = {
     "max_steps": 8,
     "per_device_train_batch_size": 4,
@@ -29,7 +29,7 @@ PEFT: dict[str, Any] = {"lora_dropout": 0.3}
 
 @pytest.fixture(scope="module")
 def whole(train_tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    """Eight steps in one go."""
+    """Eight steps without an interruption."""
     folder = tmp_path_factory.mktemp("whole") / "adapter"
     result: TrainResult = train_tiny(folder, training=TRAINING, peft=PEFT)
     assert [path.name for path in result.checkpoints] == [
@@ -60,7 +60,7 @@ def test_resumed_training_has_the_same_losses_and_ends_with_the_same_bytes(
     assert weights(resumed.adapter) == weights(whole.adapter)
 
 
-def test_dropout_is_what_makes_that_hard(
+def test_without_the_saved_random_state_the_result_differs(
     whole: TrainResult, train_tiny: Any, tmp_path: Path
 ) -> None:
     start = whole.checkpoints[0]
@@ -75,12 +75,12 @@ def test_dropout_is_what_makes_that_hard(
     assert weights(resumed.adapter) != weights(whole.adapter)
 
 
-def test_a_stopped_run_goes_on_in_its_own_folder(
+def test_a_stopped_run_resumes_in_its_own_folder(
     whole: TrainResult, train_tiny: Any, tmp_path: Path
 ) -> None:
     output = tmp_path / "adapter"
     first = train_tiny(output, training={**TRAINING, "save_total_limit": 3}, peft=PEFT)
-    # As if it had been stopped in step 5: no adapter, and one whole checkpoint.
+    # As if it had been stopped in step 5: no adapter, and one complete checkpoint.
     for path in (first.adapter, *first.checkpoints[1:]):
         path.rename(tmp_path / f"gone-{path.name}")
     resumed = train_tiny(output, training={**TRAINING, "resume_from_checkpoint": True}, peft=PEFT)
@@ -90,26 +90,26 @@ def test_a_stopped_run_goes_on_in_its_own_folder(
 @pytest.mark.parametrize(
     ("peft", "says"),
     [
-        ({"r": 8}, "was trained with r = 4, not 8; set that back"),
+        ({"r": 8}, "was trained with r = 4, not 8; restore that setting"),
         ({"lora_alpha": 32}, "was trained with lora_alpha = 8, not 32"),
         ({"lora_dropout": 0.0}, "was trained with lora_dropout = 0.3, not 0.0"),
         ({"use_dora": True}, "was trained with use_dora = False, not True"),
         ({"target_modules": ["qkv_proj"]}, "was trained with target_modules = "),
     ],
 )
-def test_a_checkpoint_of_another_adapter_is_refused_with_the_setting_that_differs(
+def test_a_checkpoint_of_another_adapter_is_rejected_with_the_setting_that_differs(
     whole: TrainResult, train_tiny: Any, tmp_path: Path, peft: dict[str, Any], says: str
 ) -> None:
     resume = {**TRAINING, "resume_from_checkpoint": str(whole.checkpoints[0])}
     with pytest.raises(InputError) as caught:
         train_tiny(tmp_path / "adapter", training=resume, peft=PEFT | peft)
     assert says in str(caught.value)
-    assert str(caught.value).endswith("or drop training.resume_from_checkpoint")
+    assert str(caught.value).endswith("or remove training.resume_from_checkpoint")
     assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("content", [None, "{"])
-def test_a_checkpoint_without_a_config_is_refused(
+def test_a_checkpoint_without_a_config_is_rejected(
     whole: TrainResult, train_tiny: Any, tmp_path: Path, content: str | None
 ) -> None:
     broken = tmp_path / "checkpoint-3"
@@ -141,7 +141,7 @@ def test_a_checkpoint_never_runs_code(whole: TrainResult, train_tiny: Any, tmp_p
 
 
 class Touch:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

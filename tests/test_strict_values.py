@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from phi3_lora_qa.training.strict_values import fits, nearest
+from phi3_lora_qa.strict_values import fits, suggest
 
 
 class Kind(StrEnum):
@@ -38,7 +38,7 @@ FAMILY = Literal["gaussian", "pissa_niter_[number of iters]"]
         ("pissa_niter_16", FAMILY),
         (object(), Any),
         (Path("x"), Path),
-        (3, "a hint that is no type"),
+        (3, "a hint that is not a type"),
     ],
 )
 def test_a_value_of_the_documented_type_fits(value: object, hint: object) -> None:
@@ -69,6 +69,6 @@ def test_a_value_of_another_type_does_not_fit(value: object, hint: object) -> No
     assert not fits(value, hint)
 
 
-def test_the_nearest_name_is_given_and_all_names_where_none_is_near() -> None:
-    assert nearest("learning_rat", ["learning_rate", "seed"]) == "did you mean 'learning_rate'?"
-    assert nearest("zzz", ["seed", "r"]) == "known are r, seed"
+def test_the_closest_name_is_suggested_or_all_names_listed() -> None:
+    assert suggest("learning_rat", ["learning_rate", "seed"]) == "did you mean 'learning_rate'?"
+    assert suggest("zzz", ["seed", "r"]) == "use one of seed, r"

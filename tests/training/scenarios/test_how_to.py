@@ -13,18 +13,16 @@ from phi3_lora_qa.training.library_arguments import (
 )
 from phi3_lora_qa.training.target_check import check_targets, linear_names, phi3_modules
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to-train.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to-train.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_page_shows_the_three_examples_of_the_source_that_use_lora() -> None:
+def test_the_page_shows_the_three_cookbook_examples_that_use_lora() -> None:
     assert len(RECIPES) == 3
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_each_example_is_a_config_that_can_be_used_without_a_note(
-    recipe: str, tmp_path: Path
-) -> None:
+def test_each_example_is_a_valid_config_without_notes(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "train.toml"
     path.write_text(recipe, encoding="utf-8")
     config = load_config(path)
@@ -35,7 +33,7 @@ def test_each_example_is_a_config_that_can_be_used_without_a_note(
     quantization_arguments(config.quantization)
 
 
-def test_the_modules_of_a_base_are_told_from_its_config_as_they_are_in_the_model(
+def test_the_modules_derived_from_the_config_are_those_of_the_model(
     tiny: Any,
 ) -> None:
     assert sorted(phi3_modules(read_base_config(tiny.ref))) == sorted(linear_names(tiny.model))

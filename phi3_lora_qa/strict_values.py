@@ -1,51 +1,50 @@
-"""Strict reading of named values: does a value fit a type hint, and which known name was meant."""
+"""Strict reading of named values: checks names and types, and suggests the closest known name."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.errors import InputError, escape
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that was most likely meant, as the end of a message."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}"
+def suggest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """Return "did you mean 'NAME'?", or all known names if none is similar."""
+    names = list(known)
+    return did_you_mean(name, names, cutoff=cutoff) or f"use one of {', '.join(names)}"
 
 
 def require_known(raw: Mapping[str, object], known: Iterable[str], where: str) -> None:
-    """Refuse a name that nothing reads: a misspelt setting must not be a silent default.
+    """Raise if a name is unknown, since a misspelt setting would silently keep its default.
 
     Raises:
-        InputError: With the nearest known name.
+        InputError: Names the key and the closest known one.
     """
-    names = set(known)
+    names = sorted(set(known))
     for name in raw:
         if name not in names:
-            raise InputError(f"{where}: unknown key '{escape(name, 80)}'; {nearest(name, names)}")
+            raise InputError(f"{where}: unknown key '{escape(name, 80)}'; {suggest(name, names)}")
 
 
 def require_type(value: object, hint: object, name: str, where: str) -> None:
-    """Refuse a value of another type than the one that is documented for its name.
+    """Raise if a value does not have the type that is documented for its name.
 
     Raises:
-        InputError: With the type that it must have.
+        InputError: Names the key, the value and the type.
     """
     if not fits(value, hint):
-        raise InputError(f"{where}: '{name}' is {escape(repr(value), 60)}; give {_in_words(hint)}")
+        shown = escape(repr(value), 60)
+        raise InputError(f"{where}: '{name}' is {shown}; use {describe_type(hint)}")
 
 
-def fits(value: object, hint: object) -> bool:  # noqa: PLR0911 - one return a kind of hint
-    """Tell whether a value fits a type hint, for the hints that configuration classes use.
+def fits(value: object, hint: object) -> bool:  # noqa: PLR0911 - one return for each kind of hint
+    """Return whether a value fits a type hint, for the hints that configuration classes use.
 
-    A whole number fits ``float``, and NaN nothing; ``True`` fits neither ``int`` nor ``float``. A
-    table fits where a nested configuration class is wanted. A hint of a kind that is not known here
-    always fits.
+    An integer fits ``float``. NaN fits neither ``int`` nor ``float``, and nor does ``True``. A
+    table fits a nested configuration class. Every value fits a hint of an unknown kind.
     """
     if hint is Any:
         return True
@@ -79,10 +78,11 @@ def _is_choice(value: object, choice: object) -> bool:
     return type(value) is type(choice) and value == choice
 
 
-def _in_words(hint: object) -> str:
+def describe_type(hint: object) -> str:
+    """Return a type hint in words, such as "a whole number" or "true or false"."""
     arguments = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
-        words = [_in_words(one) for one in arguments if one is not NoneType]
+        words = [describe_type(one) for one in arguments if one is not NoneType]
         return " or ".join(dict.fromkeys(words))
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(one) for one in arguments)

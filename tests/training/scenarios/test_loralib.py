@@ -1,5 +1,4 @@
-"""Training with loralib's layers: what it learns, what it leaves, and that the gate's own way in
-accepts it."""
+"""Training with loralib's layers: what is trained and saved; the linter accepts the adapter."""
 
 import copy
 import json
@@ -22,11 +21,11 @@ from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.training import TrainResult, train_from_config
-from phi3_lora_qa.training.train import check_job
+from phi3_lora_qa.training.check_job import check_job
 from phi3_lora_qa.training.training_config import TrainConfig, config_from_tables
-from phi3_lora_qa.training.training_output import Places
-from phi3_lora_qa.training.training_progress import Silent
-from phi3_lora_qa.training.training_run import run
+from phi3_lora_qa.training.training_output import TrainingFolders
+from phi3_lora_qa.training.training_progress import TrainingCallbacks
+from phi3_lora_qa.training.training_run import run_training
 
 pytestmark = pytest.mark.slow
 
@@ -66,14 +65,14 @@ def test_the_loss_falls_and_only_the_factors_are_counted(by_loralib: TrainResult
     assert by_loralib.trainable_parameters == sum(tensor.numel() for tensor in held.values())
 
 
-def test_training_changes_the_factors_and_no_bit_of_the_base(
+def test_training_changes_the_factors_but_no_bit_of_the_base(
     configure: Configure, tiny: LoadedBase, tmp_path: Path, rows: Path
 ) -> None:
     job = check_job(configure(tmp_path / "adapter"))
-    places = Places(
-        adapter=tmp_path, staging=tmp_path, checkpoints=tmp_path / "checkpoints", resume=None
+    folders = TrainingFolders(
+        adapter=tmp_path, staging=tmp_path, checkpoints=tmp_path / "checkpoints", resume_from=None
     )
-    trained = run(job, load_training_data(rows), places, Silent())
+    trained = run_training(job, load_training_data(rows), folders, TrainingCallbacks())
     moved = dict(trained.model.named_parameters())
     for name, weight in tiny.model.named_parameters():
         assert torch.equal(moved.pop(name), weight), name
@@ -81,7 +80,7 @@ def test_training_changes_the_factors_and_no_bit_of_the_base(
     assert all(tensor.any() for tensor in moved.values())
 
 
-def test_both_checkpoints_the_tokenizer_the_card_and_the_manifest_are_left(
+def test_both_formats_the_tokenizer_the_card_and_the_manifest_are_saved(
     by_loralib: TrainResult,
 ) -> None:
     assert sorted(path.name for path in by_loralib.adapter.iterdir()) == [
@@ -111,7 +110,7 @@ def test_the_linter_accepts_the_adapter_against_its_base(by_loralib: TrainResult
     assert not [f for f in report.findings if f.severity == "warning"]
 
 
-def test_the_peft_adapter_answers_as_the_loralib_checkpoint_does(
+def test_the_peft_adapter_has_the_logits_of_the_loralib_checkpoint(
     by_loralib: TrainResult, tiny: LoadedBase
 ) -> None:
     ids = torch.tensor([[1, 17, 203, 55, 9, 400]])
@@ -127,7 +126,7 @@ def test_the_peft_adapter_answers_as_the_loralib_checkpoint_does(
     assert (tuned - base).abs().max() > 0.5
 
 
-def test_the_block_that_the_mask_leaves_out_has_no_delta(by_loralib: TrainResult) -> None:
+def test_a_masked_block_has_no_delta(by_loralib: TrainResult) -> None:
     tensors = load_file(by_loralib.adapter / "adapter_model.safetensors")
     b = tensors["base_model.model.model.layers.0.self_attn.qkv_proj.lora_B.weight"]
     assert b.shape == (192, 3 * 3)
@@ -136,7 +135,7 @@ def test_the_block_that_the_mask_leaves_out_has_no_delta(by_loralib: TrainResult
     assert b[144:].any()
 
 
-def test_the_same_config_gives_the_same_bytes_and_a_resumed_run_too(
+def test_the_same_config_gives_the_same_bytes_also_when_resumed(
     configure: Configure, by_loralib: TrainResult, tmp_path: Path
 ) -> None:
     stopped = configure(tmp_path / "adapter", training={"save_steps": 3})
@@ -152,12 +151,12 @@ def test_the_same_config_gives_the_same_bytes_and_a_resumed_run_too(
     assert (resumed.adapter / "loralib.safetensors").read_bytes() == weights
 
 
-def test_the_engine_can_be_named_in_python(train_tiny: Any, tmp_path: Path) -> None:
+def test_the_engine_can_be_chosen_in_python(train_tiny: Any, tmp_path: Path) -> None:
     result = train_tiny(tmp_path / "adapter", training={"max_steps": 1}, engine={"name": "loralib"})
     assert (result.adapter / "loralib.safetensors").is_file()
 
 
-def test_the_best_checkpoint_is_taken_back(configure: Configure, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_loaded_at_the_end(configure: Configure, tmp_path: Path) -> None:
     result = train_from_config(
         configure(
             tmp_path / "adapter",
@@ -190,8 +189,8 @@ def test_gradient_checkpointing_trains_the_same_factors(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"peft": {"use_dora": True}}, "loralib knows no 'use_dora'"),
-        ({"peft": {"rank_pattern": {"o_proj": 2}}}, "loralib knows no 'rank_pattern'"),
+        ({"peft": {"use_dora": True}}, "loralib does not support 'use_dora'"),
+        ({"peft": {"rank_pattern": {"o_proj": 2}}}, "loralib does not support 'rank_pattern'"),
         ({"peft": {"bias": "all"}}, 'set bias = "none"'),
         ({"peft": {"target_modules": ["q_proj"]}}, 'use target_modules = ["qkv_proj"]'),
         ({"engine": {"name": "loralib", "masks": {"qkv_proj": {"q": True}}}}, "leaves out k"),
@@ -199,7 +198,7 @@ def test_gradient_checkpointing_trains_the_same_factors(
         ({"engine": {"masks": MASKS}}, "for loralib's MergedLinear"),
     ],
 )
-def test_what_loralib_does_not_know_is_refused_and_nothing_is_left(
+def test_a_setting_that_loralib_lacks_is_rejected_and_nothing_is_saved(
     configure: Configure, tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InputError) as caught:

@@ -1,3 +1,0 @@
-from tests.tiny_base import tiny
-
-__all__ = ["tiny"]
