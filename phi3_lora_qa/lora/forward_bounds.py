@@ -11,16 +11,18 @@ from functools import reduce
 import numpy as np
 
 from phi3_lora_qa.lora.factors import Array, Factors
-from phi3_lora_qa.lora.interval_arithmetic import Approximation, Arithmetic, arithmetic_of, exact
+from phi3_lora_qa.lora.interval_arithmetic import (
+    Approximation,
+    Arithmetic,
+    DtypeLike,
+    arithmetic_of,
+    exact,
+)
 from phi3_lora_qa.lora.weight_bounds import approximate_delta, approximate_gain, approximate_merge
 
 
 def forward_bound(
-    weight: Array,
-    factors: Factors,
-    x: Array,
-    dtype: str | Arithmetic,
-    base_bias: Array | None = None,
+    weight: Array, factors: Factors, x: Array, dtype: DtypeLike, base_bias: Array | None = None
 ) -> Array:
     """Bound |fl(y) - y| for the unmerged y = W·x + s · (B·(A·x) + b).
 
@@ -63,7 +65,7 @@ def forward_bound(
 
 
 def sum_forward_bound(
-    weight: Array, adapters: Sequence[Factors], x: Array, dtype: str | Arithmetic
+    weight: Array, adapters: Sequence[Factors], x: Array, dtype: DtypeLike
 ) -> Array:
     """Bound |fl(y) - y| for y = W·x + Σ s_i · (B_i·(A_i·x) + b_i), several active adapters.
 
@@ -93,11 +95,7 @@ def sum_forward_bound(
 
 
 def dense_forward_bound(
-    weight: Array,
-    factors: Factors,
-    x: Array,
-    dtype: str | Arithmetic,
-    base_bias: Array | None = None,
+    weight: Array, factors: Factors, x: Array, dtype: DtypeLike, base_bias: Array | None = None
 ) -> Array:
     """Bound |fl(y) - y| for y = W·x + s · (P·x) with P = B·A formed first.
 
@@ -132,11 +130,7 @@ def dense_forward_bound(
 
 
 def merged_forward_bound(
-    weight: Array,
-    factors: Factors,
-    x: Array,
-    dtype: str | Arithmetic,
-    base_bias: Array | None = None,
+    weight: Array, factors: Factors, x: Array, dtype: DtypeLike, base_bias: Array | None = None
 ) -> Array:
     """Bound |fl(fl(W')·x + b') - y| for a merged layer.
 

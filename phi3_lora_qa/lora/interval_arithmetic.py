@@ -224,7 +224,11 @@ class Arithmetic:
         return _bounded(value, error)
 
 
-def arithmetic_of(dtype: "str | Arithmetic") -> Arithmetic:
+DtypeLike = str | Arithmetic
+"""The name of a dtype, which means its default arithmetic, or an arithmetic."""
+
+
+def arithmetic_of(dtype: DtypeLike) -> Arithmetic:
     """Return the default arithmetic of a dtype, or the given arithmetic itself.
 
     Args:

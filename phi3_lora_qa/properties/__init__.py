@@ -9,9 +9,9 @@ property that applies to it as a separate test:
 """
 
 from phi3_lora_qa.models.tensor_conversion import to_float64, to_tensor
-from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer import Gradients, Layer
 from phi3_lora_qa.properties.layer_property import Comparison, Property
+from phi3_lora_qa.properties.property_catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import PropertyFailed, PropertyResult, run_property
 from phi3_lora_qa.properties.testing import lora_properties
 from phi3_lora_qa.properties.torch_layer import TorchLayer

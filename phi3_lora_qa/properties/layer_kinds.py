@@ -4,8 +4,8 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer_property import Property, UnderTest
+from phi3_lora_qa.properties.property_catalogue import all_properties
 
 _PEFT = "phi3_lora_qa.properties.peft_layers"
 _PEFT_OTHER = "phi3_lora_qa.properties.peft_embedding_conv"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer import Layer
 from phi3_lora_qa.properties.layer_property import Property
+from phi3_lora_qa.properties.property_catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import PROFILES, PropertyResult, run_property
 
 

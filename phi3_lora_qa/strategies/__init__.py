@@ -22,7 +22,7 @@ from phi3_lora_qa.strategies.case_types import (
     LayerCase,
     MergedLinearCase,
 )
-from phi3_lora_qa.strategies.factors import FACTOR_KINDS, FactorKind, lora_factors
+from phi3_lora_qa.strategies.factor_pairs import FACTOR_KINDS, FactorKind, lora_factors
 from phi3_lora_qa.strategies.layer_cases import (
     conv_cases,
     embedding_cases,

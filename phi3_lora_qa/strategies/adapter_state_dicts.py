@@ -21,7 +21,7 @@ from phi3_lora_qa.adapter.tensor_names import Part, tensor_name
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Array
 from phi3_lora_qa.strategies.arrays import NONZERO_FILLS, arrays
-from phi3_lora_qa.strategies.factors import FactorKind, lora_factors
+from phi3_lora_qa.strategies.factor_pairs import FactorKind, lora_factors
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -5,8 +5,8 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer_property import Comparison, Property, UnderTest
+from phi3_lora_qa.properties.property_catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import run_property
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel
 

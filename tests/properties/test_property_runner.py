@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer import Layer
 from phi3_lora_qa.properties.layer_property import Comparison, Property, compare
 from phi3_lora_qa.properties.peft_layers import PeftLinear
+from phi3_lora_qa.properties.property_catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import (
     PROFILES,
     PropertyFailed,

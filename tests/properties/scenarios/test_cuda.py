@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phi3_lora_qa.properties import TorchLayer, lora_properties
-from phi3_lora_qa.properties.catalogue import all_properties
+from phi3_lora_qa.properties.property_catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.strategies import LayerCase, linear_cases
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.lora import Array, Factors, format_of
-from phi3_lora_qa.properties.catalogue import all_properties
 from phi3_lora_qa.properties.layer import Gradients
 from phi3_lora_qa.properties.layer_property import UnderTest
+from phi3_lora_qa.properties.property_catalogue import all_properties
 from phi3_lora_qa.properties.property_runner import PropertyFailed, run_property
 from phi3_lora_qa.properties.whole_model import MARGIN, ModelCase
 from tests.properties.reference import ReferenceDora, ReferenceLayer, ReferenceModel

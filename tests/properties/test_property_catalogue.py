@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from phi3_lora_qa.properties.catalogue import all_properties
+from phi3_lora_qa.properties.property_catalogue import all_properties
 
 
 def test_every_property_has_its_own_id_and_a_summary() -> None:
@@ -16,7 +16,7 @@ def test_every_property_has_its_own_id_and_a_summary() -> None:
 def test_the_order_does_not_depend_on_the_imports() -> None:
     code = (
         "from phi3_lora_qa.properties import whole_model\n"
-        "from phi3_lora_qa.properties.catalogue import all_properties\n"
+        "from phi3_lora_qa.properties.property_catalogue import all_properties\n"
         "print(*(prop.id for prop in all_properties()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
