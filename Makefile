@@ -16,7 +16,7 @@ SEED ?= 0
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
-.PHONY: demo test test-fast thorough lint docs fuzz attack fixtures sample-report mutants simulate bench compat clean browser help
+.PHONY: demo test test-fast thorough lint docs schema fuzz attack fixtures sample-report mutants simulate bench compat clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,8 +53,11 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/ready ## write docs/rules from the linter's rules
+docs: .venv/ready schema ## write docs/rules from the linter's rules, and the record's JSON Schema
 	$(BIN)/python docs/make_rules.py
+
+schema: .venv/ready ## write phi3_lora_qa/record.schema.json from the dataclasses of the record
+	$(BIN)/python -m phi3_lora_qa.record_schema
 
 fixtures: .venv/ready ## regenerate the tiny base and all bundled data
 	$(BIN)/python fixtures/make_tiny.py

@@ -1,9 +1,9 @@
-"""Run the package on the lowest and the newest libraries that pyproject.toml allows.
+"""Run the package with the lowest and the newest libraries that pyproject.toml allows.
 
 For each Python version and each of the two sets: resolve it, install it with the built wheel into
-a fresh environment, gate the bundled adapter by both spellings of the option, train a few steps and
-lint what comes out, and test the layers. Writes docs/compatibility.md; and, where everything
-passed, the versions that error messages name. Usage: python benchmarks/compat.py [--python 3.12]
+a new environment, gate the bundled adapter with both forms of the option, train a few steps, lint
+the trained adapter, and test the layers. Writes docs/compatibility.md and, if everything passed,
+the versions that error messages name. Usage: python benchmarks/compat.py [--python 3.12]
 """
 
 import argparse
@@ -22,12 +22,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from phi3_lora_qa.libraries import TRIED_FILE
+from phi3_lora_qa.libraries import TESTED_FILE
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "fixtures" / "tiny"
 PAGE = ROOT / "docs" / "compatibility.md"
-TRIED = ROOT / "phi3_lora_qa" / TRIED_FILE
+TESTED = ROOT / "phi3_lora_qa" / TESTED_FILE
 PYTHONS = ("3.11", "3.12", "3.13")
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
 INSTALL = "install"
@@ -42,8 +42,8 @@ SHOWN = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "toke
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
-    """What became of one set on one Python: each step's error, empty where it passed."""
+class SetResult:
+    """The result of one set on one Python: each step's error, empty if it passed."""
 
     python: str
     which: str
@@ -52,33 +52,33 @@ class Tried:
 
     @property
     def passed(self) -> bool:
-        """Whether every step ran and passed."""
+        """Whether all steps passed."""
         return set(self.errors) == {INSTALL, *STEPS} and not any(self.errors.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """A virtual environment with the wheel, and a folder to work in that is no checkout."""
+    """A virtual environment with the wheel, and a work folder that is not a checkout."""
 
     bin: Path
     folder: Path
 
     def run(self, *words: str, cwd: Path | None = None) -> str:
-        """Run a command of the environment; return the end of its output where it failed."""
+        """Run a command of the environment; return the end of its output if it failed."""
         return _run([str(self.bin / words[0]), *words[1:]], cwd or self.folder)
 
     def gate_one_word(self) -> str:
-        """Gate the bundled adapter, beside the command."""
+        """Gate the bundled adapter, with the option and its value in one word."""
         return self._gate("one", [f"--phi3-adapter={self._adapter('one')}"])
 
     def gate_two_words(self) -> str:
-        """Gate one that lies in a project of its own, whose options must not count."""
+        """Gate an adapter in another project, whose options must have no effect."""
         adapter = self._adapter("theirs")
         (adapter.parent / "pytest.ini").write_text("[pytest]\naddopts = --collect-only\n")
         return self._gate("mine", ["--phi3-adapter", str(adapter)])
 
     def train(self) -> str:
-        """Train a few steps, and let the linter accept what comes out."""
+        """Train a few steps, and lint the trained adapter."""
         few = ("max_steps=4", "eval_strategy=no", "save_strategy=no")
         settings = [f"--set=training.{setting}" for setting in few]
         out = self.folder / "trained"
@@ -108,7 +108,7 @@ class Environment:
 
 
 def main() -> None:
-    """Try every set, write the page, and end with 1 unless all that was asked for passed."""
+    """Run every set, write the page, and exit with 1 unless all requested sets passed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", action="append", choices=PYTHONS, help="only this version")
     parser.add_argument("--set", action="append", choices=tuple(RESOLUTIONS), help="only this set")
@@ -116,28 +116,30 @@ def main() -> None:
     pythons, sets = chosen.python or PYTHONS, chosen.set or tuple(RESOLUTIONS)
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".compat-") as folder:
         wheel = _wheel(Path(folder))
-        found = [_try(Path(folder), wheel, python, which) for python in pythons for which in sets]
+        results = [
+            _run_set(Path(folder), wheel, python, which) for python in pythons for which in sets
+        ]
     whole = pythons == PYTHONS and sets == tuple(RESOLUTIONS)
     if whole:
-        PAGE.write_text(_page(found), encoding="utf-8")
-    if whole and all(tried.passed for tried in found):
-        TRIED.write_text(json.dumps(_tried(found), indent=1) + "\n", encoding="utf-8")
-    sys.exit(not all(tried.passed for tried in found))
+        PAGE.write_text(_page(results), encoding="utf-8")
+    if whole and all(result.passed for result in results):
+        TESTED.write_text(json.dumps(_tested_versions(results), indent=1) + "\n", encoding="utf-8")
+    sys.exit(not all(result.passed for result in results))
 
 
-def _try(folder: Path, wheel: Path, python: str, which: str) -> Tried:
-    """Build one environment, run every step in it, and remove it again: it takes gigabytes."""
+def _run_set(folder: Path, wheel: Path, python: str, which: str) -> SetResult:
+    """Create one environment, run every step in it, and delete it: it takes gigabytes."""
     interpreter = _interpreter(python)
     if interpreter is None:
-        print(f"Python {python}, {which}: not run, there is no Python {python} here", flush=True)
-        return Tried(python=python, which=which)
+        print(f"Python {python}, {which}: not run: Python {python} is not installed", flush=True)
+        return SetResult(python=python, which=which)
     place = folder / f"{python}-{which}"
     errors: dict[str, str] = {}
     versions: Mapping[str, str] = {}
     try:
         errors[INSTALL] = _install(place, wheel, interpreter, python, which)
         versions = {} if errors[INSTALL] else _versions(place)
-        # Elsewhere: below this checkout pytest would take its configuration.
+        # In another place: inside this checkout, pytest would use its configuration.
         with tempfile.TemporaryDirectory() as work:
             environment = Environment(bin=place / "venv" / "bin", folder=Path(work))
             for step, method in STEPS.items() if versions else ():
@@ -146,7 +148,7 @@ def _try(folder: Path, wheel: Path, python: str, which: str) -> Tried:
         shutil.rmtree(place, ignore_errors=True)
     for step, error in errors.items():
         print(f"Python {python}, {which}, {step}: {error or 'passed'}", flush=True)
-    return Tried(python=python, which=which, versions=versions, errors=errors)
+    return SetResult(python=python, which=which, versions=versions, errors=errors)
 
 
 def _wheel(folder: Path) -> Path:
@@ -157,7 +159,7 @@ def _wheel(folder: Path) -> Path:
 
 
 def _install(place: Path, wheel: Path, interpreter: Path, python: str, which: str) -> str:
-    """Resolve from pyproject.toml, where the promises are, and install without a further look."""
+    """Resolve the versions of pyproject.toml, and install exactly these."""
     place.mkdir()
     uv, pins, venv = _tool("uv"), place / "pins.txt", place / "venv"
     pip = [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
@@ -178,7 +180,7 @@ def _versions(place: Path) -> dict[str, str]:
 
 
 def _interpreter(python: str) -> Path | None:
-    """Find an interpreter that runs; pyenv's names on the PATH need not."""
+    """Find a working interpreter; pyenv's commands on the PATH may not work."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     named = shutil.which(f"python{python}")
     places = [*([Path(named)] if named else []), *pyenv.glob(f"versions/{python}.*/bin/python")]
@@ -190,7 +192,7 @@ def _tool(name: str) -> str:
 
 
 def _run(command: Sequence[str], cwd: Path) -> str:
-    """Return nothing where a command ends with 0, and else the end of what it printed."""
+    """Return the end of a command's output if it failed; empty if it exited with 0."""
     ours = ("PYTHONPATH", "VIRTUAL_ENV", "PYTEST_ADDOPTS", "PHI3_LORA_QA_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     clean["PHI3_LORA_QA_CACHE_SCORES"] = "off"
@@ -205,19 +207,19 @@ def _run(command: Sequence[str], cwd: Path) -> str:
     )
 
 
-def _tried(found: Sequence[Tried]) -> dict[str, dict[str, str]]:
-    """Of every library that is promised, the versions that ran on every Python."""
+def _tested_versions(results: Sequence[SetResult]) -> dict[str, dict[str, str]]:
+    """Return the versions of every required library that ran on every Python."""
     pick = {"lowest": max, "newest": min}
     return {
         name: {
-            which: str(choose(Version(t.versions[name]) for t in found if t.which == which))
+            which: str(choose(Version(t.versions[name]) for t in results if t.which == which))
             for which, choose in pick.items()
         }
-        for name in sorted({n for tried in found for n in tried.versions} & _promised())
+        for name in sorted({n for result in results for n in result.versions} & _required())
     }
 
 
-def _promised() -> set[str]:
+def _required() -> set[str]:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -225,33 +227,34 @@ def _promised() -> set[str]:
     return {Requirement(text).name for text in (*project["dependencies"], *extras)}
 
 
-def _page(found: Sequence[Tried]) -> str:
-    return "\n".join(_lines(found)) + "\n"
+def _page(results: Sequence[SetResult]) -> str:
+    return "\n".join(_lines(results)) + "\n"
 
 
-def _lines(found: Sequence[Tried]) -> Iterator[str]:
+def _lines(results: Sequence[SetResult]) -> Iterator[str]:
     yield "# Compatibility"
     yield ""
-    yield "What `pyproject.toml` promises is what was tried: `make compat` resolves the lowest and"
-    yield "the newest versions that it allows, installs each set with the built wheel into a fresh"
-    yield "environment, and runs the package there. This page is its last result, on"
+    yield "The versions that `pyproject.toml` allows are tested: `make compat` resolves the lowest"
+    yield "and the newest of them, installs each set with the built wheel into a new environment,"
+    yield "and runs the package there. This page is its last result, on"
     yield f"{platform.system()} {platform.machine()}."
     yield ""
     yield "| Python | set | " + " | ".join((INSTALL, *STEPS)) + " |"
     yield "|---|---|" + "---|" * (1 + len(STEPS))
-    for tried in found:
-        cells = [_cell(tried.errors.get(step)) for step in (INSTALL, *STEPS)]
-        yield f"| {tried.python} | {tried.which} | " + " | ".join(cells) + " |"
+    for result in results:
+        cells = [_cell(result.errors.get(step)) for step in (INSTALL, *STEPS)]
+        yield f"| {result.python} | {result.which} | " + " | ".join(cells) + " |"
     yield ""
-    yield "The sets, by what matters most:"
+    yield "The most important versions of each set:"
     yield ""
-    yield "| library | " + " | ".join(f"{t.python} {t.which}" for t in found) + " |"
-    yield "|---|" + "---|" * len(found)
+    yield "| library | " + " | ".join(f"{t.python} {t.which}" for t in results) + " |"
+    yield "|---|" + "---|" * len(results)
     for name in SHOWN:
-        yield f"| {name} | " + " | ".join(t.versions.get(name, "-") for t in found) + " |"
+        yield f"| {name} | " + " | ".join(t.versions.get(name, "-") for t in results) + " |"
     yield ""
-    yield "Parts of these libraries that are not public are asked for when they are first used;"
-    yield "where one is gone, the error names the library, its version and one that works."
+    yield "Private parts of these libraries are looked up on first use. If one is missing, the"
+    yield "error names the library, its version, and a version that works. If the fast scoring"
+    yield "engine does not work, the plain one replaces it (`--phi3-engine`)."
 
 
 def _cell(error: str | None) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.record import RunRecord, read_record
+from phi3_lora_qa.record import RunRecord, load_record
 
 MAX_SHARE = 0.6
 """The largest fraction of a full gate that each of several adapters may take."""
@@ -64,7 +64,7 @@ def run_gate(setup: Setup, cache: str, adapters: list[Path], *options: str) -> G
     records = sorted(report.rglob("record.json"))
     if not records:
         sys.exit(f"{done.stdout}\n{done.stderr}")
-    return Gate(seconds=seconds, record=read_record(records[0]))
+    return Gate(seconds=seconds, record=load_record(records[0]))
 
 
 def show(label: str, run: Gate) -> None:

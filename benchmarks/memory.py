@@ -1,4 +1,4 @@
-"""Peak memory of a whole gate beside that of scoring the base alone, on the same items.
+"""Peak memory of a whole gate, compared with scoring only the base on the same items.
 
 Usage: python benchmarks/memory.py ADAPTER BASE SUITE.jsonl [...]
 """
@@ -22,7 +22,7 @@ score_items(base.model, base.tokenizer, suite, ScoringOptions())
 
 
 def peak_mib(*command: str) -> float:
-    """Run a command and return the largest resident size among its processes, in MiB."""
+    """Run a command, and return the largest resident size of its processes in MiB."""
     code = (
         "import resource, subprocess, sys; r = subprocess.run(sys.argv[1:]); "
         "print(r.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -41,6 +41,7 @@ def peak_mib(*command: str) -> float:
 
 
 def main() -> None:
+    """Print both sizes and their ratio."""
     adapter, base, *suites = sys.argv[1:]
     suites = [str(Path(suite).resolve()) for suite in suites]
     alone = peak_mib(sys.executable, "-c", SCORE_BASE, base, *suites)
@@ -49,8 +50,8 @@ def main() -> None:
         f"--phi3-adapter={Path(adapter).resolve()}", f"--phi3-base={base}",
         *(f"--phi3-suite={suite}" for suite in suites),
     )  # fmt: skip
-    print(f"scoring the base alone: {alone:.0f} MiB; the whole gate: {gate:.0f} MiB")
-    print(f"{gate / alone:.2f} times (wanted: at most 1.3)")
+    print(f"scoring only the base: {alone:.0f} MiB; the whole gate: {gate:.0f} MiB")
+    print(f"{gate / alone:.2f} times (limit: 1.3)")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from phi3_lora_qa.models.registry import bundled, bundled_suite, bundled_thresholds, resolve_base
-from phi3_lora_qa.record import RunRecord, read_record
+from phi3_lora_qa.record import RunRecord, load_record
 
 
 def gate(number: int, base: str, adapter: Path, place: Path) -> RunRecord:
@@ -38,7 +38,7 @@ def gate(number: int, base: str, adapter: Path, place: Path) -> RunRecord:
     )
     if not (report / "record.json").is_file():
         sys.exit(f"{done.stdout}\n{done.stderr}")
-    return read_record(report / "record.json")
+    return load_record(report / "record.json")
 
 
 def figures(record: RunRecord) -> dict[str, str]:

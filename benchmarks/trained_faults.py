@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 from phi3_lora_qa import train
-from phi3_lora_qa.record import Outcome, RunRecord, Verdict, read_record
+from phi3_lora_qa.record import Outcome, RunRecord, Verdict, load_record
 from phi3_lora_qa.training import labels
 
 DATA = Path(__file__).resolve().parent.parent / "fixtures" / "smollm2"
@@ -148,7 +148,7 @@ def gate(base: str, adapter: Path) -> RunRecord:
         f"--phi3-report={report}", *suites,
     ]  # fmt: skip
     subprocess.run(command, check=False, cwd=adapter.parent, stdout=sys.stderr)
-    return read_record(report / "record.json")
+    return load_record(report / "record.json")
 
 
 def failures(record: RunRecord) -> str:

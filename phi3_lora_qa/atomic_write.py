@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds them whole or not at all."""
+"""Writing files so that a reader finds either the whole file or the old one."""
 
 import os
 import secrets
@@ -8,35 +8,43 @@ from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
 
+FIX = "use a folder that you can write to"
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and rename it into place.
+
+def write_whole(path: Path, data: bytes, fix: str = FIX) -> None:
+    """Write ``data`` to a temporary file next to ``path`` and rename it.
+
+    Args:
+        path: The file; an existing one is replaced.
+        data: Its new content.
+        fix: How the user can fix an error; the end of its message.
 
     Raises:
         InputError: The folder cannot be written, or ``path`` is a folder.
     """
-    with staged({path: data}) as ready:
+    with staged({path: data}, fix) as ready:
         try:
             ready[path].replace(path)
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise unwritable(path, error, fix) from error
 
 
 @contextmanager
-def staged(files: Mapping[Path, bytes]) -> Iterator[dict[Path, Path]]:
-    """Write each file under another name beside its place, on the disk and not just on its way.
+def staged(files: Mapping[Path, bytes], fix: str = FIX) -> Iterator[dict[Path, Path]]:
+    """Write each file under a temporary name next to its path, synchronised to the disk.
 
     Args:
-        files: What is to be written, by its place.
+        files: The contents, by path.
+        fix: How the user can fix an error; the end of its message.
 
     Yields:
-        The temporary file of each place, to be renamed. What was not renamed is removed in the end,
-        however that comes: by a full disk, a crash or a signal.
+        The temporary file of each path, to be renamed by the caller. Those that were not renamed
+        are removed at the end, also after an error or a signal.
 
     Raises:
         InputError: A file cannot be written.
     """
-    # Names that nobody else can have, so that no file of the user's is ever overwritten.
+    # The names are random, so that no file of the user's is ever overwritten.
     mark = secrets.token_hex(6)
     ready: dict[Path, Path] = {}
     try:
@@ -48,7 +56,7 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[dict[Path, Path]]:
                     stream.flush()
                     os.fsync(stream.fileno())
             except (OSError, ValueError) as error:
-                raise unwritable(path, error) from error
+                raise unwritable(path, error, fix) from error
         yield ready
     finally:
         for temporary in ready.values():
@@ -56,9 +64,8 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[dict[Path, Path]]:
                 temporary.unlink()
 
 
-def unwritable(path: Path, error: Exception) -> InputError:
-    """Say that a report file cannot be written, and how to mend it."""
+def unwritable(path: Path, error: Exception, fix: str = FIX) -> InputError:
+    """Return the error for a file that cannot be written, with its fix."""
     return InputError(
-        f"cannot write {escape(str(path))}: {getattr(error, 'strerror', None) or error}; "
-        "give a folder that you may write to (pytest: --phi3-report DIR, report: --output FILE)"
+        f"cannot write {escape(str(path))}: {getattr(error, 'strerror', None) or error}; {fix}"
     )

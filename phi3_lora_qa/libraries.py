@@ -1,7 +1,7 @@
-"""Other libraries: which version is installed, and those parts of them that are not public.
+"""The installed versions of other libraries, and their private parts.
 
-A part that is not public may be renamed by any release. So it is asked for here, when it is first
-used; where it is gone, the error names the library, its version and versions that work.
+Any release may rename a private part. So it is looked up here, on first use; if it is missing, the
+error names the library, its version, and versions that work.
 """
 
 import json
@@ -17,12 +17,12 @@ from phi3_lora_qa.errors import IncompatibleLibraryError
 if TYPE_CHECKING:
     from packaging.version import Version
 
-TRIED_FILE = "tried_versions.json"
-"""A file of this package: of each library the lowest and the newest version that were tried."""
+TESTED_FILE = "tested_versions.json"
+"""A file of this package: the lowest and the newest version of each library that were tested."""
 
 
 def is_older(library: str, than: str) -> bool:
-    """Whether the installed version of a library comes before another; not if it is missing.
+    """Return whether the installed version of a library is older than another; False if missing.
 
     Args:
         library: The name of the distribution, such as ``peft``.
@@ -30,20 +30,20 @@ def is_older(library: str, than: str) -> bool:
     """
     from packaging.version import Version
 
-    found = _installed(library)
-    return found is not None and found < Version(than)
+    installed = _installed(library)
+    return installed is not None and installed < Version(than)
 
 
 def part_of(library: str, module: str, name: str) -> Any:
-    """Return a part of a library that its documentation does not promise.
+    """Return a private part of a library.
 
     Args:
         library: The name of the distribution, such as ``peft``.
         module: The module's full name, such as ``peft.tuners.lora.layer``.
-        name: The name in it, or of an attribute of it, such as ``SFTTrainer._save``.
+        name: The name in the module, or of an attribute, such as ``SFTTrainer._save``.
 
     Raises:
-        IncompatibleLibraryError: The installed version has no such part.
+        IncompatibleLibraryError: The installed version lacks it.
     """
     try:
         return attrgetter(name)(import_module(module))
@@ -52,16 +52,16 @@ def part_of(library: str, module: str, name: str) -> Any:
 
 
 def incompatible(library: str, fault: str) -> IncompatibleLibraryError:
-    """Return the error that a library's version does not fit.
+    """Return the error for an unsupported version of a library.
 
     Args:
         library: The name of the distribution.
-        fault: What is wrong with it, such as ``has no part x``.
+        fault: What is wrong, as a predicate, such as ``has no x``.
     """
-    lowest, newest = _tried()[library]
+    lowest, newest = _tested()[library]
     return IncompatibleLibraryError(
         f"{library} {version(library)} {fault}, which phi3-lora-qa uses; versions {lowest} and "
-        f"{newest} were tried: pip install '{library}=={newest}'"
+        f"{newest} were tested: pip install '{library}=={newest}'"
     )
 
 
@@ -76,6 +76,6 @@ def _installed(library: str) -> "Version | None":
 
 
 @cache
-def _tried() -> dict[str, tuple[str, str]]:
-    raw = json.loads((files("phi3_lora_qa") / TRIED_FILE).read_text(encoding="utf-8"))
-    return {library: (found["lowest"], found["newest"]) for library, found in raw.items()}
+def _tested() -> dict[str, tuple[str, str]]:
+    raw = json.loads((files("phi3_lora_qa") / TESTED_FILE).read_text(encoding="utf-8"))
+    return {library: (own["lowest"], own["newest"]) for library, own in raw.items()}

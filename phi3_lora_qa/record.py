@@ -1,31 +1,33 @@
-"""The run record: everything a gate run learned, as frozen dataclasses and as JSON.
+"""The run record: everything that a gate run found, as frozen dataclasses and as JSON.
 
-``record.json`` is the whole truth of a run. The report is a pure function of it, so nothing may
-reach a reader that does not stand here. ``schema_version`` rises when a reader must change.
+``record.json`` is the only input of the report, so everything that a reader sees is a field here.
+Fields hold data; sentences are made where they are shown (docs/decisions/0015). The form of the
+file is ``record.schema.json``. ``SCHEMA_VERSION`` rises whenever a reader must change.
 """
 
 import json
-import math
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from phi3_lora_qa.dataclass_json import Json, from_plain, to_plain
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import read_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCORED_CHECK = "phi3::quality::every_item_is_scored"
 LARGEST = 64 << 20
-"""Bytes of a record: a hundred times what a gate of the largest Phi-3 writes."""
+"""The most bytes of a record: a hundred times what a gate of the largest Phi-3 writes."""
 
-Json = Any
-"""A value that ``json`` can write. Kept as an alias so that signatures say what is meant."""
+Rule = Literal["at_least", "at_most", "improve_by", "no_worse_than"]
+Against = Literal["base", "baseline"]
 
 
 class Outcome(StrEnum):
-    """What became of one check or one comparison."""
+    """The outcome of one check, or of one comparison that has a limit."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -35,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the gate says of one adapter; the worst of all adapters is the run's."""
+    """The verdict on one adapter; the run's verdict is the worst of all adapters."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -46,7 +48,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What one check found. ``measured`` holds the numbers behind the message."""
+    """The result of one check. ``measured`` holds the numbers that the message is made of."""
 
     id: str
     stage: str
@@ -58,12 +60,28 @@ class CheckResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitEntry:
+    """A limit that a metric was judged by. ``value`` is in the metric's own unit.
+
+    ``at_least`` and ``at_most`` bound the tuned mean; ``improve_by`` and ``no_worse_than`` compare
+    it with ``against``.
+    """
+
+    rule: Rule
+    value: float
+    against: Against
+    group: str
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric of one group of items, base against tuned.
 
-    ``difference`` is tuned minus base, the mean over ``n`` paired items; ``low`` and ``high`` are
-    the interval that decides, by ``method``. ``limit`` is the threshold in words, or empty.
-    ``against`` is ``base``; or ``baseline``, and then ``base`` is the last accepted adapter's mean.
+    ``difference`` is tuned minus base, the mean over ``n`` paired items; ``low`` and ``high`` bound
+    what ``limit`` is about (the difference, or the tuned mean), by ``method``. ``limit`` and
+    ``outcome`` are None where no limit was set. ``against`` is ``base``; or ``baseline``, and then
+    ``base`` is the mean of the last accepted adapter.
     """
 
     group: str
@@ -75,26 +93,34 @@ class Metric:
     high: float
     method: str
     n: int
-    limit: str
-    outcome: Outcome
-    against: str = "base"
+    limit: LimitEntry | None
+    outcome: Outcome | None
+    against: Against = "base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemRow:
-    """One question and what both models made of it; the rows are kept beside the record.
+    """One item and the results of both models; the rows are stored next to the record.
 
-    ``prompt`` is the turns before the answer, rendered as text. Losses are mean nats per
-    reference token over ``tokens`` tokens. ``scores`` maps the name of a metric that
-    applies to the item to its values ``(base, tuned)``. ``error`` is empty unless scoring failed.
-    ``cluster`` names what the item shares with others, such as a document; empty for none.
-    ``extras`` is JSON text of the item's choices and checks, which some scores are of; empty where
-    it has neither.
+    ``prompt`` is the turns before the answer. Losses are mean nats per reference token over
+    ``tokens`` tokens. ``scores`` maps the name of a metric that applies to the item to its values
+    ``(base, tuned)``. ``base_error`` and ``tuned_error`` say why that model has no score; they are
+    empty where it has one. ``cluster`` names what the item shares with others, such as a document;
+    empty for none. ``extras`` is JSON text of the item's choices and checks, which some scores
+    depend on; empty where it has neither.
     """
 
     id: str
     group: str
-    prompt: str
+    prompt: tuple[Turn, ...]
     reference: str
     base_answer: str
     tuned_answer: str
@@ -102,14 +128,20 @@ class ItemRow:
     tuned_loss: float
     tokens: int
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    error: str = ""
+    base_error: str = ""
+    tuned_error: str = ""
     cluster: str = ""
     extras: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of the models could not be scored on this item."""
+        return bool(self.base_error or self.tuned_error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterEntry:
-    """Which adapter was gated: the bytes that were judged, not just where they lay."""
+    """The adapter that was gated: where it was, and the hashes of the bytes that were judged."""
 
     path: str
     name: str
@@ -120,7 +152,10 @@ class AdapterEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseEntry:
-    """Which base it was compared with; ``fingerprint`` is empty where its files are not here."""
+    """The base that it was compared with; ``fingerprint`` is empty where its files are not local.
+
+    ``id`` is empty where there was no base.
+    """
 
     id: str
     fingerprint: str
@@ -129,7 +164,7 @@ class BaseEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SettingEntry:
-    """One setting's value and where it came from (option, environment, file, default)."""
+    """The value of one setting and its source (option, environment variable, file, default)."""
 
     value: Json
     source: str
@@ -137,7 +172,7 @@ class SettingEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long one phase took; ``tokens`` is 0 where the phase counts none."""
+    """How long one phase took; ``tokens`` is 0 where the phase does not count any."""
 
     phase: str
     seconds: float
@@ -159,7 +194,11 @@ class Spectrum:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Everything about one adapter's way through the gate."""
+    """Everything that a run found about one adapter.
+
+    ``items`` is the file name of the item rows, next to the record; empty where there are none.
+    ``started`` is ISO 8601 in UTC.
+    """
 
     verdict: Verdict
     reason: str
@@ -176,124 +215,108 @@ class RunRecord:
     seconds: float
     schema_version: int = SCHEMA_VERSION
 
-    def items_told(self, name: str) -> int:
-        """Return how many items were ``scored``, or ``spared`` by an early end; 0 if untold."""
+    @property
+    def items_scored(self) -> int:
+        """How many items the tuned model was evaluated on; 0 if this was not recorded."""
+        return self._item_count("scored")
+
+    @property
+    def items_skipped_early(self) -> int:
+        """How many items early stopping skipped; 0 if this was not recorded."""
+        return self._item_count("skipped_early")
+
+    def _item_count(self, name: str) -> int:
         for check in self.checks:
-            told = check.measured if str(check.id).startswith(SCORED_CHECK) else {}
-            count = told.get(name) if isinstance(told, Mapping) else None
-            if type(count) is int and 0 < count < 1 << 40:
-                return count
+            # With several adapters the id ends with the adapter's name in brackets.
+            if check.id == SCORED_CHECK or check.id.startswith(f"{SCORED_CHECK}["):
+                count = check.measured.get(name)
+                if type(count) is int and 0 < count < 1 << 40:
+                    return count
         return 0
 
     def to_json(self) -> str:
-        """Return the record as strict JSON: a NaN or infinity becomes the string of its name."""
-        return json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+        """Return the record as strict JSON: a NaN or an infinity becomes the string of its name."""
+        return json.dumps(to_plain(self), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read a record.json.
+def load_record(path: Path | str) -> RunRecord:
+    """Load what a gate run found from its ``record.json``.
+
+    Args:
+        path: The record, or the report's folder.
+
+    Returns:
+        The record. Its item rows are in a file of their own (``phi3_lora_qa.report.read_items``).
 
     Raises:
-        InputError: The file is missing or too large, is no JSON, or is no record of this schema
-            version.
+        InputError: The file is missing or too large, is not JSON, or is not a record of this
+            schema version.
+
+    Example:
+        >>> from phi3_lora_qa.record import load_record
+        >>> record = load_record("reports/sample")
+        >>> str(record.verdict), record.metrics[0].limit.rule
+        ('PASS', 'no_worse_than')
     """
+    file = Path(path)
     try:
-        text = read_text(path, LARGEST)
+        file = file / "record.json" if file.is_dir() else file
+        text = read_text(file, LARGEST)
     except (OSError, ValueError) as error:
-        raise _unreadable(str(path), error) from error
-    return parse_record(text, str(path))
+        raise _unreadable(str(file), error) from error
+    return parse_record(text, str(file))
 
 
 def parse_record(text: str, where: str) -> RunRecord:
     """Build a record from the text of a record.json.
 
     Raises:
-        InputError: The text is no JSON, or no record of this schema version.
+        InputError: The text is not JSON, or not a record of this schema version.
     """
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _unreadable(where, error) from error
-    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if type(version) is not int:
         raise InputError(
-            f"{where} is no record of schema version {SCHEMA_VERSION}; "
-            "gate the adapter again with this version of phi3-lora-qa"
+            f"{where} is not a run record: it has no schema version; "
+            "pass a record.json that the gate wrote"
+        )
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{where} cannot be read: its schema version is {escape(str(version), 20)}, and this "
+            f"version of phi3-lora-qa reads {SCHEMA_VERSION}; run the gate again: "
+            f"{_gate_command(raw, where)}"
         )
     try:
-        return RunRecord(
-            **raw
-            | {
-                "verdict": Verdict(raw["verdict"]),
-                "adapter": AdapterEntry(**raw["adapter"]),
-                "base": BaseEntry(**raw["base"]),
-                "settings": {k: SettingEntry(**v) for k, v in raw["settings"].items()},
-                "checks": [check_from_json(c) for c in raw["checks"]],
-                "metrics": [metric_from_json(m) for m in raw["metrics"]],
-                "spectra": [spectrum_from_json(s) for s in raw["spectra"]],
-                "timings": [Timing(**t) for t in raw["timings"]],
-            }
-        )
-    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        return from_plain(RunRecord, raw)
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{where} is damaged ({escape(str(error))}); gate the adapter again for a new record"
+            f"{where} is damaged: {escape(str(error), 200)}; run the gate again for a new record: "
+            f"{_gate_command(raw, where)}"
         ) from error
+
+
+_REPEATED = ("base", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline")
+
+
+def _gate_command(raw: Mapping[str, Json], where: str) -> str:
+    """Return the command that writes a record anew, from what can still be read of the old one."""
+    adapter, settings = raw.get("adapter"), raw.get("settings")
+    path = adapter.get("path") if isinstance(adapter, dict) else None
+    words = ["pytest", "--phi3-only", f"--phi3-adapter={path or 'ADAPTER'}"]
+    for name in _REPEATED:
+        entry = settings.get(name) if isinstance(settings, dict) else None
+        value = entry.get("value") if isinstance(entry, dict) else None
+        if value and entry and entry.get("source") != "default":
+            option = f"--phi3-{name.replace('_', '-')}"
+            words += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
+    words.append(f"--phi3-report={Path(where).parent}")
+    return " ".join(shlex.quote(escape(word, 300)) for word in words)
 
 
 def _unreadable(where: str, error: Exception) -> InputError:
     return InputError(
-        f"cannot read the record {where}: {error}; give a record.json that the gate wrote"
+        f"cannot read the record {where}: {error}; pass a record.json that the gate wrote"
     )
-
-
-def check_from_json(raw: Mapping[str, Json]) -> CheckResult:
-    """Build a CheckResult from its JSON form."""
-    return CheckResult(**dict(raw) | {"outcome": Outcome(raw["outcome"])})
-
-
-def metric_from_json(raw: Mapping[str, Json]) -> Metric:
-    """Build a Metric from its JSON form."""
-    return Metric(**_floats(Metric, raw) | {"outcome": Outcome(raw["outcome"])})
-
-
-def spectrum_from_json(raw: Mapping[str, Json]) -> Spectrum:
-    """Build a Spectrum from its JSON form."""
-    values = [float(value) for value in raw["singular_values"]]
-    return Spectrum(**_floats(Spectrum, raw) | {"singular_values": values})
-
-
-def item_from_json(raw: Mapping[str, Json]) -> ItemRow:
-    """Build an ItemRow from its JSON form."""
-    scores = {name: (float(pair[0]), float(pair[1])) for name, pair in raw["scores"].items()}
-    return ItemRow(**_floats(ItemRow, raw) | {"scores": scores})
-
-
-def to_plain(value: Json) -> Json:
-    """Return a dataclass (or any nesting of JSON values) as strict JSON values."""
-    return _plain(asdict(value) if hasattr(value, "__dataclass_fields__") else value)
-
-
-def _floats(kind: type, raw: Mapping[str, Json]) -> dict[str, Json]:
-    """Turn the names of non-finite numbers back into the numbers, for the float fields."""
-    names = {f.name for f in fields(kind) if f.type is float}
-    return {k: float(v) if k in names else v for k, v in raw.items()}
-
-
-def _plain(value: Json) -> Json:
-    match value:
-        case float() if not math.isfinite(value):
-            return str(value)
-        case str():
-            return _writable(value)
-        case Mapping():
-            return {_writable(str(k)): _plain(v) for k, v in value.items()}
-        case list() | tuple():
-            return [_plain(v) for v in value]
-        case bool() | int() | float() | None:
-            return value
-        case _:
-            return str(value)
-
-
-def _writable(text: str) -> str:
-    """A model may answer with half a surrogate pair, which UTF-8 cannot hold."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")

@@ -12,6 +12,7 @@ STAGES = ("static", "math", "checkpoint", "quality", "export")
 DTYPES = ("float32", "bfloat16", "float16")
 PROFILES = ("strict", "default", "smoke")
 LOCAL_BACKEND = "transformers"
+ENGINES = ("fast", "plain")
 SERVER_PREFIX = "openai:"
 
 
@@ -171,6 +172,14 @@ SPECS = (
         metavar="NAME",
         help="what runs the models in the quality stage: transformers, or openai:URL (vLLM or "
         "another OpenAI-compatible server)",
+    ),
+    SettingSpec(
+        name="engine",
+        default="fast",
+        choices=ENGINES,
+        metavar="NAME",
+        help="what runs the models here: fast, or plain for transformers' own generate and forward "
+        "(slower, for diagnosis); plain replaces fast where that does not work",
     ),
     SettingSpec(
         name="dtype",

@@ -49,6 +49,7 @@ class GateSettings:
     seed: int
     order: int
     backend: str
+    engine: str
     dtype: str
     cache_scores: str
     early_stop: str

@@ -77,13 +77,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the processor: how matrices are multiplied depends on it."""
     import torch
 
-    from phi3_lora_qa.scoring.prepacked_linear import products_of
+    from phi3_lora_qa.scoring.prepacked_linear import matmul_backends
 
     kinds = [torch.nn.Linear(1, 1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     terminalreporter.write_line(
         f"processor: {processor_name()}, torch uses {torch.backends.cpu.get_cpu_capability()}"
     )
-    for dtype, products in products_of(torch.nn.ModuleList(kinds)).items():
+    for dtype, products in matmul_backends(torch.nn.ModuleList(kinds)).items():
         terminalreporter.write_line(f"products in {dtype}: {products}")
 
 

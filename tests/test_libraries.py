@@ -1,3 +1,5 @@
+"""Private parts of other libraries are looked up, and a missing one is reported with versions."""
+
 from importlib import metadata
 
 import pytest
@@ -20,42 +22,40 @@ def test_versions_are_compared_as_versions(
     assert is_older("peft", than) == older
 
 
-def test_a_library_that_is_missing_is_not_an_old_one() -> None:
+def test_a_missing_library_is_not_older() -> None:
     assert not is_older("no-such-library", "1.0")
 
 
-def test_a_part_that_is_there_is_returned() -> None:
+def test_an_existing_part_is_returned() -> None:
     from peft.utils.other import ModulesToSaveWrapper
 
     assert part_of("peft", "peft.utils.other", "ModulesToSaveWrapper") is ModulesToSaveWrapper
 
 
 @pytest.mark.parametrize("module", ["peft.utils.other", "peft.no.such.module"])
-def test_a_part_that_is_gone_is_named_with_the_version_and_one_that_works(module: str) -> None:
+def test_a_missing_part_is_named_with_the_version_and_one_that_works(module: str) -> None:
     with pytest.raises(IncompatibleLibraryError) as caught:
         part_of("peft", module, "Gone")
     message = str(caught.value)
     assert message.startswith(f"peft {metadata.version('peft')} has no {module}.Gone")
-    newest = libraries._tried()["peft"][1]
+    newest = libraries._tested()["peft"][1]
     assert message.endswith(f"pip install 'peft=={newest}'")
 
 
-def test_every_library_whose_parts_are_used_was_tried_in_the_lowest_version_that_is_promised() -> (
-    None
-):
-    """What pyproject.toml promises is what `make compat` ran on."""
+def test_the_lowest_tested_version_of_every_library_is_the_lowest_allowed_one() -> None:
+    """`make compat` ran with the versions that pyproject.toml allows."""
     from packaging.requirements import Requirement
 
-    promised = [
+    required = [
         Requirement(text)
         for text in metadata.requires("phi3-lora-qa") or []
         if "extra ==" not in text
     ]
-    tried = libraries._tried()
-    assert {requirement.name for requirement in promised} <= set(tried)
-    for requirement in promised:
+    tested = libraries._tested()
+    assert {requirement.name for requirement in required} <= set(tested)
+    for requirement in required:
         (bound,) = requirement.specifier
         assert bound.operator == ">="
-        lowest, newest = tried[requirement.name]
+        lowest, newest = tested[requirement.name]
         assert (lowest in requirement.specifier, newest in requirement.specifier) == (True, True)
-        assert Version(lowest) == Version(bound.version), f"{requirement.name}: {lowest} was tried"
+        assert Version(lowest) == Version(bound.version), f"{requirement.name}: {lowest} was tested"

@@ -27,6 +27,7 @@ def test_the_wheel_contains_the_bundled_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "phi3_lora_qa/py.typed",
+        "phi3_lora_qa/record.schema.json",
         "phi3_lora_qa/report/templates/report.html.j2",
         "phi3_lora_qa/bundled/tiny/base/model.safetensors",
         "phi3_lora_qa/bundled/tiny/suite.jsonl",

@@ -93,13 +93,17 @@ def test_functions_fit_on_a_screen() -> None:
     assert long == []
 
 
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 def code_lines(path: Path) -> list[tuple[int, str]]:
     """Return a module's lines of code: without docstrings, comments, imports and punctuation."""
     tree = tree_of(path)
     skipped = set()
     for node in ast.walk(tree):
-        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if isinstance(node, ast.Import | ast.ImportFrom) or is_docstring:
+        is_import = isinstance(node, ast.Import | ast.ImportFrom)
+        if isinstance(node, ast.stmt) and (is_import or _is_docstring(node)):
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     return [
@@ -117,9 +121,9 @@ def repeated_runs(paths: list[Path]) -> dict[frozenset[str], str]:
         for start in range(len(lines) - RUN + 1):
             run = tuple(text for _, text in lines[start : start + RUN])
             places[run].append((path, lines[start][0]))
-    found = {}
-    for run in places.values():
-        for (one, line), (other, place) in combinations(run, 2):
+    found: dict[frozenset[str], str] = {}
+    for occurrences in places.values():
+        for (one, line), (other, place) in combinations(occurrences, 2):
             pair = frozenset((name_of(one), name_of(other)))
             found.setdefault(pair, f"{name_of(one)}:{line} and {name_of(other)}:{place}")
     return found

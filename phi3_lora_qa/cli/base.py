@@ -1,4 +1,4 @@
-"""``phi3-lora-qa base``: which bases are known, where they lie, and what is in them."""
+"""``phi3-lora-qa base``: list the known bases, fetch one, and show what a base contains."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,12 +10,12 @@ from phi3_lora_qa.errors import BaseModelError, escape
 
 @click.group("base")
 def app() -> None:
-    """List the known bases, fetch one, look into one."""
+    """List the known bases, fetch one, or show one."""
 
 
 @app.command("list")
 def list_bases() -> None:
-    """List the known bases and where each one lies on this machine."""
+    """List the known bases and their folders on this machine."""
     from phi3_lora_qa.models.registry import find_folder, known_bases
 
     for known in known_bases():
@@ -23,7 +23,7 @@ def list_bases() -> None:
         where = (
             escape(str(folder), 1_000)
             if folder
-            else f"not here; run: phi3-lora-qa base fetch {known.name}"
+            else f"not on this machine; run: phi3-lora-qa base fetch {known.name}"
         )
         click.echo(f"{known.name:<18}{known.id:<40}{known.license:<12}{where}")
 
@@ -31,16 +31,16 @@ def list_bases() -> None:
 @app.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Bring the known base NAME to this machine; nothing happens when it is here already."""
-    from phi3_lora_qa.models import smollm2
+    """Fetch the known base NAME; does nothing if it is already on this machine."""
+    from phi3_lora_qa.models import smollm2_build
     from phi3_lora_qa.models.registry import find_known, known_bases, resolve_base
 
     known = find_known(name)
     if known is None:
         names = ", ".join(known.name for known in known_bases())
-        raise BaseModelError(f"'{escape(name, 200)}' is no known base; give one of {names}")
+        raise BaseModelError(f"the base '{escape(name, 200)}' is unknown; use one of {names}")
     if known.source == "built":
-        smollm2.fetch(lambda line: click.echo(escape(line, 2_000), err=True))
+        smollm2_build.fetch(lambda phase, *_: click.echo(escape(phase, 2_000), err=True))
     elif known.source == "hub":
         _download(known.id)
     click.echo(escape(str(resolve_base(known.name).folder), 1_000))
@@ -49,7 +49,7 @@ def fetch(name: str) -> None:
 @app.command()
 @click.argument("base")
 def info(base: str) -> None:
-    """Show what BASE, a known name, a hub id or a folder, is and holds."""
+    """Show what BASE (a known name, a hub id or a folder) is and contains."""
     from phi3_lora_qa.models.loading import weight_files
     from phi3_lora_qa.models.registry import (
         base_fingerprint,
@@ -69,7 +69,7 @@ def info(base: str) -> None:
     rows = {
         "id": ref.id,
         "folder": ref.folder,
-        "about": known.about if known else "a folder of your own",
+        "about": known.about if known else "a folder that is not a known base",
         "license": known.license if known else "see the folder",
         "layers": config.get("num_hidden_layers"),
         "hidden size": config.get("hidden_size"),
@@ -86,7 +86,7 @@ def info(base: str) -> None:
 
 
 def _weights(files: tuple[Path, ...]) -> tuple[int, str]:
-    """Return the number of saved parameters and their dtypes, from the headers alone."""
+    """Return the number of saved parameters and their dtypes, from the headers only."""
     from math import prod
 
     from safetensors import SafetensorError, safe_open
@@ -95,7 +95,7 @@ def _weights(files: tuple[Path, ...]) -> tuple[int, str]:
     for path in files:
         try:
             with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - the handle is no mapping
+                for name in file.keys():  # noqa: SIM118 - the handle is not a mapping
                     part = file.get_slice(name)
                     parameters += prod(part.get_shape())
                     dtypes[part.get_dtype()] += 1
@@ -107,7 +107,7 @@ def _weights(files: tuple[Path, ...]) -> tuple[int, str]:
 
 
 def _download(identifier: str) -> None:
-    """Bring what loading needs from the hub: no code and no pickles."""
+    """Download the files that loading needs from the hub: no code and no pickles."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -116,6 +116,6 @@ def _download(identifier: str) -> None:
         )
     except Exception as error:  # the hub's client has many kinds of failure
         raise BaseModelError(
-            f"cannot download {identifier} ({type(error).__name__}: {escape(str(error), 300)}); "
-            "check the network, or download it elsewhere and give its folder"
+            f"cannot download {identifier}: {type(error).__name__}: {escape(str(error), 300)}; "
+            "check the network, or download it elsewhere and pass its folder"
         ) from error

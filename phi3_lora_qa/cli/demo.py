@@ -1,4 +1,4 @@
-"""``phi3-lora-qa demo``: the whole way once, with real training and two real gates."""
+"""``phi3-lora-qa demo``: trains an adapter, gates it, damages a copy, and gates that."""
 
 import json
 import shutil
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.registry import bundled
-from phi3_lora_qa.record import Verdict, read_record
+from phi3_lora_qa.record import Verdict, load_record
 from phi3_lora_qa.report.report_folder import PAGE, RECORD
 
 MARK = ".phi3-lora-qa-demo"
-"""Lies in a folder that the demo made: only such a folder is ever emptied."""
+"""A file in each folder that the demo made: only such a folder is ever deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What the demo trains on and holds the adapter against."""
+    """The training config of the demo, and what it gates the adapter with."""
 
     config: Path
     suites: tuple[Path, ...]
@@ -27,7 +27,7 @@ class Recipe:
 
 
 def demo_command(base: str, output: Path) -> int:
-    """Train, gate, damage, gate; return 0 when the good one passed and the damaged was refused."""
+    """Train, gate, damage, gate; return 0 if the adapter passed and the damaged copy failed."""
     recipe = _recipe(base)
     folder = _fresh(output / (base if base in ("tiny", "smollm2") else Path(base).name))
     good, damaged = folder / "adapter", folder / "damaged"
@@ -58,7 +58,7 @@ def _recipe(base: str) -> Recipe:
             suites=(data / "suite.jsonl",),
             thresholds=data / "thresholds.toml",
         )
-    data = bundled("smollm2")  # real language: for any base but the tiny one
+    data = bundled("smollm2")  # natural language, for any base but the tiny one
     return Recipe(
         config=data / "train.toml",
         suites=(data / "target.jsonl", data / "general.jsonl"),
@@ -68,12 +68,12 @@ def _recipe(base: str) -> Recipe:
 
 
 def _fresh(folder: Path) -> Path:
-    """Make the demo's folder anew; never empty a folder that the demo did not make."""
+    """Create the demo's folder anew; never delete a folder that the demo did not make."""
     if folder.exists():
         if not (folder / MARK).is_file():
             raise InputError(
                 f"{folder} exists and was not made by the demo; "
-                "move it, or give another place with --output"
+                "move it, or use a different folder with --output"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _gate(adapter: Path, base: str, recipe: Recipe, report: Path) -> str:
-    """Gate in a process of its own; return the verdict that its record gives."""
+    """Gate in a separate process; return the verdict from its record."""
     _run(
         "pytest",
         "-q",
@@ -93,11 +93,11 @@ def _gate(adapter: Path, base: str, recipe: Recipe, report: Path) -> str:
         *(f"--phi3-suite={suite}" for suite in recipe.suites),
         f"--phi3-thresholds={recipe.thresholds}",
     )
-    return read_record(report / RECORD).verdict
+    return load_record(report / RECORD).verdict
 
 
 def _damage(good: Path, damaged: Path) -> None:
-    """Copy the adapter and write NaN where a diverged training step would have left it."""
+    """Copy the adapter and write a NaN, as a diverged training step would leave it."""
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
@@ -110,13 +110,13 @@ def _damage(good: Path, damaged: Path) -> None:
 
 
 def _run(*module_and_arguments: str) -> int:
-    """Run a module in a process of its own, so that each step starts as a user's would."""
+    """Run a module in a separate process, so that each step starts as it does for a user."""
     command = [sys.executable, "-m", *module_and_arguments]
     with subprocess.Popen(command) as child:
         try:
             return child.wait()
         except BaseException:
-            child.terminate()  # it cleans up behind itself, which a kill would not let it
+            child.terminate()  # unlike a kill, this lets it clean up
             child.wait()
             raise
 

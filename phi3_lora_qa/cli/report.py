@@ -1,4 +1,4 @@
-"""``phi3-lora-qa report``: the page, rendered again from its record."""
+"""``phi3-lora-qa report``: renders the page again from its record."""
 
 from pathlib import Path
 
@@ -6,11 +6,14 @@ from phi3_lora_qa.errors import escape
 
 
 def report_command(record: Path, output: Path | None = None) -> Path:
-    """Render the page of a record.json, or of the folder that holds one, and say where it is.
+    """Render the page of a record.json, or of its folder, and print the page's path.
 
     Args:
         record: The record, or its folder.
-        output: The page's file; ``report.html`` beside the record when not given.
+        output: The page's file; by default ``report.html`` next to the record.
+
+    Returns:
+        The page's path.
 
     Raises:
         InputError: The record cannot be read or the page cannot be written.

@@ -1,23 +1,26 @@
-"""The per-item table: one row for each question, base against tuned, kept as parquet."""
+"""The table of item rows: one row for each item, base and tuned, stored as parquet."""
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.dataclass_json import from_plain
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import require_regular
-from phi3_lora_qa.record import ItemRow
+from phi3_lora_qa.record import ItemRow, Turn
 from phi3_lora_qa.surrogates import escape_surrogates
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS = ("id", "group", "prompt", "reference", "base_answer", "tuned_answer", "error")
-LATER = ("cluster", "extras")
-"""Texts that tables of earlier versions lack."""
-
+TEXTS = (
+    "id", "group", "prompt", "reference", "base_answer", "tuned_answer", "base_error",
+    "tuned_error", "cluster", "extras",
+)  # fmt: skip
 NUMBERS = ("base_loss", "tuned_loss")
 _BASE, _TUNED = ".base", ".tuned"
 
@@ -25,15 +28,15 @@ _BASE, _TUNED = ".base", ".tuned"
 def items_as_parquet(rows: Sequence[ItemRow]) -> bytes:
     r"""Return the rows as parquet: the columns of `ItemRow`, and ``METRIC.base``/``.tuned``.
 
-    A row without one of the metrics gets NaN there, and is read back without it. Half a
-    surrogate pair, which no file can hold, is written as ``\udXXX``.
+    ``prompt`` is JSON text: a list of turns, each with ``role`` and ``content``. A row without one
+    of the metrics has NaN there, and is read without it. A lone surrogate, which UTF-8 cannot
+    encode, is written as ``\udXXX``.
     """
     import pandas as pd
 
     metrics = sorted({metric for row in rows for metric in row.scores})
     columns: dict[str, object] = {
-        name: pd.array([escape_surrogates(getattr(row, name)) for row in rows], dtype="string")
-        for name in (*TEXTS, *LATER)
+        name: pd.array([_text(row, name) for row in rows], dtype="string") for name in TEXTS
     }
     columns |= {name: [float(getattr(row, name)) for row in rows] for name in NUMBERS}
     columns["tokens"] = pd.array([row.tokens for row in rows], dtype="int64")
@@ -50,7 +53,8 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
     """Read the rows back.
 
     Raises:
-        InputError: The file is missing, is no parquet, or is no table that `items_as_parquet` made.
+        InputError: The file is missing, is not parquet, or is not a table that `items_as_parquet`
+            made.
     """
     import pandas as pd
     from pyarrow import ArrowException
@@ -67,18 +71,18 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
         KeyError,
         AttributeError,
         OverflowError,
+        RecursionError,
         ArrowException,
     ) as error:
         raise InputError(
             f"cannot read the items {escape(str(path))}: {escape(str(error), 200)}; "
-            "gate the adapter again to write them, or move the file away to report without items"
+            "run the gate again to write them, or move the file away to report without items"
         ) from error
 
 
 def _rows(frame: "pd.DataFrame") -> list[ItemRow]:
     metrics = [name.removesuffix(_BASE) for name in frame.columns if name.endswith(_BASE)]
-    named = (*TEXTS, *(name for name in LATER if name in frame))
-    texts = zip(*([str(value) for value in frame[name]] for name in named), strict=True)
+    texts = zip(*([str(value) for value in frame[name]] for name in TEXTS), strict=True)
     losses = zip(*([float(value) for value in frame[name]] for name in NUMBERS), strict=True)
     scores = [
         [(float(b), float(t)) for b, t in zip(frame[m + _BASE], frame[m + _TUNED], strict=True)]
@@ -86,7 +90,7 @@ def _rows(frame: "pd.DataFrame") -> list[ItemRow]:
     ]
     return [
         ItemRow(
-            **dict(zip(named, text, strict=True)),
+            **_fields(dict(zip(TEXTS, text, strict=True))),
             base_loss=loss[0],
             tuned_loss=loss[1],
             tokens=int(tokens),
@@ -98,3 +102,22 @@ def _rows(frame: "pd.DataFrame") -> list[ItemRow]:
         )
         for i, (text, loss, tokens) in enumerate(zip(texts, losses, frame["tokens"], strict=True))
     ]
+
+
+def _text(row: ItemRow, name: str) -> str:
+    if name == "prompt":
+        # The escape that `escape_surrogates` writes for a lone surrogate is valid JSON.
+        turns = [asdict(turn) for turn in row.prompt]
+        return escape_surrogates(json.dumps(turns, ensure_ascii=False))
+    return escape_surrogates(getattr(row, name))
+
+
+def _fields(texts: dict[str, str]) -> dict[str, Any]:
+    turns = tuple(from_plain(Turn, turn) for turn in json.loads(texts["prompt"]))
+    return {**texts, "prompt": turns}
+
+
+def error_text(row: ItemRow) -> str:
+    """Return why an item was not scored, with the model that it failed for; empty if it was."""
+    sides = (("base", row.base_error), ("tuned", row.tuned_error))
+    return "; ".join(f"{side}: {error}" for side, error in sides if error)

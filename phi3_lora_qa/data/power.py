@@ -1,6 +1,6 @@
-"""How small a difference a suite can show: the minimum detectable difference of a paired test.
+"""The power of a suite: the smallest difference that a paired test on its items detects.
 
-A one-sided test at 5 % finds it four times out of five. Source: E. Miller, "Adding error bars to
+A one-sided test at 5 % detects it four times out of five. Source: E. Miller, "Adding error bars to
 evals", arXiv 2411.00640, section 5, for paired differences without resampling:
 ``(z_0.95 + z_0.80) s / sqrt(n)`` with the standard deviation ``s`` of a paired difference.
 """
@@ -8,6 +8,7 @@ evals", arXiv 2411.00640, section 5, for paired differences without resampling:
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import NormalDist
 
 LEVEL, POWER = 0.05, 0.80
@@ -15,13 +16,25 @@ LEVEL, POWER = 0.05, 0.80
 _Z = NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(POWER)
 
 
-def detectable_share(n: float, discordant: float) -> float:
-    """Return the smallest detectable change of a share, such as of right answers.
+@dataclass(frozen=True, kw_only=True)
+class PowerAssumptions:
+    """How often, and by how much, base and tuned model are assumed to differ on an item.
 
-    With zeros and ones the variance of a paired difference is at most the share of the items that
+    ``discordant`` is the share of items that the two score differently, in (0, 1]; ``deviation``
+    the standard deviation of an item's change of loss, in nats per token.
+    """
+
+    discordant: float = 0.10
+    deviation: float = 0.30
+
+
+def detectable_share(n: float, discordant: float) -> float:
+    """Return the smallest detectable change of a share, such as of correct answers.
+
+    The variance of a paired difference of zeros and ones is at most the share of the items that
     the two models score differently (Connett, Smith and McHugh, Statistics in Medicine 6, 1987).
-    That share cannot be below the change itself, so where few items would make it so, it is the
-    change.
+    That share is at least the change itself; where n is so small that it would be less, it is set
+    to the change.
 
     Args:
         n: Independent items.
@@ -42,10 +55,10 @@ def detectable_mean(n: float, deviation: float) -> float:
 
 
 def independent_items(clusters: Iterable[str]) -> float:
-    """Return how many independent items the items are worth, if those of a cluster are all alike.
+    """Return how many independent items the items are worth if all of a cluster are alike.
 
     Kish's effective size with an intraclass correlation of 1, the worst case:
-    ``n^2 / sum of squared cluster sizes``. An item without a cluster is one of its own.
+    ``n^2 / sum of squared cluster sizes``. An item without a cluster is a cluster of its own.
 
     Args:
         clusters: The cluster of every item, empty for none.

@@ -1,13 +1,17 @@
-"""What a suite can decide, and what is wrong with it: copies, and what was trained on."""
+"""What a suite can detect, and its faults: duplicates, and items that were trained on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from phi3_lora_qa.data.assumed import Assumed
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.near_duplicates import MOST_COMPARISONS, NearDuplicateIndex, shingles
-from phi3_lora_qa.data.power import detectable_mean, detectable_share, independent_items
+from phi3_lora_qa.data.power import (
+    PowerAssumptions,
+    detectable_mean,
+    detectable_share,
+    independent_items,
+)
 from phi3_lora_qa.data.suite import without_duplicates
 
 Conversation = tuple[Message, ...]
@@ -24,11 +28,11 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupReport:
-    """One group of items, as the gate counts them: without exact copies of one another.
+    """One group of items, as the gate counts them: without exact duplicates.
 
-    ``independent`` is what the items are worth if those of one cluster are alike;
-    ``detectable_share`` and ``detectable_loss`` (nats per token) are the smallest changes that it
-    can show. Lengths are in words, and in tokens where they could be counted.
+    ``independent`` is how many independent items they are worth; ``detectable_share`` and
+    ``detectable_loss`` (nats per token) are the smallest detectable changes. Lengths are in words,
+    and in tokens where a tokenizer was given.
     """
 
     name: str
@@ -46,84 +50,95 @@ class GroupReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """An item and what it is like: another item, or a row that was trained on."""
+class DuplicateItem:
+    """An item that is the same as another one, or similar to it; ``similarity`` is at most 1."""
 
     item: str
-    like: str
-    likeness: float
+    other: str
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedItem:
+    """An item that is the same as a row of the training data (from 1), or similar to it."""
+
+    item: str
+    training_row: int
+    similarity: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteReport:
     """The whole suite.
 
-    ``not_compared`` counts the items for which the search for near copies ended early, and
-    ``not_compared_with_training`` those for which the one among the training rows did.
+    ``not_compared`` counts the items for which the search for near duplicates ended early, and
+    ``not_compared_with_training`` those for which the search of the training rows did.
     """
 
     groups: tuple[GroupReport, ...]
-    duplicates: tuple[Pair, ...]
-    near_duplicates: tuple[Pair, ...]
-    trained_on: tuple[Pair, ...]
-    nearly_trained_on: tuple[Pair, ...]
+    duplicates: tuple[DuplicateItem, ...]
+    near_duplicates: tuple[DuplicateItem, ...]
+    trained_on: tuple[TrainedItem, ...]
+    nearly_trained_on: tuple[TrainedItem, ...]
     not_compared: int
     not_compared_with_training: int
 
     @property
-    def found(self) -> bool:
-        """Whether there is something to mend."""
+    def has_faults(self) -> bool:
+        """Whether an item must be fixed."""
         return bool(
             self.duplicates or self.near_duplicates or self.trained_on or self.nearly_trained_on
         )
 
     @property
-    def sound(self) -> bool:
-        """Whether all was looked at, and there is nothing to mend."""
-        return not (self.found or self.not_compared or self.not_compared_with_training)
+    def is_clean(self) -> bool:
+        """Whether everything was compared, and no item must be fixed."""
+        return not (self.has_faults or self.not_compared or self.not_compared_with_training)
 
 
 def check_suite(
     items: Sequence[Item],
     trained: Sequence[Conversation] = (),
-    assumed: Assumed | None = None,
+    assumptions: PowerAssumptions | None = None,
     count_tokens: Callable[[str], int] | None = None,
     budget: int = MOST_COMPARISONS,
 ) -> SuiteReport:
-    """Look a suite over.
+    """Check a suite for duplicates and for items that were trained on.
 
-    Prompts are the same if they differ in case and spacing alone, and near if their word 3-grams
-    are (``likeness``) and their system turns are the same. Near items of one cluster are no fault:
-    the cluster tells that they belong together.
+    Prompts are duplicates if they differ only in case and spacing, and near duplicates if their
+    word 3-shingles are similar (`near_duplicates`) and their system turns are the same. Near
+    duplicates within one cluster are not a fault: the cluster declares that they belong together.
 
     Args:
         items: The suite.
         trained: The conversations of the training data, in the order of the file.
-        assumed: What power rests on.
+        assumptions: The assumptions for the power.
         count_tokens: Counts the tokens of a text, for the lengths.
         budget: The most comparisons of two texts, among the items and with the training rows.
     """
-    assumed = assumed or Assumed()
+    assumptions = assumptions or PowerAssumptions()
     first: dict[object, str] = {}
     duplicates = []
     for item in items:
         other = first.setdefault(_key(item.prompt), item.id)
         if other != item.id:
-            duplicates.append(Pair(item=item.id, like=other, likeness=1.0))
+            duplicates.append(DuplicateItem(item=item.id, other=other, similarity=1.0))
     repeated = {pair.item for pair in duplicates}
     distinct = [item for item in items if item.id not in repeated]
     near, unseen = _near_duplicates(distinct, budget)
-    same, alike, unseen_rows = _overlap(distinct, trained, budget)
+    same, similar, unseen_rows = _overlap(distinct, trained, budget)
     counted = without_duplicates(items)
     return SuiteReport(
         groups=tuple(
-            _group(name, [item for item in counted if item.group == name], assumed, count_tokens)
+            _group(
+                name, [item for item in counted if item.group == name], assumptions, count_tokens
+            )
             for name in sorted({item.group for item in counted})
         ),
         duplicates=tuple(duplicates),
         near_duplicates=near,
         trained_on=same,
-        nearly_trained_on=alike,
+        nearly_trained_on=similar,
         not_compared=unseen,
         not_compared_with_training=unseen_rows,
     )
@@ -138,29 +153,30 @@ def _system(prompt: Conversation) -> object:
 
 
 def _text(prompt: Conversation) -> str:
-    """Everything but the system turn: as all items share it, it would make all of them alike."""
+    """Return all turns but the system turn; since all items share it, all would be similar."""
     return "\n".join(turn.content for turn in prompt if turn.role != "system")
 
 
-def _near_duplicates(items: Sequence[Item], budget: int) -> tuple[tuple[Pair, ...], int]:
-    """Return the near copies, and for how many items the search ended early."""
+def _near_duplicates(items: Sequence[Item], budget: int) -> tuple[tuple[DuplicateItem, ...], int]:
+    """Return the near duplicates, and for how many items the search ended early."""
     index = NearDuplicateIndex([shingles(_text(item.prompt)) for item in items], budget)
     pairs = []
     for number, item in enumerate(items):
-        for other, likeness in index.find(index.texts[number]):
+        for other, similarity in index.find(index.texts[number]):
             like = items[other]
             together = item.cluster and item.cluster == like.cluster
             if not together and _system(item.prompt) == _system(like.prompt):
-                pairs.append(Pair(item=item.id, like=like.id, likeness=likeness))
-                break  # one is enough to say what to mend
+                found = DuplicateItem(item=item.id, other=like.id, similarity=similarity)
+                pairs.append(found)
+                break  # one is enough to know that the item must be fixed
         index.add(number)
     return tuple(pairs), index.unfinished
 
 
 def _overlap(
     items: Sequence[Item], trained: Sequence[Conversation], budget: int
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...], int]:
-    """Return what was trained on, what nearly was, and for how many the search ended early."""
+) -> tuple[tuple[TrainedItem, ...], tuple[TrainedItem, ...], int]:
+    """Return the items that were trained on, those that nearly were, and how many are unknown."""
     prompts = [row[:-1] for row in trained]
     rows: dict[object, int] = {}
     for number, prompt in enumerate(prompts):
@@ -168,23 +184,23 @@ def _overlap(
     index = NearDuplicateIndex([shingles(_text(prompt)) for prompt in prompts], budget)
     for number in rows.values():
         index.add(number)
-    same, alike = [], []
+    same, similar = [], []
     for item in items:
         if (row := rows.get(_key(item.prompt))) is not None:
-            same.append(Pair(item=item.id, like=f"training row {row + 1}", likeness=1.0))
+            same.append(TrainedItem(item=item.id, training_row=row + 1, similarity=1.0))
             continue
-        for number, likeness in index.find(shingles(_text(item.prompt))):
+        for number, similarity in index.find(shingles(_text(item.prompt))):
             if _system(item.prompt) == _system(prompts[number]):
-                like = f"training row {number + 1}"
-                alike.append(Pair(item=item.id, like=like, likeness=likeness))
+                row = number + 1
+                similar.append(TrainedItem(item=item.id, training_row=row, similarity=similarity))
                 break
-    return tuple(same), tuple(alike), index.unfinished
+    return tuple(same), tuple(similar), index.unfinished
 
 
 def _group(
     name: str,
     items: Sequence[Item],
-    assumed: Assumed,
+    assumptions: PowerAssumptions,
     count_tokens: Callable[[str], int] | None,
 ) -> GroupReport:
     independent = independent_items(item.cluster for item in items)
@@ -195,8 +211,8 @@ def _group(
         items=len(items),
         clusters=len({item.cluster for item in items if item.cluster}),
         independent=independent,
-        detectable_share=detectable_share(independent, assumed.discordant),
-        detectable_loss=detectable_mean(independent, assumed.deviation),
+        detectable_share=detectable_share(independent, assumptions.discordant),
+        detectable_loss=detectable_mean(independent, assumptions.deviation),
         with_checks=sum(bool(item.checks) for item in items),
         with_choices=sum(bool(item.choices) for item in items),
         prompt_words=_lengths(prompts, _words),

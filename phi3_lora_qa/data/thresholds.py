@@ -1,56 +1,38 @@
-"""Limits: what a metric of a group of items must reach for an adapter to pass."""
+"""Limits: the value that a metric of a group of items must reach for an adapter to pass."""
 
-import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.data.chat_items import DEFAULT_GROUP, require_group
 from phi3_lora_qa.errors import DataError, escape
 from phi3_lora_qa.reading import read_text
+from phi3_lora_qa.record import Against, LimitEntry, Rule
 from phi3_lora_qa.setting_specs import PROFILES
 
 EVERY_OTHER_GROUP = "*"
 
-METRICS = (
-    "loss",
-    "exact_match",
-    "token_f1",
-    "rouge_l",
-    "chrf",
-    "bleu",
-    "checks",
-    "json_valid",
-    "refusal",
-    "stopped",
-    "repetition",
-    "empty",
-    "length_ratio",
-    "choice",
-    "divergence",
-    "agreement",
-)
-"""What a limit may name: the room metrics computes the answers' ones, scoring loss and stopped."""
-
-UNBOUNDED = ("loss", "divergence")
-"""The metrics in nats per token; the scores of all others lie between 0 and 1."""
-
-RULES = {
-    "at_least": "at least {}",
-    "at_most": "at most {}",
-    "improve_by": "better than the base by more than {}",
-    "no_worse_than": "no worse than the base by more than {}",
+RULES: Mapping[Rule, str] = {
+    "at_least": "at least {value:g}",
+    "at_most": "at most {value:g}",
+    "improve_by": "better than the {against} by more than {value:g}",
+    "no_worse_than": "no worse than the {against} by more than {value:g}",
 }
-"""The rules and how a report puts them."""
+"""The rules, and the words for each."""
 
-BASE, BASELINE = "base", "baseline"
-"""What a limit may be against: the base, or the last accepted adapter."""
+BASE: Against = "base"
+BASELINE: Against = "baseline"
+"""What a limit may compare with: the base, or the last accepted adapter."""
 
 COMPARING = ("improve_by", "no_worse_than")
-"""The rules that compare; the others hold the tuned mean against the value itself."""
+"""The rules that compare; the others bound the tuned mean itself."""
+
+WATCHED = ("loss", "exact_match", "token_f1")
+"""The metrics that the built-in profiles limit, and that a report labels items by."""
 
 _FIELDS = ("group", "metric", "rule", "value")
 _OPTIONAL = ("against",)
@@ -58,10 +40,10 @@ _OPTIONAL = ("against",)
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """One demand. ``value`` is in the metric's own unit: nats per token for the loss.
+    """One limit. ``value`` is in the metric's own unit: nats per token for the loss.
 
     ``at_least`` and ``at_most`` bound the tuned mean; ``improve_by`` the improvement over the
-    base; ``no_worse_than`` is a non-inferiority margin. ``against`` is what these two compare
+    base; ``no_worse_than`` is a non-inferiority margin. ``against`` is what the last two compare
     with: ``base``, or ``baseline``, the last accepted adapter. ``group`` may be ``*``: every group
     that has no limit of its own for this metric (and this ``against``).
     """
@@ -73,22 +55,39 @@ class Limit:
     against: str = BASE
 
     def describe(self) -> str:
-        """Return the demand in words, for the report."""
-        words = RULES[self.rule].format(f"{self.value:g}")
-        return f"{self.metric} {words.replace('the base', f'the {self.against}')}"
+        """Return the metric and the limit in words."""
+        return f"{self.metric} {limit_text(self.entry())}"
+
+    def entry(self) -> LimitEntry:
+        """Return the limit as the record stores it."""
+        return LimitEntry(
+            rule=cast(Rule, self.rule),
+            value=self.value,
+            against=cast(Against, self.against),
+            group=self.group,
+            metric=self.metric,
+        )
+
+
+def limit_text(limit: LimitEntry) -> str:
+    """Return a limit in words, without its metric: ``at most 0.1``."""
+    return RULES[limit.rule].format(value=limit.value, against=limit.against)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Profile:
-    """How much better at the target, in nats per token, and how much worse there and elsewhere."""
+    """By how much the target must improve, and how much worse it and other groups may be.
+
+    In the metrics' own units: nats per token for the loss.
+    """
 
     better: float
     target: float
     elsewhere: float
 
 
-# Nothing changed in any of n items settles a margin of 1 - 0.05^(1/n): 59 items one of 0.05, 29
-# one of 0.10, 11 one of 0.25.
+# A margin of 1 - 0.05^(1/n) passes if nothing changed in any of n items: 59 items for 0.05, 29 for
+# 0.10, 11 for 0.25.
 _PROFILES = dict(
     zip(
         PROFILES,
@@ -100,30 +99,29 @@ _PROFILES = dict(
         strict=True,
     )
 )
-_WATCHED = ("loss", "exact_match", "token_f1")
 
 
 def default_limits(groups: Sequence[str], profile: str = "default") -> tuple[Limit, ...]:
     """Return a built-in profile for a suite of these groups.
 
-    Better at the target, where there is one, by about 5 % of perplexity (0.05 nats per token): less
-    is not worth shipping, and a nearly dead adapter must not pass. Nowhere much worse. ``smoke``
-    asks for so little that a dozen items can decide it.
+    The target, where there is one, must improve by about 5 % of perplexity (0.05 nats per token):
+    less is not worth shipping, and an adapter that does almost nothing must not pass. No group may
+    get much worse. ``smoke`` has margins so wide that a dozen items can decide them.
     """
-    asked, other = _PROFILES[profile], EVERY_OTHER_GROUP
+    margins, other = _PROFILES[profile], EVERY_OTHER_GROUP
     limits = (
-        Limit(group=DEFAULT_GROUP, metric="loss", rule="improve_by", value=asked.better),
-        Limit(group=DEFAULT_GROUP, metric="token_f1", rule="no_worse_than", value=asked.target),
+        Limit(group=DEFAULT_GROUP, metric="loss", rule="improve_by", value=margins.better),
+        Limit(group=DEFAULT_GROUP, metric="token_f1", rule="no_worse_than", value=margins.target),
         *(
-            Limit(group=other, metric=metric, rule="no_worse_than", value=asked.elsewhere)
-            for metric in _WATCHED
+            Limit(group=other, metric=metric, rule="no_worse_than", value=margins.elsewhere)
+            for metric in WATCHED
         ),
     )
     return tuple(limit for limit in limits if limit.group in (other, *groups))
 
 
 def baseline_limits(profile: str = "default") -> tuple[Limit, ...]:
-    """Return what a profile asks beside the last accepted adapter: to be no worse in any group."""
+    """Return a profile's limits against the last accepted adapter: no worse in any group."""
     return tuple(
         Limit(
             group=EVERY_OTHER_GROUP,
@@ -132,38 +130,41 @@ def baseline_limits(profile: str = "default") -> tuple[Limit, ...]:
             value=_PROFILES[profile].elsewhere,
             against=BASELINE,
         )
-        for metric in _WATCHED
+        for metric in WATCHED
     )
 
 
 _MOST_BYTES = 4 << 20
 
 
-def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit, ...]:
+def read_thresholds(
+    path: Path, metrics: Collection[str], shares: Collection[str] = ()
+) -> tuple[Limit, ...]:
     """Read a TOML file of ``[[limit]]`` tables with group, metric, rule and value.
 
     Args:
         path: The file.
         metrics: The metrics that a limit may name.
+        shares: Those of them whose scores are from 0 to 1.
 
     Raises:
-        DataError: The file cannot be read, or a table is not exactly a limit; the message names
-            the table and the nearest name that would do.
+        DataError: The file cannot be read, or a table is not a limit; the message names the table
+            and the closest valid name.
     """
     try:
         raw = tomllib.loads(read_text(path, _MOST_BYTES, "utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8 and no TOML are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # bad UTF-8 and bad TOML: ValueError
         raise DataError(
-            f"cannot read the thresholds {path}: {error}; give a TOML file of [[limit]] tables"
+            f"cannot read the thresholds {path}: {error}; pass a TOML file of [[limit]] tables"
         ) from error
     for name in raw:
         if name != "limit":
             raise DataError(_unknown(str(path), "table", name, ("limit",)))
     tables = raw.get("limit")
     if not isinstance(tables, list) or not tables:
-        raise DataError(f"{path} holds no limit; add at least one [[limit]] table")
+        raise DataError(f"{path} has no limits; add at least one [[limit]] table")
     limits = tuple(
-        _parse(table, metrics, f"{path}, limit {n}") for n, table in enumerate(tables, 1)
+        _parse(table, metrics, shares, f"{path}, limit {n}") for n, table in enumerate(tables, 1)
     )
     seen: set[tuple[str, str, str, str]] = set()
     for number, limit in enumerate(limits, 1):
@@ -175,23 +176,23 @@ def read_thresholds(path: Path, metrics: Sequence[str] = METRICS) -> tuple[Limit
             )
         seen.add(key)
     for number, limit in enumerate(limits, 1):
-        _require_possible(limit, limits, f"{path}, limit {number}")
+        _require_compatible(limit, limits, f"{path}, limit {number}")
     return limits
 
 
 def expand(limits: Iterable[Limit], groups: Sequence[str]) -> tuple[Limit, ...]:
-    """Spell the limits out, group by group: first the suite's groups, then those it lacks.
+    """Return the limits group by group: first the suite's groups, then those that it lacks.
 
-    A limit for a group that the suite lacks is kept: it can never be judged, and the gate must say
-    that the run is incomplete rather than forget what was asked for.
+    A limit for a group that the suite lacks is kept. It cannot be judged, and the gate must report
+    that the run is incomplete instead of ignoring the limit.
     """
     limits = tuple(limits)
-    lacking = {limit.group: None for limit in limits if limit.group not in groups}
-    lacking.pop(EVERY_OTHER_GROUP, None)
+    missing = {limit.group: None for limit in limits if limit.group not in groups}
+    missing.pop(EVERY_OTHER_GROUP, None)
     own = {(limit.group, limit.metric, limit.against) for limit in limits}
     return tuple(
         replace(limit, group=group)
-        for group in (*groups, *lacking)
+        for group in (*groups, *missing)
         for limit in limits
         if limit.group == group
         or (
@@ -202,9 +203,9 @@ def expand(limits: Iterable[Limit], groups: Sequence[str]) -> tuple[Limit, ...]:
     )
 
 
-def _parse(table: object, metrics: Sequence[str], where: str) -> Limit:
+def _parse(table: object, metrics: Collection[str], shares: Collection[str], where: str) -> Limit:
     if not isinstance(table, Mapping):
-        raise DataError(f"{where} is no table; write [[limit]] and its fields below")
+        raise DataError(f"{where} is not a table; write [[limit]] and its fields below")
     for name in table:
         if name not in (*_FIELDS, *_OPTIONAL):
             raise DataError(_unknown(where, "field", name, (*_FIELDS, *_OPTIONAL)))
@@ -218,11 +219,11 @@ def _parse(table: object, metrics: Sequence[str], where: str) -> Limit:
     if rule not in RULES:
         raise DataError(_unknown(where, "rule", rule, tuple(RULES)))
     against = _text(table.get("against", BASE), "against", where)
-    if against not in (BASE, BASELINE):
-        raise DataError(_unknown(where, "against", against, (BASE, BASELINE)))
+    if against not in get_args(Against):
+        raise DataError(_unknown(where, "against", against, get_args(Against)))
     if rule not in COMPARING and "against" in table:
-        raise DataError(f"{where}: {rule} is against nothing but its value; drop 'against'")
-    value = _number(table["value"], metric, rule, where)
+        raise DataError(f"{where}: {rule} does not compare with anything; remove 'against'")
+    value = _number(table["value"], metric, rule, where, is_share=metric in shares)
     return Limit(group=group, metric=metric, rule=rule, value=value, against=against)
 
 
@@ -232,7 +233,7 @@ def _text(value: Any, name: str, where: str) -> str:
     return value
 
 
-def _number(value: Any, metric: str, rule: str, where: str) -> float:
+def _number(value: Any, metric: str, rule: str, where: str, *, is_share: bool) -> float:
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, OverflowError):
@@ -240,37 +241,37 @@ def _number(value: Any, metric: str, rule: str, where: str) -> float:
     if not math.isfinite(number):
         raise DataError(f"{where}: value must be a finite number; write one such as 0.05")
     if number < 0 and rule in COMPARING:
-        raise DataError(f"{where}: {rule} needs a value of 0 or more; drop the sign")
-    share = metric in METRICS and metric not in UNBOUNDED
-    # Written in percent, a margin would allow everything, and nobody would notice.
-    if share and not 0 <= number <= 1:
         raise DataError(
-            f"{where}: {metric} lies between 0 and 1, and {number:g} does not; "
+            f"{where}: {rule} needs a value of 0 or more: got {number:g}; remove the sign"
+        )
+    # A margin written in percent would silently allow everything.
+    if is_share and not 0 <= number <= 1:
+        raise DataError(
+            f"{where}: {metric} is between 0 and 1, but the limit is {number:g}; "
             "write a share, such as 0.05 for 5 %"
         )
-    if share and rule == "improve_by" and number == 1:
+    if is_share and rule == "improve_by" and number == 1:
         raise DataError(
-            f"{where}: {metric} lies between 0 and 1, and nothing gets better by more than 1; "
+            f"{where}: {metric} is between 0 and 1, so nothing gets better by more than 1; "
             "write a smaller share"
         )
     return number
 
 
-def _require_possible(limit: Limit, limits: Sequence[Limit], where: str) -> None:
-    """Refuse two limits that no adapter could hold together."""
+def _require_compatible(limit: Limit, limits: Sequence[Limit], where: str) -> None:
+    """Reject two limits that no adapter could pass together."""
     if limit.rule != "at_least":
         return
     for other in limits:
-        alike = (other.group, other.metric) == (limit.group, limit.metric)
-        if alike and other.rule == "at_most" and other.value < limit.value:
+        same = (other.group, other.metric) == (limit.group, limit.metric)
+        if same and other.rule == "at_most" and other.value < limit.value:
             raise DataError(
-                f"{where}: {limit.metric} of {escape(limit.group, 40)} is to be at least "
-                f"{limit.value:g} and at most {other.value:g}; mend one of them"
+                f"{where}: {limit.metric} of {escape(limit.group, 40)} must be at least "
+                f"{limit.value:g} and at most {other.value:g}; change one of them"
             )
 
 
-def _unknown(where: str, kind: str, name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {escape(near[0], 60)}?" if near else "use one of them"
+def _unknown(where: str, kind: str, name: str, known: Collection[str]) -> str:
+    hint = escape(did_you_mean(name, known), 80) or "use one of them"
     names = ", ".join(escape(other, 60) for other in known)
     return f"{where}: unknown {kind} {escape(repr(name), 60)} (known: {names}); {hint}"

@@ -14,16 +14,11 @@ from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.thresholds import Limit
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.adapter_factors import read_factors
-from phi3_lora_qa.gate.comparison import (
-    ComparisonConfig,
-    SkippedItem,
-    chosen,
-    join_scores,
-    measure,
-    needed,
-)
+from phi3_lora_qa.gate.comparison import items_to_decide, measure, select_metrics
 from phi3_lora_qa.gate.early_stopping import score_until_settled
+from phi3_lora_qa.gate.item_rows import join_scores
 from phi3_lora_qa.gate.journal import Evidence
+from phi3_lora_qa.gate.paired_scores import ComparisonConfig, SkippedItem
 from phi3_lora_qa.gate.prepare import AdapterJob, snapshot_of
 from phi3_lora_qa.lora import Factors
 from phi3_lora_qa.metrics import MetricInfo
@@ -176,7 +171,7 @@ class Bench:
     @cached_property
     def measured(self) -> tuple[MetricInfo, ...]:
         """The metrics that this adapter's items are measured by."""
-        return chosen(self.target.metrics, self.target.limits)
+        return select_metrics(self.target.metrics, self.target.limits)
 
     @property
     def demands(self) -> ComparisonConfig:
@@ -213,7 +208,7 @@ class Bench:
 
     def items_needed(self, limit: Limit) -> int:
         """About how many items would decide a limit; 0 where no number would."""
-        return needed(self.rows, limit, self.demands)
+        return items_to_decide(self.rows, limit, self.demands)
 
     def add_spectra(self, spectra: Sequence[Spectrum]) -> None:
         """Keep the modules' spectra for the record."""

@@ -1,4 +1,4 @@
-"""From the journal to the record: judge each adapter and gather everything that was measured."""
+"""From the journal to the record: judges each adapter and collects all measurements."""
 
 import importlib.metadata
 import platform
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, AdapterFolder
 from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.dataclass_json import Json, to_plain
 from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Evidence
@@ -19,12 +20,10 @@ from phi3_lora_qa.record import (
     AdapterEntry,
     BaseEntry,
     ItemRow,
-    Json,
     RunRecord,
     SettingEntry,
     Timing,
     Verdict,
-    to_plain,
 )
 from phi3_lora_qa.setting_specs import SPECS, STAGES
 from phi3_lora_qa.settings import GateSettings
@@ -42,16 +41,16 @@ class Reported:
     accepted: bool
 
 
-def compose(
+def build_records(
     run: Run, *, chosen: Sequence[PlannedCheck], partial: bool, started: str, seconds: float
 ) -> list[Reported]:
     """Return a record for each adapter.
 
     Args:
-        run: The run of the process that started it; its journal holds what all processes wrote.
+        run: The run, in the process that started it; its journal has the results of all processes.
         chosen: The checks that must have run.
-        partial: Only chosen ids were run.
-        started: When the run began, ISO 8601 in UTC.
+        partial: Whether only selected checks were run.
+        started: When the run started, ISO 8601 in UTC.
         seconds: How long it took.
     """
     results, evidence = run.journal.results(), run.journal.evidence()
@@ -84,17 +83,17 @@ def compose(
     return reported
 
 
-def unjudged(
+def record_without_verdict(
     settings: GateSettings, *, name: str, source: Path, reason: str, started: str
 ) -> RunRecord:
-    """Return what is recorded of an adapter for as long as there is no verdict.
+    """Return the record of an adapter while there is no verdict.
 
     Args:
         settings: The run's settings, as far as they are known.
         name: The adapter's name.
         source: Its folder; nothing in it is read.
         reason: Why there is no verdict.
-        started: When the run began, ISO 8601 in UTC.
+        started: When the run started, ISO 8601 in UTC.
     """
     return RunRecord(
         verdict=Verdict.INCOMPLETE,
@@ -124,7 +123,7 @@ def _settings(settings: GateSettings) -> Mapping[str, SettingEntry]:
 
 
 def _summed(timings: Sequence[Timing]) -> list[Timing]:
-    """Add up the parts of a phase that came in several."""
+    """Return one timing for each phase, the sum of its parts."""
     phases: dict[str, list[Timing]] = {}
     for timing in timings:
         phases.setdefault(timing.phase, []).append(timing)
@@ -137,15 +136,15 @@ def _summed(timings: Sequence[Timing]) -> list[Timing]:
 
 
 def _left_out(run: Run, target: AdapterJob) -> str:
-    """Words for what was not asked: a verdict must not seem to cover it."""
+    """Return what the verdict does not cover, in words, so that it does not seem to."""
     left = [stage for stage in STAGES if stage not in run.settings.stage]
     words = [f"stages left out: {', '.join(left)}"] if left else []
     softened = (*run.settings.lint_select, *run.settings.lint_ignore, *run.settings.lint_levels)
     if softened and "static" in run.settings.stage:
-        words.append("rules chosen or ignored by settings: see static::linter_completed")
+        words.append("rules selected or ignored by settings: see static::linter_completed")
     better = any(limit.rule != "no_worse_than" for limit in target.limits)
     if "quality" in run.settings.stage and target.items and not better:
-        words.append("no limit asks that anything be better than with the base")
+        words.append("no limit requires an improvement over the base")
     return f" ({'; '.join(words)})" if words else ""
 
 
@@ -161,20 +160,20 @@ def _adapter(run: Run, index: int, target: AdapterJob) -> AdapterEntry:
 
 
 def _shown(value: object) -> Json:
-    """A setting's value as a reader in the same directory would type it."""
+    """Return a setting's value as a reader in the same directory would type it."""
     if isinstance(value, tuple):
         return [_shown(part) for part in value]
     if isinstance(value, Path):
         try:
             here = Path.cwd()
-        except OSError:  # a test has removed it
+        except OSError:  # the directory was removed
             return str(value)
         return str(value.relative_to(here) if value.is_relative_to(here) else value)
     return to_plain(value)
 
 
 def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
-    """What a JSON file of the adapter says; None where it is broken (a rule reports that)."""
+    """Return a JSON file of the adapter; None where it is broken (a rule reports that)."""
     try:
         data = folder.read_bytes(name, LARGEST_JSON)
         return parse_object(data, where=name, max_bytes=LARGEST_JSON)
@@ -194,8 +193,8 @@ def _base(target: AdapterJob) -> BaseEntry:
 
 def _environment(run: Run, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
     measured = {name: value for piece in evidence for name, value in piece.environment.items()}
-    # Merging rounds the weights once more: figures of one are not those of the other.
-    scored = "by the server" if run.server else "the adapter beside the base, not merged"
+    # Merging rounds the weights once more, so the figures of a merged model differ.
+    scored = "by the server" if run.server else "adapter attached to the base, not merged"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.errors import Phi3LoraQAError
-from phi3_lora_qa.record import Json, Outcome
+from phi3_lora_qa.record import Outcome
 
 if TYPE_CHECKING:
     from phi3_lora_qa.gate.bench import Bench

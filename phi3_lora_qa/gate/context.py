@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat_items import Item
+from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.journal import Evidence, Journal
@@ -24,12 +25,13 @@ from phi3_lora_qa.lora import Array
 from phi3_lora_qa.models.paths import cache_folder
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, resolve_base
-from phi3_lora_qa.record import Json, Timing
+from phi3_lora_qa.record import Timing
 from phi3_lora_qa.setting_specs import STAGES, server_of
 from phi3_lora_qa.settings import GateSettings
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase
+    from phi3_lora_qa.scoring.engine_choice import EngineChoice
     from phi3_lora_qa.scoring.score_items import ItemScore
 
 Progress = Callable[[str, int, int], None]
@@ -109,7 +111,7 @@ class Run:
 
         from phi3_lora_qa.models.checksum import checksum
         from phi3_lora_qa.models.loading import load_base
-        from phi3_lora_qa.scoring.prepacked_linear import products_of
+        from phi3_lora_qa.scoring.prepacked_linear import matmul_backends
 
         if ref.id in self._unloadable:  # trying again, a hub would be asked for each check
             raise BaseModelError(self._unloadable[ref.id])
@@ -135,7 +137,7 @@ class Run:
                     "dtype": str(base.model.dtype).removeprefix("torch."),
                     "threads": torch.get_num_threads(),
                     "instruction_set": torch.backends.cpu.get_cpu_capability(),
-                    **_named("base", products_of(base.model)),
+                    **_named("base", matmul_backends(base.model, self._engine(base).name)),
                 },
             )
         )
@@ -173,28 +175,38 @@ class Run:
     def _score_base(self, bench: "Bench", base: "LoadedBase") -> tuple["ItemScore", ...]:
         import torch
 
-        from phi3_lora_qa.scoring.prepacked_linear import products_of
+        from phi3_lora_qa.scoring.prepacked_linear import matmul_backends
         from phi3_lora_qa.scoring.score_cache import ScoreCache
         from phi3_lora_qa.scoring.score_items import score_items
 
+        engine = self._engine(base)
         conditions = {
             "base": self._checksums[base.ref.id],
             "config": base.model.config.to_json_string(use_diff=False),
             "generation": base.model.generation_config.to_json_string(use_diff=False),
             "versions": {name: version(name) for name in ("phi3-lora-qa", "torch", "transformers")},
             "processor": torch.backends.cpu.get_cpu_capability(),
-            "products": dict(products_of(base.model)),
+            "products": dict(matmul_backends(base.model, engine.name)),
             "threads": torch.get_num_threads(),
         }
+        if engine.name != "fast":
+            conditions["engine"] = engine.name
         keep = self.settings.cache_scores == "on"
         kept = ScoreCache(cache_folder() / "scores", conditions) if keep else None
-        scorer = partial(score_items, base.model, base.tokenizer, bench.target.items, kept=kept)
+        scorer = partial(score_items, base.model, base.tokenizer, bench.target.items, cache=kept)
         scores = self._timed_scores(bench, "score base", scorer)
-        found, trouble = (kept.found, kept.trouble) if kept else (0, "")
+        found, trouble = (kept.hits, kept.write_error) if kept else (0, "")
         lost = f", and no new ones can be kept ({escape(trouble, 200)})" if trouble else ""
         note: dict[str, Json] = {"base_scores_kept": f"{found} of {len(scores)}{lost}"}
+        note |= {"engine": engine.name}
+        note |= {"engine_fallback": engine.fallback} if engine.fallback else {}
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return scores
+
+    def _engine(self, base: "LoadedBase") -> "EngineChoice":
+        from phi3_lora_qa.scoring.engine_choice import choose_engine
+
+        return choose_engine(self.settings.engine, base.model)
 
     def _score_key(self, bench: "Bench") -> tuple[str, tuple[Item, ...]]:
         ref = bench.target.base
@@ -209,22 +221,22 @@ class Run:
         items: Sequence[Item] | None = None,
     ) -> tuple["ItemScore", ...]:
         """Score what stands on ``base``, on the adapter's items or some."""
-        from phi3_lora_qa.scoring.prepacked_linear import products_of
+        from phi3_lora_qa.scoring.prepacked_linear import matmul_backends
         from phi3_lora_qa.scoring.score_items import score_items
 
         asked = bench.target.items if items is None else items
         known = self._scores.get(self._score_key(bench), ())
-        scorer = partial(score_items, model, base.tokenizer, asked, base=known)
+        scorer = partial(score_items, model, base.tokenizer, asked, base_scores=known)
         # The adapter's layers may be of another dtype than the base's.
-        note = _named("tuned", products_of(model))
+        note = _named("tuned", matmul_backends(model, self._engine(base).name))
         self.journal.add_evidence(Evidence(adapter=bench.index, environment=note))
         return self._timed_scores(bench, phase, scorer)
 
     def score_served(self, bench: "Bench", which: str) -> tuple["ItemScore", ...]:
         """Score ``base`` or ``tuned`` as the server has it; no model is loaded here."""
         from phi3_lora_qa.models.loading import load_tokenizer
-        from phi3_lora_qa.scoring.decoding import stop_tokens_of
-        from phi3_lora_qa.scoring.prompts import stop_token
+        from phi3_lora_qa.models.stop_tokens import stop_tokens_from_files
+        from phi3_lora_qa.scoring.prompts import template_stop_token
         from phi3_lora_qa.scoring.remote_scoring import Server
 
         ref, once = bench.target.base, f"{self.server} {bench.index}"
@@ -233,10 +245,11 @@ class Run:
         if once in self._unloadable:  # it would be waited for in each check
             raise BaseModelError(self._unloadable[once])
         try:
-            server = Server.at(self.server)
-            base, tuned = server.names(ref, bench.target.name)
+            server = Server.from_url(self.server)
+            base, tuned = server.served_names(ref, bench.target.name)
             tokenizer = load_tokenizer(ref)
-            server = replace(server, stops=stop_tokens_of(ref, stop_token(tokenizer)))
+            stops = stop_tokens_from_files(ref, template_stop_token(tokenizer))
+            server = replace(server, stops=stops)
             name, items = base if which == "base" else tuned, bench.target.items
             return self._timed_scores(
                 bench,
@@ -257,9 +270,9 @@ class Run:
         from phi3_lora_qa.scoring.score_items import ScoringOptions
 
         scores: tuple[ItemScore, ...] = ()
-        options = ScoringOptions(seed=self.settings.seed)
+        options = ScoringOptions(seed=self.settings.seed, engine=self.settings.engine)
 
-        def report(done: int, total: int) -> None:
+        def report(_: str, done: int, total: int) -> None:
             self.progress(f"{phase}, {bench.target.name}", done, total)
 
         with self.timed(phase, bench.index, lambda: sum(score.tokens for score in scores)):

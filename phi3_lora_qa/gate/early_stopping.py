@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat_items import Item
-from phi3_lora_qa.gate.comparison import SkippedItem, is_settled, join_scores
+from phi3_lora_qa.gate.comparison import is_decided
+from phi3_lora_qa.gate.item_rows import join_scores
+from phi3_lora_qa.gate.paired_scores import SkippedItem
 from phi3_lora_qa.stats.full_suite_bounds import next_batch_size, sampling_key
 
 if TYPE_CHECKING:
@@ -68,6 +70,6 @@ def _settled(
         [tuned[item.id] for item in asked],
         bench.measured,
     )
-    return is_settled(
+    return is_decided(
         rows, bench.demands, [SkippedItem(item=item, base=base[item.id]) for item in rest]
     )

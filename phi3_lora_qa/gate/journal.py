@@ -12,19 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phi3_lora_qa.dataclass_json import Json, from_plain, to_plain
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.record import (
     CheckResult,
     ItemRow,
-    Json,
     Metric,
     Spectrum,
     Timing,
-    check_from_json,
-    item_from_json,
-    metric_from_json,
-    spectrum_from_json,
-    to_plain,
 )
 
 
@@ -56,22 +51,13 @@ class Journal:
 
     def results(self) -> list[tuple[int, CheckResult]]:
         """Return ``(adapter, result)`` of every check that ended, in the order of their ends."""
-        return [(raw["adapter"], check_from_json(raw["result"])) for raw in self._read("check")]
+        return [
+            (raw["adapter"], from_plain(CheckResult, raw["result"])) for raw in self._read("check")
+        ]
 
     def evidence(self) -> list[Evidence]:
         """Return everything that was measured, in the order of its writing."""
-        return [
-            Evidence(
-                **raw
-                | {
-                    "items": [item_from_json(row) for row in raw["items"]],
-                    "metrics": [metric_from_json(m) for m in raw["metrics"]],
-                    "spectra": [spectrum_from_json(s) for s in raw["spectra"]],
-                    "timings": [Timing(**t) for t in raw["timings"]],
-                }
-            )
-            for raw in self._read("evidence")
-        ]
+        return [from_plain(Evidence, raw) for raw in self._read("evidence")]
 
     def _write(self, kind: str, value: Json) -> None:
         """Write whole or not at all: a process may be killed at any moment."""

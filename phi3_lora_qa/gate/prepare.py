@@ -26,7 +26,7 @@ from phi3_lora_qa.data.thresholds import (
 )
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError, escape
 from phi3_lora_qa.gate.baseline import read_baseline
-from phi3_lora_qa.metrics import RequestedMetric, find_metric, known_metrics
+from phi3_lora_qa.metrics import RequestedMetric, find_metric, known_metrics, share_metrics
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled_suite,
@@ -82,7 +82,8 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
     _require_judges_of_our_own(settings, None)
     metrics = _metrics(settings)
     known = tuple(dict.fromkeys((*known_metrics(), *(metric.name for metric in metrics))))
-    asked = read_thresholds(settings.thresholds, known) if settings.thresholds else None
+    shares, path = share_metrics(), settings.thresholds
+    asked = read_thresholds(path, known, shares) if path else None
     given = _given_suite(settings)
     targets = []
     for name, source in zip(adapter_names(settings.adapter), settings.adapter, strict=True):
@@ -96,7 +97,7 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
         distinct = without_duplicates(items)
         limits, built_in = asked, settings.sources["profile"] == "default"
         if limits is None and given is None and base and built_in:
-            limits = read_thresholds(bundled_thresholds(base))
+            limits = read_thresholds(bundled_thresholds(base), known, shares)
         groups = sorted({item.group for item in distinct})
         if limits is None:
             limits = default_limits(groups, settings.profile)

@@ -4,11 +4,12 @@ import time
 import traceback
 from collections.abc import Mapping
 
+from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.errors import AdapterError, Phi3LoraQAError, escape, shortage
 from phi3_lora_qa.gate.check import CheckFailedError
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.record import CheckResult, Json, Outcome
+from phi3_lora_qa.record import CheckResult, Outcome
 
 MEND_CRASH = "run this id again alone; if it still crashes, report it with record.json"
 

@@ -1,4 +1,4 @@
-"""The verdict: what ran, held against what must run. Pure, and never in favour of the adapter."""
+"""The verdict: the checks that ran, compared with those that must run. Pure, and never lenient."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.record import CheckResult, Outcome, Verdict
 
-# A check that ran twice (a rerun plugin, --dist=each) counts with its worst outcome.
+# The worst outcome counts if a check ran twice (a rerun plugin, --dist=each).
 _WORST_FIRST = (
     Outcome.FAILED,
     Outcome.ERROR,
@@ -21,14 +21,14 @@ _VERDICTS_WORST_FIRST = (
     Verdict.PARTIAL,
     Verdict.PASS,
 )
-NEVER_RAN = "it did not run: deselected, skipped, stopped early, or its process ended"
+NEVER_RAN = "it was deselected or skipped, or pytest or its process ended early"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The verdict of one adapter, why in one sentence, and the checks that it rests on.
+    """The verdict of one adapter, the reason in one sentence, and the checks that it is based on.
 
-    ``accepted`` says whether the process may exit with 0.
+    ``accepted`` is whether the process may exit with 0.
     """
 
     verdict: Verdict
@@ -48,9 +48,9 @@ def judge(
 
     Args:
         planned: Every check that must run for it.
-        results: What the checks of this adapter recorded, in any order, repetitions included.
-        partial: Only chosen ids were run; the verdict is then PARTIAL.
-        allow_inconclusive: An INCONCLUSIVE verdict is accepted.
+        results: The results of this adapter's checks, in any order, repetitions included.
+        partial: Whether only selected checks were run; the verdict is then PARTIAL.
+        allow_inconclusive: Whether an INCONCLUSIVE verdict is accepted.
     """
     checks = tuple(_worst(item, [r for r in results if r.id == item.id]) for item in planned)
     by = {outcome: [c for c in checks if c.outcome is outcome] for outcome in Outcome}
@@ -59,30 +59,30 @@ def judge(
     if by[Outcome.FAILED]:
         first, count = by[Outcome.FAILED][0], len(by[Outcome.FAILED])
         verdict = Verdict.FAIL
-        reason = f"{count} of {total} checks did not hold; first {first.id}: {first.message}"
+        reason = f"{count} of {total} checks failed; first {first.id}: {first.message}"
     elif unfinished or not checks:
         verdict = Verdict.INCOMPLETE
         reason = (
-            f"{len(unfinished)} of {total} checks gave no answer; "
+            f"{len(unfinished)} of {total} checks did not finish; "
             f"first {unfinished[0].id}: {unfinished[0].message}"
             if unfinished
-            else "no check was chosen"
+            else "no check was selected"
         )
     elif by[Outcome.INCONCLUSIVE]:
         first, count = by[Outcome.INCONCLUSIVE][0], len(by[Outcome.INCONCLUSIVE])
         verdict = Verdict.INCONCLUSIVE
-        reason = f"{count} of {total} checks cannot be decided; first {first.id}: {first.message}"
+        reason = f"{count} of {total} checks are inconclusive; first {first.id}: {first.message}"
     else:
-        verdict, reason = Verdict.PASS, f"all {total} checks ran and held"
+        verdict, reason = Verdict.PASS, f"all {total} checks passed"
     accepted = verdict is Verdict.PASS or (verdict is Verdict.INCONCLUSIVE and allow_inconclusive)
     if partial:
-        reason = f"only {total} chosen checks were run: {reason}"
+        reason = f"only the {total} selected checks were run: {reason}"
         verdict = Verdict.PARTIAL
     return Judgement(verdict=verdict, reason=reason, checks=checks, accepted=accepted)
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the worst verdict: the run's."""
+    """Return the worst verdict, which is the run's."""
     return min(verdicts, key=_VERDICTS_WORST_FIRST.index)
 
 
@@ -93,7 +93,7 @@ def _worst(item: PlannedCheck, results: Sequence[CheckResult]) -> CheckResult:
             stage=item.check.stage,
             outcome=Outcome.NOT_RUN,
             message=NEVER_RAN,
-            fix=f"run it again: pytest '{item.id}' --phi3-adapter=PATH",
+            fix=f"rerun it: pytest '{item.id}' --phi3-adapter=PATH",
         )
     found = min(results, key=lambda result: _WORST_FIRST.index(result.outcome))
     return replace(found, id=item.id, stage=item.check.stage)

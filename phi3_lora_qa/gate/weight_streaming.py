@@ -67,7 +67,7 @@ def _skeleton(bench: "Bench") -> Any:
     from peft import PeftModelForCausalLM
     from transformers import Phi3Config, Phi3ForCausalLM
 
-    from phi3_lora_qa.models.attach import read_lora_config
+    from phi3_lora_qa.models.peft_config import read_lora_config
 
     ref = bench.target.base
     assert ref is not None

@@ -15,6 +15,7 @@ from phi3_lora_qa.metrics.catalogue import (
     metric_names,
     metrics_to_measure,
     per_item,
+    share_metrics,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "metric_names",
     "metrics_to_measure",
     "per_item",
+    "share_metrics",
 ]
 
 

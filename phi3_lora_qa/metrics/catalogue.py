@@ -127,6 +127,11 @@ def known_metrics() -> tuple[str, ...]:
     return tuple(_METRICS)
 
 
+def share_metrics() -> tuple[str, ...]:
+    """Return every built-in metric whose scores are from 0 to 1."""
+    return tuple(name for name, info in _METRICS.items() if info.span == (0.0, 1.0))
+
+
 def metric_names() -> tuple[str, ...]:
     """Return the names of the built-in metrics that :func:`per_item` computes from answers.
 

@@ -1,6 +1,6 @@
-"""The base models: which ones are known, where they lie, how they load, and how an adapter joins.
+"""Internal: the known base models, where they are, how they load, and how an adapter attaches.
 
-``registry`` finds a base without torch; ``loading`` loads it; ``attach`` puts an adapter on it
-without touching it; ``checksum`` proves that it was not touched; ``smollm2`` builds the one
-base that is neither bundled nor on a hub.
+``registry`` finds a base without torch and ``loading`` loads it. ``attach`` puts an adapter on a
+base without changing the base, and ``checksum`` proves that it was not changed. ``smollm2``
+describes the one base that is neither bundled nor on a hub, and ``smollm2_build`` makes it.
 """

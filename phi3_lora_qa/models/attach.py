@@ -1,51 +1,50 @@
-"""Put an adapter on a base without touching the base: a second module tree over the same tensors.
+"""Attach an adapter to a base without changing the base: a second module tree, the same tensors.
 
-PEFT rewrites the tree that it is given, and some adapters rewrite the weights too. So PEFT gets a
-twin: its modules and parameters are new objects, their storage is the base's. Only one copy of
-the weights is in memory, and an assignment to ``weight.data`` in the twin (what ``safe_merge`` and
-several initialisations do) leaves the base as it was. A write *into* a tensor would still reach
-the base, so whatever would make PEFT do that while loading is refused before it happens. Merging
-with ``safe_merge=False`` writes into tensors: do that on a copy.
+PEFT rewrites the module tree that it gets, and some adapters rewrite the weights too. So PEFT gets
+a copy whose modules and parameters are new objects that share the base's storage. Only one copy of
+the weights is in memory, and an assignment to ``weight.data`` in the copy (as ``safe_merge`` and
+several initializations do it) leaves the base unchanged. A write *into* a tensor would still change
+the base, so everything that would make PEFT do that while loading is refused beforehand. Merging
+with ``safe_merge=False`` writes into tensors: do that on a real copy.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.config import read_raw_config
-from phi3_lora_qa.adapter.config_schema import SAFE_INIT
-from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.tensor_names import DEFAULT_ADAPTER, PREFIX, Part
+from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
+from phi3_lora_qa.adapter.tensor_names import DEFAULT_ADAPTER
 from phi3_lora_qa.errors import AdapterError, IncompatibleLibraryError, escape
-from phi3_lora_qa.libraries import is_older
+from phi3_lora_qa.models.attached_tensors import (
+    TABLE,
+    require_same_names,
+    require_same_values,
+    require_separate_storage,
+    require_shared_base,
+    rounded_tables,
+)
 from phi3_lora_qa.models.checksum import require_plain
+from phi3_lora_qa.models.peft_config import read_lora_config
 from phi3_lora_qa.models.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel
-
-_TABLE = f".{Part.BASE_WEIGHT}"
-# These leave the base's weights alone; pissa, olora, corda, loftq and lora_ga subtract from them.
-_HARMLESS_INITS = (None, *SAFE_INIT)
-_REWRITES_THE_TREE = ("layer_replication", "megatron_config", "arrow_config")
 
 
 def attach(
     base_model: "PreTrainedModel", adapter_folder: Path, name: str = DEFAULT_ADAPTER
 ) -> "PeftModel":
-    """Return a PEFT model that shares the base's tensors, with every adapter tensor in place.
+    """Return a PEFT model that shares the base's tensors and has every tensor of the adapter.
 
     Args:
         base_model: A plain Phi-3, as ``load_base`` returns it. It is not changed.
-        adapter_folder: Holds ``adapter_config.json`` and ``adapter_model.safetensors``. A pickle
-            is never read.
+        adapter_folder: A folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+            Pickles are never read.
         name: The adapter's name in the model.
 
     Returns:
@@ -53,9 +52,9 @@ def attach(
 
     Raises:
         AdapterError: A file is missing, the config would rewrite the base, or a tensor of the
-            file did not land bit for bit (up to the cast to the model's dtype).
-        BaseModelError: ``base_model`` carries PEFT layers already.
-        IncompatibleLibraryError: The adapter uses what the installed peft does not know.
+            file did not arrive bit for bit (up to the cast to the model's dtype).
+        BaseModelError: ``base_model`` already has PEFT layers.
+        IncompatibleLibraryError: The installed peft does not support a field of the config.
     """
     require_plain(base_model)
     weights = adapter_folder / WEIGHTS
@@ -72,21 +71,21 @@ def attach(
             raise
         except Exception as error:  # whatever a library raises on a damaged adapter
             raise AdapterError(
-                f"the adapter {adapter_folder} cannot be put on the base "
-                f"({type(error).__name__}: {escape(str(error), 300)}); "
+                f"the adapter {adapter_folder} cannot be attached to the base: "
+                f"{type(error).__name__}: {escape(str(error), 300)}; "
                 "run phi3-lora-qa lint on it, and check that it was trained on this base"
             ) from error
 
 
-def twin(model: "PreTrainedModel") -> "PreTrainedModel":
-    """Copy the module tree; parameters and buffers become new objects over the same storage."""
+def shared_copy(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Copy the module tree; parameters and buffers become new objects that share their storage."""
     return _copy_tree(model, lambda parameter: parameter.detach())
 
 
-def hollow(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
+def weightless_copy(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
     """Copy the module tree; parameters become zeros of another dtype that take no memory.
 
-    It is for seeing how an adapter attaches to a base of that dtype without making the base.
+    This shows how an adapter attaches to a base of that dtype, without making such a base.
     """
     import torch
 
@@ -96,10 +95,10 @@ def hollow(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
 def adapter_tensors(
     model: "PeftModel | PreTrainedModel", name: str = DEFAULT_ADAPTER
 ) -> "dict[str, Tensor]":
-    """Return an attached adapter's tensors by the names that PEFT saves them under."""
+    """Return an attached adapter's tensors, by the names under which PEFT saves them."""
     from peft import get_peft_model_state_dict
 
-    # Left at "auto", PEFT would ask the hub whether the vocabulary grew.
+    # With "auto", PEFT would query the hub to find out whether the vocabulary grew.
     return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
 
 
@@ -109,70 +108,16 @@ def _attach(base_model: "PreTrainedModel", folder: Path, weights: Path, name: st
 
     config = read_lora_config(folder)
     saved = load_file(weights, device="cpu")
-    rounded = _require_own_tables(folder, base_model, saved)
-    own = {key: tensor for key, tensor in saved.items() if not key.endswith(_TABLE)}
-    tuned = PeftModelForCausalLM(twin(base_model), config, name)
-    _require_same_names(folder, own, adapter_tensors(tuned, name))
-    _require_own_storage(folder, base_model, adapter_tensors(tuned, name))
-    with _sheltered(tuned, rounded):
+    rounded = rounded_tables(folder, base_model, saved)
+    own = {key: tensor for key, tensor in saved.items() if not key.endswith(TABLE)}
+    tuned = PeftModelForCausalLM(shared_copy(base_model), config, name)
+    require_same_names(folder, own, adapter_tensors(tuned, name))
+    require_separate_storage(folder, base_model, adapter_tensors(tuned, name))
+    with _protect_tables(tuned, rounded):
         tuned.load_adapter(str(folder), name, torch_device="cpu")
-    _require_same_values(folder, saved, adapter_tensors(tuned, name))
-    _require_shared(folder, base_model, tuned)
+    require_same_values(folder, saved, adapter_tensors(tuned, name))
+    require_shared_base(folder, base_model, tuned)
     return tuned.eval()
-
-
-def read_lora_config(folder: Path) -> "LoraConfig":
-    """Read an adapter's config by PEFT itself.
-
-    Raises:
-        AdapterError: It is no LoRA for a causal language model, or would rewrite the base.
-    """
-    from peft import LoraConfig, PeftConfig
-
-    config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(
-            f"the adapter {folder} is of type {escape(str(config.peft_type), 40)}; "
-            "give a LoRA adapter"
-        )
-    if config.task_type not in (None, "CAUSAL_LM"):
-        raise AdapterError(
-            f"the adapter {folder} is for the task {escape(str(config.task_type), 40)}; "
-            "give one that was trained with task_type CAUSAL_LM"
-        )
-    if config.init_lora_weights not in _HARMLESS_INITS:
-        raise AdapterError(
-            f"the adapter {folder} was initialised with "
-            f"{escape(repr(config.init_lora_weights), 40)}, which rewrites the base when it is "
-            "loaded; convert it to plain LoRA when saving, with "
-            "path_initial_model_for_weight_conversion"
-        )
-    for name in _REWRITES_THE_TREE:
-        if getattr(config, name, None):
-            raise AdapterError(
-                f"the adapter {folder} sets {name}, which rebuilds the base when it is loaded; "
-                "train it without"
-            )
-    _require_known_fields(folder, config)
-    config.inference_mode = True
-    if samples := getattr(config, "monteclora_config", None):  # since peft 0.21
-        # Its samples are drawn when a layer is made, and used in training alone.
-        samples.buffer_size = 1
-    return config
-
-
-def _require_known_fields(folder: Path, config: "LoraConfig") -> None:
-    """A field that the installed PEFT does not know, it drops: another adapter would be loaded."""
-    given = read_raw_config(AdapterFolder.open(folder))
-    known = {field.name for field in fields(config)}
-    unknown = sorted(name for name, value in given.items() if value and name not in known)
-    if config.init_lora_weights == "mica" and is_older("peft", "0.20"):
-        unknown.append("init_lora_weights to mica")
-    if unknown:
-        raise IncompatibleLibraryError(
-            f"the adapter {folder} sets {escape(unknown[0], 80)}, which peft {version('peft')} "
-            "does not know; install a newer one: pip install --upgrade peft"
-        )
 
 
 def _copy_tree(
@@ -188,136 +133,15 @@ def _copy_tree(
     return copy.deepcopy(model, memo)
 
 
-def _require_own_tables(
-    folder: Path, base_model: "PreTrainedModel", saved: "Mapping[str, Tensor]"
-) -> list[str]:
-    """PEFT saves the base's table beside factors for it, and copies it into the base again.
-
-    Returns:
-        The names of those that are the base's but for rounding, and so must not reach it.
-    """
-    import torch
-
-    base, rounded = base_model.state_dict(), []
-    for name in (n for n in saved if n.endswith(_TABLE)):
-        path = name.removeprefix(PREFIX).removesuffix(_TABLE)
-        table, given = base.get(f"{path}.weight"), saved[name]
-        if table is None or table.shape != given.shape or not _is_rounded(given, table.cpu()):
-            raise AdapterError(
-                f"the adapter {folder} would put another {escape(path, 120)} into the base; give "
-                "the base that it was trained on, or remove its base_layer.weight tensors"
-            )
-        if not torch.equal(_bits(given.to(table.dtype)), _bits(table.cpu())):
-            rounded.append(name)
-    return rounded
-
-
-def _is_rounded(one: "Tensor", other: "Tensor") -> bool:
-    """Whether one of two tables is the other, rounded: as the linter compares them.
-
-    There the dtypes are the files'; a loaded base may be in a wider one.
-    """
-    import torch
-
-    for dtype in (other.dtype, one.dtype, torch.bfloat16, torch.float16):
-        first, second = one.to(dtype), other.to(dtype)
-        held = torch.equal(first.to(one.dtype), one) or torch.equal(second.to(other.dtype), other)
-        if held and torch.equal(first, second):
-            return True
-    return False
-
-
 @contextmanager
-def _sheltered(tuned: "PeftModel", tables: list[str]) -> Iterator[None]:
-    """Let PEFT copy rounded tables into copies, and put the base's own back."""
+def _protect_tables(tuned: "PeftModel", tables: list[str]) -> Iterator[None]:
+    """Let PEFT overwrite copies of the base's tables, and restore the base's own afterwards."""
     parameters = [tuned.get_parameter(name) for name in tables]
-    own = [parameter.data for parameter in parameters]
+    originals = [parameter.data for parameter in parameters]
     for parameter in parameters:
         parameter.data = parameter.data.clone()
     try:
         yield
     finally:
-        for parameter, data in zip(parameters, own, strict=True):
+        for parameter, data in zip(parameters, originals, strict=True):
             parameter.data = data
-
-
-def _require_same_names(
-    folder: Path, saved: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]"
-) -> None:
-    """PEFT drops what it does not know and leaves out what it lacks; so compare beforehand."""
-    strangers, missing = sorted(saved.keys() - wanted.keys()), sorted(wanted.keys() - saved.keys())
-    if strangers:
-        raise AdapterError(
-            f"the adapter {folder} holds {_count(strangers)} with no place in the base under its "
-            f"config: {_first(strangers)}; train against qkv_proj, o_proj, gate_up_proj, down_proj"
-        )
-    if missing:
-        raise AdapterError(
-            f"the adapter {folder} lacks {_count(missing)} that its config promises: "
-            f"{_first(missing)}; save the adapter again, whole"
-        )
-    shapes = sorted(name for name in saved if saved[name].shape != wanted[name].shape)
-    if shapes:
-        name = shapes[0]
-        raise AdapterError(
-            f"the adapter {folder} holds {_count(shapes)} of another shape than base and config "
-            f"ask for: {escape(name, 120)} is {tuple(saved[name].shape)}, not "
-            f"{tuple(wanted[name].shape)}; give the base that the adapter was trained on"
-        )
-
-
-def _require_own_storage(
-    folder: Path, base_model: "PreTrainedModel", wanted: "Mapping[str, Tensor]"
-) -> None:
-    """Loading copies into tensors in place: none of them may be the base's."""
-    base = {parameter.data_ptr() for parameter in base_model.parameters()}
-    overwritten = sorted(name for name, tensor in wanted.items() if tensor.data_ptr() in base)
-    if overwritten:
-        raise AdapterError(
-            f"the adapter {folder} would overwrite {_count(overwritten)} of the base: "
-            f"{_first(overwritten)}; train it with bias='none'"
-        )
-
-
-def _require_same_values(
-    folder: Path, saved: "Mapping[str, Tensor]", loaded: "Mapping[str, Tensor]"
-) -> None:
-    import torch
-
-    wrong = sorted(
-        name
-        for name, tensor in loaded.items()
-        if not torch.equal(_bits(saved[name].to(tensor.dtype)), _bits(tensor.cpu()))
-    )
-    if wrong:
-        raise AdapterError(
-            f"{_count(wrong)} of the adapter {folder} did not arrive in the model as saved: "
-            f"{_first(wrong)}; save it again with this version of peft, "
-            "with one value for weights that are tied"
-        )
-
-
-def _require_shared(folder: Path, base_model: "PreTrainedModel", tuned: "PeftModel") -> None:
-    held = {parameter.data_ptr() for parameter in tuned.parameters()}
-    replaced = sorted(n for n, p in base_model.named_parameters() if p.data_ptr() not in held)
-    if replaced:
-        raise AdapterError(
-            f"loading the adapter {folder} replaced {_count(replaced)} of the base: "
-            f"{_first(replaced)}; save it as plain LoRA"
-        )
-
-
-def _bits(tensor: "Tensor") -> "Tensor":
-    """The bytes of a tensor, so that a NaN equals itself."""
-    import torch
-
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _count(names: list[str]) -> str:
-    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-
-
-def _first(names: list[str], limit: int = 3) -> str:
-    shown = ", ".join(escape(name, 120) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown}, …"

@@ -1,4 +1,4 @@
-"""A model's identity as one hash: proof that a base is the same base, and stayed it."""
+"""A model's identity as one hash: proof that a base is the same, and was not changed."""
 
 import hashlib
 from itertools import chain
@@ -14,17 +14,17 @@ def checksum(model: "nn.Module") -> str:
     """Hash every parameter and buffer of a plain model: names, shapes, dtypes and bytes.
 
     The dtype is part of the identity: the same weights loaded as float32 and as bfloat16 are two
-    models that answer differently, and have two fingerprints. A tied weight counts under each of
-    its names.
+    models with different answers, and have different checksums. A tied weight counts under each
+    of its names.
 
     Args:
-        model: A model without PEFT layers; its tensors may lie on any real device.
+        model: A model without PEFT layers; its tensors may be on any real device.
 
     Returns:
-        The sha256 as 64 hexadecimal digits.
+        The SHA-256 as 64 hexadecimal digits.
 
     Raises:
-        BaseModelError: PEFT layers sit in the model.
+        BaseModelError: The model has PEFT layers.
     """
     import torch
 
@@ -42,10 +42,10 @@ def checksum(model: "nn.Module") -> str:
 
 
 def require_plain(model: "nn.Module") -> None:
-    """Raise BaseModelError when PEFT's layers sit in the model."""
+    """Raise BaseModelError if the model has PEFT layers."""
     for name, module in model.named_modules():
         if hasattr(module, "base_layer") or hasattr(module, "original_module"):
             raise BaseModelError(
-                f"the model carries a PEFT layer at {name}; give the plain base, "
-                "or call unload() on the PEFT model first"
+                f"the model is not a plain base: it has a PEFT layer at {name}; pass the plain "
+                "base, or call unload() on the PEFT model first"
             )

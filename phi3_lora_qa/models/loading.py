@@ -1,15 +1,13 @@
-"""Load a base from safetensors with Phi-3's own class: no remote code, no pickle, no noise."""
+"""Load a base from safetensors with Phi-3's own class: no remote code, pickle or log output."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX
+from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, indexed_files
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config
-from phi3_lora_qa.reading import read_text
 
 if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM, PreTrainedTokenizerBase
@@ -22,7 +20,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedBase:
-    """A base in memory: in eval mode, with its tokenizer and where it came from."""
+    """A base in memory: the model in eval mode, its tokenizer, and its reference."""
 
     model: "Phi3ForCausalLM"
     tokenizer: "PreTrainedTokenizerBase"
@@ -33,19 +31,20 @@ def load_base(ref: BaseRef, dtype: str = "float32") -> LoadedBase:
     """Load a base for scoring or training.
 
     Args:
-        ref: What :func:`~phi3_lora_qa.models.registry.resolve_base` found. A hub id that is not
-            on this machine is downloaded.
+        ref: The base, from :func:`~phi3_lora_qa.models.registry.resolve_base`. A hub id that is
+            not on this machine is downloaded.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the checkpoint's own.
 
     Returns:
         The model with SDPA attention and ``use_cache``, in eval mode, on the CPU.
 
     Raises:
-        BaseModelError: The base is no Phi-3, lacks a file, or its weights do not fit its config.
+        BaseModelError: The base is not a Phi-3, lacks a file, or its weights do not match its
+            config.
     """
     if dtype not in DTYPES:
         raise BaseModelError(
-            f"the dtype {escape(repr(dtype), 40)} is unknown; use one of {', '.join(DTYPES)}"
+            f"the dtype is unknown: {escape(repr(dtype), 40)}; use one of {', '.join(DTYPES)}"
         )
     read_base_config(ref)
     source = _source(ref)
@@ -60,14 +59,14 @@ def load_base(ref: BaseRef, dtype: str = "float32") -> LoadedBase:
 
 
 def load_tokenizer(ref: BaseRef) -> "PreTrainedTokenizerBase":
-    """Load a base's tokenizer alone, for a base that runs elsewhere; its weights may be missing.
+    """Load only a base's tokenizer, for a base that runs elsewhere; its weights may be missing.
 
     Args:
-        ref: What :func:`~phi3_lora_qa.models.registry.resolve_base` found. A hub id that is not
-            on this machine is downloaded, without the weights.
+        ref: The base, from :func:`~phi3_lora_qa.models.registry.resolve_base`. A hub id that is
+            not on this machine is downloaded, without the weights.
 
     Raises:
-        BaseModelError: The base is no Phi-3, or its tokenizer is missing or does not fit.
+        BaseModelError: The base is not a Phi-3, or its tokenizer is missing or too large.
     """
     vocabulary = read_base_config(ref).get("vocab_size")
     source = _source(ref, weights=False)
@@ -84,7 +83,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors files of a model folder, in order.
 
     Raises:
-        BaseModelError: There are none, only pickles, or a shard is missing.
+        BaseModelError: There are none, only pickles, a shard is missing, or the index cannot be
+            used (see `indexed_files`).
     """
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
@@ -92,16 +92,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
             raise BaseModelError(
                 f"the base in {folder} has its weights in a pickle, which can run code when it is "
-                "read; save it again with safe_serialization, as model.safetensors"
+                "loaded; save it again as safetensors"
             )
         raise BaseModelError(f"the base in {folder} has no {WEIGHTS}; download it again")
-    try:
-        names = set(json.loads(read_text(folder / WEIGHTS_INDEX, 32 << 20))["weight_map"].values())
-        shards = tuple(sorted(folder / Path(name).name for name in names))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BaseModelError(
-            f"cannot read {folder / WEIGHTS_INDEX}: {escape(str(error))}; download the base again"
-        ) from error
+    shards = tuple(folder / name for name in indexed_files(folder))
     for shard in shards:
         if not shard.is_file():
             raise BaseModelError(
@@ -111,7 +105,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _source(ref: BaseRef, *, weights: bool = True) -> str:
-    """Return the folder when it is whole, else the hub id, which then is downloaded."""
+    """Return the folder if it is complete, otherwise the hub id, which is then downloaded."""
     if ref.folder is None:
         return ref.id
     try:
@@ -121,7 +115,7 @@ def _source(ref: BaseRef, *, weights: bool = True) -> str:
     except BaseModelError:
         known = find_known(ref.id)
         if known is not None and known.source == "hub":
-            return ref.id  # only part of it is in the hub's cache
+            return ref.id  # the hub's cache holds only a part of the base
         raise
     return str(ref.folder)
 
@@ -148,7 +142,7 @@ def _load(source: str, dtype: str) -> "tuple[Phi3ForCausalLM, PreTrainedTokenize
         output_loading_info=True,
     )
     model, report = loaded
-    _require_all_landed(source, report)
+    _require_all_loaded(source, report)
     return model.eval(), _tokenizer(source, model.config.vocab_size)
 
 
@@ -158,22 +152,22 @@ def _tokenizer(source: str, vocabulary: int | None) -> "PreTrainedTokenizerBase"
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if vocabulary is not None and len(tokenizer) > vocabulary:
         raise BaseModelError(
-            f"the tokenizer of {source} knows {len(tokenizer)} tokens, the model "
-            f"{vocabulary}; give a base with its own tokenizer"
+            f"the tokenizer of {source} does not match the model: it has {len(tokenizer)} tokens, "
+            f"the model has {vocabulary}; use a base with its own tokenizer"
         )
     return tokenizer
 
 
-def _require_all_landed(source: str, report: dict[str, Any]) -> None:
-    """Refuse what transformers only logs: it fills a missing weight with random numbers."""
-    for kind, verb in (("missing_keys", "lack"), ("unexpected_keys", "hold the unknown")):
+def _require_all_loaded(source: str, report: dict[str, Any]) -> None:
+    """Refuse what transformers only logs: it initializes missing weights randomly."""
+    for kind, verb in (("missing_keys", "lack"), ("unexpected_keys", "contain the unknown")):
         names = sorted(report[kind])
         if names:
             shown = ", ".join(escape(name, 100) for name in names[:3])
             raise BaseModelError(
                 f"the weights of {source} {verb} {shown}"
                 f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}; "
-                "give a base whose config.json belongs to its weights"
+                "use a base whose config.json matches its weights"
             )
 
 
@@ -181,7 +175,7 @@ def _failure(ref: BaseRef, source: str, error: Exception) -> str:
     reason = f"{type(error).__name__}: {escape(str(error), 300)}"
     if source == ref.id and ref.folder != Path(source):
         return (
-            f"cannot download the base {source} ({reason}); "
-            "check the network, or download it elsewhere and give its folder"
+            f"cannot download the base {source}: {reason}; "
+            "check the network, or download it elsewhere and pass its folder"
         )
-    return f"cannot load the base from {source} ({reason}); download it again"
+    return f"cannot load the base from {source}: {reason}; download it again"

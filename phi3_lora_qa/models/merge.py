@@ -1,4 +1,4 @@
-"""Base plus adapter as a plain model on disk, shard by shard, beside one copy of the weights."""
+"""Write base plus adapter as a plain model, with at most one shard of it in memory."""
 
 import copy
 import json
@@ -20,39 +20,39 @@ SHARD_BYTES = 256 << 20
 def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
     """Write the merged model, its tokenizer and configs into a new folder.
 
-    Every adapted module is merged by PEFT in a copy of its own, so neither the base nor the
-    attached model changes, and no more than one shard of merged weights is held.
+    PEFT merges a copy of each adapted module, so neither the base nor the attached model changes,
+    and at most one shard of merged weights is in memory.
 
     Args:
-        base: The plain base; gives dtype, names, tokenizer and configs.
-        tuned: What ``attach`` made of it.
+        base: The plain base, the source of dtype, names, tokenizer and configs.
+        tuned: The tuned model, from ``attach``.
         folder: Must not exist yet.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    places: dict[str, str] = {}
+    shards: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
-    held = total = 0
+    pending = total = 0
 
     def flush() -> None:
-        nonlocal held
-        name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+        nonlocal pending
+        name = f"model-{len(set(shards.values())) + 1:05d}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, name))
+        shards.update(dict.fromkeys(shard, name))
         shard.clear()
-        held = 0
+        pending = 0
 
-    untied = _unties(base, tuned)
+    untied = _is_untied_by(base, tuned)
     for name, tensor in merged_tensors(base, tuned, untied=untied):
         shard[name] = tensor.contiguous()
-        held += tensor.nbytes
+        pending += tensor.nbytes
         total += tensor.nbytes
-        if held >= SHARD_BYTES:
+        if pending >= SHARD_BYTES:
             flush()
     if shard:
         flush()
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": total}, "weight_map": shards}
     (folder / WEIGHTS_INDEX).write_text(json.dumps(index), encoding="utf-8")
     config = copy.deepcopy(base.model.config)
     config.tie_word_embeddings = config.tie_word_embeddings and not untied
@@ -65,12 +65,12 @@ def merge_to_folder(base: LoadedBase, tuned: "PeftModel", folder: Path) -> None:
 def merged_tensors(
     base: LoadedBase, tuned: "PeftModel", *, untied: bool
 ) -> "Iterator[tuple[str, Tensor]]":
-    """Yield the merged model's tensors by name, each made when it is asked for.
+    """Yield the merged model's tensors by name, each computed when it is needed.
 
     Args:
         base: The plain base.
-        tuned: What ``attach`` made of it.
-        untied: Give the head too where the base ties it to its embedding table.
+        tuned: The tuned model, from ``attach``.
+        untied: Whether to yield the head even if the base ties it to its embedding table.
     """
     modules = dict(tuned.get_base_model().named_modules())
     tied = {"lm_head.weight"} if base.model.config.tie_word_embeddings and not untied else set()
@@ -86,7 +86,7 @@ def merged_tensors(
 
 
 def _merged_module(module: Any, adapter: str) -> Any:
-    """The plain module that serves in place of an adapted one."""
+    """Return the plain module that replaces an adapted one."""
     saved, tokens = (
         part_of("peft", "peft.utils.other", name)
         for name in ("ModulesToSaveWrapper", "TrainableTokensWrapper")
@@ -96,14 +96,14 @@ def _merged_module(module: Any, adapter: str) -> Any:
     if isinstance(module, saved):
         return module.modules_to_save[adapter]
     if isinstance(module, part_of("peft", "peft.tuners.tuners_utils", "BaseTunerLayer")):
-        twin: Any = copy.deepcopy(module)
-        twin.merge(safe_merge=True)
-        return twin.get_base_layer()
+        merged: Any = copy.deepcopy(module)
+        merged.merge(safe_merge=True)
+        return merged.get_base_layer()
     return module
 
 
-def _unties(base: LoadedBase, tuned: "PeftModel") -> bool:
-    """Whether the adapter leaves two tables different that the base ties."""
+def _is_untied_by(base: LoadedBase, tuned: "PeftModel") -> bool:
+    """Return whether the adapter makes the embedding table and the head of a tied base differ."""
     import torch
 
     if not base.model.config.tie_word_embeddings:

@@ -1,4 +1,4 @@
-"""Where files lie: data that ships with the package, and the cache of what was built from it."""
+"""Where files are: the data that ships with the package, and the cache of built bases."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def bundled(name: str) -> Path:
     """Return a file or folder that ships with the package.
 
     Args:
-        name: Its path below the bundle, such as ``tiny/suite.jsonl``.
+        name: Its path in the bundle, such as ``tiny/suite.jsonl``.
 
     Returns:
         The path in ``phi3_lora_qa/bundled``.
@@ -33,16 +33,16 @@ def bundled(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, else the user's cache folder.
+    """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, or else the user's cache folder.
 
     Raises:
-        InputError: The variable names the home of a user that this machine does not know.
+        InputError: The variable starts with the home folder of an unknown user.
     """
     override = os.environ.get(CACHE_VARIABLE)
-    place = os.path.expanduser(override or user_cache_dir("phi3-lora-qa"))  # noqa: PTH111
-    if place.startswith("~"):
+    path = os.path.expanduser(override or user_cache_dir("phi3-lora-qa"))  # noqa: PTH111
+    if path.startswith("~"):
         raise InputError(
-            f"{CACHE_VARIABLE} is {escape(place, 200)}, and there is no such user; "
-            "give a folder of your own"
+            f"{CACHE_VARIABLE} names an unknown user: {escape(path, 200)}; "
+            "set it to a folder of your own"
         )
-    return Path(os.path.realpath(place))
+    return Path(os.path.realpath(path))

@@ -1,7 +1,7 @@
-"""A Llama as a Phi-3: the same arithmetic, with the projections fused.
+"""Convert a Llama to a Phi-3: the same arithmetic, with fused projections.
 
-The rows of ``qkv_proj`` are those of q, k and v, the rows of ``gate_up_proj`` those of gate and up;
-everything else has the same name and shape in both.
+The rows of ``qkv_proj`` are those of q, k and v, and the rows of ``gate_up_proj`` are those of gate
+and up. Everything else has the same name and shape in both.
 """
 
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ _SAME_IN_BOTH = (
 
 
 def phi3_config(llama: "LlamaConfig") -> "Phi3Config":
-    """Return the Phi-3 config of a Llama's arithmetic: same sizes, no sliding window."""
+    """Return the Phi-3 config for a Llama's arithmetic: same sizes, no sliding window."""
     from transformers import Phi3Config
 
     return Phi3Config(
@@ -41,10 +41,10 @@ def phi3_config(llama: "LlamaConfig") -> "Phi3Config":
 
 
 def fuse(llama: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """Rename a Llama's weights to Phi-3's: fused projections are stacked along their rows.
+    """Rename a Llama's weights to Phi-3's, and stack the projections that Phi-3 fuses.
 
-    ``qkv_proj`` is (q + k + v rows, hidden), ``gate_up_proj`` (gate + up rows, hidden); all other
-    names are the same in both.
+    ``qkv_proj`` is (q + k + v rows, hidden) and ``gate_up_proj`` is (gate + up rows, hidden). All
+    other names are the same in both.
     """
     import torch
 

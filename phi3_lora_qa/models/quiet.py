@@ -1,4 +1,4 @@
-"""Silence for other libraries while they work for us: no log lines, no bars, no warnings."""
+"""Silence other libraries: no log lines, progress bars or warnings."""
 
 import logging
 import sys
@@ -13,12 +13,12 @@ NOISY = ("transformers", "peft", "trl", "datasets", "huggingface_hub", "accelera
 def quiet() -> Iterator[None]:
     """Silence transformers, peft, trl, datasets and huggingface_hub, and Python's warnings.
 
-    Everything is put back on the way out. A warning cannot become an error inside, whatever the
-    surrounding filters say, so heavy imports belong inside too.
+    All settings are restored afterwards. Inside, no warning can become an error, whatever filters
+    are set outside, so heavy imports belong inside too.
     """
     with warnings.catch_warnings(), ExitStack() as restore:
         warnings.simplefilter("ignore")
-        # Before the levels are read: transformers sets its own level when it is first imported.
+        # Before the levels are read: transformers sets its own level on first import.
         import transformers  # noqa: F401
 
         for name in NOISY:
@@ -39,7 +39,7 @@ def _hide_bars(restore: ExitStack) -> None:
 
     hub_had_bars = not are_progress_bars_disabled()
     if transformers_logging.is_progress_bar_enabled():
-        # It switches the hub's bars along with its own, in both directions.
+        # transformers switches the hub's bars on and off together with its own.
         restore.callback(disable_progress_bars if not hub_had_bars else enable_progress_bars)
         restore.callback(transformers_logging.enable_progress_bar)
         transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Which bases are known and where they lie on this machine; finds a base without loading torch."""
+"""The known bases and where they are on this machine; finds a base without loading torch."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _GENERAL_SUITE, _GENERAL_THRESHOLDS = "general/suite.jsonl", "general/thresholds
 
 @dataclass(frozen=True, kw_only=True)
 class BaseRef:
-    """A base that was found: ``folder`` is None while a hub id is not on this machine."""
+    """A base that was found; ``folder`` is None if a hub id is not on this machine."""
 
     id: str
     folder: Path | None
@@ -42,11 +42,11 @@ class BaseRef:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBase:
-    """A base that can be named instead of pointed at; what is known is trusted.
+    """A trusted base that has a name, so that no path is needed.
 
-    ``source`` says how it comes here: it ships with the package, is built from a package of the
-    package index, or is downloaded from the Hugging Face hub. ``suite`` is the bundled suite that
-    suits it, as a name for :func:`bundled`; ``thresholds`` are the limits that belong to it.
+    ``source`` says how it is obtained: it ships with the package, is built from a package of the
+    package index, or is downloaded from the Hugging Face hub. ``suite`` and ``thresholds`` are its
+    bundled suite and the limits for that suite, as names for :func:`bundled`.
     """
 
     name: str
@@ -88,7 +88,7 @@ _KNOWN = (
 
 
 def known_bases() -> tuple[KnownBase, ...]:
-    """Return every known base, the ones that need no network first."""
+    """Return all known bases, those that need no network first."""
     return _KNOWN
 
 
@@ -98,7 +98,7 @@ def find_known(reference: str) -> KnownBase | None:
 
 
 def find_folder(known: KnownBase) -> Path | None:
-    """Return where a known base lies on this machine, or None; never touches the network."""
+    """Return the folder of a known base on this machine, or None; does not use the network."""
     match known.source:
         case "bundled":
             return bundled(f"{known.name}/base")
@@ -109,17 +109,17 @@ def find_folder(known: KnownBase) -> Path | None:
 
 
 def resolve_base(reference: str, start: Path | None = None) -> BaseRef:
-    """Find the base that a reference means.
+    """Find the base that a reference names.
 
-    A known name or id goes before a folder of the same name, so that a file tree cannot put
-    itself in the place of a trusted base; write ``./tiny`` for a folder called ``tiny``.
+    A known name or id takes precedence over a folder of the same name, so that a folder cannot
+    replace a trusted base; write ``./tiny`` for a folder called ``tiny``.
 
     Args:
-        reference: A known name, a known hub id, or a folder that holds a ``config.json``.
-        start: Where a relative path starts; the current directory where it is None.
+        reference: A known name, a known hub id, or a folder with a ``config.json``.
+        start: The folder that a relative path starts from; None for the current directory.
 
     Raises:
-        BaseModelError: The reference means nothing, or the base has to be fetched first.
+        BaseModelError: The reference is unknown, or the base must be fetched first.
     """
     known = find_known(reference)
     if known is None:
@@ -134,19 +134,19 @@ def resolve_base(reference: str, start: Path | None = None) -> BaseRef:
 
 
 def bundled_suite(ref: BaseRef) -> Path:
-    """Return the suite file that ships for this base; an unknown base gets the general one."""
+    """Return the bundled suite file for a base; an unknown base gets the general one."""
     known = find_known(ref.id)
     return bundled(known.suite if known else _GENERAL_SUITE)
 
 
 def bundled_thresholds(ref: BaseRef) -> Path:
-    """Return the limits that ship with this base's suite."""
+    """Return the bundled limits for a base's suite."""
     known = find_known(ref.id)
     return bundled(known.thresholds if known else _GENERAL_THRESHOLDS)
 
 
 def base_fingerprint(ref: BaseRef) -> str:
-    """Return the identity of a base's files; empty where its weights are not on this machine.
+    """Return the identity of a base's files; empty if its weights are not on this machine.
 
     Raises:
         BaseModelError: A file of the base cannot be read.
@@ -165,7 +165,7 @@ def read_base_config(ref: BaseRef) -> Mapping[str, object]:
         The whole object, or an empty mapping while a hub id is not on this machine.
 
     Raises:
-        BaseModelError: The file cannot be read, is no JSON object, or is no Phi-3's.
+        BaseModelError: The file cannot be read, is not a JSON object, or is not a Phi-3's.
     """
     if ref.folder is None:
         return {}
@@ -174,14 +174,14 @@ def read_base_config(ref: BaseRef) -> Mapping[str, object]:
         config = json.loads(read_text(path, _MAX_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise BaseModelError(
-            f"cannot read {path}: {escape(str(error))}; give the folder of a Phi-3 model"
+            f"cannot read {path}: {escape(str(error))}; pass the folder of a Phi-3 model"
         ) from error
     if not isinstance(config, dict):
-        raise BaseModelError(f"{path} holds no JSON object; give the folder of a Phi-3 model")
+        raise BaseModelError(f"{path} is not a JSON object; pass the folder of a Phi-3 model")
     if config.get("model_type") != "phi3":
         raise BaseModelError(
-            f"{path} describes a model of type {escape(repr(config.get('model_type')), 60)}, "
-            f"not 'phi3'; give a Phi-3 base: {_choices()}"
+            f"{path} does not describe a Phi-3: its model type is "
+            f"{escape(repr(config.get('model_type')), 60)}, not 'phi3'; pass {_choices()}"
         )
     return config
 
@@ -196,24 +196,26 @@ def _resolve_folder(reference: str, start: Path) -> BaseRef:
     shown = escape(reference, 200)
     if not reference or not exists:
         raise BaseModelError(
-            f"the base '{shown}' is neither known nor a folder here; give {_choices()}"
+            f"the base '{shown}' is neither a known name nor an existing folder; pass {_choices()}"
         )
     if not is_folder:
-        raise BaseModelError(f"the base '{shown}' is a file; give the folder that holds the model")
+        raise BaseModelError(
+            f"the base '{shown}' is a file, not a folder; pass the folder of the model"
+        )
     if not has_config:
         raise BaseModelError(
-            f"the folder '{shown}' holds no {CONFIG_FILE}; give the folder of a Phi-3 model"
+            f"the folder '{shown}' has no {CONFIG_FILE}; pass the folder of a Phi-3 model"
         )
     for known in _KNOWN:
-        if known.source != "hub" and _lies_at(known, folder):
+        if known.source != "hub" and _is_in(known, folder):
             return BaseRef(id=known.id, folder=folder, name=known.name)
     return BaseRef(id=str(folder), folder=folder, name=folder.name)
 
 
-def _lies_at(known: KnownBase, folder: Path) -> bool:
+def _is_in(known: KnownBase, folder: Path) -> bool:
     try:
         return find_folder(known) == folder
-    except ValueError:  # a bundled base that this installation lacks
+    except ValueError:  # this installation lacks the bundled base
         return False
 
 

@@ -1,4 +1,4 @@
-"""Tensors as float64 numpy, in which the mathematics is, and back."""
+"""Convert tensors to float64 numpy arrays, in which the mathematics is done, and back."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ def to_float64(tensor: "torch.Tensor") -> Array:
     """
     import torch
 
-    # Without copy a float64 tensor would go on changing what was returned.
+    # Without copy, the array would share the memory of a float64 tensor.
     return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy())
 
 
@@ -48,5 +48,5 @@ def to_tensor(values: Array, dtype: str, device: "torch.device | str" = "cpu") -
     """
     import torch
 
-    wanted: torch.dtype = getattr(torch, dtype)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(device, wanted)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(device, torch_dtype)

@@ -1,19 +1,19 @@
-"""How many threads a model, or a small product, is worth."""
+"""Choose the number of threads for a model or for small products."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 SMALL = 5_000_000
-"""Parameters below which threads mostly wait for each other."""
+"""Below this number of parameters, several threads mostly wait for each other."""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch and numpy compute in one thread: on small arrays several wait for each other.
 
-    Beside other programs on two cores, numpy's product of (64, 16) and (16, 3072) took 24 ms with
-    two threads and 0.7 ms with one.
+    With other programs running on two cores, numpy's product of (64, 16) and (16, 3072) took 24 ms
+    with two threads and 0.7 ms with one.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -29,10 +29,10 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def fitting_threads(model: Any) -> Iterator[None]:
-    """Use one thread for a small model, and put the number back afterwards.
+    """Use one thread for a small model, and restore the number afterwards.
 
-    With another program on one of two cores, the recipe of the tiny base took 484 s with two
-    threads and 68 s with one, and scoring 300 items took 30 s and 1 s.
+    With another program on one of two cores, training the tiny base took 484 s with two threads and
+    68 s with one, and scoring 300 items took 30 s and 1 s.
     """
     import torch
 

@@ -81,12 +81,12 @@ def phi3_generate(_phi3_bench: "Bench") -> Callable[..., str]:
     def generate(
         prompt: "str | Sequence[Message]", *, tuned: bool = True, max_new_tokens: int = 64
     ) -> str:
-        from phi3_lora_qa.scoring.generate import ask
+        from phi3_lora_qa.scoring.generate import generate_answer
 
         with _phi3_bench.run.quietly("fixture"):
             base = _phi3_bench.run.base(_phi3_bench)
             model = _phi3_bench.tuned if tuned else base.model
-            return ask(model, base.tokenizer, prompt, max_new_tokens)
+            return generate_answer(model, base.tokenizer, prompt, max_new_tokens)
 
     return generate
 

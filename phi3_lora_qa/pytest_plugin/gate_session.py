@@ -19,7 +19,7 @@ import pytest
 
 from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.errors import Phi3LoraQAError, escape
-from phi3_lora_qa.gate.build_record import Reported, compose
+from phi3_lora_qa.gate.build_record import Reported, build_records
 from phi3_lora_qa.gate.context import Run
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.plan import ROOT, PlannedCheck, choose, plan
@@ -267,7 +267,7 @@ class Gate:
         self.run.release_base()
         with self.signals.deferred():
             try:
-                self.reported = compose(
+                self.reported = build_records(
                     self.run,
                     chosen=self.chosen,
                     partial=self.partial,
@@ -294,11 +294,12 @@ class Gate:
     def pytest_report_header(self) -> list[str]:
         """Say what is gated, against what, and where each setting came from."""
         lines = []
-        for target in self.run.targets:
+        for index, target in enumerate(self.run.targets):
             base = escape(target.base.id, 200) if target.base else "none"
+            count = sum(planned.adapter == index for planned in self.chosen)
             lines.append(
                 f"phi3-lora-qa: adapter {target.name}, base {base}, {len(target.items)} items, "
-                f"{len(self.chosen)} checks"
+                f"{count} checks"
             )
         sources = self.settings.sources.items()
         chosen = {k: s for k, s in sources if s not in ("default", DRAWN)}

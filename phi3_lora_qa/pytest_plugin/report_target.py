@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.gate.build_record import Reported, unjudged
+from phi3_lora_qa.gate.build_record import Reported, record_without_verdict
 from phi3_lora_qa.gate.plan import ROOT
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, adapter_names
 from phi3_lora_qa.pytest_plugin.virtual_items import take_ids
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 from phi3_lora_qa.report import replace_report, require_own, take_away, write_report
 from phi3_lora_qa.settings import GateSettings, is_inside, real
 from phi3_lora_qa.signals import EndedError, EndSignals
@@ -106,7 +106,7 @@ class Reports:
             raise faults[0]
 
     def _retract(self, name: str, source: Path, folder: Path, reason: str) -> None:
-        record = unjudged(
+        record = record_without_verdict(
             self._settings, name=name, source=source, reason=reason, started=self._started
         )
         replace_report(record, folder)
@@ -154,7 +154,7 @@ def _places(baseline: Path | None) -> list[Path]:
         return []
     items = ITEMS_FILE
     with suppress(InputError):
-        items = str(read_record(baseline).items) or ITEMS_FILE
+        items = str(load_record(baseline).items) or ITEMS_FILE
     beside = [baseline, baseline.parent / ITEMS_FILE, baseline.parent / items]
     return [baseline, baseline.parent, *(real(path).parent for path in beside)]
 

@@ -1,4 +1,4 @@
-"""The report: a record and its items in, HTML and Markdown out."""
+"""The report: HTML and Markdown, made from a record and its items."""
 
 from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.record import ItemRow

@@ -1,8 +1,8 @@
 """The page: a pure function of the record and its items, self-contained and safe to open.
 
-Three defences stand behind each other. Every expression of the template is escaped, and made
-visible, by the environment and not by the template's author. Only numbers reach the plots. And
-the page's own policy lets nothing load and nothing run but the style and script known by hash.
+There are three defences. The environment, not the template's author, escapes every expression of
+the template and makes it visible. Only numbers reach the plots. The page's own policy allows
+nothing to load and nothing to run except the style and the script with the known hashes.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.record import ItemRow, RunRecord
 from phi3_lora_qa.report.page import build_page, rows_of
 from phi3_lora_qa.report.plots import INTERVAL_WIDTH
-from phi3_lora_qa.report.safe_text import brief, duration, moment, number, plain, visible
+from phi3_lora_qa.report.safe_text import brief, duration, format_timestamp, number, plain, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,7 +33,7 @@ def render_html(record: RunRecord, rows: Sequence[ItemRow]) -> str:
         .get_template("report.html.j2")
         .render(
             page=build_page(record, rows),
-            css=Markup(style),  # files of this package: no input reaches them
+            css=Markup(style),  # files of this package, without any input
             js=Markup(script),
             csp=_policy(style, script),
             interval_width=INTERVAL_WIDTH,
@@ -74,7 +74,7 @@ def _environment() -> "Environment":
         "brief": brief,
         "number": number,
         "duration": duration,
-        "moment": moment,
+        "timestamp": format_timestamp,
         "plain": plain,
         "pairs": rows_of,
     }
@@ -82,5 +82,5 @@ def _environment() -> "Environment":
 
 
 def _finalize(value: object) -> object:
-    """Make every value that the template writes visible; markup of our own passes."""
+    """Make every value that the template writes visible; the package's own markup is kept."""
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -1,24 +1,34 @@
-"""What the page says of each item: which way it went, and where the two answers differ."""
+"""Items as the page shows them: whether they improved, and where the two answers differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from phi3_lora_qa.record import ItemRow
+from phi3_lora_qa.data.item_table import error_text
+from phi3_lora_qa.data.thresholds import WATCHED
+from phi3_lora_qa.metrics import known_metrics, metric_info
+from phi3_lora_qa.record import ItemRow, Metric, Turn
 from phi3_lora_qa.report.plots import higher_is_better
-from phi3_lora_qa.report.safe_text import Cut, anchor, cut, one_line
+from phi3_lora_qa.report.safe_text import TEXT_LIMIT, Cut, anchor, cut, one_line
 from phi3_lora_qa.report.word_diff import Segment, word_diff
 
 MAX_ITEMS = 500
-"""How many items the page shows, the worst first; the table beside it holds all."""
+"""The most items that the page shows, the worst first; the table of items has all of them."""
 
 TOLERANCE = 0.01
-"""By how much a loss (nats per token) or a score must move before the page calls it a change."""
+"""How far a loss (nats per token) or a score must move for the page to call it a change."""
 
 NAME_LIMIT = 80
-"""How many characters of an item's id or group the page shows."""
+"""The most characters of an item's id or group that the page shows."""
+
+MAX_TURNS = 20
+"""The most turns before the question that the page shows of an item."""
 
 REGRESSED, IMPROVED, DIFFERENT = "regressed", "improved", "different"
+FLAGS = (REGRESSED, IMPROVED, DIFFERENT)
+
+Labelling = Mapping[str, frozenset[str]]
+"""The metrics that label the items of each group; `WATCHED` are those of any other group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +42,28 @@ class ScoreView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TurnView:
+    """One turn of the prompt."""
+
+    role: str
+    text: Cut
+
+
+@dataclass(frozen=True, kw_only=True)
 class ItemView:
-    """One item as the page shows it. ``flags`` are the filters that it answers to."""
+    """One item as the page shows it.
+
+    ``question`` is the last user turn; ``context`` are the other turns, shown folded, without the
+    ``turns_left_out`` of a very long conversation. ``flags`` are the filters that show the item.
+    """
 
     anchor: str
     id: str
     group: str
     excerpt: str
-    prompt: Cut
+    question: Cut
+    context: tuple[TurnView, ...]
+    turns_left_out: int
     reference: Cut
     base: tuple[Segment, ...]
     tuned: tuple[Segment, ...]
@@ -55,11 +79,31 @@ class ItemView:
     error: Cut
 
 
-def item_views(rows: Sequence[ItemRow]) -> tuple[ItemView, ...]:
+def labelling_metrics(metrics: Sequence[Metric]) -> Labelling:
+    """Return by which metrics the items of each group are labelled improved or regressed.
+
+    By loss, exact match and token F1, and by every other metric that has a limit. A metric that
+    measures how far the tuned model is from the base moves with any training, so it never labels.
+    """
+    labelling = {group: {*WATCHED} for group in dict.fromkeys(m.group for m in metrics)}
+    for metric in metrics:
+        relative = metric.metric in known_metrics() and metric_info(metric.metric).relative
+        if metric.limit is not None and not relative:
+            labelling[metric.group].add(metric.metric)
+    return {group: frozenset(names) for group, names in labelling.items()}
+
+
+def count_flags(rows: Sequence[ItemRow], labelling: Labelling) -> dict[str, int]:
+    """Return how many of all items each filter matches."""
+    flags = [_flags(row, labelling) for row in rows]
+    return {flag: sum(flag in found for found in flags) for flag in FLAGS}
+
+
+def item_views(rows: Sequence[ItemRow], labelling: Labelling) -> tuple[ItemView, ...]:
     """Return the items to show, the largest loss increase first.
 
-    Items with an error, and those whose loss is no number, come before all others: they are
-    what nobody can vouch for.
+    Items with an error, and those whose loss is not a finite number, come before all others:
+    nothing is known about their answers.
     """
     ranked = sorted(rows, key=_rank)[:MAX_ITEMS]
     seen: dict[str, int] = {}
@@ -67,26 +111,29 @@ def item_views(rows: Sequence[ItemRow]) -> tuple[ItemView, ...]:
     for row in ranked:
         name = anchor("item", row.id)
         seen[name] = seen.get(name, 0) + 1
-        views.append(_view(row, name if seen[name] == 1 else f"{name}.{seen[name]}"))
+        unique = name if seen[name] == 1 else f"{name}.{seen[name]}"
+        views.append(_view(row, unique, _flags(row, labelling)))
     return tuple(views)
 
 
 def _rank(row: ItemRow) -> tuple[bool, float, str, str]:
     change = row.tuned_loss - row.base_loss
-    broken = bool(row.error) or not math.isfinite(change)
+    broken = row.failed or not math.isfinite(change)
     return (not broken, 0.0 if broken else -change, row.id, row.group)
 
 
-def _view(row: ItemRow, name: str) -> ItemView:
+def _view(row: ItemRow, name: str, flags: tuple[str, ...]) -> ItemView:
     base_answer, tuned_answer = cut(row.base_answer), cut(row.tuned_answer)
     base, tuned = word_diff(base_answer.text, tuned_answer.text)
-    flags = _flags(row)
+    question, context = _split_prompt(row.prompt)
     return ItemView(
         anchor=name,
         id=one_line(row.id, NAME_LIMIT),
         group=one_line(row.group, NAME_LIMIT),
-        excerpt=one_line(_question(row.prompt), 110),
-        prompt=cut(row.prompt),
+        excerpt=one_line(question, 110),
+        question=cut(question),
+        context=_turn_views(context[:MAX_TURNS]),
+        turns_left_out=max(0, len(context) - MAX_TURNS),
         reference=cut(row.reference),
         base=base,
         tuned=tuned,
@@ -102,28 +149,46 @@ def _view(row: ItemRow, name: str) -> ItemView:
         ),
         flags=flags,
         word=_word(row, flags),
-        error=cut(row.error),
+        error=cut(error_text(row)),
     )
 
 
-def _question(prompt: str) -> str:
-    """Return the last turn: after many items with one system prompt, only it tells them apart."""
-    return prompt.rstrip().rsplit("\n\n", 1)[-1].removeprefix("user: ")
+def _split_prompt(prompt: Sequence[Turn]) -> tuple[str, list[Turn]]:
+    """Return the last user turn's text, and the other turns."""
+    places = [n for n, turn in enumerate(prompt) if turn.role == "user"] or [len(prompt) - 1]
+    question = prompt[places[-1]].content if prompt else ""
+    return question, [turn for n, turn in enumerate(prompt) if n != places[-1]]
 
 
-def _flags(row: ItemRow) -> tuple[str, ...]:
-    worse = [row.tuned_loss - row.base_loss]
-    worse += [b - t if higher_is_better(m) else t - b for m, (b, t) in row.scores.items()]
+def _turn_views(turns: Sequence[Turn]) -> tuple[TurnView, ...]:
+    """Return the turns, all of them together within the limit of one text."""
+    views = []
+    left = TEXT_LIMIT
+    for turn in turns:
+        text = cut(turn.content, left)
+        views.append(TurnView(role=one_line(turn.role, NAME_LIMIT), text=text))
+        left -= len(text.text)
+    return tuple(views)
+
+
+def _flags(row: ItemRow, labelling: Labelling) -> tuple[str, ...]:
+    names = labelling.get(row.group, frozenset(WATCHED))
+    worse = [row.tuned_loss - row.base_loss] if "loss" in names else []
+    worse += [
+        base - tuned if higher_is_better(name) else tuned - base
+        for name, (base, tuned) in row.scores.items()
+        if name in names
+    ]
     # Written so that NaN, which compares false with everything, counts as a regression.
-    regressed = bool(row.error) or any(not change <= TOLERANCE for change in worse)
+    regressed = row.failed or any(not change <= TOLERANCE for change in worse)
     improved = any(change < -TOLERANCE for change in worse)
     different = row.base_answer != row.tuned_answer
-    flags = ((REGRESSED, regressed), (IMPROVED, improved), (DIFFERENT, different))
-    return tuple(flag for flag, holds in flags if holds)
+    matches = zip(FLAGS, (regressed, improved, different), strict=True)
+    return tuple(flag for flag, is_set in matches if is_set)
 
 
 def _word(row: ItemRow, flags: tuple[str, ...]) -> str:
-    if row.error:
+    if row.failed:
         return "error"
     if REGRESSED in flags:
         return "mixed" if IMPROVED in flags else "regressed"

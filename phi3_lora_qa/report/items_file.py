@@ -1,11 +1,12 @@
-"""The per-item table as a file of the report; the room data knows its form."""
+"""The table of item rows as a file of the report; ``data.item_table`` defines its form."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from phi3_lora_qa.atomic_write import write_whole
 from phi3_lora_qa.data.item_table import items_as_parquet
 from phi3_lora_qa.record import ItemRow
-from phi3_lora_qa.atomic_write import write_whole
+from phi3_lora_qa.report.report_folder import FIX
 
 
 def write_items(rows: Sequence[ItemRow], path: Path) -> None:
@@ -14,4 +15,4 @@ def write_items(rows: Sequence[ItemRow], path: Path) -> None:
     Raises:
         InputError: ``path`` cannot be written.
     """
-    write_whole(path, items_as_parquet(rows))
+    write_whole(path, items_as_parquet(rows), FIX)

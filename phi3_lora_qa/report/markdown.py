@@ -1,14 +1,23 @@
 """summary.md: the verdict, what to do and the metrics, for a pull request.
 
-The text is read by a forge that turns names into mentions, numbers into links and markup into a
-page, so everything that came from outside is either escaped or stands in a code span.
+A forge turns names into mentions, numbers into links and markup into a page, so all untrusted text
+is either escaped or put into a code span.
 """
 
 import re
 from collections.abc import Sequence
 
 from phi3_lora_qa.record import CheckResult, Metric, RunRecord
-from phi3_lora_qa.report.outcome_words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
+from phi3_lora_qa.report.metric_views import shown_limit
+from phi3_lora_qa.report.outcome_words import (
+    MARKS,
+    OUTCOME_MARKS,
+    items_evaluated,
+    metric_mark,
+    metric_word,
+    next_step,
+    word_of,
+)
 from phi3_lora_qa.report.page import todo_results
 from phi3_lora_qa.report.plots import bounds_tuned_mean
 from phi3_lora_qa.report.rerun_commands import rerun_all
@@ -17,8 +26,8 @@ from phi3_lora_qa.report.safe_text import NOTHING, duration, interval, number, o
 MAX_TODO = 20
 _TEXT_LIMIT = 400
 
-# What Markdown reads as markup is escaped with a backslash; what a forge makes a link or a
-# mention of is broken by a space of no width behind it.
+# Markdown's markup is escaped with a backslash; what a forge would turn into a link or a mention
+# is followed by a zero-width space.
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&!$])")
 _LINKING = re.compile(r"@|#|(?<=www)\.|:(?=//)", re.IGNORECASE)
 
@@ -26,25 +35,25 @@ _LINKING = re.compile(r"@|#|(?<=www)\.|:(?=//)", re.IGNORECASE)
 def render_markdown(record: RunRecord) -> str:
     """Render the summary; a pure function of the record."""
     head = f"## {MARKS[record.verdict]} {record.verdict} {code(record.adapter.name)}"
-    asked = items_asked(record)
+    evaluated = items_evaluated(record)
     blocks = [
         head,
         f"**{record.verdict}:** {text(record.reason)}",
         f"Base {code(record.base.id or 'none loaded')}, {len(record.checks)} checks, "
-        f"{f'items {asked}, ' if asked else ''}"
+        f"{f'items {evaluated}, ' if evaluated else ''}"
         f"{duration(record.seconds)}."
         if record.checks
         else "",
         f"### What to do\n\n{text(next_step(record))}",
         _todo(record.checks),
         _metrics(record.metrics),
-        f"Gate it again: {code(rerun_all(record), limit=2_000)}",
+        f"Rerun the gate: {code(rerun_all(record), limit=2_000)}",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def text(value: str) -> str:
-    """Escape untrusted text to one line that Markdown and a forge show as it is."""
+    """Escape untrusted text to one line that Markdown and a forge show unchanged."""
     line = _MARKUP.sub(r"\\\1", one_line(value, _TEXT_LIMIT))
     return _LINKING.sub(lambda match: match[0] + "&#8203;", line)
 
@@ -74,18 +83,14 @@ def _todo(results: Sequence[CheckResult]) -> str:
     return "\n".join(lines)
 
 
-def _demand(metric: Metric) -> str:
-    return metric.limit.removeprefix(f"{metric.metric} ") or "none"
-
-
 def _metrics(metrics: Sequence[Metric]) -> str:
     if not metrics:
         return ""
     rows = [
         f"| {text(m.group)} | {text(m.metric)} | {number(m.base)} | {number(m.tuned)} "
         f"| {number(m.difference, signed=True)} | "
-        f"{interval(m.low, m.high, of_mean=bounds_tuned_mean(m))} | {text(_demand(m))} "
-        f"| {OUTCOME_MARKS[m.outcome]} {word_of(m.outcome)} |"
+        f"{interval(m.low, m.high, of_mean=bounds_tuned_mean(m))} | "
+        f"{text(shown_limit(m) or 'none')} | {metric_mark(m)} {metric_word(m)} |"
         for m in metrics
     ]
     head = "| group | metric | base | tuned | difference | interval | limit | outcome |"

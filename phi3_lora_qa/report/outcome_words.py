@@ -1,7 +1,10 @@
-"""How verdicts and outcomes are said: a sign, a word, and what to do now."""
+"""The words for verdicts and outcomes: a sign, a word, and what to do next."""
 
-from phi3_lora_qa.record import Outcome, RunRecord, Verdict
-from phi3_lora_qa.report.safe_text import NOTHING, plain
+from collections.abc import Mapping
+
+from phi3_lora_qa.dataclass_json import Json
+from phi3_lora_qa.record import CheckResult, Metric, Outcome, RunRecord, Verdict
+from phi3_lora_qa.report.safe_text import NOTHING, one_line, plain
 
 MARKS = {
     Verdict.PASS: "✓",
@@ -20,33 +23,81 @@ OUTCOME_MARKS = {
 OUTCOME_WORDS = {Outcome.NOT_RUN: "not run"}
 
 NEXT_STEPS = {
-    Verdict.PASS: "Nothing to mend: every check ran and held. The adapter may ship.",
-    Verdict.FAIL: "Mend these, in this order, and gate the adapter again.",
-    Verdict.INCONCLUSIVE: "Nothing failed, but this could not be decided. Give it more items.",
-    Verdict.INCOMPLETE: "Something that must run did not. Until it does, the adapter may not ship.",
-    Verdict.PARTIAL: "Only chosen checks were run. Gate the adapter whole before it ships.",
+    Verdict.FAIL: "Fix these in order, then rerun the gate.",
+    Verdict.INCOMPLETE: "Some checks did not run. Do not ship the adapter until they do.",
+    Verdict.PARTIAL: "Only the selected checks ran. Run the whole gate before you ship.",
 }
+_MOST_GROUPS = 5
+_GROUP_LIMIT = 40
 
 
 def next_step(record: RunRecord) -> str:
-    """Say in one sentence or two what the reader does now."""
+    """Return in one or two sentences what the reader does next."""
+    match record.verdict:
+        case Verdict.PASS:
+            return _step_after_pass(record)
+        case Verdict.INCONCLUSIVE:
+            return _step_to_decide(record)
+        case Verdict.INCOMPLETE if not record.checks:
+            return "There is no verdict. Do not ship the adapter until the gate has run."
+        case verdict:
+            return NEXT_STEPS[verdict]
+
+
+def _step_after_pass(record: RunRecord) -> str:
     stage = record.settings.get("stage")
-    if record.verdict is Verdict.PASS and stage and stage.source != "default":
+    if stage and stage.source != "default":
         return (
-            f"Nothing to mend in the chosen stages ({plain(stage.value)}). "
-            "Gate the adapter with all stages before it ships."
+            f"All {len(record.checks)} checks of the chosen stages ({plain(stage.value)}) passed. "
+            "Run the gate with all stages before you ship."
         )
-    if record.verdict is Verdict.INCOMPLETE and not record.checks:
-        return "There is no verdict. Until the adapter is gated, it may not ship."
-    return NEXT_STEPS[record.verdict]
+    return f"All {len(record.checks)} checks passed. OK to ship."
 
 
-def items_asked(record: RunRecord) -> str:
-    """How many items the tuned model was asked, and of how many where it was not all of them."""
-    scored, spared = record.items_told("scored"), record.items_told("spared")
-    return f"{scored} of {scored + spared}, the others spared" if spared else str(scored or "")
+def _step_to_decide(record: RunRecord) -> str:
+    """Return how many items each group needs, as the inconclusive checks have estimated it."""
+    needed: dict[str, tuple[int, int]] = {}
+    for check in record.checks:
+        if check.outcome is Outcome.INCONCLUSIVE and (found := _items_needed(check)):
+            group, need, have = found
+            needed[group] = max(needed.get(group, (0, 0)), (need, have))
+    if not needed:
+        return "Nothing failed, but some limits are too close to call. Consider other limits."
+    words = [
+        f"{need:,} {one_line(group, _GROUP_LIMIT)} (have {have:,})"
+        for group, (need, have) in list(needed.items())[:_MOST_GROUPS]
+    ]
+    more = ", …" if len(needed) > _MOST_GROUPS else ""
+    return f"Nothing failed, but more items are needed: about {', '.join(words)}{more}."
+
+
+def _items_needed(check: CheckResult) -> tuple[str, int, int] | None:
+    """Return a limit's group, the items that would decide it, and the items that it had."""
+    metric: Json = check.measured.get("metric")
+    if not isinstance(metric, Mapping):
+        return None
+    group, have, need = metric.get("group"), metric.get("n"), check.measured.get("items_needed")
+    if isinstance(group, str) and type(have) is int and type(need) is int and need > have >= 0:
+        return group, need, have
+    return None
+
+
+def items_evaluated(record: RunRecord) -> str:
+    """Return how many items the tuned model was evaluated on; empty if this was not recorded."""
+    scored, skipped = record.items_scored, record.items_skipped_early
+    return f"{scored} of {scored + skipped} (stopped early)" if skipped else str(scored or "")
 
 
 def word_of(outcome: Outcome) -> str:
-    """The outcome as a reader says it."""
+    """Return an outcome in words."""
     return OUTCOME_WORDS.get(outcome, outcome.value)
+
+
+def metric_word(metric: Metric) -> str:
+    """Return a metric's outcome in words, ``no limit`` where it was measured and not judged."""
+    return word_of(metric.outcome) if metric.outcome else "no limit"
+
+
+def metric_mark(metric: Metric) -> str:
+    """Return the sign of a metric's outcome."""
+    return OUTCOME_MARKS[metric.outcome] if metric.outcome else NOTHING

@@ -1,22 +1,30 @@
-"""The record arranged for a reader: what stands where on the page, and in which order.
+"""The record arranged for a reader: what the page shows, and in which order.
 
-Everything that decides what a reader sees is decided here, in plain data; the template only
-writes it down.
+Everything that decides what a reader sees is decided here, as plain data; the template only
+renders it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from phi3_lora_qa.record import (
-    CheckResult,
-    ItemRow,
-    Json,
-    Outcome,
-    RunRecord,
+from phi3_lora_qa.data.thresholds import WATCHED
+from phi3_lora_qa.dataclass_json import Json
+from phi3_lora_qa.record import CheckResult, ItemRow, Outcome, RunRecord
+from phi3_lora_qa.report.item_views import (
+    FLAGS,
+    ItemView,
+    count_flags,
+    item_views,
+    labelling_metrics,
 )
-from phi3_lora_qa.report.item_views import DIFFERENT, IMPROVED, REGRESSED, ItemView, item_views
 from phi3_lora_qa.report.metric_views import MetricView, metric_groups
-from phi3_lora_qa.report.outcome_words import MARKS, OUTCOME_MARKS, items_asked, next_step, word_of
+from phi3_lora_qa.report.outcome_words import (
+    MARKS,
+    OUTCOME_MARKS,
+    items_evaluated,
+    next_step,
+    word_of,
+)
 from phi3_lora_qa.report.rerun_commands import rerun_all, rerun_check
 from phi3_lora_qa.report.safe_text import anchor, to_float
 from phi3_lora_qa.report.spectrum_views import KindView, kind_views
@@ -26,7 +34,7 @@ _URGENCY = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN, Outcome.INCONCLUSIVE
 
 @dataclass(frozen=True, kw_only=True)
 class CheckView:
-    """One check; ``name`` is what stands behind the stage in its id."""
+    """One check; ``name`` is the part of its id after the stage."""
 
     anchor: str
     name: str
@@ -38,32 +46,32 @@ class CheckView:
 
 @dataclass(frozen=True, kw_only=True)
 class TodoView:
-    """One thing to do, for all the checks that say the same."""
+    """One thing to do, for all the checks with the same message and fix."""
 
     checks: tuple[CheckView, ...]
     rerun: str
 
     @property
     def first(self) -> CheckView:
-        """The check that speaks for all of them."""
+        """The check that represents all of them."""
         return self.checks[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageView:
-    """One stage; ``tally`` counts its outcomes in words, and the worst gives it its colour."""
+    """One stage; ``tally`` counts its outcomes in words, and the worst check sets its colour."""
 
     name: str
     checks: tuple[CheckView, ...]
     tally: str
     worst: CheckView
-    held: bool
+    passed: bool
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterView:
-    """One filter of the items; an empty ``flag`` shows them all."""
+    """One filter of the items, with how many of all items match; an empty ``flag`` matches all."""
 
     flag: str
     label: str
@@ -85,7 +93,8 @@ class Page:
     stages: tuple[StageView, ...]
     items: tuple[ItemView, ...]
     item_count: int
-    asked: str
+    labelled_by: str
+    evaluated: str
     filters: tuple[FilterView, ...]
     kinds: tuple[KindView, ...]
 
@@ -93,7 +102,8 @@ class Page:
 def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
     """Arrange a record and its items."""
     checks = [_check(record, result) for result in record.checks]
-    items = item_views(rows)
+    labelling = labelling_metrics(record.metrics)
+    limited = {name: None for found in labelling.values() for name in sorted(found)}
     return Page(
         record=record,
         mark=MARKS[record.verdict],
@@ -104,21 +114,22 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
         todo=_todo(checks, rerun_all(record)),
         groups=metric_groups(record.metrics),
         stages=_stages(checks),
-        items=items,
+        items=item_views(rows, labelling),
         item_count=len(rows),
-        asked=items_asked(record) or str(len(rows) or "none"),
-        filters=_filters(items),
+        labelled_by=", ".join(dict.fromkeys((*WATCHED, *limited))),
+        evaluated=items_evaluated(record) or str(len(rows) or "none"),
+        filters=_filters(len(rows), count_flags(rows, labelling)),
         kinds=kind_views(record.spectra),
     )
 
 
 def todo_results(results: Sequence[CheckResult]) -> list[list[CheckResult]]:
-    """Gather what is to be done: the worst first, one entry for checks that say the same."""
+    """Return what to do: the worst first, one entry for checks with the same message and fix."""
     gathered: dict[tuple[Outcome, str, str], list[CheckResult]] = {}
     for outcome in _URGENCY:
         for result in results:
             if result.outcome is outcome:
-                # A fix that names its own check differs from check to check in nothing else.
+                # Fixes that name their own check are the same apart from that name.
                 key = (outcome, result.message, result.fix.replace(result.id, ""))
                 gathered.setdefault(key, []).append(result)
     return list(gathered.values())
@@ -162,7 +173,7 @@ def _stages(checks: Sequence[CheckView]) -> tuple[StageView, ...]:
             checks=views,
             tally=_tally([view.result for view in views]),
             worst=min(views, key=_urgency),
-            held=all(view.result.outcome is Outcome.PASSED for view in views),
+            passed=all(view.result.outcome is Outcome.PASSED for view in views),
             seconds=sum(to_float(view.result.seconds) for view in views),
         )
         for name, views in stages.items()
@@ -173,17 +184,11 @@ def _urgency(view: CheckView) -> int:
     return (*_URGENCY, Outcome.PASSED).index(view.result.outcome)
 
 
-def _filters(items: Sequence[ItemView]) -> tuple[FilterView, ...]:
-    def count(flag: str) -> int:
-        return sum(flag in item.flags for item in items)
-
+def _filters(total: int, counts: Mapping[str, int]) -> tuple[FilterView, ...]:
     return (
-        FilterView(flag="", label="All", count=len(items)),
-        *(FilterView(flag=f, label=f.capitalize(), count=count(f)) for f in _FILTERS),
+        FilterView(flag="", label="All", count=total),
+        *(FilterView(flag=flag, label=flag.capitalize(), count=counts[flag]) for flag in FLAGS),
     )
-
-
-_FILTERS = (REGRESSED, IMPROVED, DIFFERENT)
 
 
 def rows_of(values: Json) -> list[tuple[str, Json]]:

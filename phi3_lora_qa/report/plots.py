@@ -1,35 +1,24 @@
 """The geometry of the page's small plots; the template draws it as inline SVG.
 
-Only numbers leave this module, so no untrusted text can reach the SVG through it.
+This module returns only numbers, so no untrusted text reaches the SVG through it.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phi3_lora_qa.data.thresholds import RULES
 from phi3_lora_qa.metrics import known_metrics, metric_info
 from phi3_lora_qa.record import Metric
 
 INTERVAL_WIDTH = 220
 _MARGIN = 8
 
-_NUMBER = r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-_LIMITS = {
-    rule: re.compile(
-        r"(?:^|\s)"
-        + re.escape(words).replace(r"\{\}", _NUMBER).replace(r"the\ base", r"the\ base(?:line)?")
-        + "$"
-    )
-    for rule, words in RULES.items()
-}
 _OF_THE_MEAN = ("at_least", "at_most")
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalPlot:
-    """Horizontal positions in SVG units; ``limit`` is None where no number stands in the limit."""
+    """Horizontal positions in SVG units; ``limit`` is None where the metric has no limit."""
 
     low: float
     high: float
@@ -49,39 +38,30 @@ class BarPlot:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Tell which way is up; of an unknown metric, as of nearly all, higher."""
+    """Return whether a metric is better if higher; an unknown one is, as nearly all are."""
     return metric not in known_metrics() or metric_info(metric).higher_is_better
 
 
 def bounds_tuned_mean(metric: Metric) -> bool:
-    """Tell whether limit and interval are of the tuned mean itself and not of the difference."""
-    demand = _demand(metric.limit)
-    return demand is not None and demand[0] in _OF_THE_MEAN
+    """Return whether limit and interval bound the tuned mean instead of the difference."""
+    return metric.limit is not None and metric.limit.rule in _OF_THE_MEAN
 
 
 def limit_value(metric: Metric) -> float | None:
-    """Return where the limit lies on the axis of differences, or None where there is none."""
-    demand = _demand(metric.limit)
-    if demand is None:
+    """Return the position of the limit on the axis of differences, or None where there is none."""
+    limit = metric.limit
+    if limit is None or not math.isfinite(limit.value):
         return None
-    rule, value = demand
-    if rule in _OF_THE_MEAN:
-        return value - metric.base
-    gain = value if rule == "improve_by" else -value
+    if limit.rule in _OF_THE_MEAN:
+        return limit.value - metric.base
+    gain = limit.value if limit.rule == "improve_by" else -limit.value
     return gain if higher_is_better(metric.metric) else -gain
 
 
-def _demand(limit: str) -> tuple[str, float] | None:
-    for rule, pattern in _LIMITS.items():
-        if found := pattern.search(limit):
-            return rule, float(found[1])
-    return None
-
-
 def interval_plot(metric: Metric) -> IntervalPlot | None:
-    """Place one metric on an axis of its own; None when a number of it is not finite.
+    """Return the positions of one metric on its own axis; None if a number is not finite.
 
-    The axis is symmetric about zero, so that the side on which an interval lies is seen at once.
+    The axis is symmetric about zero, so that the side of an interval is seen at once.
     """
     shift = metric.base if bounds_tuned_mean(metric) else 0.0
     low, high, point = metric.low - shift, metric.high - shift, metric.difference
@@ -99,9 +79,9 @@ def interval_plot(metric: Metric) -> IntervalPlot | None:
 
 
 def bar_plot(values: Sequence[float], *, pitch: int = 5, height: int = 28) -> BarPlot:
-    """Draw values as bars, the largest as high as the plot.
+    """Return values as bars, the largest as high as the plot.
 
-    A value that is not finite gets a bar of full height and is counted, so that it cannot hide.
+    A value that is not finite gets a bar of full height and is counted, so that it is noticed.
     """
     finite = [abs(value) for value in values if math.isfinite(value)]
     top = max(finite, default=0.0) or 1.0

@@ -1,7 +1,8 @@
-"""A report's folder: what the gate wrote there, and how that is replaced without losing a file.
+"""A report's folder: which files the gate wrote there, and how they are replaced safely.
 
-``report.sha256``, which ``sha256sum -c`` understands, lists the files that were written. What it
-does not list, or lists with other bytes, is the user's: it is never replaced or removed.
+``report.sha256``, which ``sha256sum -c`` understands, lists the files that the gate wrote. A file
+that it does not list, or lists with a different hash, is the user's: it is never replaced or
+removed.
 """
 
 import hashlib
@@ -12,14 +13,15 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.atomic_write import staged, unwritable, write_whole
+from phi3_lora_qa.errors import InputError, escape
 
 RECORD, ITEMS, SUMMARY, PAGE = "record.json", "items.parquet", "summary.md", "report.html"
 NAMES = (ITEMS, PAGE, RECORD, SUMMARY)
-"""The order in which a verdict appears: what is read and published first comes last."""
+"""The order in which a verdict appears: the files that are read and published first come last."""
 
 WRITTEN = "report.sha256"
+FIX = "use a folder that you can write to (pytest: --phi3-report DIR, report: --output FILE)"
 _HEAD = "# phi3-lora-qa wrote these files, and replaces them only while they are as listed\n"
 _LINE = re.compile(rf"([0-9a-f]{{64}})  ({'|'.join(map(re.escape, NAMES))})")
 _LARGEST_LIST = 1 << 16
@@ -30,11 +32,11 @@ _Digests = Mapping[str, Collection[str]]
 
 
 def require_own(directory: Path, names: Collection[str] = NAMES) -> None:
-    """Make sure that no file of the user's would be lost to a report.
+    """Make sure that a report would not replace a file of the user's.
 
     Raises:
-        InputError: A file of these names was not written by the gate, was changed since, or cannot
-            be read.
+        InputError: A file with one of these names was not written by the gate, was changed since,
+            or cannot be read.
     """
     written = _written(directory)
     for name in names:
@@ -47,26 +49,27 @@ def put(directory: Path, files: Mapping[str, bytes], names: Sequence[str] = NAME
     """Replace files of a report, all of them or none.
 
     Args:
-        directory: The report's folder; it is made where it is missing.
+        directory: The report's folder; it is created if missing.
         files: The new files by name.
         names: Which files are replaced, in the order of their appearance; those that ``files``
             lacks are removed.
 
     Raises:
-        InputError: The folder cannot be written, or a file there is not the gate's. What was there
-            is then there still, unless a rename failed on the way.
+        InputError: The folder cannot be written, or a file there is not the gate's. The folder is
+            then unchanged, unless a rename failed halfway.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise unwritable(directory, error) from error
-    with staged({directory / name: data for name, data in files.items()}) as ready:
+        raise unwritable(directory, error, FIX) from error
+    with staged({directory / name: data for name, data in files.items()}, FIX) as ready:
         require_own(directory, names)
         before = _written(directory)
         after = {name: [_digest(files[name])] if name in files else [] for name in names}
         both = {name: {*before.get(name, ()), *after[name]} for name in names}
-        # Old and new are listed until all is done: however this ends, no file is a stranger's.
-        write_whole(directory / WRITTEN, _listing({**before, **both}))
+        # Old and new hashes are listed until all is done, so that an interrupted replacement
+        # leaves no file that looks like the user's.
+        write_whole(directory / WRITTEN, _listing({**before, **both}), FIX)
         for name in names:
             try:
                 if name in files:
@@ -74,14 +77,14 @@ def put(directory: Path, files: Mapping[str, bytes], names: Sequence[str] = NAME
                 else:
                     (directory / name).unlink(missing_ok=True)
             except OSError as error:
-                raise unwritable(directory / name, error) from error
-        write_whole(directory / WRITTEN, _listing({**before, **after}))
+                raise unwritable(directory / name, error, FIX) from error
+        write_whole(directory / WRITTEN, _listing({**before, **after}), FIX)
 
 
 def take_away(directory: Path) -> None:
-    """Remove what the gate wrote, the summary first: where nothing can be written, that still can.
+    """Remove the files that the gate wrote, the summary first; a full disk does not prevent that.
 
-    Files of the user's stay, and so does what cannot be removed.
+    The user's files stay, and so does a file that cannot be removed.
     """
     with suppress(OSError, InputError):
         written = _written(directory)
@@ -92,7 +95,7 @@ def take_away(directory: Path) -> None:
 
 
 def _written(directory: Path) -> _Digests:
-    """Read the list of what was written; a file of that name that is no such list is the user's."""
+    """Read the list of files; a file of that name with any other content is the user's."""
     data = _content(directory / WRITTEN, _LARGEST_LIST)
     if data is None:
         return {}
@@ -112,7 +115,7 @@ def _listing(digests: _Digests) -> bytes:
 
 
 def _content(path: Path, cap: int | None = None) -> bytes | None:
-    """Return what a file holds; None where there is none. No link, pipe or device is opened."""
+    """Return a file's content; None where there is none. No link, pipe or device is opened."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise _foreign(path)
@@ -121,7 +124,7 @@ def _content(path: Path, cap: int | None = None) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(path, error, FIX) from error
     if cap is not None and len(data) > cap:
         raise _foreign(path)
     return data
@@ -133,7 +136,7 @@ def _digest(data: bytes) -> str:
 
 def _foreign(path: Path) -> InputError:
     return InputError(
-        f"{escape(str(path))} was not written by the gate, or was changed since, so that it is "
-        "not replaced by a report; move it away, or give another place (pytest: --phi3-report DIR, "
-        "report: --output FILE)"
+        f"{escape(str(path))} was not written by the gate, or was changed since, so a report does "
+        "not replace it; move it away, or use a different path (pytest: --phi3-report DIR, report: "
+        "--output FILE)"
     )

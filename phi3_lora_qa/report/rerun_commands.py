@@ -1,17 +1,18 @@
-"""The commands that the report hands to its reader, safe to paste into a shell."""
+"""The commands that the report shows to rerun the gate, safe to paste into a shell."""
 
 import shlex
 
-from phi3_lora_qa.record import Json, RunRecord
+from phi3_lora_qa.dataclass_json import Json
+from phi3_lora_qa.record import RunRecord
 from phi3_lora_qa.report.safe_text import visible
 from phi3_lora_qa.settings import DRAWN, ENVIRONMENT_PREFIX
 
-# What a repetition must not carry over: how much to run, and where the report goes.
+# A rerun does not repeat how much was run and where the report was written.
 _LEFT_OUT = {"adapter", "report", "stage", "only", "allow_inconclusive"}
 
 
 def rerun_all(record: RunRecord) -> str:
-    """Return the command that gates the same adapter again."""
+    """Return the command that runs the gate again on the same adapter."""
     return _join(["pytest", *_options(record)])
 
 
@@ -21,33 +22,33 @@ def rerun_check(record: RunRecord, identifier: str) -> str:
 
 
 def _options(record: RunRecord) -> list[str]:
-    """Repeat what the user or the run chose; a file's settings and the defaults are found again."""
+    """Return the options that the user or the run chose; files and defaults apply again anyway."""
     given = record.settings.get("adapter")
-    # Ids carry the adapter's name where several were gated, and are found only among the same.
-    adapters = _listed(given.value) if given else []
+    # With several adapters, ids contain the adapter's name, so all of them must be passed again.
+    adapters = _values(given.value) if given else []
     options = [f"--phi3-adapter={a}" for a in (adapters if len(adapters) > 1 else [])]
     options = options or [f"--phi3-adapter={record.adapter.path}"]
     for name, entry in sorted(record.settings.items()):
         chosen = entry.source.startswith(("--phi3-", ENVIRONMENT_PREFIX, DRAWN))
         if chosen and name not in _LEFT_OUT:
             flag = "--phi3-" + name.replace("_", "-")
-            options += [f"{flag}={value}" for value in _listed(entry.value)]
+            options += [f"{flag}={value}" for value in _values(entry.value)]
     return options
 
 
-def _listed(value: Json) -> list[str]:
+def _values(value: Json) -> list[str]:
     if value is None:
         return []
     return [str(v) for v in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _join(words: list[str]) -> str:
-    # A name may hold a line break or a direction mark: seen here, it runs nothing and fails.
+    # A line break or a direction mark in a name is made visible; the command then fails harmlessly.
     return " ".join(_quote(" ".join(visible(word).split())) for word in words)
 
 
 def _quote(word: str) -> str:
-    # One word: what stands apart, pytest takes for a path of tests until it knows our options.
+    # One word: before pytest knows our options, it takes a separate value for a path of tests.
     flag, equals, value = word.partition("=")
     if word.startswith("--phi3-") and equals:
         return f"{flag}={shlex.quote(value)}"

@@ -1,8 +1,8 @@
-"""Untrusted values as text that a reader can trust: nothing invisible, nothing endless.
+"""Untrusted values as text that a reader can trust: nothing is invisible, nothing is endless.
 
-Every string of the page and of the summary passes through `visible`: a model's answer may hold
-control characters, bidirectional overrides or half a surrogate pair, and a reader must see them
-instead of being fooled by them. Escaping for HTML or Markdown comes after and is not done here.
+Every string of the page and of the summary passes through `visible`: a model's answer may contain
+control characters, bidirectional overrides or lone surrogates, and a reader must see them instead
+of being misled by them. Escaping for HTML or Markdown comes later and is not done here.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from phi3_lora_qa.record import Json
+from phi3_lora_qa.dataclass_json import Json
 
 TEXT_LIMIT = 2_000
-"""How many characters of one prompt, reference or answer the page shows."""
+"""The most characters of one question, reference or answer that the page shows."""
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 
-# Line feed and tab stay, and so do the joiners that emoji and several scripts need. The last
-# range is the supplement of tags and variation selectors, in which whole texts can be hidden.
+# Line feed and tab are kept, and so are the joiners that emoji and several scripts need. The last
+# range is the supplement of tags and variation selectors, which can hide whole texts.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
@@ -29,7 +29,7 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """Return the text with every control, invisible or half character written as ``⟨U+XXXX⟩``."""
+    """Return the text with control and invisible characters and surrogates as ``⟨U+XXXX⟩``."""
     return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
@@ -41,7 +41,7 @@ def one_line(text: str, limit: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """The beginning of a text; ``whole`` is the length that it had, in characters."""
+    """The beginning of a text; ``whole`` is the length of all of it, in characters."""
 
     text: str
     whole: int
@@ -58,7 +58,7 @@ def cut(text: str, limit: int = TEXT_LIMIT) -> Cut:
 
 
 def to_float(value: Json) -> float:
-    """Read a number back from a record; what is no number is NaN."""
+    """Return a value of a record as a number, NaN if it is not one."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -66,11 +66,11 @@ def to_float(value: Json) -> float:
 
 
 def number(value: Json, *, signed: bool = False) -> str:
-    """Write a number to three or four digits, or any other scalar as it is.
+    """Return a number with three or four digits, or any other scalar as text.
 
     Args:
         value: A number, the name of a non-finite one, or another JSON scalar.
-        signed: Put a plus before a positive number.
+        signed: Whether a positive number has a plus sign.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return visible(str(value))
@@ -95,14 +95,14 @@ def _magnitude(size: float) -> str:
 
 
 def interval(low: float, high: float, *, of_mean: bool) -> str:
-    """Write an interval of the difference, or of the tuned mean itself."""
+    """Return an interval of the difference, or of the tuned mean, as text."""
     if of_mean:
         return f"tuned {number(low)} to {number(high)}"
     return f"{number(low, signed=True)} to {number(high, signed=True)}"
 
 
 def duration(value: Json) -> str:
-    """Write seconds as a person says them: ``0.31 s``, ``12 s``, ``2 min 5 s``."""
+    """Return seconds as text: ``0.31 s``, ``12 s``, ``2 min 5 s``."""
     seconds = to_float(value)
     if not math.isfinite(seconds):
         return NOTHING
@@ -114,8 +114,8 @@ def duration(value: Json) -> str:
     return f"{minutes} min {rest} s"
 
 
-def moment(value: Json) -> str:
-    """Write an ISO 8601 time as a person reads it: ``2026-11-24 07:40:12 UTC``."""
+def format_timestamp(value: Json) -> str:
+    """Return an ISO 8601 time as a reader expects it: ``2026-11-24 07:40:12 UTC``."""
     try:
         when = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -124,13 +124,13 @@ def moment(value: Json) -> str:
 
 
 def brief(value: str) -> str:
-    """Bound a text of the record, which keeps the whole."""
+    """Return the beginning of a long text; the record has all of it."""
     piece = cut(value)
-    return f"{piece.text}… (record.json has the whole)" if piece.is_cut else piece.text
+    return f"{piece.text}… (record.json has all of it)" if piece.is_cut else piece.text
 
 
 def plain(value: Json) -> str:
-    """Write any JSON value: scalars and lists of them in words, a nesting as indented JSON."""
+    """Return any JSON value as text: scalars and lists in words, nested values as indented JSON."""
     return brief(_written(value))
 
 
@@ -151,10 +151,10 @@ def _written(value: Json) -> str:
 
 
 def anchor(kind: str, identifier: str) -> str:
-    """Return a stable element id for a deep link, whatever the identifier holds.
+    """Return a stable element id for a deep link, for any identifier.
 
-    A readable identifier stays readable; one that had to be changed carries a short hash, so
-    that two of them never meet.
+    A readable identifier stays readable; one that had to be changed gets a short hash, so that no
+    two are equal.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", identifier)[:60].strip("-")
     if slug == identifier:

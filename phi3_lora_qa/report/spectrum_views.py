@@ -22,7 +22,7 @@ class KindView:
 
 
 def kind_views(spectra: Sequence[Spectrum]) -> tuple[KindView, ...]:
-    """Gather the modules by kind, each kind from its first layer to its last."""
+    """Return the modules by kind, each kind from its first layer to its last."""
     kinds: dict[str, list[Spectrum]] = {}
     for spectrum in sorted(spectra, key=lambda s: _natural(s.module)):
         kinds.setdefault(spectrum.module.rsplit(".", 1)[-1], []).append(spectrum)
@@ -40,7 +40,7 @@ def kind_views(spectra: Sequence[Spectrum]) -> tuple[KindView, ...]:
 
 
 def _decay(modules: Sequence[Spectrum]) -> list[float]:
-    """Return each singular value's share of the largest, the mean over the modules."""
+    """Return each singular value as a share of the largest, averaged over the modules."""
     shares: list[list[float]] = []
     for module in modules:
         values = [to_float(value) for value in module.singular_values]
@@ -51,6 +51,6 @@ def _decay(modules: Sequence[Spectrum]) -> list[float]:
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort layer 10 behind layer 9."""
+    """Return a sort key that puts layer 10 after layer 9."""
     parts = re.split(r"(\d+)", name)
     return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]

@@ -11,22 +11,22 @@ _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A run of text; ``changed`` when the other answer does not have it here."""
+    """A run of text; ``changed`` if the other answer does not have it in this place."""
 
     text: str
     changed: bool
 
 
 def word_diff(base: str, tuned: str) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-    """Return both answers as segments, which joined give the answers back.
+    """Return both answers as segments; joined, they are the answers.
 
-    Give it bounded texts: the work grows with the product of their lengths.
+    Pass bounded texts: the time grows with the product of their lengths.
     """
     left, right = _WORD.findall(base), _WORD.findall(tuned)
     codes = SequenceMatcher(None, left, right).get_opcodes()
     changes = [tag != "equal" for tag, *_ in codes]
     for i in range(1, len(codes) - 1):
-        # A lone space between two changed words is no agreement worth showing.
+        # A single space between two changed words is shown as changed, too.
         _, start, end, _, _ = codes[i]
         if changes[i - 1] and changes[i + 1] and "".join(left[start:end]).isspace():
             changes[i] = True

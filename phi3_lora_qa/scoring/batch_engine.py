@@ -1,23 +1,23 @@
-"""A batch of items under a model: one pass gives the losses, and answers go on from it.
+"""The fast engine: it scores a batch of items in one pass, and decodes their answers from there.
 
-Reading prompt and reference gives the reference's loss, and at each of its tokens the one that the
-model would have said. As far as the two agree, the reference is the model's own greedy answer, and
-costs nothing more. Where another answer is likely (the base's, for a tuned model), it is read in
-one more pass and kept as far as it agrees. Only from there on tokens are made one by one, and a row
-that has ended leaves the batch.
+The pass over prompt and reference gives the reference's loss, and at each of its tokens the greedy
+one. As far as the two agree, the reference is the model's own greedy answer, at no further cost.
+Where another answer is likely (for a tuned model, the base's), it serves as a draft: it is read in
+one more pass and accepted as far as the model agrees. The rest is decoded token by token, and
+rows that are finished leave the batch.
 
-Greedy decoding by checking a guess: Stern et al., NeurIPS 2018, arXiv 1811.03115.
+Decoding by verifying a draft: Stern et al., NeurIPS 2018, arXiv 1811.03115.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from phi3_lora_qa.scoring.engine_probe import require_engine_fits
-from phi3_lora_qa.scoring.item_outputs import ItemOutput, score_references
-from phi3_lora_qa.scoring.kv_cache import KeyValues, Prefix, Span, run_decoder
-from phi3_lora_qa.scoring.losses import likeliest, token_losses
-from phi3_lora_qa.scoring.prompts import PromptedItem
+from phi3_lora_qa.progress import Progress
+from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput, score_references
+from phi3_lora_qa.scoring.kv_cache import KVCache, Prefix, Span, run_decoder
+from phi3_lora_qa.scoring.losses import greedy_tokens, logit_blocks, token_losses
+from phi3_lora_qa.scoring.prompts import TokenizedItem
 from phi3_lora_qa.scoring.shared_prefixes import shared_prefixes
 
 if TYPE_CHECKING:
@@ -26,78 +26,74 @@ if TYPE_CHECKING:
 
 Tokens = Sequence[int]
 
-READ_AT_ONCE = 768
-"""Tokens of a pass that reads, unless one row has more: enough for full speed, and few enough for
-what passes between the layers to stay in the cache. Decoding takes all rows together."""
-FIRST_GUESS = 4
-"""So many tokens of a likely answer are read first, and twice as many each time that they hold."""
+PREFILL_TOKENS = 768
+"""Tokens of a prefill pass, unless one row has more: enough for full speed, and few enough that the
+activations stay in the processor's cache. Decoding runs all rows together."""
+FIRST_DRAFT_TOKENS = 4
+"""How many draft tokens are verified first; the number doubles each time all are accepted."""
 
 
 @dataclass
 class _Row:
-    """An item on its way: ``answer`` grows until it ends; its last token is still to be read."""
+    """An item in progress: ``answer`` grows until it is finished; its last token is unread."""
 
-    item: PromptedItem
+    item: TokenizedItem
     answer: list[int] = field(default_factory=list)
-    ended: bool = False
+    finished: bool = False
 
     @property
     def read(self) -> int:
-        """How many positions hold what belongs to this row."""
+        """How many slots of the KV cache hold this row's tokens."""
         return len(self.item.prompt) + len(self.answer) - 1
 
-    def say(self, token: int, stops: frozenset[int]) -> None:
+    def append(self, token: int, stops: frozenset[int]) -> None:
         self.answer.append(token)
-        self.ended = token in stops or len(self.answer) >= self.item.answer_limit
+        self.finished = token in stops or len(self.answer) >= self.item.answer_limit
 
-    def follow(self, guess: Tokens, said: Tokens, stops: frozenset[int]) -> None:
-        """Take what the model says along a guess, up to where it says something else."""
-        for token, guessed in zip(said, guess, strict=True):
-            if self.ended:
+    def accept_matching(self, draft: Tokens, predicted: Tokens, stops: frozenset[int]) -> None:
+        """Append predicted tokens along a draft, up to the first one that differs from it."""
+        for token, drafted in zip(predicted, draft, strict=True):
+            if self.finished:
                 return
-            self.say(token, stops)
-            if token != guessed:
+            self.append(token, stops)
+            if token != drafted:
                 return
 
 
 @dataclass
-class _Meter:
-    """Tells how much of a batch is done, by its tokens: those to read, and those of answers."""
+class _TokenCount:
+    """Reports how many tokens of a batch are done: tokens that were read, and answers' tokens."""
 
     rows: Sequence[_Row]
-    tell: Callable[[float], None]
+    on_progress: Progress
     read: int = 0
 
     def __call__(self, tokens: int = 0) -> None:
-        """So many of the batch's own tokens were read; what was said, the rows know."""
+        """Report, after ``tokens`` more of the prompts and references were read."""
         self.read += tokens
         limits = [row.item.answer_limit for row in self.rows]
-        said = sum(
-            limit if row.ended else len(row.answer)
+        answered = sum(
+            limit if row.finished else len(row.answer)
             for row, limit in zip(self.rows, limits, strict=True)
         )
         to_read = sum(len(row.item.prompt) + len(row.item.reference) for row in self.rows)
-        self.tell((self.read + said) / (to_read + sum(limits)))
+        self.on_progress("tokens", self.read + answered, to_read + sum(limits))
 
 
-class Engine:
+class BatchEngine:
     """Runs batches through one model.
 
     Args:
-        model: A causal language model without PEFT's outer shell, in eval mode.
+        model: A causal language model without PEFT's outer wrapper, in eval mode, of a class that
+            `engine_probe.fast_engine_fault` has no objection to.
         stops: The tokens that end an answer.
-        items: All that will come: what several prompts begin with is read once.
-
-    Raises:
-        IncompatibleLibraryError: The installed transformers does not let it run the model.
+        items: All items to come: a prefix that several prompts share is read once.
     """
 
     def __init__(
-        self, model: "PreTrainedModel", stops: frozenset[int], items: Sequence[PromptedItem]
+        self, model: "PreTrainedModel", stops: frozenset[int], items: Sequence[TokenizedItem]
     ) -> None:
-        kind: Any = type(model)
-        require_engine_fits(kind)
-        self._model, self.stops = model, stops
+        self._model, self._stops = model, stops
         lengths = shared_prefixes([item.prompt for item in items])
         self._shared = {
             item.id: item.prompt[:length] for item, length in zip(items, lengths, strict=True)
@@ -105,60 +101,58 @@ class Engine:
         self._prefixes: dict[tuple[int, ...], Prefix] = {(): Prefix()}
 
     def run(
-        self,
-        batch: Sequence[PromptedItem],
-        others: Mapping[str, ItemOutput],
-        tell: Callable[[float], None] = lambda share: None,
+        self, batch: Sequence[TokenizedItem], base_outputs: BaseOutputs, on_progress: Progress
     ) -> list[ItemOutput]:
-        """Return what the model makes of each item.
+        """Return the model's output for each item.
 
         Args:
             batch: At least one item, the longest first.
-            others: By id, what another model made of the items. Its answers change the work that
-                is done and never the answer.
-            tell: Called with the share of the batch that is done, from 0 to 1.
+            base_outputs: The base's outputs by item id. Their answers are drafts, which change the
+                amount of work and never the answers.
+            on_progress: Called with the number of finished tokens of the batch.
         """
         rows = [_Row(item) for item in batch]
-        meter = _Meter(rows, tell)
-        store = self._store([item.length for item in batch])
-        hidden = self._read_items(store, batch, meter)
-        readings = score_references(self._model, hidden, batch, others)
-        for row, (_, said) in zip(rows, readings, strict=True):
-            row.follow(row.item.reference, said, self.stops)
-        choices = self._read_choices(store, batch)
-        self._read_guesses(store, rows, others)
-        self._decode(store, rows, meter)
+        count = _TokenCount(rows, on_progress)
+        kv_cache = self._new_cache([item.length for item in batch])
+        hidden = self._read_items(kv_cache, batch, count)
+        blocks = logit_blocks(self._model, hidden)
+        scored = score_references(blocks, batch, base_outputs, hidden.device)
+        for row, (_, predicted) in zip(rows, scored, strict=True):
+            row.accept_matching(row.item.reference, predicted, self._stops)
+        choices = self._read_choices(kv_cache, batch)
+        self._verify_drafts(kv_cache, rows, base_outputs)
+        self._decode(kv_cache, rows, count)
         return [
-            replace(reading, answer=tuple(row.answer), choices=likely)
-            for row, (reading, _), likely in zip(rows, readings, choices, strict=True)
+            replace(output, answer=tuple(row.answer), choices=likelihoods)
+            for row, (output, _), likelihoods in zip(rows, scored, choices, strict=True)
         ]
 
-    def _prefix(self, item: PromptedItem) -> Prefix:
-        """What an item's prompt shares with others, read when it is first needed."""
+    def _prefix(self, item: TokenizedItem) -> Prefix:
+        """Return the prefix that an item's prompt shares with others; read on first use."""
         shared = self._shared[item.id]
         if shared not in self._prefixes:
-            store = self._store([len(shared)])
-            self._read(store, [Span(row=0, start=0, tokens=len(shared))], [shared])
-            self._prefixes[shared] = store.prefix(0, len(shared))
+            kv_cache = self._new_cache([len(shared)])
+            self._read(kv_cache, [Span(row=0, start=0, tokens=len(shared))], [shared])
+            self._prefixes[shared] = kv_cache.copy_prefix(0, len(shared))
         return self._prefixes[shared]
 
     def _read_items(
-        self, store: KeyValues, batch: Sequence[PromptedItem], meter: Callable[[int], None]
+        self, kv_cache: KVCache, batch: Sequence[TokenizedItem], count: Callable[[int], None]
     ) -> "Tensor":
         """Read prompts and references; return the states that predict the references' tokens."""
         import torch
 
         prefixes = [self._prefix(item) for item in batch]
-        for number, prefix in enumerate(prefixes):
-            store.begin(number, prefix)
+        for row, prefix in enumerate(prefixes):
+            kv_cache.load_prefix(row, prefix)
         whole = [item.prompt + item.reference[:-1] for item in batch]
         tokens = [own[prefix.tokens :] for own, prefix in zip(whole, prefixes, strict=True)]
         spans = [
-            Span(row=number, start=prefix.tokens, tokens=len(own))
-            for number, (prefix, own) in enumerate(zip(prefixes, tokens, strict=True))
+            Span(row=row, start=prefix.tokens, tokens=len(own))
+            for row, (prefix, own) in enumerate(zip(prefixes, tokens, strict=True))
         ]
-        hidden = self._read(store, spans, tokens, meter)
-        # The token before the first one of the reference predicts it, and so on to the end.
+        hidden = self._read(kv_cache, spans, tokens, count)
+        # The token before the first one of the reference predicts it, and so on.
         return torch.cat(
             [
                 own[-len(item.reference) :]
@@ -167,117 +161,125 @@ class Engine:
         )
 
     def _read_choices(
-        self, store: KeyValues, batch: Sequence[PromptedItem]
+        self, kv_cache: KVCache, batch: Sequence[TokenizedItem]
     ) -> list[tuple[float, ...]]:
-        """Read each item's options behind what has been read of its prompt."""
+        """Return the log-likelihoods of each item's options, read after its cached prompt."""
         import torch
 
-        found: list[tuple[float, ...]] = []
+        likelihoods: list[tuple[float, ...]] = []
         for number, item in enumerate(batch):
             if not item.choices:
-                found.append(())
+                likelihoods.append(())
                 continue
-            # All but the prompt's last token is known; that one predicts the first of an option.
-            known = store.prefix(number, len(item.prompt) - 1)
-            own = self._store([item.length] * len(item.choices))
+            # The prompt's last token is read again, because it predicts the first one of an option.
+            prompt = kv_cache.copy_prefix(number, len(item.prompt) - 1)
+            choices_cache = self._new_cache([item.length] * len(item.choices))
             for row in range(len(item.choices)):
-                own.begin(row, known)
+                choices_cache.load_prefix(row, prompt)
             sizes = [len(choice) for choice in item.choices]
             spans = [
-                Span(row=row, start=known.tokens, tokens=size) for row, size in enumerate(sizes)
+                Span(row=row, start=prompt.tokens, tokens=size) for row, size in enumerate(sizes)
             ]
             tokens = [(item.prompt[-1], *choice[:-1]) for choice in item.choices]
-            hidden = self._read(own, spans, tokens)
+            hidden = self._read(choices_cache, spans, tokens)
             targets = torch.tensor([token for choice in item.choices for token in choice])
-            losses = token_losses(self._model, hidden, targets.to(hidden.device)).double()
-            found.append(tuple(-float(own.sum()) for own in losses.split(sizes)))
-        return found
+            blocks = logit_blocks(self._model, hidden)
+            losses = token_losses(blocks, targets.to(hidden.device)).double()
+            likelihoods.append(tuple(-float(own.sum()) for own in losses.split(sizes)))
+        return likelihoods
 
-    def _read_guesses(
-        self, store: KeyValues, rows: Sequence[_Row], others: Mapping[str, ItemOutput]
+    def _verify_drafts(
+        self, kv_cache: KVCache, rows: Sequence[_Row], base_outputs: BaseOutputs
     ) -> None:
-        """Read on along the other model's answers where they agree with all that was said.
+        """Continue answers along the base's, where these agree with all tokens so far.
 
-        The further two answers have agreed, the further they are likely to: more is read each time.
+        The longer two answers have agreed, the longer they are likely to, so drafts get longer.
         """
-        size = FIRST_GUESS
+        size = FIRST_DRAFT_TOKENS
         while True:
-            going: dict[int, Tokens] = {}
+            drafts: dict[int, Tokens] = {}
             for number, row in enumerate(rows):
-                guess = others[row.item.id].answer if row.item.id in others else ()
-                known = len(row.answer)
-                ahead = guess[known : min(known + size, row.item.answer_limit)]
-                if ahead and not row.ended and list(guess[:known]) == row.answer:
-                    going[number] = ahead
-            if not going:
+                known = base_outputs.get(row.item.id)
+                answer, done = known.answer if known else (), len(row.answer)
+                draft = answer[done : min(done + size, row.item.answer_limit)]
+                if draft and not row.finished and list(answer[:done]) == row.answer:
+                    drafts[number] = draft
+            if not drafts:
                 return
-            self._follow(store, rows, going)
+            self._verify(kv_cache, rows, drafts)
             size *= 2
 
-    def _follow(
-        self, store: KeyValues, rows: Sequence[_Row], guesses: Mapping[int, Tokens]
+    def _verify(
+        self, kv_cache: KVCache, rows: Sequence[_Row], drafts: Mapping[int, Tokens]
     ) -> None:
-        """Read guesses, by the rows' numbers, and take of each what the model says too."""
-        tokens = [(rows[number].answer[-1], *ahead[:-1]) for number, ahead in guesses.items()]
+        """Read drafts, by the rows' numbers, and append the tokens that the model predicts too."""
+        tokens = [(rows[number].answer[-1], *draft[:-1]) for number, draft in drafts.items()]
         spans = [
-            Span(row=number, start=rows[number].read, tokens=len(ahead))
-            for number, ahead in guesses.items()
+            Span(row=number, start=rows[number].read, tokens=len(draft))
+            for number, draft in drafts.items()
         ]
-        said = likeliest(self._model, self._read(store, spans, tokens))
-        for span, own in zip(spans, said.split([span.tokens for span in spans]), strict=True):
-            rows[span.row].follow(guesses[span.row], own.tolist(), self.stops)
+        hidden = self._read(kv_cache, spans, tokens)
+        predicted = greedy_tokens(logit_blocks(self._model, hidden))
+        sizes = [span.tokens for span in spans]
+        for span, own in zip(spans, predicted.split(sizes), strict=True):
+            rows[span.row].accept_matching(drafts[span.row], own.tolist(), self._stops)
 
-    def _decode(self, store: KeyValues, rows: Sequence[_Row], meter: Callable[[], None]) -> None:
-        """Make the rest token by token; the rows that go on stay the first ones of the store."""
+    def _decode(self, kv_cache: KVCache, rows: Sequence[_Row], count: Callable[[], None]) -> None:
+        """Decode the rest token by token; unfinished rows are kept at the front of the cache."""
         import torch
 
-        going = list(rows)
+        active = list(rows)
         while True:
-            for number in reversed(range(len(going))):
-                if going[number].ended:
-                    last = going.pop()
-                    if number < len(going):
-                        store.move(len(going), number)
-                        going[number] = last
-            if not going:
+            for number in reversed(range(len(active))):
+                if active[number].finished:
+                    last = active.pop()
+                    if number < len(active):
+                        kv_cache.move_row(len(active), number)
+                        active[number] = last
+            if not active:
                 return
-            store.aim_step([row.read for row in going])
-            tokens = torch.tensor([row.answer[-1:] for row in going])
-            positions = torch.tensor([[row.read] for row in going])
-            hidden = run_decoder(self._model, store, tokens, positions)
-            said = likeliest(self._model, hidden[:, 0])
-            for row, token in zip(going, said.tolist(), strict=True):
-                row.say(token, self.stops)
-            meter()
+            kv_cache.set_step([row.read for row in active])
+            tokens = torch.tensor([row.answer[-1:] for row in active])
+            positions = torch.tensor([[row.read] for row in active])
+            hidden = run_decoder(self._model, kv_cache, tokens, positions)
+            predicted = greedy_tokens(logit_blocks(self._model, hidden[:, 0]))
+            for row, token in zip(active, predicted.tolist(), strict=True):
+                row.append(token, self._stops)
+            count()
 
     def _read(
         self,
-        store: KeyValues,
+        kv_cache: KVCache,
         spans: Sequence[Span],
         tokens: Sequence[Tokens],
-        meter: Callable[[int], None] = lambda tokens: None,
+        count: Callable[[int], None] = lambda tokens: None,
     ) -> "Tensor":
-        """Read the tokens of several rows; return their last hidden states, (all, hidden size)."""
+        """Read tokens of several rows; return their last hidden states, (tokens, hidden size)."""
         import torch
 
-        found = []
-        for start, end in _parts([span.tokens for span in spans]):
-            store.aim(spans[start:end])
+        states = []
+        for start, end in _passes([span.tokens for span in spans]):
+            kv_cache.set_spans(spans[start:end])
             positions = [torch.arange(span.start, span.end) for span in spans[start:end]]
             ids = torch.tensor([token for own in tokens[start:end] for token in own])
-            found.append(run_decoder(self._model, store, ids[None], torch.cat(positions)[None])[0])
-            meter(len(ids))
-        return torch.cat(found)
+            hidden = run_decoder(self._model, kv_cache, ids[None], torch.cat(positions)[None])
+            states.append(hidden[0])
+            count(len(ids))
+        return torch.cat(states)
 
-    def _store(self, longest: Sequence[int]) -> KeyValues:
-        return KeyValues(longest, getattr(self._model.config, "sliding_window", None))
+    def _new_cache(self, lengths: Sequence[int]) -> KVCache:
+        return KVCache(lengths, getattr(self._model.config, "sliding_window", None))
 
 
-def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield where each run of rows begins and ends that are read in one pass."""
+def _passes(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the end index of the spans that are read in one pass.
+
+    Args:
+        sizes: The tokens of each span.
+    """
     start = total = 0
     for end, size in enumerate(sizes):
-        if end > start and total + size > READ_AT_ONCE:
+        if end > start and total + size > PREFILL_TOKENS:
             yield start, end
             start, total = end, 0
         total += size

@@ -1,8 +1,8 @@
-"""One deadline for a whole request: looking the name up, connecting, TLS, headers and body.
+"""One deadline for a whole request: DNS lookup, connection, TLS, headers and body.
 
-The HTTP client has a limit for each single read, and a server that sends a byte now and then stays
-within it for ever. So what the client reads and writes through is replaced by streams that know
-when the request must be over, and how much may come.
+The HTTP client limits each single read, so a server that sends a byte now and then would never time
+out. Therefore the client's network streams are replaced by ones that know when the request must
+end, and how many bytes it may receive.
 """
 
 import socket
@@ -17,70 +17,72 @@ from phi3_lora_qa.libraries import incompatible
 if TYPE_CHECKING:
     import httpx2
 
-_MOST_ADDRESSES = 8
-"""Of one name are tried."""
-_TICK = 1e-3
-"""The shortest limit that is handed on: of 0 a socket thinks that it must not wait."""
+_MAX_ADDRESSES = 8
+"""How many addresses of one name are tried."""
+_MIN_TIMEOUT = 1e-3
+"""The shortest timeout in seconds that is passed on: with 0, a socket would not wait at all."""
 
 
-class OutOfTimeError(Exception):
+class DeadlineExceededError(Exception):
     """The request's time is over."""
 
 
-class TooMuchError(Exception):
-    """More came than a request may bring."""
+class ResponseTooLargeError(Exception):
+    """The server sent more bytes than a request may receive."""
 
 
 class Deadline(threading.local):
-    """What is left of the request that this thread is making."""
+    """The time and the bytes that remain for the current request of each thread."""
 
     def __init__(self) -> None:
-        self._ends, self._bytes = 0.0, 0
+        self._end, self._bytes = 0.0, 0
 
     @contextmanager
-    def request(self, seconds: float, most_bytes: int) -> Generator[None]:
-        """Let one request take so long from now on, and bring so many bytes with its headers."""
-        self._ends, self._bytes = time.monotonic() + seconds, most_bytes
+    def request(self, seconds: float, max_bytes: int) -> Generator[None]:
+        """Limit one request to a time from now and to a number of bytes, headers included."""
+        self._end, self._bytes = time.monotonic() + seconds, max_bytes
         yield
 
-    def left(self, most: float | None = None) -> float:
-        """Return the seconds that are left, or ``most`` where that is less.
+    def remaining(self, limit: float | None = None) -> float:
+        """Return the seconds that remain, or ``limit`` if that is less.
 
         Raises:
-            OutOfTimeError: There are none.
+            DeadlineExceededError: No time remains.
         """
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise OutOfTimeError
-        return max(left if most is None else min(most, left), _TICK)
+        seconds = self._end - time.monotonic()
+        if seconds <= 0:
+            raise DeadlineExceededError
+        return max(seconds if limit is None else min(limit, seconds), _MIN_TIMEOUT)
 
-    def take(self, count: int) -> None:
-        """Note that so many bytes came.
+    def count_bytes(self, count: int) -> None:
+        """Subtract received bytes from those that remain.
 
         Raises:
-            TooMuchError: They are more than may come.
+            ResponseTooLargeError: The request received too many.
         """
         self._bytes -= count
         if self._bytes < 0:
-            raise TooMuchError
+            raise ResponseTooLargeError
 
 
-def bind(client: "httpx2.Client", deadline: Deadline) -> None:
-    """Let all that a client sends and receives fall under a deadline, through proxies too.
+def apply_deadline(client: "httpx2.Client", deadline: Deadline) -> None:
+    """Apply a deadline to everything that a client sends and receives, also through proxies.
 
     Raises:
-        IncompatibleLibraryError: The installed client has no place for it.
+        IncompatibleLibraryError: The installed client's network backend cannot be replaced.
     """
     try:
         transports = [client._transport, *client._mounts.values()]
         for pool in (each._pool for each in transports if each):  # type: ignore[attr-defined]
             pool._network_backend = _Backend(pool._network_backend, deadline)
     except AttributeError as error:
-        raise incompatible("httpx2", f"has no place for a deadline ({error})") from error
+        raise incompatible(
+            "httpx2", f"has no network backend that can be replaced ({error})"
+        ) from error
 
 
 class _Backend:
-    """Makes connections; stands before the library's own network backend."""
+    """Opens connections through the library's own network backend."""
 
     def __init__(self, inner: Any, deadline: Deadline) -> None:
         self._inner, self._deadline = inner, deadline
@@ -88,50 +90,50 @@ class _Backend:
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, **options: Any
     ) -> "_Stream":
-        """Connect to the first address of a name that answers, all within one limit."""
+        """Connect to the first address of a name that responds, within one timeout for all."""
         import httpcore2
 
-        ends = time.monotonic() + self._deadline.left(timeout)
-        found = _addresses(host, port, self._deadline.left(timeout))
+        end = time.monotonic() + self._deadline.remaining(timeout)
+        found = _addresses(host, port, self._deadline.remaining(timeout))
         error: Exception = httpcore2.ConnectError(found if isinstance(found, str) else "no address")
         for address in [] if isinstance(found, str) else found:
-            left = self._deadline.left(max(ends - time.monotonic(), _TICK))
+            seconds = self._deadline.remaining(max(end - time.monotonic(), _MIN_TIMEOUT))
             try:
-                stream = self._inner.connect_tcp(address, port, timeout=left, **options)
+                stream = self._inner.connect_tcp(address, port, timeout=seconds, **options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as failed:
                 error = failed
             else:
                 return _Stream(stream, self._deadline)
-            if time.monotonic() >= ends:
+            if time.monotonic() >= end:
                 break
         raise error
 
     def sleep(self, seconds: float) -> None:
-        """Wait between tries."""
-        self._inner.sleep(self._deadline.left(seconds))
+        """Wait between attempts."""
+        self._inner.sleep(self._deadline.remaining(seconds))
 
 
 class _Stream:
-    """A connection on which every single wait ends with the request that it is made for."""
+    """A connection on which every wait ends when the request's time is over."""
 
     def __init__(self, inner: Any, deadline: Deadline, *, nested: bool = False) -> None:
         self._inner, self._deadline, self._nested = inner, deadline, nested
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what is there."""
-        left = self._deadline.left(timeout)
-        with self._watched(self._nested):
-            data: bytes = self._inner.read(max_bytes, left)
-        self._deadline.take(len(data))
+        """Read the available bytes."""
+        seconds = self._deadline.remaining(timeout)
+        with self._timer(self._nested):
+            data: bytes = self._inner.read(max_bytes, seconds)
+        self._deadline.count_bytes(len(data))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write in pieces: the library waits anew for each that a slow reader takes."""
+        """Write in pieces: the library restarts its timeout for each piece that is read."""
         view = memoryview(buffer)
         while view:
-            left = self._deadline.left(timeout)
-            with self._watched(self._nested):
-                self._inner.write(bytes(view[: 1 << 12]), left)
+            seconds = self._deadline.remaining(timeout)
+            with self._timer(self._nested):
+                self._inner.write(bytes(view[: 1 << 12]), seconds)
             view = view[1 << 12 :]
 
     def close(self) -> None:
@@ -141,44 +143,46 @@ class _Stream:
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> "_Stream":
-        """Make the connection a secure one."""
+        """Start TLS on the connection."""
         nested = self.get_extra_info("ssl_object") is not None
-        left = self._deadline.left(timeout)
-        with self._watched(True):
-            stream = self._inner.start_tls(ssl_context, server_hostname, left)
+        seconds = self._deadline.remaining(timeout)
+        with self._timer(True):
+            stream = self._inner.start_tls(ssl_context, server_hostname, seconds)
         return _Stream(stream, self._deadline, nested=nested)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what the library knows of the connection."""
+        """Return the library's information on the connection."""
         return self._inner.get_extra_info(info)
 
     @contextmanager
-    def _watched(self, wanted: bool) -> Generator[None]:
-        """End a wait from outside, where the library waits many times in one call."""
-        if not wanted:
+    def _timer(self, needed: bool) -> Generator[None]:
+        """Shut the connection down in time if one call of the library may wait many times."""
+        if not needed:
             yield
             return
-        timer = threading.Timer(self._deadline.left(), _shut, [self.get_extra_info("socket")])
+        timer = threading.Timer(
+            self._deadline.remaining(), _shut_down, [self.get_extra_info("socket")]
+        )
         timer.daemon = True
         timer.start()
         try:
             yield
         except Exception:
-            self._deadline.left()  # what went wrong after the time was over, went wrong by it
+            self._deadline.remaining()  # if the time is over, that caused the error
             raise
         finally:
             timer.cancel()
 
 
-def _shut(connection: socket.socket | None) -> None:
+def _shut_down(connection: socket.socket | None) -> None:
     if connection is not None:
         with suppress(OSError):
-            # Of the plain socket: a secure one would first exchange words with the other side.
+            # On the plain socket: TLS would first exchange messages with the peer.
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _addresses(host: str, port: int, seconds: float) -> list[str] | str:
-    """Return a name's addresses, or why there are none; the system's look-up knows no limit."""
+    """Return a name's addresses, or why there are none; the system's lookup has no timeout."""
     found: list[Iterable[Any] | Exception] = []
 
     def look_up() -> None:
@@ -191,7 +195,7 @@ def _addresses(host: str, port: int, seconds: float) -> list[str] | str:
     thread.start()
     thread.join(seconds)
     if not found:
-        return f"its name was not found within {seconds:g} s"
+        return f"its name was not resolved within {seconds:g} s"
     if isinstance(found[0], Exception):
         return str(found[0])
-    return list(dict.fromkeys(str(place[4][0]) for place in found[0]))[:_MOST_ADDRESSES]
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found[0]))[:_MAX_ADDRESSES]

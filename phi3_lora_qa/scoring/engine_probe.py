@@ -1,77 +1,81 @@
-"""Whether the installed transformers lets the scoring engine run its models: tried on a tiny one.
+"""Whether the fast engine works with the installed transformers: it runs a tiny model to find out.
 
-The engine gives a model keys and values of its own and an attention that reads them. Both rest on
-parts of transformers that no documentation promises.
+The fast engine passes its own KV cache and attention function to a model. Both depend on parts of
+transformers that are not documented.
 """
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.libraries import incompatible
-from phi3_lora_qa.scoring.kv_cache import KeyValues, Span, run_decoder
+from phi3_lora_qa.scoring.kv_cache import KVCache, Span, run_decoder
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
 _ROWS = ((3, 1, 4, 1, 5), (2, 6, 5))
-_WHAT = "keys, values and an attention that are not its own"
-_FAR = 0.01
-"""Of states whose root mean square is 1: far beyond rounding, and below any wrong attention."""
+_TOLERANCE = 0.01
+"""For states with a root mean square of 1: far above rounding, and below any wrong attention."""
 
 
 @cache
-def require_engine_fits(kind: Any) -> None:
-    """Run a tiny model of the same class by the engine's means, and as transformers itself does.
+def fast_engine_fault(model_class: Any) -> str:
+    """Return why the fast engine cannot run models of a class; empty if it can.
+
+    A tiny model of the class is run by the engine's means and by transformers itself.
 
     Args:
-        kind: The class of the model that is to be scored, a ``PreTrainedModel``.
+        model_class: The class of the model to be scored, a ``PreTrainedModel``.
 
-    Raises:
-        IncompatibleLibraryError: It cannot be run so, or gives something else.
+    Returns:
+        The library, its version, what failed, and versions that work.
     """
     import torch
 
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(0)
         try:
-            near = _gives_the_same(kind(_tiny(kind)).eval())
+            same = _states_agree(model_class(_tiny_config(model_class)).eval())
         except Exception as error:  # whatever a changed library raises
-            why = f"{type(error).__name__}: {error}"
-            raise incompatible("transformers", f"does not take {_WHAT} ({why})") from error
-    if not near:
-        raise incompatible("transformers", f"gives other results with {_WHAT}")
+            reason = f"{type(error).__name__}: {error}"
+            fault = f"does not accept another KV cache and attention function ({reason})"
+            return str(incompatible("transformers", fault))
+    if not same:
+        fault = "computes other results with another KV cache and attention function"
+        return str(incompatible("transformers", fault))
+    return ""
 
 
-def _gives_the_same(model: "PreTrainedModel") -> bool:
+def _states_agree(model: "PreTrainedModel") -> bool:
     import torch
 
-    plain: Any = model.get_decoder()
-    expected = [plain(torch.tensor([row])).last_hidden_state[0] for row in _ROWS]
-    pairs = zip(_by_the_engine(model), expected, strict=True)
-    return all(bool(((found - state).abs() <= _FAR).all()) for found, state in pairs)
+    decoder: Any = model.get_decoder()
+    expected = [decoder(torch.tensor([row])).last_hidden_state[0] for row in _ROWS]
+    pairs = zip(_fast_states(model), expected, strict=True)
+    return all(bool(((found - state).abs() <= _TOLERANCE).all()) for found, state in pairs)
 
 
-def _tiny(kind: Any) -> Any:
+def _tiny_config(model_class: Any) -> Any:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 8, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    # Weights so large that what a token attends to decides what comes out.
-    return kind.config_class(**sizes, **heads, **tokens, initializer_range=1.0)
+    # Weights so large that the attention dominates the result.
+    return model_class.config_class(**sizes, **heads, **tokens, initializer_range=1.0)
 
 
-def _by_the_engine(model: "PreTrainedModel") -> "list[Tensor]":
-    """Read all but each row's last token in one pass, and the last ones in a step."""
+def _fast_states(model: "PreTrainedModel") -> "list[Tensor]":
+    """Read all but the last token of each row in one pass, and the last ones in a decoding step."""
     import torch
 
-    store = KeyValues([len(row) for row in _ROWS])
+    kv_cache = KVCache([len(row) for row in _ROWS])
     spans = [Span(row=n, start=0, tokens=len(row) - 1) for n, row in enumerate(_ROWS)]
     positions = [torch.arange(span.end) for span in spans]
-    store.aim(spans)
+    kv_cache.set_spans(spans)
     ids = torch.tensor([[token for row in _ROWS for token in row[:-1]]])
-    first = run_decoder(model, store, ids, torch.cat(positions)[None])
-    store.aim_step([span.end for span in spans])
+    first = run_decoder(model, kv_cache, ids, torch.cat(positions)[None])
+    kv_cache.set_step([span.end for span in spans])
     ends = torch.tensor([[span.end] for span in spans])
-    last = run_decoder(model, store, torch.tensor([row[-1:] for row in _ROWS]), ends)
-    read = first[0].split([span.tokens for span in spans])
-    return [torch.cat(both) for both in zip(read, last, strict=True)]
+    last = run_decoder(model, kv_cache, torch.tensor([row[-1:] for row in _ROWS]), ends)
+    states = first[0].split([span.tokens for span in spans])
+    return [torch.cat(both) for both in zip(states, last, strict=True)]

@@ -1,4 +1,4 @@
-"""Ask a model one question: what the fixtures for a user's own tests, and nothing else, need."""
+"""Generate one answer; only the fixtures for users' own tests need this."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def ask(
+def generate_answer(
     model: Any,
     tokenizer: "PreTrainedTokenizerBase",
     prompt: str | Sequence[Message],

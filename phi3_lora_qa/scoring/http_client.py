@@ -1,37 +1,44 @@
-"""JSON over HTTP with a server that is not trusted: bounded in time, in size and in tries."""
+"""JSON over HTTP with an untrusted server: limited in time, in size and in attempts."""
 
 import json
+import random
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from phi3_lora_qa.errors import BaseModelError, InputError, Phi3LoraQAError, escape
-from phi3_lora_qa.scoring.deadline import Deadline, OutOfTimeError, TooMuchError, bind
-from phi3_lora_qa.scoring.secret_redaction import cleaned, cleaned_bytes
+from phi3_lora_qa.scoring.deadline import (
+    Deadline,
+    DeadlineExceededError,
+    ResponseTooLargeError,
+    apply_deadline,
+)
+from phi3_lora_qa.scoring.secret_redaction import redact, redact_bytes
 
 if TYPE_CHECKING:
     import httpx2
 
 API_KEY_VARIABLE = "PHI3_LORA_QA_API_KEY"
 
-_AGAIN = frozenset({429, 500, 502, 503, 504})
-_LONGEST_PAUSE = 20.0
-_ROOM_FOR_HEADERS = 1 << 20
-_MOST_WORDS = 2000
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_MAX_RETRY_AFTER = 20.0
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_MESSAGE = 2000
 _NO_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")
-"""A server on this machine is asked directly, whatever proxy the environment names."""
+"""A server on this machine is contacted directly, even if the environment names a proxy."""
+_JITTER = random.Random()  # the global generator's state is the user's
 
 
 class UnreachableError(BaseModelError):
-    """The server cannot be reached at all: no address, no connection, no secure one."""
+    """The server cannot be reached: no address, no connection, or no TLS."""
 
 
 class ServerError(Phi3LoraQAError):
-    """One request failed, or its reply cannot be used.
+    """One request failed, or its response cannot be used.
 
-    ``status`` is HTTP's, 0 where none came. ``persistent`` says that the next request will most
-    likely fare no better: the server is overloaded, breaks off, or refuses the caller.
+    ``status`` is the HTTP status, 0 if there was none. ``persistent`` says that the next request
+    will most likely fail too: the server is overloaded, breaks off, or refuses the client.
     """
 
     def __init__(self, message: str, *, status: int = 0, persistent: bool = False) -> None:
@@ -41,59 +48,72 @@ class ServerError(Phi3LoraQAError):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one request may cost.
+    """The limits of one request.
 
-    ``timeout`` and ``connect`` are seconds: for a whole request, from looking up the server's name
-    to the last byte of its reply, and for a connection. ``attempts``
-    are the tries of a request that the server puts off, ``pause`` the seconds before the second,
-    doubled before each further one. ``most_bytes`` is the size of the largest reply.
+    ``timeout`` is in seconds for a whole request, from the DNS lookup to the last byte of the
+    response; ``connect`` is in seconds for a connection. ``attempts`` is how often a request is
+    sent if the server asks to retry. ``pause`` is in seconds before the second attempt, and doubles
+    before each further one. ``jitter`` is the largest fraction by which a pause is randomly
+    prolonged, so that several clients do not retry at the same time. ``max_bytes`` is the size of
+    the largest response.
     """
 
     timeout: float = 120.0
     connect: float = 10.0
     attempts: int = 4
     pause: float = 0.5
-    most_bytes: int = 64 << 20
+    jitter: float = 0.5
+    max_bytes: int = 64 << 20
+
+    def pause_before(self, retry: int, retry_after: float) -> float:
+        """Return the seconds to wait before a retry.
+
+        Args:
+            retry: The number of the retry, from 0.
+            retry_after: The seconds that the server asked for; 0 if it did not.
+        """
+        pause = max(self.pause * 2**retry, min(retry_after, _MAX_RETRY_AFTER))
+        return pause * (1.0 + _JITTER.uniform(0.0, self.jitter))
 
 
-class _LaterError(Exception):
-    """To be tried again; ``final`` is what to raise when that is of no use."""
+class _RetryError(Exception):
+    """The request may be sent again; ``final`` is raised if there are no attempts left."""
 
-    def __init__(self, final: Phi3LoraQAError, wait: float = 0.0) -> None:
-        self.final, self.wait = final, wait
+    def __init__(self, final: Phi3LoraQAError, retry_after: float = 0.0) -> None:
+        self.final, self.retry_after = final, retry_after
 
 
 class HttpClient:
     """A connection to one server, for any number of threads; a context manager.
 
     Args:
-        url: Where the server's API begins, without a slash at the end.
-        key: Sent as a bearer token; empty for none. No message ever holds it.
-        bounds: What one request may cost.
+        url: The address of the server's API, without a slash at the end.
+        api_key: Sent as a bearer token; empty for none. No message ever contains it.
+        limits: The limits of one request.
 
     Raises:
-        InputError: The key cannot be sent.
+        InputError: The key contains a character that cannot be sent.
     """
 
-    def __init__(self, url: str, key: str, bounds: RequestLimits) -> None:
+    def __init__(self, url: str, api_key: str, limits: RequestLimits) -> None:
         import httpx2
 
-        if not (key.isascii() and key.isprintable()):
+        if not (api_key.isascii() and api_key.isprintable()):
             raise InputError(
-                f"{API_KEY_VARIABLE} holds a character that cannot be sent; set it again"
+                f"{API_KEY_VARIABLE} contains a character that cannot be sent; set it again"
             )
-        self.url, self._key, self._bounds = url, key, bounds
+        self.url, self._api_key, self._limits = url, api_key, limits
         self._stopped = threading.Event()
         headers = {"Accept-Encoding": "identity", "Accept": "application/json"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
         self._client = httpx2.Client(
             headers=headers,
-            timeout=httpx2.Timeout(bounds.timeout, connect=min(bounds.connect, bounds.timeout)),
+            timeout=httpx2.Timeout(limits.timeout, connect=min(limits.connect, limits.timeout)),
             mounts=dict.fromkeys(_NO_PROXY),
         )
         self._deadline = Deadline()
-        bind(self._client, self._deadline)
+        apply_deadline(self._client, self._deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -103,139 +123,142 @@ class HttpClient:
         self._client.close()
 
     def stop(self) -> None:
-        """Try nothing again from now on."""
+        """Do not retry any request from now on."""
         self._stopped.set()
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send a request and return the JSON object that comes back.
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send a request and return the JSON object of the response.
 
         Raises:
-            UnreachableError: There is no server, after all tries.
-            ServerError: It did not answer with a usable object, after all tries.
+            UnreachableError: The server cannot be reached, after all attempts.
+            ServerError: There was no usable response, after all attempts.
         """
-        for number in range(self._bounds.attempts):
+        for number in range(self._limits.attempts):
             try:
-                return self._once(method, path, body)
-            except _LaterError as later:
-                pause = max(self._bounds.pause * 2**number, min(later.wait, _LONGEST_PAUSE))
-                last = number + 1 == self._bounds.attempts
-                if last or self._stopped.wait(pause):
-                    raise later.final from None
+                return self._send(method, path, body)
+            except _RetryError as retry:
+                pause = self._limits.pause_before(number, retry.retry_after)
+                is_last = number + 1 == self._limits.attempts
+                if is_last or self._stopped.wait(pause):
+                    raise retry.final from None
         raise AssertionError("attempts must be at least 1")
 
-    def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         import httpx2
 
-        bounds, response = self._bounds, None
+        limits, response = self._limits, None
         try:
             with (
-                self._deadline.request(bounds.timeout, bounds.most_bytes + _ROOM_FOR_HEADERS),
+                self._deadline.request(limits.timeout, limits.max_bytes + _MAX_HEADER_BYTES),
                 self._client.stream(method, self.url + path, json=body) as response,
             ):
                 data = self._read(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-            raise _LaterError(self._unreachable(error)) from error
+            raise _RetryError(self._unreachable(error)) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
             raise self._unreachable(error) from error
-        except (OutOfTimeError, httpx2.TimeoutException) as error:
-            raise self._late(begun=response is not None) from error
-        except TooMuchError as error:
+        except (DeadlineExceededError, httpx2.TimeoutException) as error:
+            raise self._timed_out(has_begun=response is not None) from error
+        except ResponseTooLargeError as error:
             raise self._too_large() from error
         except httpx2.HTTPError as error:
-            raise _LaterError(
+            raise _RetryError(
                 ServerError(
-                    f"the server broke off ({self._clean(error)}); look into its log",
+                    f"the server broke off the connection: {self._clean(error)}; look into its log",
                     persistent=True,
                 )
             ) from error
         if response.status_code != 200:
-            self._refuse(response, data)
-        return _object(data)
+            self._raise_for_status(response, data)
+        return _parse_object(data)
 
     def _read(self, response: "httpx2.Response") -> bytes:
-        """Read the body as it came over the wire: nothing is unpacked, nothing is followed."""
+        """Read the body as it was sent: nothing is decompressed, and no redirect is followed."""
         data = bytearray()
         for chunk in response.iter_raw():
             data += chunk
-            if len(data) > self._bounds.most_bytes:
+            if len(data) > self._limits.max_bytes:
                 raise self._too_large()
         return bytes(data)
 
-    def _late(self, *, begun: bool) -> ServerError:
-        seconds = f"{self._bounds.timeout:g} s"
+    def _timed_out(self, *, has_begun: bool) -> ServerError:
+        seconds = f"{self._limits.timeout:g} s"
         return ServerError(
-            f"the reply was not complete within {seconds}; look into the server's log"
-            if begun
-            else f"the server gave no answer within {seconds}; ask for less, or give it more room",
+            f"the response was not complete within {seconds}; look into the server's log"
+            if has_begun
+            else f"the server did not respond within {seconds}; send fewer requests, or give it "
+            "more resources",
             persistent=True,
         )
 
     def _too_large(self) -> ServerError:
         return ServerError(
-            f"the reply is larger than {self._bounds.most_bytes} bytes; "
+            f"the response is larger than {self._limits.max_bytes} bytes; "
             "look at what the server sends"
         )
 
-    def _refuse(self, response: "httpx2.Response", data: bytes) -> NoReturn:
+    def _raise_for_status(self, response: "httpx2.Response", data: bytes) -> NoReturn:
         status = response.status_code
-        mends = {
+        fixes = {
             401: f"set {API_KEY_VARIABLE}",
             403: f"set {API_KEY_VARIABLE}",
-            404: "give the address under which it serves /models and /completions; "
-            "most often that ends in /v1",
+            404: "use the address under which it serves /models and /completions, which usually "
+            "ends in /v1",
         }
-        mend = mends.get(status, "look into its log")
+        fix = fixes.get(status, "look into its log")
         if 300 <= status < 400:
-            mend = "give the address that it sends one to"
-        words = self._clean(_words(cleaned_bytes(data, self._key)))
+            fix = "use the address to which it redirects"
+        message = self._clean(_error_message(redact_bytes(data, self._api_key)))
         error = ServerError(
-            f"the server answered {status} ({words}); {mend}",
+            f"the server responded with status {status}: {message}; {fix}",
             status=status,
-            persistent=status in _AGAIN or status in mends,
+            persistent=status in _RETRIED or status in fixes,
         )
-        if status in _AGAIN:
-            raise _LaterError(error, _seconds(response.headers.get("Retry-After", "")))
+        if status in _RETRIED:
+            raise _RetryError(error, _seconds(response.headers.get("Retry-After", "")))
         raise error
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         return UnreachableError(
-            f"the server {self.url} cannot be reached ({self._clean(error)}); "
+            f"the server {self.url} cannot be reached: {self._clean(error)}; "
             "start it, or score here with --phi3-backend transformers"
         )
 
-    def _clean(self, words: object) -> str:
-        """Text from the other side, without the key, printable and bounded."""
-        text = str(words) or type(words).__name__
-        return escape(cleaned(text[:_MOST_WORDS], self._key), 200)
+    def _clean(self, message: object) -> str:
+        """Return the server's text without the key, printable and limited in length."""
+        text = str(message) or type(message).__name__
+        return escape(redact(text[:_MAX_MESSAGE], self._api_key), 200)
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object; NaN and infinities, which Python would read, are no JSON."""
+def _parse_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object; NaN and infinities, which Python would accept, are not JSON."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ServerError(
-            f"the reply is no JSON ({escape(str(error), 100)}); look at what the server sends"
+            f"the response is not JSON: {escape(str(error), 100)}; look at what the server sends"
         ) from error
     if not isinstance(value, dict):
-        raise ServerError("the reply is no JSON object; give a server with OpenAI's API")
+        raise ServerError("the response is not a JSON object; use a server with OpenAI's API")
     return value
 
 
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _words(data: bytes) -> str:
-    """What an error's body says; servers wrap it in different ways."""
-    text = data[:_MOST_WORDS].decode("utf-8", "replace")
+def _error_message(data: bytes) -> str:
+    """Return the message in an error's body; servers nest it in different ways."""
+    text = data[:_MAX_MESSAGE].decode("utf-8", "replace")
     try:
         value = json.loads(text)
         inner = value.get("error", value)
-        found = inner.get("message", inner.get("detail")) if isinstance(inner, dict) else inner
+        message = inner.get("message", inner.get("detail")) if isinstance(inner, dict) else inner
     except (ValueError, RecursionError, AttributeError):
-        found = None
-    return str(found) if found else " ".join(text.split()) or "no words"
+        message = None
+    return str(message) if message else " ".join(text.split()) or "no message"
 
 
 def _seconds(text: str) -> float:

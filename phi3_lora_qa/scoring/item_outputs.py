@@ -1,88 +1,91 @@
-"""What a model made of an item, in tokens: what is kept of the base, and compared with it."""
+"""A model's output for one item, in tokens: it is cached for the base and compared with it."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.scoring.losses import TopKLogprobs, read_references
-from phi3_lora_qa.scoring.prompts import PromptedItem
+from phi3_lora_qa.scoring.losses import LogitBlocks, TopKLogprobs, score_targets
+from phi3_lora_qa.scoring.prompts import TokenizedItem
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemOutput:
-    """What a model made of one item.
+    """A model's output for one item.
 
-    ``loss`` is the mean over the reference in nats per token, ``answer`` the greedy answer,
-    ``choices`` the log-likelihood of each option as the whole answer, in nats.
-    ``outlook`` is the model's own along the reference; where it was held against another model's
-    instead, ``divergence`` is the mean in nats per token, and ``agreement`` the share of the
-    reference's tokens at which both models would have said the same.
+    ``loss`` is the mean over the reference in nats per token, ``answer`` the greedy answer, and
+    ``choices`` the log-likelihood in nats of each option as the whole answer. ``top_k`` are this
+    model's top-k log-probabilities along the reference. If the output was compared with that of
+    another model instead, ``divergence`` is the mean in nats per token, and ``agreement`` is the
+    fraction of the reference's tokens at which both models predict the same token.
     """
 
     loss: float
     answer: tuple[int, ...]
     choices: tuple[float, ...] = ()
-    outlook: TopKLogprobs | None = None
+    top_k: TopKLogprobs | None = None
     divergence: float = math.nan
     agreement: float = math.nan
 
 
+BaseOutputs = Mapping[str, ItemOutput]
+"""The base's outputs by item id; those of items that were not scored are missing."""
+
+
 def score_references(
-    model: "PreTrainedModel",
-    hidden: "Tensor",
-    batch: Sequence[PromptedItem],
-    others: Mapping[str, ItemOutput],
+    blocks: LogitBlocks,
+    batch: Sequence[TokenizedItem],
+    base_outputs: BaseOutputs,
+    device: "torch.device",
 ) -> list[tuple[ItemOutput, list[int]]]:
-    """Return each item's reading, still without an answer, and what the model says at each token.
+    """Return each item's output without its answer, and the greedy token at each position.
 
     Args:
-        model: Whose last hidden states these are.
-        hidden: The states that predict the references' tokens, one item after the other.
+        blocks: The logits that predict the tokens of the references, item after item.
         batch: The items.
-        others: By id, what another model made of them.
+        base_outputs: The base's outputs by item id.
+        device: Where the logits are.
     """
     import torch
 
-    targets = torch.tensor([token for item in batch for token in item.reference])
-    outlooks = [others[item.id].outlook for item in batch if item.id in others]
-    known = [outlook for outlook in outlooks if outlook is not None]
-    other = _joined(known) if len(known) == len(batch) else None
-    found = read_references(model, hidden, targets.to(hidden.device), other)
-    readings, start = [], 0
+    targets = torch.tensor([token for item in batch for token in item.reference], device=device)
+    known = [base_outputs[item.id].top_k for item in batch if item.id in base_outputs]
+    top_ks = [top_k for top_k in known if top_k is not None]
+    other = _concatenate(top_ks) if len(top_ks) == len(batch) else None
+    scores = score_targets(blocks, targets, other)
+    outputs, start = [], 0
     for item in batch:
         rows = slice(start, start + len(item.reference))
         start = rows.stop
         loss, divergence, agreement = (
             float(values[rows].double().mean())
-            for values in (found.losses, found.divergence, found.agreement)
+            for values in (scores.losses, scores.divergence, scores.agreement)
         )
-        reading = ItemOutput(
+        output = ItemOutput(
             loss=loss,
             answer=(),
-            outlook=_part(found.outlook, rows),
+            top_k=_slice(scores.top_k, rows),
             divergence=divergence,
             agreement=agreement,
         )
-        readings.append((reading, found.said[rows].tolist()))
-    return readings
+        outputs.append((output, scores.predicted[rows].tolist()))
+    return outputs
 
 
-def _part(outlook: TopKLogprobs | None, rows: slice) -> TopKLogprobs | None:
-    return outlook and TopKLogprobs(
-        tokens=outlook.tokens[rows].clone(),
-        log_probabilities=outlook.log_probabilities[rows].clone(),
+def _slice(top_k: TopKLogprobs | None, rows: slice) -> TopKLogprobs | None:
+    return top_k and TopKLogprobs(
+        tokens=top_k.tokens[rows].clone(),
+        log_probabilities=top_k.log_probabilities[rows].clone(),
     )
 
 
-def _joined(outlooks: Sequence[TopKLogprobs]) -> TopKLogprobs:
+def _concatenate(top_ks: Sequence[TopKLogprobs]) -> TopKLogprobs:
     import torch
 
     return TopKLogprobs(
-        tokens=torch.cat([outlook.tokens for outlook in outlooks]),
-        log_probabilities=torch.cat([outlook.log_probabilities for outlook in outlooks]),
+        tokens=torch.cat([top_k.tokens for top_k in top_ks]),
+        log_probabilities=torch.cat([top_k.log_probabilities for top_k in top_ks]),
     )

@@ -1,10 +1,11 @@
-"""What hidden states say of the next tokens: how surprising the right ones are, and the likeliest.
+"""Losses and greedy tokens from logits, computed block by block.
 
-Only positions whose logits are needed come here; the logits of a whole batch would be gigabytes.
+Only the positions whose logits are needed get here; the logits of a whole batch would take
+gigabytes.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,25 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-TOP = 20
-"""So many of the likeliest tokens of a position stand for its whole distribution."""
+TOP_K = 20
+"""How many tokens of the highest probability represent the distribution at a position."""
 
-_LOGITS_AT_ONCE = 4_000_000
-"""Numbers of one block of logits in float32, 16 MB: what is computed of them stays in the cache."""
+_BLOCK_SIZE = 4_000_000
+"""Logits of one block in float32 (16 MB), so that a block stays in the processor's cache."""
+
+LogitBlocks = Iterable["tuple[slice, Tensor]"]
+"""Pairs of (rows, logits of these rows in float32, (rows, vocabulary)), in order.
+
+Whoever reads a block may overwrite it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKLogprobs:
-    """Where a model expects a text to go on: its likeliest tokens at each position.
+    """The most probable next tokens at each position of a text.
 
-    ``tokens`` are ids, int32, (positions, k), the likeliest first; ``log_probabilities`` theirs in
-    nats, float32, of the same shape.
+    ``tokens`` are token ids, int32, (positions, k), the most probable first. ``log_probabilities``
+    are in nats, float32, of the same shape.
     """
 
     tokens: "Tensor"
@@ -32,97 +39,98 @@ class TopKLogprobs:
 
 
 @dataclass(frozen=True)
-class References:
-    """What reading references gave, one number for each of their tokens, float32 but for ``said``.
+class TargetScores:
+    """Scores of target tokens, one number each; all are float32 except ``predicted`` (int64).
 
-    ``losses`` in nats; ``said``, the likeliest token, int64. Where another model's outlook was
-    given, the ``divergence`` from it in nats and the ``agreement``, 1 where both would have said
-    the same; else NaN, and the model's own ``outlook``.
+    ``losses`` are in nats and ``predicted`` are the greedy tokens. If another model's top-k
+    log-probabilities were passed, ``divergence`` from that model is in nats and ``agreement`` is 1
+    where both models predict the same token; otherwise both are NaN and ``top_k`` holds this
+    model's own.
     """
 
     losses: "Tensor"
-    said: "Tensor"
+    predicted: "Tensor"
     divergence: "Tensor"
     agreement: "Tensor"
-    outlook: TopKLogprobs | None
+    top_k: TopKLogprobs | None
 
 
-def likeliest(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
-    """Return the token with the largest logit for each hidden state, (tokens,), int64."""
-    import torch
-
-    return torch.cat([logits.argmax(dim=-1) for _, logits in _logits(model, hidden)])
-
-
-def token_losses(model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor") -> "Tensor":
-    """Return ``logsumexp(logits) - logit[target]`` of each state: nats, float32, (tokens,)."""
-    import torch
-
-    losses = []
-    for rows, logits in _logits(model, hidden):
-        picked = logits.gather(-1, targets[rows, None])[:, 0]
-        losses.append(torch.logsumexp(logits, dim=-1) - picked)
-    return torch.cat(losses)
-
-
-def read_references(
-    model: "PreTrainedModel", hidden: "Tensor", targets: "Tensor", other: TopKLogprobs | None = None
-) -> References:
-    """Return the losses of the right tokens, and what the model would have said.
-
-    The divergence is Kullback and Leibler's of the other model's distribution from this one's,
-    over the other's likeliest tokens and one event for all the rest. Putting events together can
-    only shrink it (Cover and Thomas, Elements of Information Theory, theorem 2.8.1), so it is a
-    lower bound, and a close one where those tokens have nearly all the probability.
-
-    Args:
-        model: Whose language-model head is applied, with whatever adapter sits on it.
-        hidden: Last hidden states, (tokens, hidden size).
-        targets: The right next tokens, (tokens,), int64.
-        other: Another model's outlook at the same positions.
-    """
-    import torch
-
-    losses, said, tops, far = [], [], [], []
-    for rows, logits in _logits(model, hidden):
-        # The argument of the logits, as decoding has it: rounding may make two values equal.
-        said.append(logits.argmax(dim=-1))
-        most = logits.amax(dim=-1, keepdim=True)
-        right = logits.gather(-1, targets[rows, None])
-        if other is None:
-            top = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
-        else:
-            theirs = logits.gather(-1, other.tokens[rows].long())
-        # As log_softmax does it, but in place, and only where it is asked for.
-        norms = logits.sub_(most).exp_().sum(dim=-1, keepdim=True).log_()
-        losses.append((norms - (right - most))[:, 0])
-        if other is None:
-            tops.append((top.indices.int(), top.values - most - norms))
-        else:
-            far.append(_divergence(other.log_probabilities[rows], theirs - most - norms))
-    everything = torch.cat(losses), torch.cat(said)
-    if other is None:
-        nothing = torch.full_like(everything[0], math.nan)
-        outlook = TopKLogprobs(
-            tokens=torch.cat([indices for indices, _ in tops]),
-            log_probabilities=torch.cat([values for _, values in tops]),
-        )
-        return References(*everything, nothing, nothing, outlook)
-    alike = (everything[1] == other.tokens[:, 0]).float()
-    return References(*everything, torch.cat(far), alike, None)
-
-
-def _logits(model: "PreTrainedModel", hidden: "Tensor") -> "Iterator[tuple[slice, Tensor]]":
-    """Yield (rows, logits in float32, (rows, vocabulary)), block by block."""
+def logit_blocks(model: "PreTrainedModel", hidden: "Tensor") -> "Iterator[tuple[slice, Tensor]]":
+    """Yield the logits of last hidden states (tokens, hidden size), as `LogitBlocks`."""
     head = model.get_output_embeddings()
-    size = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
+    size = max(1, _BLOCK_SIZE // model.config.vocab_size)
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
         yield rows, head(hidden[rows]).float()
 
 
+def greedy_tokens(blocks: LogitBlocks) -> "Tensor":
+    """Return the token with the largest logit at each position, (tokens,), int64."""
+    import torch
+
+    return torch.cat([logits.argmax(dim=-1) for _, logits in blocks])
+
+
+def token_losses(blocks: LogitBlocks, targets: "Tensor") -> "Tensor":
+    """Return ``logsumexp(logits) - logit[target]`` of each position: nats, float32, (tokens,)."""
+    import torch
+
+    losses = []
+    for rows, logits in blocks:
+        picked = logits.gather(-1, targets[rows, None])[:, 0]
+        losses.append(torch.logsumexp(logits, dim=-1) - picked)
+    return torch.cat(losses)
+
+
+def score_targets(
+    blocks: LogitBlocks, targets: "Tensor", other: TopKLogprobs | None = None
+) -> TargetScores:
+    """Return the losses of target tokens, and the greedy tokens in their places.
+
+    The divergence is the Kullback-Leibler divergence of the other model's distribution from this
+    one's, over the other model's top-k tokens plus one event for all remaining tokens. Merging
+    events can only reduce it (Cover and Thomas, Elements of Information Theory, theorem 2.8.1), so
+    it is a lower bound. The bound is tight where the top k have nearly all of the probability.
+
+    Args:
+        blocks: The logits at the positions that predict the targets.
+        targets: The target tokens, (tokens,), int64.
+        other: Another model's top-k log-probabilities at the same positions.
+    """
+    import torch
+
+    losses, predicted, tops, divergences = [], [], [], []
+    for rows, logits in blocks:
+        # The argmax of the logits, as in decoding: after normalising, rounding may cause ties.
+        predicted.append(logits.argmax(dim=-1))
+        largest = logits.amax(dim=-1, keepdim=True)
+        target_logits = logits.gather(-1, targets[rows, None])
+        if other is None:
+            top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
+        else:
+            at_other = logits.gather(-1, other.tokens[rows].long())
+        # This is log_softmax, but in place and only for the tokens that are needed.
+        norms = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_()
+        losses.append((norms - (target_logits - largest))[:, 0])
+        if other is None:
+            tops.append((top.indices.int(), top.values - largest - norms))
+        else:
+            own = at_other - largest - norms
+            divergences.append(_divergence(other.log_probabilities[rows], own))
+    scores = torch.cat(losses), torch.cat(predicted)
+    if other is None:
+        nan = torch.full_like(scores[0], math.nan)
+        top_k = TopKLogprobs(
+            tokens=torch.cat([indices for indices, _ in tops]),
+            log_probabilities=torch.cat([values for _, values in tops]),
+        )
+        return TargetScores(*scores, nan, nan, top_k)
+    agreement = (scores[1] == other.tokens[:, 0]).float()
+    return TargetScores(*scores, torch.cat(divergences), agreement, None)
+
+
 def _divergence(theirs: "Tensor", own: "Tensor") -> "Tensor":
-    """Return sum p (log p - log q) over the events given and the rest, (tokens,); at least 0."""
+    """Return sum p (log p - log q) over the given events and the rest, (tokens,); at least 0."""
     import torch
 
     tiny = torch.finfo(torch.float32).tiny

@@ -1,12 +1,12 @@
-"""Linear layers that multiply by oneDNN, on weights that are laid out for it once.
+"""Linear layers that multiply by oneDNN, with weights that are reordered for it once.
 
-A linear layer of torch hands float32 to MKL, which brings the whole weight into its own order for
-each product anew; when a token is made, that is most of the work. oneDNN takes the weight in the
-order that it computes in. The products are the same sums, added up in another order. Measured in
+torch passes a float32 linear layer to MKL, which reorders the whole weight for each product; when
+one token is generated, that is most of the work. oneDNN accepts weights that are already in its own
+order. The products are the same sums, added in a different order. Measured in
 docs/decisions/0007-prepacked-linear-layers.md.
 
-Not every processor and build of torch can do so in every dtype. `products_of` asks, by a small
-product in each dtype, and nothing else decides.
+Not every processor and build of torch supports this in every dtype. `matmul_backends` finds out by
+a small product in each dtype.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.lora import format_of, gamma
+from phi3_lora_qa.setting_specs import ENGINES
 
 if TYPE_CHECKING:
     import torch
@@ -21,54 +22,57 @@ if TYPE_CHECKING:
     from torch.nn import Linear, Module
 
 PACKED = "packed by oneDNN"
-"""What `products_of` says of a dtype whose products are made on packed weights."""
+"""What `matmul_backends` returns for a dtype whose weights are prepacked."""
 
-MOST_BYTES = 4 << 30
-"""Of weights that are held a second time in oneDNN's order. A larger model is left as it is: by a
-fixed size and not by what memory is free, so that the same run gives the same figures again."""
+MAX_BYTES = 4 << 30
+"""The most bytes of weights that are stored a second time, in oneDNN's order. The limit does not
+depend on the free memory, so that equal runs give equal results."""
 
 
-def products_of(model: "Module") -> Mapping[str, str]:
-    """Return how a model's linear layers multiply while it is scored, on this processor.
+def matmul_backends(model: "Module", engine: str = ENGINES[0]) -> Mapping[str, str]:
+    """Return how a model's linear layers multiply while it is scored on this machine.
 
     Args:
-        model: Any module; only plain ``torch.nn.Linear`` layers on the CPU are ever packed.
+        model: Any module; only plain ``torch.nn.Linear`` layers on the CPU are ever prepacked.
+        engine: The engine that scores, ``fast`` or ``plain``; only the fast one prepacks.
 
     Returns:
         For each dtype of such layers, by its name such as ``bfloat16``: `PACKED`, or that torch's
-        own products are used and why. Empty where the model has no such layer.
+        own products are used, and why. Empty if the model has no such layer.
     """
     import torch
 
     layers = _plain_layers(model)
-    held = sum(layer.weight.nbytes for layer in layers)
-    found = {}
+    size = sum(layer.weight.nbytes for layer in layers)
+    backends = {}
     for dtype in dict.fromkeys(layer.weight.dtype for layer in layers):
-        if held > MOST_BYTES:
-            why = f"the model's weights take more than {MOST_BYTES >> 30} GiB"
+        if engine != ENGINES[0]:
+            reason = f"the {engine} engine"
+        elif size > MAX_BYTES:
+            reason = f"the model's weights take more than {MAX_BYTES >> 30} GiB"
         else:
-            why = _why_not_packed(dtype)
-        name = str(dtype).removeprefix("torch.")
-        found[name] = f"torch's own (torch {torch.__version__}: {why})" if why else PACKED
-    return found
+            reason = _why_not_packed(dtype)
+        backend = f"torch's own (torch {torch.__version__}: {reason})" if reason else PACKED
+        backends[str(dtype).removeprefix("torch.")] = backend
+    return backends
 
 
 @contextmanager
-def packed_products(model: "Module") -> Iterator[None]:
-    """Let a model's linear layers multiply on packed weights meanwhile; those of an adapter too.
+def prepack_linear_layers(model: "Module") -> Iterator[None]:
+    """Let a model's linear layers, an adapter's included, use prepacked weights for a while.
 
-    A layer whose weight is changed or exchanged meanwhile (PEFT does so to adapt a parameter)
-    multiplies by what its weight then is. Layers of which `products_of` says otherwise, layers of
-    other kinds (quantised ones), and weights on other devices are left alone.
+    A layer whose weight is changed or replaced meanwhile (PEFT does so to adapt a parameter) uses
+    its current weight. Layers that `matmul_backends` excludes, layers of other kinds (such as
+    quantized ones), and weights on other devices are left alone.
     """
-    products = products_of(model)
+    backends = matmul_backends(model)
     layers = [
         layer
         for layer in _plain_layers(model)
-        if products[str(layer.weight.dtype).removeprefix("torch.")] == PACKED
+        if backends[str(layer.weight.dtype).removeprefix("torch.")] == PACKED
     ]
     for layer in layers:
-        layer.forward = _Product(layer)  # type: ignore[method-assign, assignment]
+        layer.forward = _PackedForward(layer)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -76,8 +80,8 @@ def packed_products(model: "Module") -> Iterator[None]:
             del layer.forward
 
 
-class _Product:
-    """A layer's forward: the packed weight, as long as it is still the layer's own."""
+class _PackedForward:
+    """A layer's forward with the prepacked weight, for as long as the weight is unchanged."""
 
     def __init__(self, layer: "Linear") -> None:
         self._layer, self._weight = layer, layer.weight
@@ -104,19 +108,19 @@ def _plain_layers(model: "Module") -> "list[Linear]":
 
 
 def _why_not_packed(dtype: "torch.dtype") -> str:
-    """Return why products of a dtype cannot be made on packed weights; empty where they can.
+    """Return why weights of a dtype cannot be prepacked; empty if they can.
 
-    A small product is made and compared with its exact value. That asks the processor, the limits
-    that its user set (such as ONEDNN_MAX_CPU_ISA), and this build of torch all at once.
+    A small product is computed and compared with its exact value. That tests the processor, the
+    limits that its user set (such as ONEDNN_MAX_CPU_ISA), and this build of torch together.
     """
     import torch
 
     name = str(dtype).removeprefix("torch.")
     if dtype not in (torch.float32, torch.bfloat16):
         return f"{name} is not packed"
-    if not _is_there():
+    if not _is_available():
         return "oneDNN is not built in or is switched off"
-    inner = 83  # not a multiple of a vector's length, so that a rest is multiplied too
+    inner = 83  # not a multiple of a vector's length, so that the remainder is tested too
     values = torch.arange(80 * inner, dtype=torch.float64)
     weight, bias = values.sin().reshape(80, inner).to(dtype), values[:80].cos().to(dtype)
     x = values[: 5 * inner].cos().reshape(5, inner).to(dtype)
@@ -132,7 +136,7 @@ def _why_not_packed(dtype: "torch.dtype") -> str:
     return "" if ((found - exact).abs() <= bound).all() else f"oneDNN's {name} is wrong here"
 
 
-def _is_there() -> bool:
+def _is_available() -> bool:
     import torch
 
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

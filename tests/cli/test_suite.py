@@ -1,6 +1,7 @@
-"""``suite check`` as a user runs it: what it prints, and its exit status."""
+"""``suite check`` as a user runs it: its output and its exit status."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from phi3_lora_qa.cli import app
 from phi3_lora_qa.data import suite_check
 from phi3_lora_qa.errors import DataError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
+
+NO_LIMITS = """
+[[limit]]
+group = "target"
+metric = "loss"
+rule = "at_most"
+value = 10
+"""
 
 
 def run(*arguments: object) -> Result:
@@ -23,30 +32,82 @@ def write(path: Path, *questions: str) -> Path:
     return path
 
 
-def test_every_bundled_suite_is_sound() -> None:
-    for suite, train in (
-        ("general/suite.jsonl", "smollm2/train.jsonl"),
-        ("smollm2/general.jsonl", "smollm2/train.jsonl"),
-        ("smollm2/target.jsonl", "smollm2/train.jsonl"),
-        ("tiny/suite.jsonl", "tiny/train.jsonl"),
-    ):
-        done = run(bundled(suite), "--train", bundled(train))
-        assert done.exit_code == 0, done.output
-        assert "nothing to mend" in done.output
+def numbered(path: Path, n: int) -> Path:
+    return write(path, *(f"What is {number}?" for number in range(n)))
 
 
-def test_copies_and_trained_questions_end_with_one_and_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suites", "train", "thresholds"),
+    [
+        (["general/suite.jsonl"], "smollm2/train.jsonl", "general/thresholds.toml"),
+        (["tiny/suite.jsonl"], "tiny/train.jsonl", "tiny/thresholds.toml"),
+        (["tiny/suite.jsonl"], "tiny/train.jsonl", None),
+    ],
+)
+def test_every_bundled_suite_is_sound(
+    suites: Sequence[str], train: str, thresholds: str | None
+) -> None:
+    options = ["--thresholds", bundled(thresholds)] if thresholds else []
+    done = run(*map(bundled, suites), "--train", bundled(train), *options)
+    assert done.exit_code == 0, done.output
+    assert "OK: no faults, and enough items for the limits of" in done.output
+
+
+def test_the_suite_of_the_demo_is_clean_and_relies_on_an_improvement_of_one_group() -> None:
+    suites = (bundled("smollm2/target.jsonl"), bundled("smollm2/general.jsonl"))
+    options = ["--thresholds", bundled("smollm2/thresholds.toml")]
+    done = run(*suites, "--train", bundled("smollm2/train.jsonl"), *options, "--format", "json")
+    found = json.loads(done.output)
+    assert not any(found[name] for name in found if name.endswith(("duplicates", "trained_on")))
+    few = [one["limit"] for one in found["limits"] if not one["decidable"]]
+    assert {(limit["group"], limit["rule"]) for limit in few} == {("safety", "no_worse_than")}
+
+
+def test_a_suite_that_is_too_small_for_the_gates_limits_is_not_sound(tmp_path: Path) -> None:
+    """A gate with it would be inconclusive."""
+    done = run(numbered(tmp_path / "s.jsonl", 5))
+    assert done.exit_code == 1
+    assert "too few items for 3 of 3 of the limits of the profile default:" in done.output
+    assert "  target loss better than the base by more than 0.05: needs 10 items (has 5)\n" in (
+        done.output
+    )
+    assert (
+        "exact_match no worse than the base by more than 0.1: needs 29 items (has 5), unless"
+        in (done.output)
+    )
+    assert done.output.endswith(
+        "fix the suite: add items, or use wider margins (--thresholds FILE, --profile smoke)\n"
+    )
+
+
+def test_the_limits_are_those_of_the_profile_or_of_the_file(tmp_path: Path) -> None:
+    suite = numbered(tmp_path / "s.jsonl", 12)
+    assert run(suite).exit_code == 1
+    assert run(suite, "--profile", "strict").exit_code == 1
+    done = run(suite, "--profile", "smoke")
+    assert (done.exit_code, "of the profile smoke (3)" in done.output) == (0, True), done.output
+    limits = tmp_path / "limits.toml"
+    limits.write_text(NO_LIMITS)
+    done = run(suite, "--thresholds", limits)
+    assert (done.exit_code, f"the limits of {limits} (1)" in done.output) == (0, True), done.output
+    limits.write_text(NO_LIMITS.replace("target", "safety"))
+    done = run(suite, "--thresholds", limits)
+    assert done.exit_code == 1
+    assert "safety loss at most 10: the suite has no such items" in done.output
+
+
+def test_duplicates_and_trained_questions_end_with_one_and_are_named(tmp_path: Path) -> None:
     suite = write(tmp_path / "s.jsonl", "Is it?", "is  it?", "Was it?")
     done = run(suite)
     assert done.exit_code == 1
-    assert "items that repeat another; take them out (exact copies count once): 1" in done.output
-    assert "s is  it? is 100% like s Is it?" in done.output
+    assert "duplicates of another item; remove them" in done.output
+    assert "s is  it? is 100% similar to s Is it?" in done.output
     turns = [{"role": "user", "content": "Was it?"}, {"role": "assistant", "content": "no"}]
     train = tmp_path / "train.jsonl"
     train.write_text(json.dumps({"messages": turns}))
     done = run(write(tmp_path / "t.jsonl", "Is it?", "was it?"), "--train", train)
     assert done.exit_code == 1
-    assert "items that were trained on; take them out of the suite: 1" in done.output
+    assert "items that were trained on; remove them from the suite: 1" in done.output
     assert "training row 1" in done.output
 
 
@@ -58,31 +119,38 @@ def test_a_search_that_ends_early_says_what_was_not_checked_and_ends_with_one(
     words = [f"word{n}" for n in range(40)]
     asked = [" ".join([*words[:9], f"a{n}", *words[10:19], f"b{n}", *words[20:]]) for n in range(6)]
     suite = write(tmp_path / "s.jsonl", *asked)
-    done = run(suite)
+    limits = tmp_path / "limits.toml"
+    limits.write_text(NO_LIMITS.replace("target", "*"))
+    done = run(suite, "--thresholds", limits)
     assert done.exit_code == 1
-    assert "not checked: 1 items were not compared with all others" in done.output
-    assert done.output.endswith("nothing was found to mend, but not all checked\n")
+    assert "not checked: 1 items were not compared with all others for near duplicates" in (
+        done.output
+    )
     found = json.loads(run(suite, "--format", "json").output)
     assert (found["sound"], found["not_compared"]) == (False, 1)
 
 
-def test_json_holds_the_whole_report(tmp_path: Path) -> None:
+def test_json_has_the_whole_report(tmp_path: Path) -> None:
     questions = [f"{n}?" for n in range(12)]
     suite = write(tmp_path / "s.jsonl", *questions, *(f" {text}" for text in questions))
     done = run(suite, "--format", "json", "--discordant", 0.2, "--base", "tiny")
     assert done.exit_code == 1
     found = json.loads(done.output)
-    assert found["sound"] is False
+    assert (found["schema_version"], found["sound"]) == (2, False)
     assert found["assumed"] == {"discordant": 0.2, "deviation": 0.3}
     assert len(found["duplicates"]) == 12
+    assert found["duplicates"][0] == {"item": "s  0?", "other": "s 0?", "similarity": 1.0}
     assert found["groups"][0]["items"] == 24
     assert found["groups"][0]["prompt_tokens"]["least"] > 0
+    assert {limit["limit"]["metric"]: limit["decidable"] for limit in found["limits"]} == {
+        "loss": True, "token_f1": False, "exact_match": False,
+    }  # fmt: skip
     assert "and 2 more" in run(suite).output
 
 
-def test_foreign_columns_are_named(tmp_path: Path) -> None:
+def test_columns_with_different_names_are_mapped(tmp_path: Path) -> None:
     suite = tmp_path / "s.csv"
-    suite.write_text("question,answer\nWhy?,Because\n")
+    suite.write_text("question,answer\n" + "".join(f"Why {n}?,Because\n" for n in range(60)))
     assert run(suite, "--columns", "prompt=question,reference=answer").exit_code == 0
     assert isinstance(run(suite).exception, DataError)
 
@@ -90,14 +158,22 @@ def test_foreign_columns_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--format", "xml"],
         ["--discordant", "0"],
         ["--discordant", "nan"],
         ["--deviation", "-1"],
+        ["--deviation", "inf"],
         ["--train", "nowhere.jsonl"],
+        ["--thresholds", "nowhere.toml"],
         ["--base", "nowhere"],
     ],
 )
-def test_what_cannot_be_used_is_bad_input(arguments: list[str], tmp_path: Path) -> None:
+def test_unusable_options_are_bad_input(arguments: list[str], tmp_path: Path) -> None:
     suite = write(tmp_path / "s.jsonl", "Is it?")
     assert isinstance(run(suite, *arguments).exception, Phi3LoraQAError)
+
+
+@pytest.mark.parametrize("arguments", [["--format", "xml"], ["--profile", "lenient"]])
+def test_an_unknown_choice_is_a_usage_error(arguments: list[str], tmp_path: Path) -> None:
+    done = run(write(tmp_path / "s.jsonl", "Is it?"), *arguments)
+    assert done.exit_code == 2
+    assert arguments[1] in done.output

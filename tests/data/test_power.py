@@ -1,4 +1,4 @@
-"""What is called detectable is detected four times out of five."""
+"""A change that is called detectable is detected four times out of five."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_the_figures_of_the_formula() -> None:
     assert detectable_mean(100, 0.3) == pytest.approx(0.0746, abs=1e-4)
 
 
-def test_items_of_a_cluster_are_worth_less() -> None:
+def test_items_of_a_cluster_count_less() -> None:
     assert independent_items([]) == 0
     assert independent_items([""] * 9) == 9
     assert independent_items(["a", "b", "c", ""]) == 4

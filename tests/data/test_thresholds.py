@@ -1,19 +1,22 @@
-"""Limits from a file: strict to read, complete when spelt out."""
+"""Limits from a file: read strictly, and expanded to every group."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from phi3_lora_qa.data import thresholds
 from phi3_lora_qa.data.thresholds import (
-    METRICS,
-    UNBOUNDED,
+    RULES,
     Limit,
     baseline_limits,
     default_limits,
     expand,
-    read_thresholds,
+    limit_text,
 )
 from phi3_lora_qa.errors import DataError
+from phi3_lora_qa.metrics import known_metrics, share_metrics
+from phi3_lora_qa.record import Rule
 from phi3_lora_qa.setting_specs import PROFILES
 
 GOOD = """
@@ -29,6 +32,10 @@ metric = "token_f1"
 rule = "no_worse_than"
 value = 0.05
 """
+
+
+def read_thresholds(path: Path, *custom: str) -> tuple[Limit, ...]:
+    return thresholds.read_thresholds(path, (*known_metrics(), *custom), share_metrics())
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -47,10 +54,10 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("[[limit]]", "[[limits]]", r"unknown table 'limits'.*did you mean limit\?"),
-        ("metric =", "metrik =", r"limit 1.*unknown field 'metrik'.*did you mean metric\?"),
-        ('"loss"', '"los"', r"unknown metric 'los'.*did you mean loss\?"),
-        ('"improve_by"', '"improves_by"', r"unknown rule .*did you mean improve_by\?"),
+        ("[[limit]]", "[[limits]]", r"unknown table 'limits'.*did you mean 'limit'\?"),
+        ("metric =", "metrik =", r"limit 1.*unknown field 'metrik'.*did you mean 'metric'\?"),
+        ('"loss"', '"los"', r"unknown metric 'los'.*did you mean 'loss'\?"),
+        ('"improve_by"', '"improves_by"', r"unknown rule .*did you mean 'improve_by'\?"),
         ("value = 0\n", "", "has no value"),
         ("value = 0\n", "value = true\n", "finite number"),
         ("value = 0\n", "value = nan\n", "finite number"),
@@ -66,17 +73,17 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         (
             'rule = "no_worse_than"\nvalue = 0.05',
             'rule = "improve_by"\nvalue = 1.0',
-            "nothing gets better by more than 1; write a smaller share",
+            "so nothing gets better by more than 1; write a smaller share",
         ),
         ('group = "target"', "group = 3", "group must be a non-empty string"),
         ('group = "target"', 'group = ""', "group must be a non-empty string"),
         ("[[limit]]", "[limit", "cannot read"),
-        ("value = 0\n", 'value = 0\nagainst = "basis"\n', r"unknown against .*did you mean base"),
+        ("value = 0\n", 'value = 0\nagainst = "basis"\n', r"unknown against .*did you mean 'base'"),
         ("value = 0\n", "value = 0\nagainst = 1\n", "against must be a non-empty string"),
         (
             'rule = "improve_by"',
             'rule = "at_most"\nagainst = "baseline"',
-            "at_most is against nothing but its value; drop 'against'",
+            "at_most does not compare with anything; remove 'against'",
         ),
     ],
 )
@@ -89,48 +96,50 @@ def test_a_mistake_is_named_with_the_nearest_right_name(
 
 @pytest.mark.parametrize("text", ["", "limit = 3", "limit = []"])
 def test_a_file_without_limits_is_an_error(text: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no limit"):
+    with pytest.raises(DataError, match="has no limits"):
         read_thresholds(write(tmp_path, text))
 
 
-def test_a_list_of_something_else_than_tables_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no table"):
+def test_a_list_that_is_not_of_tables_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a table"):
         read_thresholds(write(tmp_path, "limit = [3]"))
 
 
-def test_limits_that_cannot_hold_together_are_an_error(tmp_path: Path) -> None:
+def test_limits_that_cannot_both_pass_are_an_error(tmp_path: Path) -> None:
     limit = '[[limit]]\ngroup = "target"\nmetric = "loss"\nrule = "{}"\nvalue = {}\n'
     apart = limit.format("at_most", 1) + limit.format("at_least", 2)
-    with pytest.raises(DataError, match=r"limit 2: loss of target .* at least 2 and at most 1"):
+    with pytest.raises(
+        DataError, match=r"limit 2: loss of target must be .* 2 and at most 1; change one"
+    ):
         read_thresholds(write(tmp_path, apart))
     together = limit.format("at_most", 2) + limit.format("at_least", 1)
     assert len(read_thresholds(write(tmp_path, together))) == 2
 
 
-def test_a_mark_of_the_byte_order_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert len(read_thresholds(write(tmp_path, "\ufeff" + GOOD))) == 2
 
 
-def test_a_share_is_what_the_metrics_know_to_lie_between_0_and_1() -> None:
-    from phi3_lora_qa.metrics import metric_info
+def test_only_a_metric_between_0_and_1_needs_a_limit_there(tmp_path: Path) -> None:
+    """Which metrics these are is known to the metrics alone; a custom one may be anything."""
+    for metric in (*known_metrics(), "politeness"):
+        path = write(tmp_path, GOOD.replace('"token_f1"', f'"{metric}"').replace("0.05", "5"))
+        if metric in share_metrics():
+            with pytest.raises(DataError, match=f"{metric} is between 0 and 1"):
+                read_thresholds(path)
+        else:
+            assert read_thresholds(path, "politeness")[-1].value == 5
+    assert set(known_metrics()) - set(share_metrics()) == {"loss", "divergence"}
 
-    assert {name for name in METRICS if metric_info(name).span != (0.0, 1.0)} == set(UNBOUNDED)
 
-
-def test_the_metrics_that_a_limit_may_name_are_those_that_there_are() -> None:
-    from phi3_lora_qa.metrics import known_metrics
-
-    assert set(METRICS) == set(known_metrics())
-
-
-def test_a_metric_of_the_users_own_can_be_named(tmp_path: Path) -> None:
+def test_a_custom_metric_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace('"loss"', '"politeness"'))
     with pytest.raises(DataError, match="unknown metric 'politeness'"):
         read_thresholds(path)
-    assert read_thresholds(path, (*METRICS, "politeness"))[0].metric == "politeness"
+    assert read_thresholds(path, "politeness")[0].metric == "politeness"
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_thresholds(tmp_path / "none.toml")
 
@@ -155,12 +164,12 @@ def test_the_star_means_every_group_without_a_limit_of_its_own() -> None:
     ]
 
 
-def test_a_limit_for_a_group_that_is_not_there_is_not_forgotten() -> None:
+def test_a_limit_for_a_group_that_is_not_in_the_suite_is_kept() -> None:
     limit = Limit(group="safty", metric="loss", rule="at_most", value=1.0)
     assert expand([limit], ("target", "safety")) == (limit,)
 
 
-def test_the_built_in_limits_ask_nothing_of_a_target_that_is_not_there() -> None:
+def test_the_built_in_limits_ignore_a_target_that_is_not_in_the_suite() -> None:
     limits = expand(default_limits(("general",)), ("general",))
     assert {limit.group for limit in limits} == {"general"}
 
@@ -174,8 +183,11 @@ def test_the_built_in_limits_ask_nothing_of_a_target_that_is_not_there() -> None
         ("no_worse_than", "loss no worse than the base by more than 0.5"),
     ],
 )
-def test_a_limit_says_itself_in_words(rule: str, words: str) -> None:
-    assert Limit(group="target", metric="loss", rule=rule, value=0.5).describe() == words
+def test_a_limit_is_described_in_words(rule: str, words: str) -> None:
+    limit = Limit(group="target", metric="loss", rule=rule, value=0.5)
+    assert limit.describe() == words
+    assert f"loss {limit_text(limit.entry())}" == words
+    assert set(RULES) == set(get_args(Rule))
 
 
 def test_one_metric_can_have_a_limit_against_the_base_and_one_against_the_baseline(
@@ -194,7 +206,7 @@ def test_a_limit_of_its_own_against_the_base_leaves_the_star_against_the_baselin
     ] * 2  # fmt: skip
 
 
-def test_no_profile_asks_less_than_a_more_lenient_one() -> None:
+def test_no_profile_is_more_lenient_than_the_next_one() -> None:
     groups = ("target", "general")
     strict, default, smoke = (default_limits(groups, profile) for profile in PROFILES)
     assert [limit.metric for limit in strict] == [limit.metric for limit in smoke]

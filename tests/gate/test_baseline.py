@@ -1,4 +1,4 @@
-"""The last accepted adapter: read from its record, and refused where it cannot be compared."""
+"""The last accepted adapter: read from its record, and refused if it cannot be compared."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +11,12 @@ from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.checks import quality
 from phi3_lora_qa.gate.prepare import AdapterJob, prepare
 from phi3_lora_qa.models.registry import base_fingerprint, resolve_base
-from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Verdict
+from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Turn, Verdict
 from phi3_lora_qa.report import write_report
 from phi3_lora_qa.settings import resolve
 from tests.gate.conftest import MakeBench, fails, holds
-from tests.report.builders import ended_early, passing
+from tests.gate.rows import JUDGED, noisy
+from tests.report.builders import passing, prompt, stopped_early
 
 QUESTIONS = 40
 Change = Callable[[RunRecord, list[ItemRow]], tuple[RunRecord, list[ItemRow]]]
@@ -34,7 +35,7 @@ def accepted(tmp_path: Path, change: Change = lambda r, rows: (r, rows)) -> Path
         ItemRow(
             id=f"q{i}",
             group="target",
-            prompt=f"user: What is {i}?",
+            prompt=prompt(f"What is {i}?"),
             reference=f"It is {i}.",
             base_answer="",
             tuned_answer=f"It is {i}.",
@@ -68,13 +69,13 @@ def target(tmp_path: Path, adapter: Path, baseline: Path, **options: object) -> 
 def test_a_baseline_brings_the_limits_of_the_profile(tmp_path: Path, good_adapter: Path) -> None:
     found = target(tmp_path, good_adapter, accepted(tmp_path), profile="smoke")
     assert [row.id for row in found.baseline] == [item.id for item in found.items]
-    beside = [limit for limit in found.limits if limit.against == "baseline"]
-    assert [(li.metric, li.value) for li in beside] == [
+    added = [limit for limit in found.limits if limit.against == "baseline"]
+    assert [(li.metric, li.value) for li in added] == [
         ("loss", 0.25), ("exact_match", 0.25), ("token_f1", 0.25),
     ]  # fmt: skip
 
 
-def test_limits_of_ones_own_against_the_baseline_are_the_only_ones(
+def test_limits_of_a_file_against_the_baseline_replace_those_of_the_profile(
     tmp_path: Path, good_adapter: Path
 ) -> None:
     limits = tmp_path / "limits.toml"
@@ -88,8 +89,8 @@ def test_limits_of_ones_own_against_the_baseline_are_the_only_ones(
     ]
 
 
-def without(rows: list[ItemRow], **changed: str | float) -> list[ItemRow]:
-    return [replace(rows[0], **changed), *rows[1:]]  # type: ignore[arg-type]
+def changed(rows: list[ItemRow], **changes: object) -> list[ItemRow]:
+    return [replace(rows[0], **changes), *rows[1:]]  # type: ignore[arg-type]
 
 
 FAULTS: dict[str, tuple[Change, str]] = {
@@ -104,11 +105,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
             ),
             rows,
         ),
-        "another backend",
+        "a different backend: openai:http://x; gate the accepted adapter again",
     ),
     "a verdict": (
         lambda r, rows: (replace(r, verdict=Verdict.FAIL), rows),
-        "was not accepted .*give the record of one that was$",
+        "was not accepted: its verdict is FAIL; pass the record of an accepted adapter$",
     ),
     "a part of the checks": (
         lambda r, rows: (replace(r, verdict=Verdict.PARTIAL), rows),
@@ -116,56 +117,70 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "a base": (
         lambda r, rows: (replace(r, base=replace(r.base, fingerprint="0" * 64)), rows),
-        "is of another base",
+        "is of a different base",
     ),
     "an unknown base": (
         lambda r, rows: (replace(r, base=replace(r.base, fingerprint="")), rows),
-        "is of another base",
+        "is of a different base",
     ),
     "a number format": (
         lambda r, rows: (
             replace(r, settings={"dtype": SettingEntry(value="bfloat16", source="x")}),
             rows,
         ),
-        "another dtype .*gate the accepted adapter again",
+        "a different dtype: bfloat16; gate the accepted adapter again with float32",
     ),
-    "no items": (lambda r, rows: (r, []), "names no table of items"),
+    "no items": (lambda r, rows: (r, []), "does not name a table of items"),
     "an item too few": (
         lambda r, rows: (r, rows[1:]),
         "does not have 1 of the 40 items, such as 'q0', so",
     ),
-    "what an early end left": (
+    "what early stopping left": (
         lambda r, rows: (
             replace(
                 r,
-                checks=ended_early(30, 10),
+                checks=stopped_early(30, 10),
             ),
             rows[:30],
         ),
-        "10 of the 40 items, such as 'q30' .that run ended early, and spared 10 items",
+        "10 of the 40 items, such as 'q30' .early stopping skipped 10 items in that run",
     ),
     "a question": (
-        lambda r, rows: (r, without(rows, prompt="user: What?")),
-        "asks something else in the item 'q0'",
+        lambda r, rows: (r, changed(rows, prompt=prompt("What?"))),
+        "has a different prompt, .* for the item 'q0'",
     ),
-    "a reference": (lambda r, rows: (r, without(rows, reference="No.")), "asks something else"),
+    "a system turn": (
+        lambda r, rows: (r, changed(rows, prompt=prompt("What is 0?", system="Be brief."))),
+        "has a different prompt, .* for the item 'q0'",
+    ),
+    "a role": (
+        lambda r, rows: (r, changed(rows, prompt=(Turn(role="system", content="What is 0?"),))),
+        "has a different prompt, .* for the item 'q0'",
+    ),
+    "a reference": (lambda r, rows: (r, changed(rows, reference="No.")), "different .*reference"),
     "a check": (
-        lambda r, rows: (r, without(rows, extras='{"choices": [], "checks": [{"kind": "json"}]}')),
-        "or has other choices or checks for it",
+        lambda r, rows: (r, changed(rows, extras='{"choices": [], "checks": [{"kind": "json"}]}')),
+        "different .*choices or checks",
     ),
-    "a group": (lambda r, rows: (r, without(rows, group="safety")), "asks something else"),
-    "an item's error": (lambda r, rows: (r, without(rows, error="base: x")), "has no score"),
+    "a group": (lambda r, rows: (r, changed(rows, group="safety")), "different .*group"),
+    "an error of the base": (lambda r, rows: (r, changed(rows, base_error="x")), "has no score"),
+    "an error of the adapter": (
+        lambda r, rows: (r, changed(rows, tuned_error="x")),
+        "has no score",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_cannot_be_compared_is_refused(fault: str, tmp_path: Path, good_adapter: Path) -> None:
+def test_a_record_that_cannot_be_compared_is_refused(
+    fault: str, tmp_path: Path, good_adapter: Path
+) -> None:
     change, words = FAULTS[fault]
     with pytest.raises(InputError, match=words):
         target(tmp_path, good_adapter, accepted(tmp_path, change))
 
 
-def test_what_is_no_record_is_refused(tmp_path: Path, good_adapter: Path) -> None:
+def test_a_file_that_is_not_a_record_is_refused(tmp_path: Path, good_adapter: Path) -> None:
     path = accepted(tmp_path)
     path.with_name("items.parquet").unlink()
     with pytest.raises(InputError, match="cannot read the items"):
@@ -178,7 +193,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path, good_adapter: Path) -> Non
     with pytest.raises(InputError, match="more than 64 MiB"):
         target(tmp_path, good_adapter, path)
     path.write_text("{}")
-    with pytest.raises(InputError, match="no record of schema version"):
+    with pytest.raises(InputError, match="has no schema version"):
         target(tmp_path, good_adapter, path)
     with pytest.raises(InputError, match="cannot read the record"):
         target(tmp_path, good_adapter, tmp_path / "none.json")
@@ -188,11 +203,11 @@ def test_items_outside_the_records_folder_are_not_read(tmp_path: Path, good_adap
     path = accepted(tmp_path)
     text = path.read_text().replace('"items": "items.parquet"', '"items": "../items.parquet"')
     path.write_text(text)
-    with pytest.raises(InputError, match="names no table of items beside it"):
+    with pytest.raises(InputError, match="does not name a table of items next to it"):
         target(tmp_path, good_adapter, path)
 
 
-def test_an_inconclusive_adapter_was_accepted_where_that_was_allowed(
+def test_an_inconclusive_adapter_was_accepted_if_that_was_allowed(
     tmp_path: Path, good_adapter: Path
 ) -> None:
     def allowed(r: RunRecord, rows: list[ItemRow]) -> tuple[RunRecord, list[ItemRow]]:
@@ -260,8 +275,6 @@ def test_a_limit_against_a_baseline_that_was_not_given_is_not_run(
 def test_an_alarm_is_a_warning_and_fails_only_where_the_profile_is_strict(
     profile: str, make_bench: MakeBench
 ) -> None:
-    from tests.gate.test_pairs import JUDGED, noisy
-
     bench = make_bench(profile=profile)
     bench.__dict__["rows"] = tuple(noisy(0.03))
     if profile == "strict":

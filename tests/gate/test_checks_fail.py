@@ -103,7 +103,7 @@ def test_a_reference_that_no_model_could_give_is_told_with_its_line(
     error = fails(quality.every_item_is_scored, make_bench(suite=[tmp_path / "ended.jsonl"]))
     assert error.outcome is Outcome.ERROR
     assert "1 of 2 items were not scored" in error.message
-    assert "ended.jsonl:2: the reference holds '<|end|>'" in error.message
+    assert "ended.jsonl:2: the reference contains the stop token '<|end|>'" in error.message
 
 
 def test_a_base_that_cannot_be_loaded_is_tried_once(

@@ -1,91 +1,98 @@
-"""A metric is measured where it applies; what was not measured is not judged."""
+"""Rows to metrics: what is paired with what, which interval judges it, and the regression alarm."""
 
-from collections.abc import Sequence
+import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from phi3_lora_qa.data.answer_checks import AnswerCheck, Json, MaxWords
-from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.thresholds import Limit
-from phi3_lora_qa.gate.comparison import ComparisonConfig, chosen, join_scores, measure, needed
-from phi3_lora_qa.record import Outcome
-from phi3_lora_qa.scoring.score_items import ItemScore
+from phi3_lora_qa.gate import comparison
+from phi3_lora_qa.gate.paired_scores import ComparisonConfig
+from phi3_lora_qa.record import ItemRow, LimitEntry, Metric, Outcome
+from tests.gate.rows import JUDGED, METRICS, limit, noisy, row
 
 
-def item(number: int, group: str, *checks: AnswerCheck) -> Item:
-    ask = Message(role="user", content=f"{group} {number}?")
-    return Item(id=f"{group}-{number}", prompt=(ask,), reference="[1]", group=group, checks=checks)
+def measure(*given: object) -> tuple[Metric, ...]:
+    rows, limits, seed, *baseline = given
+    config = ComparisonConfig(
+        limits=limits,  # type: ignore[arg-type]
+        metrics=METRICS,
+        seed=seed,  # type: ignore[arg-type]
+        baseline=(*baseline, ())[0],  # type: ignore[arg-type]
+    )
+    return comparison.measure(rows, config)  # type: ignore[arg-type]
 
 
-def scores(items: Sequence[Item], answer: str, *, stopped: bool = True) -> list[ItemScore]:
-    return [
-        ItemScore(item_id=i.id, loss=1.0, tokens=2, answer=answer, stopped=stopped) for i in items
+def items_to_decide(rows: list[ItemRow], limit: Limit, seed: int) -> int:
+    return comparison.items_to_decide(
+        rows, limit, ComparisonConfig(limits=(limit,), metrics=METRICS, seed=seed)
+    )
+
+
+def regression_tests(rows: list[ItemRow], seed: int) -> tuple[comparison.RegressionTest, ...]:
+    return comparison.regression_tests(
+        rows, ComparisonConfig(limits=(), metrics=METRICS, seed=seed)
+    )
+
+
+def test_a_baseline_is_paired_by_id_and_judged_for_itself() -> None:
+    now, then = noisy(0.05), noisy(-0.3, seed=1)
+    limits = (limit(), limit(against="baseline"))
+    found = [m for m in measure(now, limits, 0, then[::-1]) if m.limit]
+    assert [(m.against, m.outcome) for m in found] == [
+        ("base", Outcome.PASSED),
+        ("baseline", Outcome.FAILED),
     ]
+    assert found[1].base == pytest.approx(np.mean([r.tuned_loss for r in then]))
+    assert found[1].limit == LimitEntry(
+        rule="no_worse_than", value=0.1, against="baseline", group="general", metric="loss"
+    )
 
 
-ITEMS = [
-    *(item(n, "format", Json(), MaxWords(words=1)) for n in range(40)),
-    *(item(n, "format", MaxWords(words=1)) for n in range(40, 60)),
-    *(item(n, "general") for n in range(40)),
-]
-LIMITS = [
-    Limit(group="format", metric="json_valid", rule="at_least", value=0.9),
-    Limit(group="format", metric="stopped", rule="no_worse_than", value=0.1),
-    Limit(group="general", metric="json_valid", rule="at_least", value=0.9),
-]
+def test_without_a_baseline_or_its_metric_there_is_no_figure_for_it() -> None:
+    now, limits = noisy(0.0), (limit(against="baseline"), limit("exact_match", against="baseline"))
+    bare = [replace(r, scores={}) for r in now]
+    assert [m.metric for m in measure(now, limits, 0) if m.limit] == []
+    assert [m.metric for m in measure(now, limits, 0, bare) if m.limit] == ["loss"]
+    assert [m.metric for m in measure(now, limits, 0, now[1:]) if m.limit] == []
+    assert items_to_decide(now, limits[0], 0) == 0
 
 
-@pytest.mark.parametrize(("answer", "outcome"), [("[1]", Outcome.PASSED), ("[1", Outcome.FAILED)])
-def test_only_the_items_that_a_metric_says_something_of_are_counted(
-    answer: str, outcome: Outcome
-) -> None:
-    metrics = chosen((), LIMITS)
-    rows = join_scores(ITEMS, scores(ITEMS, "[1]"), scores(ITEMS, answer), metrics)
-    found = {
-        (m.group, m.metric): m
-        for m in measure(rows, ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0))
-    }
-    assert found["format", "json_valid"].n == 40
-    assert found["format", "json_valid"].outcome is outcome
-    assert found["format", "checks"].n == 60
-    assert found["general", "loss"].n == found["general", "stopped"].n == 40
-    never = {("general", "json_valid"), ("general", "checks"), ("format", "refusal")}
-    assert not never & set(found)
-    assert "checks" not in rows[-1].scores
-    assert '"kind": "json"' in rows[0].extras
-    assert not rows[-1].extras
+def test_the_comparison_with_the_base_is_measured_without_a_limit_too() -> None:
+    metrics = measure(noisy(0.0), (limit(against="baseline"),), 0)
+    assert [m.metric for m in metrics] == [info.name for info in METRICS]
+    assert {(m.limit, m.outcome) for m in metrics} == {(None, None)}
 
 
-def test_an_adapter_that_never_stops_fails_although_its_words_are_right() -> None:
-    metrics = chosen((), LIMITS)
-    endless = scores(ITEMS, "[1]", stopped=False)
-    rows = join_scores(ITEMS, scores(ITEMS, "[1]"), endless, metrics)
-    found = {
-        (m.group, m.metric): m
-        for m in measure(rows, ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0))
-    }
-    assert found["format", "stopped"].outcome is Outcome.FAILED
-    assert found["format", "stopped"].tuned == 0.0
-    assert found["format", "exact_match"].tuned == 1.0
-    assert needed(rows, LIMITS[1], ComparisonConfig(limits=LIMITS, metrics=metrics, seed=0)) > 0
+def test_items_of_one_document_count_as_one_observation() -> None:
+    lost = [row(i, right=0.0 if i < 5 else 1.0) for i in range(60)]
+    apart, together = (
+        next(m for m in measure(rows, (), 0) if m.metric == "exact_match")
+        for rows in (lost, [replace(r, cluster=f"page {i // 5}") for i, r in enumerate(lost)])
+    )
+    assert "12 clusters" in together.method
+    assert together.difference == apart.difference
+    assert together.low < apart.low
 
 
-def test_what_scoring_tells_is_measured_where_it_was_told() -> None:
-    from dataclasses import replace
+def test_the_alarm_goes_off_for_what_a_limit_allows() -> None:
+    rows = [*noisy(0.03), *(row(i, group="target") for i in range(20))]
+    (judged,) = (m for m in measure(rows, (limit(),), 0) if m.limit)
+    assert judged.outcome is Outcome.PASSED
+    raised = [alarm for alarm in regression_tests(rows, 0) if alarm.raised]
+    assert [(alarm.group, alarm.metric) for alarm in raised] == [("general", "loss")]
+    assert math.isclose(raised[0].difference, judged.difference)
 
-    options = ("[1]", "[2]")
-    items = [replace(i, choices=options if n % 2 else ()) for n, i in enumerate(ITEMS[:40])]
-    base = [replace(s, choice=0) for s in scores(items, "[1]")]
-    tuned = [replace(s, choice=1, divergence=0.5, agreement=0.25) for s in scores(items, "[1]")]
-    metrics = chosen((), ())
-    rows = join_scores(items, base, tuned, metrics)
-    demands = ComparisonConfig(limits=(), metrics=metrics, seed=0)
-    found = {m.metric: m for m in measure(rows, demands)}
-    assert (found["choice"].n, found["choice"].base, found["choice"].tuned) == (20, 1.0, 0.0)
-    assert (found["divergence"].base, found["divergence"].tuned) == (0.0, 0.5)
-    assert (found["agreement"].base, found["agreement"].tuned) == (1.0, 0.25)
-    served = scores(items, "[1]")  # a server tells neither likelihoods of options nor outlooks
-    rows = join_scores(items, served, served, metrics)
-    assert not {"choice", "divergence", "agreement"} & {
-        m.metric for m in measure(rows, ComparisonConfig(limits=(), metrics=metrics, seed=0))
-    }
+
+def test_what_got_better_or_stayed_raises_no_alarm() -> None:
+    found = regression_tests([*noisy(-0.2), *(row(i, group="target") for i in range(20))], 0)
+    assert len(found) == 2 * len(JUDGED)
+    assert not any(alarm.raised for alarm in found)
+
+
+def test_an_alarm_allows_for_how_many_comparisons_were_looked_at() -> None:
+    """Five of five got worse: 1 in 32 by chance, which is common among twenty comparisons."""
+    few = [row(i, loss=0.1 * (i + 1), group="small") for i in range(5)]
+    assert any(a.raised for a in regression_tests(few, 0)) is False
+    assert any(0.05 < a.p_value < 0.5 for a in regression_tests(few, 0))

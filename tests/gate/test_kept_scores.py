@@ -89,7 +89,7 @@ def test_the_record_says_how_the_layers_of_base_and_adapter_multiply(make_bench:
     bench = make_bench(dtype="bfloat16")
     with bench.run.quietly("quality"):
         model = bench.tuned
-        base, tuned = map(prepacked_linear.products_of, (bench.run.base(bench).model, model))
+        base, tuned = map(prepacked_linear.matmul_backends, (bench.run.base(bench).model, model))
         bench.run.score(bench, bench.run.base(bench), model, "score", bench.target.items[:2])
         bench.run.release_base()
         bench.run.base(bench)

@@ -35,7 +35,7 @@ def test_a_cache_that_cannot_be_is_bad_input(
     tmp_path: Path, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", "~nobody-here/cache")
-    with pytest.raises(InputError, match="no such user"):
+    with pytest.raises(InputError, match="names an unknown user"):
         targets(tmp_path, good_adapter)
 
 

@@ -1,4 +1,4 @@
-"""The verdict is what the worst of the required checks says, and never better."""
+"""The verdict is that of the worst required check, and never better."""
 
 import pytest
 from hypothesis import given
@@ -60,7 +60,7 @@ def test_the_worst_outcome_decides(outcomes: tuple[Outcome | None, ...], verdict
 
 
 @given(st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(Outcome)), max_size=12))
-def test_pass_means_that_every_check_ran_and_only_held(
+def test_pass_means_that_every_check_ran_and_passed(
     results: list[tuple[str, Outcome]],
 ) -> None:
     judgement = judge(
@@ -74,19 +74,19 @@ def test_pass_means_that_every_check_ran_and_only_held(
     assert judgement.accepted == clean
 
 
-def test_nothing_chosen_is_no_pass() -> None:
+def test_no_selected_check_is_not_a_pass() -> None:
     judgement = judge((), [], partial=False, allow_inconclusive=True)
     assert judgement.verdict is Verdict.INCOMPLETE
     assert not judgement.accepted
 
 
-def test_a_rerun_that_passes_does_not_heal_a_failure() -> None:
+def test_a_rerun_that_passes_does_not_undo_a_failure() -> None:
     results = [result(i, P) for i in IDS] + [result(IDS[0], F)] + [result(IDS[0], P)]
     judgement = judge(planned(*IDS), results, partial=False, allow_inconclusive=False)
     assert judgement.verdict is Verdict.FAIL
 
 
-def test_chosen_ids_are_partial_whatever_they_say() -> None:
+def test_selected_ids_are_always_partial() -> None:
     assert verdict_of(P, P, P, partial=True) is Verdict.PARTIAL
     assert verdict_of(P, F, P, partial=True) is Verdict.PARTIAL
 
@@ -102,12 +102,12 @@ def test_inconclusive_is_accepted_only_when_allowed() -> None:
         assert judgement.accepted is allowed
 
 
-def test_the_run_is_as_bad_as_its_worst_adapter() -> None:
+def test_the_verdict_of_the_run_is_that_of_its_worst_adapter() -> None:
     assert worst([Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL]) is Verdict.FAIL
     assert worst([Verdict.PASS, Verdict.INCOMPLETE]) is Verdict.INCOMPLETE
 
 
-def test_ids_of_several_adapters_carry_their_names() -> None:
+def test_ids_of_several_adapters_contain_their_names() -> None:
     ids = [p.id for p in plan([("a", ()), ("b", ())], ("static", "export"))]
     assert "phi3::static::files[a]" in ids
     assert "phi3::export::exported_model_matches[b]" in ids
@@ -142,10 +142,10 @@ def test_two_limits_whose_checks_have_one_id_are_refused(
         plan([("a", [*first, *second])], ("quality",))
     apart = plan([("a", first), ("b", second)], ("quality",))
     assert len({p.id for p in apart}) == len(apart)
-    plan([("a", [*first, *second])], ("static",))  # where no such check is asked for
+    plan([("a", [*first, *second])], ("static",))  # without such checks
 
 
-def test_the_checks_of_two_adapters_are_kept_apart_whatever_brackets_their_names_hold() -> None:
+def test_checks_of_two_adapters_with_brackets_in_their_names_are_distinct() -> None:
     adapters = [("c", [limit("a][b")]), ("b][c", [limit("a")])]
     words = r"id phi3::quality::loss\[a\]\[b\]\[c\]: .* 'a\]\[b' \(adapter 'c'\); and .*"
     with pytest.raises(
@@ -155,7 +155,7 @@ def test_the_checks_of_two_adapters_are_kept_apart_whatever_brackets_their_names
     plan([("c", [limit("a][b")]), ("b", [limit("a")])], ("quality",))
 
 
-def test_a_stage_or_a_name_chooses_all_below_it() -> None:
+def test_a_stage_or_a_name_selects_all_checks_below_it() -> None:
     all_of = plan([("a", ())], ("static", "math"))
     assert {p.check.stage for p in choose(all_of, ["phi3::math"])} == {"math"}
     assert choose(all_of, ["phi3"]) == all_of

@@ -53,7 +53,9 @@ def save_base(folder: Path, **changes: Any) -> BaseRef:
     manual_seed(0)
     with quiet():
         model = Phi3ForCausalLM(toy_config(**changes))
-        for parameter in model.parameters():  # wide enough that logits tell models apart
+        for (
+            parameter
+        ) in model.parameters():  # large enough that different models have different logits
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.3)
         model.save_pretrained(folder)
@@ -78,7 +80,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> BaseRef:
 
 @pytest.fixture
 def toy(original: BaseRef, tmp_path: Path) -> Path:
-    """A base folder of the test's own, to damage."""
+    """A copy of the base folder that a test may damage."""
     assert original.folder is not None
     return shutil.copytree(original.folder, tmp_path / "toy")
 
@@ -99,8 +101,8 @@ def edit_config() -> Callable[..., None]:
 
     def edit(path: Path, **changes: object) -> None:
         config = json.loads(path.read_text("utf-8")) | changes
-        kept = {key: value for key, value in config.items() if value is not None}
-        path.write_text(json.dumps(kept), "utf-8")
+        remaining = {key: value for key, value in config.items() if value is not None}
+        path.write_text(json.dumps(remaining), "utf-8")
 
     return edit
 
@@ -119,7 +121,7 @@ def edit_tensors() -> Callable[[Path, Callable[[dict[str, Tensor]], object]], No
 
 @pytest.fixture
 def make_adapter(original: BaseRef, tmp_path: Path) -> Callable[..., Path]:
-    """Save an adapter as a training would leave it: every factor non-zero."""
+    """Save an adapter as after training: no factor is zero."""
 
     def make(base: BaseRef = original, seed: int = 1, **changes: Any) -> Path:
         settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

@@ -1,47 +1,29 @@
-import copy
-import re
-from collections.abc import Callable
-from importlib.metadata import version
+"""An attached adapter is the one that PEFT loads, and the base stays unchanged."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from phi3_lora_qa.errors import AdapterError, BaseModelError, IncompatibleLibraryError
-from phi3_lora_qa.models import attach as attach_module
+from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.checksum import checksum
 from phi3_lora_qa.models.loading import LoadedBase, load_base
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef
-
-IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
-LAYER = "base_model.model.model.layers.0"
-MakeAdapter = Callable[..., Path]
-WriteBase = Callable[..., BaseRef]
-EditConfig = Callable[..., None]
-EditTensors = Callable[[Path, Callable[[dict[str, Tensor]], object]], None]
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.inference_mode():
-        return torch.as_tensor(model(IDS).logits)
+from tests.models.builders import (
+    IDS,
+    MakeAdapter,
+    WriteBase,
+    assert_refused,
+    logits,
+)
 
 
-def refused(base: LoadedBase, adapter: Path, what: str) -> None:
-    """The adapter is refused, and the base is what it was."""
-    before, tree = checksum(base.model), str(base.model)
-    with pytest.raises(AdapterError, match=what) as error:
-        attach(base.model, adapter)
-    assert str(error.value).isprintable()
-    assert (checksum(base.model), str(base.model)) == (before, tree)
-
-
-def test_the_base_answers_bit_for_bit_as_before(
+def test_the_bases_logits_stay_the_same_bit_for_bit(
     loaded: LoadedBase, make_adapter: MakeAdapter
 ) -> None:
     before, identity, tree = logits(loaded.model), checksum(loaded.model), str(loaded.model)
@@ -51,7 +33,7 @@ def test_the_base_answers_bit_for_bit_as_before(
     assert (checksum(loaded.model), str(loaded.model)) == (identity, tree)
 
 
-def test_it_is_the_model_that_peft_itself_would_load(
+def test_the_tuned_model_is_the_one_that_peft_loads(
     loaded: LoadedBase, toy_ref: BaseRef, make_adapter: MakeAdapter
 ) -> None:
     adapter = make_adapter(use_rslora=True)
@@ -60,7 +42,7 @@ def test_it_is_the_model_that_peft_itself_would_load(
     assert torch.equal(logits(attach(loaded.model, adapter)), logits(reference))
 
 
-def test_the_weights_are_shared_and_the_parameters_are_not(
+def test_storage_is_shared_and_parameters_are_not(
     loaded: LoadedBase, make_adapter: MakeAdapter
 ) -> None:
     tuned = attach(loaded.model, make_adapter())
@@ -70,7 +52,9 @@ def test_the_weights_are_shared_and_the_parameters_are_not(
     assert all(ours[pointer] is not theirs[pointer] for pointer in ours)
 
 
-def test_it_is_ready_for_scoring(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
+def test_the_tuned_model_is_ready_for_scoring(
+    loaded: LoadedBase, make_adapter: MakeAdapter
+) -> None:
     tuned = attach(loaded.model, make_adapter(lora_dropout=0.5))
     assert tuned.active_adapter == "default"
     assert not any(module.training for module in tuned.modules())
@@ -78,7 +62,7 @@ def test_it_is_ready_for_scoring(loaded: LoadedBase, make_adapter: MakeAdapter) 
     assert torch.equal(logits(tuned), logits(tuned))
 
 
-def test_two_adapters_stand_side_by_side_on_one_base(
+def test_two_adapters_can_be_attached_to_one_base(
     loaded: LoadedBase, make_adapter: MakeAdapter
 ) -> None:
     first = attach(loaded.model, make_adapter(seed=1))
@@ -88,7 +72,7 @@ def test_two_adapters_stand_side_by_side_on_one_base(
     assert torch.equal(logits(first), before)
 
 
-def test_with_the_adapter_off_the_twin_is_the_base(
+def test_with_the_adapter_disabled_the_copy_equals_the_base(
     loaded: LoadedBase, make_adapter: MakeAdapter
 ) -> None:
     tuned = attach(loaded.model, make_adapter())
@@ -97,178 +81,19 @@ def test_with_the_adapter_off_the_twin_is_the_base(
     assert checksum(tuned.unload()) == checksum(loaded.model)
 
 
-def test_a_safe_merge_leaves_the_base_alone(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
+def test_a_safe_merge_does_not_change_the_base(
+    loaded: LoadedBase, make_adapter: MakeAdapter
+) -> None:
     before = checksum(loaded.model)
     merged = attach(loaded.model, make_adapter()).merge_and_unload(safe_merge=True)
     assert checksum(merged) != before
     assert checksum(loaded.model) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"use_dora": True},
-        {"modules_to_save": ["lm_head"]},
-        {"target_modules": ["qkv_proj"], "layers_to_transform": [1]},
-        {"rank_pattern": {"o_proj": 2}, "alpha_pattern": {"o_proj": 3}},
-        {"target_modules": ["embed_tokens", "down_proj"]},
-        {"trainable_token_indices": [3, 4]},
-        {"init_lora_weights": "orthogonal"},
-        {"lora_bias": True},
-    ],
-    ids="-".join,
-)
-def test_every_tensor_lands_whatever_the_kind_of_lora(
-    loaded: LoadedBase, toy_ref: BaseRef, make_adapter: MakeAdapter, settings: dict[str, Any]
-) -> None:
-    adapter = make_adapter(**settings)
-    before = checksum(loaded.model)
-    tuned = attach(loaded.model, adapter)
-    with quiet():
-        reference = PeftModel.from_pretrained(load_base(toy_ref).model, adapter)
-    assert torch.equal(logits(tuned), logits(reference))
-    assert checksum(loaded.model) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_it_lands_in_any_dtype(
-    toy_ref: BaseRef,
-    make_adapter: MakeAdapter,
-    edit_tensors: EditTensors,
-    saved: torch.dtype,
-    dtype: str,
-) -> None:
-    adapter = make_adapter()
-    weights = adapter / "adapter_model.safetensors"
-    edit_tensors(weights, lambda t: t.update({name: x.to(saved) for name, x in t.items()}))
-    tuned = attach(load_base(toy_ref, dtype).model, adapter)
-    factor = tuned.get_parameter(f"{LAYER}.mlp.down_proj.lora_A.default.weight")
-    assert torch.equal(factor, load_file(weights)[f"{LAYER}.mlp.down_proj.lora_A.weight"].float())
-
-
-def test_a_nan_lands_too_and_is_left_for_the_lint_to_judge(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_tensors: EditTensors
-) -> None:
-    adapter = make_adapter()
-    edit_tensors(
-        adapter / "adapter_model.safetensors",
-        lambda t: t[f"{LAYER}.mlp.down_proj.lora_A.weight"].fill_(float("nan")),
-    )
-    assert logits(attach(loaded.model, adapter)).isnan().all()
-
-
-def test_layers_named_as_in_llama_are_refused_where_peft_says_nothing(
-    loaded: LoadedBase, toy_ref: BaseRef, make_adapter: MakeAdapter, edit_tensors: EditTensors
-) -> None:
-    adapter = make_adapter()
-
-    def rename(tensors: dict[str, Tensor]) -> None:
-        for name in [name for name in tensors if "qkv_proj" in name]:
-            tensors[name.replace("qkv_proj", "q_proj")] = tensors.pop(name)
-
-    edit_tensors(adapter / "adapter_model.safetensors", rename)
-    with quiet():
-        PeftModel.from_pretrained(load_base(toy_ref).model, adapter)
-    refused(loaded, adapter, rf"holds 4 tensors .*{LAYER}.self_attn.q_proj.lora_A.*train against")
-
-
-def test_a_missing_tensor_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_tensors: EditTensors
-) -> None:
-    adapter, name = make_adapter(), f"{LAYER}.mlp.gate_up_proj.lora_B.weight"
-    edit_tensors(adapter / "adapter_model.safetensors", lambda tensors: tensors.pop(name))
-    refused(loaded, adapter, rf"lacks 1 tensor that its config promises: {name}; save .* whole$")
-
-
-def test_a_tensor_of_another_base_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_tensors: EditTensors
-) -> None:
-    adapter, name = make_adapter(), f"{LAYER}.mlp.down_proj.lora_A.weight"
-    edit_tensors(
-        adapter / "adapter_model.safetensors", lambda t: t.update({name: torch.ones(4, 47)})
-    )
-    refused(loaded, adapter, rf"1 tensor of another shape .*{name} is \(4, 47\), not \(4, 48\)")
-
-
-@pytest.mark.parametrize(
-    ("key", "what"),
-    [
-        ("base_model.model.lm_head.weight", "no place in the base under its config: "),
-        ("base_model.model.model.norm.weight", "no place in the base under its config: "),
-        (f"{LAYER}.self_attn.qkv_proj.weight", "no place in the base under its config: "),
-        (f"{LAYER}.self_attn.qkv_proj.base_layer.weight", "another model.layers.0.self_attn."),
-        ("base_model.model.model.layers.9.base_layer.weight", "another model.layers.9 into"),
-    ],
-)
-def test_a_tensor_that_would_overwrite_the_base_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_tensors: EditTensors, key: str, what: str
-) -> None:
-    adapter = make_adapter()
-    edit_tensors(
-        adapter / "adapter_model.safetensors", lambda tensors: tensors.update({key: torch.ones(32)})
-    )
-    refused(loaded, adapter, re.escape(what))
-
-
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga"])
-def test_an_initialisation_that_rewrites_the_base_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_config: EditConfig, init: str
-) -> None:
-    adapter = make_adapter()
-    edit_config(adapter / "adapter_config.json", init_lora_weights=init, loftq_config={})
-    refused(loaded, adapter, r"cannot be put on the base|which rewrites the base when it is loaded")
-
-
-def test_even_if_let_through_it_does_not_reach_the_base(
-    loaded: LoadedBase,
-    make_adapter: MakeAdapter,
-    edit_config: EditConfig,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    adapter = make_adapter()
-    edit_config(adapter / "adapter_config.json", init_lora_weights="pissa")
-    monkeypatch.setattr(attach_module, "_HARMLESS_INITS", ("pissa",))
-    refused(loaded, adapter, r"replaced 8 tensors of the base: model.layers.0.*as plain LoRA$")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"layer_replication": [[0, 2], [1, 2]]}, {"megatron_config": {"a": 1}}],
-    ids=lambda change: next(iter(change)),
-)
-def test_a_config_that_rebuilds_the_base_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_config: EditConfig, change: dict[str, Any]
-) -> None:
-    adapter = make_adapter()
-    edit_config(adapter / "adapter_config.json", **change)
-    refused(loaded, adapter, rf"sets {next(iter(change))}, which rebuilds the base .*without$")
-
-
-def test_a_bias_that_belongs_to_the_base_is_not_overwritten(
-    loaded: LoadedBase,
-    make_adapter: MakeAdapter,
-    edit_config: EditConfig,
-    edit_tensors: EditTensors,
-) -> None:
-    for layer in loaded.model.model.layers:
-        layer.mlp.down_proj.bias = nn.Parameter(torch.zeros(32))
-    adapter = make_adapter()
-    edit_config(adapter / "adapter_config.json", bias="all")
-    keys = [LAYER.replace("0", str(i)) + ".mlp.down_proj.base_layer.bias" for i in range(2)]
-    edit_tensors(
-        adapter / "adapter_model.safetensors",
-        lambda t: t.update({key: torch.ones(32) for key in keys}),
-    )
-    refused(loaded, adapter, r"would overwrite 2 tensors of the base: .*bias; train it with bias=")
-
-
-def test_a_long_prompt_in_one_tree_leaves_the_others_positions_alone(
+def test_a_long_prompt_in_one_model_does_not_change_the_others_positions(
     tmp_path: Path, write_base: WriteBase, make_adapter: MakeAdapter
 ) -> None:
-    """The 128k models swap their rotary frequencies beyond the original context."""
+    """The 128k models change their rotary frequencies beyond the original context."""
     factors = {"short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 3.0, 4.0]}
     base = load_base(
         write_base(
@@ -287,62 +112,11 @@ def test_a_long_prompt_in_one_tree_leaves_the_others_positions_alone(
     assert torch.equal(logits(base.model), short_base)
 
 
-def test_two_saved_values_for_one_tied_weight_are_refused(
-    tmp_path: Path, write_base: WriteBase, make_adapter: MakeAdapter, edit_tensors: EditTensors
-) -> None:
-    base = load_base(write_base(tmp_path / "tied", tie_word_embeddings=True))
-    adapter = make_adapter(base.ref, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
-    attach(base.model, adapter)
-    edit_tensors(
-        adapter / "adapter_model.safetensors",
-        lambda t: t["base_model.model.lm_head.weight"].add_(1),
-    )
-    refused(base, adapter, r"^1 tensor of .* did not arrive .* as saved: .*embed_tokens.weight;")
-
-
-def test_another_kind_of_adapter_is_refused(loaded: LoadedBase, tmp_path: Path) -> None:
-    config = IA3Config(task_type="CAUSAL_LM", target_modules=["o_proj"], feedforward_modules=[])
-    with quiet():
-        get_peft_model(copy.deepcopy(loaded.model), config).save_pretrained(str(tmp_path))
-    refused(loaded, tmp_path, r"is of type .*IA3; give a LoRA adapter$")
-
-
-def test_an_adapter_for_another_task_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_config: EditConfig
-) -> None:
-    adapter = make_adapter()
-    edit_config(adapter / "adapter_config.json", task_type="SEQ_CLS")
-    refused(loaded, adapter, r"for the task SEQ_CLS; give one .* with task_type CAUSAL_LM$")
-
-
-def test_a_field_that_the_installed_peft_would_ignore_is_named_with_its_version(
-    loaded: LoadedBase, make_adapter: MakeAdapter, edit_config: EditConfig
-) -> None:
-    adapter = make_adapter()
-    edit_config(adapter / "adapter_config.json", use_the_next_idea=True)
-    with pytest.raises(IncompatibleLibraryError) as caught:
-        attach(loaded.model, adapter)
-    assert f"sets use_the_next_idea, which peft {version('peft')} does not" in str(caught.value)
-    assert str(caught.value).endswith("pip install --upgrade peft")
-    edit_config(adapter / "adapter_config.json", use_the_next_idea=False)
-    attach(loaded.model, adapter)
-
-
-def test_an_initialisation_that_an_old_peft_does_not_know_is_not_the_adapters_fault(
-    loaded: LoadedBase, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adapter = make_adapter(init_lora_weights="mica")
-    attach(loaded.model, adapter)
-    monkeypatch.setattr(attach_module, "is_older", lambda library, than: than == "0.20")
-    with pytest.raises(IncompatibleLibraryError, match="sets init_lora_weights to mica, which"):
-        attach(loaded.model, adapter)
-
-
 def test_a_pickle_is_never_read(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
     adapter = make_adapter()
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
-    refused(loaded, adapter, r"has no adapter_model.safetensors; save .* as safetensors$")
+    assert_refused(loaded, adapter, r"has no adapter_model.safetensors; save .* as safetensors$")
 
 
 def test_a_folder_without_a_config_is_refused(
@@ -350,36 +124,25 @@ def test_a_folder_without_a_config_is_refused(
 ) -> None:
     adapter = make_adapter()
     (adapter / "adapter_config.json").unlink()
-    refused(loaded, adapter, r"has no adapter_config.json; save the adapter with save_pretrained")
-    refused(loaded, tmp_path / "nowhere", r"has no adapter_config.json; save")
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": "NONE"}', '{"peft_type": []}'])
-def test_a_damaged_config_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter, text: str
-) -> None:
-    adapter = make_adapter()
-    (adapter / "adapter_config.json").write_text(text)
-    refused(loaded, adapter, r"cannot be put on the base .*run phi3-lora-qa lint on it")
-
-
-def test_a_config_that_names_no_kind_of_adapter_is_refused(
-    loaded: LoadedBase, make_adapter: MakeAdapter
-) -> None:
-    adapter = make_adapter()
-    (adapter / "adapter_config.json").write_text("{}")
-    refused(loaded, adapter, r"is of type None; give a LoRA adapter$")
+    assert_refused(
+        loaded, adapter, r"has no adapter_config.json; save the adapter with save_pretrained"
+    )
+    assert_refused(loaded, tmp_path / "nowhere", r"has no adapter_config.json; save")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -8])
-def test_torn_weights_are_refused(loaded: LoadedBase, make_adapter: MakeAdapter, keep: int) -> None:
+def test_truncated_weights_are_refused(
+    loaded: LoadedBase, make_adapter: MakeAdapter, keep: int
+) -> None:
     weights = make_adapter() / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    refused(loaded, weights.parent, r"cannot be put on the base .*run phi3-lora-qa lint on it")
+    assert_refused(
+        loaded, weights.parent, r"cannot be attached to the base: .*run phi3-lora-qa lint on it"
+    )
 
 
-def test_a_base_that_peft_was_in_is_refused(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
+def test_a_base_with_peft_layers_is_refused(loaded: LoadedBase, make_adapter: MakeAdapter) -> None:
     adapter = make_adapter()
     tuned: Any = attach(loaded.model, adapter)
-    with pytest.raises(BaseModelError, match=r"carries a PEFT layer .*call unload\(\)"):
+    with pytest.raises(BaseModelError, match=r"it has a PEFT layer .*call unload\(\)"):
         attach(tuned, adapter)

@@ -1,3 +1,5 @@
+"""The checksum identifies a model by all of its tensors."""
+
 import copy
 from collections.abc import Callable
 
@@ -38,7 +40,7 @@ def hide_a_zero(model: nn.Module) -> None:
     weight.view(-1)[0] = -0.0
 
 
-def test_the_same_base_has_the_same_fingerprint_each_time_it_is_loaded(toy_ref: BaseRef) -> None:
+def test_a_base_has_the_same_checksum_each_time_it_is_loaded(toy_ref: BaseRef) -> None:
     first, second = (checksum(load_base(toy_ref).model) for _ in range(2))
     assert first == second
     assert len(first) == 64
@@ -47,7 +49,7 @@ def test_the_same_base_has_the_same_fingerprint_each_time_it_is_loaded(toy_ref: 
 @pytest.mark.parametrize(
     "change", [flip_one_bit, change_a_buffer, rename_a_weight, reshape_a_weight, hide_a_zero]
 )
-def test_the_smallest_change_changes_it(
+def test_the_smallest_change_changes_the_checksum(
     loaded: LoadedBase, change: Callable[[nn.Module], None]
 ) -> None:
     next(loaded.model.parameters()).data.view(-1)[0] = 0.0
@@ -56,9 +58,9 @@ def test_the_smallest_change_changes_it(
     assert checksum(loaded.model) != before
 
 
-def test_the_dtype_is_part_of_it(toy_ref: BaseRef) -> None:
-    prints = {checksum(load_base(toy_ref, dtype).model) for dtype in ("float32", "bfloat16")}
-    assert len(prints) == 2
+def test_the_dtype_is_part_of_the_checksum(toy_ref: BaseRef) -> None:
+    checksums = {checksum(load_base(toy_ref, dtype).model) for dtype in ("float32", "bfloat16")}
+    assert len(checksums) == 2
 
 
 def test_a_tied_weight_counts_under_each_of_its_names() -> None:

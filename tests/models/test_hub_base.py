@@ -1,6 +1,6 @@
-"""A base on a hub is looked at in place; the hub here is a server of a few lines.
+"""A base on a hub is inspected remotely; the hub here is a small server.
 
-What it must do is what the hub's client asks for: sizes, hashes and ranges of files.
+It serves what the hub's client requests: sizes, hashes and ranges of files.
 """
 
 import json
@@ -30,19 +30,19 @@ class Hub(ThreadingHTTPServer):
     sent = 0
 
 
-class Answer(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def log_message(self, *args: object) -> None:
         pass
 
     def do_HEAD(self) -> None:
-        self.answer(body=False)
+        self.respond(body=False)
 
     def do_GET(self) -> None:
-        self.answer(body=True)
+        self.respond(body=True)
 
-    def answer(self, *, body: bool) -> None:
+    def respond(self, *, body: bool) -> None:
         prefix = f"/{REPOSITORY}/resolve/main/"
         path = self.server.folder / self.path.removeprefix(prefix)
         if not self.path.startswith(prefix) or not path.is_file():
@@ -53,12 +53,12 @@ class Answer(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         size = len(data)
-        asked = self.headers.get("Range", "")
-        if asked:
-            first, _, last = asked.removeprefix("bytes=").partition("-")
+        requested = self.headers.get("Range", "")
+        if requested:
+            first, _, last = requested.removeprefix("bytes=").partition("-")
             data = data[int(first) : int(last) + 1]
-        self.send_response(206 if asked else 200)
-        if asked:
+        self.send_response(206 if requested else 200)
+        if requested:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
         self.send_header("ETag", f'"{path.name}{size}"')
         self.send_header("X-Repo-Commit", "a" * 40)
@@ -71,7 +71,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    server = Hub(("127.0.0.1", 0), Answer)
+    server = Hub(("127.0.0.1", 0), Handler)
     server.folder = write_base(tmp_path / "served")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -93,7 +93,7 @@ def lint(hub: Hub, adapter: Path, base: str = REPOSITORY) -> tuple[int, dict[str
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-def test_an_adapter_is_held_against_a_base_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_an_adapter_is_compared_with_a_base_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     status, report, errors = lint(hub, plain().save(tmp_path / "good"))
     assert status == 0, errors
     assert not any("needs the base" in text for text in report["summary"]["unchecked"])  # type: ignore[index]
@@ -127,7 +127,7 @@ def test_shards_are_found_by_their_index(hub: Hub, tmp_path: Path) -> None:
     assert lint(hub, plain().save(tmp_path / "good"))[0] == 0
 
 
-def test_what_is_not_on_the_hub_is_one_clear_line(hub: Hub, tmp_path: Path) -> None:
+def test_a_base_that_is_not_on_the_hub_is_reported_in_one_line(hub: Hub, tmp_path: Path) -> None:
     adapter = plain().save(tmp_path / "good")
     (hub.folder / "config.json").write_text("{}")
     for base in ("acme/other", REPOSITORY):
@@ -137,7 +137,9 @@ def test_what_is_not_on_the_hub_is_one_clear_line(hub: Hub, tmp_path: Path) -> N
         assert errors.startswith("phi3-lora-qa: error: ")
 
 
-def test_a_hub_that_is_away_is_one_clear_line_within_seconds(hub: Hub, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_in_one_line_within_seconds(
+    hub: Hub, tmp_path: Path
+) -> None:
     adapter = plain().save(tmp_path / "good")
     hub.shutdown()
     hub.server_close()
@@ -147,4 +149,4 @@ def test_a_hub_that_is_away_is_one_clear_line_within_seconds(hub: Hub, tmp_path:
     assert time.monotonic() - start < 15
     (line,) = errors.splitlines()
     assert line.startswith("phi3-lora-qa: error: cannot reach the hub")
-    assert line.endswith("give the base by its folder")
+    assert line.endswith("pass the base as a folder")

@@ -1,3 +1,6 @@
+"""A base loads from safetensors with Phi-3's own class, and a damaged one is refused."""
+
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from tokenizers import models
 from torch import Tensor, nn
 from transformers import LlamaConfig, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
+from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.loading import LoadedBase, load_base, weight_files
@@ -22,13 +26,13 @@ EditConfig = Callable[..., None]
 EditTensors = Callable[[Path, Callable[[dict[str, Tensor]], object]], None]
 
 
-def refused(folder: Path, what: str) -> None:
-    with pytest.raises(BaseModelError, match=what) as error:
+def assert_refused(folder: Path, pattern: str) -> None:
+    with pytest.raises(BaseModelError, match=pattern) as error:
         load_base(resolve_base(str(folder)))
     assert str(error.value).isprintable()
 
 
-def test_a_base_comes_ready_for_scoring(loaded: LoadedBase) -> None:
+def test_a_loaded_base_is_ready_for_scoring(loaded: LoadedBase) -> None:
     model = loaded.model
     assert not model.training
     assert (model.config._attn_implementation, model.config.use_cache) == ("sdpa", True)
@@ -51,18 +55,18 @@ def test_tiny_loads_and_stops_on_phi3s_stop_tokens() -> None:
         ("auto", torch.float32),
     ],
 )
-def test_the_weights_come_in_the_dtype_asked_for(
+def test_the_weights_have_the_requested_dtype(
     toy_ref: BaseRef, dtype: str, expected: torch.dtype
 ) -> None:
     assert {p.dtype for p in load_base(toy_ref, dtype).model.parameters()} == {expected}
 
 
 def test_an_unknown_dtype_is_refused(toy_ref: BaseRef) -> None:
-    with pytest.raises(BaseModelError, match=r"'int3' is unknown; use one of float32, "):
+    with pytest.raises(BaseModelError, match=r"dtype is unknown: 'int3'; use one of float32, "):
         load_base(toy_ref, "int3")
 
 
-def test_code_beside_the_weights_is_not_run(toy: Path, edit_config: EditConfig) -> None:
+def test_code_in_the_folder_is_not_run(toy: Path, edit_config: EditConfig) -> None:
     marker = toy / "was-run"
     for name in ("modeling_evil", "tokenization_evil"):
         (toy / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
@@ -82,56 +86,60 @@ def test_code_beside_the_weights_is_not_run(toy: Path, edit_config: EditConfig) 
 def test_a_pickle_is_never_read(toy: Path) -> None:
     (toy / "model.safetensors").unlink()
     torch.save({}, toy / "pytorch_model.bin")
-    refused(toy, r"weights in a pickle.*save it again with safe_serialization, as model.safetens")
+    assert_refused(
+        toy, r"weights in a pickle, which can run code .*; save it again as safetensors$"
+    )
 
 
 def test_missing_files_are_named(toy: Path) -> None:
     (toy / "tokenizer.json").rename(toy / "elsewhere")
-    refused(toy, r"has no tokenizer \(tokenizer.json or tokenizer.model\); save one")
+    assert_refused(toy, r"has no tokenizer \(tokenizer.json or tokenizer.model\); save one")
     (toy / "elsewhere").rename(toy / "tokenizer.json")
     (toy / "model.safetensors").unlink()
-    refused(toy, r"has no model.safetensors; download it again$")
+    assert_refused(toy, r"has no model.safetensors; download it again$")
 
 
 def test_another_architecture_is_refused_before_anything_is_loaded(toy: Path) -> None:
     LlamaConfig().save_pretrained(toy)
-    refused(toy, r"type 'llama', not 'phi3'; give a Phi-3 base")
+    assert_refused(toy, r"model type is 'llama', not 'phi3'; pass one of tiny, ")
 
 
-def test_a_missing_weight_is_not_made_up(toy: Path, edit_tensors: EditTensors) -> None:
+def test_a_missing_weight_is_not_initialized_randomly(toy: Path, edit_tensors: EditTensors) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     edit_tensors(toy / "model.safetensors", lambda tensors: tensors.pop(name))
-    refused(toy, rf"lack {name}; give a base whose config.json belongs to its weights$")
+    assert_refused(toy, rf"lack {name}; use a base whose config.json matches its weights$")
 
 
-def test_more_weights_than_the_config_has_room_for_are_refused(
+def test_weights_that_the_config_does_not_describe_are_refused(
     toy: Path, edit_config: EditConfig
 ) -> None:
     edit_config(toy / "config.json", num_hidden_layers=1, layer_types=None)
-    refused(toy, r"hold the unknown model.layers.1..* and 3 more; give a base whose config.json")
+    assert_refused(
+        toy, r"contain the unknown model.layers.1..* and 3 more; use a base whose config.json"
+    )
 
 
 @pytest.mark.parametrize(
     "change", [{"intermediate_size": 40}, {"num_attention_heads": 5}, {"hidden_size": "many"}]
 )
-def test_a_config_of_another_shape_is_refused(
+def test_a_config_with_other_shapes_is_refused(
     toy: Path, edit_config: EditConfig, change: dict[str, object]
 ) -> None:
     edit_config(toy / "config.json", **change)
-    refused(toy, r"cannot load the base from .*; download it again$")
+    assert_refused(toy, r"cannot load the base from .*: .*; download it again$")
 
 
-def test_torn_weights_are_refused(toy: Path) -> None:
+def test_truncated_weights_are_refused(toy: Path) -> None:
     whole = (toy / "model.safetensors").read_bytes()
     (toy / "model.safetensors").write_bytes(whole[:-100])
-    refused(toy, r"cannot load the base from .*; download it again$")
+    assert_refused(toy, r"cannot load the base from .*: .*; download it again$")
 
 
 def test_a_tokenizer_of_another_base_is_refused(toy: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(toy)
     tokenizer.add_tokens(["one", "two"])
     tokenizer.save_pretrained(toy)
-    refused(toy, r"knows 65 tokens, the model 64; give a base with its own tokenizer$")
+    assert_refused(toy, r"has 65 tokens, the model has 64; use a base with its own tokenizer$")
 
 
 def test_shards_load_like_one_file_and_a_missing_one_is_named(toy: Path, tmp_path: Path) -> None:
@@ -143,27 +151,51 @@ def test_shards_load_like_one_file_and_a_missing_one_is_named(toy: Path, tmp_pat
     assert len(shards) > 1
     assert torch.equal(load_base(resolve_base(str(toy))).model(IDS).logits, whole(IDS).logits)
     shards[1].unlink()
-    refused(toy, rf"lacks its shard {shards[1].name}; download it again$")
+    assert_refused(toy, rf"lacks its shard {shards[1].name}; download it again$")
 
 
-@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
-def test_a_damaged_index_is_refused(toy: Path, index: str) -> None:
+@pytest.mark.parametrize(
+    ("index", "pattern"),
+    [
+        ("{", r"index\.json .*JSON"),
+        ("[]", r"index\.json .*JSON object"),
+        ('{"weight_map": []}', r"index\.json .*names no weight files"),
+        ('{"weight_map": {"a": 1}}', r"index\.json .*names no weight files"),
+        ('{"weight_map": {"a": ".."}}', r"lacks its shard \.\.; download it again$"),
+    ],
+)
+def test_a_damaged_index_is_refused(toy: Path, index: str, pattern: str) -> None:
     (toy / "model.safetensors").unlink()
     (toy / "model.safetensors.index.json").write_text(index)
-    refused(toy, r"cannot read .*index.json: .*; download the base again$")
+    assert_refused(toy, pattern)
 
 
-def test_a_hub_base_that_cannot_be_downloaded_says_so(
+@pytest.mark.parametrize("prefix", ["shards/", "./", "../toy/", "/"])
+def test_an_index_that_names_a_path_is_refused_when_loading_and_when_linting(
+    toy: Path, prefix: str
+) -> None:
+    """The loader dropped the folder, and read another file than the one that is named."""
+    (toy / "model.safetensors").rename(toy / "one.safetensors")
+    index = {"weight_map": {"lm_head.weight": f"{prefix}one.safetensors"}}
+    (toy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BaseModelError, match=r"index\.json .*names no weight files"):
+        weight_files(toy)
+    with pytest.raises(BaseModelError, match=r"index\.json .*names no weight files"):
+        BaseFiles.open(toy)
+    assert_refused(toy, r"index\.json .*names no weight files")
+
+
+def test_a_hub_base_that_cannot_be_downloaded_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BaseModelError, match=r"cannot download .*Phi-3-mini-4k.*give its folder$"):
+    with pytest.raises(BaseModelError, match=r"cannot download .*Phi-3-mini-4k.*pass its folder$"):
         load_base(resolve_base("phi3-mini-4k"))
 
 
-def true_config(layers: int = 32) -> Phi3Config:
-    """Phi-3-mini-4k-instruct as it is published, but for the number of layers."""
+def published_config(layers: int = 32) -> Phi3Config:
+    """Return the config of Phi-3-mini-4k-instruct as published, except for the number of layers."""
     return Phi3Config(
         num_hidden_layers=layers,
         num_key_value_heads=32,
@@ -173,9 +205,9 @@ def true_config(layers: int = 32) -> Phi3Config:
     )
 
 
-def test_phi3_mini_at_its_true_shape_has_the_modules_that_this_package_counts_on() -> None:
+def test_phi3_mini_has_the_module_shapes_that_this_package_relies_on() -> None:
     with torch.device("meta"):
-        model = Phi3ForCausalLM(true_config())
+        model = Phi3ForCausalLM(published_config())
     linears = {
         name.split(".", 3)[-1]: tuple(module.weight.shape)
         for name, module in model.named_modules()
@@ -195,40 +227,40 @@ def test_phi3_mini_at_its_true_shape_has_the_modules_that_this_package_counts_on
 
 
 @pytest.mark.slow
-def test_a_layer_of_phi3_mini_loads_at_its_true_width_and_takes_an_adapter(tmp_path: Path) -> None:
+def test_a_layer_of_phi3_mini_loads_at_full_width_and_takes_an_adapter(tmp_path: Path) -> None:
     """One layer and the full vocabulary: 0.6 GB on disk and, in bfloat16, in memory."""
-    config = true_config(layers=1)
+    config = published_config(layers=1)
     with quiet():
         with torch.device("meta"):
             model = Phi3ForCausalLM(config).bfloat16()
         model = model.to_empty(device="cpu")
-        for parameter in model.parameters():  # cheap, and no two rows alike
+        for parameter in model.parameters():  # fast, and all rows differ
             flat = parameter.data.view(-1)
             flat.copy_(
                 torch.linspace(-0.02, 0.02, 997).repeat(flat.numel() // 997 + 1)[: len(flat)]
             )
         model.save_pretrained(tmp_path)
         del model
-        write_true_tokenizer(tmp_path)
+        write_full_width_tokenizer(tmp_path)
         base = load_base(resolve_base(str(tmp_path)), "bfloat16")
         assert {p.dtype for p in base.model.parameters()} == {torch.bfloat16}
         before = base.model(IDS).logits
         assert before.shape == (1, 4, 32064)
-        adapter = write_true_adapter(config, tmp_path / "adapter")
+        adapter = write_full_width_adapter(config, tmp_path / "adapter")
     tuned = attach(base.model, adapter)
     assert sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n) == 786_432
     assert torch.equal(base.model(IDS).logits, before)
     assert not torch.equal(tuned(IDS).logits, before)
 
 
-def write_true_tokenizer(folder: Path) -> None:
+def write_full_width_tokenizer(folder: Path) -> None:
     vocabulary = {f"w{number}": number for number in range(100)}
     PreTrainedTokenizerFast(
         tokenizer_object=WordTokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     ).save_pretrained(folder)
 
 
-def write_true_adapter(config: Phi3Config, folder: Path) -> Path:
+def write_full_width_adapter(config: Phi3Config, folder: Path) -> Path:
     settings = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     settings.save_pretrained(str(folder))
     shapes = {

@@ -1,3 +1,5 @@
+"""Bundled files are found, and the cache folder follows the environment."""
+
 from pathlib import Path
 
 import pytest
@@ -6,16 +8,16 @@ from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.models.paths import bundled, cache_folder
 
 
-def test_what_ships_is_found() -> None:
+def test_a_bundled_file_is_found() -> None:
     assert (bundled("tiny/base") / "config.json").is_file()
 
 
-def test_what_does_not_ship_is_named_with_the_mend() -> None:
+def test_a_missing_bundled_file_is_named_with_the_fix() -> None:
     with pytest.raises(InputError, match=r"bundled tiny/none is missing.*reinstall phi3-lora-qa$"):
         bundled("tiny/none")
 
 
-def test_the_cache_is_the_users_unless_the_environment_says_otherwise(
+def test_the_cache_is_the_users_unless_the_environment_sets_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("PHI3_LORA_QA_CACHE", raising=False)
@@ -24,5 +26,7 @@ def test_the_cache_is_the_users_unless_the_environment_says_otherwise(
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", "~nobody-here/cache")
-    with pytest.raises(InputError, match=r"~nobody-here/cache, .* give a folder of your own$"):
+    with pytest.raises(
+        InputError, match=r"unknown user: ~nobody-here/cache; set it to a folder of your own$"
+    ):
         cache_folder()

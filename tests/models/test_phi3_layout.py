@@ -1,3 +1,5 @@
+"""A Llama converted to Phi-3's layout computes the same logits."""
+
 from typing import Any
 
 import pytest
@@ -5,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3ForCausalLM
 
 from phi3_lora_qa.models.phi3_layout import fuse, phi3_config
-from phi3_lora_qa.models.smollm2 import LARGEST_DIFFERENCE
+from phi3_lora_qa.models.smollm2_build import LARGEST_DIFFERENCE
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 
@@ -29,7 +31,7 @@ def llama(**changes: Any) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("heads", [(9, 3), (9, 9), (9, 1)])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_llama_laid_out_as_phi3_answers_the_same(heads: tuple[int, int], tied: bool) -> None:
+def test_a_llama_in_phi3s_layout_has_the_same_logits(heads: tuple[int, int], tied: bool) -> None:
     original = llama(
         num_attention_heads=heads[0], num_key_value_heads=heads[1], tie_word_embeddings=tied
     )
@@ -39,7 +41,7 @@ def test_a_llama_laid_out_as_phi3_answers_the_same(heads: tuple[int, int], tied:
         torch.testing.assert_close(phi3(IDS).logits, original(IDS).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_parts_fused_in_another_order_would_be_noticed() -> None:
+def test_parts_that_are_fused_in_a_wrong_order_would_be_noticed() -> None:
     original = llama()
     phi3 = Phi3ForCausalLM(phi3_config(original.config)).eval()
     weights = fuse(original.state_dict())

@@ -1,3 +1,5 @@
+"""Other libraries print nothing inside, and all settings are restored outside."""
+
 import logging
 import subprocess
 import sys
@@ -28,7 +30,7 @@ def state() -> tuple[object, ...]:
     )
 
 
-def test_inside_nothing_is_logged_drawn_or_warned(capfd: pytest.CaptureFixture[str]) -> None:
+def test_inside_there_are_no_logs_bars_or_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet():
         for name in NOISY:
             logging.getLogger(name).error("noise")
@@ -41,7 +43,7 @@ def test_inside_nothing_is_logged_drawn_or_warned(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_warning_is_no_error_inside_even_where_it_is_one_outside() -> None:
+def test_a_warning_is_not_an_error_inside_even_if_it_is_one_outside() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with quiet():
@@ -50,14 +52,14 @@ def test_a_warning_is_no_error_inside_even_where_it_is_one_outside() -> None:
             warnings.warn("loud", DeprecationWarning, stacklevel=1)
 
 
-def test_outside_everything_is_as_it_was() -> None:
+def test_outside_all_settings_are_restored() -> None:
     before = state()
     with quiet(), quiet():
         assert state() != before
     assert state() == before
 
 
-def test_an_error_inside_restores_too() -> None:
+def test_settings_are_restored_after_an_error() -> None:
     before = state()
     with pytest.raises(KeyError), quiet():
         raise KeyError
@@ -77,7 +79,7 @@ def test_bars_that_were_off_stay_off() -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_load_with_an_adapter_says_nothing_where_warnings_are_errors(
+def test_loading_a_base_and_an_adapter_prints_nothing_even_if_warnings_are_errors(
     toy: Path, make_adapter: Callable[..., Path]
 ) -> None:
     code = f"""

@@ -1,4 +1,5 @@
-import json
+"""A base is found by name, hub id or folder, without torch and without a network."""
+
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,6 @@ import pytest
 from huggingface_hub import constants
 
 from phi3_lora_qa.errors import BaseModelError
-from phi3_lora_qa.models import smollm2
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled,
@@ -18,6 +18,7 @@ from phi3_lora_qa.models.registry import (
     read_base_config,
     resolve_base,
 )
+from tests.models.builders import write_smollm2
 
 MINI = "microsoft/Phi-3-mini-4k-instruct"
 
@@ -41,7 +42,7 @@ def test_finding_a_base_loads_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_names_and_ids_are_unique_and_mean_the_same_base(hub_cache: Path) -> None:
+def test_names_and_ids_are_unique_and_refer_to_the_same_base(hub_cache: Path) -> None:
     names = [name for known in known_bases() for name in {known.name, known.id}]
     assert len(names) == len(set(names))
     assert resolve_base("phi3-mini-4k") == resolve_base(MINI)
@@ -54,7 +55,7 @@ def test_tiny_ships_with_the_package() -> None:
     assert read_base_config(ref)["model_type"] == "phi3"
 
 
-def test_pointing_at_the_folder_of_a_known_base_is_naming_it() -> None:
+def test_the_folder_of_a_known_base_is_that_base() -> None:
     assert resolve_base(str(bundled("tiny/base"))) == resolve_base("tiny")
 
 
@@ -78,22 +79,24 @@ def test_a_folder_with_a_config_is_a_base(toy: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "reference", ["", "nowhere", "someone/else", "a\0b", "~nobody-here/x", "x" * 5000]
 )
-def test_an_unknown_reference_is_refused_with_what_to_give(reference: str) -> None:
-    with pytest.raises(BaseModelError, match=r"neither known nor.*give one of tiny, .*folder") as e:
+def test_an_unknown_reference_is_refused_with_the_alternatives(reference: str) -> None:
+    with pytest.raises(
+        BaseModelError, match=r"neither a known name nor.*pass one of tiny, .*folder"
+    ) as e:
         resolve_base(reference)
     assert str(e.value).isprintable()
     assert len(str(e.value)) < 500
 
 
-def test_a_file_and_a_folder_without_a_model_are_told_apart(tmp_path: Path) -> None:
+def test_a_file_and_a_folder_without_a_model_have_different_errors(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BaseModelError, match=r"is a file; give the folder"):
+    with pytest.raises(BaseModelError, match=r"is a file, not a folder; pass the folder"):
         resolve_base(str(tmp_path / "file"))
-    with pytest.raises(BaseModelError, match=r"holds no config.json; give the folder"):
+    with pytest.raises(BaseModelError, match=r"has no config.json; pass the folder"):
         resolve_base(str(tmp_path))
 
 
-def test_a_base_that_has_to_be_built_says_the_command(
+def test_a_base_that_must_be_built_is_refused_with_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path))
@@ -105,18 +108,7 @@ def test_a_built_base_is_found_in_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path))
-    folder = tmp_path / "smollm2"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"12345")
-    provenance = {
-        "requirement": smollm2.REQUIREMENT,
-        "wheel_sha256": smollm2.WHEEL_SHA256,
-        "gguf_sha256": smollm2.GGUF_SHA256,
-        "weights_sha256": "",
-        "weights_bytes": 5,
-        "largest_difference": 0.0,
-    }
-    (folder / "provenance.json").write_text(json.dumps(provenance))
+    folder = write_smollm2(tmp_path)
     assert resolve_base("smollm2") == BaseRef(id="smollm2", folder=folder, name="smollm2")
 
 
@@ -146,19 +138,19 @@ def test_each_base_has_its_suite(toy_ref: BaseRef) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ('{"model_type": "llama"}', r"type 'llama', not 'phi3'; give a Phi-3 base"),
-        ('{"hidden_size": 4}', r"type None, not 'phi3'; give a Phi-3 base"),
-        ('{"model_type": ["phi3"]}', r"not 'phi3'; give"),
-        ('{"model_type": "\\u202e\\u0007phi3"}', r"not 'phi3'; give"),
-        ('["phi3"]', r"no JSON object; give"),
-        ("{", r"cannot read .*; give the folder of a Phi-3 model$"),
-        ("[" * 100_000, r"cannot read .*; give the folder of a Phi-3 model$"),
-        ("\udce9", r"cannot read .*; give the folder of a Phi-3 model$"),
-        (" " * (1 << 20) + "{}", r"more than 1 MiB; give"),
+        ('{"model_type": "llama"}', r"type is 'llama', not 'phi3'; pass one of"),
+        ('{"hidden_size": 4}', r"type is None, not 'phi3'; pass one of"),
+        ('{"model_type": ["phi3"]}', r"not 'phi3'; pass"),
+        ('{"model_type": "\\u202e\\u0007phi3"}', r"not 'phi3'; pass"),
+        ('["phi3"]', r"is not a JSON object; pass"),
+        ("{", r"cannot read .*; pass the folder of a Phi-3 model$"),
+        ("[" * 100_000, r"cannot read .*; pass the folder of a Phi-3 model$"),
+        ("\udce9", r"cannot read .*; pass the folder of a Phi-3 model$"),
+        (" " * (1 << 20) + "{}", r"more than 1 MiB; pass"),
     ],
-    ids=["llama", "no type", "list", "hostile", "array", "torn", "deep", "latin-1", "huge"],
+    ids=["llama", "no type", "list", "hostile", "array", "truncated", "deep", "latin-1", "huge"],
 )
-def test_a_config_that_is_no_phi3s_is_refused(toy_ref: BaseRef, text: str, what: str) -> None:
+def test_a_config_that_is_not_a_phi3s_is_refused(toy_ref: BaseRef, text: str, what: str) -> None:
     assert toy_ref.folder is not None
     (toy_ref.folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(BaseModelError, match=what) as error:

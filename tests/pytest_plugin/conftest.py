@@ -54,7 +54,9 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
         if not module.name.startswith(("phi3_lora_qa.__main__", "phi3_lora_qa.training")):
             import_module(module.name)
     from phi3_lora_qa.data.suite import read_suite
-    from phi3_lora_qa.gate.comparison import ComparisonConfig, chosen, join_scores, measure
+    from phi3_lora_qa.gate.comparison import measure, select_metrics
+    from phi3_lora_qa.gate.item_rows import join_scores
+    from phi3_lora_qa.gate.paired_scores import ComparisonConfig
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
     from phi3_lora_qa.models.registry import bundled, resolve_base
@@ -65,7 +67,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     items = read_suite([bundled("tiny") / "suite.jsonl"])[::60]
     scores = score_items(base.model, base.tokenizer, items, ScoringOptions())
     attach(base.model, good_adapter).unload()
-    metrics = chosen((), ())
+    metrics = select_metrics((), ())
     rows = join_scores(items, scores, scores, metrics)
     measure(rows, ComparisonConfig(limits=(), metrics=metrics, seed=0))
     write_items(rows, tmp_path_factory.mktemp("items") / "items.parquet")

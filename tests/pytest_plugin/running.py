@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.record import RunRecord, read_record
+from phi3_lora_qa.record import RunRecord, load_record
 
 QUICK = ("--phi3-stage=static", "--phi3-stage=math")
 """Two stages stand for all where only collection and judging are in question."""
 
 
 def record_of(pytester: pytest.Pytester, folder: str = "out") -> RunRecord:
-    return read_record(pytester.path / folder / "record.json")
+    return load_record(pytester.path / folder / "record.json")
 
 
 def gate(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +207,7 @@ def test_no_file_there_runs_whatever_leads_there(
     assert not ran.exists(), ran.read_text()
     assert result.ret == way.status, result.stdout.str() + result.stderr.str()
     record = pytester.path / "out" / "record.json"
-    assert not record.exists() or read_record(record).verdict in ("FAIL", "INCOMPLETE")
+    assert not record.exists() or load_record(record).verdict in ("FAIL", "INCOMPLETE")
 
 
 def test_an_adapter_in_another_ones_folder_is_kept_apart_too(

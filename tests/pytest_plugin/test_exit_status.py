@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +193,7 @@ def test_no_conftest_makes_a_bad_adapter_exit_with_0(
     else:  # saves most of the time
         result = pytester.runpytest_inprocess(*args)
     record = pytester.path / "out" / "record.json"
-    told = read_record(record)
+    told = load_record(record)
     # What is recorded is the verdict, or that there was none.
     wanted = (2, 3, 4) if told.reason.startswith("no verdict: ") else (1,)
     assert result.ret in wanted, result.stdout.str() + result.stderr.str()
@@ -294,7 +294,7 @@ def test_what_only_lists_or_plans_judges_nothing_and_is_not_0(
     result = run(pytester, good_adapter, *words.split())
     if "setup" in words:  # no check is called
         assert result.ret == 1
-        assert read_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
+        assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
     else:
         assert result.ret == 2
         assert result.stderr.str().count("Exit: no adapter was judged") == 1
@@ -345,7 +345,7 @@ def test_a_good_adapter_still_exits_with_0(pytester: pytest.Pytester, good_adapt
         "def pytest_configure(config):\n    config.option.phi3_seed = 5\n"
     )
     assert run(pytester, good_adapter, "--phi3-base=tiny").ret == 0
-    assert read_record(pytester.path / "out" / "record.json").settings["seed"].value == 0
+    assert load_record(pytester.path / "out" / "record.json").settings["seed"].value == 0
 
 
 def test_an_older_report_does_not_stand_for_a_run_that_was_killed(
@@ -355,7 +355,7 @@ def test_an_older_report_does_not_stand_for_a_run_that_was_killed(
     killer = "import os\ndef pytest_sessionstart(session):\n    os._exit(0)\n"
     (pytester.path / "conftest.py").write_text(killer)
     run(pytester, good_adapter)
-    assert read_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
+    assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
     assert "PASS" not in (pytester.path / "out" / "summary.md").read_text(encoding="utf-8")
 
 
@@ -364,7 +364,7 @@ def test_listing_the_tests_leaves_the_report_alone(
 ) -> None:
     run(pytester, good_adapter)
     assert run(pytester, good_adapter, "--collect-only").ret == 2
-    assert read_record(pytester.path / "out" / "record.json").verdict == "PASS"
+    assert load_record(pytester.path / "out" / "record.json").verdict == "PASS"
 
 
 @pytest.mark.parametrize("form", ["phi3::static::values", "../phi3::static::values"])
@@ -374,7 +374,7 @@ def test_an_id_runs_again_under_xdist_too(
     for adapter, status in ((good_adapter, 0), (nan_adapter, 1)):
         result = run(pytester, adapter, "-n2", form)
         assert result.ret == status, result.stdout.str()
-        record = read_record(pytester.path / "out" / "partial" / "record.json")
+        record = load_record(pytester.path / "out" / "partial" / "record.json")
         assert record.verdict == "PARTIAL"
         assert "values" in {check.id.rpartition("::")[2] for check in record.checks}
 

@@ -21,14 +21,14 @@ def test_a_good_adapter_passes_every_stage_in_an_empty_directory(
     assert result.ret == 0, result.stdout.str()
     record = record_of(pytester)
     assert record.verdict == "PASS"
-    assert record.environment["scored"] == "the adapter beside the base, not merged"
+    assert record.environment["scored"] == "adapter attached to the base, not merged"
     assert {check.stage for check in record.checks} == {
         "static", "math", "checkpoint", "quality", "export",
     }  # fmt: skip
     assert {check.outcome for check in record.checks} == {"passed"}
     for name in ("report.html", "record.json", "summary.md", "items.parquet"):
         assert (pytester.path / "out" / name).is_file()
-    result.stdout.fnmatch_lines(["*PASS adapter: all * checks ran and held*"])
+    result.stdout.fnmatch_lines(["*PASS adapter: all * checks passed*"])
 
 
 def test_a_bad_adapter_fails_and_no_model_is_loaded(
@@ -56,6 +56,12 @@ def test_several_adapters_get_a_verdict_each_and_the_run_the_worst(
     assert record_of(pytester, "out/adapter").verdict == "PASS"
     assert record_of(pytester, "out/nan").verdict == "FAIL"
     result.stdout.fnmatch_lines(["FAIL for the run"])
+    # The checks of one adapter are counted for it alone.
+    for name in ("adapter", "nan"):
+        count = len(record_of(pytester, f"out/{name}").checks)
+        assert f"phi3-lora-qa: adapter {name}, base tiny, 300 items, {count} checks" in (
+            result.outlines
+        )
 
 
 def test_a_verdict_over_some_stages_says_which_it_leaves_out(

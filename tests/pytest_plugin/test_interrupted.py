@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.record import Outcome, read_record
+from phi3_lora_qa.record import Outcome, load_record
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_ctrl_c_leaves_a_record_that_says_what_did_not_run(
         "--phi3-report=report",
     )  # fmt: skip
     assert result.ret == 1, result.stdout.str()
-    record = read_record(pytester.path / "report" / "record.json")
+    record = load_record(pytester.path / "report" / "record.json")
     assert record.verdict == "INCOMPLETE"
     assert "interrupted" in record.reason
     static = {check.outcome for check in record.checks if check.stage == "static"}
@@ -77,7 +77,7 @@ def test_a_signal_leaves_a_record_and_nothing_else(
     assert result.ret == status, result.stdout.str() + result.stderr.str()
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     result.stdout.fnmatch_lines(["INCOMPLETE adapter: *"])
-    record = read_record(pytester.path / "report" / "record.json")
+    record = load_record(pytester.path / "report" / "record.json")
     assert record.verdict == "INCOMPLETE"
     assert not left(pytester)
 
@@ -97,7 +97,7 @@ def test_what_a_killed_run_left_goes_with_the_next(
 ) -> None:
     script = ENDING.format(wait=0, signal="SIGKILL")
     assert ended(pytester, good_adapter, script, "-p", "no:xdist").ret == -9
-    assert read_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
+    assert load_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
     assert left(pytester)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(pytester.path / "temporary"))
@@ -148,7 +148,7 @@ def test_a_report_that_has_no_room_is_no_pass_and_leaves_no_half_of_one(
     assert result.ret == 1, result.stdout.str()
     result.stdout.fnmatch_lines(["no report: cannot write *: No space left on device; *"])
     assert "Traceback" not in result.stdout.str()
-    assert read_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
+    assert load_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
     assert not left(pytester)
 
 
@@ -162,7 +162,7 @@ def test_checks_whose_results_have_no_room_are_no_pass(
     )
     assert "Traceback" not in result.stdout.str()
     assert "INTERNALERROR" not in result.stdout.str()
-    assert read_record(pytester.path / "report" / "record.json").verdict == "INCOMPLETE"
+    assert load_record(pytester.path / "report" / "record.json").verdict == "INCOMPLETE"
     assert not left(pytester)
 
 
@@ -180,7 +180,7 @@ def pytest_runtest_logfinish(nodeid):
     assert result.ret == 1, result.stdout.str()
     assert "INTERNALERROR" not in result.stdout.str()
     result.stdout.fnmatch_lines(["no report: *"])
-    assert read_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
+    assert load_record(pytester.path / "report" / "record.json").reason.startswith("no verdict")
 
 
 @pytest.mark.parametrize("hook", ["sessionfinish", "unconfigure", "terminal_summary"])
@@ -195,7 +195,7 @@ def test_a_signal_behind_the_last_test_is_no_rejection(
     )
     assert result.ret == 143, result.stdout.str() + result.stderr.str()
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
-    assert read_record(pytester.path / "out" / "record.json").verdict == "PASS"
+    assert load_record(pytester.path / "out" / "record.json").verdict == "PASS"
 
 
 def test_a_test_that_removes_its_own_directory_loses_no_verdict(
@@ -216,4 +216,4 @@ def test_a_test_that_removes_its_own_directory_loses_no_verdict(
         f"--phi3-report={pytester.path}/out",
     )
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
-    assert read_record(pytester.path / "out" / "record.json").verdict == "PASS"
+    assert load_record(pytester.path / "out" / "record.json").verdict == "PASS"

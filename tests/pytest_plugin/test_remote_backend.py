@@ -11,7 +11,7 @@ from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
 from phi3_lora_qa.scoring.http_client import API_KEY_VARIABLE
 from tests.pytest_plugin.running import record_of
-from tests.scoring.serving import Served, serve, tuned_model
+from tests.scoring.serving import ModelServer, serve, tuned_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,15 +29,15 @@ def gate(
 
 
 @pytest.fixture(scope="module")
-def served(good_adapter: Path) -> Served:
+def served(good_adapter: Path) -> ModelServer:
     base = load_base(resolve_base("tiny"))
-    return Served(base.tokenizer, {"tiny": base.model, "adapter": tuned_model(good_adapter)})
+    return ModelServer(base.tokenizer, {"tiny": base.model, "adapter": tuned_model(good_adapter)})
 
 
 @pytest.fixture
-def url(served: Served) -> Iterator[str]:
+def url(served: ModelServer) -> Iterator[str]:
     served.fault = None
-    served.gone.clear()
+    served.client_left.clear()
     with serve(served) as url:
         yield url
 
@@ -66,7 +66,7 @@ def test_a_good_adapter_passes_by_the_scores_of_a_server(
     pytester: pytest.Pytester,
     good_adapter: Path,
     url: str,
-    served: Served,
+    served: ModelServer,
     short_suite: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -108,14 +108,14 @@ def test_a_server_that_is_away_leaves_the_gate_incomplete_with_one_line(
 
 @pytest.mark.usefixtures("no_model_here")
 def test_an_adapter_that_is_not_served_leaves_the_gate_incomplete(
-    pytester: pytest.Pytester, good_adapter: Path, served: Served
+    pytester: pytest.Pytester, good_adapter: Path, served: ModelServer
 ) -> None:
-    with serve(Served(served.tokenizer, {"tiny": None, "other": None})) as url:
+    with serve(ModelServer(served.tokenizer, {"tiny": None, "other": None})) as url:
         result = gate(pytester, good_adapter, url, "quality")
     assert result.ret == 1, result.stdout.str()
     record = record_of(pytester)
     assert record.verdict == "INCOMPLETE"
-    assert "serves tiny, other, and not the adapter as adapter" in record.reason
+    assert "does not serve the adapter as adapter: it serves tiny, other;" in record.reason
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 from tests.pytest_plugin.running import place
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def passed(pytester: pytest.Pytester) -> Callable[..., Path]:
 
 
 def require_no_verdict(folder: Path, why: str) -> None:
-    record = read_record(folder / "record.json")
+    record = load_record(folder / "record.json")
     assert record.verdict == "INCOMPLETE"
     assert record.reason.startswith("no verdict")
     assert why in record.reason
@@ -203,7 +203,7 @@ def test_chosen_ids_leave_the_report_of_the_whole_run_alone(
         assert result.ret == status, result.stdout.str()
         now = contents(folder)
         assert {name: now[name] for name in before} == before
-    assert read_record(folder / "partial" / "record.json").verdict == "PARTIAL"
+    assert load_record(folder / "partial" / "record.json").verdict == "PARTIAL"
 
 
 # What the gate did not write
@@ -259,7 +259,7 @@ def test_a_file_that_appears_while_the_gate_runs_is_left_and_nothing_passes(
     assert result.ret == 1, result.stdout.str()
     result.stdout.fnmatch_lines(["no report: *summary.md was not written by the gate*"])
     assert (pytester.path / "out" / "summary.md").read_text(encoding="utf-8").endswith("mine")
-    assert read_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
+    assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
 
 
 def test_no_report_goes_into_an_adapters_folder(

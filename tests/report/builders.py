@@ -4,17 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from phi3_lora_qa.gate.verdict import NEVER_RAN
 from phi3_lora_qa.record import (
     AdapterEntry,
     BaseEntry,
     CheckResult,
     ItemRow,
+    LimitEntry,
     Metric,
     Outcome,
     RunRecord,
     SettingEntry,
     Spectrum,
     Timing,
+    Turn,
     Verdict,
 )
 
@@ -37,39 +40,52 @@ STAGES = {
     "export": ("merged_answers",),
 }
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-NEVER_RAN = "it did not run: deselected, skipped, stopped early, or its process ended"
 
 
 def checks(
     changed: Sequence[CheckResult] = (), missing_stages: Sequence[str] = ()
 ) -> list[CheckResult]:
-    """Every check held, but for the given results and the stages that never ran."""
+    """Every check passed, except the given results and the stages that never ran."""
     by_id = {result.id: result for result in changed}
     results = []
     for stage, names in STAGES.items():
         for name in names:
             identifier = f"phi3::{stage}::{name}"
-            held = CheckResult(
+            passed = CheckResult(
                 id=identifier,
                 stage=stage,
                 outcome=Outcome.PASSED,
-                message=f"{name.replace('_', ' ')}: all 8 modules hold",
+                message=f"{name.replace('_', ' ')}: all 8 modules passed",
                 seconds=0.0123,
                 measured={"modules": 8, "largest error": 3.1e-7, "bound": 1.9e-6},
             )
             missed = replace(
-                held,
+                passed,
                 outcome=Outcome.NOT_RUN,
                 message=NEVER_RAN,
-                fix=f"run it again: pytest '{identifier}' --phi3-adapter=PATH",
+                fix=f"rerun it: pytest '{identifier}' --phi3-adapter=PATH",
                 seconds=0.0,
                 measured={},
             )
-            results.append(by_id.get(identifier, missed if stage in missing_stages else held))
+            results.append(by_id.get(identifier, missed if stage in missing_stages else passed))
     return results
 
 
+def limit(**changes: object) -> LimitEntry:
+    values: dict[str, object] = {
+        "rule": "no_worse_than",
+        "value": 0.05,
+        "against": "base",
+        "group": "target",
+        "metric": "loss",
+    }
+    return LimitEntry(**values | changes)  # type: ignore[arg-type]
+
+
 def metric(**changes: object) -> Metric:
+    """A metric that passed; without a limit it has no outcome."""
+    if changes.get("limit", "") is None:
+        changes.setdefault("outcome", None)
     values: dict[str, object] = {
         "group": "target",
         "metric": "loss",
@@ -80,7 +96,7 @@ def metric(**changes: object) -> Metric:
         "high": -1.061,
         "method": "bootstrap (widest of BCa, bootstrap-t, Student's t)",
         "n": 40,
-        "limit": "loss no worse than the base by more than 0.05",
+        "limit": limit(),
         "outcome": Outcome.PASSED,
     }
     return Metric(**values | changes)  # type: ignore[arg-type]
@@ -96,7 +112,7 @@ METRICS = (
         low=0.471,
         high=0.648,
         method="bounded mean (Learned-Miller and Thomas)",
-        limit="rouge_l no worse than the base by more than 0.02",
+        limit=limit(metric="rouge_l", value=0.02),
     ),
     metric(
         metric="exact_match",
@@ -106,7 +122,7 @@ METRICS = (
         low=0.52,
         high=0.80,
         method="exact (Tango)",
-        limit="exact_match no worse than the base by more than 0.02",
+        limit=limit(metric="exact_match", value=0.02),
     ),
     metric(
         group="general",
@@ -116,6 +132,7 @@ METRICS = (
         low=-0.008,
         high=0.038,
         n=60,
+        limit=limit(group="general"),
     ),
     metric(
         group="general",
@@ -127,7 +144,7 @@ METRICS = (
         high=0.009,
         n=60,
         method="bounded mean (Learned-Miller and Thomas)",
-        limit="rouge_l no worse than the base by more than 0.02",
+        limit=limit(group="general", metric="rouge_l", value=0.02),
     ),
 )
 
@@ -140,6 +157,11 @@ QUESTIONS = (
 )
 
 
+def prompt(question: str, system: str = "") -> tuple[Turn, ...]:
+    turns = [Turn(role="system", content=system)] if system else []
+    return (*turns, Turn(role="user", content=question))
+
+
 def item(number: int, **changes: object) -> ItemRow:
     """One item; most improve, every seventh gets worse."""
     question, answer = QUESTIONS[number % len(QUESTIONS)]
@@ -148,7 +170,7 @@ def item(number: int, **changes: object) -> ItemRow:
     values: dict[str, object] = {
         "id": f"{'general' if worse else 'target'}-{number:03d}",
         "group": "general" if worse else "target",
-        "prompt": f"system: Answer in one sentence.\n\nuser: {question}",
+        "prompt": prompt(question, system="Answer in one sentence."),
         "reference": answer,
         "base_answer": right if worse else wrong,
         "tuned_answer": wrong if worse else right,
@@ -182,24 +204,24 @@ def spectra(layers: int = 4) -> list[Spectrum]:
     ]
 
 
-def ended_early(scored: object, spared: object) -> list[CheckResult]:
-    """Checks that held, the one that counts the items among them."""
+def stopped_early(scored: object, skipped: object) -> list[CheckResult]:
+    """Checks that passed, among them the one that counts the items."""
     counted = CheckResult(
         id="phi3::quality::every_item_is_scored",
         stage="quality",
         outcome=Outcome.PASSED,
-        message="the other items were spared",
-        measured={"scored": scored, "spared": spared},
+        message="early stopping skipped the other items",
+        measured={"scored": scored, "skipped_early": skipped},
     )
     return [*checks(), counted]
 
 
 def passing(**changes: object) -> RunRecord:
-    """A run in which everything held."""
+    """A run in which everything passed."""
     results = checks()
     values: dict[str, object] = {
         "verdict": Verdict.PASS,
-        "reason": f"all {len(results)} checks ran and held",
+        "reason": f"all {len(results)} checks passed",
         "adapter": AdapterEntry(
             path="adapters/ferry-desk",
             name="ferry-desk",
@@ -243,12 +265,12 @@ def passing(**changes: object) -> RunRecord:
 
 
 def failing(**changes: object) -> RunRecord:
-    """A run in which two checks did not hold, one of them a metric."""
+    """A run in which two checks failed, one of them a metric."""
     broken = CheckResult(
         id="phi3::static::finite_values",
         stage="static",
         outcome=Outcome.FAILED,
-        message="lora_B of model.layers.2.mlp.down_proj holds 3 values that are not finite "
+        message="lora_B of model.layers.2.mlp.down_proj has 3 values that are not finite "
         "(first: NaN at [17, 4])",
         fix="train again from a checkpoint before the loss became NaN, with a lower learning "
         "rate or gradient clipping (max_grad_norm)",
@@ -270,8 +292,8 @@ def failing(**changes: object) -> RunRecord:
         worse,
         id="phi3::quality::exact_match[target]",
         outcome=Outcome.INCONCLUSIVE,
-        message="exact_match of group target: the interval -0.06 to 0.11 holds the limit -0.02",
-        fix="give at least 140 items of group target with --phi3-suite",
+        message="exact_match of group target: the interval -0.06 to 0.11 contains the limit -0.02",
+        fix="pass at least 140 items of the group target with --phi3-suite",
     )
     results = checks([broken, worse, undecided])
     metrics = [
@@ -295,7 +317,7 @@ def failing(**changes: object) -> RunRecord:
         ),
         METRICS[4],
     ]
-    reason = f"2 of {len(results)} checks did not hold; first {broken.id}: {broken.message}"
+    reason = f"2 of {len(results)} checks failed; first {broken.id}: {broken.message}"
     return passing(
         **{"verdict": Verdict.FAIL, "reason": reason, "checks": results, "metrics": metrics}
         | changes
@@ -307,7 +329,7 @@ def incomplete(**changes: object) -> RunRecord:
     results = checks(missing_stages=("math", "checkpoint", "quality", "export"))
     missing = [result for result in results if result.outcome is Outcome.NOT_RUN]
     reason = (
-        f"{len(missing)} of {len(results)} checks gave no answer; "
+        f"{len(missing)} of {len(results)} checks did not finish; "
         f"first {missing[0].id}: {missing[0].message}"
     )
     return passing(
@@ -321,67 +343,4 @@ def incomplete(**changes: object) -> RunRecord:
             "spectra": [],
         }
         | changes
-    )
-
-
-HOSTILE = {
-    "script": "</script><script>window.pwned = 1</script>",
-    "style": "</style></title></textarea><style>body{display:none}</style>",
-    "image": '"><img src=x onerror="window.pwned = 1">',
-    "attribute": "' onmouseover='window.pwned = 1' x='",
-    "template": "{{ 7 * 7 }}{% raw %}{{ config }}",
-    "comment": "<!-- --!><![CDATA[ ]]>",
-    "entity": "&lt;b&gt; &#60;b&#62; &amp;amp;",
-    "override": "\u202egpj.exe\u202c \u2066x\u2069",
-    "nul": "a\x00b\x1b[31mred\x1b[0m\x07",
-    "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f",
-    "half": "half \ud83d of a pair",
-    "breaks": "one\r\ntwo\u2028three\x85four",
-    "long": "word " * 200_000,
-    "wide": "W" * 100_000,
-}
-"""What a model, or an adapter's author, may write to break out of the page."""
-
-
-def hostile_items() -> list[ItemRow]:
-    return [
-        item(
-            n,
-            id=text[:60],
-            group=text[:40],
-            prompt=f"user: {text}",
-            reference=text,
-            base_answer=f"base {text}",
-            tuned_answer=f"tuned {text}",
-            error=text if n % 2 else "",
-        )
-        for n, text in enumerate(HOSTILE.values())
-    ]
-
-
-def hostile_record() -> RunRecord:
-    """Every string that a record can hold is hostile."""
-    script, image = HOSTILE["script"], HOSTILE["image"]
-    evil = script + image + HOSTILE["override"] + HOSTILE["nul"] + HOSTILE["half"]
-    check = CheckResult(
-        id=f"phi3::static::{evil}",
-        stage="static",
-        outcome=Outcome.FAILED,
-        message=evil,
-        fix=evil,
-        measured={evil: evil, "nested": {evil: [evil, {evil: evil}]}},
-    )
-    return failing(
-        reason=evil,
-        adapter=AdapterEntry(
-            path=evil, name=evil, sha256={evil: evil}, config={evil: [evil]}, manifest={evil: evil}
-        ),
-        base=BaseEntry(id=evil, fingerprint=evil, config={evil: evil}),
-        settings={evil: SettingEntry(value=evil, source="--phi3-" + evil)},
-        checks=[check, replace(check, id=f"{evil}::2", stage=evil)],
-        metrics=[metric(group=evil, metric=evil, method=evil, limit=evil)],
-        spectra=[replace(spectra()[0], module=f"{evil}.{evil}")],
-        timings=[Timing(phase=evil, seconds=1.0)],
-        environment={evil: evil},
-        started=evil,
     )

@@ -20,19 +20,19 @@ from phi3_lora_qa.report import render_html, render_markdown
 from phi3_lora_qa.report.html import TEMPLATES
 from phi3_lora_qa.report.safe_text import TEXT_LIMIT, visible
 from tests.report.builders import (
-    HOSTILE,
     checks,
-    ended_early,
     failing,
-    hostile_items,
-    hostile_record,
     incomplete,
     item,
     items,
+    limit,
     metric,
     passing,
+    prompt,
     spectra,
+    stopped_early,
 )
+from tests.report.hostile import HOSTILE, hostile_items, hostile_record
 from tests.report.parsing import Parsed
 
 ANY_TEXT = st.text(st.characters(categories=None), max_size=200)
@@ -44,20 +44,22 @@ LOADING = {"src", "href", "action", "formaction", "data", "srcset", "poster", "x
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(*[ANY_TEXT | MARKUP] * 4))
-def test_whatever_is_answered_the_page_has_the_same_elements_and_gives_the_text_back(
+def test_any_answer_leaves_the_elements_of_the_page_unchanged_and_is_shown(
     texts: tuple[str, str, str, str],
 ) -> None:
-    prompt, reference, base, tuned = texts
-    row = item(1, prompt=prompt, reference=reference, base_answer=base, tuned_answer=tuned)
+    question, reference, base, tuned = texts
+    turns = prompt(question, system=f"x{reference}")
+    row = item(1, prompt=turns, reference=reference, base_answer=base, tuned_answer=tuned)
     found = Parsed(render_html(incomplete(), [row]))
     assert found.skeleton == HARMLESS.skeleton
     assert found.texts["answer"] == [visible(base), visible(tuned)]
-    assert found.texts["text"] == [visible(prompt), visible(reference)]
+    assert found.texts["text"] == [visible(question), visible(reference)]
+    assert found.texts["turn"] == [visible(f"x{reference}")]
 
 
 @settings(max_examples=40, deadline=None)
 @given(ANY_TEXT | MARKUP)
-def test_whatever_the_record_says_the_page_has_the_same_elements(text: str) -> None:
+def test_any_text_of_the_record_leaves_the_elements_of_the_page_unchanged(text: str) -> None:
     def page(words: str) -> Parsed:
         result = replace(failing().checks[5], message=words + "x", fix=words + "x")
         words = words or "x"
@@ -85,13 +87,13 @@ def test_hostile_strings_in_every_place_open_no_element_and_load_nothing() -> No
     assert not any(name == "style" for _, name, _ in found.attributes)
 
 
-def test_no_byte_of_the_page_misleads_and_all_of_them_can_be_written() -> None:
+def test_every_character_of_the_page_is_visible_and_can_be_encoded() -> None:
     page = render_html(hostile_record(), hostile_items())
     page.encode("utf-8")
     assert visible(page) == page
 
 
-def test_the_same_record_and_items_give_the_same_page_in_any_order_of_calls() -> None:
+def test_the_same_record_and_items_give_the_same_page() -> None:
     first = render_html(failing(), items())
     render_html(hostile_record(), hostile_items())
     assert render_html(failing(), items()) == first
@@ -128,7 +130,7 @@ def test_the_verdict_its_reason_and_what_to_do_come_first(
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
-def test_every_verdict_is_said_in_words_and_by_a_sign(verdict: Verdict) -> None:
+def test_every_verdict_is_shown_by_a_word_and_a_sign(verdict: Verdict) -> None:
     found = Parsed(render_html(incomplete(verdict=verdict), []))
     assert f"tone-{verdict}" in " ".join(found.texts)
     assert found.texts["seal"][0]
@@ -141,19 +143,19 @@ def test_every_outcome_can_be_shown(outcome: Outcome) -> None:
     assert f"tone-{outcome}" in page
 
 
-def test_the_head_says_of_how_many_items_the_tuned_model_was_asked() -> None:
-    def said(scored: object, spared: object) -> str:
-        page = render_html(passing(checks=ended_early(scored, spared)), [item(1)])
+def test_the_head_says_on_how_many_items_the_tuned_model_was_evaluated() -> None:
+    def shown(scored: object, skipped: object) -> str:
+        page = render_html(passing(checks=stopped_early(scored, skipped)), [item(1)])
         return page.partition("<dt>Items</dt><dd>")[2].partition("</dd>")[0]
 
-    assert said(194, 106) == "194 of 300, the others spared"
-    assert said(300, 0) == "300"
+    assert shown(194, 106) == "194 of 300 (stopped early)"
+    assert shown(300, 0) == "300"
     for nonsense in (-3, "many", True, 10**300, [1], None):
-        assert said(nonsense, nonsense) == "1"
+        assert shown(nonsense, nonsense) == "1"
     assert "<dt>Items</dt><dd>none</dd>" in render_html(passing(), [])
 
 
-def test_only_failed_checks_are_to_be_done_the_failed_before_the_undecided() -> None:
+def test_only_checks_that_did_not_pass_are_to_do_the_failed_before_the_inconclusive() -> None:
     found = Parsed(render_html(failing(), []))
     heads = [" ".join(text.split()) for text in found.texts["outcome tone-failed"][:2]]
     assert heads == ["failed", "failed"]
@@ -163,46 +165,51 @@ def test_only_failed_checks_are_to_be_done_the_failed_before_the_undecided() -> 
     assert "<li" not in render_html(passing(), []).split("</style>")[1]
 
 
-def test_checks_that_say_the_same_are_one_thing_to_do() -> None:
+def test_checks_with_the_same_message_are_one_thing_to_do() -> None:
     page = render_html(incomplete(), [])
     todo = page[page.index('id="todo"') : page.index('id="checks"')]
     assert todo.count("<li") == 1
     assert "and 10 more" in todo
 
 
-def test_a_pass_of_some_stages_is_no_leave_to_ship() -> None:
-    assert "may ship" in render_html(passing(), [])
+def test_a_pass_of_some_stages_is_not_ok_to_ship() -> None:
+    assert "All 21 checks passed. OK to ship." in render_html(passing(), [])
     settings = {"stage": SettingEntry(value=["static"], source="--phi3-stage")}
     page = render_html(passing(settings=settings), [])
     assert "chosen stages (static)" in page
-    assert "may ship" not in page
+    assert "OK to ship" not in page
 
 
-def test_an_interval_of_the_tuned_mean_is_not_given_as_one_of_the_difference() -> None:
-    page = render_html(passing(metrics=[metric(limit="loss at most 1", low=0.5, high=0.7)]), [])
+def test_an_interval_of_the_tuned_mean_is_not_shown_as_one_of_the_difference() -> None:
+    page = render_html(
+        passing(metrics=[metric(limit=limit(rule="at_most", value=1.0), low=0.5, high=0.7)]), []
+    )
     assert "tuned 0.500 to 0.700" in page
     assert "+0.500 to" not in page
 
 
 def test_a_metric_without_a_limit_is_not_said_to_have_passed() -> None:
-    page = render_html(passing(metrics=[metric(limit="")], checks=[]), [])
-    assert "not judged" in page
-    assert "tone-passed" not in page.split('id="metrics"')[1].split('id="checks"')[0]
+    for outcome in (None, Outcome.PASSED):
+        page = render_html(passing(metrics=[metric(limit=None, outcome=outcome)], checks=[]), [])
+        metrics = page.split('id="metrics"')[1].split('id="checks"')[0]
+        assert "no limit" in metrics
+        assert "tone-passed" not in metrics
+        assert "not run" not in metrics
 
 
-def test_an_answer_too_long_is_cut_and_says_where_the_whole_is() -> None:
+def test_a_long_answer_is_cut_and_the_page_says_where_all_of_it_is() -> None:
     page = render_html(incomplete(), [item(1, tuned_answer="w" * (TEXT_LIMIT + 1))])
-    assert "The first 2000 of 2001 characters; items.parquet has the whole." in page
+    assert "The first 2000 of 2001 characters; items.parquet has all of it." in page
     assert "w" * (TEXT_LIMIT + 1) not in page
-    assert "items.parquet has the whole" not in render_html(incomplete(), [item(1)])
+    assert "items.parquet has all of it" not in render_html(incomplete(), [item(1)])
 
 
 def test_a_record_whose_items_are_gone_says_so() -> None:
-    assert "was not beside the record" in render_html(passing(), [])
+    assert "was not next to the record" in render_html(passing(), [])
     assert "No answers were made" in render_html(incomplete(), [])
 
 
-def test_numbers_that_are_none_do_not_break_the_page() -> None:
+def test_numbers_that_are_not_finite_do_not_break_the_page() -> None:
     nan, inf = float("nan"), float("inf")
     record = passing(
         metrics=[metric(low=-inf, high=inf), metric(base=nan, tuned=nan, difference=nan)],
@@ -232,11 +239,11 @@ def test_a_config_of_a_megabyte_does_not_make_the_page_large() -> None:
     result = replace(failing().checks[5], message=long, fix=long, measured={"m": long})
     page = render_html(incomplete(adapter=adapter, checks=[result], reason=long), [])
     assert len(page.encode()) < 60_000
-    assert "record.json has the whole" in page
+    assert "record.json has all of it" in page
 
 
-def test_a_report_without_a_verdict_says_nothing_of_what_was_not_recorded() -> None:
-    """A run may have been killed at any point: nothing says what it did, or did not do."""
+def test_a_report_without_a_verdict_claims_nothing_that_was_not_recorded() -> None:
+    """A run may have been killed at any point: nothing is known about what it did."""
     bare = AdapterEntry(path="a", name="a", sha256={}, config={}, manifest=None)
     none = BaseEntry(id="", fingerprint="", config={})
     record = incomplete(adapter=bare, base=none, checks=(), metrics=(), timings=(), spectra=())

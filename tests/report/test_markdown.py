@@ -8,15 +8,9 @@ from markdown_it.token import Token
 
 from phi3_lora_qa.report import render_markdown
 from phi3_lora_qa.report.markdown import MAX_TODO, code, text
-from tests.report.builders import (
-    checks,
-    ended_early,
-    failing,
-    hostile_record,
-    incomplete,
-    metric,
-    passing,
-)
+from phi3_lora_qa.report.safe_text import NOTHING
+from tests.report.builders import checks, failing, incomplete, metric, passing, stopped_early
+from tests.report.hostile import hostile_record
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = st.text(st.sampled_from("\\`*_[]()<>|~&!#@:/.-+= \n\taw1"), max_size=40)
@@ -35,7 +29,7 @@ def shown(source: str) -> str:
 
 
 @given(MARKUP)
-def test_escaped_text_is_read_as_text_alone(value: str) -> None:
+def test_escaped_text_is_read_as_plain_text(value: str) -> None:
     types = {token.type for token in parse("x " + text(value)) if token.type != "inline"}
     assert types <= {"paragraph_open", "paragraph_close", *PLAIN}
     assert shown("x " + text(value)).replace("\u200b", "").split() == ["x", *value.split()]
@@ -52,13 +46,13 @@ def test_text_in_a_code_span_stays_one_code_span_and_one_table_cell(value: str) 
 @pytest.mark.parametrize(
     "trap", ["@org/team", "fixes #12", "https://evil.example", "www.evil.example"]
 )
-def test_a_forge_makes_no_mention_and_no_link_of_a_message(trap: str) -> None:
+def test_a_forge_makes_neither_a_mention_nor_a_link_of_a_message(trap: str) -> None:
     escaped = text(trap)
     assert trap not in escaped
     assert "&#8203;" in escaped
 
 
-def test_a_hostile_record_makes_no_markup_and_no_row() -> None:
+def test_a_hostile_record_adds_neither_markup_nor_rows() -> None:
     source = render_markdown(hostile_record())
     source.encode()
     tokens = parse(source)
@@ -68,9 +62,9 @@ def test_a_hostile_record_makes_no_markup_and_no_row() -> None:
     assert "\x00" not in source
 
 
-def test_the_summary_says_the_verdict_the_reason_the_mend_and_the_metrics() -> None:
+def test_the_summary_has_the_verdict_the_reason_the_fix_and_the_metrics() -> None:
     source = render_markdown(failing())
-    assert source.startswith("## ✕ FAIL `ferry-desk`\n\n**FAIL:** 2 of 21 checks did not hold")
+    assert source.startswith("## ✕ FAIL `ferry-desk`\n\n**FAIL:** 2 of 21 checks failed")
     words = shown(source)
     assert "gradient clipping (max_grad_norm)" in words
     assert "phi3::quality::loss[general]" in words
@@ -79,20 +73,22 @@ def test_the_summary_says_the_verdict_the_reason_the_mend_and_the_metrics() -> N
     assert "no worse than the base by more than 0.05" in words
 
 
-def test_the_summary_says_of_how_many_items_the_tuned_model_was_asked() -> None:
-    assert "items 194 of 300, the others spared, " in render_markdown(
-        passing(checks=ended_early(194, 106))
+def test_the_summary_says_on_how_many_items_the_tuned_model_was_evaluated() -> None:
+    assert "items 194 of 300 (stopped early), " in render_markdown(
+        passing(checks=stopped_early(194, 106))
     )
     assert "items" not in render_markdown(passing(checks=checks())).partition("###")[0]
 
 
-def test_a_pass_has_nothing_to_mend_and_a_run_cut_short_may_not_ship() -> None:
+def test_a_pass_is_ok_to_ship_and_an_incomplete_run_is_not() -> None:
     assert "**Fix:**" not in render_markdown(passing())
-    assert "may not ship" in render_markdown(incomplete())
+    assert "All 21 checks passed. OK to ship." in render_markdown(passing())
+    assert "Do not ship" in render_markdown(incomplete())
+    assert "OK to ship" not in render_markdown(incomplete())
     assert "### Metrics" not in render_markdown(incomplete())
 
 
-def test_more_to_do_than_a_person_reads_is_counted() -> None:
+def test_a_long_list_of_things_to_do_is_cut_and_counted() -> None:
     results = [
         replace(failing().checks[5], id=f"phi3::static::c{n}", message=f"broken {n}")
         for n in range(MAX_TODO + 3)
@@ -100,6 +96,14 @@ def test_more_to_do_than_a_person_reads_is_counted() -> None:
     source = render_markdown(failing(checks=results))
     assert source.count("**Fix:**") == MAX_TODO
     assert "and 3 more; report.html has them all" in source
+
+
+def test_a_measured_metric_without_a_limit_is_not_said_to_have_not_run() -> None:
+    source = render_markdown(passing(metrics=[metric(limit=None), metric(metric="chrf")]))
+    rows = [line for line in source.splitlines() if line.startswith("| target |")]
+    assert rows[0].endswith(f"| none | {NOTHING} no limit |")
+    assert rows[1].endswith("| no worse than the base by more than 0.05 | ✓ passed |")
+    assert "not run" not in source
 
 
 def test_a_metric_name_with_a_pipe_stays_in_its_cell() -> None:

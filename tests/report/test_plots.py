@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from phi3_lora_qa.data.thresholds import RULES, Limit
+from phi3_lora_qa.data.thresholds import BASE, BASELINE, RULES
+from phi3_lora_qa.record import Against, Rule
 from phi3_lora_qa.report.plots import (
     INTERVAL_WIDTH,
     bar_plot,
@@ -11,7 +12,7 @@ from phi3_lora_qa.report.plots import (
     interval_plot,
     limit_value,
 )
-from tests.report.builders import METRICS, metric
+from tests.report.builders import METRICS, limit, metric
 
 
 def test_the_interval_keeps_the_order_of_its_numbers_within_the_plot() -> None:
@@ -22,7 +23,7 @@ def test_the_interval_keeps_the_order_of_its_numbers_within_the_plot() -> None:
         assert plot.zero == INTERVAL_WIDTH / 2
 
 
-def test_what_lies_beyond_the_limit_in_numbers_lies_beyond_it_on_the_plot() -> None:
+def test_an_interval_beyond_the_limit_is_drawn_beyond_it() -> None:
     plot = interval_plot(metric(difference=0.214, low=0.171, high=0.257))
     assert plot is not None
     assert plot.limit is not None
@@ -39,15 +40,13 @@ def test_what_lies_beyond_the_limit_in_numbers_lies_beyond_it_on_the_plot() -> N
         ("loss", "at_most", 0.05 - 1.842),
     ],
 )
-def test_the_limit_stands_on_the_side_that_its_rule_and_metric_say(
-    name: str, rule: str, where: float | None
+def test_the_limit_is_on_the_side_that_its_rule_and_metric_require(
+    name: str, rule: Rule, where: float | None
 ) -> None:
-    limit = Limit(group="target", metric=name, rule=rule, value=0.05)
-    assert limit_value(metric(metric=name, limit=limit.describe())) == where
+    assert limit_value(metric(metric=name, limit=limit(metric=name, rule=rule))) == where
 
 
-def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() -> None:
-    limit = Limit(group="target", metric="rouge_l", rule="at_least", value=0.6)
+def test_an_interval_of_the_tuned_mean_is_drawn_relative_to_the_base() -> None:
     m = metric(
         metric="rouge_l",
         base=0.5,
@@ -55,7 +54,7 @@ def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() ->
         difference=0.2,
         low=0.65,
         high=0.75,
-        limit=limit.describe(),
+        limit=limit(metric="rouge_l", rule="at_least", value=0.6),
     )
     plot = interval_plot(m)
     assert bounds_tuned_mean(m)
@@ -64,26 +63,31 @@ def test_an_interval_of_the_tuned_mean_is_drawn_where_it_lies_from_the_base() ->
     assert plot.zero < plot.limit < plot.low < plot.point < plot.high
 
 
-@pytest.mark.parametrize("against", ["base", "baseline"])
+@pytest.mark.parametrize("against", [BASE, BASELINE])
 @pytest.mark.parametrize("rule", list(RULES))
-def test_every_rule_that_there_is_can_be_drawn(rule: str, against: str) -> None:
-    limit = Limit(group="target", metric="loss", rule=rule, value=1e-05, against=against)
-    assert limit_value(metric(limit=limit.describe())) is not None
+def test_every_rule_can_be_drawn(rule: Rule, against: Against) -> None:
+    drawn = limit(rule=rule, value=1e-05, against=against)
+    assert limit_value(metric(limit=drawn)) is not None
 
 
-def test_an_interval_without_end_is_not_drawn() -> None:
+def test_a_limit_that_is_not_finite_is_not_drawn() -> None:
+    assert limit_value(metric(limit=limit(value=math.nan))) is None
+    assert limit_value(metric(limit=None)) is None
+
+
+def test_an_infinite_interval_is_not_drawn() -> None:
     assert interval_plot(metric(low=-math.inf)) is None
     assert interval_plot(metric(difference=math.nan)) is None
 
 
 def test_an_interval_of_nothing_but_zeros_is_drawn_at_zero() -> None:
-    plot = interval_plot(metric(difference=0.0, low=0.0, high=0.0, limit=""))
+    plot = interval_plot(metric(difference=0.0, low=0.0, high=0.0, limit=None))
     assert plot is not None
     assert plot.low == plot.high == plot.zero
     assert plot.limit is None
 
 
-def test_the_largest_bar_fills_the_plot_and_a_broken_value_cannot_hide() -> None:
+def test_the_largest_bar_fills_the_plot_and_a_value_that_is_not_finite_is_counted() -> None:
     plot = bar_plot([1.0, 2.0, math.nan], height=20)
     heights = [float(h) for h in re.findall(r"v-([\d.]+)", plot.path)]
     assert heights == [10.0, 20.0, 20.0]

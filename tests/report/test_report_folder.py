@@ -1,4 +1,4 @@
-"""What the gate did not write is neither replaced nor removed, and a report is there whole."""
+"""Files that the gate did not write are neither replaced nor removed; a report is complete."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 from phi3_lora_qa.report import replace_report, write_report
 from phi3_lora_qa.report.report_folder import NAMES, WRITTEN, put, take_away
 from tests.report.builders import failing, incomplete, items, passing
@@ -51,7 +51,7 @@ CHANGES: dict[str, Damage] = {
 
 @pytest.mark.parametrize("name", [*NAMES, WRITTEN])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_that_the_user_changed_is_left_and_named(
+def test_a_file_that_the_user_changed_is_kept_and_named(
     name: str, change: str, tmp_path: Path
 ) -> None:
     write_report(passing(), items(2), tmp_path)
@@ -65,14 +65,14 @@ def test_a_file_that_the_user_changed_is_left_and_named(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_the_users_own_is_left_whatever_else_is_there(name: str, tmp_path: Path) -> None:
+def test_a_file_of_the_user_is_kept(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=name):
         write_report(passing(), items(2), tmp_path)
     assert contents(tmp_path) == {name: b"mine"}
 
 
-def test_a_file_that_is_put_into_a_report_later_is_left_too(tmp_path: Path) -> None:
+def test_a_file_that_the_user_adds_to_a_report_later_is_kept(tmp_path: Path) -> None:
     write_report(incomplete(), [], tmp_path)
     (tmp_path / "items.parquet").write_text("mine")
     with pytest.raises(InputError, match=r"items\.parquet"):
@@ -80,7 +80,7 @@ def test_a_file_that_is_put_into_a_report_later_is_left_too(tmp_path: Path) -> N
     assert (tmp_path / "items.parquet").read_text() == "mine"
 
 
-def test_no_file_is_reached_through_a_link_that_stands_for_the_list(tmp_path: Path) -> None:
+def test_no_file_is_reached_through_a_link_in_place_of_the_list(tmp_path: Path) -> None:
     write_report(passing(), items(2), tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / WRITTEN).symlink_to(tmp_path / "a" / WRITTEN)
@@ -90,7 +90,7 @@ def test_no_file_is_reached_through_a_link_that_stands_for_the_list(tmp_path: Pa
     assert contents(tmp_path / "a") == before
 
 
-def test_a_report_replaces_a_report_and_leaves_no_file_of_the_old_one(tmp_path: Path) -> None:
+def test_a_report_replaces_all_files_of_the_old_one(tmp_path: Path) -> None:
     write_report(passing(), items(2), tmp_path)
     replace_report(incomplete(), tmp_path)
     assert {*contents(tmp_path)} == {"record.json", "report.html", "summary.md", WRITTEN}
@@ -98,7 +98,7 @@ def test_a_report_replaces_a_report_and_leaves_no_file_of_the_old_one(tmp_path: 
     assert {*contents(tmp_path)} == {*NAMES, WRITTEN}
 
 
-def test_sha256sum_knows_the_list(tmp_path: Path) -> None:
+def test_sha256sum_reads_the_list(tmp_path: Path) -> None:
     write_report(passing(), items(2), tmp_path)
     done = subprocess.run(
         ["sha256sum", "--check", WRITTEN],
@@ -112,10 +112,10 @@ def test_sha256sum_knows_the_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing_at", range(8))
-def test_wherever_replacing_ends_the_gate_may_replace_what_is_there(
+def test_wherever_replacing_is_interrupted_the_gate_can_replace_the_files(
     failing_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rename that fails stands for a kill: nothing that runs after it matters for this."""
+    """A rename that fails is like a kill: nothing that runs after it matters here."""
     write_report(failing(), items(2), tmp_path)
     real, calls = Path.replace, iter(range(100))
 
@@ -134,10 +134,10 @@ def test_wherever_replacing_ends_the_gate_may_replace_what_is_there(
     assert ended is (failing_at < 6)  # the list, four files, the list
     assert not [name for name in contents(tmp_path) if name.endswith(".part")]
     write_report(passing(), items(3), tmp_path)
-    assert read_record(tmp_path / "record.json").verdict == "PASS"
+    assert load_record(tmp_path / "record.json").verdict == "PASS"
 
 
-def test_the_summary_is_the_last_to_say_pass_and_the_first_to_say_it_no_more(
+def test_the_summary_is_the_last_to_say_pass_and_the_first_to_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -163,7 +163,7 @@ from phi3_lora_qa.report import write_report
 from tests.report.builders import items, passing
 folder = Path(sys.argv[1])
 pages = items(400)
-import pandas, pyarrow.parquet, jinja2  # nothing is to be written by an import
+import pandas, pyarrow.parquet, jinja2  # an import must not write anything
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     write_report(passing(), pages, folder)
@@ -173,7 +173,7 @@ except InputError as error:
 
 
 @pytest.mark.parametrize("limit", [0, 1_000, 20_000])
-def test_a_full_disk_leaves_what_was_there_and_nothing_else(limit: int, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_files_and_nothing_else(limit: int, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     replace_report(incomplete(), folder)
     before = contents(folder)
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(limit: int, tmp_path
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB, where this user may mount one."""
+    """A disk of 64 KiB, if this user can mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -197,12 +197,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip("no disk can be mounted here")
+        pytest.skip("this user cannot mount a disk")
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_disk_without_room_leaves_what_was_there(small_disk: Path) -> None:
+def test_a_disk_without_space_leaves_the_old_files(small_disk: Path) -> None:
     put(small_disk, {"summary.md": b"none"})
     with pytest.raises(InputError, match="No space left on device"):
         write_report(passing(), items(400), small_disk)
@@ -210,10 +210,10 @@ def test_a_disk_without_room_leaves_what_was_there(small_disk: Path) -> None:
     assert (small_disk / "summary.md").read_text() == "none"
 
 
-def test_what_the_gate_wrote_is_taken_away_without_any_room(
+def test_the_files_of_the_gate_are_removed_without_any_space(
     small_disk: Path,
 ) -> None:
-    """It may say PASS of another adapter; to remove it takes no room."""
+    """They may say PASS about a different adapter; removing them takes no space."""
     put(small_disk, {"summary.md": b"PASS", "record.json": b"{}"})
     (small_disk / "notes.txt").write_bytes(b"mine")
     with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:

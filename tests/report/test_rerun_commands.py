@@ -14,7 +14,7 @@ def adapter(path: str) -> AdapterEntry:
     return replace(passing().adapter, path=path)
 
 
-def test_the_command_repeats_what_the_user_chose_and_nothing_else() -> None:
+def test_the_command_repeats_only_what_the_user_chose() -> None:
     command = rerun_check(passing(), "phi3::static::keys")
     assert command == (
         "pytest phi3::static::keys --phi3-adapter=adapters/ferry-desk "
@@ -22,11 +22,11 @@ def test_the_command_repeats_what_the_user_chose_and_nothing_else() -> None:
     )
 
 
-def test_the_whole_gate_is_run_again_without_an_id() -> None:
+def test_the_whole_gate_is_rerun_without_an_id() -> None:
     assert rerun_all(passing()).startswith("pytest --phi3-adapter=")
 
 
-def test_several_adapters_are_given_again_because_ids_carry_their_names() -> None:
+def test_several_adapters_are_all_passed_because_ids_contain_their_names() -> None:
     settings = {"adapter": SettingEntry(value=["a", "b"], source="--phi3-adapter")}
     command = rerun_check(passing(settings=settings), "phi3::static::keys[a]")
     assert shlex.split(command)[1:] == [

@@ -10,7 +10,7 @@ from phi3_lora_qa.report.safe_text import (
     anchor,
     cut,
     duration,
-    moment,
+    format_timestamp,
     number,
     one_line,
     plain,
@@ -21,7 +21,7 @@ ANY_TEXT = st.text(st.characters(categories=None), max_size=80)
 
 
 @given(ANY_TEXT)
-def test_visible_text_can_be_written_and_holds_nothing_that_misleads(text: str) -> None:
+def test_visible_text_can_be_encoded_and_contains_nothing_misleading(text: str) -> None:
     shown = visible(text)
     shown.encode("utf-8")
     kept = {"\n", "\t", "\u200c", "\u200d"}
@@ -64,15 +64,15 @@ def test_numbers_are_short_and_carry_their_sign() -> None:
     assert number("nan") == "nan"
 
 
-def test_durations_and_moments_read_as_a_person_says_them() -> None:
+def test_durations_and_timestamps_are_readable() -> None:
     assert [duration(v) for v in (0.312, 12.4, 125, "nan")] == [
         "0.31 s",
         "12 s",
         "2 min 5 s",
         NOTHING,
     ]
-    assert moment("2026-11-24T07:40:12+00:00") == "2026-11-24 07:40:12 UTC"
-    assert moment("not a time") == "not a time"
+    assert format_timestamp("2026-11-24T07:40:12+00:00") == "2026-11-24 07:40:12 UTC"
+    assert format_timestamp("not a time") == "not a time"
 
 
 def test_plain_values_lose_no_digit_that_decides() -> None:

@@ -4,16 +4,10 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.record import read_record
+from phi3_lora_qa.record import load_record
 from phi3_lora_qa.report import read_items, render_again, write_report
-from tests.report.builders import (
-    failing,
-    hostile_items,
-    hostile_record,
-    incomplete,
-    items,
-    passing,
-)
+from tests.report.builders import failing, incomplete, items, passing
+from tests.report.hostile import hostile_items, hostile_record
 
 FILES = {"record.json", "items.parquet", "summary.md", "report.html", "report.sha256"}
 
@@ -22,16 +16,16 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_report_is_four_files_and_their_list_and_its_page_is_named(tmp_path: Path) -> None:
+def test_a_report_has_four_files_and_their_list(tmp_path: Path) -> None:
     page = write_report(failing(), items(5), tmp_path / "new" / "folder")
     assert page == tmp_path / "new" / "folder" / "report.html"
     assert names(page.parent) == FILES
-    assert read_record(page.parent / "record.json").verdict == "FAIL"
+    assert load_record(page.parent / "record.json").verdict == "FAIL"
     assert read_items(page.parent / "items.parquet") == tuple(items(5))
     assert (page.parent / "summary.md").read_text(encoding="utf-8").startswith("## ✕ FAIL")
 
 
-def test_the_page_rendered_again_from_the_files_is_the_same_to_the_last_byte(
+def test_the_page_rendered_again_from_the_files_has_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     page = write_report(hostile_record(), hostile_items(), tmp_path)
@@ -39,14 +33,14 @@ def test_the_page_rendered_again_from_the_files_is_the_same_to_the_last_byte(
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_the_record_names_its_items_only_where_there_are_some(tmp_path: Path) -> None:
+def test_the_record_names_its_items_only_if_there_are_some(tmp_path: Path) -> None:
     write_report(passing(items=""), items(2), tmp_path / "some")
     write_report(passing(items="x"), [], tmp_path / "none")
-    assert read_record(tmp_path / "some" / "record.json").items == "items.parquet"
-    assert read_record(tmp_path / "none" / "record.json").items == ""
+    assert load_record(tmp_path / "some" / "record.json").items == "items.parquet"
+    assert load_record(tmp_path / "none" / "record.json").items == ""
 
 
-def test_other_files_of_the_folder_are_left_as_they_are(tmp_path: Path) -> None:
+def test_other_files_of_the_folder_are_unchanged(tmp_path: Path) -> None:
     mine = {"notes.txt": "mine", "record.part": "mine", "report.html.part": "mine"}
     for name, content in mine.items():
         (tmp_path / name).write_text(content)
@@ -56,16 +50,16 @@ def test_other_files_of_the_folder_are_left_as_they_are(tmp_path: Path) -> None:
     assert all((tmp_path / name).read_text() == content for name, content in mine.items())
 
 
-def test_old_items_are_not_shown_as_those_of_a_new_run(tmp_path: Path) -> None:
+def test_old_items_are_not_shown_in_the_report_of_a_new_run(tmp_path: Path) -> None:
     write_report(passing(), items(2), tmp_path)
     page = write_report(incomplete(), [], tmp_path)
     assert "target-000" not in page.read_text(encoding="utf-8")
 
 
-def test_a_folder_that_cannot_be_made_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"give a folder that you may write to.*FILE\)$"):
+        with pytest.raises(InputError, match=r"use a folder that you can write to.*FILE\)$"):
             write_report(passing(), [], place)
 
 
@@ -102,6 +96,6 @@ def test_a_record_of_wrong_types_is_refused_and_no_page_is_written(
     write_report(passing(), [], tmp_path)
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     (tmp_path / "record.json").write_text(json.dumps(record | damage), encoding="utf-8")
-    with pytest.raises(InputError, match="gate the adapter again"):
+    with pytest.raises(InputError, match="run the gate again"):
         render_again(tmp_path / "record.json", tmp_path / "again.html")
     assert not (tmp_path / "again.html").exists()

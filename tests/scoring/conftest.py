@@ -1,4 +1,4 @@
-"""The bundled base, a random Phi-3 with its tokenizer, a server before the base, and items."""
+"""The bundled base, a random Phi-3 with the same tokenizer, a server, and items."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,21 +8,17 @@ import pytest
 
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.suite import read_suite
-from phi3_lora_qa.models.loading import LoadedBase, load_base
+from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.models.registry import bundled, resolve_base
-from phi3_lora_qa.scoring.completions_client import READ_BACK
+from phi3_lora_qa.scoring.completions_client import READ_BACK_ITEMS
 from phi3_lora_qa.scoring.remote_scoring import Server
-from tests.scoring.serving import QUICK, Served, serve, tuned_model
-
-
-@pytest.fixture(scope="session")
-def tiny() -> LoadedBase:
-    return load_base(resolve_base("tiny"))
+from tests.scoring.builders import item
+from tests.scoring.serving import QUICK, ModelServer, serve, tuned_model
 
 
 @pytest.fixture(scope="session")
 def make_phi3(tiny: LoadedBase) -> Callable[..., Any]:
-    """A function that makes a Phi-3 that was taught nothing: it rambles and seldom stops."""
+    """A function that makes an untrained Phi-3: its answers seldom stop."""
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM
 
@@ -33,7 +29,7 @@ def make_phi3(tiny: LoadedBase) -> Callable[..., Any]:
         model = Phi3ForCausalLM(Phi3Config(**settings)).eval()
         model.generation_config = tiny.model.generation_config
         for parameter in model.parameters():
-            parameter.data.mul_(3.0)  # far from uniform, so that every loss is a figure of its own
+            parameter.data.mul_(3.0)  # far from uniform, so that all losses differ
         return model
 
     return make
@@ -51,7 +47,7 @@ def suite() -> tuple[Item, ...]:
 
 @pytest.fixture(scope="session")
 def ragged(suite: tuple[Item, ...]) -> tuple[Item, ...]:
-    """Two dozen items of lengths that differ much, several turns and a system turn among them."""
+    """Two dozen items of very different lengths, some with several turns or a system turn."""
     some = list(suite[:: len(suite) // 20])
     words = " ".join(item.reference for item in suite[:12])
     some += [
@@ -71,20 +67,11 @@ def ragged(suite: tuple[Item, ...]) -> tuple[Item, ...]:
     return tuple(some)
 
 
-def item(*, id: str, question: str, answer: str) -> Item:  # noqa: A002
-    return Item(id=id, prompt=(Message(role="user", content=question),), reference=answer)
-
-
-@pytest.fixture(scope="session")
-def make_item() -> Callable[..., Item]:
-    return item
-
-
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
     found = resolve_base("smollm2").folder
     if found is None:
-        pytest.skip("smollm2 is not on this machine; phi3-lora-qa base fetch smollm2")
+        pytest.skip("smollm2 is not on this machine; run: phi3-lora-qa base fetch smollm2")
     return found
 
 
@@ -94,19 +81,19 @@ def tuned(good_adapter: Path) -> Any:
 
 
 @pytest.fixture
-def served(tiny: LoadedBase, tuned: Any) -> Served:
-    return Served(tiny.tokenizer, {"tiny": tiny.model, "adapter": tuned})
+def served(tiny: LoadedBase, tuned: Any) -> ModelServer:
+    return ModelServer(tiny.tokenizer, {"tiny": tiny.model, "adapter": tuned})
 
 
 @pytest.fixture
-def server(served: Served) -> Iterator[Server]:
+def server(served: ModelServer) -> Iterator[Server]:
     stops = frozenset(served.models["tiny"].generation_config.eos_token_id)
     with serve(served) as url:
-        yield Server(url=url, stops=stops, bounds=QUICK)
+        yield Server(url=url, stops=stops, limits=QUICK)
 
 
 @pytest.fixture(scope="session")
 def few(ragged: tuple[Item, ...]) -> tuple[Item, ...]:
-    """Some items; what the last one says is not read back."""
-    assert len(ragged[::4]) > READ_BACK
+    """Some items; the answer to the last one is not read back."""
+    assert len(ragged[::4]) > READ_BACK_ITEMS
     return ragged[::4]

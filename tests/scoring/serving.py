@@ -1,6 +1,6 @@
-"""A server with OpenAI's completions API before the bundled base and adapter.
+"""A server with OpenAI's completions API that serves the bundled base and adapter.
 
-It is a real one: it computes with transformers and peft alone, in the plainest way.
+It really computes, with transformers and peft only, in the simplest way.
 """
 
 import json
@@ -20,39 +20,42 @@ OPTIONS = ScoringOptions(max_new_tokens=40)
 QUICK = RequestLimits(timeout=20.0, connect=2.0, attempts=3, pause=0.01)
 STANDARD = {"model", "prompt", "max_tokens", "temperature", "top_p", "stop", "echo", "logprobs"}
 
-Reply = Mapping[str, Any]
+Response = Mapping[str, Any]
 Raw = bytes | tuple[int, bytes] | None
-"""What a fault sends instead: a body, a status with a body, or nothing until the caller is gone."""
+"""What a fault sends instead: a body, a status with a body, or nothing until the client leaves."""
 
 
-class Served:
-    """The models behind a server, and what is wrong with it.
+class ModelServer:
+    """The served models, and the server's faults.
 
-    ``strict`` refuses fields that OpenAI does not know and to generate nothing, and keeps token ids
-    to itself. ``fault`` sees each request (its path, its body, its number) and the true reply.
+    If ``strict``, the server rejects fields that OpenAI does not have, does not generate zero
+    tokens, and returns no token ids. ``fault`` gets the path, the body and the number of each
+    request and the correct response, and returns what is sent instead.
     """
 
     def __init__(self, tokenizer: Any, models: Mapping[str, Any]) -> None:
         self.tokenizer, self.models = tokenizer, models
         self.strict = False
-        self.fault: Callable[[str, Reply, int, Reply], Reply | Raw] | None = None
-        self.asked: list[tuple[str, Reply]] = []
+        self.fault: Callable[[str, Response, int, Response], Response | Raw] | None = None
+        self.requests: list[tuple[str, Response]] = []
         self.headers: list[Mapping[str, str]] = []
-        self.gone = threading.Event()
+        self.client_left = threading.Event()
         self._lock = threading.Lock()
 
-    def reply(self, path: str, body: Reply, headers: Mapping[str, str]) -> tuple[int, Reply] | Raw:
+    def respond(
+        self, path: str, body: Response, headers: Mapping[str, str]
+    ) -> tuple[int, Response] | Raw:
         with self._lock:
-            self.asked.append((path, body))
+            self.requests.append((path, body))
             self.headers.append(headers)
-            number = len(self.asked)
-            status, true = self._truly(path, body)
+            number = len(self.requests)
+            status, correct = self._correct_response(path, body)
         if self.fault is None:
-            return status, true
-        said = self.fault(path, body, number, true)
-        return (status, said) if isinstance(said, Mapping) else said
+            return status, correct
+        sent = self.fault(path, body, number, correct)
+        return (status, sent) if isinstance(sent, Mapping) else sent
 
-    def _truly(self, path: str, body: Reply) -> tuple[int, Reply]:
+    def _correct_response(self, path: str, body: Response) -> tuple[int, Response]:
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": name} for name in self.models]}
         if path != "/v1/completions" or body["model"] not in self.models:
@@ -63,62 +66,65 @@ class Served:
             return 400, {"error": {"message": "max_tokens must be at least 1"}}
         return 200, {"choices": [self._choice(self.models[body["model"]], body)]}
 
-    def _choice(self, model: Any, body: Reply) -> Reply:
+    def _choice(self, model: Any, body: Response) -> Response:
         import torch
 
         prompt = torch.tensor([body["prompt"]])
         named = self.tokenizer.convert_tokens_to_ids(body.get("stop", []))
-        ends = body.get("stop_token_ids") or named or [self.tokenizer.eos_token_id]
+        stops = body.get("stop_token_ids") or named or [self.tokenizer.eos_token_id]
         with torch.inference_mode():
-            made = (
+            whole = (
                 model.generate(
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),
                     do_sample=False,
                     max_new_tokens=body["max_tokens"],
-                    eos_token_id=ends,
+                    eos_token_id=stops,
                     pad_token_id=0,
                 )[0].tolist()
                 if body["max_tokens"]
                 else list(body["prompt"])
             )
-            logits = model(input_ids=torch.tensor([made])).logits[0, :-1].double()
-        said = made[prompt.shape[1] :]
-        shown = made if body.get("echo") else said
+            logits = model(input_ids=torch.tensor([whole])).logits[0, :-1].double()
+        generated = whole[prompt.shape[1] :]
+        shown = whole if body.get("echo") else generated
         choice: dict[str, Any] = {
             "text": self.tokenizer.decode(shown, skip_special_tokens=not self.strict),
-            "finish_reason": "stop" if said and said[-1] in ends else "length",
+            "finish_reason": "stop" if generated and generated[-1] in stops else "length",
         }
         if body.get("logprobs") is not None:
             table = torch.log_softmax(logits, dim=-1)
-            told = [None, *(float(row[token]) for row, token in zip(table, made[1:], strict=True))]
-            choice["logprobs"] = {"token_logprobs": told[len(made) - len(shown) :]}
+            logprobs = [
+                None,
+                *(float(row[token]) for row, token in zip(table, whole[1:], strict=True)),
+            ]
+            choice["logprobs"] = {"token_logprobs": logprobs[len(whole) - len(shown) :]}
         if body.get("return_token_ids"):
-            choice |= {"token_ids": said, "prompt_token_ids": body["prompt"]}
+            choice |= {"token_ids": generated, "prompt_token_ids": body["prompt"]}
         return choice
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet: apart, each would wait for an acknowledgement
-    served: Served
+    wbufsize = -1  # head and body in one packet: separately, each would wait for an acknowledgement
+    served: ModelServer
 
     def do_GET(self) -> None:
-        self._send(self.served.reply(self.path, {}, dict(self.headers)))
+        self._send(self.served.respond(self.path, {}, dict(self.headers)))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._send(self.served.reply(self.path, body, dict(self.headers)))
+        self._send(self.served.respond(self.path, body, dict(self.headers)))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing: tests read what is said."""
+        """Log nothing: tests read the output."""
 
-    def _send(self, said: tuple[int, Reply] | Raw) -> None:
-        if said is None:
-            self.served.gone.wait(30)
+    def _send(self, response: tuple[int, Response] | Raw) -> None:
+        if response is None:
+            self.served.client_left.wait(30)
             self.close_connection = True
             return
-        status, body = said if isinstance(said, tuple) else (200, said)
+        status, body = response if isinstance(response, tuple) else (200, response)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
@@ -127,22 +133,22 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(served: Served) -> Iterator[str]:
-    """Run a server; its URL is what the caller gets."""
-    handler = type("ServedHandler", (Handler,), {"served": served})
+def serve(served: ModelServer) -> Iterator[str]:
+    """Run a server; yield its URL."""
+    handler = type("ModelHandler", (Handler,), {"served": served})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield f"http://127.0.0.1:{httpd.server_address[1]}/v1"
         finally:
-            served.gone.set()
+            served.client_left.set()
             httpd.shutdown()
             thread.join()
 
 
 def tuned_model(adapter: Path) -> Any:
-    """The bundled base with an adapter on it, by peft alone."""
+    """Return the bundled base with an adapter, attached by peft itself."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(load_base(resolve_base("tiny")).model, str(adapter)).eval()

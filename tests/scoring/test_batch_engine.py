@@ -1,4 +1,4 @@
-"""However the work is shared and guessed, losses and answers stay what they are."""
+"""Shared prefixes, drafts and batches change no loss and no answer."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,26 +9,20 @@ from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.scoring import ItemScore, ScoringOptions, score_items
 from phi3_lora_qa.scoring.item_outputs import ItemOutput
+from tests.scoring.builders import assert_same_scores, longrope
 
 OPTIONS = ScoringOptions(max_new_tokens=40, token_budget=600)
 
 
-def assert_alike(one: tuple[ItemScore, ...], other: tuple[ItemScore, ...]) -> None:
-    assert [(s.item_id, s.answer, s.stopped, s.error) for s in one] == [
-        (s.item_id, s.answer, s.stopped, s.error) for s in other
-    ]
-    assert [s.loss for s in one] == pytest.approx([s.loss for s in other], abs=1e-5)
-
-
 @pytest.mark.slow
-def test_a_guess_changes_no_answer(
+def test_a_draft_changes_no_answer(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
-    plain = score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS)
+    without = score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS)
 
-    def guessed(change: Any) -> tuple[ItemScore, ...]:
-        others = [replace(s, reading=change(s.reading)) for s in plain]
-        return score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS, base=others)
+    def with_drafts(change: Any) -> tuple[ItemScore, ...]:
+        base_scores = [replace(s, output=change(s.output)) for s in without]
+        return score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS, base_scores=base_scores)
 
     changes = {
         "right": lambda r: r,
@@ -37,21 +31,21 @@ def test_a_guess_changes_no_answer(
         "wrong later": lambda r: replace(r, answer=(*r.answer[:5], 1, 2, 3)),
         "too long": lambda r: replace(r, answer=(*r.answer, *range(50))),
         "none": lambda r: replace(r, answer=()),
-        "no outlook": lambda r: replace(r, outlook=None),
+        "no top-k": lambda r: replace(r, top_k=None),
     }
     for name, change in changes.items():
-        scores = guessed(change)
-        assert_alike(scores, plain)
+        scores = with_drafts(change)
+        assert_same_scores(scores, without)
         for score in scores:
-            assert isinstance(score.reading, ItemOutput)
-            if name == "no outlook":
-                assert score.reading.divergence != score.reading.divergence
+            assert isinstance(score.output, ItemOutput)
+            if name == "no top-k":
+                assert score.output.divergence != score.output.divergence
             else:
-                assert score.reading.divergence < 1e-6
-                assert score.reading.agreement == 1.0
+                assert score.output.divergence < 1e-6
+                assert score.output.agreement == 1.0
 
 
-def test_a_shared_beginning_is_read_once_and_changes_nothing(
+def test_a_shared_prefix_is_read_once_and_changes_nothing(
     random_phi3: Any, tiny: LoadedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = Message(
@@ -75,13 +69,13 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(
     monkeypatch.setattr(
         "phi3_lora_qa.scoring.batch_engine.shared_prefixes", lambda prompts: [0] * len(prompts)
     )
-    assert_alike(score_items(random_phi3, tiny.tokenizer, items, OPTIONS), together)
+    assert_same_scores(score_items(random_phi3, tiny.tokenizer, items, OPTIONS), together)
     handle.remove()
     prompt = len(tiny.tokenizer(system.content)["input_ids"])
     assert sum(seen) - shared > 10 * prompt
 
 
-def test_an_answer_that_is_the_reference_is_made_by_no_pass_of_its_own(
+def test_an_answer_that_is_the_reference_needs_no_further_pass(
     tiny: LoadedBase, suite: tuple[Item, ...]
 ) -> None:
     items = [item for item in suite if item.group == "general"][::6]
@@ -94,13 +88,13 @@ def test_an_answer_that_is_the_reference_is_made_by_no_pass_of_its_own(
     )
     score_items(tiny.model, tiny.tokenizer, known, replace(OPTIONS, token_budget=100_000))
     handle.remove()
-    assert len(passes) <= 2  # what they share, if anything, and the batch
+    assert len(passes) <= 2  # the shared prefix, if any, and the batch
 
 
-def test_a_row_that_is_not_finite_spoils_no_other(
+def test_a_row_that_is_not_finite_changes_no_other(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
-    """A NaN in one row's keys would reach whoever is given its cells afterwards."""
+    """A NaN in one row's keys must not reach the row that uses its slots afterwards."""
     import copy
     import math
 
@@ -115,46 +109,44 @@ def test_a_row_that_is_not_finite_spoils_no_other(
     }
     own = [token for token in word if token not in others]
     poisoned.model.embed_tokens.weight.data[own] = math.nan
-    sick = Item(id="sick", prompt=(Message(role="user", content="What is a lobster?"),),
+    faulty = Item(id="faulty", prompt=(Message(role="user", content="What is a lobster?"),),
                 reference="an animal")  # fmt: skip
     options = replace(OPTIONS, token_budget=1_000_000)
-    whole = score_items(poisoned, tiny.tokenizer, [sick, *ragged], options)
+    whole = score_items(poisoned, tiny.tokenizer, [faulty, *ragged], options)
     healthy = score_items(random_phi3, tiny.tokenizer, ragged, options)
-    kept = [s for s in whole[1:] if not s.error]
+    valid = [s for s in whole[1:] if not s.error]
     assert whole[0].error
-    assert len(kept) > len(ragged) / 2
+    assert len(valid) > len(ragged) / 2
     by_id = {s.item_id: s for s in healthy}
-    assert_alike(tuple(kept), tuple(by_id[s.item_id] for s in kept))
+    assert_same_scores(tuple(valid), tuple(by_id[s.item_id] for s in valid))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "window", "longrope"])
-def test_options_have_the_likelihood_of_a_reference_and_change_no_other_figure(
+def test_choices_have_the_likelihood_of_a_reference_and_change_no_other_score(
     kind: str, make_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
     settings: dict[str, Any] = {}
     if kind == "window":
         settings = {"sliding_window": 12}
     elif kind == "longrope":
-        half = 32 // 4 // 2
-        factors = {"short_factor": [1.0] * half, "long_factor": [3.0] * half}
-        rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}
-        rope["original_max_position_embeddings"] = 64
-        settings = {"original_max_position_embeddings": 64, "rope_parameters": rope}
+        settings = longrope()
     model = make_phi3(**settings)
     options = ("a small wolf", "large", "yes, and it is the largest of all of them")
-    asked = [
+    with_choices = [
         replace(item, id=f"{item.id} {n}", reference=options[n % 3], choices=options)
         for n, item in enumerate(ragged[::4])
     ]
-    scores = score_items(model, tiny.tokenizer, [*asked, *ragged], OPTIONS)
-    alone = score_items(model, tiny.tokenizer, [replace(i, choices=()) for i in asked], OPTIONS)
-    assert_alike(tuple(replace(s, choice=-1) for s in scores[: len(asked)]), alone)
-    for item, score in zip(asked, scores, strict=False):
+    scores = score_items(model, tiny.tokenizer, [*with_choices, *ragged], OPTIONS)
+    alone = score_items(
+        model, tiny.tokenizer, [replace(i, choices=()) for i in with_choices], OPTIONS
+    )
+    assert_same_scores(tuple(replace(s, choice=-1) for s in scores[: len(with_choices)]), alone)
+    for item, score in zip(with_choices, scores, strict=False):
         singles = [replace(item, id=o, reference=o, choices=()) for o in options]
         each = score_items(model, tiny.tokenizer, singles, OPTIONS)
-        assert score.reading is not None
-        wanted = [-s.loss * s.tokens for s in each]
-        assert list(score.reading.choices) == pytest.approx(wanted, abs=1e-4)
-        assert score.choice == max(range(3), key=wanted.__getitem__)
-    assert all(score.choice == -1 for score in scores[len(asked) :])
+        assert score.output is not None
+        expected = [-s.loss * s.tokens for s in each]
+        assert list(score.output.choices) == pytest.approx(expected, abs=1e-4)
+        assert score.choice == max(range(3), key=expected.__getitem__)
+    assert all(score.choice == -1 for score in scores[len(with_choices) :])

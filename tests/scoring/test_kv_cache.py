@@ -1,4 +1,4 @@
-"""Cells: each token finds what stands before it in its own row, and nothing else."""
+"""Each token attends to the earlier tokens of its own row, and to nothing else."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,40 +7,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.scoring.kv_cache import KeyValues, Span
+from phi3_lora_qa.scoring.kv_cache import KVCache, Span
 
 HEADS, GROUPS, SIZE = 2, 3, 4
 
 
-def drawn(tokens: int, heads: int = HEADS) -> Any:
+def random_tensor(tokens: int, heads: int = HEADS) -> Any:
     import torch
 
     return torch.randn(1, heads, tokens, SIZE, dtype=torch.float64)
 
 
 def plain(query: Any, keys: Any, values: Any, window: int | None) -> Any:
-    """What the last tokens of a row find, (heads, tokens, size), written out."""
+    """Return the attention of a row's last tokens, (heads, tokens, size), written out."""
     import torch
 
     tokens, end = query.shape[1], keys.shape[1]
-    behind = torch.arange(end - tokens, end)[:, None] - torch.arange(end)
-    seen = (behind >= 0) & (behind < (window or end))
+    distance = torch.arange(end - tokens, end)[:, None] - torch.arange(end)
+    seen = (distance >= 0) & (distance < (window or end))
     keys, values = (t.repeat_interleave(GROUPS, 0) for t in (keys, values))
     logits = (query @ keys.transpose(1, 2)) * 0.3
     return logits.masked_fill(~seen, -torch.inf).softmax(-1) @ values
 
 
 class Rows:
-    """A store beside the plainest one: a list of keys and values for each row."""
+    """A KV cache, and a list of keys and values for each row to compare it with."""
 
-    def __init__(self, longest: Sequence[int], window: int | None) -> None:
-        rows = len(longest)
-        self.store = KeyValues(longest, window)
-        self.known = {row: (drawn(0)[0], drawn(0)[0]) for row in range(rows)}
+    def __init__(self, lengths: Sequence[int], window: int | None) -> None:
+        rows = len(lengths)
+        self.cache = KVCache(lengths, window)
+        self.known = {row: (random_tensor(0)[0], random_tensor(0)[0]) for row in range(rows)}
         self.window = window
 
     def read(self, lengths: dict[int, int]) -> None:
-        """Read so many further tokens of rows; look at everything that is found."""
+        """Read further tokens of rows, by the rows' numbers; compare everything."""
         import torch
 
         spans = [
@@ -48,10 +48,14 @@ class Rows:
             for row, tokens in lengths.items()
         ]
         total = sum(lengths.values())
-        query, keys, values = drawn(total, HEADS * GROUPS), drawn(total), drawn(total)
-        self.store.aim(spans)
-        held, _ = self.store.update(keys, values, 0)
-        found = self.store.attend(query, held.layer, 0.3)
+        query, keys, values = (
+            random_tensor(total, HEADS * GROUPS),
+            random_tensor(total),
+            random_tensor(total),
+        )
+        self.cache.set_spans(spans)
+        handle, _ = self.cache.update(keys, values, 0)
+        found = self.cache.attend(query, handle.layer, 0.3)
         at = 0
         for span in spans:
             own = slice(at, at := at + span.tokens)
@@ -59,11 +63,11 @@ class Rows:
                 torch.cat((before, new[0, :, own]), 1)
                 for before, new in zip(self.known[span.row], (keys, values), strict=True)
             )
-            wanted = plain(query[0, :, own], *self.known[span.row], self.window)
-            torch.testing.assert_close(found[0, own], wanted.transpose(0, 1))
+            expected = plain(query[0, :, own], *self.known[span.row], self.window)
+            torch.testing.assert_close(found[0, own], expected.transpose(0, 1))
 
     def step(self, rows: int) -> None:
-        """Read one further token of each of the first rows."""
+        """Read one further token of each of the first rows; compare everything."""
         import torch
 
         query, keys, values = (
@@ -71,20 +75,20 @@ class Rows:
             for heads in (HEADS * GROUPS, HEADS, HEADS)
         )
         ends = [self.known[row][0].shape[1] for row in range(rows)]
-        self.store.aim_step(ends)
-        held, _ = self.store.update(keys, values, 0)
-        found = self.store.attend(query, held.layer, 0.3)
+        self.cache.set_step(ends)
+        handle, _ = self.cache.update(keys, values, 0)
+        found = self.cache.attend(query, handle.layer, 0.3)
         for row in range(rows):
             own = (
                 torch.cat((b, n[row]), 1)
                 for b, n in zip(self.known[row], (keys, values), strict=True)
             )
             self.known[row] = tuple(own)  # type: ignore[assignment]
-            wanted = plain(query[row], *self.known[row], self.window)
-            torch.testing.assert_close(found[row], wanted.transpose(0, 1))
+            expected = plain(query[row], *self.known[row], self.window)
+            torch.testing.assert_close(found[row], expected.transpose(0, 1))
 
     def cut(self, row: int, length: int) -> None:
-        """Forget the end of a row."""
+        """Drop the end of a row."""
         keys, values = self.known[row]
         self.known[row] = keys[:, :length], values[:, :length]
 
@@ -92,7 +96,7 @@ class Rows:
 @pytest.mark.parametrize("window", [None, 1, 4])
 @given(data=st.data())
 @settings(derandomize=True, database=None, deadline=None, max_examples=40)
-def test_every_token_finds_what_the_plainest_attention_finds(
+def test_every_token_attends_as_in_the_written_out_attention(
     window: int | None, data: st.DataObject
 ) -> None:
     import torch
@@ -112,7 +116,7 @@ def test_every_token_finds_what_the_plainest_attention_finds(
                 rows.cut(row, data.draw(st.integers(1, rows.known[row][0].shape[1])))
             case "move":
                 source, target = data.draw(st.permutations(range(3)))[:2]
-                rows.store.move(source, target)
+                rows.cache.move_row(source, target)
                 rows.known[target] = rows.known[source]
 
 
@@ -121,9 +125,9 @@ def test_a_prefix_is_copied_and_not_shared() -> None:
 
     first = Rows([6], None)
     first.read({0: 4})
-    prefix = first.store.prefix(0, 3)
+    prefix = first.cache.copy_prefix(0, 3)
     second = Rows([9, 9], None)
-    second.store.begin(1, prefix)
+    second.cache.load_prefix(1, prefix)
     second.known[1] = tuple(t[:, :3] for t in first.known[0])
     second.read({1: 2})
     second.step(2)
@@ -131,18 +135,18 @@ def test_a_prefix_is_copied_and_not_shared() -> None:
         assert torch.equal(mine, theirs[:, :3])
 
 
-def test_rows_of_unlike_length_have_hardly_more_cells_than_they_need() -> None:
+def test_rows_of_different_lengths_have_few_unused_slots() -> None:
     import torch
 
     torch.manual_seed(0)
-    longest = [40] * 16 + [9] * 17
-    rows = Rows(longest, None)
+    lengths = [40] * 16 + [9] * 17
+    rows = Rows(lengths, None)
     rows.read({row: 2 + row % 5 for row in range(33)})
     rows.step(33)
-    rows.store.move(32, 3)
+    rows.cache.move_row(32, 3)
     rows.known[3] = rows.known[32]
     rows.step(32)
     rows.read({3: 2, 20: 1})
     rows.step(17)
-    keys, _ = rows.store.layers[0]
-    assert keys.shape == (HEADS, sum(longest), SIZE)
+    keys, _ = rows.cache.layers[0]
+    assert keys.shape == (HEADS, sum(lengths), SIZE)

@@ -1,11 +1,17 @@
-"""Losses and divergences against torch's own, over whole distributions."""
+"""Losses and divergences are compared with torch's own, over whole distributions."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from phi3_lora_qa.scoring.losses import TOP, TopKLogprobs, likeliest, read_references
+from phi3_lora_qa.scoring.losses import (
+    TOP_K,
+    TopKLogprobs,
+    greedy_tokens,
+    logit_blocks,
+    score_targets,
+)
 
 
 def head(vocabulary: int, sharpness: float, seed: int) -> Any:
@@ -21,7 +27,7 @@ def head(vocabulary: int, sharpness: float, seed: int) -> Any:
 
 @pytest.mark.parametrize("vocabulary", [5, 400])
 @pytest.mark.parametrize("sharpness", [1.0, 30.0])
-def test_the_divergence_is_a_lower_bound_and_exact_where_the_top_is_everything(
+def test_the_divergence_is_a_lower_bound_and_exact_if_the_top_k_are_all_tokens(
     vocabulary: int, sharpness: float
 ) -> None:
     import torch
@@ -29,17 +35,17 @@ def test_the_divergence_is_a_lower_bound_and_exact_where_the_top_is_everything(
     base, tuned = head(vocabulary, sharpness, 0), head(vocabulary, sharpness, 1)
     hidden, targets = torch.randn(50, 8), torch.randint(0, vocabulary, (50,))
     with torch.inference_mode():
-        first = read_references(base, hidden, targets)
-        found = read_references(tuned, hidden, targets, first.outlook)
+        first = score_targets(logit_blocks(base, hidden), targets)
+        found = score_targets(logit_blocks(tuned, hidden), targets, first.top_k)
         p, q = (m.get_output_embeddings()(hidden).double().log_softmax(-1) for m in (base, tuned))
     exact = (p.exp() * (p - q)).sum(-1)
-    wanted = -q.gather(-1, targets[:, None])[:, 0]
-    torch.testing.assert_close(found.losses.double(), wanted, rtol=1e-6, atol=1e-5)
-    assert first.outlook is not None
-    assert first.outlook.tokens.shape == (50, min(TOP, vocabulary))
+    expected = -q.gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(found.losses.double(), expected, rtol=1e-6, atol=1e-5)
+    assert first.top_k is not None
+    assert first.top_k.tokens.shape == (50, min(TOP_K, vocabulary))
     assert bool((found.divergence <= exact + 1e-5).all())
     assert bool((found.divergence >= 0).all())
-    if vocabulary <= TOP:
+    if vocabulary <= TOP_K:
         torch.testing.assert_close(found.divergence.double(), exact, rtol=1e-4, atol=1e-5)
     else:
         assert float(found.divergence.mean()) > 0.1 * float(exact.mean())
@@ -52,14 +58,14 @@ def test_a_model_does_not_diverge_from_itself() -> None:
     model, hidden = head(300, 5.0, 0), torch.randn(20, 8)
     targets = torch.zeros(20, dtype=torch.int64)
     with torch.inference_mode():
-        first = read_references(model, hidden, targets)
-        again = read_references(model, hidden, targets, first.outlook)
+        first = score_targets(logit_blocks(model, hidden), targets)
+        again = score_targets(logit_blocks(model, hidden), targets, first.top_k)
     assert float(again.divergence.max()) < 1e-6
     assert float(again.agreement.min()) == 1.0
-    assert again.outlook is None
+    assert again.top_k is None
 
 
-def test_a_token_that_the_other_model_rules_out_diverges_finitely() -> None:
+def test_the_divergence_is_finite_for_a_token_that_the_other_model_rules_out() -> None:
     import torch
 
     model, hidden = head(4, 1.0, 0), torch.randn(1, 8)
@@ -68,16 +74,16 @@ def test_a_token_that_the_other_model_rules_out_diverges_finitely() -> None:
         log_probabilities=torch.tensor([[0.0, -torch.inf]]),
     )
     with torch.inference_mode():
-        found = read_references(model, hidden, torch.tensor([0]), certain)
-        wanted = -model.get_output_embeddings()(hidden).log_softmax(-1)[0, 2]
-    assert float(found.divergence) == pytest.approx(float(wanted), rel=1e-5)
+        found = score_targets(logit_blocks(model, hidden), torch.tensor([0]), certain)
+        expected = -model.get_output_embeddings()(hidden).log_softmax(-1)[0, 2]
+    assert float(found.divergence) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_likeliest_tokens_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_greedy_tokens_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     model, hidden = head(300, 5.0, 0), torch.randn(20, 8)
     with torch.inference_mode():
-        whole = likeliest(model, hidden)
-        monkeypatch.setattr("phi3_lora_qa.scoring.losses._LOGITS_AT_ONCE", 7 * 300)
-        assert likeliest(model, hidden).tolist() == whole.tolist()
+        whole = greedy_tokens(logit_blocks(model, hidden))
+        monkeypatch.setattr("phi3_lora_qa.scoring.losses._BLOCK_SIZE", 7 * 300)
+        assert greedy_tokens(logit_blocks(model, hidden)).tolist() == whole.tolist()

@@ -1,3 +1,5 @@
+"""Prepacked linear layers compute the same products, and only where the processor can."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -7,11 +9,11 @@ from torch import nn
 
 from phi3_lora_qa.lora import gamma
 from phi3_lora_qa.scoring import prepacked_linear
-from phi3_lora_qa.scoring.prepacked_linear import PACKED, packed_products, products_of
+from phi3_lora_qa.scoring.prepacked_linear import PACKED, matmul_backends, prepack_linear_layers
 
 
 def refusal(dtype: torch.dtype) -> str:
-    """What torch says where it cannot pack a dtype on this processor; empty where it can."""
+    """Return torch's error if it cannot pack a dtype on this processor; empty if it can."""
     if not torch.backends.mkldnn.is_available():
         return "not built in"
     try:
@@ -22,24 +24,24 @@ def refusal(dtype: torch.dtype) -> str:
 
 
 class Other(nn.Linear):
-    """A layer that keeps its weight in a way of its own, as quantised ones do."""
+    """A layer that stores its weight differently, as quantized ones do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2.0 * super().forward(x)
 
 
-def drawn(dtype: torch.dtype = torch.float32) -> Any:
+def random_layers(dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(48, 80), nn.ReLU(), nn.Linear(80, 24, bias=False))
     return layers.to(dtype)
 
 
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 48), (3, 5, 48), (0, 48)])
-def test_a_product_is_the_same_sum_in_another_order(shape: tuple[int, ...]) -> None:
-    layer, x = drawn()[0], torch.randn(shape)
+def test_a_prepacked_product_is_the_same_sum_in_a_different_order(shape: tuple[int, ...]) -> None:
+    layer, x = random_layers()[0], torch.randn(shape)
     with torch.inference_mode():
         plain = layer(x)
-        with packed_products(layer):
+        with prepack_linear_layers(layer):
             packed = layer(x)
         sizes = x.abs().double() @ layer.weight.abs().double().T + layer.bias.abs().double()
     assert packed.shape == plain.shape
@@ -48,26 +50,35 @@ def test_a_product_is_the_same_sum_in_another_order(shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_dtype_is_packed_where_the_processor_can_and_else_torchs_own(dtype: torch.dtype) -> None:
-    model, x = drawn(dtype), torch.randn(5, 48).to(dtype)
-    (said,) = products_of(model).values()
+def test_a_dtype_is_packed_if_the_processor_can_and_otherwise_uses_torchs_products(
+    dtype: torch.dtype,
+) -> None:
+    model, x = random_layers(dtype), torch.randn(5, 48).to(dtype)
+    (backend,) = matmul_backends(model).values()
     refused = refusal(dtype)
-    assert (said == PACKED) == (not refused)
-    assert refused[:60] in said
+    assert (backend == PACKED) == (not refused)
+    assert refused[:60] in backend
     with torch.inference_mode():
         plain = model(x)
-        with packed_products(model):
+        with prepack_linear_layers(model):
             assert ("forward" in vars(model[0])) == (not refused)
             torch.testing.assert_close(model(x), plain)
 
 
-def test_each_dtype_of_a_model_is_asked_for_by_itself() -> None:
-    """As of a bfloat16 base below factors in float32, and of a head in float64."""
+def test_each_dtype_of_a_model_is_tested_separately() -> None:
+    """Such as a bfloat16 base with factors in float32, and a head in float64."""
     dtypes = torch.bfloat16, torch.float32, torch.float64
-    said = products_of(nn.ModuleList([drawn(dtype) for dtype in dtypes]))
-    assert list(said) == ["bfloat16", "float32", "float64"]
-    assert "float64 is not packed" in said["float64"]
-    assert products_of(nn.LayerNorm(4)) == {}
+    backends = matmul_backends(nn.ModuleList([random_layers(dtype) for dtype in dtypes]))
+    assert list(backends) == ["bfloat16", "float32", "float64"]
+    assert "float64 is not packed" in backends["float64"]
+    assert matmul_backends(nn.LayerNorm(4)) == {}
+
+
+def test_only_the_fast_engine_prepacks() -> None:
+    layers = random_layers()
+    assert matmul_backends(layers, "fast") == matmul_backends(layers)
+    (backend,) = matmul_backends(layers, "plain").values()
+    assert backend == f"torch's own (torch {torch.__version__}: the plain engine)"
 
 
 Refusing = Callable[[pytest.MonkeyPatch], None]
@@ -85,17 +96,17 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one part in a thousand, as if a term had been left out."""
+    """By one part in a thousand, as if a term were missing."""
     right = prepacked_linear._multiply
     monkeypatch.setattr(prepacked_linear, "_multiply", lambda *given: right(*given) * 1.001)
 
 
-def gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+def returns_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepacked_linear, "_multiply", lambda x, *_: x.new_full((5, 80), torch.nan))
 
 
 def is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepacked_linear, "_is_there", lambda: False)
+    monkeypatch.setattr(prepacked_linear, "_is_available", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -104,40 +115,40 @@ def is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
         (lacks_the_operator, "AttributeError"),
         (refuses, "oneDNN refuses float32 here (RuntimeError: needs the cpu support avx512bw"),
         (is_wrong, "oneDNN's float32 is wrong here"),
-        (gives_nan, "oneDNN's float32 is wrong here"),
+        (returns_nan, "oneDNN's float32 is wrong here"),
         (is_switched_off, "oneDNN is not built in or is switched off"),
     ],
 )
-def test_products_that_do_not_work_here_are_torchs_own_and_the_reason_is_told(
+def test_products_that_do_not_work_are_torchs_own_and_the_reason_is_reported(
     broken: Refusing, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, x = drawn(), torch.randn(5, 48)
+    model, x = random_layers(), torch.randn(5, 48)
     with torch.no_grad():
         plain = model(x)
         broken(monkeypatch)
-        (said,) = products_of(model).values()
-        with packed_products(model):
+        (backend,) = matmul_backends(model).values()
+        with prepack_linear_layers(model):
             assert torch.equal(model(x), plain)
-    assert said.startswith("torch's own")
-    assert f"torch {torch.__version__}" in said
-    assert says in said
+    assert backend.startswith("torch's own")
+    assert f"torch {torch.__version__}" in backend
+    assert says in backend
 
 
-def test_asking_leaves_the_random_numbers_alone_and_works_where_tensors_are_frozen() -> None:
+def test_the_test_product_changes_no_random_state_and_works_in_inference_mode() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    model = drawn()
+    model = random_layers()
     torch.manual_seed(3)
     with torch.inference_mode():
-        frozen = products_of(model)
+        frozen = matmul_backends(model)
     assert torch.equal(torch.rand(4), expected)
-    assert frozen == products_of(model)
+    assert frozen == matmul_backends(model)
 
 
-def test_layers_are_themselves_again_afterwards_even_after_an_error() -> None:
-    model, wrong = drawn(), torch.ones(47)
-    with pytest.raises(RuntimeError), packed_products(model):
+def test_layers_are_restored_afterwards_even_after_an_error() -> None:
+    model, wrong = random_layers(), torch.ones(47)
+    with pytest.raises(RuntimeError), prepack_linear_layers(model):
         model(wrong)
     assert not any("forward" in vars(module) for module in model.modules())
     with torch.no_grad():
@@ -150,11 +161,11 @@ class Doubled(nn.Module):
         return 2.0 * weight
 
 
-def test_a_weight_that_is_exchanged_or_changed_meanwhile_counts() -> None:
+def test_a_weight_that_is_replaced_or_changed_meanwhile_is_used() -> None:
     from torch.nn.utils import parametrize
 
-    layer, x = drawn()[2], torch.randn(3, 80)
-    with torch.no_grad(), packed_products(layer):
+    layer, x = random_layers()[2], torch.randn(3, 80)
+    with torch.no_grad(), prepack_linear_layers(layer):
         before = layer(x)
         parametrize.register_parametrization(layer, "weight", Doubled())
         torch.testing.assert_close(layer(x), 2.0 * before)
@@ -164,17 +175,17 @@ def test_a_weight_that_is_exchanged_or_changed_meanwhile_counts() -> None:
         torch.testing.assert_close(layer(x), 3.0 * before)
 
 
-def test_a_layer_of_another_kind_or_dtype_keeps_its_own_product() -> None:
-    model = nn.ModuleList([Other(4, 4), drawn(torch.float64)[0]])
-    with packed_products(model):
+def test_a_layer_of_another_class_or_dtype_keeps_its_own_product() -> None:
+    model = nn.ModuleList([Other(4, 4), random_layers(torch.float64)[0]])
+    with prepack_linear_layers(model):
         assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_a_model_too_large_to_be_held_twice_is_left_as_it_is(
+def test_a_model_that_is_too_large_to_store_twice_is_not_packed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prepacked_linear, "MOST_BYTES", 10_000)
-    model = drawn()
-    assert "take more than" in products_of(model)["float32"]
-    with packed_products(model):
+    monkeypatch.setattr(prepacked_linear, "MAX_BYTES", 10_000)
+    model = random_layers()
+    assert "take more than" in matmul_backends(model)["float32"]
+    with prepack_linear_layers(model):
         assert "forward" not in vars(model[0])

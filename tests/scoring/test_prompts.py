@@ -1,4 +1,4 @@
-"""Items as tokens: what is asked, what is expected, where the answer ends."""
+"""Items become tokens: the prompt, the expected answer, and where it ends."""
 
 import copy
 import re
@@ -10,8 +10,14 @@ import pytest
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import BaseModelError, DataError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.scoring.decoding import stop_tokens
-from phi3_lora_qa.scoring.prompts import PromptedItem, answer_limit, prompt_item, stop_token
+from phi3_lora_qa.models.stop_tokens import stop_tokens
+from phi3_lora_qa.scoring.prompts import (
+    TokenizedItem,
+    answer_limit,
+    template_stop_token,
+    tokenize_item,
+)
+from tests.scoring.builders import item as make_item
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
@@ -40,23 +46,23 @@ def whole_conversation(tokenizer: Any, item: Item) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["phi3", "chatml"])
-def test_prompt_and_reference_are_the_conversation_that_training_shows(
+def test_prompt_and_reference_are_the_conversation_of_the_training(
     kind: str, tiny: LoadedBase, chatml: Any, ragged: tuple[Item, ...]
 ) -> None:
     tokenizer = chatml if kind == "chatml" else tiny.tokenizer
-    stop = stop_token(tokenizer)
+    stop = template_stop_token(tokenizer)
     for item in ragged:
-        prompted = prompt_item(tokenizer, stop, item, 500)
+        tokenized = tokenize_item(tokenizer, stop, item, 500)
         trained = whole_conversation(tokenizer, item)
-        scored = [*prompted.prompt, *prompted.reference]
+        scored = [*tokenized.prompt, *tokenized.reference]
         assert trained[: len(scored)] == scored
-        # What is not scored is what the template writes behind the stop token.
+        # Not scored is only what the template writes after the stop token.
         assert stop not in trained[len(scored) :]
 
 
 def test_the_stop_token_is_the_templates_own(tiny: LoadedBase, chatml: Any) -> None:
-    assert stop_token(tiny.tokenizer) == tiny.tokenizer.convert_tokens_to_ids("<|end|>")
-    assert stop_token(chatml) == chatml.convert_tokens_to_ids("<|im_end|>")
+    assert template_stop_token(tiny.tokenizer) == tiny.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert template_stop_token(chatml) == chatml.convert_tokens_to_ids("<|im_end|>")
 
 
 @pytest.mark.download
@@ -64,26 +70,26 @@ def test_the_real_chatml_base_ends_its_turns_with_its_eos(smollm2_folder: Any) -
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2_folder)
-    assert stop_token(tokenizer) == tokenizer.eos_token_id
+    assert template_stop_token(tokenizer) == tokenizer.eos_token_id
     for text in ("Paris.", " Paris", "\n\nParis", "1, 2"):
         item = Item(id="a", prompt=(Message(role="user", content="Where?"),), reference=text)
-        prompted = prompt_item(tokenizer, tokenizer.eos_token_id, item, 64)
-        assert str(tokenizer.decode(list(prompted.prompt))).endswith("<|im_start|>assistant\n")
-        assert tokenizer.decode(list(prompted.reference)) == f"{text}<|im_end|>"
+        tokenized = tokenize_item(tokenizer, tokenizer.eos_token_id, item, 64)
+        assert str(tokenizer.decode(list(tokenized.prompt))).endswith("<|im_start|>assistant\n")
+        assert tokenizer.decode(list(tokenized.reference)) == f"{text}<|im_end|>"
 
 
 @pytest.mark.parametrize(
     "text", ["small", "\nsmall", "  small", "small\n", "<|user|> small", "是😀"]
 )
-def test_the_loss_starts_from_the_tokens_that_generation_starts_from(
+def test_the_loss_and_generation_start_from_the_same_tokens(
     text: str, tiny: LoadedBase, chatml: Any
 ) -> None:
-    """White space at the start may merge with the prompt's last token: it must not."""
+    """White space at the start must not merge with the prompt's last token."""
     for tokenizer in (tiny.tokenizer, chatml):
-        stop = stop_token(tokenizer)
+        stop = template_stop_token(tokenizer)
         question = (Message(role="user", content="How large?"),)
         one, other = (
-            prompt_item(tokenizer, stop, Item(id="i", prompt=question, reference=answer), 64)
+            tokenize_item(tokenizer, stop, Item(id="i", prompt=question, reference=answer), 64)
             for answer in (text, "large")
         )
         assert one.prompt == other.prompt
@@ -93,50 +99,58 @@ def test_the_loss_starts_from_the_tokens_that_generation_starts_from(
 
 
 @pytest.mark.parametrize(
-    ("reference", "choices", "held"),
+    ("reference", "choices", "fault"),
     [
-        ("small<|end|>", (), "the reference holds '<|end|>', at which"),
-        ("<|end|> small", (), "the reference holds '<|end|>', at which"),
-        # The base names further tokens than its template's.
-        ("very <|endoftext|> small", (), "the reference holds '<|endoftext|>', at which"),
-        ("small", ("small", "large<|end|>"), "a choice holds '<|end|>', at which"),
+        ("small<|end|>", (), "the reference contains the stop token '<|end|>', so no model"),
+        ("<|end|> small", (), "the reference contains the stop token '<|end|>', so no model"),
+        # The base names more stop tokens than its template.
+        (
+            "very <|endoftext|> small",
+            (),
+            "the reference contains the stop token '<|endoftext|>', so no model",
+        ),
+        (
+            "small",
+            ("small", "large<|end|>"),
+            "a choice contains the stop token '<|end|>', so no model",
+        ),
     ],
 )
-def test_what_goes_on_behind_its_end_is_an_error_of_the_item_with_its_line(
-    reference: str, choices: tuple[str, ...], held: str, tiny: LoadedBase, make_item: Any
+def test_text_after_a_stop_token_is_an_error_of_the_item_with_its_line(
+    reference: str, choices: tuple[str, ...], fault: str, tiny: LoadedBase
 ) -> None:
-    stop, ends = stop_token(tiny.tokenizer), stop_tokens(tiny.model, 0)
+    stop, stops = template_stop_token(tiny.tokenizer), stop_tokens(tiny.model, 0)
     item = make_item(id="a", question="How large?", answer=reference)
     item = replace(item, choices=choices, where="suite.jsonl:3")
-    with pytest.raises(DataError, match=re.escape(f"suite.jsonl:3: {held}")):
-        prompt_item(tiny.tokenizer, stop, item, ends=ends)
+    with pytest.raises(DataError, match=re.escape(f"suite.jsonl:3: {fault}")):
+        tokenize_item(tiny.tokenizer, stop, item, stops=stops)
 
 
-def test_tokens_that_end_no_answer_may_stand_in_a_reference(
-    tiny: LoadedBase, chatml: Any, make_item: Any
+def test_tokens_that_end_no_answer_are_allowed_in_a_reference(
+    tiny: LoadedBase, chatml: Any
 ) -> None:
-    ends = stop_tokens(tiny.model, 0)
+    stops = stop_tokens(tiny.model, 0)
     for text in ("<|user|> small", "</s>small", "< |end| >", "small\n"):
         item = make_item(id="a", question="How large?", answer=text)
-        assert prompt_item(tiny.tokenizer, stop_token(tiny.tokenizer), item, ends=ends).reference
-    # <|end|> is no end in ChatML; and where a turn ends with a line break, the base decides.
+        assert tokenize_item(
+            tiny.tokenizer, template_stop_token(tiny.tokenizer), item, stops=stops
+        ).reference
+    # <|end|> does not end a turn in ChatML. If a turn ends with a line break, the base decides.
     item = make_item(id="a", question="How large?", answer="small<|end|>\nand grey")
-    assert prompt_item(chatml, stop_token(chatml), item).reference
+    assert tokenize_item(chatml, template_stop_token(chatml), item).reference
     item = make_item(id="a", question="How large?", answer="small\nand grey")
     line_break = tiny.tokenizer.get_vocab()["<0x0A>"]
-    assert prompt_item(tiny.tokenizer, line_break, item).reference
-    with pytest.raises(DataError, match="at which an answer ends"):
-        prompt_item(tiny.tokenizer, line_break, item, ends=frozenset({line_break}))
+    assert tokenize_item(tiny.tokenizer, line_break, item).reference
+    with pytest.raises(DataError, match="contains the stop token"):
+        tokenize_item(tiny.tokenizer, line_break, item, stops=frozenset({line_break}))
 
 
-def test_an_answer_may_be_twice_its_reference_and_eight_tokens_more(
-    tiny: LoadedBase, make_item: Any
-) -> None:
-    stop = stop_token(tiny.tokenizer)
+def test_an_answer_may_have_twice_its_references_tokens_and_eight_more(tiny: LoadedBase) -> None:
+    stop = template_stop_token(tiny.tokenizer)
     item = make_item(id="a", question="How large?", answer="small")
-    prompted = prompt_item(tiny.tokenizer, stop, item, 100)
-    assert prompted.answer_limit == 2 * (len(prompted.reference) - 1) + 8
-    assert prompt_item(tiny.tokenizer, stop, item, 5).answer_limit == 5
+    tokenized = tokenize_item(tiny.tokenizer, stop, item, 100)
+    assert tokenized.answer_limit == 2 * (len(tokenized.reference) - 1) + 8
+    assert tokenize_item(tiny.tokenizer, stop, item, 5).answer_limit == 5
 
 
 @pytest.mark.parametrize(
@@ -147,22 +161,22 @@ def test_an_answer_may_always_be_as_long_as_its_reference(reference: int, limit:
 
 
 def test_the_length_counts_the_longer_of_reference_and_answer() -> None:
-    item = PromptedItem(id="a", prompt=(1, 2), reference=(3, 4, 5), answer_limit=2)
+    item = TokenizedItem(id="a", prompt=(1, 2), reference=(3, 4, 5), answer_limit=2)
     assert item.length == 5
 
 
-def test_a_template_without_an_end_of_the_turn_is_refused(tiny: LoadedBase) -> None:
+def test_a_template_that_writes_nothing_after_an_answer_is_refused(tiny: LoadedBase) -> None:
     endless = with_template(tiny.tokenizer, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     with pytest.raises(BaseModelError, match="no answer could end"):
-        stop_token(endless)
+        template_stop_token(endless)
     with pytest.raises(BaseModelError, match="no chat template"):
-        stop_token(with_template(tiny.tokenizer, None))
+        template_stop_token(with_template(tiny.tokenizer, None))
 
 
-def test_a_template_that_refuses_a_role_is_an_error_of_the_item(tiny: LoadedBase) -> None:
+def test_a_template_that_rejects_a_role_is_an_error_of_the_item(tiny: LoadedBase) -> None:
     picky = with_template(
         tiny.tokenizer, "{{ raise_exception('no system turn') if messages[0]['role'] == 'system' }}"
     )
     item = Item(id="a", prompt=(Message(role="system", content="x"),), reference="y")
     with pytest.raises(DataError, match="no system turn"):
-        prompt_item(picky, 1, item, 10)
+        tokenize_item(picky, 1, item, 10)

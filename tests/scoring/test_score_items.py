@@ -1,7 +1,7 @@
-"""Scores against the plainest way to compute them, and the trouble of single items."""
+"""Scores are compared with simple reference code, and errors stay with their items."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -11,15 +11,17 @@ import pytest
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.errors import BaseModelError, InputError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.scoring import ItemScore, ScoringOptions, score_items
+from phi3_lora_qa.scoring import ScoringOptions, score_items
+from tests.scoring.builders import ROUNDING, assert_same_scores, longrope
+from tests.scoring.builders import item as make_item
 
 OPTIONS = ScoringOptions(max_new_tokens=40, token_budget=600)
-ROUNDING = 1e-5
-"""float32 sums of some hundred terms of size one in another order: about 100 * 6e-8."""
 
 
-def plainly(model: Any, tokenizer: Any, item: Item, limit: int) -> tuple[float, int, str, bool]:
-    """One item by itself: whole logits, torch's own cross entropy, the model's own generate."""
+def reference_score(
+    model: Any, tokenizer: Any, item: Item, limit: int
+) -> tuple[float, int, str, bool]:
+    """Score one item alone: all logits, torch's own cross entropy, the model's own generate."""
     import torch
 
     turns = [{"role": turn.role, "content": turn.content} for turn in item.prompt]
@@ -40,18 +42,9 @@ def plainly(model: Any, tokenizer: Any, item: Item, limit: int) -> tuple[float, 
     return float(loss), end - start, text, stopped
 
 
-def assert_near(one: Sequence[ItemScore], other: Sequence[ItemScore]) -> None:
-    assert [replace(score, loss=0.0) for score in one] == [
-        replace(score, loss=0.0) for score in other
-    ]
-    assert [score.loss for score in one] == pytest.approx(
-        [score.loss for score in other], abs=ROUNDING
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "window", "longrope", "tiny"])
-def test_scores_are_those_of_one_item_at_a_time(
+def test_scores_are_those_of_single_items_under_the_reference_code(
     kind: str,
     random_phi3: Any,
     make_phi3: Callable[..., Any],
@@ -60,19 +53,13 @@ def test_scores_are_those_of_one_item_at_a_time(
 ) -> None:
     if kind == "window":  # shorter than most prompts
         model = make_phi3(sliding_window=12)
-    elif kind == "longrope":  # the switch to the long factors lies among the lengths
-        half = 32 // 4 // 2
-        rope = {"rope_type": "longrope", "rope_theta": 10_000.0}
-        factors = {"short_factor": [1.0] * half, "long_factor": [3.0] * half}
-        model = make_phi3(
-            original_max_position_embeddings=64,
-            rope_parameters={**rope, **factors, "original_max_position_embeddings": 64},
-        )
+    elif kind == "longrope":  # some items are above the threshold, some below
+        model = make_phi3(**longrope())
     else:
         model = random_phi3 if kind == "random" else tiny.model
     scores = score_items(model, tiny.tokenizer, ragged, OPTIONS)
     for item, score in zip(ragged, scores, strict=True):
-        loss, tokens, answer, stopped = plainly(model, tiny.tokenizer, item, 40)
+        loss, tokens, answer, stopped = reference_score(model, tiny.tokenizer, item, 40)
         assert score.loss == pytest.approx(loss, abs=ROUNDING), item.id
         assert (score.item_id, score.tokens) == (item.id, tokens)
         assert (score.answer, score.stopped, score.error) == (answer, stopped, ""), item.id
@@ -86,9 +73,9 @@ def test_no_score_depends_on_the_batch(
         score_items(random_phi3, tiny.tokenizer, ragged, replace(OPTIONS, token_budget=budget))
         for budget in (1, 500, 1_000_000)
     )
-    assert_near(alone, together)
-    assert_near(some, together)
-    # An item that never stops keeps its own limit beside one with a longer reference.
+    assert_same_scores(alone, together)
+    assert_same_scores(some, together)
+    # An item that never stops keeps its own limit, next to one with a longer reference.
     assert any(not score.stopped for score in alone)
     assert any(score.stopped for score in score_items(tiny.model, tiny.tokenizer, ragged, OPTIONS))
 
@@ -119,19 +106,19 @@ def test_an_adapter_is_scored_with_its_layers(
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
-    tuned.train()  # dropout of one half would show at once
+    tuned.train()  # dropout of one half would show
     items = ragged[-6:]
     scores = score_items(tuned, tiny.tokenizer, items, OPTIONS)
     merged = copy.deepcopy(tuned).merge_and_unload().eval()
     for item, score in zip(items, scores, strict=True):
-        loss, _, answer, _ = plainly(merged, tiny.tokenizer, item, 40)
+        loss, _, answer, _ = reference_score(merged, tiny.tokenizer, item, 40)
         assert score.loss == pytest.approx(loss, abs=1e-4)
         assert score.answer == answer
     base = score_items(random_phi3, tiny.tokenizer, items, OPTIONS)
     assert all(abs(one.loss - other.loss) > 0.01 for one, other in zip(base, scores, strict=True))
 
 
-def test_the_trained_base_gives_its_references_and_stops(
+def test_the_trained_base_answers_with_its_references_and_stops(
     tiny: LoadedBase, suite: tuple[Item, ...]
 ) -> None:
     items = [item for item in suite if item.group == "general"][::5]
@@ -141,15 +128,15 @@ def test_the_trained_base_gives_its_references_and_stops(
     assert all(score.stopped for score in scores)
 
 
-def test_a_model_that_never_stops_is_cut_at_its_limit_and_said_so(
-    random_phi3: Any, tiny: LoadedBase, make_item: Any
+def test_an_answer_that_never_stops_is_cut_at_its_limit_and_not_stopped(
+    random_phi3: Any, tiny: LoadedBase
 ) -> None:
     import copy
 
     endless = copy.deepcopy(random_phi3)
     endless.generation_config.eos_token_id = [767]
-    item = make_item(id="a", question="How large is the wolf?", answer="large")
-    (score,) = score_items(endless, tiny.tokenizer, [item], OPTIONS)
+    own = make_item(id="a", question="How large is the wolf?", answer="large")
+    (score,) = score_items(endless, tiny.tokenizer, [own], OPTIONS)
     assert not score.stopped
     assert score.answer
     assert score.error == ""
@@ -190,7 +177,7 @@ def test_a_base_that_names_no_stop_token_stops_at_the_templates(
     assert scores == score_items(tiny.model, tiny.tokenizer, suite[-3:], OPTIONS)
 
 
-def test_an_item_that_breaks_is_reported_and_the_others_are_scored(
+def test_a_faulty_item_is_reported_and_the_others_are_scored(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
     broken = {
@@ -208,10 +195,10 @@ def test_an_item_that_breaks_is_reported_and_the_others_are_scored(
     assert list(scores[1:-1]) == list(score_items(random_phi3, tiny.tokenizer, ragged[:3], OPTIONS))
 
 
-def test_a_crash_in_the_model_stays_with_the_item_that_causes_it(
+def test_an_error_in_the_model_stays_with_the_item_that_causes_it(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
-    """A token beyond the embedding table crashes the forward of the batch that holds it."""
+    """A token that the model rejects fails the forward of the whole batch."""
     import copy
 
     small = copy.deepcopy(random_phi3)
@@ -225,10 +212,10 @@ def test_a_crash_in_the_model_stays_with_the_item_that_causes_it(
     assert 0 < len(broken) < len(ragged)
     assert all("RuntimeError: no such token" in score.error for score in broken)
     healthy = score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS)
-    kept = {score.item_id: score for score in healthy}
-    assert_near(
+    expected = {score.item_id: score for score in healthy}
+    assert_same_scores(
         [score for score in scores if not score.error],
-        [kept[score.item_id] for score in scores if not score.error],
+        [expected[score.item_id] for score in scores if not score.error],
     )
 
 
@@ -256,8 +243,8 @@ def test_a_loss_that_is_not_finite_is_an_error_of_the_item(
 def test_progress_counts_every_item_once(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
-    seen: list[tuple[int, int]] = []
-    score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS, lambda *step: seen.append(step))
+    seen: list[tuple[int, ...]] = []
+    score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS, lambda _, *step: seen.append(step))
     assert seen[0] == (0, len(ragged))
     assert seen[-1] == (len(ragged), len(ragged))
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -268,7 +255,9 @@ def test_progress_goes_on_within_a_batch(
 ) -> None:
     seen: list[int] = []
     whole = replace(OPTIONS, token_budget=1_000_000)
-    score_items(random_phi3, tiny.tokenizer, ragged, whole, lambda done, _: seen.append(done))
+    score_items(
+        random_phi3, tiny.tokenizer, ragged, whole, lambda _, done, total: seen.append(done)
+    )
     assert len(seen) > len(ragged) / 2
 
 
@@ -283,16 +272,16 @@ def test_the_random_state_of_the_caller_is_left_alone(
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_no_items_have_no_scores(random_phi3: Any, tiny: LoadedBase) -> None:
+def test_an_empty_list_of_items_has_no_scores(random_phi3: Any, tiny: LoadedBase) -> None:
     assert score_items(random_phi3, tiny.tokenizer, [], OPTIONS) == ()
 
 
-def test_what_no_item_could_survive_is_an_error_at_once(
+def test_an_error_that_concerns_all_items_is_raised_at_once(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
     import copy
 
-    with pytest.raises(InputError, match="share an id"):
+    with pytest.raises(InputError, match="have the same id"):
         score_items(random_phi3, tiny.tokenizer, [ragged[0], ragged[0]], OPTIONS)
     with pytest.raises(InputError, match="positive"):
         score_items(random_phi3, tiny.tokenizer, ragged, ScoringOptions(token_budget=0))
@@ -309,5 +298,5 @@ def test_a_long_reference_is_scored_in_blocks_of_logits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS)
-    monkeypatch.setattr("phi3_lora_qa.scoring.losses._LOGITS_AT_ONCE", 7 * 768)
-    assert_near(score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS), whole)
+    monkeypatch.setattr("phi3_lora_qa.scoring.losses._BLOCK_SIZE", 7 * 768)
+    assert_same_scores(score_items(random_phi3, tiny.tokenizer, ragged, OPTIONS), whole)

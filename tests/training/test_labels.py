@@ -6,7 +6,7 @@ from trl.chat_template_utils import phi3_chat_template
 
 from phi3_lora_qa.errors import DataError
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.training.labels import IGNORED, encode, label_rows, stop_tokens
+from phi3_lora_qa.training.labels import IGNORED, encode, label_rows, stop_texts
 
 CHATML = (
     "{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content | trim }}<|end|>\n{% endfor %}"
@@ -121,7 +121,7 @@ def test_the_stop_token_of_another_turn_does_not_count(tokenizer: Any) -> None:
 
 
 def test_the_stop_tokens_are_those_of_the_generation_config(tiny: LoadedBase) -> None:
-    assert {"<|end|>", "<|endoftext|>"} <= set(stop_tokens(tiny.model, tiny.tokenizer))
+    assert {"<|end|>", "<|endoftext|>"} <= set(stop_texts(tiny.model, tiny.tokenizer))
 
 
 def test_long_rows_are_cut_and_counted_and_rows_without_labels_dropped(

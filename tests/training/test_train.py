@@ -11,7 +11,7 @@ from phi3_lora_qa.errors import BaseModelError, InputError
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.training import TrainResult, train
-from phi3_lora_qa.training.labels import label_rows, stop_tokens
+from phi3_lora_qa.training.labels import label_rows, stop_texts
 
 SPLIT = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -34,7 +34,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_learned_tokens(
     trained: TrainResult, rows: Path, tiny: LoadedBase
 ) -> None:
     held_out = load_training_data(rows).validation
-    labelled = label_rows(held_out, tiny.tokenizer, stop_tokens(tiny.model, tiny.tokenizer)).rows
+    labelled = label_rows(held_out, tiny.tokenizer, stop_texts(tiny.model, tiny.tokenizer)).rows
     total, count = 0.0, 0
     for row in labelled:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:])
@@ -74,7 +74,7 @@ def test_the_saved_adapter_has_the_reported_loss(
 ) -> None:
     tuned = attach(tiny.model, trained.adapter)
     held_out = load_training_data(rows).validation
-    labelled = label_rows(held_out, tiny.tokenizer, stop_tokens(tiny.model, tiny.tokenizer)).rows
+    labelled = label_rows(held_out, tiny.tokenizer, stop_texts(tiny.model, tiny.tokenizer)).rows
     total, count = 0.0, 0
     for row in labelled:
         labels = torch.tensor(row["labels"][1:])
@@ -173,7 +173,7 @@ def test_invalid_settings_are_rejected_and_nothing_is_saved(
 
 
 def test_an_unknown_base_is_rejected(rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match="neither known nor a folder"):
+    with pytest.raises(BaseModelError, match="neither a known name nor an existing folder"):
         train("phi4", rows, {}, {}, tmp_path / "adapter")
 
 

@@ -50,14 +50,14 @@ def low_precision_base_is_within_bounds(bench: Bench) -> Held:
     """
     import torch
 
-    from phi3_lora_qa.models.attach import adapter_tensors, attach, hollow
+    from phi3_lora_qa.models.attach import adapter_tensors, attach, weightless_copy
 
     layers, worst = lora_layers(bench), _Worst()
     for low in LOW:
         dtype = getattr(torch, low)
         with saved(bench.tuned) as folder:
             try:
-                model = attach(hollow(bench.run.base(bench).model, dtype), folder)
+                model = attach(weightless_copy(bench.run.base(bench).model, dtype), folder)
             except AdapterError as error:
                 raise CheckFailedError(f"on a {low} base: {error}", MEND) from error
         _require_float32(adapter_tensors(model), low)

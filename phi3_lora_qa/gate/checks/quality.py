@@ -7,12 +7,14 @@ asks "did anything at all get worse?" is the alarm, and it allows for having loo
 
 from collections.abc import Sequence
 
+from phi3_lora_qa.data.item_table import error_text
 from phi3_lora_qa.data.thresholds import BASE, BASELINE, COMPARING, Limit
+from phi3_lora_qa.dataclass_json import Json, to_plain
 from phi3_lora_qa.gate.baseline import base_moved
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
-from phi3_lora_qa.gate.comparison import OF_TUNED, RegressionTest, regression_tests
-from phi3_lora_qa.record import ItemRow, Json, Metric, Outcome, to_plain
+from phi3_lora_qa.gate.comparison import RegressionTest, regression_tests
+from phi3_lora_qa.record import ItemRow, Metric, Outcome
 from phi3_lora_qa.stats.attainable_limits import ITEMS, suggest_limit
 from phi3_lora_qa.stats.paired import MANY_ITEMS
 
@@ -44,11 +46,11 @@ def checks(limits: Sequence[Limit]) -> tuple[Check, ...]:
 def every_item_is_scored(bench: Bench) -> Held:
     """Base and tuned model each gave every item a loss and an answer."""
     rows = bench.rows
-    broken = [row for row in rows if row.error]
+    broken = [row for row in rows if row.failed]
     if broken:
         raise CheckFailedError(
             f"{len(broken)} of {len(rows)} items were not scored; first {broken[0].id}: "
-            f"{broken[0].error}",
+            f"{error_text(broken[0])}",
             "look at these items in the report: mend those that the base cannot do either; where "
             "the tuned model alone gives no finite loss, its weights are broken",
             {"items": [row.id for row in broken[:MOST_SHOWN]]},
@@ -69,7 +71,7 @@ def every_item_is_scored(bench: Bench) -> Held:
     )
     return Held(
         message=f"{len(rows)} items were scored by base and tuned model{early}{left_out}",
-        measured={"scored": len(rows), "spared": spared},
+        measured={"scored": len(rows), "skipped_early": spared},
     )
 
 
@@ -108,7 +110,7 @@ def _listed(raised: Sequence[RegressionTest]) -> str:
 
 
 def _tuned_alone(row: ItemRow) -> bool:
-    return row.error.startswith(OF_TUNED)
+    return bool(row.tuned_error) and not row.base_error
 
 
 def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
@@ -120,9 +122,9 @@ def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
 
 
 def _require_scored(rows: Sequence[ItemRow]) -> None:
-    if broken := [row for row in rows if row.error]:
+    if broken := [row for row in rows if row.failed]:
         raise CheckFailedError(
-            f"{len(broken)} items were not scored; first {broken[0].id}: {broken[0].error}",
+            f"{len(broken)} items were not scored; first {broken[0].id}: {error_text(broken[0])}",
             "see the check every_item_is_scored",
             outcome=Outcome.NOT_RUN,
         )
@@ -142,7 +144,7 @@ def _holds(limit: Limit) -> CheckFunction:
         moved = _require_measured_alike(bench, limit) if limit.against == BASELINE else ""
         words = (
             f"{limit.metric} on {limit.group}: {_figures(limit, metric)} over "
-            f"{metric.n} items; wanted: {metric.limit}{moved}"
+            f"{metric.n} items; limit: {limit.describe()}{moved}"
         )
         measured = {"metric": to_plain(metric)}
         if metric.outcome is Outcome.PASSED:
@@ -221,11 +223,7 @@ def _require_measured_alike(bench: Bench, limit: Limit) -> str:
 
 def _find(metrics: Sequence[Metric], limit: Limit) -> Metric:
     for metric in metrics:
-        if (metric.group, metric.metric, metric.limit) == (
-            limit.group,
-            limit.metric,
-            limit.describe(),
-        ):
+        if metric.limit == limit.entry():
             return metric
     if any(metric.group == limit.group for metric in metrics):
         raise CheckFailedError(

@@ -156,11 +156,11 @@ def transformers_loads_the_same(bench: Bench) -> Held:
     """
     from importlib.metadata import version
 
-    from phi3_lora_qa.models.attach import twin
+    from phi3_lora_qa.models.attach import shared_copy
 
     act = f"transformers {version('transformers')}'s load_adapter"
     expected = _adapter(bench.tuned)
-    model = twin(bench.run.base(bench).model)
+    model = shared_copy(bench.run.base(bench).model)
     with _must_load(act, MEND_TRANSFORMERS):
         model.load_adapter(str(bench.folder.path), adapter_kwargs={"local_files_only": True})
     found = {PREFIX + name: tensor for name, tensor in _adapter(model).items()}
@@ -245,12 +245,15 @@ def _require_in_subfolder(
     """Load one of several saved adapters by its folder's name, as PEFT's users do."""
     from peft import PeftModel
 
-    from phi3_lora_qa.models.attach import twin
+    from phi3_lora_qa.models.attach import shared_copy
 
     act = f"loading it with subfolder={name!r}"
     with _must_load(act):
         model = PeftModel.from_pretrained(
-            twin(bench.run.base(bench).model), str(parent), subfolder=name, torch_device="cpu"
+            shared_copy(bench.run.base(bench).model),
+            str(parent),
+            subfolder=name,
+            torch_device="cpu",
         )
     _require_same_tensors(expected, _adapter(model), act)
 

@@ -2,9 +2,10 @@
 
 from phi3_lora_qa.adapter.lint import Finding, LintReport, Severity, all_rules, families
 from phi3_lora_qa.adapter.rule_selection import Selection
+from phi3_lora_qa.dataclass_json import to_plain
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
-from phi3_lora_qa.record import Outcome, to_plain
+from phi3_lora_qa.record import Outcome
 
 
 def checks(selection: Selection) -> tuple[Check, ...]:

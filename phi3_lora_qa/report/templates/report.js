@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this script; it adds filtering, copying and the keyboard.
+// The page is complete without this script, which adds filters, copy buttons and keyboard keys.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const byId = (id) => document.getElementById(id);
@@ -9,7 +9,7 @@
   const texts = new Map();
   let flag = "";
 
-  // The text a reader sees; read once, when the first search needs it.
+  // The text that a reader sees; read once, when the first search needs it.
   const textOf = (item) => {
     if (!texts.has(item)) texts.set(item, item.textContent.toLowerCase());
     return texts.get(item);
@@ -45,7 +45,7 @@
     element.scrollIntoView({ block: "start" });
   };
 
-  // "#show=…&find=…" is a state of the filters, any other fragment the id of a place.
+  // "#show=…&find=…" is a state of the filters; any other fragment is the id of an element.
   const follow = () => {
     const hash = location.hash.slice(1);
     if (hash.includes("=") && items.length) {
@@ -80,7 +80,7 @@
       await navigator.clipboard.writeText(code.textContent);
       button.textContent = "Copied";
     } catch {
-      // Without a clipboard (plain http) the text is at least selected for the reader's own copy.
+      // Without a clipboard (plain http) the text is selected, so that the reader can copy it.
       getSelection().selectAllChildren(code);
       button.textContent = "Selected";
     }

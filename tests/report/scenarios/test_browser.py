@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.report import render_html
-from phi3_lora_qa.report.item_views import item_views
-from tests.report.builders import (
-    HOSTILE,
-    failing,
-    hostile_items,
-    hostile_record,
-    incomplete,
-    items,
-    passing,
-)
+from phi3_lora_qa.report.item_views import item_views, labelling_metrics
+from tests.report.builders import failing, incomplete, items, passing
+from tests.report.hostile import HOSTILE, hostile_items, hostile_record
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -171,9 +164,9 @@ def test_nothing_makes_the_page_wider_than_the_window(visit: Open, name: str, wi
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-def test_the_filters_show_what_they_say_and_count_it(visit: Open) -> None:
+def test_the_filters_show_the_items_that_they_count(visit: Open) -> None:
     driver = visit("fail")
-    views = item_views(items())
+    views = item_views(items(), labelling_metrics(failing().metrics))
     for flag in ("regressed", "improved", "different"):
         driver.find_element("css selector", f"[data-flag={flag}]").click()
         expected = [view.anchor for view in views if flag in view.flags]
@@ -185,7 +178,7 @@ def test_the_filters_show_what_they_say_and_count_it(visit: Open) -> None:
     assert [button.get_dom_attribute("data-flag") for button in pressed] == ["different"]
 
 
-def test_the_text_filter_narrows_and_the_address_brings_the_same_view_back(visit: Open) -> None:
+def test_the_search_narrows_the_items_and_the_address_restores_the_view(visit: Open) -> None:
     driver = visit("fail")
     press(driver, "/")
     press(driver, "slate")
@@ -199,8 +192,8 @@ def test_the_text_filter_narrows_and_the_address_brings_the_same_view_back(visit
     assert len(shown_items(driver)) == 40
 
 
-def test_a_link_to_an_item_opens_it_even_where_a_filter_hides_it(visit: Open) -> None:
-    target = item_views(items())[-1].anchor
+def test_a_link_to_an_item_opens_it_even_if_a_filter_hides_it(visit: Open) -> None:
+    target = item_views(items(), labelling_metrics(failing().metrics))[-1].anchor
     driver = visit("fail", "#show=regressed")
     assert target not in shown_items(driver)
     driver.execute_script("location.hash = arguments[0]", target)
@@ -214,10 +207,10 @@ def test_a_link_to_a_check_opens_its_stage(visit: Open) -> None:
     assert in_first_viewport(driver, "#check-static\\.keys")
 
 
-def test_the_keyboard_finds_walks_and_helps(visit: Open) -> None:
+def test_the_keyboard_searches_moves_and_shows_help(visit: Open) -> None:
     driver = visit("fail")
     press(driver, "jj")
-    views = item_views(items())
+    views = item_views(items(), labelling_metrics(failing().metrics))
     focused = "return document.activeElement.closest('.item').id"
     assert driver.execute_script(focused) == views[1].anchor
     press(driver, "k")
@@ -230,7 +223,7 @@ def test_the_keyboard_finds_walks_and_helps(visit: Open) -> None:
     assert driver.execute_script("return document.activeElement.id") == "query"
 
 
-def test_the_copy_button_takes_the_command_that_runs_the_check_again(visit: Open) -> None:
+def test_the_copy_button_copies_the_command_that_reruns_the_check(visit: Open) -> None:
     driver = visit("fail")
     driver.execute_script(
         "navigator.clipboard.writeText = async (text) => { window.copied = text; }"
@@ -240,14 +233,14 @@ def test_the_copy_button_takes_the_command_that_runs_the_check_again(visit: Open
     assert copied.startswith("pytest phi3::static::finite_values --phi3-adapter=")
 
 
-def test_dark_and_light_follow_the_readers_system(visit: Open) -> None:
+def test_dark_and_light_follow_the_system(visit: Open) -> None:
     paper = "return getComputedStyle(document.body).backgroundColor"
     light = visit("pass").execute_script(paper)
     dark = visit("pass", scheme="dark").execute_script(paper)
     assert (light, dark) == ("rgb(255, 255, 255)", "rgb(21, 23, 26)")
 
 
-def test_print_is_light_shows_every_detail_and_no_control(visit: Open) -> None:
+def test_a_print_is_light_and_shows_every_detail_and_no_control(visit: Open) -> None:
     driver = visit("fail", scheme="dark")
     feature = {"name": "prefers-color-scheme", "value": "dark"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [feature]})
@@ -262,7 +255,7 @@ def test_print_is_light_shows_every_detail_and_no_control(visit: Open) -> None:
     assert not driver.find_element("css selector", ".tools").is_displayed()
 
 
-def test_without_script_everything_can_be_read_and_no_dead_control_is_shown(visit: Open) -> None:
+def test_without_script_everything_is_readable_and_no_dead_control_is_shown(visit: Open) -> None:
     visit("fail").execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     driver = visit("fail")
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,0 +1,46 @@
+"""Which engine scores a model: the fast one, or plain transformers if that does not work."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.scoring.engine_probe import fast_engine_fault
+from phi3_lora_qa.setting_specs import ENGINES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FAST, PLAIN = ENGINES
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice:
+    """The engine that scores: ``fast`` or ``plain``.
+
+    ``fallback`` says why the plain engine replaces the fast one: the library, its version, and what
+    failed. It is empty if the requested engine is used.
+    """
+
+    name: str
+    fallback: str = ""
+
+
+def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
+    """Return the requested engine, or the plain one if the fast one does not work.
+
+    Args:
+        requested: ``fast`` or ``plain``.
+        model: A causal language model without PEFT's outer wrapper. Only its class matters.
+
+    Raises:
+        InputError: There is no engine of this name.
+    """
+    if requested not in ENGINES:
+        raise InputError(
+            f"the engine is unknown: {escape(repr(requested), 40)}; use one of {', '.join(ENGINES)}"
+        )
+    model_class: Any = type(model)
+    fault = fast_engine_fault(model_class) if requested == FAST else ""
+    if fault:
+        return EngineChoice(name=PLAIN, fallback=fault)
+    return EngineChoice(name=requested)
