@@ -1,9 +1,9 @@
-"""What the math stage costs on an adapter and a base of Phi-3-mini's size.
+"""Measures the math stage on an adapter and a base of Phi-3-mini's size.
 
 Usage: python benchmarks/math_stage.py
 
-A base of 3.8 billion drawn bfloat16 weights is written as shards into a temporary folder (7.6 GB),
-and an adapter of rank 16 on its 128 modules. The figure is one whole process of pytest.
+It writes a base of 3.8 billion random bfloat16 weights as shards into a temporary folder (7.6 GB),
+and an adapter of rank 16 for its 128 modules. The figures are those of one whole pytest process.
 """
 
 import json
@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lint import HIDDEN, INTERMEDIATE, LAYERS, MODULE_SIZES, VOCABULARY, write_adapter
 from benchmarks.memory import peak_mib
 
-LAYERS_A_SHARD = 4
+LAYERS_PER_SHARD = 4
 
 
 def write_base(folder: Path) -> int:
-    """Write a base with real shapes and drawn weights; return its size in bytes."""
+    """Write a base with real shapes and random weights; return its size in bytes."""
     generator = torch.Generator().manual_seed(0)
     config = Phi3Config(
         hidden_size=HIDDEN, intermediate_size=INTERMEDIATE, num_hidden_layers=LAYERS,
@@ -32,36 +32,36 @@ def write_base(folder: Path) -> int:
     )  # fmt: skip
     config.save_pretrained(str(folder))
 
-    def drawn(*shape: int) -> torch.Tensor:
+    def random_weight(*shape: int) -> torch.Tensor:
         values = torch.empty(shape, dtype=torch.bfloat16)
         return values.normal_(0, 0.02, generator=generator)
 
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     total = 0
 
     def write(number: int) -> None:
         name = f"model-{number:05d}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, name))
+        weight_map.update(dict.fromkeys(shard, name))
         shard.clear()
 
     for layer in range(LAYERS):
         for name, (inputs, outputs) in MODULE_SIZES.items():
-            shard[f"model.layers.{layer}.{name}.weight"] = drawn(outputs, inputs)
+            shard[f"model.layers.{layer}.{name}.weight"] = random_weight(outputs, inputs)
         for name in ("input_layernorm", "post_attention_layernorm"):
             ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
             shard[f"model.layers.{layer}.{name}.weight"] = ones
         total += sum(tensor.nbytes for tensor in shard.values())
-        if (layer + 1) % LAYERS_A_SHARD == 0:
+        if (layer + 1) % LAYERS_PER_SHARD == 0:
             write(layer)
     shard |= {
-        "model.embed_tokens.weight": drawn(VOCABULARY, HIDDEN),
-        "lm_head.weight": drawn(VOCABULARY, HIDDEN),
+        "model.embed_tokens.weight": random_weight(VOCABULARY, HIDDEN),
+        "lm_head.weight": random_weight(VOCABULARY, HIDDEN),
         "model.norm.weight": torch.ones(HIDDEN, dtype=torch.bfloat16),
     }
     write(LAYERS)
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return sum(path.stat().st_size for path in folder.iterdir())
 

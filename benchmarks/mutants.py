@@ -1,10 +1,11 @@
-"""Mutation testing: do the tests of a room notice when its code is changed?
+"""Mutation testing: do the tests of a package fail when its code is changed?
 
-Usage: python benchmarks/mutants.py ROOM [...] [--sample N] [--seed S] [--workers W] [--log FILE]
+Usage: python benchmarks/mutants.py FOLDER [...] [--sample N] [--seed S] [--workers W] [--log FILE]
 
-The mutants are cosmic-ray's. Each is written into a copy of the tree, and a process that has the
-heavy libraries loaded already is forked to run the room's tests on it, those of the mutated module
-first, until one fails. A mutant that no test notices has survived, and is printed as a diff.
+FOLDER is a folder of the package, such as lora. The mutants are cosmic-ray's. Each is written into
+a copy of the repository. A process that has already loaded the heavy libraries is forked to run the
+folder's tests on it, those of the mutated module first, until one fails. A mutant for which all
+tests pass has survived, and is printed as a diff.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from cosmic_ray.plugins import get_operator
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "phi3_lora_qa"
 COPIED = (PACKAGE, "tests", "fixtures", "docs", "pyproject.toml", "benchmarks")
-# Of cosmic-ray's operators those whose mutants compute something: `a << b` on floats raises at
-# once, and being noticed says nothing about the tests.
+# The operators of cosmic-ray whose mutants compute something: `a << b` on floats raises an error,
+# so that killing it says nothing about the tests.
 OPERATORS = (
     *(f"ReplaceBinaryOperator_{change}" for change in (
         "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Add_Mul", "Sub_Mul", "Pow_Mul", "FloorDiv_Mul",
@@ -46,7 +47,7 @@ OPERATORS = (
     "ExceptionReplacer", "NumberReplacer", "RemoveDecorator", "ZeroIterationForLoop",
 )  # fmt: skip
 CASES = "24"
-"""Drawn cases of each oracle, where the suite has hundreds: it is run for each mutant."""
+"""Drawn cases of each oracle; the suite has hundreds, which is too slow for each mutant."""
 KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 
 
@@ -59,13 +60,13 @@ class Mutant:
     occurrence: int
 
     def code(self) -> str:
-        """The module's code with the change."""
+        """Return the module's code with the change."""
         operator = get_operator(f"core/{self.operator}")()
         code: str = mutate_code((ROOT / self.module).read_text(), operator, self.occurrence)
         return code
 
     def function(self) -> str:
-        """The name of the function that is changed; empty outside of all."""
+        """Return the name of the changed function; empty outside of functions."""
         before, after = (ROOT / self.module).read_text(), self.code()
         pairs = zip(before.splitlines(), after.splitlines(), strict=False)
         line = next((n for n, (old, new) in enumerate(pairs, 1) if old != new), 0)
@@ -79,16 +80,15 @@ class Mutant:
         return around[-1] if around else ""
 
     def diff(self) -> str:
-        """The lines that differ."""
+        """Return the lines that differ."""
         before = (ROOT / self.module).read_text().splitlines()
         lines = list(difflib.unified_diff(before, self.code().splitlines(), lineterm="", n=0))
         return "\n".join([f"{self.module} {self.operator} {lines[2]}", *lines[3:]])
 
 
-def mutants_of(room: str) -> Iterator[Mutant]:
-    """Yield every mutant of a room, but for places where none can change what is computed."""
-    folder = ROOT / PACKAGE / room
-    for path in sorted(folder.rglob("*.py")):
+def mutants_of(folder: str) -> Iterator[Mutant]:
+    """Yield every mutant of a folder, except where a change cannot affect the results."""
+    for path in sorted((ROOT / PACKAGE / folder).rglob("*.py")):
         source = path.read_text()
         spans = list(_inert(ast.parse(source)))
         nodes = list(ast_nodes(get_ast(source)))
@@ -107,10 +107,10 @@ Place = tuple[int, int]
 
 
 def _inert(tree: ast.AST) -> Iterator[tuple[Place, Place]]:
-    """Yield where code computes nothing: it tells readers and type checkers what may be done.
+    """Yield the places that compute nothing: they only inform readers and type checkers.
 
-    Those are annotations, what only type checkers import, `@abstractmethod`, the options of
-    dataclasses, and the star before arguments that are given by keyword.
+    These are annotations, imports for type checkers, `@abstractmethod`, the options of dataclasses,
+    and the star before keyword-only arguments.
     """
     for node in ast.walk(tree):
         inert = [getattr(node, "annotation", None), getattr(node, "returns", None)]
@@ -134,7 +134,7 @@ def _end(node: ast.expr | ast.arg) -> Place:
 
 
 class Tree:
-    """A copy of the tree in which one mutant at a time lives."""
+    """A copy of the repository that contains one mutant at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -145,7 +145,7 @@ class Tree:
     def start(self, tests: Sequence[Sequence[str]], seconds: int) -> int:
         """Fork a process that runs tests here, one group after another, until one fails.
 
-        It is ended when it has computed for so many seconds. Returns its id.
+        The process is limited to this many seconds of CPU time. Returns its id.
         """
         sys.stdout.flush()
         child = os.fork()
@@ -163,8 +163,8 @@ class Tree:
         status = 99
         try:
             for group in filter(None, tests):
-                arguments = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *group]
-                status = int(pytest.main(arguments))
+                options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *group]
+                status = int(pytest.main(options))
                 if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                     break
                 status = 0
@@ -172,20 +172,20 @@ class Tree:
             os._exit(status)
 
     def put(self, mutant: Mutant) -> None:
-        """Let a mutant in; its bytecode is not kept, as that of all the rest is."""
+        """Write a mutant; its bytecode is not cached, unlike that of the other modules."""
         sys.dont_write_bytecode = True
         (self.folder / mutant.module).write_text(mutant.code())
 
     def restore(self, mutant: Mutant) -> None:
-        """Put the module back, as old as it was, so that its bytecode counts again."""
+        """Restore the module with its old time stamp, so that its bytecode is valid again."""
         shutil.copy2(ROOT / mutant.module, self.folder / mutant.module)
 
 
-def groups_of(room: str, mutant: Mutant | None = None) -> Sequence[Sequence[str]]:
-    """The room's tests, those first that are named after the changed module or its function."""
+def groups_of(folder: str, mutant: Mutant | None = None) -> Sequence[Sequence[str]]:
+    """Return the folder's tests, first those named after the changed module or its function."""
     groups: list[list[str]] = [[], [], []]
     own, others, oracles = groups
-    for file in sorted((ROOT / "tests" / room).rglob("test_*.py")):
+    for file in sorted((ROOT / "tests" / folder).rglob("test_*.py")):
         named = mutant is not None and file.stem == f"test_{mutant.module.stem}"
         group = own if named else oracles if "oracles" in file.stem else others
         group.append(str(file.relative_to(ROOT)))
@@ -195,7 +195,7 @@ def groups_of(room: str, mutant: Mutant | None = None) -> Sequence[Sequence[str]
 
 
 def load_libraries() -> None:
-    """Load what the tests need and is not mutated, once for all forks."""
+    """Load the libraries that the tests need, once for all forks."""
     import hypothesis.strategies
     import loralib
     import peft
@@ -210,28 +210,28 @@ def load_libraries() -> None:
     _ = hypothesis.strategies, loralib, peft, pytest, scipy.linalg, dora, variants, modeling_phi3
     _ = transformers
     torch.set_num_threads(1)  # threads do not survive a fork
-    # It would warn that these libraries are loaded already, and some tests want no warning.
+    # It would warn that these libraries are already loaded, and some tests allow no warning.
     AssertionRewritingHook._warn_already_imported = lambda self, name: None  # type: ignore[method-assign]
     assert not any(name.startswith(PACKAGE) for name in sys.modules), "loaded"
 
 
-def run_all(room: str, chosen: Sequence[Mutant], workers: int, log: Path) -> Counter[str]:
-    """Run each mutant of a room; write what came of it into a log, and count."""
+def run_all(folder: str, chosen: Sequence[Mutant], workers: int, log: Path) -> Counter[str]:
+    """Run each mutant of a folder; log and count the outcomes."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place, log.open("a") as written:
         free = []
         for number in range(workers):
-            folder = Path(place, str(number))
-            folder.mkdir()
-            free.append(Tree(folder))
-        seconds = 2 * max(baseline(tree, room) for tree in free) + 20
+            copy = Path(place, str(number))
+            copy.mkdir()
+            free.append(Tree(copy))
+        seconds = 2 * max(baseline(tree, folder) for tree in free) + 20
         running: dict[int, tuple[Mutant, Tree]] = {}
         waiting = list(reversed(chosen))
         while waiting or running:
             while free and waiting:
                 mutant, tree = waiting.pop(), free.pop()
                 tree.put(mutant)
-                started = tree.start(groups_of(room, mutant), seconds)
+                started = tree.start(groups_of(folder, mutant), seconds)
                 running[started] = mutant, tree
             child, status = os.wait()
             mutant, tree = running.pop(child)
@@ -248,36 +248,41 @@ def run_all(room: str, chosen: Sequence[Mutant], workers: int, log: Path) -> Cou
     return counts
 
 
-def baseline(tree: Tree, room: str) -> int:
-    """Run a room's tests unchanged; return their seconds of computing. They must be green."""
+def baseline(tree: Tree, folder: str) -> int:
+    """Run a folder's tests without a mutant; return their seconds of CPU time. They must pass."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    _, status = os.waitpid(tree.start(groups_of(room), 3600), 0)
+    _, status = os.waitpid(tree.start(groups_of(folder), 3600), 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if status != 0:
-        sys.exit((tree.folder / "output.txt").read_text() + f"\nthe tests of {room} are not green")
+        sys.exit(
+            (tree.folder / "output.txt").read_text()
+            + f"\nthe tests of {folder} fail without a mutant"
+        )
     seconds = after.ru_utime - before.ru_utime
-    print(f"{room}: {seconds:.0f} s of computing, {time.perf_counter() - started:.0f} s in all")
+    print(f"{folder}: {seconds:.0f} s of CPU time, {time.perf_counter() - started:.0f} s in all")
     return int(seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("rooms", nargs="+", help="below phi3_lora_qa, such as lora")
-    parser.add_argument("--sample", type=int, default=0, help="so many of each room, drawn; 0: all")
+    parser.add_argument("folders", nargs="+", help="below phi3_lora_qa, such as lora")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="the number of mutants of each folder, drawn; 0: all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--log", type=Path, default=Path("mutants.log"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     load_libraries()
-    for room in given.rooms:
-        every = list(mutants_of(room))
-        few = min(given.sample or len(every), len(every))
-        chosen = random.Random(given.seed).sample(every, few)
-        print(f"{room}: {few} of {len(every)} mutants")
-        counts = run_all(room, chosen, given.workers, given.log)
-        noticed = counts[KILLED] + counts[TIMEOUT]
-        print(f"{room}: {noticed} of {few} noticed ({100 * noticed / few:.1f} %)")
+    for folder in arguments.folders:
+        every = list(mutants_of(folder))
+        few = min(arguments.sample or len(every), len(every))
+        chosen = random.Random(arguments.seed).sample(every, few)
+        print(f"{folder}: {few} of {len(every)} mutants")
+        counts = run_all(folder, chosen, arguments.workers, arguments.log)
+        killed = counts[KILLED] + counts[TIMEOUT]
+        print(f"{folder}: {killed} of {few} killed ({100 * killed / few:.1f} %)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """adapter_config.json as one typed value: what the adapter says of itself, and nothing unread."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,15 +133,6 @@ def read_raw_config(folder: AdapterFolder) -> dict[str, Any]:
     """
     data = folder.read_bytes(CONFIG, MAX_CONFIG_BYTES)
     return parse_object(data, where=CONFIG, max_bytes=MAX_CONFIG_BYTES)
-
-
-def scaling_of(*, alpha: float, rank: int, use_rslora: bool) -> float:
-    """Return the factor s of delta = s · B·A.
-
-    alpha/r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha/sqrt(r) for rank-stabilised
-    LoRA (Kalajdzievski 2023, arXiv:2312.03732).
-    """
-    return alpha / math.sqrt(rank) if use_rslora else alpha / rank
 
 
 def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from phi3_lora_qa.adapter.config import LoraAdapterConfig, scaling_of
+from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.lora_scaling import scaling_of
 from phi3_lora_qa.patterns import Budget, Pattern, PatternError
 
 ALL_LINEAR = "all-linear"
@@ -77,9 +78,7 @@ class Matching:
 
     def scaling(self, module: str) -> float:
         """Return the factor s in delta = s · B·A for this module."""
-        return scaling_of(
-            alpha=self.alpha(module), rank=self.rank(module), use_rslora=self.config.use_rslora
-        )
+        return scaling_of(self.alpha(module), self.rank(module), rslora=self.config.use_rslora)
 
     def idle_patterns(self, modules: Iterable[str]) -> list[tuple[str, str]]:
         """Return (field, pattern) of rank and alpha patterns that none of the modules matches."""

@@ -1,4 +1,4 @@
-"""``phi3-lora-qa convert``: other LoRA files to PEFT adapters, exactly, and back to loralib."""
+"""``phi3-lora-qa convert``: exact conversions of loralib checkpoints and split adapters."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from phi3_lora_qa.adapter.base_files import BaseFiles
     from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask
 
-_force = click.option("--force", is_flag=True, help="Replace what is there already.")
+_force = click.option("--force", is_flag=True, help="Replace an existing output.")
 _mask = click.option(
     "--mask",
     "masks",
     multiple=True,
     metavar="LAYER=BLOCKS",
-    help="The blocks that have factors: names (qkv_proj=q,v), or 0 and 1 for each (qkv_proj=1,0).",
+    help="The enabled blocks of a layer: names (qkv_proj=q,v), or 0 and 1 (qkv_proj=1,0,1).",
 )
 
 
 @click.group("convert")
 def app() -> None:
-    """Convert LoRA files exactly: loralib to and from PEFT, split projections to fused."""
+    """Convert LoRA files exactly: loralib to and from PEFT, split projections to fused ones."""
 
 
 @app.command("loralib-to-peft")
 @click.argument("checkpoint", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The adapter's folder.")
-@click.option("--base", required=True, metavar="DIR_OR_ID", help="The base it was trained on.")
-@click.option("--alpha", type=float, help="lora_alpha, where no description lies beside.")
+@click.option("-o", "--output", type=PATH, required=True, help="The folder of the adapter.")
+@click.option("--base", required=True, metavar="DIR_OR_ID", help="The base that it was trained on.")
+@click.option("--alpha", type=float, help="lora_alpha, if there is no description.")
 @_mask
-@click.option("--allow-pickle", is_flag=True, help="Read what torch.save wrote, tensors alone.")
+@click.option("--allow-pickle", is_flag=True, help="Read a file of torch.save (tensors only).")
 @_force
 def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     checkpoint: Path,
@@ -45,7 +45,7 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
     allow_pickle: bool,
     force: bool,
 ) -> None:
-    """Turn CHECKPOINT, loralib's state, into a PEFT adapter with the same deltas."""
+    """Convert CHECKPOINT, a loralib state, to a PEFT adapter with the same deltas."""
     from dataclasses import replace
 
     from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
@@ -54,60 +54,63 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
     from phi3_lora_qa.staged_output import staged_output
 
     identity, files = _open_base(base)
-    read = read_checkpoint(checkpoint, allow_pickle=allow_pickle)
-    if read.layers is None:
+    loaded = read_checkpoint(checkpoint, allow_pickle=allow_pickle)
+    if loaded.layers is None:
         if alpha is None:
             raise InputError(
-                f"no description lies beside {escape(str(checkpoint))}, and no tensor says alpha; "
-                "give --alpha, as the layers were built with (loralib's default is 1)"
+                f"{escape(str(checkpoint))} has no description, so alpha is unknown; "
+                "pass the --alpha with which the layers were built (loralib's default is 1)"
             )
         blocks = phi3_blocks(files.config)
-        wanted = parse_masks(masks, blocks)
-        layers = infer_layers(read.tensors, files.modules, alpha=alpha, masks=wanted, blocks=blocks)
-        read = replace(read, layers=layers)
+        parsed = parse_masks(masks, blocks)
+        layers = infer_layers(
+            loaded.tensors, files.modules, alpha=alpha, masks=parsed, blocks=blocks
+        )
+        loaded = replace(loaded, layers=layers)
     elif alpha is not None or masks:
         raise InputError(
-            f"a description lies beside {escape(str(checkpoint))} and says alpha and masks; "
-            "drop --alpha and --mask, or move it away"
+            f"the description of {escape(str(checkpoint))} already contains alpha and masks; "
+            "remove --alpha and --mask, or move the description away"
         )
-    adapter = to_peft(read, identity)
+    adapter = to_peft(loaded, identity)
     require_fit(adapter, files.modules)
     with staged_output(output, force=force) as staging:
         (staging / output.name).mkdir()
         write_adapter(staging / output.name, adapter, files.modules)
-    _tell_adapter(output, len(adapter.modules))
+    _print_adapter(output, len(adapter.modules))
 
 
 @app.command("peft-to-loralib")
 @click.argument("adapter", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The .safetensors file.")
-@click.option("--base", metavar="DIR_OR_ID", help="Its base, where masks name blocks.")
+@click.option("--base", metavar="DIR_OR_ID", help="Its base, if a mask names blocks.")
 @_mask
 @_force
 def peft_to_loralib(
     adapter: Path, output: Path, base: str | None, masks: tuple[str, ...], force: bool
 ) -> None:
-    """Turn ADAPTER, a PEFT folder, into a loralib checkpoint with the same deltas."""
+    """Convert ADAPTER, a PEFT folder, to a loralib checkpoint with the same deltas."""
     from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
     from phi3_lora_qa.conversion.peft_adapter import read_adapter
     from phi3_lora_qa.loralib_interop import from_peft, write_checkpoint
-    from phi3_lora_qa.loralib_interop.loralib_checkpoint import beside
+    from phi3_lora_qa.loralib_interop.loralib_checkpoint import description_path
     from phi3_lora_qa.staged_output import staged_output
 
     blocks = phi3_blocks(_open_base(base)[1].config) if base else {}
     checkpoint = from_peft(read_adapter(adapter), parse_masks(masks, blocks), blocks)
-    with staged_output(output, beside(output), force=force) as staging:
+    with staged_output(output, description_path(output), force=force) as staging:
         write_checkpoint(staging / output.name, checkpoint)
-    click.echo(escape(f"checkpoint {output}, described in {beside(output)}", 2_000))
+    description = description_path(output)
+    click.echo(escape(f"wrote checkpoint {output} and its description {description}", 2_000))
 
 
 @app.command("fuse")
 @click.argument("adapter", type=PATH)
 @click.option("--base", required=True, metavar="DIR_OR_ID", help="The Phi-3 with fused layers.")
-@click.option("-o", "--output", type=PATH, required=True, help="The fused adapter's folder.")
+@click.option("-o", "--output", type=PATH, required=True, help="The folder of the fused adapter.")
 @_force
 def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
-    """Turn ADAPTER with factors for q, k, v, gate, up into one for qkv_proj and gate_up_proj."""
+    """Convert ADAPTER with factors for q, k, v, gate, up to one for qkv_proj and gate_up_proj."""
     import shutil
     from dataclasses import replace
 
@@ -128,35 +131,35 @@ def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
         for name in filter(source.file, TOKENIZER_FILES):
             with source.open_file(name) as content, (folder / name).open("wb") as copy:
                 shutil.copyfileobj(content, copy)
-    _tell_adapter(output, len(fused.modules))
+    _print_adapter(output, len(fused.modules))
 
 
 def parse_masks(texts: Sequence[str], blocks: Mapping[str, "Blocks"]) -> "dict[str, Mask]":
-    """Read ``LAYER=BLOCKS``: names of blocks, or a 0 or 1 for each equal block, with commas.
+    """Parse ``LAYER=BLOCKS``: names of blocks, or 0 and 1 for each equal block, with commas.
 
     Raises:
-        InputError: A text is neither.
+        InputError: A text has neither form.
     """
     masks: dict[str, Mask] = {}
     for text in texts:
-        layer, sign, given = text.partition("=")
-        chosen = [part.strip() for part in given.split(",")]
-        if not layer or not sign or not all(chosen) or layer in masks:
+        layer, separator, value = text.partition("=")
+        parts = [part.strip() for part in value.split(",")]
+        if not layer or not separator or not all(parts) or layer in masks:
             raise InputError(
-                f"--mask '{escape(text, 80)}' is no LAYER=BLOCKS, one for each layer; "
-                "write it such as qkv_proj=q,v or qkv_proj=1,0,1"
+                f"invalid or repeated --mask: '{escape(text, 80)}'; "
+                "pass one LAYER=BLOCKS for each layer, such as qkv_proj=q,v or qkv_proj=1,0,1"
             )
-        if set(chosen) <= {"0", "1"}:
-            masks[layer] = [part == "1" for part in chosen]
+        if set(parts) <= {"0", "1"}:
+            masks[layer] = [part == "1" for part in parts]
         else:
             known = blocks.get(layer.rpartition(".")[2], {})
             if not known:
                 raise InputError(
-                    f"--mask '{escape(text, 80)}': the blocks of this layer have no known names; "
-                    "give --base with its Phi-3, or the mask as 0 and 1"
+                    f"--mask '{escape(text, 80)}': the names of this layer's blocks are unknown; "
+                    "pass --base with its Phi-3, or write the mask as 0 and 1"
                 )
-            masks[layer] = {name: name in chosen for name in known} | {
-                name: True for name in chosen if name not in known
+            masks[layer] = {name: name in parts for name in known} | {
+                name: True for name in parts if name not in known
             }
     return masks
 
@@ -170,7 +173,7 @@ def _open_base(reference: str) -> "tuple[str, BaseFiles]":
     return ref.id, open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder)
 
 
-def _tell_adapter(output: Path, modules: int) -> None:
+def _print_adapter(output: Path, modules: int) -> None:
     shown = escape(str(output), 1_000)
-    click.echo(f"adapter {shown}, {modules} modules")
+    click.echo(f"wrote adapter {shown}, {modules} modules")
     click.echo(f"gate it with: pytest --phi3-adapter={shown}")

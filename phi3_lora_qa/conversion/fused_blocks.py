@@ -1,8 +1,8 @@
-"""The blocks of a fused layer, by name, and masks over them in loralib's terms.
+"""The named blocks of fused layers, and masks over them in loralib's terms.
 
-Phi-3's ``qkv_proj`` holds the rows of q, k and v, one below the other, and ``gate_up_proj`` those
-of gate and up. loralib's MergedLinear knows only blocks of one size. With grouped-query attention
-q is larger than k and v; the greatest common divisor of the sizes is then the block.
+Phi-3's ``qkv_proj`` stacks the rows of q, k and v, and ``gate_up_proj`` those of gate and up.
+loralib's MergedLinear supports only blocks of one size. With grouped-query attention q is larger
+than k and v; the block size is then the greatest common divisor of the sizes.
 """
 
 import math
@@ -15,17 +15,26 @@ Blocks = Mapping[str, int]
 """The rows of each block of a fused layer, in order."""
 
 Mask = Mapping[str, bool] | Sequence[bool]
-"""Which blocks are trained: by name, or as loralib's own ``enable_lora``."""
+"""The enabled blocks: by name, or as loralib's own ``enable_lora``."""
 
 
 def phi3_layouts(config: Mapping[str, object]) -> Mapping[str, Layout]:
-    """Return the parts of Phi-3's fused layers, by the layer's last name.
+    """Return the parts of Phi-3's fused layers.
 
     Args:
-        config: The content of a config.json; of another architecture nothing is known.
+        config: The content of a config.json.
+
+    Returns:
+        The layout by the layer's last name; empty for other architectures.
 
     Raises:
-        InputError: A size is missing.
+        InputError: A size is missing from the config.
+
+    Example:
+        >>> config = {"model_type": "phi3", "hidden_size": 64, "num_attention_heads": 4,
+        ...           "num_key_value_heads": 2, "intermediate_size": 96}
+        >>> [block.rows for block in phi3_layouts(config)["qkv_proj"]]
+        [64, 32, 32]
     """
     if config.get("model_type") != "phi3":
         return {}
@@ -39,10 +48,22 @@ def phi3_layouts(config: Mapping[str, object]) -> Mapping[str, Layout]:
 
 
 def phi3_blocks(config: Mapping[str, object]) -> Mapping[str, Blocks]:
-    """Return the rows of q, k, v and of gate, up, by the fused layer's last name.
+    """Return the rows of q, k, v and of gate, up.
+
+    Args:
+        config: The content of a config.json.
+
+    Returns:
+        The rows by the block's name, by the fused layer's last name; empty for other architectures.
 
     Raises:
-        InputError: As `phi3_layouts`.
+        InputError: A size is missing from the config.
+
+    Example:
+        >>> config = {"model_type": "phi3", "hidden_size": 64, "num_attention_heads": 4,
+        ...           "num_key_value_heads": 2, "intermediate_size": 96}
+        >>> phi3_blocks(config)["gate_up_proj"]
+        {'gate': 96, 'up': 96}
     """
     return {
         name: {block.name.removesuffix("_proj"): block.rows for block in layout}
@@ -50,66 +71,77 @@ def phi3_blocks(config: Mapping[str, object]) -> Mapping[str, Blocks]:
     }
 
 
-def expand(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[bool, ...]:
+def expand_mask(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[bool, ...]:
     """Return loralib's ``enable_lora`` for a mask.
 
     Args:
-        mask: By name, every block with true or false; or an ``enable_lora`` as it stands.
+        mask: True or false for every block by name; or an ``enable_lora``, returned unchanged.
         blocks: The rows of each named block.
-        count: How many equal blocks there must be; as few as possible where it is None.
+        count: The required number of equal blocks; as few as possible if None.
+
+    Returns:
+        One flag for each equal block.
 
     Raises:
-        InputError: A name is unknown or left out, no block is chosen, or ``count`` equal blocks
-            cut one in two.
+        InputError: A name is unknown or missing, no block is enabled, or ``count`` equal blocks
+            would cut a named block.
+
+    Example:
+        >>> expand_mask({"q": True, "k": False, "v": True}, {"q": 64, "k": 32, "v": 32})
+        (True, True, False, True)
     """
     flags = list(mask.values()) if isinstance(mask, Mapping) else list(mask)
     if any(type(on) is not bool for on in flags):
-        raise InputError("a mask holds something else than true and false; give one for each block")
+        wrong = next(on for on in flags if type(on) is not bool)
+        raise InputError(
+            f"a mask must contain only true and false: got {escape(str(wrong), 60)}; "
+            "pass one of them for each block"
+        )
     if not isinstance(mask, Mapping):
         return _require_any(tuple(mask))
     unknown = [name for name in mask if name not in blocks]
     if unknown:
-        known = f"name {', '.join(blocks)}" if blocks else "give the mask as a list, in order"
-        raise InputError(f"the mask names '{escape(unknown[0], 60)}', which is no block; {known}")
-    left_out = [name for name in blocks if name not in mask]
-    if left_out:
-        raise InputError(f"the mask leaves out {left_out[0]}; say true or false for it")
+        fix = f"use {', '.join(blocks)}" if blocks else "pass the mask as a list, in order"
+        raise InputError(f"unknown block in the mask: '{escape(unknown[0], 60)}'; {fix}")
+    missing = [name for name in blocks if name not in mask]
+    if missing:
+        raise InputError(f"the mask lacks the block {missing[0]}; set it to true or false")
     total = sum(blocks.values())
     size = math.gcd(*blocks.values()) if count is None else total // count
     if total % size or any(rows % size for rows in blocks.values()):
         sizes = ", ".join(f"{name} {rows}" for name, rows in blocks.items())
         raise InputError(
             f"{count} equal blocks of {size} rows do not fit the blocks {sizes}; "
-            "give the mask as a list, one value for each equal block"
+            "pass the mask as a list, one value for each equal block"
         )
     return _require_any(
         tuple(on for name in blocks for on in [mask[name]] * (blocks[name] // size))
     )
 
 
-def is_called(module: str, name: str) -> bool:
-    """Whether a module's full name is this one, or ends with it after a dot."""
+def matches_name(module: str, name: str) -> bool:
+    """Return whether a module's full name is this name, or ends with it after a dot."""
     return module == name or module.endswith(f".{name}")
 
 
-def mask_of(module: str, masks: Mapping[str, Mask]) -> Mask | None:
-    """Return the first mask whose key the module is called by."""
-    return next((mask for key, mask in masks.items() if is_called(module, key)), None)
+def find_mask(module: str, masks: Mapping[str, Mask]) -> Mask | None:
+    """Return the first mask whose key matches the module; None if there is none."""
+    return next((mask for key, mask in masks.items() if matches_name(module, key)), None)
 
 
 def require_used(masks: Mapping[str, Mask], modules: Iterable[str]) -> None:
-    """Raise InputError for a mask that is for none of the modules."""
+    """Raise InputError for a mask that matches none of the modules."""
     names = list(modules)
     for key in masks:
-        if not any(is_called(name, key) for name in names):
-            raise InputError(f"the mask for '{escape(key, 80)}' is for no layer; drop it")
+        if not any(matches_name(name, key) for name in names):
+            raise InputError(f"the mask '{escape(key, 80)}' matches no layer; remove or rename it")
 
 
 def _require_any(mask: tuple[bool, ...]) -> tuple[bool, ...]:
     if not any(mask):
         raise InputError(
-            "the mask chooses no block (loralib's default, with which its MergedLinear fails at "
-            "the first forward pass); choose at least one"
+            "the mask enables no block (loralib's default, with which its MergedLinear fails at "
+            "the first forward pass); enable at least one"
         )
     return mask
 
@@ -117,5 +149,8 @@ def _require_any(mask: tuple[bool, ...]) -> tuple[bool, ...]:
 def _size(config: Mapping[str, object], name: str) -> int:
     value = config.get(name)
     if type(value) is not int or value < 1:
-        raise InputError(f"the base's config has no usable {name}; give the folder of a Phi-3")
+        raise InputError(
+            f"the base's config has no usable {name}: got {escape(str(value), 60)}; "
+            "pass the folder of a Phi-3"
+        )
     return value

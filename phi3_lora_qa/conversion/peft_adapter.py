@@ -1,6 +1,6 @@
-"""A PEFT adapter folder as a list of modules with their factors, read and written exactly.
+"""PEFT adapter folders as lists of modules with their factors, read and written exactly.
 
-Only plain LoRA is read: what a conversion could not carry over is refused by its name.
+Only plain LoRA is supported; whatever a conversion would lose is refused by name.
 """
 
 from collections import Counter
@@ -41,11 +41,18 @@ class PeftModule:
     """One adapted module, in PEFT's layout.
 
     Attributes:
-        name: Its name in the base.
-        A: (r, in), (r, num) for an embedding, or (r, in, k, k) for a convolution.
-        B: (out, r), (dim, r), or (out, r, 1, 1).
+        name: The module's name in the base.
+        A: Tensor (r, in), (r, num) for an embedding, or (r, in, k, k) for a convolution.
+        B: Tensor (out, r), (dim, r), or (out, r, 1, 1), of the dtype of A.
         scaling: s of the delta s · B·A.
-        is_embedding: Whether the factors are an embedding's.
+        is_embedding: Whether the factors are those of an embedding.
+
+    Example:
+        >>> import torch
+        >>> A, B = torch.ones(2, 4), torch.ones(3, 2)
+        >>> module = PeftModule(name="layers.0.o_proj", A=A, B=B, scaling=1.0)
+        >>> module.rank, module.leaf
+        (2, 'o_proj')
     """
 
     name: str
@@ -67,7 +74,17 @@ class PeftModule:
 
 @dataclass(frozen=True, kw_only=True)
 class PeftAdapter:
-    """A whole plain adapter; ``base`` is what it calls its base, or ""."""
+    """A whole plain adapter.
+
+    Attributes:
+        modules: The adapted modules.
+        base: base_model_name_or_path of its config; "" if there is none.
+        dropout: lora_dropout.
+
+    Example:
+        >>> PeftAdapter(modules=(), base="microsoft/Phi-3-mini-4k-instruct").dropout
+        0.0
+    """
 
     modules: tuple[PeftModule, ...]
     base: str
@@ -75,11 +92,27 @@ class PeftAdapter:
 
 
 def read_adapter(path: Path) -> PeftAdapter:
-    """Read a folder that may come from a stranger.
+    """Read an adapter folder, which may be untrusted.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The adapter; its tensors are on the CPU, in the stored dtype.
 
     Raises:
-        AdapterError: It cannot be read safely, a tensor is missing or strange, or it holds what
-            only PEFT knows, such as DoRA.
+        AdapterError: The folder cannot be read safely, a tensor is missing or unexpected, or the
+            adapter uses a feature that only PEFT supports, such as DoRA.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> A, B = torch.ones(2, 4), torch.ones(3, 2)
+        >>> module = PeftModule(name="layers.0.o_proj", A=A, B=B, scaling=1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_adapter(Path(folder), PeftAdapter(modules=(module,), base=""), [module.name])
+        ...     [found.rank for found in read_adapter(Path(folder)).modules]
+        [2]
     """
     folder = AdapterFolder.open(path)
     config = read_config(folder)
@@ -87,14 +120,14 @@ def read_adapter(path: Path) -> PeftAdapter:
     tensors = _read_tensors(folder)
     keys, bad = parse_keys(tensors)
     if bad:
-        raise _strange(bad[0])
+        raise _misplaced_tensor(bad[0])
     matching = Matching(config)
     parts: dict[str, dict[Part, Tensor]] = {}
     for key in keys.values():
         parts.setdefault(key.module, {})[key.part] = tensors[key.name]
     modules = tuple(_module(name, found, matching) for name, found in parts.items())
     if not modules:
-        raise AdapterError(f"{WEIGHTS} holds no factors; save the adapter again")
+        raise AdapterError(f"{WEIGHTS} contains no factors; save the adapter again")
     return PeftAdapter(
         modules=modules,
         base=config.base_model_name_or_path or "",
@@ -103,23 +136,34 @@ def read_adapter(path: Path) -> PeftAdapter:
 
 
 def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> None:
-    """Write config and weights into a folder that exists.
+    """Write config and weights into an existing folder.
 
     Args:
-        folder: Where to.
-        adapter: What to.
-        layers: The names of all layers of the base, so that a short name means the same ones.
+        folder: The folder.
+        adapter: The adapter.
+        layers: The names of all layers of the base, so that a short name in target_modules matches
+            only the adapted layers.
 
     Raises:
-        InputError: No lora_alpha gives a module's scaling to the bit.
+        InputError: No lora_alpha gives a module's scaling exactly.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> A, B = torch.ones(2, 4), torch.ones(3, 2)
+        >>> module = PeftModule(name="layers.0.o_proj", A=A, B=B, scaling=1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_adapter(Path(folder), PeftAdapter(modules=(module,), base=""), [module.name])
+        ...     sorted(path.name for path in Path(folder).iterdir() if path.suffix != ".md")
+        ['adapter_config.json', 'adapter_model.safetensors']
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
 
     alphas = {m.name: exact_alpha(m.scaling, m.rank, m.name) for m in adapter.modules}
     ranks = {m.name: m.rank for m in adapter.modules}
-    rank, rank_pattern = _common(ranks)
-    alpha, alpha_pattern = _common(alphas)
+    rank, rank_pattern = _common_value(ranks)
+    alpha, alpha_pattern = _common_value(alphas)
     config = LoraConfig(
         base_model_name_or_path=adapter.base or None,
         r=rank,
@@ -130,8 +174,8 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
-    # PEFT would keep a set, in an order that changes from run to run.
-    config.target_modules = _targets(list(ranks), layers)
+    # Assigned afterwards, because PEFT converts a list to a set, whose order changes between runs.
+    config.target_modules = _shortest_target_names(list(ranks), layers)
     config.save_pretrained(str(folder))
     tensors = {}
     for module in adapter.modules:
@@ -141,28 +185,39 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
         tensors[tensor_name(module.name, part_a)] = module.A.detach().cpu().contiguous()
         tensors[tensor_name(module.name, part_b)] = module.B.detach().cpu().contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    # safetensors writes for the owner alone; the adapter is as readable as its config.
+    # safetensors restricts the file to its owner; give it the permissions of the config.
     (folder / WEIGHTS).chmod((folder / "adapter_config.json").stat().st_mode)
 
 
 def require_fit(adapter: PeftAdapter, base: Mapping[str, BaseModule]) -> None:
-    """Raise InputError where a module's factors do not belong to the base; for 2-D factors."""
+    """Raise InputError unless the factors of every module fit the base.
+
+    Args:
+        adapter: The adapter; its factors must be 2-D.
+        base: The modules of the base by name.
+
+    Raises:
+        InputError: A module is missing from the base, or its size differs.
+
+    Example:
+        >>> require_fit(PeftAdapter(modules=(), base=""), {})
+    """
     for module in adapter.modules:
         at = base.get(module.name)
         shape = (module.B.shape[0], module.A.shape[1])
         if at is None or shape != (at.outputs, at.inputs):
-            held = "no such layer" if at is None else f"({at.outputs}, {at.inputs}) there"
+            there = "no such layer" if at is None else f"({at.outputs}, {at.inputs})"
             raise InputError(
-                f"the factors of {escape(module.name, 160)} are for {shape}, and the base has "
-                f"{held}; give the base that the adapter was trained on"
+                f"the factors of {escape(module.name, 160)} do not fit the base: they are for "
+                f"{shape}, the base has {there}; pass the base that the adapter was trained on"
             )
 
 
 def exact_alpha(scaling: float, rank: int, name: str) -> float:
-    """Return the alpha with alpha / rank == scaling to the bit, a whole number where there is one.
+    """Return the alpha with alpha / rank == scaling exactly, an integer where there is one.
 
     Raises:
-        InputError: There is none.
+        InputError: No such alpha exists.
     """
     whole = round(scaling * rank)
     if whole / rank == scaling:
@@ -171,9 +226,8 @@ def exact_alpha(scaling: float, rank: int, name: str) -> float:
         return alpha_for(scaling, rank)
     except InputError as error:
         raise InputError(
-            f"{escape(name, 120)}: the factors lie in rank {rank} now, and no alpha divided by "
-            f"{rank} is {scaling!r} to the bit, so the conversion would not be exact; train with "
-            "a whole number as alpha"
+            f"{escape(name, 120)} cannot be converted exactly: its rank is now {rank}, and no "
+            f"alpha divided by {rank} is exactly {scaling!r}; train with an integer alpha"
         ) from error
 
 
@@ -181,52 +235,52 @@ def _require_plain(path: Path, config: LoraAdapterConfig) -> None:
     for name, plain in _PLAIN.items():
         if getattr(config, name) != plain:
             raise AdapterError(
-                f"the adapter {escape(str(path), 200)} sets {name}, which is more than the two "
-                "factors that a conversion carries over; convert an adapter without it"
+                f"cannot convert the adapter {escape(str(path), 200)}: it sets {name}, and a "
+                "conversion supports only plain LoRA factors; convert an adapter without it"
             )
 
 
 def _read_tensors(folder: AdapterFolder) -> "dict[str, Tensor]":
     from safetensors.torch import load
 
-    open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)  # its strict reading of the header
-    # The library gives them in an order that changes from run to run.
+    open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)  # validates the header
+    # The library returns them in an order that changes between runs.
     return dict(sorted(load(folder.read_bytes(WEIGHTS, MAX_WEIGHTS_BYTES)).items()))
 
 
 def _module(name: str, found: "dict[Part, Tensor]", matching: Matching) -> PeftModule:
     embedding = Part.EMBEDDING_A in found
-    wanted = {Part.EMBEDDING_A, Part.EMBEDDING_B} if embedding else {Part.A, Part.B}
+    expected = {Part.EMBEDDING_A, Part.EMBEDDING_B} if embedding else {Part.A, Part.B}
     shown = escape(name, 120)
-    if set(found) != wanted:
-        odd = sorted(set(found) ^ wanted)[0]
-        verb = "has" if odd in found else "lacks"
+    if set(found) != expected:
+        part = sorted(set(found) ^ expected)[0]
+        verb = "has" if part in found else "lacks"
         raise AdapterError(
-            f"{shown} {verb} {odd}, and a conversion carries over two factors a module; "
+            f"{shown} {verb} {part}, and a conversion needs exactly two factors for each module; "
             "save the adapter with save_embedding_layers=False and without other variants"
         )
-    a, b = (found[part] for part in sorted(wanted))
+    a, b = (found[part] for part in sorted(expected))
     rank = matching.rank(name)
     shapes_fit = a.ndim == b.ndim and a.ndim in (2, 4) and a.shape[0] == b.shape[1] == rank
     if not shapes_fit or a.dtype != b.dtype or not a.is_floating_point():
         raise AdapterError(
-            f"{shown} has factors {tuple(a.shape)} and {tuple(b.shape)}, and its config says rank "
-            f"{rank}; save the adapter again, whole"
+            f"the factors of {shown} do not fit the rank in the config: {tuple(a.shape)} of "
+            f"{a.dtype} and {tuple(b.shape)} of {b.dtype}, rank {rank}; save the adapter again"
         )
     return PeftModule(name=name, A=a, B=b, scaling=matching.scaling(name), is_embedding=embedding)
 
 
-def _strange(key: BadKey) -> AdapterError:
+def _misplaced_tensor(key: BadKey) -> AdapterError:
     return AdapterError(
-        f"{WEIGHTS}: the tensor {escape(key.name, 160)} has no place, as {escape(key.cause, 120)}; "
+        f"{WEIGHTS}: unexpected tensor {escape(key.name, 160)}: {escape(key.cause, 120)}; "
         f"{escape(key.fix, 200)}"
     )
 
 
-def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the most common value, and a pattern for each module that has another one.
+def _common_value(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the most common value, and a pattern for each module with a different value.
 
-    A last name stands for all modules of that name where they agree.
+    A module's last name is the pattern for all modules of that name if they agree.
     """
     common = Counter(values.values()).most_common(1)[0][0]
     leaves: dict[str, set[Any]] = {}
@@ -240,8 +294,8 @@ def _common(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return common, pattern
 
 
-def _targets(adapted: Sequence[str], layers: Iterable[str]) -> list[str]:
-    """Return the shortest list of names that means these modules and no other."""
+def _shortest_target_names(adapted: Sequence[str], layers: Iterable[str]) -> list[str]:
+    """Return the shortest list of names that matches these modules and no others."""
     others = {name.rpartition(".")[2] for name in set(layers) - set(adapted)}
     leaves = {name.rpartition(".")[2] for name in adapted}
     alone = leaves - others

@@ -10,51 +10,63 @@ from phi3_lora_qa.lora.fused import Layout, fuse
 
 
 def fuse_adapter(adapter: PeftAdapter, layouts: Mapping[str, Layout]) -> PeftAdapter:
-    """Stack the factors of split projections; modules that are not split stay as they are.
+    """Fuse the factors of split projections; the other modules stay unchanged.
 
-    The fused A is the stack of the parts' (one copy where they share it), the fused B has their B
-    in blocks and zeros elsewhere, so that the delta is theirs to the bit.
+    The fused A stacks the A of the parts (one copy where they share it), the fused B has their B in
+    blocks and zeros elsewhere, so the delta is bitwise the same.
 
     Args:
-        adapter: With modules such as ``model.layers.0.self_attn.q_proj``.
+        adapter: An adapter with modules such as ``model.layers.0.self_attn.q_proj``.
         layouts: The parts of each fused projection of the base, by its last name.
 
+    Returns:
+        The adapter of the fused projections.
+
     Raises:
-        AdapterError: Nothing is split, or a fused module has an adapter of its own as well.
+        AdapterError: No projection is split, or a fused module is adapted both whole and in parts.
         InputError: The parts do not fit the base, or their scalings cannot be joined exactly.
+
+    Example:
+        >>> import torch
+        >>> from phi3_lora_qa.lora import gate_up_layout
+        >>> up = PeftModule(name="mlp.up_proj", A=torch.ones(2, 4), B=torch.ones(3, 2), scaling=1.0)
+        >>> layouts = {"gate_up_proj": gate_up_layout(intermediate=3)}
+        >>> fused = fuse_adapter(PeftAdapter(modules=(up,), base=""), layouts)
+        >>> fused.modules[0].name, tuple(fused.modules[0].B.shape)
+        ('mlp.gate_up_proj', (6, 2))
     """
-    homes = {block.name: fused for fused, layout in layouts.items() for block in layout}
+    fused_names = {block.name: fused for fused, layout in layouts.items() for block in layout}
     groups: dict[str, dict[str, PeftModule]] = {}
     kept = []
     for module in adapter.modules:
-        if module.leaf in homes:
+        if module.leaf in fused_names:
             parent = module.name.rpartition(".")[0]
-            home = f"{parent}.{homes[module.leaf]}" if parent else homes[module.leaf]
-            groups.setdefault(home, {})[module.leaf] = module
+            name = f"{parent}.{fused_names[module.leaf]}" if parent else fused_names[module.leaf]
+            groups.setdefault(name, {})[module.leaf] = module
         else:
             kept.append(module)
     if not groups:
         raise AdapterError(
-            f"the adapter has none of the split layers {', '.join(homes)}, so there is nothing to "
-            "fuse; use it as it is"
+            "there is nothing to fuse: the adapter has none of the split layers "
+            f"{', '.join(fused_names)}; use it unchanged"
         )
     for module in kept:
         if module.name in groups:
             raise AdapterError(
-                f"the adapter has {escape(module.name, 120)} both whole and in parts; "
-                "keep only one of the two"
+                f"the adapter has factors for {escape(module.name, 120)} and for its parts; "
+                "remove one of the two"
             )
-    fused = [_fused(home, parts, layouts) for home, parts in groups.items()]
+    fused = [_fused(name, parts, layouts) for name, parts in groups.items()]
     return replace(adapter, modules=(*kept, *fused))
 
 
-def _fused(home: str, parts: Mapping[str, PeftModule], layouts: Mapping[str, Layout]) -> PeftModule:
+def _fused(name: str, parts: Mapping[str, PeftModule], layouts: Mapping[str, Layout]) -> PeftModule:
     import torch
 
     try:
-        result = fuse({n: _factors(m) for n, m in parts.items()}, layouts[home.rpartition(".")[2]])
+        result = fuse({n: _factors(m) for n, m in parts.items()}, layouts[name.rpartition(".")[2]])
     except InputError as error:
-        raise InputError(f"{escape(home, 120)}: {error}") from error
+        raise InputError(f"{escape(name, 120)}: {error}") from error
     dtypes = {m.A.dtype for m in parts.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     A, B = (torch.from_numpy(factor).to(dtype) for factor in (result.A, result.B))
@@ -63,10 +75,10 @@ def _fused(home: str, parts: Mapping[str, PeftModule], layouts: Mapping[str, Lay
         and torch.equal(B.double().nan_to_num(), torch.from_numpy(result.B).nan_to_num())
     ):
         raise InputError(
-            f"{escape(home, 120)}: a scaling folded into B does not fit {dtype}; "
+            f"{escape(name, 120)}: B with the folded scaling is not exact in {dtype}; "
             "save the adapter in float32 first"
         )
-    return PeftModule(name=home, A=A, B=B, scaling=result.scaling)
+    return PeftModule(name=name, A=A, B=B, scaling=result.scaling)
 
 
 def _factors(module: PeftModule) -> Factors:

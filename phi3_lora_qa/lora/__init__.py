@@ -1,17 +1,17 @@
-"""LoRA's mathematics in plain float64, from the factors, with rounding-error bounds.
+"""Reference mathematics of LoRA in float64, with rounding-error bounds.
 
-Notation as in Hu et al. 2021 (arXiv 2106.09685, section 4.1): W (out, in), A (r, in), B (out, r),
-scaling s, delta = s · B·A, y = W·x + s · B·(A·x). numpy only, so that nothing here shares code with
-what it checks.
+Notation follows Hu et al. 2021 (arXiv 2106.09685, section 4.1): W (out, in), A (r, in), B (out, r),
+scaling s, delta = s · B·A, y = W·x + s · B·(A·x). The package uses numpy only, so it shares no code
+with the implementations that it checks.
 """
 
 from phi3_lora_qa.lora.combination import (
     LowRank,
     Mixture,
     concatenate,
+    factorize,
     mix,
     mix_factors,
-    refactor,
     truncate,
     weighted_delta,
 )
@@ -21,7 +21,7 @@ from phi3_lora_qa.lora.combination_bounds import (
     mix_bound,
     weighted_delta_bound,
 )
-from phi3_lora_qa.lora.factors import Array, Factors, delta, merged_weight, output, stored
+from phi3_lora_qa.lora.factors import Array, Factors, delta, merged_weight, output, storage_layout
 from phi3_lora_qa.lora.float_formats import FORMATS, Format, format_of, gamma, ratios, round_to
 from phi3_lora_qa.lora.forward_bounds import (
     dense_forward_bound,
@@ -57,23 +57,23 @@ from phi3_lora_qa.lora.scaling import (
     ScalingConfig,
     alpha_for,
     module_scaling,
-    scaling_of,
 )
 from phi3_lora_qa.lora.spectrum import (
     effective_rank,
-    frobenius,
+    frobenius_norm,
     singular_values,
     spectral_norm,
     stable_rank,
 )
 from phi3_lora_qa.lora.weight_bounds import (
-    cycles_bound,
     delta_bound,
     extraction_bound,
+    factorization_bound,
     merge_bound,
-    refactoring_bound,
+    merge_cycles_bound,
     unmerge_bound,
 )
+from phi3_lora_qa.lora_scaling import scaling_of
 
 __all__ = [
     "FORMATS",
@@ -95,7 +95,6 @@ __all__ = [
     "block_diagonal",
     "concatenate",
     "concatenate_bound",
-    "cycles_bound",
     "delta",
     "delta_bound",
     "dense_forward_bound",
@@ -106,9 +105,11 @@ __all__ = [
     "exact",
     "extraction_bound",
     "factor_gradients",
+    "factorization_bound",
+    "factorize",
     "format_of",
     "forward_bound",
-    "frobenius",
+    "frobenius_norm",
     "fuse",
     "fuse_bound",
     "gamma",
@@ -116,6 +117,7 @@ __all__ = [
     "gradient_bound",
     "loralib_conv_delta",
     "merge_bound",
+    "merge_cycles_bound",
     "merged_forward_bound",
     "merged_linear",
     "merged_weight",
@@ -128,8 +130,6 @@ __all__ = [
     "peft_conv",
     "qkv_layout",
     "ratios",
-    "refactor",
-    "refactoring_bound",
     "round_to",
     "row_slices",
     "scaling_of",
@@ -137,7 +137,7 @@ __all__ = [
     "spectral_norm",
     "split",
     "stable_rank",
-    "stored",
+    "storage_layout",
     "sum_forward_bound",
     "trim",
     "truncate",

@@ -1,7 +1,7 @@
-"""Rounding-error bounds on combined adapters and on fused ones.
+"""Rounding-error bounds for combined and fused adapters.
 
-The notation is that of `phi3_lora_qa.lora.weight_bounds`. A truncated SVD has no bound here: its
-error by design, the tail, is far larger than rounding.
+The notation is that of `phi3_lora_qa.lora.weight_bounds`. A truncated SVD has no bound here: the
+error that it makes by design, the tail, is far larger than its rounding error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,24 @@ from phi3_lora_qa.lora.weight_bounds import approximate_delta
 def weighted_delta_bound(
     parts: Sequence[Factors], weights: Sequence[float], dtype: str | Arithmetic
 ) -> Array:
-    """Bound the error of Σ w_i · delta_i from computed deltas, in any order of the sum.
+    """Bound the error of Σ w_i · delta_i from computed deltas, for any order of summation.
 
     Each delta as in `delta_bound`, times its weight, then gamma_{n-1} over the sum of magnitudes.
+
+    Args:
+        parts: The adapters' factors for one module.
+        weights: One weight for each adapter.
+        dtype: The dtype or `Arithmetic` of the computation.
+
+    Returns:
+        float64 (out, in); infinite where no bound exists.
+
+    Example:
+        >>> import numpy as np
+        >>> from phi3_lora_qa.lora import Factors
+        >>> one = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=3.0)
+        >>> bool((weighted_delta_bound([one, one], [1.0, 0.5], "float32") < 1e-6).all())
+        True
     """
     arithmetic = arithmetic_of(dtype)
     deltas = [approximate_delta(f, arithmetic) for f in parts]
@@ -35,18 +50,33 @@ def weighted_delta_bound(
 def concatenate_bound(
     parts: Sequence[Factors], weights: Sequence[float], dtype: str | Arithmetic
 ) -> Array:
-    """Bound |delta of the stored concatenation - Σ w_i · delta_i|, as if multiplied out exactly.
+    """Bound |delta of the stored concatenation - Σ w_i · delta_i|, multiplied out exactly.
 
-    Only fl(fl(w_i·A_i)·s_i) rounds: the error is Σ |B_i| · e_i with e_i from two scalings.
+    Only fl(fl(w_i·A_i)·s_i) rounds. The error is Σ |B_i| · e_i with e_i from two scalings.
+
+    Args:
+        parts: The adapters' factors for one module.
+        weights: One weight for each adapter.
+        dtype: The dtype or `Arithmetic` of the computation.
+
+    Returns:
+        float64 (out, in); infinite where no bound exists.
+
+    Example:
+        >>> import numpy as np
+        >>> from phi3_lora_qa.lora import Factors
+        >>> one = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=3.0)
+        >>> concatenate_bound([one], [1.0], "float32").shape
+        (1, 2)
     """
     arithmetic = arithmetic_of(dtype)
     total = np.zeros((parts[0].B.shape[0], parts[0].A.shape[1]))
     for factors, weight in zip(parts, weights, strict=True):
         stored = arithmetic.scale(arithmetic.scale(exact(factors.A), weight), factors.scaling)
-        total = total + _carried(factors.B, stored.error)
+        total = total + _abs_product(factors.B, stored.error)
         # The reference's own sum, in float64.
         ends = gamma(len(parts) + 1, "float64") + gamma(factors.rank, "float64")
-        total = total + ends * (np.abs(factors.B) @ stored.reach)
+        total = total + ends * (np.abs(factors.B) @ stored.max_abs)
     return total
 
 
@@ -55,10 +85,26 @@ def mix_bound(
 ) -> FactorArrays:
     """Bound the error of A and B from `mix_factors` computed in ``dtype``.
 
-    The weight sqrt(|w·s|) is itself rounded, within u; each tensor is scaled, and n of them are
-    summed, gamma_{n-1} over the sum of magnitudes. "ties" divides by a count, one rounding more;
-    where the sum that elects a sign is within its own rounding of zero, nothing is promised.
-    Nor is it for entries of equal magnitude of which pruning keeps some.
+    The weight sqrt(|w·s|) is itself rounded, within u. Each tensor is scaled, and n of them are
+    summed: gamma_{n-1} over the sum of magnitudes. "ties" divides by a count, one more rounding.
+    The bound is infinite where the sum that elects a sign is within its own rounding error of zero,
+    and for entries of equal magnitude of which pruning keeps only some.
+
+    Args:
+        parts: The adapters' factors for one module, all of the same rank.
+        weights: One weight for each adapter.
+        mixture: How they are mixed.
+        dtype: The dtype or `Arithmetic` of the computation.
+
+    Returns:
+        Bounds for A, float64 (r, in), and for B, float64 (out, r).
+
+    Example:
+        >>> import numpy as np
+        >>> from phi3_lora_qa.lora import Factors
+        >>> one = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=3.0)
+        >>> mix_bound([one, one], [1.0, 0.5], Mixture(), "float32").A.shape
+        (1, 2)
     """
     arithmetic = arithmetic_of(dtype)
     roots = [np.sqrt(abs(w * f.scaling)) for w, f in zip(weights, parts, strict=True)]
@@ -69,11 +115,26 @@ def mix_bound(
 
 
 def fuse_bound(parts: Mapping[str, Factors], layout: Layout, dtype: str) -> Array:
-    """Bound |delta of the fused factors, B stored in ``dtype`` - the stacked deltas|, exactly.
+    """Bound |delta of the fused factors - the stacked deltas| with B stored in ``dtype``.
 
-    0 for a part whose s_i / s is a power of two (or zero). Else the ratio and its product with B
-    round once each in float64, and the result once to ``dtype``:
+    The bound is 0 for a part whose s_i / s is a power of two (or zero). Otherwise the ratio and its
+    product with B each round once in float64, and the result rounds once to ``dtype``:
     (gamma_2(float64) + u)·|s_i|·|B_i|·|A_i| and underflow.
+
+    Args:
+        parts: The parts' factors by the names in the layout.
+        layout: The blocks of the fused projection.
+        dtype: The dtype in which the fused B is stored.
+
+    Returns:
+        float64 (out, in).
+
+    Example:
+        >>> import numpy as np
+        >>> from phi3_lora_qa.lora import Factors, gate_up_layout
+        >>> up = Factors(A=np.ones((1, 2)), B=np.ones((3, 1)), scaling=0.5)
+        >>> float(fuse_bound({"up_proj": up}, gate_up_layout(intermediate=3), "float32").max())
+        0.0
     """
     rows = row_slices(layout)
     common = fuse(parts, layout, rounded=True).scaling
@@ -82,13 +143,13 @@ def fuse_bound(parts: Mapping[str, Factors], layout: Layout, dtype: str) -> Arra
     for name, factors in parts.items():
         ratio = factors.scaling / common if common else 0.0
         if abs(np.frexp(ratio)[0]) == 0.5:
-            # Only what leaves the dtype's range is lost.
+            # Scaling by a power of two is exact unless it leaves the dtype's range.
             folded = ratio * factors.B
             error = np.abs(round_to(folded, dtype) - folded)
         else:
             twice = gamma(2, "float64") * np.abs(ratio * factors.B)
             error = twice + Arithmetic(dtype=dtype).rounding(np.abs(ratio * factors.B) + twice)
-        bound[rows[name]] = abs(common) * _carried(error, factors.A)
+        bound[rows[name]] = abs(common) * _abs_product(error, factors.A)
     return bound
 
 
@@ -107,7 +168,7 @@ def _mix_error(
         )
         scaled.append(arithmetic.times(exact(tensor * mask), weight))
     mixed = arithmetic.total(scaled)
-    open_choice = np.any([_contested(t, k) for t, k in zip(tensors, kept, strict=True)], axis=0)
+    open_choice = np.any([_tied_entries(t, k) for t, k in zip(tensors, kept, strict=True)], axis=0)
     if mixture.kind == "ties":
         mixed = arithmetic.divide(mixed, exact(np.maximum(chosen.sum(axis=0), 1)))
         if mixture.majority == "total":
@@ -116,13 +177,13 @@ def _mix_error(
     return np.where(open_choice, np.inf, mixed.error)
 
 
-def _contested(tensor: Array, kept: Array) -> NDArray[np.bool_]:
-    """Where pruning had to choose among equal magnitudes: what was kept is matched by a loser."""
+def _tied_entries(tensor: Array, kept: Array) -> NDArray[np.bool_]:
+    """Return where pruning chose among equal magnitudes: a kept entry equals a pruned one."""
     lost = np.abs(tensor[tensor != kept])
     return np.isin(np.abs(tensor), lost) & np.isin(np.abs(tensor), np.abs(kept[kept != 0]))
 
 
 @np.errstate(all="ignore")
-def _carried(a: Array, b: Array) -> Array:
+def _abs_product(a: Array, b: Array) -> Array:
     product = np.abs(a) @ np.abs(b)
     return np.where(np.isnan(product), np.inf, product)

@@ -1,4 +1,4 @@
-"""One module's LoRA as factors, and what it must compute: delta, merged weight, output."""
+"""The LoRA factors of one module, and what they compute: delta, merged weight and output."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """One module's LoRA as read from the adapter's file.
+    """The LoRA factors of one module, as read from the adapter's file.
 
     Attributes:
         A: lora_A, float64 (r, in).
@@ -20,6 +20,11 @@ class Factors:
         scaling: s, see `phi3_lora_qa.lora.scaling_of`.
         magnitude: DoRA's m, float64 (out,); None without DoRA.
         bias: lora_B's own bias, float64 (out,), added times s; None without lora_bias.
+
+    Example:
+        >>> import numpy as np
+        >>> Factors(A=np.ones((2, 4)), B=np.zeros((3, 2)), scaling=0.5).rank
+        2
     """
 
     A: Array
@@ -35,10 +40,21 @@ class Factors:
 
 
 def delta(factors: Factors) -> Array:
-    """Return delta = s · B·A, float64 (out, in) (Hu et al. 2021, eq. 3).
+    """Return delta = s · B·A (Hu et al. 2021, eq. 3).
+
+    Args:
+        factors: The module's LoRA factors.
+
+    Returns:
+        float64 (out, in).
 
     Raises:
-        InputError: The factors do not fit each other, or are not float64.
+        InputError: The shapes of the factors do not match, or a factor is not float64.
+
+    Example:
+        >>> import numpy as np
+        >>> delta(Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=0.5)).tolist()
+        [[0.5, 0.5]]
     """
     require_factors(factors)
     product: Array = factors.scaling * (factors.B @ factors.A)
@@ -46,13 +62,25 @@ def delta(factors: Factors) -> Array:
 
 
 def merged_weight(weight: Array, factors: Factors) -> Array:
-    """Return W + delta, or DoRA's m · (W + delta) / ‖W + delta‖ with norms over each output row.
+    """Return W + delta, or for DoRA m · (W + delta) / ‖W + delta‖ with the norm of each row.
+
+    Source: Liu et al. 2024 (arXiv 2402.09353), eq. 5, in the row layout of torch.nn.Linear.
 
     Args:
         weight: W, float64 (out, in).
-        factors: The module's LoRA.
+        factors: The module's LoRA factors.
 
-    Source: Liu et al. 2024 (arXiv 2402.09353), eq. 5, in the row layout of torch.nn.Linear.
+    Returns:
+        float64 (out, in).
+
+    Raises:
+        InputError: The weight does not fit the factors, or as `delta`.
+
+    Example:
+        >>> import numpy as np
+        >>> factors = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=0.5)
+        >>> merged_weight(np.array([[1.0, -1.0]]), factors).tolist()
+        [[1.5, -0.5]]
     """
     require_fit(weight, factors)
     combined = weight + delta(factors)
@@ -64,9 +92,26 @@ def merged_weight(weight: Array, factors: Factors) -> Array:
 
 
 def output(weight: Array, factors: Factors, x: Array) -> Array:
-    """Return W'·x + s · b for inputs x, float64 (..., in) to (..., out), without the base's bias.
+    """Return the layer's output W'·x + s · b, without the bias of the base layer.
 
-    W' is `merged_weight`; b is lora_B's bias, zero without lora_bias.
+    W' is `merged_weight`; b is the bias of lora_B, zero without lora_bias.
+
+    Args:
+        weight: W, float64 (out, in).
+        factors: The module's LoRA factors.
+        x: Inputs, float64 (..., in).
+
+    Returns:
+        float64 (..., out).
+
+    Raises:
+        InputError: The weight or the inputs do not fit the factors, or as `delta`.
+
+    Example:
+        >>> import numpy as np
+        >>> factors = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=0.5)
+        >>> output(np.array([[1.0, -1.0]]), factors, np.array([2.0, 1.0])).tolist()
+        [2.5]
     """
     require_fit(weight, factors, x)
     y: Array = x @ merged_weight(weight, factors).T
@@ -74,40 +119,55 @@ def output(weight: Array, factors: Factors, x: Array) -> Array:
 
 
 def require_factors(factors: Factors) -> None:
-    """Raise InputError for factors that do not fit each other, or are not float64."""
+    """Raise InputError unless the factors are float64 and their shapes match."""
     A, B = factors.A, factors.B
     vectors = [v for v in (factors.magnitude, factors.bias) if v is not None]
     fits = A.ndim == B.ndim == 2 and A.shape[0] == B.shape[1]
     if not fits or any(v.shape != B.shape[:1] for v in vectors):
         shapes = ", ".join(str(v.shape) for v in (A, B, *vectors))
         raise InputError(
-            f"arrays of {shapes} are no factors; give A (r, in), B (out, r), and magnitude and "
-            "bias as (out,)"
+            f"the shapes of the factors do not match: {shapes}; pass A (r, in), B (out, r), and "
+            "magnitude and bias as (out,)"
         )
     if any(v.dtype != np.float64 for v in (A, B, *vectors)):
         raise InputError(
-            "factors of another dtype than float64 would be computed in it; convert them first, "
-            "which changes no value"
+            f"factors must be float64: got {', '.join(str(v.dtype) for v in (A, B, *vectors))}; "
+            "convert them first, which changes no value"
         )
 
 
 def require_fit(weight: Array, factors: Factors, x: Array | None = None) -> None:
-    """Raise InputError where a weight or inputs do not belong to the factors."""
+    """Raise InputError unless the weight and the inputs fit the factors."""
     require_factors(factors)
     shape = (factors.B.shape[0], factors.A.shape[1])
     if weight.shape != shape:
         raise InputError(
-            f"a weight {weight.shape} does not go with factors for {shape}; give it as (out, in), "
-            "transposed if it is stored (in, out)"
+            f"the weight does not fit the factors: {weight.shape} instead of {shape}; pass it as "
+            "(out, in), transposed if it is stored (in, out)"
         )
     if x is not None and (x.ndim == 0 or x.shape[-1] != shape[1]):
-        raise InputError(f"inputs {x.shape} are not (..., {shape[1]}); give them as rows")
+        raise InputError(
+            f"the inputs do not fit the factors: {x.shape} instead of (..., {shape[1]}); "
+            "pass them as rows"
+        )
 
 
-def stored(weight: Array, *, fan_in_fan_out: bool) -> Array:
-    """Return a weight (out, in) as its layer stores it, and back: transposed for fan_in_fan_out.
+def storage_layout(weight: Array, *, fan_in_fan_out: bool) -> Array:
+    """Convert a weight between (out, in) and the layout in which its layer stores it.
 
-    Conv1D of transformers and loralib's fan_in_fan_out keep (in, out). The factors A and B have the
-    same shapes either way.
+    transformers' Conv1D and loralib's fan_in_fan_out store (in, out). The conversion is its own
+    inverse. A and B have the same shapes in both cases.
+
+    Args:
+        weight: float64 (out, in), or (in, out) for the way back.
+        fan_in_fan_out: Whether the layer stores the transpose.
+
+    Returns:
+        The weight, transposed if ``fan_in_fan_out``; a view.
+
+    Example:
+        >>> import numpy as np
+        >>> storage_layout(np.zeros((3, 2)), fan_in_fan_out=True).shape
+        (2, 3)
     """
     return weight.T if fan_in_fan_out else weight

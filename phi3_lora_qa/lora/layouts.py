@@ -1,8 +1,8 @@
-"""Every kind of layer as one linear layer: what its own A and B are as `Factors`.
+"""Every kind of LoRA layer as one linear layer: its own A and B as `Factors`.
 
-So delta, norms, composition and bounds are written once. An embedding is the linear layer of its
+Delta, norms, combinations and bounds are thus written once. An embedding is the linear layer of its
 transposed table, with one-hot inputs. A convolution is the linear layer of its flattened kernel,
-with patches for inputs. loralib's MergedLinear is a linear layer whose B has blocks of zeros.
+with patches as inputs. loralib's MergedLinear is a linear layer whose B has blocks of zeros.
 """
 
 import math
@@ -15,10 +15,22 @@ from phi3_lora_qa.lora.factors import Array, Factors, delta
 
 
 def block_diagonal(stacked: Array, blocks: int) -> Array:
-    """Return the block-diagonal matrix (n, blocks · m) of blocks stacked as (n, m).
+    """Return the block-diagonal matrix of stacked blocks.
+
+    Args:
+        stacked: The blocks, one below the other, float64 (n, m); each has n / blocks rows.
+        blocks: The number of blocks.
+
+    Returns:
+        float64 (n, blocks · m), zero outside the blocks.
 
     Raises:
-        InputError: The rows are not so many equal blocks.
+        InputError: The number of blocks does not divide n.
+
+    Example:
+        >>> import numpy as np
+        >>> block_diagonal(np.array([[1.0], [2.0]]), 2).tolist()
+        [[1.0, 0.0], [0.0, 2.0]]
     """
     _require_blocks(stacked.shape[:1], blocks)
     rows, width = stacked.shape[0] // blocks, stacked.shape[1]
@@ -30,10 +42,22 @@ def block_diagonal(stacked: Array, blocks: int) -> Array:
 
 
 def diagonal_blocks(dense: Array, blocks: int) -> Array:
-    """Return the blocks of a block-diagonal matrix, stacked: what `block_diagonal` was given.
+    """Return the blocks of a block-diagonal matrix, stacked: the inverse of `block_diagonal`.
+
+    Args:
+        dense: float64 (n, blocks · m).
+        blocks: The number of blocks.
+
+    Returns:
+        float64 (n, m).
 
     Raises:
-        InputError: The sides are not so many equal blocks.
+        InputError: The number of blocks does not divide both sides.
+
+    Example:
+        >>> import numpy as np
+        >>> diagonal_blocks(np.diag([1.0, 2.0]), 2).tolist()
+        [[1.0], [2.0]]
     """
     _require_blocks(dense.shape, blocks)
     rows, width = (side // blocks for side in dense.shape)
@@ -42,10 +66,24 @@ def diagonal_blocks(dense: Array, blocks: int) -> Array:
 
 
 def embedding_delta(factors: Factors) -> Array:
-    """Return the delta of an embedding's table, float64 (num, dim).
+    """Return the delta of an embedding table, (s · B·A)ᵀ.
 
     Both PEFT (lora_embedding_A, lora_embedding_B) and loralib keep A (r, num) and B (dim, r), and
     add (s · B·A)ᵀ to the table. As `Factors` these are the linear layer with W = tableᵀ.
+
+    Args:
+        factors: A (r, num) and B (dim, r).
+
+    Returns:
+        float64 (num, dim).
+
+    Raises:
+        InputError: As `phi3_lora_qa.lora.delta`.
+
+    Example:
+        >>> import numpy as np
+        >>> embedding_delta(Factors(A=np.ones((1, 5)), B=np.ones((2, 1)), scaling=1.0)).shape
+        (5, 2)
     """
     return delta(factors).T
 
@@ -55,7 +93,7 @@ def merged_linear(A: Array, B: Array, scaling: float, enable_lora: Sequence[bool
 
     With n blocks of out/n rows, k of them enabled, the i-th enabled block has the delta
     s · B_i·A_i, where A_i are rows i·r to (i+1)·r of A and B_i the i-th out/n rows of B
-    (``merge_AB``: a convolution with k groups). Rows of disabled blocks get zero.
+    (``merge_AB``: a convolution with k groups). Rows of disabled blocks are zero.
 
     Args:
         A: lora_A, float64 (r·k, in).
@@ -64,19 +102,24 @@ def merged_linear(A: Array, B: Array, scaling: float, enable_lora: Sequence[bool
         enable_lora: One flag for each of the n blocks.
 
     Returns:
-        Factors of rank r·k, with B dense, float64 (out, r·k).
+        Factors of rank r·k, with a dense B, float64 (out, r·k).
 
     Raises:
-        InputError: No block is enabled, or the shapes do not belong to this mask.
+        InputError: No block is enabled, or the shapes do not fit the mask.
+
+    Example:
+        >>> import numpy as np
+        >>> merged_linear(np.ones((1, 2)), np.ones((3, 1)), 0.5, [False, True]).B.ravel().tolist()
+        [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     """
     enabled = np.flatnonzero(enable_lora)
     k = len(enabled)
     if k == 0:
-        raise InputError("enable_lora enables no block, so there are no factors; enable one")
+        raise InputError("enable_lora enables no block; enable at least one")
     if A.shape[0] != B.shape[1] * k or B.shape[0] % k:
         raise InputError(
-            f"A {A.shape} and B {B.shape} are no factors of {k} blocks; for this enable_lora give "
-            "A (r·k, in) and B (out/n·k, r)"
+            f"the factors do not fit {k} enabled blocks: A {A.shape} and B {B.shape}; for this "
+            "enable_lora pass A (r·k, in) and B (out/n·k, r)"
         )
     rows = B.shape[0] // k
     dense = np.zeros((len(enable_lora), rows, A.shape[0]))
@@ -85,11 +128,11 @@ def merged_linear(A: Array, B: Array, scaling: float, enable_lora: Sequence[bool
 
 
 def peft_conv(A: Array, B: Array, scaling: float, *, groups: int = 1) -> Factors:
-    """Return PEFT's factors of Conv1d, 2d or 3d as one linear layer on patches.
+    """Return PEFT's factors of Conv1d, Conv2d or Conv3d as one linear layer on patches.
 
-    lora_A is a convolution of the base's kernel size to r channels (never grouped, never dilated);
-    lora_B is one of kernel size 1 with the base's groups: output channels of group g read the g-th
-    r/groups of the r channels only.
+    lora_A is a convolution of the base's kernel size to r channels (never grouped, never dilated).
+    lora_B is one of kernel size 1 with the base's groups: output channels of group g read only the
+    g-th r/groups of the r channels.
 
     Args:
         A: lora_A's weight, float64 (r, in, *kernel).
@@ -101,36 +144,69 @@ def peft_conv(A: Array, B: Array, scaling: float, *, groups: int = 1) -> Factors
         Factors with A (r, in·kernel) and B (out, r); see `as_kernel` for the kernel's shape.
 
     Raises:
-        InputError: The shapes do not fit each other.
+        InputError: The shapes do not match.
+
+    Example:
+        >>> import numpy as np
+        >>> peft_conv(np.ones((2, 3, 5)), np.ones((4, 2, 1)), 1.0).A.shape
+        (2, 15)
     """
     flat = B.reshape(B.shape[0], B.shape[1])
     if A.shape[0] != groups * B.shape[1] or B.shape[0] % groups:
         raise InputError(
-            f"A {A.shape} and B {B.shape} do not fit {groups} groups; give A (r, in, *kernel) and "
-            "B (out, r/groups, *ones) with groups dividing r and out"
+            f"the factors do not fit {groups} groups: A {A.shape} and B {B.shape}; pass "
+            "A (r, in, *kernel) and B (out, r/groups, *ones) with groups dividing r and out"
         )
     return Factors(A=A.reshape(A.shape[0], -1), B=block_diagonal(flat, groups), scaling=scaling)
 
 
 def as_kernel(matrix: Array, kernel: Sequence[int]) -> Array:
-    """Return a matrix (out, in·kernel) in a convolution's shape (out, in, *kernel)."""
+    """Reshape a matrix (out, in·kernel) to the kernel of a convolution.
+
+    Args:
+        matrix: float64 (out, in·kernel).
+        kernel: The kernel's size in each dimension.
+
+    Returns:
+        float64 (out, in, *kernel); a view where possible.
+
+    Example:
+        >>> import numpy as np
+        >>> as_kernel(np.zeros((2, 12)), (2, 2)).shape
+        (2, 3, 2, 2)
+    """
     return matrix.reshape(matrix.shape[0], -1, *kernel)
 
 
 def dense_kernel(weight: Array, groups: int) -> Array:
-    """Return a grouped kernel (out, in/groups, *kernel) as the same map without groups.
+    """Return a grouped kernel as the same linear map without groups.
 
-    The result, float64 (out, in·kernel), has zeros where a channel belongs to another group, and is
-    the W that goes with `peft_conv` and `patches`.
+    The result is the W that belongs to `peft_conv` and `patches`.
+
+    Args:
+        weight: The kernel, float64 (out, in/groups, *kernel).
+        groups: The number of groups.
+
+    Returns:
+        float64 (out, in·kernel), zero where a channel belongs to another group.
+
+    Raises:
+        InputError: The number of groups does not divide out.
+
+    Example:
+        >>> import numpy as np
+        >>> dense_kernel(np.ones((2, 1, 1)), groups=2).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
     return block_diagonal(weight.reshape(weight.shape[0], -1), groups)
 
 
 def loralib_conv_delta(A: Array, B: Array, scaling: float, shape: Sequence[int]) -> Array:
-    """Return the delta of loralib's convolutions: s · (B·A) read row by row in the kernel's shape.
+    """Return the delta of loralib's convolutions: s · (B·A), read row by row in the kernel's shape.
 
     With kernel size k, A is (r·k, in·k) and B (out/groups·k, r·k), so B·A has k² · in · out/groups
-    entries: as many as a Conv2d's kernel, and as a Conv1d's for k = 1 only. Its rank may reach r·k.
+    entries. That is as many as the kernel of a Conv2d has, and of a Conv1d only for k = 1. The rank
+    of the delta may be as high as r·k.
 
     Args:
         A: lora_A, float64 (r·k, in·k).
@@ -138,14 +214,22 @@ def loralib_conv_delta(A: Array, B: Array, scaling: float, shape: Sequence[int])
         scaling: s = alpha / r.
         shape: The base kernel's shape (out, in/groups, *kernel).
 
+    Returns:
+        float64, of this shape.
+
     Raises:
         InputError: The product does not have as many entries as the kernel, so loralib itself fails
             on this layer (Conv1d and Conv3d with k > 1).
+
+    Example:
+        >>> import numpy as np
+        >>> loralib_conv_delta(np.ones((2, 6)), np.ones((8, 2)), 0.5, (4, 3, 2, 2)).shape
+        (4, 3, 2, 2)
     """
     if B.shape[0] * A.shape[1] != math.prod(shape):
         raise InputError(
-            f"B·A has {B.shape[0]} x {A.shape[1]} entries and the kernel {tuple(shape)} has "
-            f"{math.prod(shape)}: loralib cannot adapt this convolution; use PEFT's, or a Conv2d"
+            f"loralib cannot adapt this convolution: B·A has {B.shape[0]} x {A.shape[1]} entries, "
+            f"the kernel {tuple(shape)} has {math.prod(shape)}; use PEFT, or a Conv2d"
         )
     return delta(Factors(A=A, B=B, scaling=scaling)).reshape(shape)
 
@@ -153,20 +237,25 @@ def loralib_conv_delta(A: Array, B: Array, scaling: float, shape: Sequence[int])
 def patches(
     x: Array, kernel: Sequence[int], *, stride: Sequence[int] = (), padding: Sequence[int] = ()
 ) -> Array:
-    """Return what a convolution multiplies its flattened kernel with, float64 (places, in·kernel).
+    """Return the patches that a convolution multiplies with its flattened kernel.
 
     Args:
         x: One input, float64 (in, *size).
         kernel: The kernel's size in each dimension.
-        stride: In each dimension; 1 if left out.
-        padding: Zeros on both sides of each dimension; none if left out.
+        stride: In each dimension; 1 if omitted.
+        padding: Zeros on both sides of each dimension; none if omitted.
 
     Returns:
-        One row for each place of the output, in row-major order.
+        float64 (positions, in·kernel): one row for each output position, in row-major order.
 
     Raises:
-        InputError: Kernel, stride and padding are not for the dimensions of x, or the kernel is
+        InputError: Kernel, stride or padding do not have the dimensions of x, or the kernel is
             larger than the padded input.
+
+    Example:
+        >>> import numpy as np
+        >>> patches(np.arange(4.0)[None], (2,)).tolist()
+        [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]
     """
     dims = x.ndim - 1
     if {len(kernel), len(stride) or dims, len(padding) or dims} != {dims} or any(
@@ -174,8 +263,8 @@ def patches(
         for side, size, p in zip(kernel, x.shape[1:], padding or [0] * dims, strict=True)
     ):
         raise InputError(
-            f"an input {x.shape} has no places for a kernel {tuple(kernel)} with stride "
-            f"{tuple(stride)} and padding {tuple(padding)}; give one number for each dimension"
+            f"kernel, stride or padding do not fit the input {x.shape}: kernel {tuple(kernel)}, "
+            f"stride {tuple(stride)}, padding {tuple(padding)}; pass one number for each dimension"
         )
     around = [(0, 0), *((p, p) for p in padding or [0] * len(kernel))]
     axes = tuple(range(1, 1 + len(kernel)))
@@ -188,6 +277,6 @@ def patches(
 def _require_blocks(sides: Sequence[int], blocks: int) -> None:
     if blocks < 1 or any(side % blocks for side in sides):
         raise InputError(
-            f"sides of {', '.join(map(str, sides))} are not {blocks} equal blocks; "
-            "give a number of blocks that divides them"
+            f"cannot divide sides of {', '.join(map(str, sides))} into {blocks} equal blocks; "
+            "pass a number of blocks that divides them"
         )

@@ -1,4 +1,4 @@
-"""What loralib is told: one config for a model, and what follows for each of its layers."""
+"""The config of an adapted model, and the description of each of its layers."""
 
 import math
 from collections.abc import Mapping
@@ -8,28 +8,36 @@ from typing import Literal, get_args
 from phi3_lora_qa.conversion.fused_blocks import Mask
 from phi3_lora_qa.errors import InputError, MissingDependencyError, escape
 
-Kind = Literal["Linear", "MergedLinear", "Embedding", "Conv2d"]
-"""loralib's classes that a layer is replaced by, by their own names."""
+LoralibClass = Literal["Linear", "MergedLinear", "Embedding", "Conv2d"]
+"""loralib's layer classes, by name."""
 
 Bias = Literal["none", "all", "lora_only"]
-"""Which of the base's biases are trained too, as loralib calls it."""
+"""Which biases of the base are trained, in loralib's terms."""
 
-KINDS: tuple[str, ...] = get_args(Kind)
+LORALIB_CLASSES: tuple[str, ...] = get_args(LoralibClass)
 BIASES: tuple[str, ...] = get_args(Bias)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoralibConfig:
-    """How a model is adapted.
+    """How a model is adapted with loralib.
 
     Attributes:
-        rank: r, the rows of A; of each chosen block in a fused layer.
+        rank: r, the rows of A; in a fused layer those of each enabled block.
         alpha: The delta is alpha / r · B·A.
-        dropout: On the input of A, in training; loralib has none for embeddings and convolutions.
         targets: Full names of layers, or ends of names after a dot.
-        masks: The blocks that are trained, by the name of a fused layer; all where it is not
-            named. A layer whose blocks are not known needs a mask to become a MergedLinear.
-        bias: Which of the base's biases are trained too.
+        dropout: Dropout on the input of A in training; loralib has none for embeddings and
+            convolutions.
+        masks: The enabled blocks, by the name of a fused layer; all blocks if it is not named. A
+            layer whose blocks are unknown needs a mask to become a MergedLinear.
+        bias: Which biases of the base are trained, too.
+
+    Raises:
+        InputError: The bias is unknown, or there are no targets.
+
+    Example:
+        >>> LoralibConfig(rank=8, alpha=16, targets=("o_proj",)).bias
+        'none'
     """
 
     rank: int
@@ -42,28 +50,35 @@ class LoralibConfig:
     def __post_init__(self) -> None:
         if self.bias not in BIASES:
             raise InputError(
-                f"bias is '{escape(str(self.bias), 40)}'; loralib knows {', '.join(BIASES)}"
+                f"unknown bias: '{escape(str(self.bias), 40)}'; use one of {', '.join(BIASES)}"
             )
         if not self.targets:
-            raise InputError("no targets are given; name the layers to adapt")
+            raise InputError("there are no targets; name the layers to adapt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One adapted layer: all that its factors do not say themselves.
+class LayerSpec:
+    """One adapted layer: everything that its factors do not contain.
 
     Attributes:
         name: Its full name in the base.
         kind: loralib's class.
-        rank: r, of each enabled block where there is a mask.
+        rank: r; with a mask that of each enabled block.
         alpha: The scaling is alpha / r.
-        dropout: On the input of A, in training.
+        dropout: Dropout on the input of A in training.
         mask: MergedLinear's ``enable_lora``; empty for the other kinds.
-        groups: Of a convolution.
+        groups: The groups of a convolution.
+
+    Raises:
+        InputError: A value is out of range, or loralib would ignore it.
+
+    Example:
+        >>> LayerSpec(name="o_proj", kind="Linear", rank=8, alpha=16).scaling
+        2.0
     """
 
     name: str
-    kind: Kind
+    kind: LoralibClass
     rank: int
     alpha: float
     dropout: float = 0.0
@@ -73,35 +88,47 @@ class Layer:
     def __post_init__(self) -> None:
         where = f"{escape(self.name, 120)} ({self.kind})"
         if type(self.rank) is not int or self.rank < 1:
-            raise InputError(f"{where}: the rank is {self.rank!r}; give a whole number from 1")
+            raise InputError(
+                f"{where}: rank must be at least 1: got {self.rank!r}; pass a positive integer"
+            )
         if not math.isfinite(self.alpha):
-            raise InputError(f"{where}: alpha is {self.alpha}; give a number")
+            raise InputError(f"{where}: alpha must be finite: got {self.alpha}; pass a number")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"{where}: dropout is {self.dropout}; give a share from 0 to below 1")
+            raise InputError(
+                f"{where}: dropout must be at least 0 and below 1: got {self.dropout}; "
+                "pass a rate in this range"
+            )
         if self.dropout and self.kind in ("Embedding", "Conv2d"):
             raise InputError(
-                f"{where}: loralib ignores the dropout of an {self.kind} without a word; "
-                "set it to 0, or leave the layer out"
+                f"{where}: loralib silently ignores the dropout of a layer of this class: got "
+                f"{self.dropout}; set it to 0, or remove the layer from the targets"
             )
         if (self.kind == "MergedLinear") is not any(self.mask):
             raise InputError(
-                f"{where}: a MergedLinear needs at least one enabled block, and the others have "
-                "none; correct the mask"
+                f"{where}: a MergedLinear needs a mask with at least one enabled block, and other "
+                f"layers take no mask: got {list(self.mask)}; fix the mask"
             )
 
     @property
     def scaling(self) -> float:
-        """The factor s = alpha / r, as loralib computes it."""
+        """The scaling s = alpha / r, as loralib computes it."""
         return self.alpha / self.rank
 
     @property
     def enabled(self) -> int:
-        """How many pairs of factors lie stacked in A and B."""
+        """The number of factor pairs that are stacked in A and B."""
         return sum(self.mask) or 1
 
 
 def require_loralib() -> None:
-    """Raise MissingDependencyError where loralib is not installed."""
+    """Raise MissingDependencyError if loralib is not installed.
+
+    Raises:
+        MissingDependencyError: loralib is not installed.
+
+    Example:
+        >>> require_loralib()
+    """
     from importlib.util import find_spec
 
     if find_spec("loralib") is None:

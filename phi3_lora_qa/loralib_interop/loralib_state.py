@@ -1,4 +1,4 @@
-"""loralib's own three helpers, guarded: what is trained, what is saved, what is loaded."""
+"""Guarded versions of loralib's three helpers: what is trained, what is saved, what is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,19 @@ FACTORS = ("lora_A", "lora_B")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What of a state landed in a model, and what did not; nothing was dropped without a word.
+    """Which tensors of a state were loaded into a model, and which were not.
 
     Attributes:
-        loaded: What was copied into the model.
-        missing: LoRA parameters of the model that the state lacks; the base's own do not count.
-        unexpected: Names in the state that are no LoRA parameter and no bias of the model.
+        loaded: Names that were copied into the model.
+        missing: LoRA parameters of the model that the state lacks; those of the base do not count.
+        unexpected: Names in the state that are neither a LoRA parameter nor a bias of the model.
         mismatched: Name, shape in the state, shape in the model.
+
+    Example:
+        >>> loaded, missing = ("0.lora_A",), ("0.lora_B",)
+        >>> report = LoadReport(loaded=loaded, missing=missing, unexpected=(), mismatched=())
+        >>> str(report)
+        '1 tensors loaded, 1 missing (0.lora_B)'
     """
 
     loaded: tuple[str, ...]
@@ -31,7 +37,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether the model now holds exactly what the state does."""
+        """Whether the model's LoRA parameters are exactly those of the state."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
@@ -39,18 +45,30 @@ class LoadReport:
         parts = (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
-            ("of another shape", shapes),
+            ("of a different shape", shapes),
         )
-        told = [f"{len(names)} {what} ({shown(names)})" for what, names in parts if names]
-        return f"{len(self.loaded)} tensors loaded" + "".join(f", {text}" for text in told)
+        details = [f"{len(names)} {what} ({join_names(names)})" for what, names in parts if names]
+        return f"{len(self.loaded)} tensors loaded" + "".join(f", {text}" for text in details)
 
 
 def mark_only_lora_as_trainable(model: "nn.Module", bias: Bias = "none") -> None:
-    """Freeze all but loralib's factors, and the biases that are asked for.
+    """Freeze all parameters except loralib's factors and the requested biases.
+
+    Args:
+        model: A model with loralib layers.
+        bias: Which biases of the base stay trainable.
 
     Raises:
-        InputError: ``bias`` is unknown, or a parameter that is not loralib's would stay
-            trainable, because loralib looks for "lora_" anywhere in a name.
+        InputError: ``bias`` is unknown, or a parameter that is not loralib's would stay trainable,
+            because loralib looks for "lora_" anywhere in a name.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 3))
+        >>> layers = adapt(model, LoralibConfig(rank=2, alpha=4, targets=("0",)))
+        >>> mark_only_lora_as_trainable(model, "all")
+        >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['0.bias', '0.lora_A', '0.lora_B']
     """
     import loralib
 
@@ -59,11 +77,25 @@ def mark_only_lora_as_trainable(model: "nn.Module", bias: Bias = "none") -> None
 
 
 def lora_state_dict(model: "nn.Module", bias: Bias = "none") -> "dict[str, Tensor]":
-    """Return loralib's factors, and the biases that are asked for, by their names in the model.
+    """Return loralib's factors and the requested biases, by their names in the model.
+
+    Args:
+        model: A model with loralib layers.
+        bias: Which biases of the base to include.
+
+    Returns:
+        Tensors that share the model's memory.
 
     Raises:
-        InputError: As `mark_only_lora_as_trainable`; or the weights are merged, so that what is
-            saved beside this state would hold the delta a second time.
+        InputError: As `mark_only_lora_as_trainable`; or the weights are merged, so that weights
+            saved with this state would contain the delta a second time.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 3))
+        >>> layers = adapt(model, LoralibConfig(rank=2, alpha=4, targets=("0",)))
+        >>> sorted(lora_state_dict(model))
+        ['0.lora_A', '0.lora_B']
     """
     import loralib
 
@@ -76,19 +108,29 @@ def lora_state_dict(model: "nn.Module", bias: Bias = "none") -> "dict[str, Tenso
 def load_lora_state(
     model: "nn.Module", state: "Mapping[str, Tensor]", *, strict: bool = True
 ) -> LoadReport:
-    """Load a state that holds LoRA parameters alone, and say what did not fit.
+    """Load a state that contains only LoRA parameters, and report what did not fit.
 
-    It is what ``load_state_dict(state, strict=False)`` is used for, with a report. A weight of
-    the base in the state is not loaded but reported as unexpected.
+    It replaces ``load_state_dict(state, strict=False)``. A weight of the base in the state is not
+    loaded but reported as unexpected.
 
     Args:
-        model: A model with loralib layers; its parameters' dtype is kept.
-        state: By the names in the model.
-        strict: Raise where the report is not complete; nothing is loaded then.
+        model: A model with loralib layers; the dtype of its parameters is kept.
+        state: Tensors by their names in the model.
+        strict: Whether to raise an error, and load nothing, if the report is not complete.
+
+    Returns:
+        The report.
 
     Raises:
-        InputError: The weights are merged; the state holds something else than tensors of real
-            floating-point numbers; or ``strict``, and something did not fit.
+        InputError: The weights are merged; the state contains something other than real
+            floating-point tensors; or ``strict`` is set and something did not fit.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 3))
+        >>> layers = adapt(model, LoralibConfig(rank=2, alpha=4, targets=("0",)))
+        >>> load_lora_state(model, lora_state_dict(model)).complete
+        True
     """
     import torch
 
@@ -97,27 +139,27 @@ def load_lora_state(
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             what = getattr(tensor, "dtype", type(tensor).__name__)
             raise InputError(
-                f"{escape(str(name), 160)} is {what}, which is no LoRA parameter; give the state "
-                "that lora_state_dict returned"
+                f"not a LoRA parameter: {escape(str(name), 160)} is {what}; pass the state that "
+                "lora_state_dict returned"
             )
     own = dict(model.named_parameters(remove_duplicate=False))
-    wanted = [f"{name}.{factor}" for name in lora_modules(model) for factor in FACTORS]
-    takes = set(wanted) | {name for name in own if name.rpartition(".")[2] == "bias"}
-    fitting = [n for n in state if n in takes and state[n].shape == own[n].shape]
+    required = [f"{name}.{factor}" for name in lora_modules(model) for factor in FACTORS]
+    accepted = set(required) | {name for name in own if name.rpartition(".")[2] == "bias"}
+    fitting = [n for n in state if n in accepted and state[n].shape == own[n].shape]
     report = LoadReport(
         loaded=tuple(fitting),
-        missing=tuple(name for name in wanted if name not in state),
-        unexpected=tuple(name for name in state if name not in takes),
+        missing=tuple(name for name in required if name not in state),
+        unexpected=tuple(name for name in state if name not in accepted),
         mismatched=tuple(
             (n, tuple(state[n].shape), tuple(own[n].shape))
             for n in state
-            if n in takes and n not in fitting
+            if n in accepted and n not in fitting
         ),
     )
     if strict and not report.complete:
         raise InputError(
-            f"the state does not fit the model: {report}; give the state of a model that was "
-            "adapted alike, or load with strict=False and read the report"
+            f"the state does not fit the model: {report}; pass the state of a model that was "
+            "adapted in the same way, or load with strict=False and read the report"
         )
     with torch.no_grad():
         for name in fitting:
@@ -138,12 +180,12 @@ def lora_modules(model: "nn.Module") -> dict[str, Any]:
 
 
 def merged_modules(model: "nn.Module") -> list[str]:
-    """Return the layers whose weights hold their delta at this moment."""
+    """Return the layers whose weights currently contain their delta."""
     return [name for name, module in lora_modules(model).items() if module.merged]
 
 
-def strangers(model: "nn.Module") -> list[str]:
-    """Return the parameters and buffers that are not loralib's, but that loralib takes for its own.
+def foreign_lora_names(model: "nn.Module") -> list[str]:
+    """Return the parameters and buffers that loralib mistakes for its own.
 
     loralib looks for "lora_" anywhere in a name.
     """
@@ -153,8 +195,8 @@ def strangers(model: "nn.Module") -> list[str]:
     ]
 
 
-def silent_biases(model: "nn.Module") -> list[str]:
-    """Return the convolutions with a bias, which loralib's bias="lora_only" passes over."""
+def untrained_conv_biases(model: "nn.Module") -> list[str]:
+    """Return the convolutions with a bias, which loralib's bias="lora_only" ignores."""
     from loralib.layers import ConvLoRA
 
     return [
@@ -164,8 +206,8 @@ def silent_biases(model: "nn.Module") -> list[str]:
     ]
 
 
-def shown(names: Any, limit: int = 3) -> str:
-    """Return a few names for a message, made safe for a terminal."""
+def join_names(names: Any, limit: int = 3) -> str:
+    """Return a few names for a message, escaped for a terminal."""
     names = list(names)
     text = ", ".join(escape(str(name), 120) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
@@ -173,25 +215,25 @@ def shown(names: Any, limit: int = 3) -> str:
 
 def _guard(model: "nn.Module", bias: str) -> None:
     if bias not in BIASES:
-        raise InputError(f"bias is '{escape(bias, 40)}'; loralib knows {', '.join(BIASES)}")
-    names = strangers(model)
+        raise InputError(f"unknown bias: '{escape(bias, 40)}'; use one of {', '.join(BIASES)}")
+    names = foreign_lora_names(model)
     if names:
         raise InputError(
-            f'loralib takes every parameter with "lora_" in its name for its own, and these are '
-            f"not: {shown(names)}; rename the modules"
+            f'loralib treats every parameter with "lora_" in its name as its own, and these are '
+            f"not: {join_names(names)}; rename the modules"
         )
-    if bias == "lora_only" and (convolutions := silent_biases(model)):
+    if bias == "lora_only" and (convolutions := untrained_conv_biases(model)):
         raise InputError(
             f'loralib 0.1.2 neither trains nor saves the bias of a convolution under "lora_only": '
-            f'{shown(convolutions)}; use bias="all" or "none"'
+            f'{join_names(convolutions)}; use bias="all" or "none"'
         )
 
 
-def _require_unmerged(model: "nn.Module", doing: str) -> None:
+def _require_unmerged(model: "nn.Module", action: str) -> None:
     merged = merged_modules(model)
     if merged:
         raise InputError(
-            f"{len(merged)} layers are merged ({shown(merged)}): their weights hold the delta, and "
-            f"{doing} now would count it twice or take the wrong one out later; "
+            f"{len(merged)} layers are merged ({join_names(merged)}): their weights contain the "
+            f"delta, and {action} now would add it twice or subtract a different one later; "
             "call model.train() first"
         )

@@ -1,6 +1,6 @@
-"""What is wrong with a model that was built with loralib by hand: loralib's faults, by name.
+"""Finds loralib's known faults in a model that was built with loralib by hand.
 
-Each was reproduced on loralib 0.1.2, and the tests do so again on the version installed.
+Each fault was reproduced on loralib 0.1.2; the tests reproduce it on the installed version.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.loralib_interop.loralib_config import Bias, require_loralib
 from phi3_lora_qa.loralib_interop.loralib_state import (
+    foreign_lora_names,
+    join_names,
     merged_modules,
-    shown,
-    silent_biases,
-    strangers,
+    untrained_conv_biases,
 )
 
 if TYPE_CHECKING:
@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One fault: its name, what is wrong, in which modules, why it matters, how to mend it."""
+    """One fault found in a model.
+
+    Attributes:
+        fault: The fault's short name.
+        what: What is wrong.
+        where: The modules in which it was found.
+        why: Why it matters.
+        fix: How to fix it.
+
+    Example:
+        >>> what, why = "merged weights", "they contain the delta"
+        >>> fix = "call model.train()"
+        >>> print(Problem(fault="merged", what=what, where=("0",), why=why, fix=fix))
+        merged weights in 0: they contain the delta; call model.train()
+    """
 
     fault: str
     what: str
@@ -30,18 +44,28 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.what} at {shown(self.where)}: {self.why}; {self.fix}"
+        return f"{self.what} in {join_names(self.where)}: {self.why}; {self.fix}"
 
 
-def check(model: "nn.Module", bias: Bias = "none") -> tuple[Problem, ...]:
+def check_model(model: "nn.Module", bias: Bias = "none") -> tuple[Problem, ...]:
     """Find loralib's known faults in a model.
 
     Args:
-        model: Any model with loralib layers in it; it is not changed, and no forward pass is run.
-        bias: What loralib's own helpers will be told.
+        model: Any model with loralib layers; it is not changed, and no forward pass is run.
+        bias: The bias setting that will be passed to loralib's own helpers.
+
+    Returns:
+        The faults that were found.
 
     Raises:
         MissingDependencyError: loralib is not installed.
+
+    Example:
+        >>> import loralib
+        >>> from torch import nn
+        >>> model = nn.Sequential(loralib.MergedLinear(4, 6, r=2))
+        >>> [problem.fault for problem in check_model(model)]
+        ['empty-mask', 'not-picklable']
     """
     require_loralib()
     return tuple(_find(model, bias))
@@ -52,11 +76,11 @@ def _find(model: "nn.Module", bias: Bias) -> Iterator[Problem]:
         "conv-shape": lambda: _where(model, _is_shapeless),
         "empty-mask": lambda: _where(model, _has_no_block),
         "merged": lambda: merged_modules(model),
-        "foreign-lora-name": lambda: strangers(model),
+        "foreign-lora-name": lambda: foreign_lora_names(model),
         "conv-dropout": lambda: _where(model, _ignores_dropout),
         "max-norm": lambda: _where(model, lambda m: getattr(m, "max_norm", None) is not None),
         "not-picklable": lambda: _where(model, lambda m: not _is_module(m.lora_dropout)),
-        "conv-bias": lambda: silent_biases(model) if bias == "lora_only" else [],
+        "conv-bias": lambda: untrained_conv_biases(model) if bias == "lora_only" else [],
     }
     for fault, names in found.items():
         where = names()
@@ -69,47 +93,47 @@ FAULTS = {
     "conv-shape": (
         "loralib's Conv1d or Conv3d with a kernel larger than 1",
         "its factors are shaped for two dimensions, and the forward pass fails",
-        "leave the layer out, or adapt it with PEFT",
+        "do not adapt the layer, or adapt it with PEFT",
     ),
     "empty-mask": (
         "a MergedLinear of rank above 0 with no block enabled",
-        "enable_lora is [False] by default; no factors are made, and the forward pass fails",
-        "give enable_lora with at least one True, or r=0",
+        "enable_lora is [False] by default; no factors are created, and the forward pass fails",
+        "pass enable_lora with at least one True, or r=0",
     ),
     "merged": (
         "merged weights",
-        "a state_dict() saved now holds the delta in the weights and once more as factors, and "
-        "factors loaded now are taken out of weights that they were never in",
+        "a state_dict() saved now contains the delta in the weights and again as factors, and "
+        "factors loaded now are later subtracted from weights to which they were never added",
         "call model.train() before saving or loading, or build the layers with merge_weights=False",
     ),
     "foreign-lora-name": (
-        'a parameter of your own with "lora_" in its name',
-        "loralib looks for these letters anywhere in a name: it stays trainable and is saved",
+        'a parameter that is not loralib\'s with "lora_" in its name',
+        "loralib looks for this string anywhere in a name: the parameter is trained and saved",
         "rename the module",
     ),
     "conv-dropout": (
         "a convolution with lora_dropout",
         "loralib never applies it",
-        "set it to 0, so that nobody counts on it",
+        "set it to 0, so that nobody relies on it",
     ),
     "max-norm": (
         "an Embedding with max_norm",
-        "the look-up in A rescales A itself, in place",
+        "the lookup in A rescales A itself, in place",
         "build it without max_norm",
     ),
     "not-picklable": (
         "lora_dropout=0",
-        "loralib keeps a lambda for it, so that torch.save(model) and worker processes fail",
+        "loralib stores a lambda for it, so torch.save(model) and worker processes fail",
         "save lora_state_dict(model) instead, or set layer.lora_dropout = torch.nn.Identity()",
     ),
     "conv-bias": (
         'the bias of a convolution under bias="lora_only"',
-        "loralib 0.1.2 looks for it on the wrapper and not on .conv: it is neither trained nor "
+        "loralib 0.1.2 looks for it on the wrapper instead of on .conv: it is neither trained nor "
         "saved",
         'use bias="all" or "none"',
     ),
 }
-"""What is wrong, why it matters and how to mend it, by the fault's short name."""
+"""What is wrong, why it matters and how to fix it, by the fault's short name."""
 
 
 def _where(model: "nn.Module", is_faulty: Callable[[Any], bool]) -> list[str]:

@@ -1,28 +1,29 @@
-"""The kinds of layers that the installed libraries have, by the names that test ids use."""
+"""The kinds of layers in the supported libraries, by the names in test ids."""
 
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phi3_lora_qa.properties.layer_property import Property, UnderTest, all_properties
+from phi3_lora_qa.properties.layer_property import Property, UnderTest
+from phi3_lora_qa.properties.property_catalogue import all_properties
 
 _PEFT = "phi3_lora_qa.properties.peft_layers"
-_OTHERS = "phi3_lora_qa.properties.peft_embedding_conv"
+_PEFT_OTHER = "phi3_lora_qa.properties.peft_embedding_conv"
 _LORALIB = "phi3_lora_qa.properties.loralib_layers"
-_MODEL = "phi3_lora_qa.properties.peft_model"
+_PEFT_MODEL = "phi3_lora_qa.properties.peft_model"
 _CLASSES = {
     "peft.linear": (_PEFT, "PeftLinear"),
     "peft.safe_merge": (_PEFT, "PeftSafeMerge"),
     "peft.mixed_dtypes": (_PEFT, "PeftMixed"),
     "peft.dora": (_PEFT, "PeftDora"),
     "peft.fan_in_fan_out": (_PEFT, "PeftConv1D"),
-    "peft.embedding": (_OTHERS, "PeftEmbedding"),
-    "peft.conv1d": (_OTHERS, "PeftConv1d"),
-    "peft.conv2d": (_OTHERS, "PeftConv2d"),
-    "peft.conv3d": (_OTHERS, "PeftConv3d"),
-    "peft.dora_conv2d": (_OTHERS, "PeftDoraConv2d"),
-    "peft.grouped_conv": (_OTHERS, "PeftGroupedConv"),
-    "peft.model": (_MODEL, "PeftPhi3"),
+    "peft.embedding": (_PEFT_OTHER, "PeftEmbedding"),
+    "peft.conv1d": (_PEFT_OTHER, "PeftConv1d"),
+    "peft.conv2d": (_PEFT_OTHER, "PeftConv2d"),
+    "peft.conv3d": (_PEFT_OTHER, "PeftConv3d"),
+    "peft.dora_conv2d": (_PEFT_OTHER, "PeftDoraConv2d"),
+    "peft.grouped_conv": (_PEFT_OTHER, "PeftGroupedConv"),
+    "peft.model": (_PEFT_MODEL, "PeftPhi3"),
     "loralib.linear": (_LORALIB, "LoralibLinear"),
     "loralib.fan_in_fan_out": (_LORALIB, "LoralibTransposed"),
     "loralib.embedding": (_LORALIB, "LoralibEmbedding"),
@@ -34,7 +35,7 @@ _CLASSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class LayerKind:
     """One kind of layer of an installed library.
 
     Attributes:
@@ -49,13 +50,13 @@ class Kind:
 
     def properties(self) -> Sequence[Property]:
         """Return the properties that apply."""
-        return [tested for tested in all_properties() if tested.applies(self.under_test)]
+        return [prop for prop in all_properties() if prop.applies(self.under_test)]
 
 
-def kinds() -> Sequence[Kind]:
-    """Return every kind; the libraries themselves are not imported here."""
+def layer_kinds() -> Sequence[LayerKind]:
+    """Return every kind; the libraries themselves are not imported."""
     return [
-        Kind(
+        LayerKind(
             name=name,
             library=name.partition(".")[0],
             under_test=getattr(importlib.import_module(module), attribute),

@@ -1,4 +1,4 @@
-"""PEFT's LoRA on embeddings and convolutions, seen as linear layers."""
+"""PEFT's LoRA on embeddings and convolutions, as linear layers."""
 
 import math
 from collections.abc import Mapping
@@ -28,80 +28,84 @@ if TYPE_CHECKING:
     from phi3_lora_qa.strategies import ConvCase
 
 _PLACES = 4
-"""How many places of a convolution's input become the rows of a batch."""
+"""The number of a convolution's output positions that become the rows of a batch."""
 
+_GROUPED_CAT = (
+    "add_weighted_adapter appends the ranks of one adapter to those of the other, although each "
+    "group reads only its own share of the ranks; activate both adapters instead"
+)
 _CONV_SVD = (
-    "add_weighted_adapter with svd knows Conv2d only, and no kernel of one with a single channel: "
-    "factors come out in the wrong shape, or an error; combine such adapters with cat"
+    'add_weighted_adapter with "svd" supports only Conv2d, and not kernel size 1 with one channel: '
+    'it returns factors of the wrong shape or raises an error; combine such adapters with "cat"'
 )
 
 
 class PeftEmbedding(PeftLinear):
-    """`torch.nn.Embedding`: one-hot inputs pick columns of the transposed table."""
+    """`torch.nn.Embedding`: one-hot inputs select columns of the transposed table."""
 
-    takes_any_input = False
-    lacks = frozenset({"with_dropout"})  # PEFT takes lora_dropout there and has no use for it
+    accepts_any_input = False
+    unsupported = frozenset({"build_with_dropout"})  # PEFT accepts lora_dropout and ignores it
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Embeddings as linear layers."""
+        """Return embeddings as linear layers."""
         from phi3_lora_qa.strategies import linear_cases
 
-        return linear_cases().map(picking)
+        return linear_cases().map(one_hot_case)
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Torch adds up what a token gets in the table's dtype."""
+        """Return the table's dtype: torch sums the gradients of a token in it."""
         return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
-        """Return an embedding of ``in`` tokens in ``out`` dimensions."""
+        """Return an embedding of ``in`` tokens with ``out`` dimensions."""
         import torch
 
-        out, inside = case.weight.shape
-        return torch.nn.Embedding(inside, out, dtype=getattr(torch, case.dtype))
+        out_features, in_features = case.weight.shape
+        return torch.nn.Embedding(in_features, out_features, dtype=getattr(torch, case.dtype))
 
-    def tensor_of(self, part: str, adapter: str) -> "torch.Tensor":
+    def adapter_parameter(self, part: str, adapter: str) -> "torch.Tensor":
         """Return a parameter; the factors are called lora_embedding_A and _B."""
         if part in ("A", "B"):
             found: torch.Tensor = getattr(self.layer, f"lora_embedding_{part}")[adapter]
             return found
-        return super().tensor_of(part, adapter)
+        return super().adapter_parameter(part, adapter)
 
-    def laid_out(self, part: str, values: Array) -> Array:
+    def to_parameter_layout(self, part: str, values: Array) -> Array:
         """Transpose the table."""
-        return values.T if part == "weight" else super().laid_out(part, values)
+        return values.T if part == "weight" else super().to_parameter_layout(part, values)
 
-    def seen(self, part: str, values: Array) -> Array:
+    def from_parameter_layout(self, part: str, values: Array) -> Array:
         """Transpose the table back."""
-        return values.T if part == "weight" else super().seen(part, values)
+        return values.T if part == "weight" else super().from_parameter_layout(part, values)
 
-    def given(self, x: Array) -> "torch.Tensor":
-        """Return the tokens that one-hot rows pick."""
+    def to_module_input(self, x: Array) -> "torch.Tensor":
+        """Return the tokens that the one-hot rows select."""
         import torch
 
         return torch.from_numpy(x.argmax(axis=1))
 
 
 class PeftConv2d(PeftLinear):
-    """`torch.nn.Conv2d` over an input as large as its kernel, which makes one output."""
+    """`torch.nn.Conv2d` on an input as large as its kernel, which gives one output position."""
 
     known_failures: ClassVar[Mapping[str, str]] = {
         **PeftLinear.known_failures,
-        "an_svd_is_the_best_of_its_rank": _CONV_SVD,
+        "svd_combination_is_optimal_for_its_rank": _CONV_SVD,
     }
     dims: ClassVar[int] = 2
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers; the kernel is cut out of ``in``."""
+        """Return linear layers; ``in`` is split into channels and kernel."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases()
 
     @classmethod
     def batch_arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Torch adds up what a float16 kernel gets in float16."""
+        """Return the kernel's dtype: torch sums the gradients of a float16 kernel in float16."""
         return Arithmetic(dtype=case.dtype, accumulate=case.dtype)
 
     def base(self, case: "LayerCase") -> "torch.nn.Module":
@@ -109,7 +113,7 @@ class PeftConv2d(PeftLinear):
         import torch
 
         kind: Any = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[self.dims]
-        channels, *kernel = _cut(case.weight.shape[1], self.dims)
+        channels, *kernel = _split_off_kernel(case.weight.shape[1], self.dims)
         found: torch.nn.Module = kind(
             channels,
             len(case.weight),
@@ -119,18 +123,18 @@ class PeftConv2d(PeftLinear):
         )
         return found
 
-    def given(self, x: Array) -> "torch.Tensor":
-        """Return the inputs with channels and space."""
-        shape = _cut(x.shape[1], self.dims)
+    def to_module_input(self, x: Array) -> "torch.Tensor":
+        """Return the inputs with channels and spatial dimensions."""
+        shape = _split_off_kernel(x.shape[1], self.dims)
         return to_tensor(x.reshape(len(x), *shape), self.case.dtype)
 
 
 class PeftDoraConv2d(PeftConv2d):
-    """With DoRA, whose magnitudes are the lengths of whole kernels."""
+    """`torch.nn.Conv2d` with DoRA, whose magnitudes are the norms of whole kernels."""
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers with magnitudes; the kernel is cut out of ``in``."""
+        """Return linear layers with magnitudes; ``in`` is split into channels and kernel."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(magnitude=True)
@@ -143,7 +147,7 @@ class PeftConv1d(PeftConv2d):
 
 
 class PeftConv3d(PeftConv2d):
-    """`torch.nn.Conv3d`, without kernels (1, 1, k): PEFT 0.21.2 takes them for a Conv2d's of 1 x 1.
+    """`torch.nn.Conv3d` without kernels (1, 1, k), which PEFT 0.21.2 treats as 1 x 1 of a Conv2d.
 
     Such a layer cannot be merged and has no delta; its forward pass works.
     """
@@ -152,8 +156,12 @@ class PeftConv3d(PeftConv2d):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers whose ``in`` gives another kernel than (1, 1, k)."""
-        return super().cases().filter(lambda case: _cut(case.x.shape[1], cls.dims)[1:3] != (1, 1))
+        """Return linear layers whose kernel is not (1, 1, k)."""
+        return (
+            super()
+            .cases()
+            .filter(lambda case: _split_off_kernel(case.x.shape[1], cls.dims)[1:3] != (1, 1))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -161,7 +169,7 @@ class GroupedCase(LayerCase):
     """A convolution with groups: its weight and B have blocks of zeros.
 
     Attributes:
-        groups: How many blocks.
+        groups: The number of groups.
         kernel: The kernel's sides.
     """
 
@@ -172,31 +180,29 @@ class GroupedCase(LayerCase):
 class PeftGroupedConv(PeftConv2d):
     """Conv1d, 2d and 3d with groups, which PEFT adapts and refuses to merge."""
 
-    lacks = frozenset({"delta", "merge", "unmerge"})
+    unsupported = frozenset({"delta", "merge", "unmerge"})
     known_failures: ClassVar[Mapping[str, str]] = {
         **PeftConv2d.known_failures,
-        "a_concatenation_is_the_weighted_sum": "add_weighted_adapter puts the ranks of one adapter "
-        "after those of the other, where each group reads its own share of the ranks; let both "
-        "adapters be active instead",
+        "cat_combination_equals_the_weighted_sum": _GROUPED_CAT,
     }
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Convolutions of 1 to 3 groups, over the first places of their input."""
+        """Return convolutions of 1 to 3 groups, at the first positions of their input."""
         from hypothesis import strategies as st
 
         from phi3_lora_qa.strategies import conv_cases
 
         drawn = (conv_cases(dims=dims, groups=True) for dims in (1, 2, 3))
-        return st.one_of(*drawn).map(_at_its_places)
+        return st.one_of(*drawn).map(_as_linear_case)
 
     @classmethod
-    def more_factors(
+    def additional_factors(
         cls, case: Any, *, rank: int | None = None, **choices: Any
     ) -> "st.SearchStrategy[Factors]":
-        """Factors for each group, A's turned so that no group has another's."""
+        """Return factors for each group; A is rolled so that no two groups have the same rows."""
         each = None if rank is None else rank // case.groups
-        found = super().more_factors(case, rank=each, **choices)
+        found = super().additional_factors(case, rank=each, **choices)
         return found.map(
             lambda f: replace(
                 f,
@@ -206,8 +212,8 @@ class PeftGroupedConv(PeftConv2d):
         )
 
     @classmethod
-    def entries_of_b(cls, case: Any) -> Array:
-        """Only the blocks are parameters."""
+    def b_parameter_mask(cls, case: Any) -> Array:
+        """Return 1.0 for the blocks, which alone are parameters."""
         return block_diagonal(np.ones((len(case.weight), case.factors.rank // case.groups)),
                               case.groups)  # fmt: skip
 
@@ -226,38 +232,38 @@ class PeftGroupedConv(PeftConv2d):
         )
         return found
 
-    def laid_out(self, part: str, values: Array) -> Array:
+    def to_parameter_layout(self, part: str, values: Array) -> Array:
         """Take the blocks out of the dense weight and B."""
         case: Any = self.case
         blocks = diagonal_blocks(values, case.groups) if part in ("weight", "B") else values
-        return super().laid_out(part, blocks)
+        return super().to_parameter_layout(part, blocks)
 
-    def seen(self, part: str, values: Array) -> Array:
-        """Put them back."""
+    def from_parameter_layout(self, part: str, values: Array) -> Array:
+        """Place the blocks in the dense weight and B."""
         case: Any = self.case
         if part in ("weight", "B"):
             return block_diagonal(values.reshape(len(values), -1), case.groups)
-        return super().seen(part, values)
+        return super().from_parameter_layout(part, values)
 
-    def _shaped(self, part: str, values: Array) -> Array:
+    def _to_adapter_layout(self, part: str, values: Array) -> Array:
         case: Any = self.case
         blocks = diagonal_blocks(values, case.groups) if part == "B" else values
-        return super()._shaped(part, blocks)
+        return super()._to_adapter_layout(part, blocks)
 
-    def given(self, x: Array) -> "torch.Tensor":
-        """Return the inputs with channels and space."""
+    def to_module_input(self, x: Array) -> "torch.Tensor":
+        """Return the inputs with channels and spatial dimensions."""
         case: Any = self.case
         return to_tensor(x.reshape(len(x), -1, *case.kernel), case.dtype)
 
 
-def picking(case: "LayerCase") -> "LayerCase":
-    """Return a linear case as one of an embedding: its inputs are one-hot rows."""
+def one_hot_case(case: "LayerCase") -> "LayerCase":
+    """Return a linear case as that of an embedding: its inputs are one-hot rows."""
     columns = np.abs(case.x).argmax(axis=1)
     return replace(case, x=np.eye(case.x.shape[1])[columns], base_bias=None)
 
 
-def _at_its_places(case: "ConvCase") -> GroupedCase:
-    """Return a convolution as a linear layer of what lies below its kernel."""
+def _as_linear_case(case: "ConvCase") -> GroupedCase:
+    """Return a convolution as a linear layer on the patches under its kernel."""
     kernel = case.weight.shape[2:]
     step, around = (case.stride,) * len(kernel), (case.padding,) * len(kernel)
     return GroupedCase(
@@ -273,11 +279,11 @@ def _at_its_places(case: "ConvCase") -> GroupedCase:
     )
 
 
-def _cut(inside: int, dims: int) -> tuple[int, ...]:
-    """Cut a number into channels and a kernel of small sides."""
+def _split_off_kernel(in_features: int, dims: int) -> tuple[int, ...]:
+    """Split a number into channels and a kernel with small sides."""
     kernel = []
     for _ in range(dims):
-        side = next((k for k in (3, 2) if inside % k == 0), 1)
+        side = next((k for k in (3, 2) if in_features % k == 0), 1)
         kernel.append(side)
-        inside //= side
-    return (inside, *kernel)
+        in_features //= side
+    return (in_features, *kernel)

@@ -1,4 +1,4 @@
-"""PEFT's LoRA layers, put into a model and loaded as PEFT does it."""
+"""PEFT's LoRA layers, created in a model and loaded as PEFT does it."""
 
 import tempfile
 import warnings
@@ -35,11 +35,11 @@ _SVD = (
 
 
 class PeftLinear(TorchLayer):
-    """`torch.nn.Linear` below PEFT's LoRA."""
+    """`torch.nn.Linear` with PEFT's LoRA."""
 
     known_failures: ClassVar[Mapping[str, str]] = {
-        "a_combination_with_rslora_keeps_its_scale": _RSLORA,
-        **({"an_svd_is_the_best_of_its_rank": _SVD} if is_older("peft", "0.21") else {}),
+        "rslora_combination_has_scaling_one": _RSLORA,
+        **({"svd_combination_is_optimal_for_its_rank": _SVD} if is_older("peft", "0.21") else {}),
     }
 
     target: ClassVar[Sequence[str] | None] = ("layer",)
@@ -48,7 +48,7 @@ class PeftLinear(TorchLayer):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers, with lora_bias or without."""
+        """Return linear layers, with or without lora_bias."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(bias=None)
@@ -57,9 +57,11 @@ class PeftLinear(TorchLayer):
         """Return the base layer, in the case's dtype."""
         import torch
 
-        out, inside = case.weight.shape
+        out_features, in_features = case.weight.shape
         dtype = getattr(torch, case.dtype)
-        return torch.nn.Linear(inside, out, bias=case.base_bias is not None, dtype=dtype)
+        return torch.nn.Linear(
+            in_features, out_features, bias=case.base_bias is not None, dtype=dtype
+        )
 
     def config(self, factors: Factors, alpha: float, *, rslora: bool, dropout: float) -> Any:
         """Return the LoraConfig of an adapter with these factors."""
@@ -75,12 +77,12 @@ class PeftLinear(TorchLayer):
             target_modules=None if self.target is None else list(self.target),
         )
 
-    def make(self, case: "LayerCase", dropout: float) -> "torch.nn.Module":
+    def make_module(self, case: "LayerCase", dropout: float) -> "torch.nn.Module":
         """Return a model with one layer, adapted by get_peft_model."""
         from peft import get_peft_model
 
         config = self.config(case.factors, case.alpha, rslora=case.rslora, dropout=dropout)
-        base: Any = boxed(self.base(case))
+        base: Any = one_layer_model(self.base(case))
         with quiet():
             found: torch.nn.Module = get_peft_model(
                 base, config, autocast_adapter_dtype=self.autocast
@@ -97,11 +99,11 @@ class PeftLinear(TorchLayer):
         """PEFT's layer."""
         return self.model.base_model.model.layer
 
-    def tensor(self, part: str) -> "torch.Tensor":
+    def parameter(self, part: str) -> "torch.Tensor":
         """Return a parameter of the layer or of its base."""
-        return self.tensor_of(part, ADAPTER)
+        return self.adapter_parameter(part, ADAPTER)
 
-    def tensor_of(self, part: str, adapter: str) -> "torch.Tensor":
+    def adapter_parameter(self, part: str, adapter: str) -> "torch.Tensor":
         """Return a parameter of one adapter, or of the base."""
         found: torch.Tensor
         if part in ("weight", "base_bias"):
@@ -119,7 +121,9 @@ class PeftLinear(TorchLayer):
 
     def delta(self) -> Array:
         """Return PEFT's get_delta_weight."""
-        return self.seen("weight", to_float64(self.layer.get_delta_weight(ADAPTER)))
+        return self.from_parameter_layout(
+            "weight", to_float64(self.layer.get_delta_weight(ADAPTER))
+        )
 
     def merge(self) -> None:
         """Merge the active adapters."""
@@ -127,28 +131,28 @@ class PeftLinear(TorchLayer):
             self.model.merge_adapter(safe_merge=self.safe_merge)
 
     def unmerge(self) -> None:
-        """Unmerge whatever is merged."""
+        """Unmerge all merged adapters."""
         with quiet():
             self.model.unmerge_adapter()
 
-    def switch(self, on: bool) -> None:
+    def set_enabled(self, enabled: bool) -> None:
         """Disable or enable the adapter layers."""
         with quiet():
-            if on:
+            if enabled:
                 self.model.base_model.enable_adapter_layers()
             else:
                 self.model.base_model.disable_adapter_layers()
 
     def set_scale(self, factor: float) -> None:
-        """Set the scale relative to the config's."""
+        """Set the scale relative to the config."""
         self.layer.set_scale(ADAPTER, factor)
 
-    def saved_and_loaded(self) -> "Layer":
+    def save_and_load(self) -> "Layer":
         """Save with save_pretrained, load with from_pretrained."""
         from peft import PeftModel
 
         twin = type(self)(self.case)
-        base: Any = boxed(self.base(self.case))
+        base: Any = one_layer_model(self.base(self.case))
         with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, quiet():
             self.model.save_pretrained(folder)
             twin.module = PeftModel.from_pretrained(
@@ -159,7 +163,7 @@ class PeftLinear(TorchLayer):
             twin.fill("base_bias", self.case.base_bias)
         return twin
 
-    def add(self, name: str, factors: Factors) -> None:
+    def add_adapter(self, name: str, factors: Factors) -> None:
         """Add an adapter with add_adapter."""
         alpha = alpha_for(factors.scaling, factors.rank)
         config = self.config(factors, alpha, rslora=False, dropout=0.0)
@@ -169,35 +173,44 @@ class PeftLinear(TorchLayer):
                  "bias": factors.bias}  # fmt: skip
         for part, values in parts.items():
             if values is not None:
-                tensor = self.tensor_of(part, name)
+                tensor = self.adapter_parameter(part, name)
                 dtype = str(tensor.dtype).removeprefix("torch.")
-                tensor.data = to_tensor(self._shaped(part, values), dtype)
+                tensor.data = to_tensor(self._to_adapter_layout(part, values), dtype)
 
-    def _shaped(self, part: str, values: Array) -> Array:
-        """Lay out a further adapter's part, whose factors may be of another rank."""
-        own = self.tensor(part).shape
+    def _to_adapter_layout(self, part: str, values: Array) -> Array:
+        """Lay out a part of a further adapter, whose rank may differ."""
+        own = self.parameter(part).shape
         shapes = {"A": (len(values), *own[1:]), "B": (*values.shape, *own[2:])}
-        return values.reshape(shapes[part]) if part in shapes else self.laid_out(part, values)
+        return (
+            values.reshape(shapes[part])
+            if part in shapes
+            else self.to_parameter_layout(part, values)
+        )
 
-    def activate(self, *names: str) -> None:
+    def set_active_adapters(self, *names: str) -> None:
         """Set the active adapters."""
         self.model.base_model.set_adapter(list(names))
 
-    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+    def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
         """Pass adapter_names along with the batch."""
         import torch
 
         with torch.no_grad():
-            found = self.model(self.given(x), adapter_names=list(names))
+            found = self.model(self.to_module_input(x), adapter_names=list(names))
         return to_float64(found).reshape(len(x), -1)
 
-    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
-        """Combine with add_weighted_adapter, at density 1 where there is one."""
+    def combine_adapters(
+        self, names: tuple[str, ...], weights: tuple[float, ...], how: str
+    ) -> Factors:
+        """Combine with add_weighted_adapter, at density 1 where a density applies."""
         with quiet():
             self.model.add_weighted_adapter(
                 list(names), list(weights), "combined", combination_type=how, density=1.0
             )
-        a, b = (self.seen(p, to_float64(self.tensor_of(p, "combined"))) for p in ("A", "B"))
+        a, b = (
+            self.from_parameter_layout(p, to_float64(self.adapter_parameter(p, "combined")))
+            for p in ("A", "B")
+        )
         return Factors(
             A=a,
             B=b,
@@ -206,26 +219,26 @@ class PeftLinear(TorchLayer):
 
 
 class PeftSafeMerge(PeftLinear):
-    """A linear layer that is merged with safe_merge."""
+    """A linear layer that is merged with safe_merge=True."""
 
     safe_merge = True
 
 
 class PeftMixed(PeftLinear):
-    """A base in low precision with factors in float32: PEFT's default when it loads."""
+    """A low-precision base with float32 factors: PEFT's default when it loads an adapter."""
 
     autocast = True
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers in bfloat16 and float16."""
+        """Return linear layers in bfloat16 and float16."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(dtypes=("bfloat16", "float16"))
 
     @classmethod
     def arithmetic(cls, case: "LayerCase") -> Arithmetic:
-        """Some results are rounded to the base's dtype, some are kept in float32."""
+        """Return mixed arithmetic: only some results are rounded to the base's dtype."""
         return Arithmetic(dtype=case.dtype, mixed=True)
 
 
@@ -234,7 +247,7 @@ class PeftDora(PeftLinear):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers with magnitudes."""
+        """Return linear layers with magnitudes."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases(magnitude=True)
@@ -245,7 +258,7 @@ class PeftConv1D(PeftLinear):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[LayerCase]":
-        """Linear layers."""
+        """Return linear layers."""
         from phi3_lora_qa.strategies import linear_cases
 
         return linear_cases()
@@ -255,28 +268,28 @@ class PeftConv1D(PeftLinear):
         import torch
         from transformers.pytorch_utils import Conv1D
 
-        out, inside = case.weight.shape
+        out_features, in_features = case.weight.shape
         kind: Any = Conv1D
-        found: torch.nn.Module = kind(out, inside).to(getattr(torch, case.dtype))
+        found: torch.nn.Module = kind(out_features, in_features).to(getattr(torch, case.dtype))
         return found
 
     def config(self, factors: Factors, alpha: float, *, rslora: bool, dropout: float) -> Any:
-        """Return a config that says fan_in_fan_out."""
+        """Return a config with fan_in_fan_out."""
         config = super().config(factors, alpha, rslora=rslora, dropout=dropout)
         config.fan_in_fan_out = True
         return config
 
-    def laid_out(self, part: str, values: Array) -> Array:
+    def to_parameter_layout(self, part: str, values: Array) -> Array:
         """Transpose the weight."""
-        return values.T if part == "weight" else super().laid_out(part, values)
+        return values.T if part == "weight" else super().to_parameter_layout(part, values)
 
-    def seen(self, part: str, values: Array) -> Array:
+    def from_parameter_layout(self, part: str, values: Array) -> Array:
         """Transpose the weight back."""
-        return values.T if part == "weight" else super().seen(part, values)
+        return values.T if part == "weight" else super().from_parameter_layout(part, values)
 
 
-def boxed(layer: "torch.nn.Module") -> "torch.nn.Module":
-    """Return a model whose only layer is called ``layer``."""
+def one_layer_model(layer: "torch.nn.Module") -> "torch.nn.Module":
+    """Return a model with one layer, called ``layer``."""
     import torch
 
     class Box(torch.nn.Module):
@@ -295,7 +308,7 @@ def boxed(layer: "torch.nn.Module") -> "torch.nn.Module":
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PEFT warns of what the properties do on purpose, such as merging twice."""
+    """Suppress PEFT's warnings about what the properties do on purpose, such as merging twice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

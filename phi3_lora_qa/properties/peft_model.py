@@ -1,4 +1,4 @@
-"""A tiny Phi-3 with an adapter, as PEFT makes, saves, loads and merges it."""
+"""A tiny Phi-3 with an adapter, as PEFT creates, saves, loads and merges it."""
 
 import copy
 import tempfile
@@ -19,11 +19,11 @@ _ADAPTERS = ("lora_", "modules_to_save", "trainable_tokens")
 
 
 class PeftPhi3(ModelUnderTest):
-    """`Phi3ForCausalLM` in float64 below PEFT."""
+    """`Phi3ForCausalLM` in float64 with PEFT."""
 
     known_failures: ClassVar[Mapping[str, str]] = {
-        "model_patterns_keep_their_order": "save_pretrained sorts rank_pattern and alpha_pattern, "
-        "and the first pattern that matches counts; write patterns that do not overlap",
+        "model_pattern_order_survives_saving": "save_pretrained sorts rank_pattern and "
+        "alpha_pattern, and the first matching pattern wins; write patterns that do not overlap",
     }
 
     def __init__(self, model: Any, case: ModelCase) -> None:
@@ -31,7 +31,7 @@ class PeftPhi3(ModelUnderTest):
 
     @classmethod
     def cases(cls) -> "st.SearchStrategy[ModelCase]":
-        """Tiny models, every LoraConfig that is valid for them, padded batches."""
+        """Return tiny models with any LoraConfig that is valid for them, and padded batches."""
         from hypothesis import strategies as st
 
         from phi3_lora_qa.strategies import batches, lora_configs, phi3_configs
@@ -58,7 +58,7 @@ class PeftPhi3(ModelUnderTest):
 
     @classmethod
     def build(cls, case: ModelCase) -> Self:
-        """Let get_peft_model put the adapter in, and fill every trained parameter."""
+        """Create the adapter with get_peft_model, and fill every trained parameter."""
         import torch
         from peft import get_peft_model
 
@@ -69,9 +69,9 @@ class PeftPhi3(ModelUnderTest):
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if any(part in name for part in _ADAPTERS):
-                        # Near what it was: a magnitude or a norm stays positive.
+                        # A small change, so that magnitudes and norms stay positive.
                         parameter.add_(0.05 * torch.randn_like(parameter))
-        # Made in float32, as some starts (MiCA's) know no float64; run in float64.
+        # Created in float32, because some initializations (MiCA) do not support float64.
         return cls(model.double().eval(), case)
 
     @classmethod
@@ -85,7 +85,7 @@ class PeftPhi3(ModelUnderTest):
         """Run the model."""
         import torch
 
-        # Positions count the tokens, as generate counts them: RoPE's angles are float32.
+        # Positions count tokens without padding, as generate does: RoPE's angles are float32.
         positions = mask.cumsum(axis=1) - 1
         with torch.no_grad(), quiet():
             found = self.model(
@@ -94,23 +94,23 @@ class PeftPhi3(ModelUnderTest):
             )  # fmt: skip
         return to_float64(found.logits)
 
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
-        """Run it within disable_adapter."""
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
+        """Run the model within disable_adapter."""
         with self.model.disable_adapter():
             return self.logits(ids, mask)
 
-    def merged(self) -> Self:
+    def merge_and_unload(self) -> Self:
         """Merge with merge_and_unload."""
         with quiet():
             return type(self)(self.model.merge_and_unload(), self.case)
 
-    def unloaded(self) -> Self:
-        """Take PEFT's layers out with unload."""
+    def unload(self) -> Self:
+        """Remove PEFT's layers with unload."""
         with quiet():
             return type(self)(self.model.unload(), self.case)
 
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
-        """Call save_pretrained, from_pretrained onto a fresh base, and save_pretrained again."""
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
+        """Call save_pretrained, from_pretrained onto a new base, and save_pretrained again."""
         from peft import PeftModel
 
         with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder, quiet():
@@ -126,7 +126,7 @@ class PeftPhi3(ModelUnderTest):
         return type(self)(loaded.eval(), self.case), stable
 
     def scalings(self) -> Mapping[str, tuple[int, float]]:
-        """Rank and scaling of PEFT's layers."""
+        """Return rank and scaling of PEFT's layers."""
         lora_layer = part_of("peft", "peft.tuners.lora.layer", "LoraLayer")
         return {
             name.removeprefix("base_model.model."): (m.r["default"], m.scaling["default"])
@@ -134,8 +134,8 @@ class PeftPhi3(ModelUnderTest):
             if isinstance(m, lora_layer) and "default" in m.r
         }
 
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """One step of SGD on all that requires a gradient."""
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """Take one step of SGD on all parameters that require a gradient."""
         import torch
 
         base = {n: p for n, p in self.model.named_parameters()

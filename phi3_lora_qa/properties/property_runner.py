@@ -1,4 +1,4 @@
-"""Run a property on a kind of layer: draw cases, shrink the one that breaks it, say how."""
+"""Runs a property on a kind of layer: draws cases, shrinks a failing one, and reports it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from phi3_lora_qa.properties.layer_property import Comparison, Property, UnderTe
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How much is drawn.
+    """How many cases are drawn.
 
     Attributes:
         name: As in ``--hypothesis-profile``.
@@ -37,65 +37,140 @@ PROFILES = {
 }
 
 
-class PropertyFailed(AssertionError):  # noqa: N818 - what came out, and no mistake
-    """A property does not hold; the message has the shrunk example, the error and its bound."""
+class PropertyFailed(AssertionError):  # noqa: N818 - an outcome, not a mistake of the caller
+    """A property failed; the message has the shrunk example, the error and its bound.
+
+    Example:
+        >>> issubclass(PropertyFailed, AssertionError)
+        True
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a property that holds has seen.
+class PropertyResult:
+    """The result of a property that passed.
 
     Attributes:
-        cases: How many were drawn in which it compared something; 0 if it had nothing to say.
-        ratio: The largest error, as a share of its bound; 0 where everything was equal.
+        cases: The number of drawn cases in which it compared something; 0 if it never applied.
+        ratio: The largest error as a share of its bound; 0 if all values were equal.
+
+    Example:
+        >>> PropertyResult(cases=12, ratio=0.25).cases
+        12
     """
 
     cases: int
     ratio: float
 
 
+class _Trial:
+    """The running state of one property: the last case and comparison, and the result so far."""
+
+    def __init__(self, prop: Property, kind: type[UnderTest]) -> None:
+        self.prop, self.kind = prop, kind
+        self.strategy = kind.cases()
+        self.case: Any = None
+        self.comparison: Comparison | None = None
+        self.cases, self.ratio = 0, 0.0
+
+    def run(self, data: Any) -> None:
+        """Check one drawn case.
+
+        Raises:
+            PropertyFailed: An error exceeds its bound.
+        """
+        self.case = self.comparison = None
+        self.case = data.draw(self.strategy)
+        for found in self.prop.check(self.kind, self.case, data.draw):
+            self.comparison = found
+            ratio = found.worst[0]
+            if not ratio <= 1.0:
+                raise PropertyFailed(found.what)
+            self.ratio = max(self.ratio, ratio)
+        self.cases += self.comparison is not None
+
+    def failure(self, reason: str, rerun_command: str) -> PropertyFailed:
+        """Return the failure with its message."""
+        lines = [
+            f"{self.prop.id} failed for {self.kind.__name__}: {reason}",
+            f"  property: {self.prop.summary}",
+            f"  example: {self.case!r}",
+        ]
+        if rerun_command:
+            lines.append(f"  rerun with: {rerun_command}")
+        return PropertyFailed("\n".join(lines))
+
+
 def run_property(  # noqa: PLR0913 - choices, by keyword only
-    tested: Property,
+    prop: Property,
     kind: type[UnderTest],
     *,
     examples: int = PROFILES["default"].examples,
     seed: int = 0,
     shrink: bool = True,
-    again: str = "",
-) -> Held:
+    rerun_command: str = "",
+) -> PropertyResult:
     """Run one property on cases of one kind, drawn from the seed.
 
     Args:
-        tested: The property.
-        kind: The class of layers that it is run on.
-        examples: How many cases to draw.
+        prop: The property.
+        kind: The class of layers on which it is run.
+        examples: The number of cases to draw.
         seed: The same seed draws the same cases.
-        shrink: Whether to look for a smaller case that breaks it, too.
-        again: A command line that runs this again, for the message.
+        shrink: Whether to search for a smaller failing case.
+        rerun_command: A command line that repeats the run, for the message.
+
+    Returns:
+        The number of cases and the largest error.
 
     Raises:
-        PropertyFailed: It does not hold, or the layer raised an error.
+        PropertyFailed: An error exceeds its bound, or the layer raised an exception.
+
+    Example:
+        >>> import numpy as np
+        >>> class NumpyLayer(Layer):
+        ...     def __init__(self, case):
+        ...         self.case = case
+        ...     @classmethod
+        ...     def build(cls, case):
+        ...         return cls(case)
+        ...     def forward(self, x):
+        ...         f, bias = self.case.factors, self.case.base_bias
+        ...         y = x @ self.case.weight.T + f.scaling * x @ f.A.T @ f.B.T
+        ...         return y if bias is None else y + bias
+        >>> forward = {prop.id: prop for prop in all_properties()}["forward_adds_the_delta"]
+        >>> run_property(forward, NumpyLayer, examples=5).cases
+        5
     """
-    __tracebackhide__ = True  # what broke is in the message, and not in here
+    __tracebackhide__ = True  # the message says what failed; this frame does not
+    import hypothesis
+
+    trial = _Trial(prop, kind)
+    test = _hypothesis_test(trial, examples=examples, seed=seed, shrink=shrink)
+    try:
+        with isolated():
+            test()
+    except PropertyFailed:
+        found = trial.comparison
+        reason = "it failed before any comparison" if found is None else found.difference
+        raise trial.failure(reason, rerun_command) from None
+    except hypothesis.errors.Flaky as error:
+        reason = "it failed once but not again: the layer's results change from run to run"
+        raise trial.failure(reason, rerun_command) from error
+    except Exception as error:
+        reason = f"it raised {type(error).__name__}: {error}"
+        raise trial.failure(reason, rerun_command) from error
+    return PropertyResult(cases=trial.cases, ratio=trial.ratio)
+
+
+def _hypothesis_test(
+    trial: _Trial, *, examples: int, seed: int, shrink: bool
+) -> Callable[[], None]:
     import hypothesis
     from hypothesis import strategies as st
 
-    cases = kind.cases()
-    count, worst = 0, 0.0
-    last: list[Any] = [None, None]
-
     def body(data: Any) -> None:
-        nonlocal count, worst
-        last[:] = [None, None]
-        case = last[0] = data.draw(cases)
-        compared = False
-        for found in tested.check(kind, case, data.draw):
-            last[1], compared = found, True
-            ratio = found.worst[0]
-            if not ratio <= 1.0:
-                raise PropertyFailed(found.what)
-            worst = max(worst, ratio)
-        count += compared
+        trial.run(data)
 
     phases = [hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])]
     configured: Any = hypothesis.settings(
@@ -109,38 +184,26 @@ def run_property(  # noqa: PLR0913 - choices, by keyword only
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     test: Callable[[], None] = hypothesis.seed(seed)(configured(hypothesis.given(st.data())(body)))
-    try:
-        with isolated():
-            test()
-    except PropertyFailed:
-        told = _told(tested, kind, last[0], _difference(last[1]), again)
-        raise PropertyFailed(told) from None
-    except hypothesis.errors.Flaky as error:
-        what = "it breaks it once and not again: the layer's results change from run to run"
-        raise PropertyFailed(_told(tested, kind, last[0], what, again)) from error
-    except Exception as error:
-        what = f"it raised {type(error).__name__}: {error}"
-        raise PropertyFailed(_told(tested, kind, last[0], what, again)) from error
-    return Held(cases=count, ratio=worst)
+    return test
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Keep what a user has loaded and set away from what properties draw and compute.
+    """Run properties independently of numpy's error settings and of the user's modules.
 
-    What overflows or has no direction is infinite or NaN, and compared as that: numpy's warning of
-    it is none, even where warnings are errors.
+    Overflow gives infinity and an undefined direction NaN, and both are compared as such. numpy
+    must not warn, since the user may turn warnings into errors.
     """
-    with np.errstate(all="ignore"), _without_the_users_numbers():
+    with np.errstate(all="ignore"), _without_user_constants():
         yield
 
 
 @contextmanager
-def _without_the_users_numbers() -> Iterator[None]:
-    """Keep hypothesis from drawing numbers that it finds in the user's modules.
+def _without_user_constants() -> Iterator[None]:
+    """Keep hypothesis from drawing constants that it finds in the user's modules.
 
-    With the same seed what is imported would change the cases, and the line that runs a broken
-    property again would not run the same ones. Hypothesis has no setting for this.
+    Otherwise the imported modules would change the cases for a given seed, and the command that
+    repeats a failed property would run different ones. Hypothesis has no setting for this.
     """
     cache_of = part_of("hypothesis", _PROVIDERS, "LRUCache")
     own = {
@@ -158,23 +221,5 @@ def _without_the_users_numbers() -> Iterator[None]:
 
 @cache
 def _own_cache(cache_of: Any) -> Any:
-    """Return a cache of the numbers that hypothesis may draw, as its own has the user's in it."""
+    """Return a cache of drawable constants without the user's, which hypothesis's own has."""
     return cache_of(1024)
-
-
-def _difference(found: Comparison) -> str:
-    _, error, bound = found.worst
-    if bound == 0.0:
-        return f"{found.what} is off by {error:.3g}, where nothing is rounded"
-    return f"{found.what} is off by {error:.3g}, where rounding allows {bound:.3g}"
-
-
-def _told(tested: Property, kind: type[UnderTest], case: Any, what: str, again: str) -> str:
-    lines = [
-        f"{tested.id} does not hold for {kind.__name__}: {what}",
-        f"  property: {tested.summary}",
-        f"  example: {case!r}",
-    ]
-    if again:
-        lines.append(f"  run it again: {again}")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Properties of training: how it starts, what moves, and that dropout ends with it."""
+"""Properties of training: initialization, gradients, trainable parameters, dropout."""
 
 from collections.abc import Iterator
 
@@ -11,75 +11,93 @@ from phi3_lora_qa.lora import (
     gradient_bound,
     merged_forward_bound,
 )
-from phi3_lora_qa.properties.forward import agrees, expected_output
+from phi3_lora_qa.properties.forward import compare_output, expected_output
 from phi3_lora_qa.properties.layer import Gradients, Layer
-from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, holds, layer_property
+from phi3_lora_qa.properties.layer_property import (
+    Comparison,
+    Draw,
+    check_statement,
+    compare,
+    layer_property,
+)
 from phi3_lora_qa.strategies import LayerCase, arrays
 
 
-@layer_property("fresh")
-def fresh_it_is_the_base(layer: type[Layer], case: LayerCase, draw: Draw) -> Iterator[Comparison]:
-    """As the library initialises it, the layer puts out what the base does: one factor is zero."""
-    built = layer.fresh(case)
-    found = built.factors()
-    yield holds("one of the fresh factors is zero:", not found.A.any() or not found.B.any())
-    yield holds("one of the fresh factors is not zero:", bool(found.A.any() or found.B.any()))
-    factors = None if found.magnitude is None else found
-    yield agrees(layer, "the output of a fresh layer", built.forward(case.x), case, factors)
-
-
-@layer_property("fresh", "gradients")
-def fresh_the_other_factor_does_not_move(
+@layer_property("build_initialized")
+def initial_output_equals_the_base(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """At step 0 the zero factor gets a gradient and the other none: that one carries the zero.
+    """As initialized by the library, the layer outputs what the base does: one factor is zero."""
+    built = layer.build_initialized(case)
+    found = built.factors()
+    yield check_statement(
+        "one of the initial factors is zero", not found.A.any() or not found.B.any()
+    )
+    yield check_statement(
+        "one of the initial factors is not zero", bool(found.A.any() or found.B.any())
+    )
+    factors = None if found.magnitude is None else found
+    yield compare_output(
+        layer, "the output of an initialized layer", built.forward(case.x), case, factors
+    )
+
+
+@layer_property("build_initialized", "gradients")
+def initial_gradient_reaches_only_the_zero_factor(
+    layer: type[Layer], case: LayerCase, draw: Draw
+) -> Iterator[Comparison]:
+    """At step 0 only the zero factor gets a gradient; the gradient of the other factor is zero.
 
     DoRA's magnitude gets one from the start.
     """
-    built = layer.fresh(case)
-    g = _pull(case, draw)
+    built = layer.build_initialized(case)
+    g = _draw_output_gradient(case, draw)
     found, got = built.factors(), built.gradients(case.x, g)
     other = got.A if found.A.any() else got.B
-    yield compared("the gradient of the factor that is not zero", _or_zero(other), np.array(0.0))
-    yield from _agree(layer, case, found, g, got)
+    yield compare("the gradient of the nonzero factor", _or_zero(other), np.array(0.0))
+    yield from _compare_gradients(layer, case, found, g, got)
 
 
 @layer_property("gradients")
-def gradients_are_the_products(
+def gradients_match_the_formulas(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """The gradients are scaling · Bᵀ·g·xᵀ for A and scaling · g·(A·x)ᵀ for B, over the batch.
 
-    DoRA's are those with its norms held constant, with m / norm more, and g·(W'·x) / m for m.
+    DoRA's are those with constant norms, times m / norm, and g·(W'·x) / m for m.
     """
-    g = _pull(case, draw)
-    yield from _agree(layer, case, case.factors, g, layer.build(case).gradients(case.x, g))
+    g = _draw_output_gradient(case, draw)
+    yield from _compare_gradients(
+        layer, case, case.factors, g, layer.build(case).gradients(case.x, g)
+    )
 
 
 @layer_property("gradients")
-def the_base_gets_no_gradient(
+def base_receives_no_gradient(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """A backward pass leaves gradients at the adapter's parameters only."""
-    frozen = layer.build(case).gradients(case.x, _pull(case, draw)).frozen
-    yield holds(f"no gradient at the base's {', '.join(frozen) or 'parameters'}:", not frozen)
+    """A backward pass leaves gradients only at the adapter's parameters."""
+    frozen = layer.build(case).gradients(case.x, _draw_output_gradient(case, draw)).frozen
+    what = f"the base's {', '.join(frozen) or 'parameters'} received no gradient"
+    yield check_statement(what, not frozen)
 
 
-@layer_property("trainable")
-def only_the_adapter_is_trained(
+@layer_property("trainable_base_parameters")
+def only_the_adapter_is_trainable(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """No parameter of the base is given to the optimizer."""
-    names = layer.build(case).trainable()
-    yield holds(f"the base's {', '.join(names) or 'parameters'} are frozen:", not names)
+    """The optimizer gets no parameter of the base."""
+    names = layer.build(case).trainable_base_parameters()
+    what = f"the base's {', '.join(names) or 'parameters'} are frozen"
+    yield check_statement(what, not names)
 
 
-@layer_property("with_dropout")
-def dropout_ends_with_training(
+@layer_property("build_with_dropout")
+def dropout_is_inactive_in_eval_mode(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
     """In eval mode dropout does nothing."""
-    built = layer.with_dropout(case, 0.5)
+    built = layer.build_with_dropout(case, 0.5)
     built.eval()
     expected, allowed = expected_output(layer, case, case.factors)
     # Some libraries merge in eval mode.
@@ -87,46 +105,46 @@ def dropout_ends_with_training(
         case.weight, case.factors, case.x, layer.arithmetic(case), case.base_bias
     )
     found = built.forward(case.x)
-    yield compared("the output in eval mode", found, expected, np.maximum(allowed, merged))
+    yield compare("the output in eval mode", found, expected, np.maximum(allowed, merged))
 
 
-@layer_property("with_dropout", "train")
-def dropout_acts_in_training(
+@layer_property("build_with_dropout", "train")
+def dropout_is_active_in_training_mode(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """In training dropout acts on the update alone: at a rate of 1 the base is left."""
+    """In training dropout applies to the update alone: at rate 1 the base's output remains."""
     if case.factors.magnitude is not None or case.factors.bias is not None:
-        return  # DoRA's length is left, and a bias behind B is not dropped
-    built = layer.with_dropout(case, 1.0)
+        return  # DoRA's magnitude remains, and a bias after B is not dropped
+    built = layer.build_with_dropout(case, 1.0)
     built.train()
-    yield agrees(layer, "the output without its update", built.forward(case.x), case, None)
+    yield compare_output(layer, "the output without its update", built.forward(case.x), case, None)
 
 
-def _pull(case: LayerCase, draw: Draw) -> Array:
+def _draw_output_gradient(case: LayerCase, draw: Draw) -> Array:
     """Draw g, the gradient of the loss with respect to the outputs (batch, out)."""
     shape = (len(case.x), len(case.weight))
     found: Array = draw(arrays(shape, dtype=case.dtype))
     return found
 
 
-def _agree(
+def _compare_gradients(
     layer: type[Layer], case: LayerCase, factors: Factors, g: Array, got: Gradients
 ) -> Iterator[Comparison]:
-    """Compare every gradient with the reference's."""
+    """Compare every gradient with the reference."""
     expected = factor_gradients(case.weight, factors, case.x, g)
     allowed = gradient_bound(
         case.weight, factors, case.x, g, layer.arithmetic(case),
         base_bias=case.base_bias, batch=layer.batch_arithmetic(case),
-        forms_delta=layer.forms == "delta",
+        forms_delta=layer.forward_form == "delta",
     )  # fmt: skip
-    of_b = expected.B * layer.entries_of_b(case)
-    yield compared("the gradient of A", _or_zero(got.A), expected.A, allowed.A)
-    yield compared("the gradient of B", _or_zero(got.B), of_b, allowed.B)
+    of_b = expected.B * layer.b_parameter_mask(case)
+    yield compare("the gradient of A", _or_zero(got.A), expected.A, allowed.A)
+    yield compare("the gradient of B", _or_zero(got.B), of_b, allowed.B)
     for part in ("magnitude", "bias"):
-        wanted = getattr(expected, part)
-        if wanted is not None:
+        target = getattr(expected, part)
+        if target is not None:
             found, bound = _or_zero(getattr(got, part)), getattr(allowed, part)
-            yield compared(f"the gradient of the {part}", found, wanted, bound)
+            yield compare(f"the gradient of the {part}", found, target, bound)
 
 
 def _or_zero(gradient: Array | None) -> Array:

@@ -1,8 +1,8 @@
-"""Properties of a whole model with an adapter: what single layers cannot show.
+"""Properties of a whole model with an adapter, which single layers cannot show.
 
-Models compute in float64 here. No analysis bounds the rounding of a whole model usefully, so where
-results cannot be equal to the bit they may differ by 2⁻³² of the largest logit: a million times
-float64's unit roundoff, and far below what any slip would make.
+The models compute in float64. There is no useful bound on the rounding of a whole model, so where
+results cannot be bitwise equal they may differ by 2⁻³² of the largest logit. That is a million
+times the unit roundoff of float64, and far below the effect of any mistake.
 """
 
 import copy
@@ -15,7 +15,13 @@ import numpy as np
 
 from phi3_lora_qa.lora import Array, module_scaling
 from phi3_lora_qa.lora.scaling import ScalingConfig
-from phi3_lora_qa.properties.layer_property import Comparison, Draw, compared, holds, layer_property
+from phi3_lora_qa.properties.layer_property import (
+    Comparison,
+    Draw,
+    check_statement,
+    compare,
+    layer_property,
+)
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st
@@ -33,7 +39,7 @@ class ModelCase:
         phi3: The model's config.
         lora: A LoraConfig that is valid for it.
         batch: Token ids and mask, rows padded on either side.
-        seed: Of the base's weights and of the adapter's, none of which is zero.
+        seed: Seed of the weights of base and adapter, none of which is zero.
     """
 
     phi3: Any
@@ -42,8 +48,8 @@ class ModelCase:
     seed: int
 
     def __repr__(self) -> str:
-        usual, given = type(self.lora)().to_dict(), self.lora.to_dict()
-        lora = {name: value for name, value in given.items() if value != usual.get(name)}
+        defaults, fields = type(self.lora)().to_dict(), self.lora.to_dict()
+        lora = {name: value for name, value in fields.items() if value != defaults.get(name)}
         return (
             f"ModelCase(phi3={self.phi3.to_diff_dict()}, lora={lora}, "
             f"ids={self.batch.input_ids.tolist()}, mask={self.batch.attention_mask.tolist()}, "
@@ -52,14 +58,14 @@ class ModelCase:
 
 
 class ModelUnderTest(ABC):
-    """A model with an adapter, as a library makes it."""
+    """A model with an adapter, as a library creates it."""
 
     known_failures: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
     def cases(cls) -> "st.SearchStrategy[ModelCase]":
-        """What to build it from."""
+        """Return the strategy for its cases."""
 
     @classmethod
     @abstractmethod
@@ -69,102 +75,106 @@ class ModelUnderTest(ABC):
     @classmethod
     @abstractmethod
     def base_logits(cls, case: ModelCase) -> Array:
-        """Logits (rows, tokens, vocabulary) of the base that never saw an adapter."""
+        """Return the logits (rows, tokens, vocabulary) of the base without any adapter."""
 
     @abstractmethod
     def logits(self, ids: Any, mask: Any) -> Array:
-        """Logits (rows, tokens, vocabulary), float64."""
+        """Return the logits (rows, tokens, vocabulary), float64."""
 
     @abstractmethod
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
-        """Logits with the adapter disabled."""
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
+        """Return the logits with the adapter disabled."""
 
     @abstractmethod
-    def merged(self) -> Self:
-        """The model with the adapter merged and unloaded."""
+    def merge_and_unload(self) -> Self:
+        """Return the model with the adapter merged and unloaded."""
 
     @abstractmethod
-    def unloaded(self) -> Self:
-        """The base, got back from the model."""
+    def unload(self) -> Self:
+        """Return the base, recovered from the model."""
 
     @abstractmethod
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
-        """The adapter saved and loaded as ``name``, and whether saving that gives equal files."""
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
+        """Save the adapter and load it as ``name``; also return whether it saves to equal files."""
 
     @abstractmethod
     def scalings(self) -> Mapping[str, tuple[int, float]]:
-        """Rank and scaling of each adapted module, by its path in the base."""
+        """Return rank and scaling of each adapted module, by its path in the base."""
 
     @abstractmethod
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """The base's parameters before and after one optimizer step on the adapter."""
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """Return the base's parameters before and after one optimizer step on the adapter."""
 
 
 @layer_property(of=ModelUnderTest)
-def model_switched_off_is_the_base(
+def model_disabling_restores_the_base(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """With the adapter disabled the logits are the base's, to the bit; enabled they differ."""
+    """With the adapter disabled the logits are bitwise the base's; enabled they differ."""
     built = kind.build(case)
     ids, mask = case.batch.input_ids, case.batch.attention_mask
     base = kind.base_logits(case)
-    yield compared("a logit with the adapter off", built.logits_switched_off(ids, mask), base)
-    yield holds("the adapter changes the logits:", bool((built.logits(ids, mask) != base).any()))
+    yield compare("a logit with the adapter disabled", built.logits_disabled(ids, mask), base)
+    changed = bool((built.logits(ids, mask) != base).any())
+    yield check_statement("the enabled adapter changes the logits", changed)
 
 
 @layer_property(of=ModelUnderTest)
-def model_merged_puts_out_the_same(
+def model_merged_output_matches_unmerged(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Merged and unloaded, the model puts out what it did with the adapter beside it."""
+    """Merged and unloaded, the model outputs the same logits as with the separate adapter."""
     ids, mask = case.batch.input_ids, case.batch.attention_mask
     before = kind.build(case).logits(ids, mask)
-    yield _close("a logit of the merged model", kind.build(case).merged().logits(ids, mask), before)
+    yield _close(
+        "a logit of the merged model", kind.build(case).merge_and_unload().logits(ids, mask), before
+    )
 
 
 @layer_property(of=ModelUnderTest)
-def model_unloaded_is_the_base(
+def model_unloading_restores_the_base(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """After the adapter was unloaded the logits are the base's, to the bit."""
+    """After the adapter is unloaded, the logits are bitwise the base's."""
     if case.lora.modules_to_save:
-        return  # PEFT leaves modules that were trained whole in the model
-    found = kind.build(case).unloaded().logits(case.batch.input_ids, case.batch.attention_mask)
-    yield compared("a logit after unloading", found, kind.base_logits(case))
+        return  # PEFT leaves fully trained modules in the model
+    found = kind.build(case).unload().logits(case.batch.input_ids, case.batch.attention_mask)
+    yield compare("a logit after unloading", found, kind.base_logits(case))
 
 
 @layer_property(of=ModelUnderTest)
-def model_saved_and_loaded_is_the_same(
+def model_save_load_round_trip_is_exact(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Saved and loaded, under another name too, logits are equal to the bit, and so are files."""
+    """Saved and loaded, also under another name, logits and files are bitwise equal."""
     built = kind.build(case)
     if _order_matters(case, built):
-        return  # the next property's
-    yield from _saved_and_loaded(built, case)
+        return  # model_pattern_order_survives_saving covers it
+    yield from _save_and_load(built, case)
 
 
 @layer_property(of=ModelUnderTest)
-def model_patterns_keep_their_order(
+def model_pattern_order_survives_saving(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Where two patterns match a module the first one counts, after saving and loading too."""
+    """Where two patterns match a module the first one wins, also after saving and loading."""
     modules = list(kind.build(case).scalings())
-    ordered = copy.deepcopy(case.lora)
-    ordered.rank_pattern = {modules[0].rpartition(".")[2]: 1, modules[0]: 2}
-    twice = replace(case, lora=ordered)
+    overlapping = copy.deepcopy(case.lora)
+    overlapping.rank_pattern = {modules[0].rpartition(".")[2]: 1, modules[0]: 2}
+    changed = replace(case, lora=overlapping)
     if case.lora.init_lora_weights == "orthogonal":
-        return  # which knows even ranks only
-    yield from _saved_and_loaded(kind.build(twice), twice)
+        return  # which supports only even ranks
+    yield from _save_and_load(kind.build(changed), changed)
 
 
-def _saved_and_loaded(built: ModelUnderTest, case: ModelCase) -> Iterator[Comparison]:
+def _save_and_load(built: ModelUnderTest, case: ModelCase) -> Iterator[Comparison]:
     ids, mask = case.batch.input_ids, case.batch.attention_mask
     before = built.logits(ids, mask)
     for name in ("default", "another"):
-        loaded, stable = built.saved_and_loaded(name)
-        yield compared(f"a logit after loading as {name}", loaded.logits(ids, mask), before)
-        yield holds(f"what was loaded as {name} is saved as the same bytes:", stable)
+        loaded, stable = built.save_and_load(name)
+        yield compare(f"a logit after loading as {name}", loaded.logits(ids, mask), before)
+        what = f"the adapter loaded as {name} is saved as the same bytes"
+        yield check_statement(what, stable)
 
 
 @layer_property(of=ModelUnderTest)
@@ -176,25 +186,25 @@ def model_scalings_follow_the_patterns(
     for module, (rank, scaling) in kind.build(case).scalings().items():
         expected = module_scaling(module, lora)
         found = np.array([rank, scaling])
-        wanted = np.array([expected.rank, expected.scaling])
-        yield compared(f"rank or scaling of {module}", found, wanted, 2.0**-50 * wanted)
+        target = np.array([expected.rank, expected.scaling])
+        yield compare(f"rank or scaling of {module}", found, target, 2.0**-50 * target)
 
 
 @layer_property(of=ModelUnderTest)
-def model_training_leaves_the_base(
+def model_training_leaves_the_base_unchanged(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """One optimizer step leaves every parameter of the base as it is, to the bit."""
-    before, after = kind.build(case).base_after_a_step()
+    """One optimizer step leaves every parameter of the base bitwise unchanged."""
+    before, after = kind.build(case).base_before_and_after_step()
     for name, values in before.items():
-        yield compared(f"the base's {name} after a step", after[name], values)
+        yield compare(f"the base's {name} after a step", after[name], values)
 
 
 @layer_property(of=ModelUnderTest)
-def model_rows_do_not_depend_on_padding(
+def model_output_is_invariant_to_padding(
     kind: type[ModelUnderTest], case: ModelCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """A row alone gives the logits that it has among padded rows."""
+    """A row alone gives the same logits as among padded rows."""
     if (case.phi3.rope_parameters or {}).get("rope_type", "default") != "default":
         return  # longrope's factors depend on the length of the longest row, by design
     built = kind.build(case)
@@ -216,7 +226,7 @@ def _scaling_config(lora: Any) -> ScalingConfig:
 
 
 def _order_matters(case: ModelCase, built: ModelUnderTest) -> bool:
-    """Whether the patterns, sorted by name, would mean something else for some module."""
+    """Return whether sorting the patterns by name would change the result for some module."""
     plain = _scaling_config(case.lora)
     by_name = replace(
         plain,
@@ -227,4 +237,4 @@ def _order_matters(case: ModelCase, built: ModelUnderTest) -> bool:
 
 
 def _close(what: str, found: Array, expected: Array) -> Comparison:
-    return compared(what, found, expected, MARGIN * max(1.0, float(np.abs(expected).max())))
+    return compare(what, found, expected, MARGIN * max(1.0, float(np.abs(expected).max())))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.properties.layer_kinds import Kind, kinds
+from phi3_lora_qa.properties.layer_kinds import LayerKind, layer_kinds
 from phi3_lora_qa.properties.layer_property import Property
 from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyFailed, run_property
 from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem, VirtualRoot, split_node_ids
@@ -20,7 +20,7 @@ class PropertyItem(VirtualItem):
     """One property of one kind of layer."""
 
     def __init__(
-        self, *, tested: Property, kind: Kind, layers: "LayersPlugin", **node: Any
+        self, *, tested: Property, kind: LayerKind, layers: "LayersPlugin", **node: Any
     ) -> None:
         super().__init__(**node)
         self._tested, self._kind, self._layers = tested, kind, layers
@@ -38,7 +38,7 @@ class PropertyItem(VirtualItem):
                 examples=self._layers.profile.examples,
                 seed=self._layers.seed,
                 shrink=known is None,
-                again=self._layers.command(self.nodeid),
+                rerun_command=self._layers.command(self.nodeid),
             )
         except PropertyFailed:
             if known is None:
@@ -67,7 +67,7 @@ class LayersCollector(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Item]:
         """Yield an item for each chosen property of each kind."""
-        for kind in kinds():
+        for kind in layer_kinds():
             for tested in kind.properties():
                 nodeid = f"{ROOT}::{tested.id}[{kind.name}]"
                 if self._layers.ids and nodeid not in self._layers.ids:
@@ -94,13 +94,15 @@ class LayersPlugin(VirtualRoot):
         self.seed = seed
         self.profile = profile_of(config)
         self.ids, rest = split_node_ids(config.args, ROOT)
-        known = {f"{ROOT}::{p.id}[{kind.name}]" for kind in kinds() for p in kind.properties()}
+        known = {
+            f"{ROOT}::{p.id}[{kind.name}]" for kind in layer_kinds() for p in kind.properties()
+        }
         if self.ids == [ROOT]:
             self.ids = []
-        elif wrong := [name for name in self.ids if name not in known]:
+        elif unknown := [name for name in self.ids if name not in known]:
             raise InputError(
-                f"there is no property with the id {escape(wrong[0], 120)}; "
-                "list the ids with pytest --phi3-layers --phi3-only --collect-only -q"
+                f"unknown property: {escape(unknown[0], 120)}; "
+                "list the known ones with pytest --phi3-layers --phi3-only --collect-only -q"
             )
         if only:
             config.args = []

@@ -132,7 +132,7 @@ def _why_not_packed(dtype: "torch.dtype") -> str:
     exact, sizes = x @ weight.T + bias, x.abs() @ weight.abs().T + bias.abs()
     # Accumulated in float32 and rounded once: Higham, Accuracy and Stability, section 3.1.
     accumulated = float(gamma(inner + 1, "float32")) * sizes
-    bound = accumulated + format_of(name).u * (exact.abs() + accumulated)
+    bound = accumulated + format_of(name).unit_roundoff * (exact.abs() + accumulated)
     return "" if ((found - exact).abs() <= bound).all() else f"oneDNN's {name} is wrong here"
 
 

@@ -1,10 +1,10 @@
-"""Hypothesis strategies for LoRA: factors, layers, configs, adapters, batches.
+"""Hypothesis strategies for LoRA: factors, layers, configs, whole adapters and batches.
 
-They shrink to the smallest shapes, rank 1, ones and float32. Everything is drawn from a few
-choices, large arrays too, so that they are fast.
+They shrink to the smallest shapes, rank 1, ones and float32. Every strategy makes only a few
+choices, even for large arrays, so drawing is fast.
 """
 
-from phi3_lora_qa.strategies.adapter_state_dicts import MODERATE_KINDS, adapter_state_dicts
+from phi3_lora_qa.strategies.adapter_state_dicts import MODERATE_FACTOR_KINDS, adapter_state_dicts
 from phi3_lora_qa.strategies.arrays import (
     DTYPES,
     FILLS,
@@ -16,12 +16,14 @@ from phi3_lora_qa.strategies.arrays import (
     rounded,
     shapes,
 )
-from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
-from phi3_lora_qa.strategies.layer_cases import (
+from phi3_lora_qa.strategies.case_types import (
     ConvCase,
     EmbeddingCase,
     LayerCase,
     MergedLinearCase,
+)
+from phi3_lora_qa.strategies.factor_pairs import FACTOR_KINDS, FactorKind, lora_factors
+from phi3_lora_qa.strategies.layer_cases import (
     conv_cases,
     embedding_cases,
     linear_cases,
@@ -32,15 +34,15 @@ from phi3_lora_qa.strategies.phi3_inputs import Batch, Padding, batches, phi3_co
 
 __all__ = [
     "DTYPES",
+    "FACTOR_KINDS",
     "FILLS",
-    "KINDS",
-    "MODERATE_KINDS",
+    "MODERATE_FACTOR_KINDS",
     "VARIANTS",
     "Batch",
     "ConvCase",
     "EmbeddingCase",
+    "FactorKind",
     "Fill",
-    "Kind",
     "LayerCase",
     "MergedLinearCase",
     "Padding",

@@ -1,4 +1,4 @@
-"""Whole adapters: every tensor that a LoRA config implies for a Phi-3, as peft would save it."""
+"""Strategies for whole adapters: every tensor that a LoRA config implies, as peft would save it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,20 @@ from phi3_lora_qa.adapter.tensor_names import Part, tensor_name
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.lora import Array
 from phi3_lora_qa.strategies.arrays import NONZERO_FILLS, arrays
-from phi3_lora_qa.strategies.factors import Kind, lora_factors
+from phi3_lora_qa.strategies.factor_pairs import FactorKind, lora_factors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import Phi3Config
 
-MODERATE_KINDS: tuple[Kind, ...] = ("ordinary", "fresh", "zero_a", "degenerate", "ill_conditioned")
-"""The kinds of factors with which a whole model still computes finite numbers."""
+MODERATE_FACTOR_KINDS: tuple[FactorKind, ...] = (
+    "ordinary",
+    "fresh",
+    "zero_a",
+    "degenerate",
+    "ill_conditioned",
+)
+"""The kinds of factors for which a whole model still computes finite numbers."""
 
 _PAIRS = {Part.A: Part.B, Part.EMBEDDING_A: Part.EMBEDDING_B}
 
@@ -39,22 +45,36 @@ def adapter_state_dicts(
     phi3_config: "Phi3Config",
     lora_config: "LoraConfig",
     *,
-    kinds: Sequence[Kind] = MODERATE_KINDS,
+    kinds: Sequence[FactorKind] = MODERATE_FACTOR_KINDS,
 ) -> Mapping[str, NDArray[np.float32]]:
     """Draw the content of an adapter_model.safetensors; simplest: all ones.
 
-    Names and shapes are exactly those of peft's get_peft_model_state_dict, which adds to adapted
-    token tables the base's own, as ``base_layer.weight``; here that is drawn too, so loading it
-    gives the model another table. DoRA's magnitudes are positive.
+    Names and shapes are exactly those of peft's get_peft_model_state_dict. For adapted token tables
+    that includes the base's own table, as ``base_layer.weight``; it is drawn too, so loading the
+    result changes the table. DoRA magnitudes are positive.
 
     Args:
-        draw: Given by hypothesis.
-        phi3_config: The base's config.
-        lora_config: The adapter's config, before or after peft has seen it.
+        draw: Supplied by hypothesis.
+        phi3_config: The base model's config.
+        lora_config: The adapter's config, before or after peft has processed it.
         kinds: Kinds of factors, as in `lora_factors`, drawn for each adapted module.
 
+    Returns:
+        float32 arrays by tensor name.
+
     Raises:
-        InputError: The lora_config is one that the linter refuses.
+        InputError: The linter rejects the lora_config.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> from hypothesis import strategies as st
+        >>> @settings(max_examples=1, database=None, deadline=None)
+        ... @given(st.data())
+        ... def test(data):
+        ...     config = data.draw(phi3_configs())
+        ...     tensors = data.draw(adapter_state_dicts(config, data.draw(lora_configs(config))))
+        ...     assert all(name.startswith("base_model.model.") for name in tensors)
+        >>> test()
     """
     config = _read(lora_config)
     matching = Matching(config)
@@ -81,14 +101,14 @@ def _read(lora_config: "LoraConfig") -> LoraAdapterConfig:
         raise InputError(f"adapter_state_dicts: {first.message}; {first.fix}")
     if reading.config.use_bdlora:
         raise InputError(
-            "adapter_state_dicts: use_bdlora splits factors into blocks, which are not drawn here; "
+            "adapter_state_dicts: use_bdlora is not supported: it splits the factors into blocks; "
             "set it to None"
         )
     return reading.config
 
 
 def _written(implied: ExpectedLayout, config: LoraAdapterConfig) -> list[ExpectedTensor]:
-    """The tensors that peft writes where its save_embedding_layers is "auto"."""
+    """Return the tensors that peft writes with save_embedding_layers="auto"."""
     targets = config.target_modules
     by_leaf = isinstance(targets, str) or any(table in targets for table in TABLES)
     with_tables = by_leaf and not config.trainable_token_indices
@@ -101,16 +121,16 @@ def _factors(
     first: ExpectedTensor,
     implied: ExpectedLayout,
     scaling: float,
-    kinds: Sequence[Kind],
+    kinds: Sequence[FactorKind],
 ) -> dict[str, Array]:
-    """Draw all that belongs together in one adapted module, of which ``first`` is A."""
+    """Draw all tensors of one adapted module; ``first`` is its A."""
     name = {part: tensor_name(first.module, part) for part in Part}
     a, b = first.part, _PAIRS[first.part]
-    (rank, inside), (out, _) = _shape(first), _shape(implied.tensors[name[b]])
+    (rank, in_features), (out_features, _) = _shape(first), _shape(implied.tensors[name[b]])
     factors = draw(
         lora_factors(
-            out=out,
-            inside=inside,
+            out_features=out_features,
+            in_features=in_features,
             rank=rank,
             kinds=kinds,
             magnitude=name[Part.MAGNITUDE] in implied.tensors,
@@ -128,5 +148,5 @@ def _factors(
 
 
 def _shape(tensor: ExpectedTensor) -> tuple[int, ...]:
-    # The base's sizes are known here, so no side is None.
+    # All sizes of the base are known here, so no side is None.
     return tuple(side or 0 for side in tensor.shape)

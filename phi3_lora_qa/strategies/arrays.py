@@ -1,7 +1,7 @@
-"""Shapes, ranks, alphas and arrays whose values a given dtype holds exactly.
+"""Strategies for shapes, ranks, alphas, and arrays whose values are exact in a given dtype.
 
-Arrays are float64, as `phi3_lora_qa.lora` takes them, filled by a numpy generator from a drawn
-seed: one choice for hypothesis, whatever the size.
+Arrays are float64, as `phi3_lora_qa.lora` takes them. A numpy generator fills them from a drawn
+seed, which is one choice for hypothesis, whatever the size.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 FILLS: tuple[Fill, ...] = ("ones", "zeros", "integers", "normal", "wide")
 NONZERO_FILLS: tuple[Fill, ...] = ("ones", "integers", "normal", "wide")
 LARGEST_ENTRY = 8.0
-"""No fill goes beyond it, so that a sum of products stays finite in float16 too."""
+"""The largest magnitude of a fill, so that a sum of products stays finite in float16, too."""
 
 _SEEDED: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
     "integers": lambda rng, shape: rng.integers(-3, 4, shape).astype(np.float64),
@@ -30,52 +30,109 @@ _SEEDED: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
 
 
 def require_known(what: str, name: str, known: Sequence[str]) -> None:
-    """Raise InputError for a name that is none of the known ones."""
+    """Raise InputError for a name that is not one of the known names."""
     if name not in known:
-        raise InputError(f"strategies: no {what} {name!r}; use one of {', '.join(known)}")
+        raise InputError(f"strategies: unknown {what}: {name!r}; use one of {', '.join(known)}")
 
 
-def named(what: str, names: Sequence[Name], known: Sequence[str]) -> st.SearchStrategy[Name]:
+def sample_names(what: str, names: Sequence[Name], known: Sequence[str]) -> st.SearchStrategy[Name]:
     """Draw one of the names, simplest first.
 
     Raises:
-        InputError: One of them is not known, or what is given is no list of them.
+        InputError: A name is unknown, or ``names`` is not a list of names.
     """
     if not names or isinstance(names, str):
-        raise InputError(f"strategies: {names!r} is no list of {what}s, such as {known[0]!r}")
+        raise InputError(
+            f"strategies: not a list of {what}s: {names!r}; pass a list such as [{known[0]!r}]"
+        )
     for name in names:
         require_known(what, name, known)
     return st.sampled_from(names)
 
 
 def dtypes() -> st.SearchStrategy[str]:
-    """Draw the name of a dtype that adapters are stored in; simplest: float32."""
+    """Draw the name of a dtype in which adapters are stored; simplest: float32.
+
+    Returns:
+        A strategy for "float32", "bfloat16" or "float16".
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(dtypes())
+        ... def test(dtype):
+        ...     assert dtype in DTYPES
+        >>> test()
+    """
     return st.sampled_from(DTYPES)
 
 
 def shapes(*, max_side: int = 32) -> st.SearchStrategy[tuple[int, int]]:
-    """Draw the shape (out, in) of a weight; simplest: (1, 1)."""
+    """Draw the shape (out, in) of a weight; simplest: (1, 1).
+
+    Args:
+        max_side: The largest out and in.
+
+    Returns:
+        A strategy for pairs of sides.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(shapes(max_side=8))
+        ... def test(shape):
+        ...     assert max(shape) <= 8
+        >>> test()
+    """
     return st.tuples(st.integers(1, max_side), st.integers(1, max_side))
 
 
-def ranks(out: int, inside: int, *, max_rank: int = 8) -> st.SearchStrategy[int]:
-    """Draw a rank r that a weight (out, inside) can use in full; simplest: 1."""
-    return st.integers(1, min(out, inside, max_rank))
+def ranks(out_features: int, in_features: int, *, max_rank: int = 8) -> st.SearchStrategy[int]:
+    """Draw a rank r that a weight of this shape can reach; simplest: 1.
+
+    Args:
+        out_features: Rows of the weight.
+        in_features: Columns of the weight.
+        max_rank: The largest rank.
+
+    Returns:
+        A strategy for ranks from 1.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(ranks(3, 64))
+        ... def test(rank):
+        ...     assert 1 <= rank <= 3
+        >>> test()
+    """
+    return st.integers(1, min(out_features, in_features, max_rank))
 
 
 def alphas(
     *, largest: int = 64, zero: bool = False, negative: bool = False
 ) -> st.SearchStrategy[float]:
-    """Draw lora_alpha: positive whole numbers and fractions; simplest: 1.
+    """Draw lora_alpha: positive integers and fractions; simplest: 1.
 
     Args:
-        largest: Bound of its size.
-        zero: Whether it may be 0, which switches the adapter off.
+        largest: The largest magnitude.
+        zero: Whether it may be 0, which disables the adapter.
         negative: Whether it may be negative, which subtracts the adapter.
+
+    Returns:
+        A strategy for alphas.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(alphas(largest=16))
+        ... def test(alpha):
+        ...     assert 0 < alpha <= 16
+        >>> test()
     """
     whole: st.SearchStrategy[float] = st.integers(1, largest)
     if zero:
-        # By way of the last whole number: a choice of its own would be simpler than 1.
+        # The number after the largest becomes 0; as a separate choice 0 would be simpler than 1.
         whole = st.integers(1, largest + 1).map(lambda alpha: alpha % (largest + 1))
     fraction = st.floats(0.0625, largest, width=32)
     drawn = whole | fraction
@@ -83,10 +140,22 @@ def alphas(
 
 
 def rounded(values: Array, dtype: str) -> Array:
-    """Return the values rounded to the nearest that ``dtype`` holds, ties to even, as float64.
+    """Round values to the nearest numbers of ``dtype``, ties to even.
+
+    Args:
+        values: float64, of any shape.
+        dtype: One of `DTYPES`.
+
+    Returns:
+        float64, of the same shape.
 
     Raises:
         InputError: The dtype is not one of `DTYPES`.
+
+    Example:
+        >>> import numpy as np
+        >>> rounded(np.array([1.001]), "bfloat16").tolist()
+        [1.0]
     """
     require_known("dtype", dtype, DTYPES)
     return round_to(values, dtype)
@@ -100,16 +169,30 @@ def arrays(
     dtype: str = "float32",
     fills: Sequence[Fill] = FILLS,
 ) -> Array:
-    """Draw a float64 array of values that ``dtype`` holds exactly; simplest: the first fill.
+    """Draw a float64 array of values that are exact in ``dtype``; simplest: the first fill.
 
     Args:
-        draw: Given by hypothesis.
+        draw: Supplied by hypothesis.
         shape: The array's shape.
-        dtype: Which values it may hold.
-        fills: What it may be filled with, simplest first: ones, zeros, integers (-3 to 3), normal
-            (standard), wide (normal times powers of two from 2⁻¹² to 1). No entry exceeds 8.
+        dtype: The dtype in which every value is exact.
+        fills: How to fill it, simplest first: ones, zeros, integers (-3 to 3), normal (standard),
+            wide (normal times powers of two from 2⁻¹² to 1). No entry exceeds 8 in magnitude.
+
+    Returns:
+        float64, of this shape.
+
+    Raises:
+        InputError: A fill or the dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(arrays((2, 3), dtype="float16"))
+        ... def test(values):
+        ...     assert values.shape == (2, 3) and abs(values).max() <= 8
+        >>> test()
     """
-    fill = draw(named("fill", fills, FILLS))
+    fill = draw(sample_names("fill", fills, FILLS))
     if fill == "ones":
         return np.ones(shape)
     if fill == "zeros":

@@ -1,4 +1,4 @@
-"""How drawn values look in a failure: small arrays in full and fit to copy, large ones by shape."""
+"""The repr of drawn values: small arrays in full and ready to copy, large ones as a summary."""
 
 from dataclasses import fields, is_dataclass
 
@@ -8,19 +8,21 @@ _SHOWN_ENTRIES = 36
 
 
 class CompactRepr:
-    """Gives a dataclass the repr that `shown` makes."""
+    """Mixin that gives a dataclass the repr of `compact_repr`."""
 
     def __repr__(self) -> str:
-        return shown(self)
+        return compact_repr(self)
 
 
-def shown(value: object) -> str:
+def compact_repr(value: object) -> str:
     """Return the repr of a value in a case; ``array`` in it is numpy's."""
     if isinstance(value, np.ndarray):
         if value.size <= _SHOWN_ENTRIES:
             return f"array({value.tolist()})"
         return f"<array {value.shape} {value.dtype}, {value.min():.3g} to {value.max():.3g}>"
     if is_dataclass(value) and not isinstance(value, type):
-        inner = (f"{field.name}={shown(getattr(value, field.name))}" for field in fields(value))
+        inner = (
+            f"{field.name}={compact_repr(getattr(value, field.name))}" for field in fields(value)
+        )
         return f"{type(value).__name__}({', '.join(inner)})"
     return repr(value)

@@ -1,147 +1,22 @@
-"""Whole cases: a layer's weight, its LoRA and an input, for each kind of layer.
-
-Each is all that a reference and an implementation need to be compared. Values are float64 arrays
-that the case's dtype holds exactly, so that loading them into that dtype changes nothing.
-"""
+"""Strategies for the cases of `phi3_lora_qa.strategies.case_types`, for each kind of layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from phi3_lora_qa.lora import Array, Factors, scaling_of
-from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, named, ranks, shapes
-from phi3_lora_qa.strategies.compact_repr import CompactRepr
-from phi3_lora_qa.strategies.factors import KINDS, Kind, lora_factors
+from phi3_lora_qa.strategies.arrays import DTYPES, alphas, arrays, ranks, sample_names, shapes
+from phi3_lora_qa.strategies.case_types import (
+    ConvCase,
+    EmbeddingCase,
+    LayerCase,
+    MergedLinearCase,
+)
+from phi3_lora_qa.strategies.factor_pairs import FACTOR_KINDS, FactorKind, lora_factors
 
 _BATCH = 4
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class LayerCase(CompactRepr):
-    """A linear layer with LoRA, and a batch for it.
-
-    Attributes:
-        dtype: What weight, factors and x are stored in.
-        weight: W, float64 (out, in).
-        base_bias: The base layer's own bias, float64 (out,), or None.
-        factors: A, B, scaling; magnitude for DoRA and bias for lora_bias.
-        alpha: lora_alpha, from which factors.scaling comes.
-        rslora: Whether scaling is alpha / sqrt(r).
-        x: Inputs, float64 (batch, in).
-    """
-
-    dtype: str
-    weight: Array
-    base_bias: Array | None
-    factors: Factors
-    alpha: float
-    rslora: bool
-    x: Array
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class EmbeddingCase(CompactRepr):
-    """An embedding with LoRA, and ids to look up. delta = s · (B·A)ᵀ.
-
-    Attributes:
-        dtype: What table and factors are stored in.
-        table: float64 (num, dim).
-        A: lora_embedding_A, float64 (r, num).
-        B: lora_embedding_B, float64 (dim, r).
-        alpha: lora_alpha.
-        rslora: Whether scaling is alpha / sqrt(r).
-        ids: int64 (rows, tokens), below num.
-    """
-
-    dtype: str
-    table: Array
-    A: Array
-    B: Array
-    alpha: float
-    rslora: bool
-    ids: NDArray[np.int64]
-
-    @property
-    def scaling(self) -> float:
-        """The factor s of the delta."""
-        return scaling_of(self.alpha, len(self.A), rslora=self.rslora)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ConvCase(CompactRepr):
-    """A convolution with LoRA in PEFT's factorisation: conv A as the base is, then conv B of 1.
-
-    y = conv(x, W) + s · conv(conv(x, A), B). A sees all input channels and has the base's kernel,
-    stride and padding; B has kernel 1 and the base's groups. Dilation is 1.
-
-    Attributes:
-        dtype: What weight, factors and x are stored in.
-        weight: W, float64 (out, in / groups, *kernel).
-        base_bias: The base layer's own bias, float64 (out,), or None.
-        A: lora_A's weight, float64 (r, in, *kernel).
-        B: lora_B's weight, float64 (out, r / groups, *ones).
-        alpha: lora_alpha.
-        rslora: Whether scaling is alpha / sqrt(r).
-        groups: Divides in, out and r.
-        stride: The same in each dimension.
-        padding: The same in each dimension.
-        x: Inputs, float64 (batch, in, *space); each side of space is at least the kernel's.
-    """
-
-    dtype: str
-    weight: Array
-    base_bias: Array | None
-    A: Array
-    B: Array
-    alpha: float
-    rslora: bool
-    groups: int
-    stride: int
-    padding: int
-    x: Array
-
-    @property
-    def scaling(self) -> float:
-        """The factor s of the delta."""
-        return scaling_of(self.alpha, len(self.A), rslora=self.rslora)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class MergedLinearCase(CompactRepr):
-    """loralib's MergedLinear: n fused blocks of output rows, k of them with LoRA of rank r each.
-
-    The i-th enabled block gets s · B_i·A_i, with A_i the i-th r rows of A and B_i the i-th out/n
-    rows of B; s = alpha / r.
-
-    Attributes:
-        dtype: What weight, factors and x are stored in.
-        weight: W, float64 (out, in), without fan_in_fan_out.
-        base_bias: The base layer's own bias, float64 (out,), or None.
-        enable: enable_lora, n of them, k true, k >= 1; n divides out.
-        rank: r.
-        A: lora_A, float64 (r·k, in).
-        B: lora_B, float64 (out/n·k, r).
-        alpha: lora_alpha.
-        x: Inputs, float64 (batch, in).
-    """
-
-    dtype: str
-    weight: Array
-    base_bias: Array | None
-    enable: tuple[bool, ...]
-    rank: int
-    A: Array
-    B: Array
-    alpha: float
-    x: Array
-
-    @property
-    def scaling(self) -> float:
-        """The factor s of the delta."""
-        return scaling_of(self.alpha, self.rank, rslora=False)
+"""The largest number of rows in a batch."""
 
 
 @st.composite
@@ -149,7 +24,7 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     draw: st.DrawFn,
     *,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     magnitude: bool | None = False,
     bias: bool | None = False,
     rslora: bool | None = None,
@@ -157,50 +32,54 @@ def linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by keywor
     max_side: int = 32,
     max_rank: int = 8,
 ) -> LayerCase:
-    """Draw a `LayerCase`; simplest: everything 1 and of size 1, in float32, without options.
+    """Draw a `LayerCase`; simplest: everything is 1 and of size 1, in float32, without options.
 
     Args:
-        draw: Given by hypothesis.
-        dtypes: What it may be stored in, simplest first.
+        draw: Supplied by hypothesis.
+        dtypes: The dtypes in which it may be stored, simplest first.
         kinds: Kinds of factors, as in `lora_factors`.
-        magnitude: Whether it is DoRA; None for either. Then no row of W + delta is zero or nearly
-            cancels, since DoRA's direction is lost there.
-        bias: Whether lora_B has a bias; None for either. Then the base has one too, which peft
-            demands for merging.
-        rslora: Whether scaling is alpha / sqrt(r); None for either.
-        base_bias: Whether the base has a bias; None for either.
-        max_side: Bound of out and in.
-        max_rank: Bound of r.
+        magnitude: Whether it is DoRA; None draws either. No row of W + delta then vanishes.
+        bias: Whether lora_B has a bias; None draws either. The base then has a bias, too, which
+            peft requires for merging.
+        rslora: Whether the scaling is alpha / sqrt(r); None draws either.
+        base_bias: Whether the base has a bias; None draws either.
+        max_side: The largest out and in.
+        max_rank: The largest r.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(linear_cases(dtypes=["float32"], base_bias=False))
+        ... def test(case):
+        ...     assert case.dtype == "float32" and case.base_bias is None
+        >>> test()
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
-    out, inside = draw(shapes(max_side=max_side))
-    rank = draw(ranks(out, inside, max_rank=max_rank))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
+    out_features, in_features = draw(shapes(max_side=max_side))
+    rank = draw(ranks(out_features, in_features, max_rank=max_rank))
     rslora = draw(st.booleans()) if rslora is None else rslora
     alpha = draw(alphas())
     factors = draw(
         lora_factors(
-            out=out,
-            inside=inside,
-            rank=rank,
-            dtype=dtype,
-            kinds=kinds,
-            magnitude=magnitude,
-            bias=bias,
-            scaling=scaling_of(alpha, rank, rslora=rslora),
+            out_features=out_features, in_features=in_features, rank=rank, dtype=dtype, kinds=kinds,
+            magnitude=magnitude, bias=bias, scaling=scaling_of(alpha, rank, rslora=rslora),
         )
-    )
+    )  # fmt: skip
     with_bias = draw(st.booleans()) if base_bias is None else base_bias
     with_bias = with_bias or factors.bias is not None
-    weight = draw(arrays((out, inside), dtype=dtype))
+    weight = draw(arrays((out_features, in_features), dtype=dtype))
     return LayerCase(
         dtype=dtype,
-        weight=weight if factors.magnitude is None else _with_directions(weight, factors),
-        base_bias=draw(arrays((out,), dtype=dtype)) if with_bias else None,
-        factors=factors,
-        alpha=alpha,
-        rslora=rslora,
-        x=draw(_batches(inside, dtype)),
-    )
+        weight=weight if factors.magnitude is None else _keep_row_directions(weight, factors),
+        base_bias=draw(arrays((out_features,), dtype=dtype)) if with_bias else None,
+        factors=factors, alpha=alpha, rslora=rslora, x=draw(_batches(in_features, dtype)),
+    )  # fmt: skip
 
 
 @st.composite
@@ -208,22 +87,43 @@ def embedding_cases(
     draw: st.DrawFn,
     *,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     max_side: int = 32,
     max_rank: int = 8,
 ) -> EmbeddingCase:
-    """Draw an `EmbeddingCase`; arguments as in `linear_cases`.
+    """Draw an `EmbeddingCase`.
 
     Embeddings start with A = 0 (kind zero_a), not with B = 0.
+
+    Args:
+        draw: Supplied by hypothesis.
+        dtypes: The dtypes in which it may be stored, simplest first.
+        kinds: Kinds of factors, as in `lora_factors`.
+        max_side: The largest num and dim.
+        max_rank: The largest r.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(embedding_cases(kinds=["zero_a"]))
+        ... def test(case):
+        ...     assert not case.A.any()
+        >>> test()
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
     num, dim = draw(shapes(max_side=max_side))
     rank = draw(ranks(dim, num, max_rank=max_rank))
     rslora, alpha = draw(st.booleans()), draw(alphas())
     factors = draw(
         lora_factors(
-            out=dim,
-            inside=num,
+            out_features=dim,
+            in_features=num,
             rank=rank,
             dtype=dtype,
             kinds=kinds,
@@ -250,7 +150,7 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
     dims: int = 2,
     groups: bool = False,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     max_channels: int = 8,
     max_kernel: int = 3,
     max_rank: int = 4,
@@ -258,46 +158,52 @@ def conv_cases(  # noqa: PLR0913 - every one is a user's choice, and by keyword 
     """Draw a `ConvCase`; simplest: one channel, kernel 1.
 
     Args:
-        draw: Given by hypothesis.
+        draw: Supplied by hypothesis.
         dims: 1, 2 or 3, for Conv1d, Conv2d, Conv3d.
         groups: Whether there may be 2 groups or more, which peft adapts but does not merge.
-        dtypes: What it may be stored in, simplest first.
-        kinds: Kinds of factors, as in `lora_factors`, of A and B as matrices.
-        max_channels: Bound of in and out for each group.
-        max_kernel: Bound of each side of the kernel, drawn one by one.
-        max_rank: Bound of r for each group.
+        dtypes: The dtypes in which it may be stored, simplest first.
+        kinds: Kinds of factors, as in `lora_factors`, for A and B as matrices.
+        max_channels: The largest in and out of each group.
+        max_kernel: The largest side of the kernel.
+        max_rank: The largest r of each group.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(conv_cases(dims=2, max_kernel=2))
+        ... def test(case):
+        ...     assert case.weight.ndim == 4
+        >>> test()
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
     group = draw(st.integers(1, 3)) if groups else 1
-    out, inside = (side * group for side in draw(shapes(max_side=max_channels)))
+    out_features, in_features = (side * group for side in draw(shapes(max_side=max_channels)))
     kernel = tuple(draw(st.integers(1, max_kernel)) for _ in range(dims))
-    width = inside * int(np.prod(kernel))
-    rank = group * draw(ranks(out // group, width // group, max_rank=max_rank))
+    width = in_features * int(np.prod(kernel))
+    rank = group * draw(ranks(out_features // group, width // group, max_rank=max_rank))
     rslora, alpha = draw(st.booleans()), draw(alphas())
     factors = draw(
         lora_factors(
-            out=out,
-            inside=width,
-            rank=rank,
-            dtype=dtype,
-            kinds=kinds,
+            out_features=out_features, in_features=width, rank=rank, dtype=dtype, kinds=kinds,
             scaling=scaling_of(alpha, rank, rslora=rslora),
         )
-    )
+    )  # fmt: skip
     space = tuple(side + draw(st.integers(0, 3)) for side in kernel)
     return ConvCase(
-        dtype=dtype,
-        weight=draw(arrays((out, inside // group, *kernel), dtype=dtype)),
-        base_bias=draw(arrays((out,), dtype=dtype)) if draw(st.booleans()) else None,
-        A=factors.A.reshape(rank, inside, *kernel),
-        B=factors.B[:, : rank // group].reshape(out, rank // group, *(1,) * dims),
-        alpha=alpha,
-        rslora=rslora,
-        groups=group,
-        stride=draw(st.integers(1, 2)),
-        padding=draw(st.integers(0, 1)),
-        x=draw(arrays((draw(st.integers(1, _BATCH)), inside, *space), dtype=dtype)),
-    )
+        weight=draw(arrays((out_features, in_features // group, *kernel), dtype=dtype)),
+        base_bias=draw(arrays((out_features,), dtype=dtype)) if draw(st.booleans()) else None,
+        dtype=dtype, A=factors.A.reshape(rank, in_features, *kernel),
+        B=factors.B[:, : rank // group].reshape(out_features, rank // group, *(1,) * dims),
+        alpha=alpha, rslora=rslora,
+        groups=group, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1)),
+        x=draw(arrays((draw(st.integers(1, _BATCH)), in_features, *space), dtype=dtype)),
+    )  # fmt: skip
 
 
 @st.composite
@@ -305,7 +211,7 @@ def merged_linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by
     draw: st.DrawFn,
     *,
     dtypes: Sequence[str] = DTYPES,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[FactorKind] = FACTOR_KINDS,
     max_side: int = 12,
     max_rank: int = 4,
     max_blocks: int = 4,
@@ -313,53 +219,72 @@ def merged_linear_cases(  # noqa: PLR0913 - every one is a user's choice, and by
     """Draw a `MergedLinearCase`; simplest: one block, enabled.
 
     Args:
-        draw: Given by hypothesis.
-        dtypes: What it may be stored in, simplest first.
+        draw: Supplied by hypothesis.
+        dtypes: The dtypes in which it may be stored, simplest first.
         kinds: Kinds of factors, as in `lora_factors`, drawn for each enabled block.
-        max_side: Bound of in, and of out for each block.
-        max_rank: Bound of r.
-        max_blocks: Bound of n.
+        max_side: The largest in, and out of each block.
+        max_rank: The largest r.
+        max_blocks: The largest n.
+
+    Returns:
+        The case.
+
+    Raises:
+        InputError: A kind or a dtype is unknown.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, database=None)
+        ... @given(merged_linear_cases(max_blocks=3))
+        ... def test(case):
+        ...     assert 1 <= sum(case.enable_lora) <= 3
+        >>> test()
     """
-    dtype = draw(named("dtype", dtypes, DTYPES))
-    enable = draw(_masks(max_blocks))
-    rows, inside = draw(shapes(max_side=max_side))
-    rank = draw(ranks(rows, inside, max_rank=max_rank))
+    dtype = draw(sample_names("dtype", dtypes, DTYPES))
+    enable_lora = draw(_masks(max_blocks))
+    rows, in_features = draw(shapes(max_side=max_side))
+    rank = draw(ranks(rows, in_features, max_rank=max_rank))
     alpha = draw(alphas())
     scaling = scaling_of(alpha, rank, rslora=False)
     block = lora_factors(
-        out=rows, inside=inside, rank=rank, dtype=dtype, kinds=kinds, scaling=scaling
+        out_features=rows,
+        in_features=in_features,
+        rank=rank,
+        dtype=dtype,
+        kinds=kinds,
+        scaling=scaling,
     )
-    blocks = [draw(block) for _ in range(sum(enable))]
-    out = rows * len(enable)
+    blocks = [draw(block) for _ in range(sum(enable_lora))]
+    out_features = rows * len(enable_lora)
     return MergedLinearCase(
         dtype=dtype,
-        weight=draw(arrays((out, inside), dtype=dtype)),
-        base_bias=draw(arrays((out,), dtype=dtype)) if draw(st.booleans()) else None,
-        enable=enable,
+        weight=draw(arrays((out_features, in_features), dtype=dtype)),
+        base_bias=draw(arrays((out_features,), dtype=dtype)) if draw(st.booleans()) else None,
+        enable_lora=enable_lora,
         rank=rank,
         A=np.vstack([factors.A for factors in blocks]),
         B=np.vstack([factors.B for factors in blocks]),
         alpha=alpha,
-        x=draw(_batches(inside, dtype)),
+        x=draw(_batches(in_features, dtype)),
     )
 
 
-def _batches(inside: int, dtype: str) -> st.SearchStrategy[Array]:
-    return st.integers(1, _BATCH).flatmap(lambda rows: arrays((rows, inside), dtype=dtype))
+def _batches(in_features: int, dtype: str) -> st.SearchStrategy[Array]:
+    return st.integers(1, _BATCH).flatmap(lambda rows: arrays((rows, in_features), dtype=dtype))
 
 
 def _masks(max_blocks: int) -> st.SearchStrategy[tuple[bool, ...]]:
-    """Masks of enabled blocks: all, then any other that enables one at least."""
-    everything = st.integers(1, max_blocks).map(lambda blocks: (True,) * blocks)
+    """Draw masks of enabled blocks: all blocks, then any mask with at least one."""
+    all_enabled = st.integers(1, max_blocks).map(lambda blocks: (True,) * blocks)
     some = st.lists(st.booleans(), min_size=2, max_size=max_blocks).filter(any).map(tuple)
-    return everything | some if max_blocks > 1 else everything
+    return all_enabled | some if max_blocks > 1 else all_enabled
 
 
-def _with_directions(weight: Array, factors: Factors) -> Array:
-    """Mend the rows in which W + delta is zero or nearly so: W becomes 1 there, or changes sign."""
+def _keep_row_directions(weight: Array, factors: Factors) -> Array:
+    """Fix the rows in which W + delta is nearly zero: W becomes 1 there, or changes sign."""
     filled = np.where(np.any(weight != 0, axis=1, keepdims=True), weight, 1.0)
     delta = factors.scaling * (factors.B @ factors.A)
-    left, *sides = (np.linalg.norm(rows, axis=1) for rows in (filled + delta, filled, delta))
-    cancels = left < 0.25 * (sides[0] + sides[1])
-    mended: Array = np.where(cancels[:, None], -filled, filled)
-    return mended
+    total, base, update = (np.linalg.norm(rows, axis=1) for rows in (filled + delta, filled, delta))
+    cancels = total < 0.25 * (base + update)
+    fixed: Array = np.where(cancels[:, None], -filled, filled)
+    return fixed

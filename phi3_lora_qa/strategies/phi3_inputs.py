@@ -1,4 +1,4 @@
-"""Tiny Phi-3 configs, and batches of tokens for them."""
+"""Strategies for tiny Phi-3 configs and for batches of tokens."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from transformers import Phi3Config
 
 Padding = Literal["right", "left"]
-SIDES: tuple[Padding, ...] = ("right", "left")
+PADDING_SIDES: tuple[Padding, ...] = ("right", "left")
 
 _CONTEXT = 128
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Batch(CompactRepr):
-    """Rows of tokens, padded to the longest; every row has a token, and none of them is padding.
+    """Rows of tokens, padded to the longest; every row has a token, and no token is the pad token.
 
     Attributes:
-        input_ids: int64 (rows, tokens), below the vocabulary's size.
+        input_ids: int64 (rows, tokens), below the vocabulary size.
         attention_mask: int64 (rows, tokens), 1 for a token and 0 for padding.
+
+    Example:
+        >>> import numpy as np
+        >>> row = np.array([[3, 5]])
+        >>> Batch(input_ids=row, attention_mask=np.ones_like(row))
+        Batch(input_ids=array([[3, 5]]), attention_mask=array([[1, 1]]))
     """
 
     input_ids: NDArray[np.int64]
@@ -34,16 +40,27 @@ class Batch(CompactRepr):
 
 @st.composite
 def phi3_configs(draw: st.DrawFn, *, max_layers: int = 3) -> "Phi3Config":
-    """Draw the config of a tiny Phi-3; simplest: 16 wide, one layer, one head, no options.
+    """Draw the config of a tiny Phi-3; simplest: hidden size 16, one layer, one head, no options.
 
-    It is 16 to 64 wide, with up to 4 heads and a vocabulary of 32 to 128; with grouped queries or
-    not, tied tables or not, a sliding window of 2 to 16 tokens or none, and longrope or none. The
-    context that longrope extends has 8 to 32 tokens, so that a short batch goes beyond it. The
-    pad token is one of its own, or the one that ends a text.
+    The hidden size is 16 to 64, with up to 4 heads and a vocabulary of 32 to 128. Grouped-query
+    attention, tied tables, a sliding window of 2 to 16 tokens and longrope are drawn or absent. The
+    context that longrope extends has 8 to 32 tokens, so a short batch exceeds it. The pad token is
+    separate or equals the end-of-text token.
 
     Args:
-        draw: Given by hypothesis.
-        max_layers: Bound of the number of layers.
+        draw: Supplied by hypothesis.
+        max_layers: The largest number of layers.
+
+    Returns:
+        A transformers.Phi3Config.
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=1, database=None, deadline=None)
+        ... @given(phi3_configs(max_layers=1))
+        ... def test(config):
+        ...     assert config.num_hidden_layers == 1 and config.hidden_size <= 64
+        >>> test()
     """
     from transformers import Phi3Config
 
@@ -68,8 +85,8 @@ def phi3_configs(draw: st.DrawFn, *, max_layers: int = 3) -> "Phi3Config":
         pad_token_id=pad,
         bos_token_id=bos,
         eos_token_id=eos,
-        # With the usual 0.02, attention and logits of so narrow a model would be nearly uniform,
-        # and mistakes would hardly show in them.
+        # With the default 0.02, attention and logits of such a narrow model would be nearly
+        # uniform, and mistakes would hardly show.
         initializer_range=0.2,
     )
 
@@ -86,18 +103,34 @@ def batches(
     """Draw a `Batch` for a model with this config; simplest: one row of one token.
 
     Args:
-        draw: Given by hypothesis.
-        config: Tells the vocabulary and the pad token (0 where it tells none).
-        max_rows: Bound of the number of rows.
-        max_tokens: Bound of the number of tokens in a row.
-        padding: On which side rows are padded; None for either.
+        draw: Supplied by hypothesis.
+        config: Gives the vocabulary size and the pad token (0 if it has none).
+        max_rows: The largest number of rows.
+        max_tokens: The largest number of tokens in a row.
+        padding: The side on which rows are padded; None draws either.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InputError: The padding is neither "left" nor "right".
+
+    Example:
+        >>> from hypothesis import given, settings
+        >>> from hypothesis import strategies as st
+        >>> @settings(max_examples=1, database=None, deadline=None)
+        ... @given(st.data())
+        ... def test(data):
+        ...     batch = data.draw(batches(data.draw(phi3_configs()), padding="left"))
+        ...     assert batch.attention_mask[:, -1].all()
+        >>> test()
     """
     pad = config.pad_token_id or 0
     tokens = st.integers(0, config.vocab_size - 2).map(lambda token: token + (token >= pad))
     texts = st.lists(tokens, min_size=1, max_size=max_tokens)
     rows = draw(st.lists(texts, min_size=1, max_size=max_rows))
-    side = draw(st.sampled_from(SIDES)) if padding is None else padding
-    require_known("padding", side, SIDES)
+    side = draw(st.sampled_from(PADDING_SIDES)) if padding is None else padding
+    require_known("padding", side, PADDING_SIDES)
     shape = (len(rows), max(map(len, rows)))
     ids, mask = np.full(shape, pad), np.zeros(shape, dtype=np.int64)
     for row, text in enumerate(rows):
@@ -108,7 +141,7 @@ def batches(
 
 @st.composite
 def _longropes(draw: st.DrawFn, head: int, factor: float) -> dict[str, object]:
-    """Factors for each pair of a head's dimensions rise, as in Phi-3's own; simplest: ones."""
+    """Draw factors that increase over a head's dimension pairs, as Phi-3's do; simplest: ones."""
     short, long = (draw(st.floats(1, largest, width=16)) for largest in (2, 64))
     return {
         "rope_type": "longrope",

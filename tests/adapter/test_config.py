@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.config import ProblemKind, parse_config, read_config, scaling_of
+from phi3_lora_qa.adapter.config import ProblemKind, parse_config, read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.adapters import base_config, old_config, plain
@@ -54,8 +54,3 @@ def test_a_sound_folder_is_read(tmp_path: Path) -> None:
     config = read_config(AdapterFolder.open(plain().save(tmp_path)))
     assert config.r == 4
     assert set(config.target_modules) == set(base_config()["target_modules"])
-
-
-def test_scaling_is_alpha_over_r_or_over_its_root() -> None:
-    assert scaling_of(alpha=8, rank=16, use_rslora=False) == 0.5
-    assert scaling_of(alpha=8, rank=16, use_rslora=True) == 2.0

@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one model's state: described, bare, and as torch.save leaves it."""
+    """A folder with one model's state: with and without description, and from torch.save."""
     folder = tmp_path_factory.mktemp("source")
     model = load_base(resolve_base("tiny")).model
     adapt(model, LoralibConfig(rank=3, alpha=8, targets=TARGETS, masks=MASKS))
@@ -56,7 +56,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "adapter_model.safetensors")
 
 
-def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
+def test_a_described_checkpoint_converts_to_an_adapter_and_back_exactly(
     run: Run, source: Path, tmp_path: Path
 ) -> None:
     code, out, err = run(
@@ -64,7 +64,7 @@ def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
     )
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "adapter adapter, 16 modules",
+        "wrote adapter adapter, 16 modules",
         "gate it with: pytest --phi3-adapter=adapter",
     ]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def test_a_described_checkpoint_becomes_an_adapter_and_comes_back_to_the_bit(
     code, out, _ = run(
         "peft-to-loralib", "adapter", "-o", "l.safetensors", "--base", "tiny", *masks
     )
-    assert (code, out) == (0, "checkpoint l.safetensors, described in l.json\n")
+    assert (code, out) == (0, "wrote checkpoint l.safetensors and its description l.json\n")
     for name, tensor in load_file(source / "lora.safetensors").items():
         assert torch.equal(load_file(tmp_path / "l.safetensors")[name], tensor)
     assert layers(tmp_path / "l.json") == layers(source / "lora.json")
@@ -96,7 +96,7 @@ def layers(path: Path) -> list[Any]:
         ["lora.pt", "--mask", "qkv_proj=q,v", "--allow-pickle"],
     ],
 )
-def test_what_a_bare_checkpoint_does_not_say_is_given_by_options(
+def test_options_supply_what_a_bare_checkpoint_lacks(
     run: Run, source: Path, tmp_path: Path, given: list[str]
 ) -> None:
     assert run("loralib-to-peft", source / "lora.safetensors", "-o", "a", "--base", "tiny")[0] == 0
@@ -115,7 +115,7 @@ def test_what_a_bare_checkpoint_does_not_say_is_given_by_options(
 
 @pytest.fixture
 def split(adapter_copy: Callable[[str], Path]) -> Path:
-    """An adapter as for a Llama: factors of their own for q, k, v, gate and up."""
+    """An adapter with separate factors for q, k, v, gate and up, as for a Llama."""
     folder = adapter_copy("split")
     path = folder / "adapter_model.safetensors"
     parts = {"qkv_proj": {"q_proj": 96, "k_proj": 48, "v_proj": 48}}
@@ -142,7 +142,7 @@ def test_a_split_adapter_is_fused_to_the_one_it_was_split_from(
 ) -> None:
     code, out, err = run("fuse", split, "--base", "tiny", "-o", "fused")
     assert (code, err) == (0, "")
-    assert out.startswith("adapter fused, 16 modules\n")
+    assert out.startswith("wrote adapter fused, 16 modules\n")
     fused, whole = weights(tmp_path / "fused"), weights(good_adapter)
     assert fused.keys() == whole.keys()
     assert all(torch.equal(fused[name], whole[name]) for name in whole)
@@ -186,37 +186,37 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi4"], "neither a known name"),
-        (["loralib-to-peft", "absent.pt", "--base", "tiny"], "absent.pt is no file"),
-        (["loralib-to-peft", "SOURCE/lora.pt", "--base", "tiny"], "give --allow-pickle"),
-        (["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny"], "give --alpha"),
+        (["loralib-to-peft", "absent.pt", "--base", "tiny"], "cannot read absent.pt: No such file"),
+        (["loralib-to-peft", "SOURCE/lora.pt", "--base", "tiny"], "pass --allow-pickle"),
+        (["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny"], "pass the --alpha"),
         (
             ["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny", "--alpha", "8"],
-            "give --mask qkv_proj=NAMES",
+            "pass --mask qkv_proj=NAMES",
         ),
         (
             ["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "tiny", "--alpha", "8"],
-            "drop --alpha and --mask",
+            "remove --alpha and --mask",
         ),
-        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,v"], "give --base with its Phi-3"),
-        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj"], "is no LAYER=BLOCKS"),
+        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,v"], "pass --base with its Phi-3"),
+        (["peft-to-loralib", "GOOD", "--mask", "qkv_proj"], "pass one LAYER=BLOCKS"),
         (
             ["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,x", "--base", "tiny"],
-            "'x', which is no block; name q, k, v",
+            "unknown block in the mask: 'x'; use q, k, v",
         ),
         (
             ["peft-to-loralib", "GOOD", "--mask", "qkv_proj=q,k,v", "--base", "tiny"],
-            "B is not zero outside the blocks",
+            "B is not zero outside the enabled blocks",
         ),
-        (["peft-to-loralib", "GOOD", "-o", "out.pt"], "end its name so"),
+        (["peft-to-loralib", "GOOD", "-o", "out.pt"], "must end in .safetensors"),
         (["peft-to-loralib", "absent"], "there is no such folder"),
         (["fuse", "GOOD", "--base", "tiny"], "there is nothing to fuse"),
     ],
 )
 def test_bad_input_is_one_line_exit_status_2_and_leaves_nothing(
-    run: Run, source: Path, good_adapter: Path, tmp_path: Path, arguments: list[str], says: str
+    run: Run, source: Path, good_adapter: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     places = {"SOURCE": str(source), "GOOD": str(good_adapter)}
     filled = [next((a.replace(k, v) for k, v in places.items() if k in a), a) for a in arguments]
@@ -225,7 +225,7 @@ def test_bad_input_is_one_line_exit_status_2_and_leaves_nothing(
     code, out, err = run(*filled)
     assert (code, out) == (2, "")
     assert err.startswith("phi3-lora-qa: error: ")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -239,10 +239,10 @@ def test_factors_for_another_base_are_refused(run: Run, source: Path, tmp_path: 
     options = ("-o", "out", "--base", "tiny", "--alpha", "8")
     code, _, err = run("loralib-to-peft", "in/x.safetensors", *options)
     assert code == 2
-    assert "give the base it was trained on" in err
+    assert "pass the base that it was trained on" in err
 
 
-def test_the_commands_cost_no_torch_at_start_up() -> None:
+def test_the_commands_do_not_import_torch_at_start_up() -> None:
     code = "import sys, phi3_lora_qa.cli.convert, phi3_lora_qa.loralib_interop\n"
     code += "print([m for m in ('torch', 'peft', 'loralib', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

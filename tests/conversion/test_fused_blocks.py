@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.conversion.fused_blocks import Mask, expand, phi3_blocks
+from phi3_lora_qa.conversion.fused_blocks import Mask, expand_mask, phi3_blocks
 from phi3_lora_qa.errors import InputError
 
 GROUPED = {"q": 96, "k": 48, "v": 48}
@@ -18,7 +18,7 @@ def test_the_blocks_of_the_tiny_base_add_up_to_its_fused_layers(tiny: Any) -> No
     assert sum(blocks["gate_up_proj"].values()) == layer.mlp.gate_up_proj.out_features
 
 
-def test_of_another_architecture_no_blocks_are_known() -> None:
+def test_other_architectures_have_no_known_blocks() -> None:
     assert phi3_blocks({"model_type": "llama", "hidden_size": 4}) == {}
 
 
@@ -38,31 +38,31 @@ def test_a_config_without_a_size_is_refused() -> None:
         (GROUPED, [True, False], (True, False)),
     ],
 )
-def test_a_mask_becomes_equal_blocks_of_the_greatest_common_size(
+def test_a_mask_expands_to_equal_blocks_of_the_greatest_common_size(
     blocks: dict[str, int], mask: Mask, expected: tuple[bool, ...]
 ) -> None:
-    assert expand(mask, blocks) == expected
+    assert expand_mask(mask, blocks) == expected
 
 
-def test_a_mask_can_be_laid_over_finer_blocks_but_not_over_ones_that_cut_a_block() -> None:
+def test_a_mask_expands_to_finer_blocks_unless_they_cut_a_block() -> None:
     mask = {"q": True, "k": False, "v": False}
-    assert expand(mask, GROUPED, 8) == (True,) * 4 + (False,) * 4
+    assert expand_mask(mask, GROUPED, 8) == (True,) * 4 + (False,) * 4
     with pytest.raises(InputError, match="3 equal blocks of 64 rows do not fit"):
-        expand(mask, GROUPED, 3)
+        expand_mask(mask, GROUPED, 3)
 
 
 @pytest.mark.parametrize(
-    ("mask", "says"),
+    ("mask", "message"),
     [
-        ({"q": True, "k": False, "v": True, "o": True}, "'o', which is no block; name q, k, v"),
-        ({"q": True}, "leaves out k"),
-        ({"q": False, "k": False, "v": False}, "chooses no block"),
+        ({"q": True, "k": False, "v": True, "o": True}, "block in the mask: 'o'; use q, k, v"),
+        ({"q": True}, "lacks the block k; set it to"),
+        ({"q": False, "k": False, "v": False}, "enables no block"),
         ([False], "loralib's default"),
-        ([], "chooses no block"),
-        (["yes"], "something else than true and false"),
-        ({"q": 1, "k": 0, "v": 0}, "something else than true and false"),
+        ([], "enables no block"),
+        (["yes"], "must contain only true and false: got"),
+        ({"q": 1, "k": 0, "v": 0}, "must contain only true and false: got"),
     ],
 )
-def test_a_mask_that_does_not_say_it_is_refused(mask: Any, says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        expand(mask, GROUPED)
+def test_an_invalid_mask_is_refused(mask: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        expand_mask(mask, GROUPED)

@@ -82,7 +82,7 @@ def test_the_linter_accepts_what_is_written(tmp_path: Path) -> None:
     assert report.accepted, report.findings
 
 
-def test_a_short_name_is_written_only_where_it_means_the_same_modules(tmp_path: Path) -> None:
+def test_a_short_name_is_written_only_if_it_matches_the_same_modules(tmp_path: Path) -> None:
     down = [name for name in LAYERS if name.endswith("down_proj")]
     first = next(name for name in LAYERS if name.endswith("o_proj"))
     write_adapter(tmp_path, adapter([module(name) for name in (*down, first)]), BASE.modules)
@@ -100,7 +100,7 @@ def test_every_value_is_written_the_same_each_time(tmp_path: Path) -> None:
 
 @settings(max_examples=1000, derandomize=True, database=None, deadline=None)
 @given(st.integers(-1000, 1000), st.integers(1, 64), st.integers(1, 8))
-def test_a_whole_alpha_stays_whole_and_exact_when_blocks_are_stacked(
+def test_an_integer_alpha_stays_an_exact_integer_when_blocks_are_stacked(
     alpha: int, rank: int, blocks: int
 ) -> None:
     found = exact_alpha(alpha / rank, rank * blocks, "a")
@@ -119,7 +119,7 @@ def test_a_whole_alpha_stays_whole_and_exact_when_blocks_are_stacked(
         {"trainable_token_indices": [1]},
     ],
 )
-def test_what_only_peft_knows_is_refused_by_its_name(
+def test_features_that_only_peft_supports_are_refused_by_name(
     adapter_copy: Callable[[str], Path], change: dict[str, Any]
 ) -> None:
     folder = adapter_copy("adapter")
@@ -150,7 +150,7 @@ def damage(tensors: dict[str, torch.Tensor], how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["one factor", "shape", "dtype", "integers", "strange name", "table", "nothing"]
 )
-def test_tensors_that_are_no_pairs_of_factors_are_refused(
+def test_tensors_that_are_not_pairs_of_factors_are_refused(
     adapter_copy: Callable[[str], Path], how: str
 ) -> None:
     path = adapter_copy("adapter") / "adapter_model.safetensors"
@@ -161,12 +161,12 @@ def test_tensors_that_are_no_pairs_of_factors_are_refused(
         read_adapter(path.parent)
 
 
-def test_factors_for_another_base_are_refused_and_those_for_this_one_are_not() -> None:
+def test_factors_are_refused_unless_they_fit_the_base() -> None:
     fitting = adapter([module(LAYERS[0])])
     require_fit(fitting, BASE.modules)
-    for wrong, says in (
+    for wrong, message in (
         (replace(fitting.modules[0], name="model.layers.9.mlp.down_proj"), "no such layer"),
-        (replace(fitting.modules[0], A=torch.zeros(2, 5)), "there; give the base"),
+        (replace(fitting.modules[0], A=torch.zeros(2, 5)), "; pass the base"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             require_fit(adapter([wrong]), BASE.modules)

@@ -59,7 +59,7 @@ def stacked(parts: Sequence[PeftModule], leaves: Sequence[str]) -> Any:
     st.integers(0, 10**6),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_the_fused_delta_stacks_the_parts_deltas_to_the_bit(
+def test_the_fused_delta_stacks_the_parts_deltas_exactly(
     ranks: dict[str, int], seed: int, dtype: torch.dtype
 ) -> None:
     parts = [module(leaf, rank, seed) for leaf, rank in ranks.items()]
@@ -70,7 +70,7 @@ def test_the_fused_delta_stacks_the_parts_deltas_to_the_bit(
     assert np.array_equal(delta(fused), stacked(parts, ["q_proj", "k_proj", "v_proj"]))
 
 
-def test_every_group_is_fused_and_the_other_modules_stay_as_they_are() -> None:
+def test_every_group_is_fused_and_other_modules_stay_unchanged() -> None:
     kept = module("o_proj")
     made = fuse_adapter(
         adapter(module("up_proj"), kept, module("q_proj"), module("gate_proj", 3)), LAYOUTS
@@ -81,16 +81,16 @@ def test_every_group_is_fused_and_the_other_modules_stay_as_they_are() -> None:
     assert by_leaf["gate_up_proj"].rank == 5
 
 
-def test_a_scaling_that_is_a_power_of_two_apart_is_folded_exactly_and_another_is_refused() -> None:
+def test_a_power_of_two_ratio_of_scalings_is_folded_exactly_and_others_are_refused() -> None:
     parts = [module("q_proj"), module("v_proj", scaling=0.5)]
     (fused,) = fuse_adapter(adapter(*parts), LAYOUTS).modules
     assert np.array_equal(delta(fused), stacked(parts, ["q_proj", "k_proj", "v_proj"]))
     parts[1] = replace(parts[1], scaling=0.3)
-    with pytest.raises(InputError, match=r"self_attn\.qkv_proj: .*no power of two"):
+    with pytest.raises(InputError, match=r"self_attn\.qkv_proj: .*not a power of two"):
         fuse_adapter(adapter(*parts), LAYOUTS)
 
 
-def test_a_folded_scaling_that_the_dtype_does_not_hold_is_refused() -> None:
+def test_a_folded_scaling_that_is_inexact_in_the_dtype_is_refused() -> None:
     tiny = torch.full((6, 2), 6e-8).half()  # the smallest that float16 has
     parts = [
         replace(module("q_proj"), A=torch.ones(2, 8).half(), B=torch.ones(12, 2).half()),
@@ -101,17 +101,19 @@ def test_a_folded_scaling_that_the_dtype_does_not_hold_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "says"),
+    ("modules", "message"),
     [
         ([module("o_proj")], "nothing to fuse"),
         (
             [module("q_proj"), module("o_proj", name=f"{ATTENTION}.qkv_proj")],
-            "both whole and in parts",
+            "and for its parts; remove one",
         ),
         ([module("q_proj", B=torch.ones(11, 2))], "11 rows of B"),
-        ([module("q_proj"), module("v_proj", A=torch.ones(2, 9))], "inputs of"),
+        ([module("q_proj"), module("v_proj", A=torch.ones(2, 9))], "numbers of input features"),
     ],
 )
-def test_parts_that_make_no_fused_adapter_are_refused(modules: list[PeftModule], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_parts_that_make_no_fused_adapter_are_refused(
+    modules: list[PeftModule], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
         fuse_adapter(adapter(*modules), LAYOUTS)

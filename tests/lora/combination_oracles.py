@@ -1,4 +1,4 @@
-"""What PEFT's add_weighted_adapter makes of drawn adapters, with the reference and the bound."""
+"""The results of PEFT's add_weighted_adapter, with reference and bound."""
 
 import warnings
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ NAMES = ("first", "second", "third")
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model whose every layer carries the same number of drawn adapters.
+    """A model in which every layer has the same number of drawn adapters.
 
     Attributes:
         model: PEFT's LoraModel.
@@ -43,7 +43,7 @@ class Adapted:
 
 
 def mixtures(dtype: str) -> Iterator[Measurement]:
-    """What add_weighted_adapter calls for each layer, on layers without a model around them."""
+    """Call what add_weighted_adapter calls for each layer, on single layers."""
     from peft.tuners.lora import LoraModel
 
     mixed = vars(LoraModel)["_generalized_task_arithmetic_weighted_adapter"]
@@ -63,7 +63,7 @@ def mixtures(dtype: str) -> Iterator[Measurement]:
 
 
 def sums(dtype: str) -> Iterator[Measurement]:
-    """PEFT's "cat", and the first step of its "svd", the weighted sum of computed deltas."""
+    """Measure PEFT's "cat", and the first step of its "svd": the weighted sum of deltas."""
     import torch
     from peft.utils.merge_utils import task_arithmetic
 
@@ -82,7 +82,7 @@ def sums(dtype: str) -> Iterator[Measurement]:
 
 
 def build(dtype: str, count: int) -> Adapted:
-    """Build a model of linear layers of drawn sizes, each a case of its own."""
+    """Build a model of linear layers of drawn sizes, each with its own case."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from torch import nn

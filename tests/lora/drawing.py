@@ -1,4 +1,4 @@
-"""Draws LoRA modules whose numbers a dtype can hold, easy ones and nasty ones, from a seed."""
+"""Draws LoRA modules with values that are exact in a dtype, easy and extreme ones, from a seed."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from phi3_lora_qa.lora import Array, Factors, round_to
 
 DTYPES = ("float32", "bfloat16", "float16")
 CASES = int(os.environ.get("LORA_CASES", "120"))
-"""For each dtype: ten of each of `KINDS`, and six times as many plain ones."""
+"""For each dtype: ten of each of `KINDS`, and six times as many plain cases."""
 
 SCALINGS = (2.0, 1.0, 0.5, 4 / 3, 16 / 7, -1.0, 32 / 8**0.5, 1e-2, -0.3)
 KINDS = ("plain",) * 6 + ("tiny", "huge", "degenerate", "ill-conditioned", "denormal", "sparse")
@@ -21,7 +21,7 @@ DENORMAL = {"float32": -140, "bfloat16": -130, "float16": -20}
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A module, its base weight, rows of inputs, and gradients that come back for them."""
+    """A module, its base weight, rows of inputs, and output gradients for them."""
 
     kind: str
     factors: Factors
@@ -33,7 +33,7 @@ class Case:
 def cases(
     dtype: str, seed: int, count: int = CASES, *, extreme: bool = True
 ) -> Iterator[tuple[np.random.Generator, Case]]:
-    """Yield cases, each with a generator for what else is drawn with it.
+    """Yield cases, each with a generator for further draws.
 
     Without ``extreme`` the squares of the numbers stay in range, as DoRA's norms need.
     """
@@ -44,7 +44,7 @@ def cases(
 
 
 def draw(rng: np.random.Generator, dtype: str, kind: str = "plain", tame: int = 1) -> Case:
-    """Draw one module of the kind, in numbers of the dtype, extremes to the ``tame``-th root."""
+    """Draw one module of the kind, exact in the dtype, with extremes to the ``tame``-th root."""
     out, inputs, rank, rows = (int(n) for n in rng.integers([1, 1, 1, 1], [10, 10, 7, 5]))
     a, b = rng.standard_normal((rank, inputs)), rng.standard_normal((out, rank))
     w, x = rng.standard_normal((out, inputs)), rng.standard_normal((rows, inputs))
@@ -89,14 +89,14 @@ def with_bias(rng: np.random.Generator, case: Case, dtype: str) -> Case:
 
 
 def to_torch(values: Array, dtype: str) -> Any:
-    """Return a torch tensor of numbers that the dtype holds."""
+    """Return a torch tensor of values that are exact in the dtype."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, dtype))
 
 
 def to_numpy(tensor: Any) -> Array:
-    """Return a tensor's numbers, float64."""
+    """Return a tensor's values, float64."""
     import torch
 
     values: Array = tensor.detach().to(torch.float64).numpy()

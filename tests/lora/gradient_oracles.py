@@ -1,4 +1,4 @@
-"""What autograd gives PEFT's real layers, with the reference and the bound for each gradient."""
+"""The gradients that autograd computes for PEFT's layers, each with reference and bound."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ def gradients(dtype: str) -> Iterator[Measurement]:
 
 
 def dora(dtype: str) -> Iterator[Measurement]:
-    """On bases with a bias and without, by turns."""
+    """Measure bases with and without a bias, in turn."""
     for number, (rng, plain) in enumerate(cases(dtype, seed=11, extreme=False)):
         case = with_magnitude(rng, plain, dtype)
         bias = lora.round_to(rng.standard_normal(len(case.weight)), dtype) if number % 2 else None
@@ -36,7 +36,7 @@ def dora(dtype: str) -> Iterator[Measurement]:
 
 
 def dora_embedding(dtype: str) -> Iterator[Measurement]:
-    """Some tokens several times."""
+    """Measure tokens some of which occur several times."""
     import torch
 
     for rng, plain in cases(dtype, seed=12, extreme=False):
@@ -54,7 +54,7 @@ def dora_embedding(dtype: str) -> Iterator[Measurement]:
 
 
 def dora_convolution(dtype: str) -> Iterator[Measurement]:
-    """Conv1d and 2d by turns, over an input as large as the kernel."""
+    """Measure Conv1d and 2d in turn, on an input as large as the kernel."""
     for number, (rng, plain) in enumerate(cases(dtype, seed=13, extreme=False)):
         case = with_magnitude(rng, plain, dtype)
         layer, x = _convolution(case, 1 + number % 2, dtype)
@@ -65,16 +65,16 @@ def dora_convolution(dtype: str) -> Iterator[Measurement]:
 
 
 def _convolution(case: Case, dims: int, dtype: str) -> tuple[Any, Any]:
-    """Build PEFT's convolution with DoRA and the case's numbers, and its input."""
+    """Build PEFT's convolution with DoRA and the case's values, and its input."""
     from peft import LoraConfig
     from peft.tuners.lora import layer as layers
     from torch import nn
 
     f = case.factors
-    inside = case.x.shape[1]
-    side = next(k for k in (3, 2, 1) if inside % k == 0)
+    in_features = case.x.shape[1]
+    side = next(k for k in (3, 2, 1) if in_features % k == 0)
     kernel = (side, 1)[:dims]
-    channels = inside // side
+    channels = in_features // side
     base = getattr(nn, f"Conv{dims}d")(channels, len(case.weight), kernel, bias=False)
     base.weight.data = to_torch(case.weight, dtype).reshape(base.weight.shape)
     layer = getattr(layers, f"Conv{dims}d")(

@@ -1,4 +1,4 @@
-"""What loralib's real layers compute, where they are right, with the reference and the bound."""
+"""The results of loralib's layers where they are correct, with reference and bound."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,7 +74,7 @@ def merged_linear(dtype: str) -> Iterator[Measurement]:
 
 
 def convolution(dtype: str) -> Iterator[Measurement]:
-    """Conv2d with and without groups; Conv1d of kernel size 1, the only one that works."""
+    """Measure Conv2d with and without groups, and Conv1d of kernel size 1, which alone works."""
     import loralib
     import torch
 
@@ -82,17 +82,17 @@ def convolution(dtype: str) -> Iterator[Measurement]:
         dims, groups = 1 + number % 2, 1 + number // 2 % 2
         size = 1 if dims == 1 else int(rng.integers(1, 4))
         kernel = (size,) * dims
-        inside, out = (groups * int(n) for n in rng.integers(1, 4, 2))
+        in_features, out = (groups * int(n) for n in rng.integers(1, 4, 2))
         rank = case.factors.rank
-        a = lora.round_to(rng.standard_normal((rank * size, inside * size)), dtype)
+        a = lora.round_to(rng.standard_normal((rank * size, in_features * size)), dtype)
         b = lora.round_to(rng.standard_normal((out // groups * size, rank * size)), dtype)
         f = replace(case.factors, A=a, B=b)
         build = loralib.Conv1d if dims == 1 else loralib.Conv2d
-        layer = build(inside, out, size, r=rank, groups=groups, bias=False, padding=1)
+        layer = build(in_features, out, size, r=rank, groups=groups, bias=False, padding=1)
         shape = tuple(layer.conv.weight.shape)
         weight = lora.round_to(rng.standard_normal(shape), dtype)
         _fill(layer, layer.conv.weight, weight, f, dtype)
-        x = lora.round_to(rng.standard_normal((inside, *[4] * dims)), dtype)
+        x = lora.round_to(rng.standard_normal((in_features, *[4] * dims)), dtype)
         with torch.no_grad():
             found = to_numpy(layer(to_torch(x, dtype)[None]))[0].reshape(out, -1).T
         # loralib forms the merged kernel each time; as a matrix it is one linear layer on patches.
@@ -117,31 +117,36 @@ def _linear(case: Case, dtype: str, *, fan_in_fan_out: bool) -> Iterator[Measure
 
     f, weight = case.factors, case.weight
 
-    def stored(values: Array) -> Array:
-        return lora.stored(values, fan_in_fan_out=fan_in_fan_out)
+    def storage_layout(values: Array) -> Array:
+        return lora.storage_layout(values, fan_in_fan_out=fan_in_fan_out)
 
     layer = loralib.Linear(
         f.A.shape[1], f.B.shape[0], r=f.rank, fan_in_fan_out=fan_in_fan_out, bias=False
     )
-    _fill(layer, layer.weight, stored(weight), f, dtype)
+    _fill(layer, layer.weight, storage_layout(weight), f, dtype)
     expected = lora.output(weight, f, case.x)
     with torch.no_grad():
         found = to_numpy(layer(to_torch(case.x, dtype)))
         yield "forward", found, expected, lora.forward_bound(weight, f, case.x, dtype)
         layer.eval()
-        merged = stored(lora.merged_weight(weight, f))
-        yield "merge", to_numpy(layer.weight), merged, stored(lora.merge_bound(weight, f, dtype))
+        merged = storage_layout(lora.merged_weight(weight, f))
+        yield (
+            "merge",
+            to_numpy(layer.weight),
+            merged,
+            storage_layout(lora.merge_bound(weight, f, dtype)),
+        )
         found = to_numpy(layer(to_torch(case.x, dtype)))
         bound = lora.merged_forward_bound(weight, f, case.x, dtype)
         yield "merged forward", found, expected, bound
     layer.train()
-    left = stored(lora.unmerge_bound(weight, f, dtype))
-    yield "unmerge", to_numpy(layer.weight), stored(weight), left
+    left = storage_layout(lora.unmerge_bound(weight, f, dtype))
+    yield "unmerge", to_numpy(layer.weight), storage_layout(weight), left
     for _ in range(2):
         layer.eval()
         layer.train()
-    left = stored(lora.cycles_bound(weight, f, dtype, 3))
-    yield "three cycles", to_numpy(layer.weight), stored(weight), left
+    left = storage_layout(lora.merge_cycles_bound(weight, f, dtype, 3))
+    yield "three cycles", to_numpy(layer.weight), storage_layout(weight), left
 
 
 def _fill(layer: Any, parameter: Any, weight: Array, factors: lora.Factors, dtype: str) -> None:

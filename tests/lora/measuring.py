@@ -1,4 +1,4 @@
-"""Holds computed values against references: never beyond the bound, and the bound not idle."""
+"""Compares computed values with references: no error exceeds its bound, and bounds are tight."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from phi3_lora_qa.lora import Array
 
 Measurement = tuple[str, Array, Array, Array]
-"""What was measured, the computed values, the reference and the bound."""
+"""The quantity, the computed values, the reference and the bound."""
 
 Oracle = Callable[[str], Iterator[Measurement]]
 """Yields the measurements of all its cases in a dtype."""
@@ -19,7 +19,7 @@ LOOSEST_MEDIAN = 100.0
 
 @dataclass
 class Record:
-    """Every case of one quantity: how many there were, and how near errors came."""
+    """The cases of one quantity: their number, and how close errors came to their bounds."""
 
     cases: int = 0
     worst: float = 0.0
@@ -51,7 +51,7 @@ def measure(oracle: Oracle, dtype: str) -> dict[str, Record]:
 
 
 def verdict(records: dict[str, Record], least: int) -> list[str]:
-    """Say what is wrong: bounds that were passed, are loose, or are mostly infinite."""
+    """Return the failures: bounds that were exceeded, are loose, or are mostly infinite."""
     faults = []
     for name, record in records.items():
         median, bounded = float(np.median(record.looseness)), len(record.looseness)

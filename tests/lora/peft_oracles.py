@@ -1,4 +1,4 @@
-"""What PEFT's real layers compute, with the reference and the bound for each."""
+"""The results of PEFT's layers, each with its reference and its bound."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ def peft_linear(
     base_bias: Array | None = None,
     **config: Any,
 ) -> Any:
-    """Build PEFT's Linear with the case's numbers."""
+    """Build PEFT's Linear with the case's values."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
     from torch import nn
@@ -29,7 +29,9 @@ def peft_linear(
     f = case.factors
     fan_in_fan_out = config.get("fan_in_fan_out", False)
     base = nn.Linear(*sides(f), bias=base_bias is not None)
-    base.weight.data = to_torch(lora.stored(case.weight, fan_in_fan_out=fan_in_fan_out), dtype)
+    base.weight.data = to_torch(
+        lora.storage_layout(case.weight, fan_in_fan_out=fan_in_fan_out), dtype
+    )
     if base_bias is not None:
         base.bias.data = to_torch(base_bias, dtype)
     if fan_in_fan_out:
@@ -96,7 +98,7 @@ def fan_in_fan_out(dtype: str) -> Iterator[Measurement]:
     for _, case in cases(dtype, seed=4):
         layer = peft_linear(case, dtype, fan_in_fan_out=True)
         found = to_numpy(layer.get_delta_weight("default"))
-        expected = lora.stored(lora.delta(case.factors), fan_in_fan_out=True)
+        expected = lora.storage_layout(lora.delta(case.factors), fan_in_fan_out=True)
         yield "delta", found, expected, lora.delta_bound(case.factors, dtype).T
         yield from _outputs(layer, case, dtype)
 
@@ -114,7 +116,7 @@ def several_adapters(dtype: str) -> Iterator[Measurement]:
 def several(
     rng: np.random.Generator, case: Case, dtype: str, names: Sequence[str]
 ) -> tuple[Any, list[Factors]]:
-    """Build a layer with one drawn adapter for each name, all like the case's in size."""
+    """Build a layer with one drawn adapter for each name, all of the case's size."""
     from peft import LoraConfig
 
     layer, adapters = peft_linear(case, dtype, name=names[0]), [case.factors]
@@ -134,7 +136,7 @@ def several(
 
 
 def mixed_dtypes(dtype: str) -> Iterator[Measurement]:
-    """The base in ``dtype``, the adapter in float32, as PEFT loads it by default."""
+    """Measure a base in ``dtype`` with a float32 adapter, as PEFT loads it by default."""
     lower = lora.Arithmetic(dtype=dtype, mixed=True)
     for _, case in cases(dtype, seed=6):
         layer = peft_linear(case, dtype)
@@ -155,7 +157,7 @@ def mixed_dtypes(dtype: str) -> Iterator[Measurement]:
                 bound = lora.merge_bound(case.weight, case.factors, lower)
                 yield "merge", to_numpy(layer.base_layer.weight), merged, bound
             layer.unmerge()
-        left = lora.cycles_bound(case.weight, case.factors, lower, 3)
+        left = lora.merge_cycles_bound(case.weight, case.factors, lower, 3)
         yield "three cycles", to_numpy(layer.base_layer.weight), case.weight, left
 
 
@@ -170,7 +172,7 @@ def dora_embedding(dtype: str) -> Iterator[Measurement]:
 
 
 def convolution(dtype: str) -> Iterator[Measurement]:
-    """Conv1d, 2d and 3d by turns, of kernel sizes from 1, without and with groups."""
+    """Measure Conv1d, 2d and 3d in turn, with kernel sizes from 1, without and with groups."""
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import layer as layers
@@ -183,15 +185,15 @@ def convolution(dtype: str) -> Iterator[Measurement]:
             kernel = (1, 2, kernel[2])  # PEFT takes (1, 1, k) for a 1x1 Conv2d, and fails
         stride = tuple(int(k) for k in rng.integers(1, 3, dims))
         padding = tuple(int(k) for k in rng.integers(0, 2, dims))
-        inside, rank, out = (groups * int(n) for n in rng.integers(1, 4, 3))
+        in_features, rank, out = (groups * int(n) for n in rng.integers(1, 4, 3))
         base = getattr(nn, f"Conv{dims}d")(
-            inside, out, kernel, stride, padding, groups=groups, bias=False
+            in_features, out, kernel, stride, padding, groups=groups, bias=False
         )
         size = lora.round_to(np.exp2(rng.integers(-3, 4, 2)), dtype)
         weight = lora.round_to(rng.standard_normal(base.weight.shape), dtype)
-        a = lora.round_to(size[0] * rng.standard_normal((rank, inside, *kernel)), dtype)
+        a = lora.round_to(size[0] * rng.standard_normal((rank, in_features, *kernel)), dtype)
         b = lora.round_to(size[1] * rng.standard_normal((out, rank // groups, *[1] * dims)), dtype)
-        x = lora.round_to(rng.standard_normal((inside, *rng.integers(3, 5, dims))), dtype)
+        x = lora.round_to(rng.standard_normal((in_features, *rng.integers(3, 5, dims))), dtype)
         base.weight.data = to_torch(weight, dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -225,7 +227,7 @@ def convolution(dtype: str) -> Iterator[Measurement]:
 
 
 def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
-    """Delta, merge, one cycle, ten cycles, and the delta read back."""
+    """Measure delta, merge, one cycle, ten cycles, and the extracted delta."""
     f, weight, base = case.factors, case.weight, layer.base_layer
     found = to_numpy(layer.get_delta_weight("default"))
     yield "delta", found, lora.delta(f), lora.delta_bound(f, dtype)
@@ -239,7 +241,7 @@ def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
     for _ in range(2):
         layer.merge()
         layer.unmerge()
-    left = lora.cycles_bound(weight, f, dtype, 3)
+    left = lora.merge_cycles_bound(weight, f, dtype, 3)
     yield "three cycles", to_numpy(base.weight), weight, left
     base.weight.data = to_torch(weight, dtype)
 
@@ -247,7 +249,7 @@ def _weights(layer: Any, case: Case, dtype: str) -> Iterator[Measurement]:
 def _outputs(
     layer: Any, case: Case, dtype: str, base_bias: Array | None = None
 ) -> Iterator[Measurement]:
-    """The forward pass, unmerged and merged."""
+    """Measure the forward pass, unmerged and merged."""
     import torch
 
     f, weight, x = case.factors, case.weight, case.x
@@ -262,7 +264,7 @@ def _outputs(
 
 
 def peft_embedding(case: Case, dtype: str, **config: Any) -> Any:
-    """Build PEFT's Embedding with the case's numbers."""
+    """Build PEFT's Embedding with the case's values."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Embedding
     from torch import nn

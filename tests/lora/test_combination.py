@@ -26,11 +26,11 @@ def test_a_concatenation_has_the_summed_rank_and_the_sums_delta() -> None:
     assert lora.delta(f).tolist() == SUM
 
 
-def test_an_adapter_less_itself_is_nothing() -> None:
+def test_an_adapter_minus_itself_is_zero() -> None:
     assert not lora.delta(lora.concatenate([ONE, ONE], [1.0, -1.0])).any()
 
 
-def test_the_best_rank_k_part_leaves_out_exactly_the_tail_in_a_thousand_draws() -> None:
+def test_the_best_rank_k_part_omits_exactly_the_tail_in_a_thousand_draws() -> None:
     count = 0
     for dtype in ("float32", "bfloat16", "float16"):
         for rng, case in cases(dtype, seed=42):
@@ -66,8 +66,8 @@ def test_truncating_to_the_full_rank_loses_nothing() -> None:
     assert lora.delta(best.factors) == pytest.approx(np.array(SUM), abs=1e-13)
 
 
-def test_a_dense_difference_is_refactored_to_its_best_rank_k_part() -> None:
-    found = lora.refactor(np.array([[0.0, 5.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), 2)
+def test_a_dense_difference_is_factorized_to_its_best_rank_k_part() -> None:
+    found = lora.factorize(np.array([[0.0, 5.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), 2)
     assert lora.delta(found.factors) == pytest.approx(
         np.array([[0.0, 5.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), abs=1e-15
     )
@@ -78,7 +78,7 @@ def test_a_dense_difference_is_refactored_to_its_best_rank_k_part() -> None:
 
 
 @pytest.mark.slow
-def test_pefts_svd_leaves_out_the_same_tail() -> None:
+def test_pefts_svd_omits_the_same_tail() -> None:
     import torch
     from peft.tuners.lora import LoraModel
 
@@ -143,7 +143,7 @@ def test_ties_averages_over_those_that_agree_with_the_majority() -> None:
     assert ties.tolist() == [4.0, (-1 - 30) / 2, (0.5 + 10) / 2, 3.0]
 
 
-def test_the_majority_may_be_counted_instead_and_a_draw_is_positive() -> None:
+def test_the_majority_may_be_counted_and_a_tie_is_positive() -> None:
     three = [np.array([5.0, 1.0, 0.0]), np.array([-1.0, -1.0, 0.0]), np.array([-1.0, 0.0, 0.0])]
     total = lora.mix(three, [1.0, 1.0, 1.0], Mixture(kind="ties", majority="total"))
     counted = lora.mix(three, [1.0, 1.0, 1.0], Mixture(kind="ties", majority="frequency"))
@@ -187,18 +187,18 @@ def test_mixtures_are_pefts_own_on_whole_numbers_in_a_thousand_draws(
             assert found == pytest.approx(to_numpy(expected), rel=1e-15, abs=0)
 
 
-def test_what_cannot_be_combined_is_refused() -> None:
-    with pytest.raises(InputError, match="0 adapters and 0 weights; give one weight for each"):
+def test_adapters_that_cannot_be_combined_are_refused() -> None:
+    with pytest.raises(InputError, match="differ in number: 0 and 0; pass one weight for each"):
         lora.concatenate([], [])
-    with pytest.raises(InputError, match="2 adapters and 1 weights"):
+    with pytest.raises(InputError, match="differ in number: 2 and 1"):
         lora.weighted_delta([ONE, TWO], [1.0])
     wider = replace(TWO, A=np.zeros((2, 2)), B=np.zeros((2, 2)))
-    with pytest.raises(InputError, match=r"the ranks differ, .* use concatenate"):
+    with pytest.raises(InputError, match=r"ranks cannot be added: \d, \d; use concatenate"):
         lora.mix_factors([ONE, wider], [1.0, 1.0], Mixture())
     for odd in (replace(ONE, bias=np.zeros(2)), replace(ONE, magnitude=np.ones(2))):
         with pytest.raises(InputError, match="merge each adapter into the base instead"):
             lora.concatenate([odd], [1.0])
 
 
-def test_nothing_is_pruned_unless_a_density_is_given() -> None:
+def test_nothing_is_pruned_by_default() -> None:
     assert lora.Mixture().density == 1.0

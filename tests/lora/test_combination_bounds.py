@@ -1,4 +1,4 @@
-"""Bounds on combined and fused adapters, by hand and on drawn ones."""
+"""Bounds on combined and fused adapters, computed by hand and for drawn ones."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def test_a_concatenation_rounds_a_twice_and_b_never() -> None:
     assert units(lora.concatenate_bound([TWO], [5.0], "float32")) == near(55)
 
 
-def test_a_concatenation_that_rounds_nothing_leaves_the_references_own_float64() -> None:
+def test_an_exact_concatenation_leaves_the_rounding_of_the_reference() -> None:
     f = Factors(A=np.array([[5.0, -6.0], [7.0, 8.0]]), B=np.array([[1.0, -2.0]]), scaling=1.0)
     found = lora.concatenate_bound([f, f], [2.0, -4.0], "float32")
     ends = 3 * V / (1 - 3 * V) + 2 * V / (1 - 2 * V)
@@ -61,7 +61,7 @@ def test_a_linear_mix_rounds_weights_products_and_the_sum() -> None:
     assert found.bias is None
 
 
-def test_ties_divide_the_sum_of_those_that_count() -> None:
+def test_ties_divides_the_sum_by_the_number_of_agreeing_tensors() -> None:
     found = lora.mix_bound([ONE, TWO], [3.0, -4.0], Mixture(kind="ties"), "float32")
     assert units(found.A) == near(4 * 37 / 2 + 37 / 2)
     opposed = replace(TWO, A=-TWO.A)
@@ -70,7 +70,7 @@ def test_ties_divide_the_sum_of_those_that_count() -> None:
     assert units(found.A) == near(3 * 22 + 22 + 22)
 
 
-def test_nothing_is_promised_where_the_majority_hangs_on_rounding() -> None:
+def test_there_is_no_bound_where_the_majority_depends_on_rounding() -> None:
     rival = replace(ONE, A=-ONE.A)
     total, counted = Mixture(kind="ties"), Mixture(kind="ties", majority="frequency")
     assert units(lora.mix_bound([ONE, rival], [1.0, 1.0], total, "float32").A) == np.inf
@@ -80,7 +80,7 @@ def test_nothing_is_promised_where_the_majority_hangs_on_rounding() -> None:
     assert units(found.A) == 0.0
 
 
-def test_nothing_is_promised_where_pruning_has_to_choose_among_equals() -> None:
+def test_there_is_no_bound_where_pruning_chooses_among_equals() -> None:
     f = Factors(A=np.array([[3.0, -3.0, 1.0, 5.0]]), B=np.ones((1, 1)), scaling=1.0)
     pruning = Mixture(kind="magnitude_prune", density=0.5)
     found = lora.mix_bound([f], [1.0], pruning, "float32").A[0]
@@ -95,7 +95,7 @@ def test_nothing_is_promised_where_pruning_has_to_choose_among_equals() -> None:
 LAYOUT = (Block(name="gate_proj", rows=1), Block(name="up_proj", rows=1))
 
 
-def test_fusing_is_exact_for_powers_of_two_and_costs_two_roundings_else() -> None:
+def test_fusing_is_exact_for_powers_of_two_and_otherwise_costs_two_roundings() -> None:
     folded = replace(ONE, scaling=0.75)
     assert not lora.fuse_bound({"gate_proj": ONE, "up_proj": folded}, LAYOUT, "float32").any()
     thirds = replace(ONE, scaling=1.0)
@@ -123,7 +123,7 @@ def test_a_fold_that_leaves_the_dtype_is_counted() -> None:
     assert np.isinf(lora.fuse_bound({"gate_proj": ONE, "up_proj": large}, LAYOUT, "float16")[1, 0])
 
 
-def test_nothing_fused_is_nothing_wrong() -> None:
+def test_fusing_nothing_has_no_error() -> None:
     zero = replace(ONE, scaling=0.0)
     assert not lora.fuse_bound({"up_proj": zero}, LAYOUT, "float16").any()
 

@@ -21,7 +21,7 @@ def drawn(count: int = 300) -> list[Case]:
 
 
 def close(found: Array, expected: Array, factors: Factors) -> bool:
-    """Whether two orders of the same float64 arithmetic agree."""
+    """Return whether two evaluation orders in float64 agree."""
     size = np.abs(factors.scaling) * (np.abs(factors.B) @ np.abs(factors.A))
     return bool(np.all(np.abs(found - expected) <= 2.0**-40 * size.max(initial=0.0)))
 
@@ -58,8 +58,8 @@ def test_the_output_of_rows_is_that_of_each() -> None:
 
 
 def test_fan_in_fan_out_stores_the_transpose_and_nothing_else_does() -> None:
-    assert lora.stored(WEIGHT, fan_in_fan_out=True).tolist() == [[1, 1], [0, 0], [-20, 1]]
-    assert lora.stored(WEIGHT, fan_in_fan_out=False).tolist() == WEIGHT.tolist()
+    assert lora.storage_layout(WEIGHT, fan_in_fan_out=True).tolist() == [[1, 1], [0, 0], [-20, 1]]
+    assert lora.storage_layout(WEIGHT, fan_in_fan_out=False).tolist() == WEIGHT.tolist()
 
 
 def test_no_change_of_gauge_changes_the_delta() -> None:

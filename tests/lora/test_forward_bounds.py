@@ -1,4 +1,4 @@
-"""Bounds on outputs, pinned by hand: one input, one output, rank one, so each sum has one term."""
+"""Bounds on outputs, computed by hand: one input, one output, rank 1, so sums have one term."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from phi3_lora_qa.lora import Array, Factors
 
 V, U = 2.0**-53, 2.0**-24
 S = U + V
-"""One rounding, of the computed value and of the reference's."""
+"""One rounding, of the computed value and of the reference."""
 F = Factors(A=np.array([[5.0]]), B=np.array([[7.0]]), scaling=3.0)
 W, X = np.array([[2.0]]), np.array([[11.0]])
 BASE, LOW, UPDATE, Y = 22.0, 385.0, 1155.0, 1177.0
@@ -18,7 +18,7 @@ BASE, LOW, UPDATE, Y = 22.0, 385.0, 1155.0, 1177.0
 
 
 def units(bound: Array) -> float:
-    """A bound in roundings: what it is to first order, divided by u."""
+    """Return a bound in units of u, to first order."""
     assert bound.shape == (1, 1)
     return float(bound[0, 0]) / S
 
@@ -43,7 +43,7 @@ def test_in_float16_every_step_is_stored_once() -> None:
     assert found == pytest.approx(BASE + 2 * 2 * LOW + BASE + 2 * LOW, rel=5e-3)
 
 
-def test_biases_are_added_and_rounded_where_they_belong() -> None:
+def test_biases_are_added_and_rounded_at_their_step() -> None:
     biased = replace(F, bias=np.array([100.0]))
     found = units(lora.forward_bound(W, biased, X, "float32"))
     total = 3 * (LOW + 100)
@@ -65,7 +65,7 @@ def test_dora_is_counted_as_peft_computes_it() -> None:
     assert units(lora.forward_bound(W, f, X, "float32")) == near(expected)
 
 
-def test_dora_on_a_biased_base_takes_the_bias_off_first() -> None:
+def test_dora_on_a_biased_base_subtracts_the_bias_first() -> None:
     f = replace(F, magnitude=np.array([428.0]))
     plain = units(lora.forward_bound(W, f, X, "float32"))
     found = units(lora.forward_bound(W, f, X, "float32", np.array([1000.0])))
@@ -74,14 +74,14 @@ def test_dora_on_a_biased_base_takes_the_bias_off_first() -> None:
     assert found == near(expected)
 
 
-def test_an_input_that_the_dtype_does_not_hold_is_rounded_on_the_adapters_side() -> None:
+def test_an_input_that_is_inexact_in_the_dtype_is_rounded_for_the_adapter() -> None:
     x = np.array([[11.0 + 2.0**-10]])
     rough = lora.forward_bound(W, replace(F, scaling=2.0), x, "float16")[0, 0]
     plain = lora.forward_bound(W, replace(F, scaling=2.0), X, "float16")[0, 0]
     assert rough - plain == pytest.approx(2 * 35 * 2.0**-10, rel=0.05)
 
 
-def test_several_adapters_are_added_one_after_the_other() -> None:
+def test_several_adapters_are_added_one_after_another() -> None:
     found = units(lora.sum_forward_bound(W, [F, replace(F, scaling=-3.0)], X, "float32"))
     assert found == near(BASE + 3 * UPDATE + Y + 3 * UPDATE + BASE)
     assert units(lora.sum_forward_bound(W, [], X, "float32")) == near(BASE)

@@ -14,7 +14,7 @@ V = Factors(A=np.array([[0.0, 1.0], [4.0, 0.0]]), B=np.array([[5.0, 6.0]]), scal
 
 
 def same(a: Factors, b: Factors) -> bool:
-    """Whether two factors are equal to the last bit."""
+    """Return whether two factors are bitwise equal."""
     optional = ((a.magnitude, b.magnitude), (a.bias, b.bias))
     return (
         np.array_equal(a.A, b.A)
@@ -26,7 +26,7 @@ def same(a: Factors, b: Factors) -> bool:
 
 
 def drawn() -> Iterator[tuple[dict[str, Factors], Layout]]:
-    """Yield split adapters with whole numbers: ranks and sizes vary, parts may be absent."""
+    """Yield split adapters with integers: ranks and sizes vary, parts may be absent."""
     rng = np.random.default_rng(0)
     for number in range(1000):
         heads, kv, size, inputs = (int(n) for n in rng.integers(1, 4, 4))
@@ -149,10 +149,10 @@ def test_the_common_scaling_is_the_first_that_is_not_zero() -> None:
     assert not lora.delta(nothing).any()
 
 
-def test_scalings_that_do_not_go_together_are_refused_and_rounded_only_on_demand() -> None:
+def test_incompatible_scalings_are_refused_and_rounded_only_on_request() -> None:
     parts = {"q_proj": Q, "v_proj": replace(V, scaling=0.6)}
     with pytest.raises(
-        InputError, match=r"v_proj has the scaling 0.6, another part 2.0, and their"
+        InputError, match=r"ratio is not a power of two: 0.6 for v_proj, 2.0 for another"
     ):
         lora.fuse(parts, QKV)
     rounded = lora.fuse(parts, QKV, rounded=True)
@@ -172,7 +172,7 @@ def test_magnitudes_are_stacked_and_missing_ones_refused() -> None:
     assert again is not None
     assert again.tolist() == [3.0]
     del parts["k_proj"]
-    with pytest.raises(InputError, match="give every part of the projection a magnitude"):
+    with pytest.raises(InputError, match=r"2 of 3, .*; pass a magnitude for every part"):
         lora.fuse(parts, QKV)
 
 
@@ -201,16 +201,18 @@ def test_trimming_drops_unused_terms_and_nothing_else() -> None:
     assert (trimmed.scaling, trimmed.magnitude, trimmed.bias) == (2.0, f.magnitude, f.bias)
 
 
-def test_parts_that_are_unknown_or_of_the_wrong_shape_are_refused() -> None:
-    with pytest.raises(InputError, match="no parts but q_proj, k_proj, v_proj; give at least one"):
+def test_unknown_or_misshapen_parts_are_refused() -> None:
+    with pytest.raises(InputError, match="q_proj, k_proj, v_proj: got none; pass at least one"):
         lora.fuse({}, QKV)
-    with pytest.raises(InputError, match="no parts but q_proj"):
+    with pytest.raises(InputError, match="some of q_proj, k_proj, v_proj: got "):
         lora.fuse({"qkv_proj": Q}, QKV)
-    with pytest.raises(InputError, match=r"inputs of \[2, 3\] features; give parts of one"):
+    with pytest.raises(InputError, match=r"input features: \[2, 3\]; pass parts"):
         lora.fuse({"q_proj": Q, "v_proj": replace(V, A=np.zeros((2, 3)))}, QKV)
-    with pytest.raises(InputError, match="v_proj has 2 rows of B, the layout has 1"):
+    with pytest.raises(
+        InputError, match="v_proj does not fit the layout: 2 rows of B instead of 1"
+    ):
         lora.fuse({"v_proj": Q}, QKV)
-    with pytest.raises(InputError, match="the layout has 4 rows and B has 2"):
+    with pytest.raises(InputError, match="does not fit B: 4 rows instead of 2"):
         lora.split(Q, QKV)
 
 

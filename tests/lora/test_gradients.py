@@ -51,7 +51,7 @@ def test_without_lora_bias_there_is_no_gradient_for_it() -> None:
     assert lora.gradient_bound(W, plain, X, G, "float32").bias is None
 
 
-def test_at_step_zero_only_the_factor_that_is_not_zero_waits() -> None:
+def test_at_step_zero_only_the_nonzero_factor_has_no_gradient() -> None:
     fresh = Factors(A=PINNED.A, B=np.zeros((3, 2)), scaling=2.0)
     found = lora.factor_gradients(W, fresh, X, G)
     assert not found.A.any()
@@ -77,7 +77,7 @@ def test_the_bound_counts_each_sum_of_the_chain_once() -> None:
 
 
 def test_a_layer_that_forms_its_delta_has_the_gradient_of_that_rounded() -> None:
-    """D = (s·g)ᵀ·x is stored; the columns of D·Aᵀ may cancel, and D's roundings stay."""
+    """D = (s·g)ᵀ·x is stored; the columns of D·Aᵀ may cancel, but D's rounding errors remain."""
     f = Factors(A=np.array([[1.0, 1.0]]), B=np.array([[7.0]]), scaling=3.0)
     x, g = np.array([[11.0, -10.0]]), np.array([[3.0]])
     bound = lora.gradient_bound(np.ones((1, 2)), f, x, g, "float32", forms_delta=True)
@@ -90,7 +90,7 @@ def test_a_layer_that_forms_its_delta_has_the_gradient_of_that_rounded() -> None
 
 
 def test_torchs_gradient_through_a_delta_is_within_that_bound_alone() -> None:
-    """What loralib's MergedLinear got in bfloat16, where hypothesis drew it."""
+    """A case that hypothesis found for loralib's MergedLinear in bfloat16."""
     f = Factors(A=np.ones((1, 2)), B=np.ones((1, 1)), scaling=1.0)
     x, g = np.array([[0.1259765625, -0.1318359375]]), np.array([[3.0]])
     a, b = (
@@ -134,7 +134,7 @@ def test_at_step_zero_the_magnitude_moves_and_a_does_not() -> None:
 
 
 def autograd(weight: lora.Array, f: Factors, x: lora.Array, g: lora.Array) -> lora.FactorArrays:
-    """DoRA's formula in float64, its norm detached, left to torch."""
+    """Compare with autograd on DoRA's formula in float64 with a detached norm."""
     assert f.magnitude is not None
     a, b, m = (torch.tensor(v, requires_grad=True) for v in (f.A, f.B, f.magnitude))
     base, inputs = torch.tensor(weight), torch.tensor(x)
@@ -157,7 +157,7 @@ def agree_in_float64(weight: lora.Array, f: Factors, x: lora.Array, g: lora.Arra
         assert np.all(error <= getattr(bound, part)), part
 
 
-def test_doras_gradients_are_autograds_of_a_detached_norm() -> None:
+def test_doras_gradients_match_autograd_with_a_detached_norm() -> None:
     for rng, plain in cases("float32", seed=14, extreme=False, count=1000):
         case = with_magnitude(rng, plain, "float32")
         agree_in_float64(case.weight, case.factors, case.x, case.gradient)
@@ -165,7 +165,7 @@ def test_doras_gradients_are_autograds_of_a_detached_norm() -> None:
 
 @QUICK
 @given(linear_cases(magnitude=True, max_side=6))
-def test_doras_gradients_are_autograds_on_nasty_cases_too(case: LayerCase) -> None:
+def test_doras_gradients_match_autograd_on_extreme_cases(case: LayerCase) -> None:
     g = np.cos(np.arange(float(len(case.x) * len(case.weight)))).reshape(len(case.x), -1)
     agree_in_float64(case.weight, case.factors, case.x, g)
 
@@ -187,7 +187,7 @@ def test_the_bound_counts_doras_steps_as_autograd_takes_them() -> None:
     assert bound.magnitude[0] / (U + V) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_bias_of_the_base_is_added_and_taken_off_before_the_magnitude_learns() -> None:
+def test_a_bias_of_the_base_is_added_and_subtracted_for_the_gradient_of_the_magnitude() -> None:
     given = np.array([[1.0, 4.0]]), DORA, np.ones((1, 2)), np.ones((1, 1)), "float32"
     plain = lora.gradient_bound(*given)
     biased = lora.gradient_bound(*given, base_bias=np.array([1000.0]))
@@ -200,7 +200,7 @@ def test_a_bias_of_the_base_is_added_and_taken_off_before_the_magnitude_learns()
     assert np.array_equal(biased.B, plain.B)
 
 
-def test_rows_that_are_added_up_in_the_dtype_itself_cost_a_rounding_each() -> None:
+def test_rows_summed_in_the_dtype_itself_cost_a_rounding_each() -> None:
     f = Factors(A=np.ones((1, 1)), B=np.ones((1, 1)), scaling=1.0)
     given = np.ones((1, 1)), f, np.ones((3, 1)), np.ones((3, 1)), "float16"
     usual = lora.gradient_bound(*given)
@@ -213,9 +213,9 @@ def test_rows_that_are_added_up_in_the_dtype_itself_cost_a_rounding_each() -> No
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_torch_adds_up_what_a_token_gets_in_the_dtype(dtype: str) -> None:
+def test_torch_sums_the_gradients_of_a_token_in_the_dtype(dtype: str) -> None:
     """1 + u/2 + u/2 + ... stays 1."""
-    kind, u = getattr(torch, dtype), lora.format_of(dtype).u
+    kind, u = getattr(torch, dtype), lora.format_of(dtype).unit_roundoff
     table = torch.nn.Embedding(2, 1, dtype=kind)
     g = torch.full((64, 1), u / 2, dtype=kind)
     g[0] = 1.0
@@ -224,7 +224,7 @@ def test_torch_adds_up_what_a_token_gets_in_the_dtype(dtype: str) -> None:
     assert table.weight.grad[0, 0] == 1.0
 
 
-def test_torch_adds_up_what_a_kernel_gets_from_a_batch_in_float16() -> None:
+def test_torch_sums_the_gradients_of_a_kernel_over_a_batch_in_float16() -> None:
     kernel = torch.nn.Conv1d(1, 1, 1, bias=False, dtype=torch.float16)
     x = torch.full((64, 1, 1), 2.0**-12, dtype=torch.float16)
     x[0] = 1.0

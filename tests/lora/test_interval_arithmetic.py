@@ -1,4 +1,4 @@
-"""Each rule of the arithmetic by hand: the formula with its numbers, and values inside it."""
+"""Each rule of the arithmetic, computed by hand: the formula and values within its bound."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ def error(found: Approximation) -> list[float]:
 
 
 def just(expected: list[float]) -> Any:
-    """As near as float64 can tell, without the 1e-12 that approx allows to small numbers."""
+    """Compare to float64 accuracy, without the 1e-12 that approx allows for small numbers."""
     return pytest.approx(expected, rel=4e-15, abs=0)
 
 
 def g32(n: int) -> float:
-    """gamma of float32 and of the reference's own float64."""
+    """Return gamma of float32 plus that of the reference in float64."""
     return n * U32 / (1 - n * U32) + n * V / (1 - n * V)
 
 
@@ -43,7 +43,7 @@ def test_low_precision_accumulates_in_float32_and_others_in_themselves() -> None
     assert not HALF.mixed
 
 
-def test_a_dtype_stands_for_its_usual_arithmetic() -> None:
+def test_a_dtype_has_its_default_arithmetic() -> None:
     assert arithmetic_of("float16") == HALF
     worst = Arithmetic(dtype="float16", accumulate="float16")
     assert arithmetic_of(worst) is worst
@@ -51,23 +51,23 @@ def test_a_dtype_stands_for_its_usual_arithmetic() -> None:
 
 @pytest.mark.parametrize("dtypes", [("int8", ""), ("float16", "tf32")])
 def test_unknown_dtypes_are_refused(dtypes: tuple[str, str]) -> None:
-    with pytest.raises(InputError, match="has no rounding model"):
+    with pytest.raises(InputError, match="unknown dtype"):
         Arithmetic(dtype=dtypes[0], accumulate=dtypes[1])
 
 
-def test_exact_values_have_no_error_and_reach_their_magnitude() -> None:
+def test_exact_values_have_no_error_and_their_own_magnitude() -> None:
     found = exact(np.array([-2.0, 3.0]))
     assert error(found) == [0.0, 0.0]
-    assert near([-2.0, 3.0], [0.5, 0.0]).reach.tolist() == [2.5, 3.0]
+    assert near([-2.0, 3.0], [0.5, 0.0]).max_abs.tolist() == [2.5, 3.0]
 
 
-def test_a_given_value_errs_by_what_its_cast_really_rounds() -> None:
-    found = HALF.given(np.array([1.0, 1 + 2.0**-12, 1e6]))
+def test_a_cast_value_errs_by_the_actual_rounding() -> None:
+    found = HALF.cast(np.array([1.0, 1 + 2.0**-12, 1e6]))
     assert found.value.tolist() == [1.0, 1 + 2.0**-12, 1e6]
     assert error(found) == [0.0, 2.0**-12, np.inf]
 
 
-def test_rounding_costs_u_times_the_value_and_the_floor_and_nothing_is_promised_past_the_end() -> (
+def test_a_rounding_costs_u_times_the_value_plus_underflow_and_is_infinite_beyond_the_range() -> (
     None
 ):
     found = HALF.rounding(np.array([0.0, 8.0, 65504.0, 65505.0]))
@@ -91,7 +91,7 @@ def test_adding_zero_rounds_nothing() -> None:
     assert error(HALF.add(near([0.0], [0.125]), some))[0] > 0.375
 
 
-def test_a_sum_past_the_end_of_the_range_is_unbounded() -> None:
+def test_a_sum_beyond_the_range_is_unbounded() -> None:
     assert error(HALF.add(near([40000.0], [0.0]), near([30000.0], [0.0]))) == [np.inf]
 
 
@@ -120,7 +120,7 @@ def test_any_other_factor_is_rounded_itself_and_rounds_the_product() -> None:
     assert error(found) == just([expected])
 
 
-def test_a_factor_of_zero_leaves_nothing() -> None:
+def test_scaling_by_zero_gives_exact_zero() -> None:
     found = HALF.scale(near([3.0], [0.25]), 0.0)
     assert (found.value.tolist(), error(found)) == ([0.0], [0.0])
 
@@ -143,7 +143,7 @@ def test_a_quotient_divides_by_the_least_that_the_divisor_may_be() -> None:
 
 
 @pytest.mark.parametrize("divisor", [([0.5], [0.5]), ([0.25], [0.5]), ([0.0], [0.0])])
-def test_a_divisor_that_may_be_zero_leaves_nothing_bounded(
+def test_a_divisor_that_may_be_zero_gives_no_bound(
     divisor: tuple[list[float], list[float]],
 ) -> None:
     assert error(HALF.divide(near([3.0], [0.0]), near(*divisor))) == [np.inf]
@@ -187,7 +187,7 @@ def test_an_inner_product_carries_the_errors_of_both_sides() -> None:
     assert product(SINGLE, near([3.0], [0.0]), near([5.0], [0.5]))[0] > 1.5
 
 
-def test_what_was_accumulated_in_float32_is_stored_once() -> None:
+def test_a_float32_sum_is_stored_once() -> None:
     a, b = near([1.0, -2.0, 3.0], [0.0] * 3), near([4.0, 5.0, 6.0], [0.0] * 3)
     inner = g32(3) * 32 + TINY * 24
     stored = inner + (12 + inner) * (U16 + V) + 2.0**-25
@@ -211,9 +211,9 @@ def test_a_sum_that_may_leave_the_range_on_its_way_is_unbounded() -> None:
 
 def test_numbers_so_small_that_only_underflow_counts() -> None:
     a, b = near([2.0**-100, -(2.0**-101)], [0.0] * 2), near([2.0**-40, 0.25], [0.0] * 2)
-    reach = 2.0**-140 + 2.0**-103
+    max_abs = 2.0**-140 + 2.0**-103
     ends = 2.0**-100 + 2.0**-101 + 2.0**-40 + 0.25
-    expected = g32(2) * reach + TINY * (2 + ends)
+    expected = g32(2) * max_abs + TINY * (2 + ends)
     assert product(SINGLE, a, b) == just([expected])
     flat = Arithmetic(dtype="float16", accumulate="float16")
     only_products = product(flat, near([2.0**-20], [0.0]), near([2.0**-20], [0.0]))
@@ -230,7 +230,7 @@ def test_numbers_so_small_that_only_underflow_counts() -> None:
     assert stored == pytest.approx([2.0**-25], rel=1e-6, abs=0)
 
 
-def test_the_largest_number_is_still_bounded_and_the_next_reach_is_not() -> None:
+def test_the_largest_number_is_bounded_and_anything_beyond_is_not() -> None:
     flat = Arithmetic(dtype="float16", accumulate="float16")
     assert np.isfinite(error(flat.total([near([65504.0], [0.0])]))[0])
     assert error(flat.total([near([65504.0], [0.5])])) == [np.inf]
@@ -297,7 +297,7 @@ def test_a_norm_of_more_terms_than_the_precision_counts_still_cannot_exceed_itse
     assert found.error[0] >= found.value[0]
 
 
-def test_what_is_unbounded_stays_so() -> None:
+def test_an_infinite_bound_stays_infinite() -> None:
     lost, zero = near([1.0], [np.inf]), near([0.0], [0.0])
     assert error(HALF.times(lost, zero)) == [np.inf]
     assert error(HALF.scale(lost, 0.0)) == [np.inf]

@@ -18,7 +18,7 @@ PINNED = Factors(
 
 def test_the_spectrum_is_that_of_the_delta() -> None:
     assert lora.singular_values(PINNED) == pytest.approx([12.0, 6.0], rel=1e-14)
-    assert lora.frobenius(PINNED) == pytest.approx(180.0**0.5, rel=1e-14)
+    assert lora.frobenius_norm(PINNED) == pytest.approx(180.0**0.5, rel=1e-14)
     assert lora.spectral_norm(PINNED) == pytest.approx(12.0, rel=1e-14)
 
 
@@ -32,7 +32,7 @@ def test_the_spectrum_from_the_factors_is_that_of_the_dense_delta_in_a_thousand_
             size = abs(f.scaling) * np.linalg.norm(f.A) * np.linalg.norm(f.B)
             assert len(found) == min(f.rank, *dense.shape)
             assert np.abs(found - dense[: len(found)]).max() <= 2.0**-44 * size
-            assert abs(lora.frobenius(f) - np.linalg.norm(dense)) <= 2.0**-44 * size
+            assert abs(lora.frobenius_norm(f) - np.linalg.norm(dense)) <= 2.0**-44 * size
             assert abs(lora.spectral_norm(f) - dense[0]) <= 2.0**-44 * size
             count += 1
     assert count >= 3 * CASES
@@ -42,7 +42,7 @@ def test_a_delta_of_rank_zero_has_no_singular_values_and_norm_zero() -> None:
     nothing = Factors(A=np.zeros((0, 3)), B=np.zeros((4, 0)), scaling=1.0)
     assert lora.singular_values(nothing).size == 0
     assert lora.spectral_norm(nothing) == 0.0
-    assert lora.frobenius(nothing) == 0.0
+    assert lora.frobenius_norm(nothing) == 0.0
 
 
 def test_the_stable_rank_compares_all_squares_with_the_largest() -> None:
@@ -79,7 +79,7 @@ NO_NUMBER = (
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("factors", NO_NUMBER, ids=["NaN", "infinite", "overflowing"])
-def test_a_delta_that_is_no_number_has_a_spectrum_of_nan(factors: Factors) -> None:
+def test_a_delta_with_nan_has_a_spectrum_of_nan(factors: Factors) -> None:
     values = lora.singular_values(factors)
     assert values.shape == (1,)
     for found in (
@@ -89,14 +89,14 @@ def test_a_delta_that_is_no_number_has_a_spectrum_of_nan(factors: Factors) -> No
         lora.effective_rank(values),
     ):
         assert math.isnan(found)
-    assert not math.isfinite(lora.frobenius(factors))
-    with pytest.raises(InputError, match="has no singular values; look where"):
+    assert not math.isfinite(lora.frobenius_norm(factors))
+    with pytest.raises(InputError, match="has no singular values; find their source"):
         lora.truncate(factors, 1)
 
 
-def test_what_is_no_number_is_not_taken_for_a_delta_of_zeros() -> None:
+def test_nan_is_not_treated_as_a_zero_delta() -> None:
     for values in (np.array([np.nan, 1.0]), np.array([1.0, np.nan])):
         assert math.isnan(lora.stable_rank(values))
         assert math.isnan(lora.effective_rank(values))
     with pytest.raises(InputError, match="has no singular values"):
-        lora.refactor(np.array([[np.inf]]), 1)
+        lora.factorize(np.array([[np.inf]]), 1)

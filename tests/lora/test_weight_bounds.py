@@ -1,4 +1,4 @@
-"""Bounds on weights, pinned by hand; that they hold and are tight is test_oracles.py's matter."""
+"""Bounds on weights, computed by hand; test_oracles.py tests that they are valid and tight."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ ONE = U / (1 - U) + V / (1 - V)
 F = Factors(A=np.array([[5.0]]), B=np.array([[7.0]]), scaling=3.0)
 W = np.array([[2.0]])
 SINGLE = 3 * 35 * ONE + (105 + 3 * 35 * ONE) * (U + V)
-"""The bound of F's delta in float32, but for underflow."""
+"""The bound of F's delta in float32, without underflow."""
 
 
 def only(bound: np.ndarray) -> float:
@@ -25,12 +25,12 @@ def only(bound: np.ndarray) -> float:
 
 
 def half(value: float) -> float:
-    """One rounding to float16."""
+    """Return the bound of one rounding to float16."""
     return value * (H + V) + SUB
 
 
 def dora_gain(magnitude: float) -> float:
-    """The bound of m / ‖W + delta‖ in float32."""
+    """Return the bound of m / ‖W + delta‖ in float32."""
     e = SINGLE + (107 + SINGLE) * (U + V)
     norm = e + ((1 - np.sqrt(1 - ONE)) * (1 + U) + U) * (107 + e)
     gain = (magnitude / 107 * norm) / (107 - norm)
@@ -67,7 +67,7 @@ def test_dora_adds_the_norm_the_quotient_and_the_product() -> None:
     assert only(lora.merge_bound(W, f, "float32")) == pytest.approx(expected, rel=1e-9, abs=0)
 
 
-def test_dora_promises_nothing_where_a_row_may_vanish() -> None:
+def test_dora_has_no_bound_where_a_row_may_vanish() -> None:
     f = replace(F, magnitude=np.array([4.0]))
     assert only(lora.merge_bound(np.array([[-105.0]]), f, "float32")) == np.inf
     assert only(lora.unmerge_bound(np.array([[-105.0]]), f, "float32")) == np.inf
@@ -86,7 +86,7 @@ def test_unmerging_costs_two_roundings_and_not_the_deltas_own_error() -> None:
     assert only(lora.unmerge_bound(W, small, "float32")) == pytest.approx(4 * U, rel=1e-4)
 
 
-def test_mixed_dtypes_may_round_the_delta_anew_before_it_is_taken_off() -> None:
+def test_mixed_dtypes_may_round_the_delta_again_before_it_is_subtracted() -> None:
     first = (107 + SINGLE) * (U + V) + (105 + SINGLE) * (U + V)
     expected = first + (2 + first) * (U + V)
     mixed = Arithmetic(dtype="float32", mixed=True)
@@ -98,9 +98,9 @@ def test_unmerging_dora_costs_the_product_and_the_division_as_well() -> None:
     # The sum, g·V and back, the quotient, the difference; and nothing for D, g and N as such.
     share, gain = U + V, dora_gain(4.0)
     first = (107 + SINGLE) * share
-    reach = 107 + SINGLE + first
-    back = (4 / 107 + gain) * reach * share / (4 / 107 - gain)
-    kept = first + back + (reach + back) * share
+    max_abs = 107 + SINGLE + first
+    back = (4 / 107 + gain) * max_abs * share / (4 / 107 - gain)
+    kept = first + back + (max_abs + back) * share
     expected = kept + (2 + kept) * share
     assert only(lora.unmerge_bound(W, f, "float32")) == pytest.approx(expected, rel=1e-10, abs=0)
     mirrored = replace(f, magnitude=np.array([-4.0]))
@@ -110,22 +110,22 @@ def test_unmerging_dora_costs_the_product_and_the_division_as_well() -> None:
 
 def test_cycles_after_the_first_cost_nothing() -> None:
     once = only(lora.unmerge_bound(W, F, "bfloat16"))
-    assert only(lora.cycles_bound(W, F, "bfloat16", 0)) == 0.0
-    assert only(lora.cycles_bound(W, F, "bfloat16", 1)) == once
-    assert only(lora.cycles_bound(W, F, "bfloat16", 1000)) == once
+    assert only(lora.merge_cycles_bound(W, F, "bfloat16", 0)) == 0.0
+    assert only(lora.merge_cycles_bound(W, F, "bfloat16", 1)) == once
+    assert only(lora.merge_cycles_bound(W, F, "bfloat16", 1000)) == once
 
 
 @pytest.mark.parametrize("kind", ["mixed", "dora"])
 def test_where_ties_to_even_do_not_help_every_cycle_counts(kind: str) -> None:
     arithmetic = Arithmetic(dtype="float32", mixed=kind == "mixed")
     f = F if kind == "mixed" else replace(F, magnitude=np.array([4.0]))
-    once, thrice = (only(lora.cycles_bound(W, f, arithmetic, n)) for n in (1, 3))
+    once, thrice = (only(lora.merge_cycles_bound(W, f, arithmetic, n)) for n in (1, 3))
     assert once == only(lora.unmerge_bound(W, f, arithmetic))
     assert 3 * once < thrice < 3.001 * once
 
 
-def test_a_second_cycle_never_moves_what_the_first_has_left() -> None:
-    """Reiser and Knuth's theorem, on a million sums of float32 and of float16."""
+def test_a_second_cycle_never_changes_the_result_of_the_first() -> None:
+    """Test Reiser and Knuth's theorem on a million sums in float32 and in float16."""
     rng = np.random.default_rng(0)
     kinds: tuple[Any, ...] = (np.float32, np.float16)
     for kind in kinds:
@@ -136,15 +136,17 @@ def test_a_second_cycle_never_moves_what_the_first_has_left() -> None:
         assert np.array_equal((once + step) - step, once)
 
 
-def test_reading_back_adds_the_rounding_of_the_difference() -> None:
+def test_extraction_adds_the_rounding_of_the_difference() -> None:
     merge = SINGLE + (107 + SINGLE) * (U + V)
     expected = merge + (105 + merge) * (U + V)
     assert only(lora.extraction_bound(W, F, "float32")) == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-def test_refactoring_is_within_twice_the_norm_of_what_was_read_back_wrongly() -> None:
+def test_factorization_is_within_twice_the_norm_of_the_extraction_error() -> None:
     bound = lora.extraction_bound(np.ones((1, 2)), replace(F, A=np.array([[5.0, 1.0]])), "float16")
-    found = lora.refactoring_bound(np.ones((1, 2)), replace(F, A=np.array([[5.0, 1.0]])), "float16")
+    found = lora.factorization_bound(
+        np.ones((1, 2)), replace(F, A=np.array([[5.0, 1.0]])), "float16"
+    )
     assert found == pytest.approx(2 * float(np.sqrt((bound**2).sum())), rel=2e-15, abs=0)
 
 
@@ -154,9 +156,9 @@ def test_factors_from_a_merged_checkpoint_are_within_their_bound_and_it_is_tight
         for _, case in cases(dtype, seed=50):
             f, w = case.factors, case.weight
             merged = lora.round_to(w + lora.round_to(lora.delta(f), dtype), dtype)
-            best = lora.refactor(lora.round_to(merged - w, dtype), f.rank)
+            best = lora.factorize(lora.round_to(merged - w, dtype), f.rank)
             error = float(np.linalg.norm(lora.delta(best.factors) - lora.delta(f)))
-            bound = lora.refactoring_bound(w, f, dtype)
+            bound = lora.factorization_bound(w, f, dtype)
             assert error <= bound * (1 + 2.0**-20) + 2.0**-40 * np.linalg.norm(lora.delta(f))
             looseness.append(bound / error if error > 0 else 1.0 if bound == 0 else np.inf)
     assert len(looseness) >= 3 * CASES
@@ -170,7 +172,7 @@ def test_float16_overflow_is_no_bound() -> None:
     assert only(lora.merge_bound(np.array([[65504.0]]), F, "float16")) == np.inf
 
 
-def test_a_number_that_is_none_gives_no_bound() -> None:
+def test_nan_gives_an_infinite_bound() -> None:
     assert only(lora.delta_bound(replace(F, A=np.array([[np.nan]])), "float32")) == np.inf
 
 
@@ -195,7 +197,7 @@ def test_the_worst_case_holds_and_is_tight_where_every_partial_sum_is_rounded(dt
     assert np.median(looseness) < 100
 
 
-def test_float64_is_held_to_float64() -> None:
+def test_float64_is_compared_with_float64() -> None:
     for rng, case in cases("float32", seed=52, count=1000):
         f, order = case.factors, rng.permutation(case.factors.rank)
         another_order = (f.B[:, order] @ f.A[order]) * f.scaling
@@ -207,9 +209,7 @@ def test_float64_is_held_to_float64() -> None:
 
 @pytest.mark.parametrize("size", [1e300, 1e160, 1e-160, 0.0])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_bound_is_infinite_and_warns_of_nothing_where_numbers_leave_the_range(
-    dtype: str, size: float
-) -> None:
+def test_overflow_gives_an_infinite_bound_without_a_warning(dtype: str, size: float) -> None:
     plain = Factors(A=np.full((2, 3), size), B=np.full((4, 2), size), scaling=3.0)
     dora, biased = replace(plain, magnitude=np.ones(4)), replace(plain, bias=np.full(4, size))
     weight, x, g = np.full((4, 3), size), np.full((2, 3), size), np.ones((2, 4))
@@ -219,7 +219,7 @@ def test_a_bound_is_infinite_and_warns_of_nothing_where_numbers_leave_the_range(
         found = [
             lora.delta_bound(plain, dtype),
             lora.unmerge_bound(weight, dora, dtype),
-            lora.cycles_bound(weight, dora, dtype, 2),
+            lora.merge_cycles_bound(weight, dora, dtype, 2),
             lora.extraction_bound(weight, dora, dtype),
             lora.forward_bound(weight, dora, x, dtype),
             lora.merged_forward_bound(weight, biased, x, dtype),

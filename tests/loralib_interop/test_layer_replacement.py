@@ -10,13 +10,13 @@ from torch import nn
 
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.loralib_interop import (
-    Layer,
+    LayerSpec,
     LoralibConfig,
     adapt,
-    check,
-    describe,
-    plan,
-    replace,
+    check_model,
+    describe_layers,
+    plan_layers,
+    replace_layers,
 )
 
 ALL = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens")
@@ -40,9 +40,7 @@ class Convolutions(nn.Module):
         return out
 
 
-def test_a_model_that_was_just_adapted_computes_what_it_did_before(
-    model: Any, ids: torch.Tensor
-) -> None:
+def test_a_newly_adapted_model_computes_what_it_did_before(model: Any, ids: torch.Tensor) -> None:
     with torch.no_grad():
         before = model(ids).logits
         layers = adapt(model, config())
@@ -53,7 +51,7 @@ def test_a_model_that_was_just_adapted_computes_what_it_did_before(
     }  # fmt: skip
 
 
-def test_the_weights_are_the_very_same_parameters_and_training_on_and_off_leaves_their_bits(
+def test_the_weights_are_the_same_parameters_and_switching_modes_leaves_their_bits(
     model: Any, tiny: Any, perturb: Callable[[Any], None]
 ) -> None:
     parameter = model.model.layers[0].mlp.down_proj.weight
@@ -65,7 +63,7 @@ def test_the_weights_are_the_very_same_parameters_and_training_on_and_off_leaves
         assert torch.equal(model.get_parameter(name), weight), name
 
 
-def test_embedding_begins_with_a_zero_and_the_others_with_b_zero(model: Any) -> None:
+def test_embedding_starts_with_a_zero_and_the_others_with_b_zero(model: Any) -> None:
     adapt(model, config())
     for name, module in model.named_modules():
         if hasattr(module, "lora_A"):
@@ -115,14 +113,14 @@ def test_loralibs_own_layer_over_the_same_weights_computes_the_same(model: Any) 
         assert torch.equal(ours(x), theirs(x))
 
 
-def test_what_is_built_here_has_none_of_loralibs_faults_and_can_be_pickled(model: Any) -> None:
+def test_an_adapted_model_has_none_of_loralibs_faults_and_can_be_pickled(model: Any) -> None:
     adapt(model, config(dropout=0.0))
-    assert check(model.eval()) == ()
+    assert check_model(model.eval()) == ()
     torch.save(model.model.layers[0].mlp, io.BytesIO())
     copy.deepcopy(model)
 
 
-def test_dropout_acts_in_training_and_not_in_evaluation(
+def test_dropout_is_active_only_in_training(
     model: Any, ids: torch.Tensor, perturb: Callable[[Any], None]
 ) -> None:
     adapt(model, config(dropout=0.5))
@@ -143,49 +141,52 @@ def test_a_convolution_keeps_its_settings_and_its_output() -> None:
     assert not torch.equal(model(x), before)
 
 
-def test_what_was_planned_is_what_is_found_in_the_model(model: Any) -> None:
+def test_the_planned_layers_are_those_in_the_model(model: Any) -> None:
     masks = {"qkv_proj": {"q": True, "k": False, "v": False}}
-    planned = plan(model, config(dropout=0.1, masks=masks))
+    planned = plan_layers(model, config(dropout=0.1, masks=masks))
     assert not any(hasattr(module, "lora_A") for module in model.modules())
-    replace(model, planned)
-    assert describe(model) == planned
+    replace_layers(model, planned)
+    assert describe_layers(model) == planned
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"targets": ("q_proj",)}, "no layer of the model is called q_proj"),
+        ({"targets": ("q_proj",)}, "target matches no layer of the model: q_proj"),
         ({"targets": ("self_attn",)}, "for which loralib has no layer"),
-        ({"targets": ("o_proj",), "masks": {"qkv_proj": [True]}}, "for no layer; drop it"),
+        ({"targets": ("o_proj",), "masks": {"qkv_proj": [True]}}, "matches no layer; remove"),
         ({"targets": ("o_proj",), "masks": {"o_proj": [True, False] + [True] * 3}}, "96 rows"),
-        ({"targets": ("embed_tokens",), "masks": {"embed_tokens": [True]}}, "for linear layers"),
-        ({"rank": 0}, "the rank is 0"),
-        ({"alpha": float("nan")}, "alpha is nan"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
+        (
+            {"targets": ("embed_tokens",), "masks": {"embed_tokens": [True]}},
+            "only to linear layers",
+        ),
+        ({"rank": 0}, "rank must be at least 1: got 0"),
+        ({"alpha": float("nan")}, "alpha must be finite: got nan"),
+        ({"dropout": 1.0}, "below 1: got 1.0"),
     ],
 )
-def test_what_loralib_cannot_do_is_refused_before_the_model_is_touched(
-    model: Any, changes: dict[str, Any], says: str
+def test_unsupported_settings_are_refused_before_the_model_is_changed(
+    model: Any, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         adapt(model, config(**changes))
     assert not any(hasattr(module, "lora_A") for module in model.modules())
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "message"),
     [
-        ("wide", "one number as kernel size, and this is 3 by 1"),
-        ("line", "shapes its factors for two dimensions"),
-        ("table", "with max_norm"),
+        ("wide", "kernel of 3 x 1, and loralib supports only square"),
+        ("line", "whose factors loralib shapes for two dimensions"),
+        ("table", "has max_norm, with which"),
     ],
 )
-def test_layers_that_loralib_gets_wrong_are_refused_with_the_reason(target: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_layers_that_fail_in_loralib_are_refused_with_the_reason(target: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         adapt(Convolutions(), config(targets=(target,)))
 
 
-def test_a_layer_that_is_adapted_already_is_not_adapted_again(model: Any) -> None:
+def test_an_adapted_layer_cannot_be_adapted_again(model: Any) -> None:
     adapt(model, config())
     with pytest.raises(InputError, match="for which loralib has no layer"):
         adapt(model, config())
@@ -193,30 +194,12 @@ def test_a_layer_that_is_adapted_already_is_not_adapted_again(model: Any) -> Non
 
 def test_layers_of_another_model_are_refused(model: Any) -> None:
     down = "model.layers.0.mlp.down_proj"
-    for layer, says in (
-        (Layer(name="model.layers.99.mlp.down_proj", kind="Linear", rank=1, alpha=1), "no layer"),
-        (Layer(name=down, kind="Embedding", rank=1, alpha=1), "can become a Linear"),
+    for layer, message in (
+        (
+            LayerSpec(name="model.layers.99.mlp.down_proj", kind="Linear", rank=1, alpha=1),
+            "no layer",
+        ),
+        (LayerSpec(name=down, kind="Embedding", rank=1, alpha=1), "can become a Linear"),
     ):
-        with pytest.raises(InputError, match=says):
-            replace(model, [layer])
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"kind": "Linear", "mask": (True,)},
-        {"kind": "MergedLinear", "mask": (False,)},
-        {"kind": "MergedLinear"},
-        {"kind": "Embedding", "dropout": 0.1},
-    ],
-)
-def test_a_description_that_contradicts_itself_is_refused(values: Any) -> None:
-    with pytest.raises(InputError):
-        Layer(name="a", rank=1, alpha=1, **values)
-
-
-def test_an_unknown_bias_or_no_targets_are_refused() -> None:
-    with pytest.raises(InputError, match="loralib knows none, all, lora_only"):
-        config(bias="some")
-    with pytest.raises(InputError, match="no targets"):
-        config(targets=())
+        with pytest.raises(InputError, match=message):
+            replace_layers(model, [layer])

@@ -38,9 +38,7 @@ def test_the_state_is_loralibs_own(adapted: Any) -> None:
     assert len(ours) == 2 * 8
 
 
-def test_a_state_that_fits_is_loaded_to_the_bit(
-    adapted: Any, state: dict[str, torch.Tensor]
-) -> None:
+def test_a_state_that_fits_is_loaded_exactly(adapted: Any, state: dict[str, torch.Tensor]) -> None:
     for tensor in lora_state_dict(adapted).values():
         tensor.zero_()
     report = load_lora_state(adapted, state)
@@ -49,7 +47,7 @@ def test_a_state_that_fits_is_loaded_to_the_bit(
     assert all(torch.equal(lora_state_dict(adapted)[n], t) for n, t in state.items())
 
 
-def test_a_mistyped_key_is_both_missing_and_unexpected_where_torch_says_nothing(
+def test_a_mistyped_key_is_reported_where_torch_is_silent(
     adapted: Any, state: dict[str, torch.Tensor]
 ) -> None:
     state[DOWN.replace("o_proj", "out_proj")] = state.pop(DOWN)
@@ -62,7 +60,7 @@ def test_a_mistyped_key_is_both_missing_and_unexpected_where_torch_says_nothing(
     assert "1 unexpected" in str(report)
 
 
-def test_by_default_what_does_not_fit_is_an_error_and_nothing_is_loaded(
+def test_by_default_a_mismatch_is_an_error_and_nothing_is_loaded(
     adapted: Any, state: dict[str, torch.Tensor]
 ) -> None:
     before = {name: tensor.clone() for name, tensor in lora_state_dict(adapted).items()}
@@ -73,7 +71,7 @@ def test_by_default_what_does_not_fit_is_an_error_and_nothing_is_loaded(
     assert all(torch.equal(lora_state_dict(adapted)[n], t) for n, t in before.items())
 
 
-def test_another_shape_is_reported_with_both_and_not_loaded(
+def test_a_different_shape_is_reported_and_not_loaded(
     adapted: Any, state: dict[str, torch.Tensor]
 ) -> None:
     state[DOWN] = torch.zeros(3, 96)
@@ -119,7 +117,7 @@ def test_saving_and_loading_while_merged_are_refused_and_work_after_train() -> N
     assert load_lora_state(model, lora_state_dict(model)).complete
 
 
-def test_a_module_of_the_users_with_lora_in_its_name_is_named_and_refused() -> None:
+def test_a_user_module_with_lora_in_its_name_is_named_and_refused() -> None:
     model = merging()
     model.add_module("my_lora_block", nn.Linear(2, 2))
     for guarded in (mark_only_lora_as_trainable, lora_state_dict):
@@ -136,20 +134,22 @@ def test_lora_only_with_a_biased_convolution_is_refused_and_all_is_not() -> None
 
 
 def test_an_unknown_bias_is_refused() -> None:
-    with pytest.raises(InputError, match="loralib knows"):
+    with pytest.raises(InputError, match="unknown bias"):
         mark_only_lora_as_trainable(merging(), "some")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
-def test_what_holds_no_real_numbers_is_not_cast_into_a_factor(
+def test_a_tensor_without_real_numbers_is_not_cast_to_a_factor(
     adapted: Any, state: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> None:
     state[DOWN] = state[DOWN].to(dtype)
-    with pytest.raises(InputError, match=rf"{DOWN} is {dtype}, which is no LoRA parameter; give"):
+    with pytest.raises(
+        InputError, match=rf"not a LoRA parameter: {DOWN} is {dtype}; pass the state"
+    ):
         load_lora_state(adapted, state, strict=False)
 
 
-def test_what_is_no_tensor_is_named(adapted: Any, state: dict[str, Any]) -> None:
+def test_a_value_that_is_not_a_tensor_is_named(adapted: Any, state: dict[str, Any]) -> None:
     state[DOWN] = [1.0]
-    with pytest.raises(InputError, match=f"{DOWN} is list, which is no LoRA parameter; give the"):
+    with pytest.raises(InputError, match=f"not a LoRA parameter: {DOWN} is list; pass the"):
         load_lora_state(adapted, state, strict=False)

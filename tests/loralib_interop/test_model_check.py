@@ -1,4 +1,4 @@
-"""loralib's faults: each is reproduced on the loralib installed, and found by `check`.
+"""loralib's faults: each is reproduced on the installed loralib and found by `check_model`.
 
 Where a reproduction fails one day, loralib has mended the fault, and the guard may go.
 """
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from phi3_lora_qa.loralib_interop import check
+from phi3_lora_qa.loralib_interop import check_model
 
 
 class Holder(nn.Module):
@@ -29,7 +29,7 @@ def healthy() -> nn.Module:
 
 
 def faults(model: nn.Module, **options: Any) -> dict[str, tuple[str, ...]]:
-    return {problem.fault: problem.where for problem in check(model, **options)}
+    return {problem.fault: problem.where for problem in check_model(model, **options)}
 
 
 def fill(layer: Any) -> Any:
@@ -40,14 +40,14 @@ def fill(layer: Any) -> Any:
 
 
 def test_a_model_without_faults_has_no_problem() -> None:
-    assert check(healthy()) == ()
-    assert check(nn.Linear(2, 2)) == ()
+    assert check_model(healthy()) == ()
+    assert check_model(nn.Linear(2, 2)) == ()
 
 
-def test_a_problem_says_what_where_why_and_ends_with_the_fix() -> None:
-    (problem,) = check(Holder(layer=loralib.MergedLinear(4, 6, r=2, lora_dropout=0.1)))
+def test_a_problem_states_what_where_why_and_the_fix() -> None:
+    (problem,) = check_model(Holder(layer=loralib.MergedLinear(4, 6, r=2, lora_dropout=0.1)))
     text = str(problem)
-    assert " at layer: " in text
+    assert " in layer: " in text
     assert "[False] by default" in text
     assert text.endswith(problem.fix)
 
@@ -62,7 +62,7 @@ def test_conv1d_and_conv3d_with_a_kernel_above_1_fail_and_are_found(kind: Any, s
     assert faults(Holder(conv=layer))["conv-shape"] == ("conv",)
 
 
-def test_conv1d_with_kernel_1_and_conv2d_work_and_are_not_accused() -> None:
+def test_conv1d_with_kernel_1_and_conv2d_work_and_have_no_problem() -> None:
     one, two = loralib.Conv1d(3, 4, 1, r=2), loralib.Conv2d(3, 4, 3, r=2)
     one(torch.zeros(1, 3, 8))
     two(torch.zeros(1, 3, 8, 8))

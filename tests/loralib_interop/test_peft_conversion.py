@@ -1,4 +1,4 @@
-"""loralib to PEFT and back: the same bits, the same deltas, the same outputs."""
+"""loralib to PEFT and back: bitwise the same factors, the same deltas, the same outputs."""
 
 import copy
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from phi3_lora_qa.lora import forward_bound, gamma, ratios
 from phi3_lora_qa.lora.factors import Factors
 from phi3_lora_qa.loralib_interop import (
     Checkpoint,
-    Layer,
+    LayerSpec,
     LoralibConfig,
     adapt,
-    describe,
+    describe_layers,
     from_peft,
     lora_state_dict,
     to_peft,
 )
-from phi3_lora_qa.loralib_interop.loralib_config import Kind
+from phi3_lora_qa.loralib_interop.loralib_config import LoralibClass
 from phi3_lora_qa.models.attach import attach
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +36,7 @@ MASKS = {"qkv_proj": {"q": True, "k": False, "v": True}}
 
 
 def in_order(a: torch.Tensor, b: torch.Tensor, scaling: float) -> Any:
-    """s · B·A in float64, summed one rank after the other: a zero term changes no bit of it."""
+    """Return s · B·A in float64, summed rank by rank, so that zero terms change no bit."""
     A, B = a.double().numpy(), b.double().numpy()
     total = np.zeros((B.shape[0], A.shape[1]))
     for p in range(A.shape[0]):
@@ -44,8 +44,8 @@ def in_order(a: torch.Tensor, b: torch.Tensor, scaling: float) -> Any:
     return scaling * total
 
 
-def loralib_delta(layer: Layer, a: torch.Tensor, b: torch.Tensor) -> Any:
-    """The delta as loralib lays it out, block by block, in the layout of the layer's weight."""
+def loralib_delta(layer: LayerSpec, a: torch.Tensor, b: torch.Tensor) -> Any:
+    """Return loralib's delta, block by block, in the layout of the layer's weight."""
     if layer.kind == "Conv2d":
         size = a.shape[0] // layer.rank
         return in_order(a, b, layer.scaling).reshape(-1, a.shape[1] * size)
@@ -68,8 +68,8 @@ def peft_delta(module: PeftModule) -> Any:
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
-    """One layer of any kind, with factors of any size that its dtype holds, zeros among them."""
-    kind: Kind = draw(st.sampled_from(["Linear", "MergedLinear", "Embedding", "Conv2d"]))
+    """Draw a layer of any class, with factors of any magnitude in its dtype, and some zeros."""
+    kind: LoralibClass = draw(st.sampled_from(["Linear", "MergedLinear", "Embedding", "Conv2d"]))
     rank, inputs, rows = (draw(st.integers(1, 4)) for _ in range(3))
     mask: tuple[bool, ...] = ()
     shapes = ((rank, inputs), (rows, rank))
@@ -79,7 +79,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     elif kind == "Conv2d":
         size = draw(st.integers(1, 3))
         shapes = ((rank * size, inputs * size), (rows * size, rank * size))
-    layer = Layer(
+    layer = LayerSpec(
         name="model.some_layer",
         kind=kind,
         rank=rank,
@@ -97,7 +97,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
 
 @settings(max_examples=1000, derandomize=True, database=None, deadline=None)
 @given(checkpoints())
-def test_to_peft_and_back_is_the_identity_and_the_delta_is_the_same_to_the_bit(
+def test_to_peft_and_back_is_the_identity_and_the_delta_is_bitwise_equal(
     checkpoint: Checkpoint,
 ) -> None:
     (layer,) = checkpoint.layers or ()
@@ -118,19 +118,19 @@ def test_to_peft_and_back_is_the_identity_and_the_delta_is_the_same_to_the_bit(
 def test_the_layout_of_blocks_is_loralibs_own_within_the_rounding_of_a_product() -> None:
     layer = loralib.MergedLinear(5, 12, 3, 7, enable_lora=[True, False, True, True]).double()
     nn.init.normal_(layer.lora_B)
-    (found,) = describe(nn.ModuleDict({"x": layer}))
+    (found,) = describe_layers(nn.ModuleDict({"x": layer}))
     theirs = layer.merge_AB().detach().numpy() * layer.scaling
     ours = loralib_delta(found, layer.lora_A.detach(), layer.lora_B.detach())
     sizes = loralib_delta(found, layer.lora_A.detach().abs(), layer.lora_B.detach().abs())
     assert ratios(np.abs(theirs - ours), 2 * gamma(5, "float64") * sizes).max() <= 1
 
 
-def test_a_convolution_computes_in_peft_what_it_does_in_loralib() -> None:
+def test_a_convolution_computes_the_same_in_peft_and_loralib() -> None:
     plain: Any = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False)).double()
     theirs: Any = copy.deepcopy(plain)
     adapt(theirs, LoralibConfig(rank=2, alpha=5, targets=("0",)))
     nn.init.normal_(theirs[0].lora_B)
-    checkpoint = Checkpoint(tensors=lora_state_dict(theirs), layers=describe(theirs))
+    checkpoint = Checkpoint(tensors=lora_state_dict(theirs), layers=describe_layers(theirs))
     (module,) = to_peft(checkpoint, "").modules
     assert module.rank == 2 * 3 * 3
     alpha: Any = exact_alpha(module.scaling, module.rank, "0")
@@ -155,7 +155,7 @@ def test_a_convolution_computes_in_peft_what_it_does_in_loralib() -> None:
 def pair(
     model: Any, tiny: Any, perturb: Callable[[Any], None], tmp_path: Path
 ) -> tuple[Any, Any, PeftAdapter]:
-    """The tiny base with loralib's layers, and with the PEFT adapter that they convert to."""
+    """Return the tiny base with loralib's layers, and with the converted PEFT adapter."""
     targets = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens")
     layers = adapt(model, LoralibConfig(rank=3, alpha=8, targets=targets, masks=MASKS))
     perturb(model)
@@ -164,7 +164,7 @@ def pair(
     return model, attach(tiny.model, tmp_path), adapter
 
 
-def test_every_layer_computes_in_peft_what_it_does_in_loralib_within_the_rounding(
+def test_every_layer_computes_the_same_in_peft_and_loralib_within_rounding(
     pair: tuple[Any, Any, PeftAdapter], ids: torch.Tensor
 ) -> None:
     theirs, tuned, adapter = pair
@@ -186,10 +186,10 @@ def test_every_layer_computes_in_peft_what_it_does_in_loralib_within_the_roundin
     assert furthest <= 1
 
 
-def test_the_logits_in_peft_are_those_in_loralib_within_the_rounding_to_first_order(
+def test_the_logits_are_the_same_in_peft_and_loralib_within_first_order_rounding(
     pair: tuple[Any, Any, PeftAdapter], ids: torch.Tensor
 ) -> None:
-    """The gradient carries each layer's own rounding to a logit.
+    """The gradient propagates each layer's rounding error to a logit.
 
     The worst case of n roundings is `forward_bound`, which has a factor n; independent roundings
     add up to a spread of its 1/√n (Higham and Mary 2019, A new approach to probabilistic rounding
@@ -230,7 +230,7 @@ def test_the_logits_in_peft_are_those_in_loralib_within_the_rounding_to_first_or
     assert error <= bound < 1e-2
 
 
-def test_a_logit_is_far_outside_the_rounding_where_the_scaling_is_wrong(
+def test_a_wrong_scaling_exceeds_the_rounding_of_a_logit(
     pair: tuple[Any, Any, PeftAdapter], ids: torch.Tensor
 ) -> None:
     theirs, tuned, _ = pair
@@ -244,8 +244,8 @@ def as_factors(module: PeftModule) -> Factors:
     return Factors(A=A, B=B, scaling=module.scaling)
 
 
-def layer_of(kind: Any = "Linear", **changes: Any) -> Layer:
-    return Layer(**{"name": "a.b", "kind": kind, "rank": 2, "alpha": 4} | changes)
+def layer_of(kind: Any = "Linear", **changes: Any) -> LayerSpec:
+    return LayerSpec(**{"name": "a.b", "kind": kind, "rank": 2, "alpha": 4} | changes)
 
 
 def state(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -253,27 +253,35 @@ def state(a: tuple[int, ...], b: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "layers", "says"),
+    ("tensors", "layers", "message"),
     [
-        (state((2, 3), (4, 2)), (), "only in one of"),
-        (state((2, 3), (4, 2)), (layer_of(rank=3),), "not of a Linear of rank 3"),
-        (state((3, 3), (4, 2)), (layer_of(),), "not of a Linear of rank 2"),
+        (state((2, 3), (4, 2)), (), "is only in the checkpoint"),
+        (state((2, 3), (4, 2)), (layer_of(rank=3),), "do not fit a Linear of rank 3"),
+        (state((3, 3), (4, 2)), (layer_of(),), "do not fit a Linear of rank 2"),
         (
             state((4, 3), (5, 2)),
             (layer_of("MergedLinear", mask=(True, True)),),
-            "not of a MergedLinear",
+            "do not fit a MergedLinear",
         ),
-        (state((6, 9), (12, 6)), (layer_of("Conv2d", groups=2),), "convolution with groups"),
-        ({**state((2, 3), (4, 2)), "a.b.bias": torch.ones(4)}, (layer_of(),), "no factor of"),
-        ({**state((2, 3), (4, 2)), "a.weight": torch.ones(4, 4)}, (layer_of(),), "no factor of"),
-        ({"a.b.lora_A": torch.ones(2, 3)}, (layer_of(),), "no pair of factors"),
-        ({}, (), "holds no factors"),
+        (state((6, 9), (12, 6)), (layer_of("Conv2d", groups=2),), "with groups PEFT arranges"),
+        (
+            {**state((2, 3), (4, 2)), "a.b.bias": torch.ones(4)},
+            (layer_of(),),
+            "not a loralib factor",
+        ),
+        (
+            {**state((2, 3), (4, 2)), "a.weight": torch.ones(4, 4)},
+            (layer_of(),),
+            "not a loralib factor",
+        ),
+        ({"a.b.lora_A": torch.ones(2, 3)}, (layer_of(),), "needs two factors of the same dtype"),
+        ({}, (), "contains no factors"),
     ],
 )
-def test_factors_that_are_not_as_described_are_refused(
-    tensors: Any, layers: tuple[Layer, ...], says: str
+def test_factors_that_contradict_their_description_are_refused(
+    tensors: Any, layers: tuple[LayerSpec, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         to_peft(Checkpoint(tensors=tensors, layers=layers), "")
 
 
@@ -284,32 +292,42 @@ def adapter_of(a: torch.Tensor, b: torch.Tensor, **changes: Any) -> PeftAdapter:
 
 
 @pytest.mark.parametrize(
-    ("adapter", "masks", "says"),
+    ("adapter", "masks", "message"),
     [
         (adapter_of(torch.ones(4, 3), torch.ones(6, 4)), {"b": [True, True]}, "B is not zero"),
-        (adapter_of(torch.ones(3, 3), torch.ones(6, 3)), {"b": [True, True]}, "cannot be 2 pairs"),
-        (adapter_of(torch.ones(4, 3), torch.ones(5, 4)), {"b": [True, True]}, "cannot be 2 pairs"),
-        (adapter_of(torch.ones(4, 3), torch.ones(6, 4)), {"c": [True]}, "for no layer"),
+        (
+            adapter_of(torch.ones(3, 3), torch.ones(6, 3)),
+            {"b": [True, True]},
+            "cannot be divided into 2 pairs",
+        ),
+        (
+            adapter_of(torch.ones(4, 3), torch.ones(5, 4)),
+            {"b": [True, True]},
+            "cannot be divided into 2 pairs",
+        ),
+        (adapter_of(torch.ones(4, 3), torch.ones(6, 4)), {"c": [True]}, "matches no layer"),
         (
             adapter_of(torch.ones(2, 5), torch.ones(3, 2), is_embedding=True),
             {"b": [True]},
-            "takes no mask",
+            "only to linear layers: ",
         ),
-        (adapter_of(torch.ones(9, 2, 3, 3), torch.ones(4, 9, 1, 1)), {}, "not of its form"),
-        (adapter_of(torch.ones(2, 2, 3, 3), torch.ones(4, 2, 1, 1)), {}, "not of its form"),
+        (adapter_of(torch.ones(9, 2, 3, 3), torch.ones(4, 9, 1, 1)), {}, "do not have its form"),
+        (adapter_of(torch.ones(2, 2, 3, 3), torch.ones(4, 2, 1, 1)), {}, "do not have its form"),
     ],
 )
-def test_a_peft_module_that_loralib_cannot_hold_is_refused(
-    adapter: PeftAdapter, masks: Any, says: str
+def test_a_peft_module_without_a_loralib_counterpart_is_refused(
+    adapter: PeftAdapter, masks: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         from_peft(adapter, masks, {})
 
 
 def test_a_scaling_that_no_alpha_gives_is_explained(tmp_path: Path) -> None:
     scale = next(s for s in np.linspace(0.1, 0.9, 999).tolist() if not has_alpha(s, 7))
     adapter = adapter_of(torch.ones(7, 3), torch.ones(6, 7), scaling=scale)
-    with pytest.raises(InputError, match=r"a\.b: .* rank 7 .* whole number as alpha"):
+    with pytest.raises(
+        InputError, match=r"a\.b cannot .* rank is now 7, .* train with an integer alpha"
+    ):
         write_adapter(tmp_path, adapter, ["a.b"])
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Faults of switching, and of several adapters in one layer."""
+"""Faults of disabling, and of several adapters in one layer."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from peft.tuners.lora import model as lora_model
 from tests.properties.planting import Patch, fault
 
 
-@fault("switched_off_it_is_the_base")
-def switching_off_does_nothing(patch: Patch) -> None:
+@fault("disabling_restores_the_base")
+def disabling_does_nothing(patch: Patch) -> None:
     patch.setattr(layer.Linear, "disable_adapters", property(lambda self: False))
 
 
-@fault("switched_off_while_merged_it_is_the_base")
-def switching_off_leaves_it_merged(patch: Patch) -> None:
+@fault("disabling_while_merged_restores_the_base")
+def disabling_keeps_the_merge(patch: Patch) -> None:
     original = layer.Linear.forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -28,22 +28,22 @@ def switching_off_leaves_it_merged(patch: Patch) -> None:
     patch.setattr(layer.Linear, "forward", changed)
 
 
-@fault("only_the_active_adapter_acts")
+@fault("only_the_active_adapter_applies")
 def the_first_adapter_stays_active(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTunerLayer, "active_adapters", property(lambda self: ["default"])
     )
 
 
-@fault("only_the_active_adapter_acts")
+@fault("only_the_active_adapter_applies")
 def every_adapter_is_active(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTunerLayer, "active_adapters", property(lambda self: list(self.lora_A))
     )
 
 
-@fault("active_adapters_add_up")
-def only_the_last_active_adapter_counts(patch: Patch) -> None:
+@fault("active_adapters_are_summed")
+def only_the_last_active_adapter_applies(patch: Patch) -> None:
     original = layer.Linear.forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -57,8 +57,8 @@ def only_the_last_active_adapter_counts(patch: Patch) -> None:
     patch.setattr(layer.Linear, "forward", changed)
 
 
-@fault("rows_of_a_mixed_batch_are_separate_runs")
-def mixed_batches_give_the_base_an_adapter(patch: Patch) -> None:
+@fault("mixed_batch_rows_match_separate_runs")
+def mixed_batches_apply_an_adapter_to_the_base(patch: Patch) -> None:
     original = layer.LoraLayer._mixed_batch_forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, adapter_names: list[str], **kw: Any) -> Any:
@@ -68,8 +68,8 @@ def mixed_batches_give_the_base_an_adapter(patch: Patch) -> None:
     patch.setattr(layer.LoraLayer, "_mixed_batch_forward", changed)
 
 
-@fault("rows_of_a_mixed_batch_are_separate_runs")
-def mixed_batches_turn_the_names_round(patch: Patch) -> None:
+@fault("mixed_batch_rows_match_separate_runs")
+def mixed_batches_reverse_the_names(patch: Patch) -> None:
     original = layer.LoraLayer._mixed_batch_forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, adapter_names: list[str], **kw: Any) -> Any:
@@ -78,8 +78,8 @@ def mixed_batches_turn_the_names_round(patch: Patch) -> None:
     patch.setattr(layer.LoraLayer, "_mixed_batch_forward", changed)
 
 
-@fault("a_concatenation_is_the_weighted_sum")
-def a_concatenation_forgets_the_weights(patch: Patch) -> None:
+@fault("cat_combination_equals_the_weighted_sum")
+def cat_ignores_the_weights(patch: Patch) -> None:
     original = lora_model.LoraModel.add_weighted_adapter
 
     def changed(self: Any, adapters: Any, weights: Any, *args: Any, **kwargs: Any) -> None:
@@ -89,8 +89,8 @@ def a_concatenation_forgets_the_weights(patch: Patch) -> None:
     patch.setattr(lora_model.LoraModel, "add_weighted_adapter", changed)
 
 
-@fault("an_svd_is_the_best_of_its_rank")
-def an_svd_loses_its_largest_value(patch: Patch) -> None:
+@fault("svd_combination_is_optimal_for_its_rank")
+def svd_drops_the_largest_singular_value(patch: Patch) -> None:
     original = torch.linalg.svd
 
     def changed(*args: Any, **kwargs: Any) -> Any:
@@ -100,8 +100,8 @@ def an_svd_loses_its_largest_value(patch: Patch) -> None:
     patch.setattr(torch.linalg, "svd", changed)
 
 
-@fault("a_linear_combination_mixes_the_factors")
-def a_linear_combination_forgets_signs(patch: Patch) -> None:
+@fault("linear_combination_mixes_the_factors")
+def linear_combination_ignores_signs(patch: Patch) -> None:
     original = lora_model.LoraModel.add_weighted_adapter
 
     def changed(self: Any, adapters: Any, weights: Any, *args: Any, **kwargs: Any) -> None:

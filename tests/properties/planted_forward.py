@@ -27,22 +27,22 @@ def scaling_is_alpha(patch: Patch) -> None:
 
 
 @fault("delta_is_scaling_times_b_times_a")
-def rslora_is_forgotten(patch: Patch) -> None:
+def rslora_is_ignored(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n] / m.r[n])
 
 
-@fault("delta_is_linear_in_the_scaling")
-def rslora_is_used_always(patch: Patch) -> None:
+@fault("delta_is_linear_in_scaling")
+def rslora_is_always_used(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: m.lora_alpha[n] / m.r[n] ** 0.5)
 
 
 @fault("delta_is_scaling_times_b_times_a")
-def scaling_is_a_whole_number(patch: Patch) -> None:
+def scaling_is_an_integer(patch: Patch) -> None:
     set_scaling(patch, lambda m, n: float(max(1, m.lora_alpha[n] // m.r[n])))
 
 
-@fault("delta_is_linear_in_the_scaling")
-def set_scale_adds_up(patch: Patch) -> None:
+@fault("delta_is_linear_in_scaling")
+def set_scale_accumulates(patch: Patch) -> None:
     def wrong(self: Any, adapter: str, scale: float) -> None:
         self.scaling[adapter] *= scale
 
@@ -97,8 +97,8 @@ def forward_computes_in_bfloat16(patch: Patch) -> None:
     forward(patch, lambda m, n, x: plain(m, n, x).to(torch.bfloat16))
 
 
-@fault("dropout_ends_with_training")
-def dropout_is_left_on(patch: Patch) -> None:
+@fault("dropout_is_inactive_in_eval_mode")
+def dropout_stays_active(patch: Patch) -> None:
     def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
         rate = getattr(m.lora_dropout[n], "p", 0.0)
         return plain(m, n, torch.nn.functional.dropout(x, rate, training=True))
@@ -106,11 +106,11 @@ def dropout_is_left_on(patch: Patch) -> None:
     forward(patch, update)
 
 
-@fault("dropout_acts_in_training")
-def dropout_is_forgotten(patch: Patch) -> None:
+@fault("dropout_is_active_in_training_mode")
+def dropout_is_ignored(patch: Patch) -> None:
     forward(patch, plain)
 
 
-@fault("output_has_the_dtype_of_the_base", "peft.mixed_dtypes")
+@fault("output_dtype_matches_the_base", "peft.mixed_dtypes")
 def output_stays_in_float32(patch: Patch) -> None:
     after(patch, layer.Linear, "forward", lambda y, *args, **kwargs: y.float())

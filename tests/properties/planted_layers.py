@@ -1,4 +1,4 @@
-"""Faults of DoRA, and of layers that are no linear ones."""
+"""Faults of DoRA, and of layers other than linear ones."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.properties.planting import Patch, after, fault
 
 
 @fault("forward_adds_the_delta", "peft.dora")
-def the_dora_norm_is_the_bases(patch: Patch) -> None:
+def the_dora_norm_ignores_the_delta(patch: Patch) -> None:
     original = dora.DoraLinearLayer.get_weight_norm
 
     def changed(self: Any, weight: Any, lora_weight: Any, scaling: Any, **kw: Any) -> Any:
@@ -19,7 +19,7 @@ def the_dora_norm_is_the_bases(patch: Patch) -> None:
 
 
 @fault("forward_adds_the_delta", "peft.dora")
-def the_dora_norm_forgets_the_scaling(patch: Patch) -> None:
+def the_dora_norm_ignores_the_scaling(patch: Patch) -> None:
     original = dora.DoraLinearLayer.get_weight_norm
 
     def changed(self: Any, weight: Any, lora_weight: Any, scaling: Any, **kw: Any) -> Any:
@@ -97,8 +97,8 @@ def convolutions_do_not_scale(patch: Patch) -> None:
     after(patch, layer._ConvNd, "get_delta_weight", lambda d, m, n: d / m.scaling[n])
 
 
-@fault("row_norms_are_the_magnitudes", "peft.dora_conv2d")
-def the_norm_of_a_kernel_is_that_of_each_place(patch: Patch) -> None:
+@fault("merged_row_norms_equal_dora_magnitudes", "peft.dora_conv2d")
+def the_norm_of_a_kernel_is_averaged_over_positions(patch: Patch) -> None:
     def wrong(self: Any, weight: Any, lora_weight: Any, scaling: Any) -> torch.Tensor:
         norm = (weight + scaling * lora_weight).norm(p=2, dim=1, keepdim=True)
         return norm.mean(dim=(2, 3), keepdim=True).transpose(1, 0)
@@ -107,7 +107,7 @@ def the_norm_of_a_kernel_is_that_of_each_place(patch: Patch) -> None:
 
 
 @fault("forward_adds_the_delta", "peft.dora_conv2d")
-def a_convolution_with_dora_keeps_its_length(patch: Patch) -> None:
+def a_convolution_with_dora_averages_its_norms(patch: Patch) -> None:
     def change(norm: torch.Tensor, *_: Any) -> torch.Tensor:
         return norm.mean().expand_as(norm)
 
@@ -126,7 +126,7 @@ def groups_read_the_ranks_of_the_next_group(patch: Patch) -> None:
 
 
 @fault("forward_adds_the_delta", "peft.grouped_conv")
-def groups_share_the_ranks_by_turns(patch: Patch) -> None:
+def groups_interleave_the_ranks(patch: Patch) -> None:
     def change(_: None, m: Any, name: str, *args: Any, **kwargs: Any) -> None:
         def shuffle(b: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             return (given[0].unflatten(1, (-1, b.groups)).transpose(1, 2).flatten(1, 2),)

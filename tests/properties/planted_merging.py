@@ -48,7 +48,7 @@ def delta_has_a_higher_rank(patch: Patch) -> None:
     )
 
 
-@fault("merging_both_adds_both")
+@fault("merging_two_adapters_adds_both_deltas")
 def merge_does_not_scale(patch: Patch) -> None:
     def change(_: None, m: Any, *args: Any, **kwargs: Any) -> None:
         for name in m.merged_adapters:
@@ -58,21 +58,21 @@ def merge_does_not_scale(patch: Patch) -> None:
     after(patch, layer.Linear, "merge", change)
 
 
-@fault("merging_twice_adds_it_once")
-def merge_does_it_again_when_merged(patch: Patch) -> None:
+@fault("merging_twice_adds_the_delta_once")
+def merge_repeats_when_merged(patch: Patch) -> None:
     patch.setattr(
         layer, "check_adapters_to_merge", lambda m, names=None: names or m.active_adapters
     )
 
 
-@fault("merging_both_adds_both")
-def merge_takes_the_first_adapter_only(patch: Patch) -> None:
+@fault("merging_two_adapters_adds_both_deltas")
+def merge_uses_only_the_first_adapter(patch: Patch) -> None:
     original = tuners_utils.check_adapters_to_merge
     patch.setattr(layer, "check_adapters_to_merge", lambda m, names=None: original(m, names)[:1])
 
 
-@fault("merging_both_adds_both", "peft.safe_merge")
-def safe_merge_forgets_to_write(patch: Patch) -> None:
+@fault("merging_two_adapters_adds_both_deltas", "peft.safe_merge")
+def safe_merge_does_not_write(patch: Patch) -> None:
     original = layer.Linear.merge
 
     def changed(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
@@ -84,8 +84,8 @@ def safe_merge_forgets_to_write(patch: Patch) -> None:
     patch.setattr(layer.Linear, "merge", changed)
 
 
-@fault("merged_it_puts_out_the_same")
-def merge_forgets_the_bias_of_b(patch: Patch) -> None:
+@fault("merged_output_matches_unmerged")
+def merge_ignores_the_bias_of_b(patch: Patch) -> None:
     original = layer.Linear.merge
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ def merge_forgets_the_bias_of_b(patch: Patch) -> None:
     patch.setattr(layer.Linear, "merge", changed)
 
 
-@fault("merging_both_adds_both")
+@fault("merging_two_adapters_adds_both_deltas")
 def unmerge_adds_again(patch: Patch) -> None:
     def change(_: None, m: Any) -> None:
         m.get_base_layer().weight.data += 2 * m.get_delta_weight("default")
@@ -106,13 +106,13 @@ def unmerge_adds_again(patch: Patch) -> None:
     after(patch, layer.Linear, "unmerge", change)
 
 
-@fault("merging_both_adds_both")
-def unmerge_leaves_the_weight(patch: Patch) -> None:
+@fault("merging_two_adapters_adds_both_deltas")
+def unmerge_does_not_change_the_weight(patch: Patch) -> None:
     patch.setattr(layer.Linear, "unmerge", lambda self: self.merged_adapters.clear())
 
 
-@fault("switched_off_while_merged_it_is_the_base")
-def unmerge_leaves_the_bias(patch: Patch) -> None:
+@fault("disabling_while_merged_restores_the_base")
+def unmerge_does_not_change_the_bias(patch: Patch) -> None:
     original = layer.Linear.unmerge
 
     def changed(self: Any) -> None:
@@ -134,5 +134,5 @@ def every_cycle_of_merging_drifts(patch: Patch) -> None:
 
 
 @fault("delta_is_scaling_times_b_times_a", "peft.fan_in_fan_out")
-def fan_in_fan_out_is_forgotten_in_the_delta(patch: Patch) -> None:
+def the_delta_ignores_fan_in_fan_out(patch: Patch) -> None:
     after(patch, layer.Linear, "get_delta_weight", lambda d, *_: d.T)

@@ -1,4 +1,4 @@
-"""Faults of a whole model: switching, merging, unloading, saving, scaling, training, padding."""
+"""Faults of a whole model: disabling, merging, unloading, saving, scaling, training, padding."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,17 +16,17 @@ from tests.properties.planting import Patch, after, fault, forward, plain
 MODEL = "peft.model"
 
 
-@fault("model_switched_off_is_the_base", MODEL)
-def the_models_adapter_stays_on(patch: Patch) -> None:
+@fault("model_disabling_restores_the_base", MODEL)
+def the_adapter_of_the_model_stays_enabled(patch: Patch) -> None:
     patch.setattr(peft.PeftModel, "disable_adapter", lambda self: nullcontext())
 
 
-@fault("model_switched_off_is_the_base", MODEL)
-def the_models_adapter_does_nothing(patch: Patch) -> None:
+@fault("model_disabling_restores_the_base", MODEL)
+def the_adapter_of_the_model_does_nothing(patch: Patch) -> None:
     forward(patch, lambda m, n, x: 0.0 * plain(m, n, x))
 
 
-@fault("model_merged_puts_out_the_same", MODEL)
+@fault("model_merged_output_matches_unmerged", MODEL)
 def the_model_is_merged_without_its_scaling(patch: Patch) -> None:
     def change(delta: torch.Tensor, m: Any, name: str, *_: Any) -> torch.Tensor:
         return delta / m.scaling[name] * 1.001
@@ -34,12 +34,12 @@ def the_model_is_merged_without_its_scaling(patch: Patch) -> None:
     after(patch, layer.Linear, "get_delta_weight", change)
 
 
-@fault("model_unloaded_is_the_base", MODEL)
+@fault("model_unloading_restores_the_base", MODEL)
 def unloading_the_model_merges(patch: Patch) -> None:
     patch.setattr(LoraModel, "unload", LoraModel.merge_and_unload)
 
 
-@fault("model_saved_and_loaded_is_the_same", MODEL)
+@fault("model_save_load_round_trip_is_exact", MODEL)
 def the_model_is_saved_in_bfloat16(patch: Patch) -> None:
     def change(state: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         return {key: value.bfloat16().to(value.dtype) for key, value in state.items()}
@@ -47,7 +47,7 @@ def the_model_is_saved_in_bfloat16(patch: Patch) -> None:
     after(patch, peft.peft_model, "get_peft_model_state_dict", change)
 
 
-@fault("model_saved_and_loaded_is_the_same", MODEL)
+@fault("model_save_load_round_trip_is_exact", MODEL)
 def another_name_loads_nothing(patch: Patch) -> None:
     original = save_and_load.set_peft_model_state_dict
 
@@ -57,8 +57,8 @@ def another_name_loads_nothing(patch: Patch) -> None:
     patch.setattr(peft.peft_model, "set_peft_model_state_dict", changed)
 
 
-@fault("model_saved_and_loaded_is_the_same", MODEL)
-def saving_again_gives_other_bytes(patch: Patch) -> None:
+@fault("model_save_load_round_trip_is_exact", MODEL)
+def saving_again_gives_different_bytes(patch: Patch) -> None:
     def change(_: None, model: Any, folder: str, *args: Any, **kwargs: Any) -> None:
         for file in Path(folder).rglob("adapter_model.safetensors"):
             file.write_bytes(file.read_bytes() + folder.encode())
@@ -67,22 +67,22 @@ def saving_again_gives_other_bytes(patch: Patch) -> None:
 
 
 @fault("model_scalings_follow_the_patterns", MODEL)
-def the_patterns_of_alpha_are_ignored(patch: Patch) -> None:
+def alpha_pattern_is_ignored(patch: Patch) -> None:
     set_scaling(patch, lambda m, name: 2.0)
 
 
 @fault("model_scalings_follow_the_patterns", MODEL)
-def every_module_is_scaled_a_little_more(patch: Patch) -> None:
+def every_scaling_is_slightly_too_large(patch: Patch) -> None:
     set_scaling(patch, lambda m, name: m.scaling[name] * (1 + 2.0**-40))
 
 
-@fault("model_training_leaves_the_base", MODEL)
-def the_models_base_is_not_frozen(patch: Patch) -> None:
+@fault("model_training_leaves_the_base_unchanged", MODEL)
+def the_base_of_the_model_is_not_frozen(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTuner, "_mark_only_adapters_as_trainable", lambda self, model: None
     )
 
 
-@fault("model_rows_do_not_depend_on_padding", MODEL)
+@fault("model_output_is_invariant_to_padding", MODEL)
 def the_update_is_an_average_over_the_batch(patch: Patch) -> None:
     forward(patch, lambda m, n, x: plain(m, n, x) - plain(m, n, x).mean((0, 1), keepdim=True))

@@ -1,4 +1,4 @@
-"""Faults of the start, of training, and of saving and loading."""
+"""Faults of initialization, of training, and of saving and loading."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from peft.utils import save_and_load
 from tests.properties.planting import Patch, after, fault, forward, plain
 
 
-@fault("fresh_it_is_the_base")
+@fault("initial_output_equals_the_base")
 def b_does_not_start_at_zero(patch: Patch) -> None:
     def change(_: None, m: Any, name: str, *args: Any) -> None:
         torch.nn.init.normal_(m.lora_B[name].weight)
@@ -21,7 +21,7 @@ def b_does_not_start_at_zero(patch: Patch) -> None:
     after(patch, layer.LoraLayer, "reset_lora_parameters", change)
 
 
-@fault("fresh_it_is_the_base")
+@fault("initial_output_equals_the_base")
 def both_factors_start_at_zero(patch: Patch) -> None:
     def change(_: None, m: Any, name: str, *args: Any) -> None:
         torch.nn.init.zeros_(m.lora_A[name].weight)
@@ -29,19 +29,19 @@ def both_factors_start_at_zero(patch: Patch) -> None:
     after(patch, layer.LoraLayer, "reset_lora_parameters", change)
 
 
-@fault("the_base_gets_no_gradient")
+@fault("base_receives_no_gradient")
 def the_base_is_not_frozen(patch: Patch) -> None:
     patch.setattr(
         tuners_utils.BaseTuner, "_mark_only_adapters_as_trainable", lambda self, model: None
     )
 
 
-@fault("gradients_are_the_products")
+@fault("gradients_match_the_formulas")
 def a_gets_no_gradient(patch: Patch) -> None:
     forward(patch, lambda m, n, x: m.lora_B[n](m.lora_A[n](x).detach()) * m.scaling[n])
 
 
-@fault("fresh_the_other_factor_does_not_move")
+@fault("initial_gradient_reaches_only_the_zero_factor")
 def gradients_are_doubled(patch: Patch) -> None:
     def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
         y = plain(m, n, x)
@@ -50,7 +50,7 @@ def gradients_are_doubled(patch: Patch) -> None:
     forward(patch, update)
 
 
-@fault("gradients_are_the_products")
+@fault("gradients_match_the_formulas")
 def the_bias_of_b_gets_no_gradient(patch: Patch) -> None:
     def update(m: Any, n: str, x: torch.Tensor) -> torch.Tensor:
         bias = m.lora_B[n].bias
@@ -60,8 +60,8 @@ def the_bias_of_b_gets_no_gradient(patch: Patch) -> None:
     forward(patch, update)
 
 
-def _doras_forward(patch: Patch, during: Callable[[Patch, Any], None]) -> None:
-    """Let DoRA's forward pass run with something changed for its time."""
+def _patch_dora_forward(patch: Patch, during: Callable[[Patch, Any], None]) -> None:
+    """Run DoRA's forward pass with a temporary change."""
     original = dora.DoraLinearLayer.forward
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -80,22 +80,22 @@ def _the_magnitude_is_detached(patch: Patch, module: Any) -> None:
     patch.setitem(module._parameters, "weight", module.weight.detach())
 
 
-@fault("gradients_are_the_products", "peft.dora")
+@fault("gradients_match_the_formulas", "peft.dora")
 def the_dora_norm_is_not_detached(patch: Patch) -> None:
-    _doras_forward(patch, _nothing_is_detached)
+    _patch_dora_forward(patch, _nothing_is_detached)
 
 
-@fault("fresh_the_other_factor_does_not_move", "peft.dora")
-def the_fresh_dora_norm_is_not_detached(patch: Patch) -> None:
-    _doras_forward(patch, _nothing_is_detached)
+@fault("initial_gradient_reaches_only_the_zero_factor", "peft.dora")
+def the_initial_dora_norm_is_not_detached(patch: Patch) -> None:
+    _patch_dora_forward(patch, _nothing_is_detached)
 
 
-@fault("gradients_are_the_products", "peft.dora")
+@fault("gradients_match_the_formulas", "peft.dora")
 def the_dora_magnitude_gets_no_gradient(patch: Patch) -> None:
-    _doras_forward(patch, _the_magnitude_is_detached)
+    _patch_dora_forward(patch, _the_magnitude_is_detached)
 
 
-@fault("fresh_the_other_factor_does_not_move", "peft.dora")
+@fault("initial_gradient_reaches_only_the_zero_factor", "peft.dora")
 def the_dora_magnitude_is_frozen(patch: Patch) -> None:
     def change(_: None, m: Any, *args: Any, **kwargs: Any) -> None:
         m.lora_magnitude_vector.requires_grad_(False)
@@ -103,7 +103,7 @@ def the_dora_magnitude_is_frozen(patch: Patch) -> None:
     after(patch, tuners_utils.BaseTunerLayer, "set_adapter", change)
 
 
-@fault("saving_and_loading_changes_nothing")
+@fault("save_load_round_trip_is_exact")
 def saving_drops_b(patch: Patch) -> None:
     def change(state: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {key: value for key, value in state.items() if "lora_B" not in key}
@@ -111,7 +111,7 @@ def saving_drops_b(patch: Patch) -> None:
     after(patch, __import__("peft.peft_model").peft_model, "get_peft_model_state_dict", change)
 
 
-@fault("saving_and_loading_changes_nothing")
+@fault("save_load_round_trip_is_exact")
 def saving_rounds_to_bfloat16(patch: Patch) -> None:
     def change(state: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {key: value.bfloat16().to(value.dtype) for key, value in state.items()}
@@ -119,7 +119,7 @@ def saving_rounds_to_bfloat16(patch: Patch) -> None:
     after(patch, __import__("peft.peft_model").peft_model, "get_peft_model_state_dict", change)
 
 
-@fault("saving_and_loading_changes_nothing")
+@fault("save_load_round_trip_is_exact")
 def loading_loads_nothing(patch: Patch) -> None:
     original = save_and_load.set_peft_model_state_dict
 
@@ -129,8 +129,8 @@ def loading_loads_nothing(patch: Patch) -> None:
     patch.setattr(__import__("peft.peft_model").peft_model, "set_peft_model_state_dict", changed)
 
 
-@fault("saving_and_loading_changes_nothing")
-def the_saved_config_forgets_rslora(patch: Patch) -> None:
+@fault("save_load_round_trip_is_exact")
+def the_saved_config_lacks_rslora(patch: Patch) -> None:
     original = LoraConfig.to_dict
 
     def changed(self: Any) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def the_saved_config_forgets_rslora(patch: Patch) -> None:
     patch.setattr(LoraConfig, "to_dict", changed)
 
 
-@fault("saving_and_loading_changes_nothing")
-def the_saved_config_has_another_alpha(patch: Patch) -> None:
+@fault("save_load_round_trip_is_exact")
+def the_saved_config_has_a_different_alpha(patch: Patch) -> None:
     original = LoraConfig.to_dict
 
     def changed(self: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How faults are planted into PEFT's own methods: each is one slip that a release could have."""
+"""Plants faults into PEFT's methods: each is a mistake that a release could have."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ Update = Callable[[Any, str, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, the kind of layer that has it, and a property that it must break."""
+    """A fault, the kind of layer that has it, and the property that must fail."""
 
     kind: str
-    breaks: str
+    fails: str
     plant: Callable[[Patch], object]
 
 
@@ -25,17 +25,17 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    breaks: str, kind: str = "peft.linear"
+    fails: str, kind: str = "peft.linear"
 ) -> Callable[[Callable[[Patch], object]], Callable[[Patch], object]]:
     def keep(plant: Callable[[Patch], object]) -> Callable[[Patch], object]:
-        FAULTS[plant.__name__] = Fault(kind, breaks, plant)
+        FAULTS[plant.__name__] = Fault(kind, fails, plant)
         return plant
 
     return keep
 
 
 def after(patch: Patch, owner: Any, name: str, change: Callable[..., Any]) -> None:
-    """Let a method's result go through ``change(result, *arguments)``."""
+    """Pass a method's result through ``change(result, *arguments)``."""
     original = getattr(owner, name)
     static = isinstance(owner.__dict__.get(name), staticmethod)
 
@@ -46,7 +46,7 @@ def after(patch: Patch, owner: Any, name: str, change: Callable[..., Any]) -> No
 
 
 def forward(patch: Patch, update: Update) -> None:
-    """Replace the forward pass of linear layers by the base and these updates."""
+    """Replace the forward pass of linear layers by the base plus these updates."""
     original = layer.Linear.forward
 
     def changed(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

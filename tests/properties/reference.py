@@ -1,4 +1,4 @@
-"""Right LoRA layers and a right model in numpy: every property holds on them."""
+"""Correct LoRA layers and a correct model in numpy: every property passes on them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +28,7 @@ from phi3_lora_qa.strategies import LayerCase, linear_cases
 
 
 class ReferenceLayer(Layer):
-    """Computes in float64, and rounds what it gives back to the case's dtype once."""
+    """Computes in float64, and rounds each result once to the case's dtype."""
 
     options: ClassVar[dict[str, Any]] = {"bias": None}
 
@@ -38,7 +38,7 @@ class ReferenceLayer(Layer):
         self.base, self.base_bias = case.weight, case.base_bias
         self.active: tuple[str, ...] = ("default",)
         self.merged: tuple[str, ...] = ()
-        self.on, self.training = True, False
+        self.enabled, self.training = True, False
 
     @classmethod
     def cases(cls) -> Any:
@@ -49,11 +49,11 @@ class ReferenceLayer(Layer):
         return cls(case, case.factors)
 
     @classmethod
-    def with_dropout(cls, case: LayerCase, rate: float) -> Self:
+    def build_with_dropout(cls, case: LayerCase, rate: float) -> Self:
         return cls(case, case.factors, rate)
 
     @classmethod
-    def fresh(cls, case: LayerCase) -> Self:
+    def build_initialized(cls, case: LayerCase) -> Self:
         f = case.factors
         A = np.random.default_rng(0).normal(size=f.A.shape)
         norms = np.linalg.norm(case.weight, axis=1)
@@ -68,57 +68,59 @@ class ReferenceLayer(Layer):
             ),
         )
 
-    def held(self, name: str) -> Factors:
-        """What an adapter amounts to now."""
+    def current_factors(self, name: str) -> Factors:
+        """Return an adapter's factors with its current scaling."""
         f = self.adapters[name]
         return replace(f, scaling=self.scales[name] * f.scaling)
 
     def rounded(self, values: Array) -> Array:
         return round_to(values, self.case.dtype)
 
-    def put_out(self, x: Array, names: tuple[str, ...]) -> Array:
+    def compute_output(self, x: Array, names: tuple[str, ...]) -> Array:
         kept = np.ones(x.shape)
         if self.training and self.dropout:
             drawn = np.random.default_rng(0).random(x.shape) >= self.dropout
             kept = drawn / max(1.0 - self.dropout, 2.0**-10)
         y = x @ self.base.T
         for name in names:
-            y = y + output(self.base, self.held(name), x * kept) - x * kept @ self.base.T
+            y = y + output(self.base, self.current_factors(name), x * kept) - x * kept @ self.base.T
         return self.rounded(y if self.base_bias is None else y + self.base_bias)
 
     def forward(self, x: Array) -> Array:
-        if not self.on:
-            self.put_back()
-        return self.put_out(x, self.active if self.on and not self.merged else ())
+        if not self.enabled:
+            self.restore_weight()
+        return self.compute_output(x, self.active if self.enabled and not self.merged else ())
 
-    def mixed(self, x: Array, names: tuple[str, ...]) -> Array:
+    def forward_mixed(self, x: Array, names: tuple[str, ...]) -> Array:
         known = [() if name == "__base__" else (name,) for name in names]
-        return np.vstack([self.put_out(row[None], n) for row, n in zip(x, known, strict=True)])
+        return np.vstack(
+            [self.compute_output(row[None], n) for row, n in zip(x, known, strict=True)]
+        )
 
     def weight(self) -> Array:
         return self.base
 
     def delta(self) -> Array:
-        return self.rounded(delta(self.held("default")))
+        return self.rounded(delta(self.current_factors("default")))
 
     def factors(self) -> Factors:
-        return self.held("default")
+        return self.current_factors("default")
 
     def merge(self) -> None:
         for name in self.active:
             if name not in self.merged:
-                f = self.held(name)
+                f = self.current_factors(name)
                 self.base = self.rounded(merged_weight(self.base, f))
                 if f.bias is not None and self.base_bias is not None:
                     self.base_bias = self.rounded(self.base_bias + f.scaling * f.bias)
                 self.merged = (*self.merged, name)
 
     def unmerge(self) -> None:
-        self.put_back()
+        self.restore_weight()
 
-    def put_back(self) -> None:
+    def restore_weight(self) -> None:
         for name in reversed(self.merged):
-            f = self.held(name)
+            f = self.current_factors(name)
             if f.magnitude is not None:
                 norms = np.linalg.norm(self.case.weight + delta(f), axis=1)
                 self.base = self.rounded(self.base / (f.magnitude / norms)[:, None])
@@ -127,19 +129,19 @@ class ReferenceLayer(Layer):
                 self.base_bias = self.rounded(self.base_bias - f.scaling * f.bias)
         self.merged = ()
 
-    def switch(self, on: bool) -> None:
-        self.on = on
+    def set_enabled(self, enabled: bool) -> None:
+        self.enabled = enabled
 
     def set_scale(self, factor: float) -> None:
         self.scales["default"] = factor
 
     def gradients(self, x: Array, g: Array) -> Gradients:
-        found = factor_gradients(self.base, self.held("default"), x, g)
+        found = factor_gradients(self.base, self.current_factors("default"), x, g)
         A, B = self.rounded(found.A), self.rounded(found.B)
         m, b = (None if v is None else self.rounded(v) for v in (found.magnitude, found.bias))
         return Gradients(A=A, B=B, magnitude=m, bias=b)
 
-    def trainable(self) -> tuple[str, ...]:
+    def trainable_base_parameters(self) -> tuple[str, ...]:
         return ()
 
     def train(self) -> None:
@@ -148,20 +150,22 @@ class ReferenceLayer(Layer):
     def eval(self) -> None:
         self.training = False
 
-    def saved_and_loaded(self) -> Layer:
-        return type(self)(self.case, self.held("default"))
+    def save_and_load(self) -> Layer:
+        return type(self)(self.case, self.current_factors("default"))
 
     def output_dtype(self, x: Array, dtype: str) -> str:
         return dtype
 
-    def add(self, name: str, factors: Factors) -> None:
+    def add_adapter(self, name: str, factors: Factors) -> None:
         self.adapters[name], self.scales[name] = factors, 1.0
 
-    def activate(self, *names: str) -> None:
+    def set_active_adapters(self, *names: str) -> None:
         self.active = names
 
-    def combine(self, names: tuple[str, ...], weights: tuple[float, ...], how: str) -> Factors:
-        parts = [self.held(name) for name in names]
+    def combine_adapters(
+        self, names: tuple[str, ...], weights: tuple[float, ...], how: str
+    ) -> Factors:
+        parts = [self.current_factors(name) for name in names]
         if how == "cat":
             found = concatenate(parts, weights)
         elif how == "svd":
@@ -173,13 +177,13 @@ class ReferenceLayer(Layer):
 
 
 class ReferenceDora(ReferenceLayer):
-    """With magnitudes."""
+    """The correct layer with DoRA."""
 
     options: ClassVar[dict[str, Any]] = {"magnitude": True}
 
 
 class ReferenceModel(ModelUnderTest):
-    """Logits are linear in the sum of the tokens so far; each adapted module adds a delta."""
+    """A model: logits linear in the sum of the previous tokens, plus a delta for each module."""
 
     def __init__(self, case: ModelCase, lora: Any, *, adapted: bool = True) -> None:
         self.case, self.lora, self.adapted = case, lora, adapted
@@ -203,9 +207,9 @@ class ReferenceModel(ModelUnderTest):
     @classmethod
     def base_logits(cls, case: ModelCase) -> Array:
         batch = case.batch
-        return cls.build(case).put_out(batch.input_ids, batch.attention_mask, adapted=False)
+        return cls.build(case).compute_output(batch.input_ids, batch.attention_mask, adapted=False)
 
-    def put_out(self, ids: Any, mask: Any, *, adapted: bool) -> Array:
+    def compute_output(self, ids: Any, mask: Any, *, adapted: bool) -> Array:
         head = self.head
         for module, (_, scaling) in self.scaled().items() if adapted else ():
             head = head + scaling * self.deltas[module]
@@ -225,22 +229,22 @@ class ReferenceModel(ModelUnderTest):
         return {module: (each.rank, each.scaling) for module, each in found.items()}
 
     def logits(self, ids: Any, mask: Any) -> Array:
-        return self.put_out(ids, mask, adapted=self.adapted)
+        return self.compute_output(ids, mask, adapted=self.adapted)
 
-    def logits_switched_off(self, ids: Any, mask: Any) -> Array:
-        return self.put_out(ids, mask, adapted=False)
+    def logits_disabled(self, ids: Any, mask: Any) -> Array:
+        return self.compute_output(ids, mask, adapted=False)
 
-    def merged(self) -> Self:
+    def merge_and_unload(self) -> Self:
         return self
 
-    def unloaded(self) -> Self:
+    def unload(self) -> Self:
         return type(self)(self.case, self.lora, adapted=False)
 
-    def saved_and_loaded(self, name: str) -> tuple[Self, bool]:
+    def save_and_load(self, name: str) -> tuple[Self, bool]:
         return type(self)(self.case, self.lora), True
 
     def scalings(self) -> Mapping[str, tuple[int, float]]:
         return self.scaled()
 
-    def base_after_a_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    def base_before_and_after_step(self) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         return {"head": self.head}, {"head": self.head.copy()}

@@ -1,4 +1,4 @@
-"""A user's own layer is tested by one decorator."""
+"""One decorator tests a user's own layer."""
 
 import re
 from pathlib import Path
@@ -32,13 +32,13 @@ class MyLora(torch.nn.Module):
         return self.base(x) + (x @ self.lora_down.T @ self.lora_up.T) * self.scale
 
 class MyLayer(TorchLayer):
-    lacks = frozenset({{"with_dropout"}})
+    unsupported = frozenset({{"build_with_dropout"}})
 
-    def make(self, case, dropout):
+    def make_module(self, case, dropout):
         out, inside = case.weight.shape
         return MyLora(inside, out, case.factors.rank, case.alpha, getattr(torch, case.dtype))
 
-    def tensor(self, part):
+    def parameter(self, part):
         base = self.module.base
         return {{"weight": base.weight, "base_bias": base.bias,
                 "A": self.module.lora_down, "B": self.module.lora_up}}[part]
@@ -54,32 +54,30 @@ def test_my_layer(check):
 """
 
 
-def test_a_right_layer_holds_every_property_that_applies(pytester: pytest.Pytester) -> None:
+def test_a_correct_layer_passes_every_property_that_applies(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(LAYER.format(scale="alpha / r"))
     result = pytester.runpytest_inprocess("-q")
     assert result.parseoutcomes().keys() == {"passed"}
     assert result.parseoutcomes()["passed"] >= 9
 
 
-def test_a_wrong_scaling_is_shown_with_its_smallest_example(pytester: pytest.Pytester) -> None:
+def test_a_wrong_scaling_fails_with_the_smallest_example(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(LAYER.format(scale="alpha"))
     result = pytester.runpytest_inprocess("-q", "-k", "forward_adds_the_delta")
     assert result.ret == 1
     shown = result.stdout.str()
-    assert "forward_adds_the_delta does not hold for MyLayer: the output is off by" in shown
+    assert "forward_adds_the_delta failed for MyLayer: the output is off by" in shown
     assert "where rounding allows" in shown
     # The smallest rank at which alpha / r is not alpha.
     assert "A=array([[1.0], [1.0]])" in shown or "A=array([[1.0, 1.0], [1.0, 1.0]])" in shown
-    assert "run it again: pytest" in shown
+    assert "rerun with: pytest" in shown
     assert "test_my_layer[forward_adds_the_delta]" in shown
 
 
 @pytest.mark.parametrize(("scale", "outcome"), [("alpha", "xfailed"), ("alpha / r", "xpassed")])
-def test_a_fault_that_the_layer_says_it_has_fails_nothing(
-    pytester: pytest.Pytester, scale: str, outcome: str
-) -> None:
-    known = 'known_failures = {"forward_adds_the_delta": "we know"}\n    lacks'
-    pytester.makepyfile(LAYER.format(scale=scale).replace("lacks", known, 1))
+def test_a_known_failure_is_expected(pytester: pytest.Pytester, scale: str, outcome: str) -> None:
+    known = 'known_failures = {"forward_adds_the_delta": "we know"}\n    unsupported'
+    pytester.makepyfile(LAYER.format(scale=scale).replace("unsupported", known, 1))
     result = pytester.runpytest_inprocess("-q", "-rxX", "-k", "forward_adds_the_delta")
     assert result.parseoutcomes().keys() - {"deselected"} == {outcome}
     assert result.ret == 0
@@ -108,7 +106,7 @@ class MyLoraLinear(torch.nn.Module):
 """
 
 
-def test_the_example_on_the_page_tests_a_right_layer(pytester: pytest.Pytester) -> None:
+def test_the_example_on_the_page_passes_for_a_correct_layer(pytester: pytest.Pytester) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     pytester.makepyfile(f"{example}\n{MODULE}")
     result = pytester.runpytest_inprocess("-q")
@@ -116,20 +114,23 @@ def test_the_example_on_the_page_tests_a_right_layer(pytester: pytest.Pytester) 
     assert result.parseoutcomes()["passed"] >= 12
 
 
-def test_a_tensor_that_the_layer_lacks_is_named_with_the_way_out(
+def test_a_missing_parameter_is_named_with_a_fix(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile(LAYER.format(scale="alpha / r").replace('"base_bias": base.bias,', ""))
     result = pytester.runpytest_inprocess("-q", "-k", "forward_adds_the_delta")
     shown = result.stdout.str()
-    assert "MyLayer has no tensor 'base_bias' ('base_bias'); return it from tensor(), or" in shown
+    assert (
+        "MyLayer has no parameter 'base_bias' ('base_bias'); return it from parameter(), or"
+        in shown
+    )
     assert "def run_property" not in shown
-    assert "held = run_property(" not in shown
+    assert "result = run_property(" not in shown
 
 
-def test_what_is_no_layer_is_refused() -> None:
+def test_a_class_that_is_not_a_layer_is_refused() -> None:
     class Nothing(Layer):
-        lacks = frozenset({"forward"})
+        unsupported = frozenset({"forward"})
 
     with pytest.raises(InputError, match="no property applies to Other"):
         lora_properties(type("Other", (), {}))

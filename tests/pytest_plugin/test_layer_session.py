@@ -63,9 +63,8 @@ def test_a_broken_library_fails_with_example_bound_and_command(pytester: pytest.
 def test_an_unknown_property_is_one_line(pytester: pytest.Pytester) -> None:
     result = layers(pytester, "phi3::layers::nothing[peft.linear]")
     assert result.ret == 2
-    assert (
-        "there is no property with the id phi3::layers::nothing[peft.linear]"
-        in result.stderr.str() + (result.stdout.str())
+    assert "unknown property: phi3::layers::nothing[peft.linear]" in result.stderr.str() + (
+        result.stdout.str()
     )
 
 

@@ -1,4 +1,4 @@
-"""How the tests of this room draw: the same examples each time, and nothing kept between runs."""
+"""Settings for drawing in tests: the same examples each time, without a database."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,13 +16,13 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 SLOW = settings(QUICK, max_examples=35)
-"""For those that build a model for each example."""
+"""For tests that build a model for each example."""
 
 
 def smallest(
     strategy: SearchStrategy[Value], condition: Callable[[Value], object] = lambda value: True
 ) -> Value:
-    """Return what an example that meets the condition shrinks to."""
+    """Return the smallest example that meets the condition."""
     return find(
         strategy,
         lambda value: bool(condition(value)),

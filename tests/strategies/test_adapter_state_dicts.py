@@ -1,4 +1,4 @@
-"""Adapters that are drawn hold exactly what peft saves and loads."""
+"""Drawn adapters contain exactly the tensors that peft saves and loads."""
 
 import warnings
 from typing import Any
@@ -38,7 +38,7 @@ def saved_by_peft(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @SLOW
 @given(data=st.data())
-def test_an_adapter_is_what_peft_saves_loads_whole_and_runs(data: st.DataObject) -> None:
+def test_an_adapter_has_what_peft_saves_loads_completely_and_runs(data: st.DataObject) -> None:
     config = data.draw(phi3_configs())
     chosen = data.draw(lora_configs(config, mergeable=False))
     drawn = data.draw(adapter_state_dicts(config, chosen))
@@ -64,7 +64,7 @@ def test_an_adapter_is_what_peft_saves_loads_whole_and_runs(data: st.DataObject)
 
 
 @pytest.mark.parametrize("seen_by_peft", [False, True])
-def test_a_config_means_the_same_before_and_after_peft_has_seen_it(seen_by_peft: bool) -> None:
+def test_a_config_means_the_same_before_and_after_peft_processes_it(seen_by_peft: bool) -> None:
     chosen = LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"], r=2)
     if seen_by_peft:
         get_peft_model(Phi3ForCausalLM(PLAIN), chosen)
@@ -82,7 +82,7 @@ def test_a_config_means_the_same_before_and_after_peft_has_seen_it(seen_by_peft:
         (["embed_tokens"], {"lm_head": [1]}, False),
     ],
 )
-def test_the_table_itself_is_there_when_peft_writes_it(
+def test_the_table_itself_is_drawn_when_peft_writes_it(
     targets: list[str] | str, tokens: dict[str, list[int]] | None, stored: bool
 ) -> None:
     chosen = LoraConfig(target_modules=targets, trainable_token_indices=tokens)
@@ -112,17 +112,20 @@ def test_a_failure_in_one_module_leaves_the_others_as_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "why"),
+    ("fields", "message"),
     [
         ({"init_lora_weights": "pissa"}, "takes it out of the base's weights"),
-        ({"use_bdlora": {"target_modules_bd_a": ["qkv_proj"], "nblocks": 2}}, "use_bdlora splits"),
+        (
+            {"use_bdlora": {"target_modules_bd_a": ["qkv_proj"], "nblocks": 2}},
+            "use_bdlora is not supported: it splits",
+        ),
     ],
 )
-def test_a_config_that_cannot_be_drawn_for_is_refused(fields: dict[str, Any], why: str) -> None:
+def test_an_unsupported_config_is_refused(fields: dict[str, Any], message: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         chosen = LoraConfig(target_modules=["qkv_proj"], **fields)
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(InputError, match=message):
         smallest(adapter_state_dicts(PLAIN, chosen))
 
 

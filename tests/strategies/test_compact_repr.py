@@ -1,11 +1,11 @@
-"""Drawn values are short in a failure report, and can be copied from it."""
+"""Drawn values have a short repr that can be copied from a failure report."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phi3_lora_qa.strategies.compact_repr import CompactRepr, shown
+from phi3_lora_qa.strategies.compact_repr import CompactRepr, compact_repr
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -15,7 +15,7 @@ class Pair(CompactRepr):
     inner: "Pair | None" = None
 
 
-def test_a_small_value_is_shown_so_that_it_can_be_copied() -> None:
+def test_a_small_value_has_a_repr_that_can_be_copied() -> None:
     inner = Pair(name="inner", values=np.array([[1.5, -2.0]]))
     text = repr(Pair(name="a", values=np.eye(2), inner=inner))
     copied = eval(text, {"Pair": Pair, "array": np.array})
@@ -24,6 +24,6 @@ def test_a_small_value_is_shown_so_that_it_can_be_copied() -> None:
     assert (copied.name, copied.inner.name, copied.inner.inner) == ("a", "inner", None)
 
 
-def test_a_large_array_is_shown_by_its_shape_and_range() -> None:
+def test_a_large_array_has_a_repr_with_shape_and_range() -> None:
     values = np.linspace(-1, 2, 100).reshape(10, 10)
-    assert shown(values) == "<array (10, 10) float64, -1 to 2>"
+    assert compact_repr(values) == "<array (10, 10) float64, -1 to 2>"

@@ -1,4 +1,4 @@
-"""Cases fit together, their values are exact in their dtype, and they shrink to ones."""
+"""Cases are consistent, exact in their dtype, and shrink to ones."""
 
 from dataclasses import fields
 from typing import Any
@@ -54,7 +54,7 @@ def arrays_in(value: object) -> list[np.ndarray]:
 
 @QUICK
 @given(ANY_CASE)
-def test_a_case_changes_nothing_by_being_loaded_into_its_dtype(case: Case) -> None:
+def test_loading_a_case_in_its_dtype_changes_nothing(case: Case) -> None:
     for values in arrays_in(case):
         if values.dtype == np.float64:
             np.testing.assert_array_equal(rounded(values, case.dtype), values)
@@ -92,16 +92,16 @@ def test_a_small_case_can_be_copied_from_a_failure(case: Case) -> None:
 @QUICK
 @given(linear_cases(magnitude=None, bias=None, max_side=10, max_rank=3))
 def test_a_linear_case_fits_together(case: LayerCase) -> None:
-    out, inside = case.weight.shape
+    out_features, in_features = case.weight.shape
     rank = case.factors.rank
-    assert out <= 10 >= inside
-    assert rank <= min(3, out, inside)
-    assert case.factors.A.shape == (rank, inside)
-    assert case.factors.B.shape == (out, rank)
-    assert case.x.shape[1:] == (inside,)
+    assert out_features <= 10 >= in_features
+    assert rank <= min(3, out_features, in_features)
+    assert case.factors.A.shape == (rank, in_features)
+    assert case.factors.B.shape == (out_features, rank)
+    assert case.x.shape[1:] == (in_features,)
     assert case.factors.scaling == scaling_of(case.alpha, rank, rslora=case.rslora)
     for vector in (case.base_bias, case.factors.bias, case.factors.magnitude):
-        assert vector is None or vector.shape == (out,)
+        assert vector is None or vector.shape == (out_features,)
     assert case.factors.bias is None or case.base_bias is not None
 
 
@@ -130,7 +130,7 @@ def test_huge_factors_under_dora_leave_something_to_compare(case: LayerCase) -> 
 
 @QUICK
 @given(linear_cases(rslora=True, base_bias=False) | linear_cases(rslora=False, base_bias=True))
-def test_scaling_and_bias_are_as_they_are_asked_for(case: LayerCase) -> None:
+def test_scaling_and_bias_are_as_requested(case: LayerCase) -> None:
     assert case.rslora is (case.base_bias is None)
 
 
@@ -179,21 +179,23 @@ def test_a_conv_case_runs_as_pefts_two_convolutions(dims: int, data: st.DataObje
 @QUICK
 @given(merged_linear_cases(max_side=6, max_rank=3, max_blocks=3))
 def test_a_merged_linear_case_fits_together(case: MergedLinearCase) -> None:
-    blocks, enabled = len(case.enable), sum(case.enable)
-    out, inside = case.weight.shape
+    blocks, enabled = len(case.enable_lora), sum(case.enable_lora)
+    out_features, in_features = case.weight.shape
     assert 1 <= enabled <= blocks <= 3
-    assert out % blocks == 0
-    assert case.A.shape == (case.rank * enabled, inside)
-    assert case.B.shape == (out // blocks * enabled, case.rank)
+    assert out_features % blocks == 0
+    assert case.A.shape == (case.rank * enabled, in_features)
+    assert case.B.shape == (out_features // blocks * enabled, case.rank)
     assert case.scaling == case.alpha / case.rank
 
 
 @pytest.mark.slow
-def test_masks_leave_blocks_out_too() -> None:
-    found = smallest(merged_linear_cases(max_side=1), lambda case: not all(case.enable))
-    assert sorted(found.enable) == [False, True]
+def test_masks_may_disable_blocks() -> None:
+    found = smallest(merged_linear_cases(max_side=1), lambda case: not all(case.enable_lora))
+    assert sorted(found.enable_lora) == [False, True]
     assert (
-        smallest(merged_linear_cases(max_side=1), lambda case: sum(case.enable) > 2).enable
+        smallest(
+            merged_linear_cases(max_side=1), lambda case: sum(case.enable_lora) > 2
+        ).enable_lora
         == (True,) * 3
     )
 

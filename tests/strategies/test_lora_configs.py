@@ -1,4 +1,4 @@
-"""peft accepts every LoRA config that is drawn, without a warning, and merges those that it may."""
+"""peft accepts every drawn LoRA config without a warning, and merges the mergeable ones."""
 
 import warnings
 from collections import Counter
@@ -74,13 +74,13 @@ def test_peft_accepts_a_config_without_a_warning(data: st.DataObject) -> None:
     assert any("lora_" in name for name, _ in tuned.named_parameters())
 
 
-def test_what_peft_only_warns_of_would_be_seen() -> None:
+def test_a_mere_warning_of_peft_would_be_found() -> None:
     idle = LoraConfig(target_modules=["qkv_proj"], rank_pattern={"o_proj": 2})
     with pytest.warns(RuntimeWarning, match="did not match any targeted module"):
         get_peft_model(Phi3ForCausalLM(PLAIN), idle)
 
 
-def test_every_option_comes() -> None:
+def test_every_option_is_drawn() -> None:
     seen: Counter[str] = Counter()
 
     @settings(QUICK, max_examples=150)
@@ -94,7 +94,7 @@ def test_every_option_comes() -> None:
 
 @SLOW
 @given(data=st.data())
-def test_a_mergeable_config_merges_to_what_it_says_unmerged(data: st.DataObject) -> None:
+def test_a_mergeable_config_gives_the_same_logits_merged(data: st.DataObject) -> None:
     config = data.draw(phi3_configs())
     chosen = data.draw(lora_configs(config))
     tuned = get_peft_model(Phi3ForCausalLM(config), chosen).eval()
@@ -110,8 +110,8 @@ def test_a_mergeable_config_merges_to_what_it_says_unmerged(data: st.DataObject)
     assert error < 1e-4, error
 
 
-def test_lora_bias_cannot_be_merged_and_is_drawn_only_where_that_may_be() -> None:
-    with pytest.raises(InputError, match="give mergeable=False or another variant"):
+def test_lora_bias_is_drawn_only_if_the_config_need_not_be_mergeable() -> None:
+    with pytest.raises(InputError, match="pass mergeable=False or another variant"):
         smallest(lora_configs(PLAIN, variants=["lora_bias"]))
     found = smallest(lora_configs(PLAIN, variants=["lora_bias"], mergeable=False))
     tuned = get_peft_model(Phi3ForCausalLM(PLAIN), found)
@@ -121,7 +121,7 @@ def test_lora_bias_cannot_be_merged_and_is_drawn_only_where_that_may_be() -> Non
 
 @QUICK
 @given(data=st.data(), variant=st.sampled_from(VARIANTS))
-def test_only_the_variants_asked_for_are_drawn(data: st.DataObject, variant: Variant) -> None:
+def test_only_the_requested_variants_are_drawn(data: st.DataObject, variant: Variant) -> None:
     chosen = data.draw(lora_configs(PLAIN, mergeable=False, variants=[variant]))
     assert chosen.use_dora == (variant == "dora")
     assert chosen.lora_bias == (variant == "lora_bias")
@@ -130,7 +130,7 @@ def test_only_the_variants_asked_for_are_drawn(data: st.DataObject, variant: Var
 
 @QUICK
 @given(lora_configs(TIED, mergeable=False))
-def test_tied_tables_are_neither_adapted_nor_trained_whole(chosen: Any) -> None:
+def test_tied_tables_are_neither_adapted_nor_fully_trained(chosen: Any) -> None:
     named = {*chosen.target_modules, *(chosen.modules_to_save or ())}
     assert not {"embed_tokens", "lm_head"} & named
 

@@ -1,4 +1,4 @@
-"""Tiny Phi-3 configs build models that run, and batches are padded as they say."""
+"""Tiny Phi-3 configs give models that run, and batches are padded as their masks say."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ OPTIONS: dict[str, Callable[[Any], bool]] = {
     "pad is the end": lambda c: c.pad_token_id == c.eos_token_id,
 }
 BEYOND = 40
-"""More tokens than any sliding window, and than the context that longrope extends."""
+"""More tokens than any sliding window or original context of longrope."""
 
 
 def run(config: Phi3Config, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -35,7 +35,7 @@ def run(config: Phi3Config, ids: torch.Tensor, mask: torch.Tensor | None = None)
 
 @SLOW
 @given(phi3_configs())
-def test_a_config_builds_a_model_that_runs_beyond_window_and_context(config: Any) -> None:
+def test_a_model_runs_beyond_its_window_and_context(config: Any) -> None:
     assert 16 <= config.hidden_size <= 64
     assert 32 <= config.vocab_size <= 128
     assert 1 <= config.num_hidden_layers <= 3
@@ -60,14 +60,14 @@ def test_the_simplest_config_is_small_and_has_no_options() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_comes_and_shrinks_to_itself_alone(option: str) -> None:
+def test_an_option_is_drawn_and_shrinks_to_itself_alone(option: str) -> None:
     found = smallest(phi3_configs(), OPTIONS[option])
     assert [name for name, has in OPTIONS.items() if has(found)] == [option]
     assert (found.hidden_size, found.num_hidden_layers) == (16, 1)
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_only_within_its_window_does_a_token_count(window: int | None) -> None:
+def test_a_token_affects_only_positions_within_its_window(window: int | None) -> None:
     config = smallest(phi3_configs(), lambda c: c.sliding_window == window)
     ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [4, 6, 7, 8, 9, 10, 11, 12]])
     one, other = run(config, ids)
@@ -78,7 +78,7 @@ def stretches(config: Any) -> bool:
     return max(config.rope_parameters.get("long_factor", [1])) > 2
 
 
-def test_longrope_changes_what_is_said_beyond_the_original_context() -> None:
+def test_longrope_changes_the_logits_beyond_the_original_context() -> None:
     config = smallest(phi3_configs(), stretches)
     plain = Phi3Config(**{**config.to_dict(), "rope_parameters": None})
     ids = torch.arange(BEYOND)[None] % config.vocab_size
@@ -114,7 +114,7 @@ def is_padded(column: int, batch: Batch) -> bool:
     return not batch.attention_mask[:, column].all()
 
 
-def test_either_side_is_drawn_where_none_is_chosen() -> None:
+def test_both_padding_sides_are_drawn_by_default() -> None:
     for column in (0, -1):
         found = smallest(batches(PLAIN), partial(is_padded, column))
         assert found.input_ids.shape == (2, 2)
@@ -122,7 +122,7 @@ def test_either_side_is_drawn_where_none_is_chosen() -> None:
 
 @SLOW
 @given(data=st.data())
-def test_a_batch_runs_and_tells_no_nonsense_at_its_tokens(data: st.DataObject) -> None:
+def test_a_batch_runs_and_gives_finite_logits_at_its_tokens(data: st.DataObject) -> None:
     config = data.draw(phi3_configs(max_layers=1))
     batch = data.draw(batches(config))
     mask = torch.from_numpy(batch.attention_mask)

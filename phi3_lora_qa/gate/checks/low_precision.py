@@ -183,7 +183,7 @@ def _error_and_bound(layer: LoraLayer, module: Any, low: str, seed: int) -> tupl
     weight = None if layer.factors.magnitude is None else _weight_of(plain, layer)
     expected, update = _computed(layer.factors, weight, x[None], exact(own))
     stored = Arithmetic(dtype=low)
-    bound = expected.error + stored.rounding(update.reach)
+    bound = expected.error + stored.rounding(update.max_abs)
     bound = bound + stored.rounding(np.abs(expected.value) + bound)
     return np.abs(found - expected.value)[0], bound[0]
 

@@ -98,8 +98,7 @@ def layer_properties_hold(session: AdapterSession) -> CheckOutcome:
             if not ratio <= 1.0:
                 raise StopCheckError(
                     failed(
-                        f"the property {tested.id} failed for {name}: {comparison.what} is off by "
-                        f"{error:.3g}; rounding explains at most {bound:.3g}",
+                        f"the property {tested.id} failed for {name}: {comparison.difference}",
                         FIX_PEFT,
                         {"module": name, "property": tested.id, "error": error, "bound": bound},
                     )
@@ -219,6 +218,6 @@ def _kind_of(case: "LayerCase") -> "type[UnderTest]":
 
 def _properties(kind: "type[UnderTest]") -> "list[Property]":
     """Return the properties of one layer that hold for all values that a checkpoint may have."""
-    from phi3_lora_qa.properties.layer_property import all_properties
+    from phi3_lora_qa.properties import all_properties
 
     return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_failures]

@@ -16,7 +16,7 @@ from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.manifest import changed_files, read_manifest
 from phi3_lora_qa.data.training_data import load_training_data
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.loralib_interop import load_lora_state, read_checkpoint, replace
+from phi3_lora_qa.loralib_interop import load_lora_state, read_checkpoint, replace_layers
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.models.registry import bundled
@@ -116,7 +116,7 @@ def test_the_peft_adapter_has_the_logits_of_the_loralib_checkpoint(
     ids = torch.tensor([[1, 17, 203, 55, 9, 400]])
     checkpoint = read_checkpoint(by_loralib.adapter / "loralib.safetensors")
     theirs: Any = copy.deepcopy(tiny.model)
-    replace(theirs, checkpoint.layers or ())
+    replace_layers(theirs, checkpoint.layers or ())
     assert load_lora_state(theirs, checkpoint.tensors).complete
     with torch.no_grad():
         base, tuned = tiny.model(ids).logits, attach(tiny.model, by_loralib.adapter)(ids).logits
@@ -193,8 +193,8 @@ def test_gradient_checkpointing_trains_the_same_factors(
         ({"peft": {"rank_pattern": {"o_proj": 2}}}, "loralib does not support 'rank_pattern'"),
         ({"peft": {"bias": "all"}}, 'set bias = "none"'),
         ({"peft": {"target_modules": ["q_proj"]}}, 'use target_modules = ["qkv_proj"]'),
-        ({"engine": {"name": "loralib", "masks": {"qkv_proj": {"q": True}}}}, "leaves out k"),
-        ({"engine": {"name": "loralib", "masks": {"mlp": [True]}}}, "for no layer"),
+        ({"engine": {"name": "loralib", "masks": {"qkv_proj": {"q": True}}}}, "lacks the block k"),
+        ({"engine": {"name": "loralib", "masks": {"mlp": [True]}}}, "matches no layer; remove"),
         ({"engine": {"masks": MASKS}}, "for loralib's MergedLinear"),
     ],
 )

@@ -1,20 +1,20 @@
-"""The page says what is so: its config can be used, and its table names every fault."""
+"""The page on loralib is correct: its config is usable, and its table lists every fault."""
 
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.loralib_interop import LoralibConfig, check, plan
+from phi3_lora_qa.loralib_interop import LoralibConfig, check_model, plan_layers
 from phi3_lora_qa.loralib_interop.model_check import FAULTS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to-loralib.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to-loralib.md").read_text(encoding="utf-8")
 
 
 def test_the_config_on_the_page_plans_the_layers_that_it_names(model: Any) -> None:
     (recipe,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     tables = tomllib.loads(recipe)
-    layers = plan(
+    layers = plan_layers(
         model,
         LoralibConfig(
             rank=tables["peft"]["r"],
@@ -30,7 +30,7 @@ def test_the_config_on_the_page_plans_the_layers_that_it_names(model: Any) -> No
         "gate_up_proj": "MergedLinear",
         "down_proj": "Linear",
     }
-    assert check(model) == ()
+    assert check_model(model) == ()
 
 
 def test_the_table_on_the_page_names_every_fault() -> None:

@@ -1,4 +1,4 @@
-"""What does not belong together is refused with the way out, and never computed by broadcasting."""
+"""Arrays that do not match are refused with a fix, and never combined by broadcasting."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ WIDER = Factors(A=np.ones((2, 5)), B=np.ones((4, 2)), scaling=1.0)
 
 
 def everything(f: Factors) -> Sequence[Callable[[], object]]:
-    """All that factors are given to."""
+    """Every function that takes factors."""
     return (
         lambda: lora.delta(f),
         lambda: lora.output(W, f, X),
@@ -40,11 +40,11 @@ def everything(f: Factors) -> Sequence[Callable[[], object]]:
     ],
     ids=str,
 )
-def test_factors_that_do_not_fit_each_other_are_refused(changed: dict[str, Any]) -> None:
+def test_factors_with_mismatched_shapes_are_refused(changed: dict[str, Any]) -> None:
     broken = replace(F, **changed)
     for compute in everything(broken):
         with pytest.raises(
-            InputError, match=r"are no factors; give A \(r, in\), B \(out, r\), and"
+            InputError, match=r"factors do not match: .*; pass A \(r, in\), B \(out, r\), and"
         ):
             compute()
 
@@ -53,7 +53,7 @@ def test_factors_that_do_not_fit_each_other_are_refused(changed: dict[str, Any])
 def test_factors_of_another_dtype_are_refused(part: str) -> None:
     single = replace(F, **{part: getattr(F, part).astype(np.float32)})
     for compute in everything(single):
-        with pytest.raises(InputError, match="would be computed in it; convert them first"):
+        with pytest.raises(InputError, match=r"must be float64: got .*float32.*; convert them"):
             compute()
 
 
@@ -65,25 +65,25 @@ def test_a_rank_of_0_is_a_delta_of_zeros() -> None:
 
 
 @pytest.mark.parametrize("weight", [np.ones((3, 4)), np.ones((1, 3)), np.ones(3)], ids=np.shape)
-def test_a_weight_of_another_shape_is_refused(weight: lora.Array) -> None:
+def test_a_weight_of_the_wrong_shape_is_refused(weight: lora.Array) -> None:
     for compute in (
         lambda: lora.merged_weight(weight, F),
         lambda: lora.output(weight, F, X),
         lambda: lora.factor_gradients(weight, F, X, G),
     ):
-        with pytest.raises(InputError, match=r"does not go with factors for \(4, 3\); give it as"):
+        with pytest.raises(InputError, match=r"not fit the factors: .* of \(4, 3\); pass it as"):
             compute()
 
 
-def test_inputs_and_gradients_of_another_shape_are_refused() -> None:
-    with pytest.raises(InputError, match=r"inputs \(5, 4\) are not \(..., 3\); give them as rows"):
+def test_inputs_and_gradients_of_the_wrong_shape_are_refused() -> None:
+    with pytest.raises(InputError, match=r"\(5, 4\) instead of \(..., 3\); pass them as rows"):
         lora.output(W, F, G)
-    with pytest.raises(InputError, match=r"a gradient \(3, 4\) is none of .*; give it as \(..., 4"):
+    with pytest.raises(InputError, match=r"\(3, 4\) for inputs \(5, 3\); pass \(5, 4\)"):
         lora.factor_gradients(W, F, X, G[:3])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_no_number_has_no_bound(value: float) -> None:
+def test_nan_and_infinity_have_an_infinite_bound(value: float) -> None:
     broken = replace(F, A=np.full((2, 3), value))
     found = [
         lora.delta_bound(broken, "float32"),
@@ -101,7 +101,7 @@ def test_adapters_of_different_modules_are_not_combined() -> None:
         lambda: lora.weighted_delta(parts, weights),
         lambda: lora.mix_factors(parts, weights, Mixture()),
     ):
-        with pytest.raises(InputError, match="of modules of other sizes; give those of one module"):
+        with pytest.raises(InputError, match=r"sizes: \(4, 3\), \(4, 5\); pass factors of the"):
             combine()
 
 
@@ -110,14 +110,14 @@ def test_adapters_of_different_modules_are_not_combined() -> None:
     [{"kind": "slerp"}, {"majority": "most"}, {"density": -0.5}, {"density": np.nan}],
     ids=str,
 )
-def test_a_mixture_that_does_not_exist_is_refused(choice: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"no mixture has .*; give a kind of linear, ties, magnit"):
+def test_an_invalid_mixture_is_refused(choice: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"invalid mixture: .*; use a kind from linear, ties, mag"):
         Mixture(**choice)
 
 
 def test_a_rank_below_0_is_refused() -> None:
-    for cut in (lambda: lora.truncate(F, -1), lambda: lora.refactor(W, -1)):
-        with pytest.raises(InputError, match="nothing has a rank of -1; give one from 0"):
+    for cut in (lambda: lora.truncate(F, -1), lambda: lora.factorize(W, -1)):
+        with pytest.raises(InputError, match="rank must be at least 0: got -1; pass 0 or"):
             cut()
     assert lora.truncate(F, 0).factors.rank == 0
 
@@ -129,7 +129,7 @@ def test_blocks_that_are_not_equal_are_refused() -> None:
         lambda: lora.diagonal_blocks(np.ones((4, 3)), 2),
         lambda: lora.dense_kernel(np.ones((5, 1, 2)), 2),
     ):
-        with pytest.raises(InputError, match="equal blocks; give a number of blocks that divides"):
+        with pytest.raises(InputError, match="equal blocks; pass a number of blocks that divides"):
             cut()
 
 
@@ -144,18 +144,18 @@ def test_blocks_that_are_not_equal_are_refused() -> None:
     ],
     ids=str,
 )
-def test_a_kernel_that_does_not_go_with_the_input_is_refused(where: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"has no places for a kernel .*; give one number for ea"):
+def test_a_kernel_that_does_not_fit_the_input_is_refused(where: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"do not fit the input .*; pass one number for each dim"):
         lora.patches(np.ones((1, 2, 2)), **where)
 
 
-def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
+def test_an_invalid_pattern_is_named() -> None:
     config = lora.ScalingConfig(rank=8, alpha=8, alpha_pattern={"o_proj(": 4})
-    with pytest.raises(InputError, match=r"the pattern o_proj\( is no regular expression .* corre"):
+    with pytest.raises(InputError, match=r"invalid regular expression: o_proj\( .*; fix the patt"):
         lora.module_scaling("model.o_proj", config)
 
 
-def test_there_are_no_negative_cycles() -> None:
-    with pytest.raises(InputError, match="there are no -1 cycles; give 0 or more"):
-        lora.cycles_bound(W, F, "float32", -1)
-    assert not lora.cycles_bound(W, F, "float32", 0).any()
+def test_negative_cycles_are_refused() -> None:
+    with pytest.raises(InputError, match="cycles must be at least 0: got -1; pass 0 or more"):
+        lora.merge_cycles_bound(W, F, "float32", -1)
+    assert not lora.merge_cycles_bound(W, F, "float32", 0).any()

@@ -1,4 +1,4 @@
-"""Every bound holds in every case, and none is loose: PEFT and loralib are the oracles."""
+"""No error of PEFT or loralib exceeds its bound, and no bound is loose."""
 
 import pytest
 

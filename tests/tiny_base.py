@@ -1,4 +1,4 @@
-"""The tiny base, loaded once; each test adapts a copy that is its own."""
+"""Fixtures for tests that adapt the tiny base; a conftest imports those that its folder needs."""
 
 import copy
 from collections.abc import Callable
@@ -7,28 +7,24 @@ from typing import Any
 import pytest
 import torch
 
-from phi3_lora_qa.models.loading import LoadedBase, load_base
-from phi3_lora_qa.models.registry import resolve_base
-
-
-@pytest.fixture(scope="session")
-def tiny() -> LoadedBase:
-    return load_base(resolve_base("tiny"))
+from phi3_lora_qa.models.loading import LoadedBase
 
 
 @pytest.fixture
 def model(tiny: LoadedBase) -> Any:
+    """A copy of the tiny model that the test may change."""
     return copy.deepcopy(tiny.model)
 
 
 @pytest.fixture(scope="session")
 def ids() -> torch.Tensor:
+    """Token ids (1, 6) for the tiny model."""
     return torch.tensor([[1, 17, 203, 55, 9, 400]])
 
 
 @pytest.fixture(scope="session")
 def perturb() -> Callable[[Any], None]:
-    """Give every factor of a model values as after training: none of them zero."""
+    """A function that sets all factors of a model to nonzero values, as after training."""
 
     def draw(model: Any) -> None:
         generator = torch.Generator().manual_seed(7)

@@ -1,4 +1,4 @@
-"""Factors are of the kind that they are called, fit their dtype, and overflow nowhere."""
+"""Factors have the requested kind, are exact in their dtype, and do not overflow."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from phi3_lora_qa.lora import Factors, format_of
 from phi3_lora_qa.strategies import (
     DTYPES,
-    KINDS,
-    MODERATE_KINDS,
-    Kind,
+    FACTOR_KINDS,
+    MODERATE_FACTOR_KINDS,
+    FactorKind,
     dtypes,
     lora_factors,
     rounded,
@@ -19,9 +19,9 @@ from phi3_lora_qa.strategies import (
 from tests.strategies.drawing import QUICK, smallest
 
 
-def is_of_kind(factors: Factors, kind: Kind, dtype: str) -> bool:
+def is_of_kind(factors: Factors, kind: FactorKind, dtype: str) -> bool:
     A, B = factors.A, factors.B
-    least = 2.0 ** format_of(dtype).lowest
+    least = 2.0 ** format_of(dtype).min_exponent
     match kind:
         case "ordinary":
             return bool(A.any() and B.any())
@@ -43,16 +43,16 @@ def is_of_kind(factors: Factors, kind: Kind, dtype: str) -> bool:
             return bool(size > format_of(dtype).largest / 2**13)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FACTOR_KINDS)
 @QUICK
 @given(data=st.data())
-def test_factors_are_of_their_kind(kind: Kind, data: st.DataObject) -> None:
+def test_factors_have_the_properties_of_their_kind(kind: FactorKind, data: st.DataObject) -> None:
     dtype = data.draw(dtypes())
     assert is_of_kind(data.draw(lora_factors(dtype=dtype, kinds=[kind])), kind, dtype)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ordinary"])
-def test_ordinary_factors_are_of_no_other_kind(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in FACTOR_KINDS if kind != "ordinary"])
+def test_ordinary_factors_do_not_have_another_kind(kind: FactorKind) -> None:
     ordinary = Factors(A=np.array([[1.0, 2.0], [3.0, 4.0]]), B=np.ones((3, 2)), scaling=1.0)
     assert not is_of_kind(ordinary, kind, "float32")
 
@@ -73,22 +73,28 @@ def test_products_stay_finite_in_the_dtype(data: st.DataObject) -> None:
 
 @QUICK
 @given(data=st.data())
-def test_values_are_held_by_the_dtype_and_shapes_are_those_asked_for(data: st.DataObject) -> None:
+def test_values_are_exact_in_the_dtype_and_shapes_are_as_requested(data: st.DataObject) -> None:
     dtype = data.draw(dtypes())
-    out, inside = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    out_features, in_features = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     rank = data.draw(st.integers(1, 4))
     factors = data.draw(
         lora_factors(
-            out=out, inside=inside, rank=rank, dtype=dtype, magnitude=True, bias=True, scaling=0.75
+            out_features=out_features,
+            in_features=in_features,
+            rank=rank,
+            dtype=dtype,
+            magnitude=True,
+            bias=True,
+            scaling=0.75,
         )
     )
     assert factors.magnitude is not None
     assert factors.bias is not None
     held = {
-        "A": (factors.A, (rank, inside)),
-        "B": (factors.B, (out, rank)),
-        "magnitude": (factors.magnitude, (out,)),
-        "bias": (factors.bias, (out,)),
+        "A": (factors.A, (rank, in_features)),
+        "B": (factors.B, (out_features, rank)),
+        "magnitude": (factors.magnitude, (out_features,)),
+        "bias": (factors.bias, (out_features,)),
     }
     for name, (values, shape) in held.items():
         assert values.shape == shape, name
@@ -99,12 +105,12 @@ def test_values_are_held_by_the_dtype_and_shapes_are_those_asked_for(data: st.Da
 
 @QUICK
 @given(lora_factors())
-def test_options_are_off_unless_asked_for(factors: Factors) -> None:
+def test_options_are_off_by_default(factors: Factors) -> None:
     assert factors.magnitude is None
     assert factors.bias is None
 
 
-def test_options_that_are_left_open_come_with_and_without() -> None:
+def test_unspecified_options_are_drawn_both_ways() -> None:
     either = lora_factors(magnitude=None, bias=None)
     assert smallest(either).magnitude is None
     assert smallest(either, lambda f: f.magnitude is not None).bias is None
@@ -130,8 +136,8 @@ def test_a_failure_shrinks_to_the_least_rank_and_width_that_show_it() -> None:
     assert found.B.tolist() == [[1, 1], [1, 1]]
 
 
-def test_moderate_kinds_are_some_of_all() -> None:
-    assert set(MODERATE_KINDS) == set(KINDS) - {"tiny", "denormal", "huge"}
+def test_moderate_kinds_are_a_subset_of_all_kinds() -> None:
+    assert set(MODERATE_FACTOR_KINDS) == set(FACTOR_KINDS) - {"tiny", "denormal", "huge"}
 
 
 @QUICK

@@ -1,4 +1,4 @@
-"""The room's door: what is public is there, and its interfaces can't be changed or mixed up."""
+"""Public names exist, and public dataclasses are frozen and keyword-only."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from phi3_lora_qa import lora
 INTERFACES = [v for n in lora.__all__ if dataclasses.is_dataclass(v := getattr(lora, n))]
 
 
-def test_every_public_name_is_there_and_says_what_it_is() -> None:
+def test_every_public_name_exists_and_has_a_docstring() -> None:
     functions = [getattr(lora, name) for name in lora.__all__]
     assert [f for f in functions if callable(f) and not f.__doc__] == []
 
