@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
 from phi3_lora_qa.adapter.config import (
-    ConfigReading,
     LoraAdapterConfig,
+    ParsedConfig,
     parse_config,
     read_raw_config,
 )
@@ -27,7 +27,7 @@ from phi3_lora_qa.adapter.folder import (
     AdapterFolder,
 )
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
-from phi3_lora_qa.adapter.memory import require_room_for_numpy
+from phi3_lora_qa.adapter.memory import require_memory_for_numpy
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
     SafetensorsFile,
@@ -41,7 +41,7 @@ from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
 
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.safetensors_file import Array
-    from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import Trial
+    from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import TokenizerComparison
     from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats
 
 T = TypeVar("T")
@@ -153,10 +153,10 @@ class LintContext:
 
         (need: implied)
         """
-        from phi3_lora_qa.adapter.weight_stats import measure
+        from phi3_lora_qa.adapter.weight_stats import measure_tensor
 
         return {
-            name: measure(self.weights, key.name, key.part)
+            name: measure_tensor(self.weights, key.name, key.part)
             for name, key in self.keys.items()
             if name in self.implied.tensors and self.info(key).dtype in READABLE
         }
@@ -167,14 +167,14 @@ class LintContext:
 
         (need: implied)
         """
-        from phi3_lora_qa.adapter.weight_stats import delta
+        from phi3_lora_qa.adapter.weight_stats import measure_delta
 
         found = {}
         for module in self.implied.targeted:
             if (names := self.factor_names(module)) is None:
                 continue
             a, b = names
-            sized = delta(
+            sized = measure_delta(
                 self.measures[a],
                 self.measures[b],
                 self.matching.scaling(module),
@@ -203,16 +203,16 @@ class LintContext:
         return found[0] if found else None
 
     @cached_property
-    def tokenizer_trial(self) -> "Trial | None":
+    def tokenizer_trial(self) -> "TokenizerComparison | None":
         """What the tokenizer does, beside the base's (need: tokenizer, base, base's tokenizer).
 
         Raises:
             AdapterError: A file that a loader reads cannot be read.
             BaseModelError: The base's tokenizer cannot be made.
         """
-        from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import try_tokenizer
+        from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
 
-        return try_tokenizer(self.folder, self.base)
+        return compare_tokenizers(self.folder, self.base)
 
     @cached_property
     def templates(self) -> ChatTemplates | None:
@@ -233,7 +233,7 @@ class LintContext:
         return self._try("tokenizer", lambda: read_tokenizer(self.folder))
 
     @cached_property
-    def reading(self) -> ConfigReading | None:
+    def reading(self) -> ParsedConfig | None:
         """adapter_config.json with its problems; None if it is missing or no JSON."""
         if self.folder.file(CONFIG) is None:
             return None
@@ -255,7 +255,7 @@ class LintContext:
         opener = partial(self.folder.open_file, WEIGHTS)
         found = self._try("weights", lambda: open_safetensors(opener, WEIGHTS))
         if found:
-            require_room_for_numpy()  # with which the rules are going to read them
+            require_memory_for_numpy()  # with which the rules are going to read them
         return found
 
     @cached_property
@@ -263,7 +263,7 @@ class LintContext:
         return parse_keys(self._weights.tensors if self._weights else ())
 
     @property
-    def idle_patterns(self) -> tuple[tuple[str, str], ...]:
+    def unused_patterns(self) -> tuple[tuple[str, str], ...]:
         """(field, pattern) of rank and alpha patterns that match no module (need: implied)."""
         return _there(self._matched)[1]
 
@@ -285,7 +285,7 @@ class LintContext:
 
         def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
             implied = derive_expected_tensors(config, matching, modules, tied=tied)
-            return implied, tuple(matching.idle_patterns(implied.targeted))
+            return implied, tuple(matching.unused_patterns(implied.targeted))
 
         return self._try("matching", match)
 

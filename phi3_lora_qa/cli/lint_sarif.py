@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from phi3_lora_qa.adapter.finding import Finding, Rule, Severity, all_rules
-from phi3_lora_qa.adapter.folder import CONFIG, MATTERS, WEIGHTS
+from phi3_lora_qa.adapter.folder import CONFIG, EXPECTED_FILES, WEIGHTS
 from phi3_lora_qa.adapter.lint import MAX_FINDINGS, LintReport
 from phi3_lora_qa.cli.lint import wanting
 
@@ -95,7 +95,7 @@ def _message(text: str) -> dict[str, str]:
 
 def _file(finding: Finding) -> str:
     """The file that a place is in: named by it, or the config's or the weights' by the family."""
-    for name in MATTERS:
+    for name in EXPECTED_FILES:
         if finding.where == name or finding.where.startswith(f"{name}: "):
             return name
     if finding.rule.startswith("files-"):

@@ -8,6 +8,7 @@ q is larger than k and v; the greatest common divisor of the sizes is then the b
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lora.fused import Layout, gate_up_layout, qkv_layout
 
@@ -87,21 +88,16 @@ def expand(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[bool, 
     )
 
 
-def is_called(module: str, name: str) -> bool:
-    """Whether a module's full name is this one, or ends with it after a dot."""
-    return module == name or module.endswith(f".{name}")
-
-
 def mask_of(module: str, masks: Mapping[str, Mask]) -> Mask | None:
     """Return the first mask whose key the module is called by."""
-    return next((mask for key, mask in masks.items() if is_called(module, key)), None)
+    return next((mask for key, mask in masks.items() if matches_suffix(module, key)), None)
 
 
 def require_used(masks: Mapping[str, Mask], modules: Iterable[str]) -> None:
     """Raise InputError for a mask that is for none of the modules."""
     names = list(modules)
     for key in masks:
-        if not any(is_called(name, key) for name in names):
+        if not any(matches_suffix(name, key) for name in names):
             raise InputError(f"the mask for '{escape(key, 80)}' is for no layer; drop it")
 
 

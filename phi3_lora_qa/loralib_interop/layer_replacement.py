@@ -8,10 +8,10 @@ computed before. ``merge_weights`` is off: loralib would add the delta to the we
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.conversion.fused_blocks import (
     Blocks,
     expand,
-    is_called,
     mask_of,
     phi3_blocks,
     require_used,
@@ -49,13 +49,13 @@ def plan(model: "nn.Module", config: LoralibConfig) -> tuple[Layer, ...]:
     settings = getattr(model, "config", None)
     fused = phi3_blocks(settings.to_dict()) if settings is not None else {}
     modules = {name: module for name, module in model.named_modules() if name}
-    missed = [t for t in config.targets if not any(is_called(name, t) for name in modules)]
+    missed = [t for t in config.targets if not any(matches_suffix(name, t) for name in modules)]
     if missed:
         raise InputError(
             f"no layer of the model is called {escape(missed[0], 80)}; name one of "
             f"{', '.join(sorted({n.rpartition('.')[2] for n in modules if _is_leaf(modules[n])}))}"
         )
-    chosen = [name for name in modules if any(is_called(name, t) for t in config.targets)]
+    chosen = [name for name in modules if any(matches_suffix(name, t) for t in config.targets)]
     require_used(config.masks, chosen)
     return tuple(_layer(name, modules[name], config, fused) for name in chosen)
 

@@ -119,4 +119,4 @@ def test_a_file_that_is_none_is_refused_and_neither_waited_for_nor_passed_over(
     else:
         path.symlink_to("/dev/zero" if kind == "zero" else path)
     with pytest.raises(BaseModelError, match=r"cannot read .*; give a base"):
-        BaseFiles.open(tmp_path).read_text("tokenizer.json", 1 << 20)
+        BaseFiles.open(tmp_path).read_bytes("tokenizer.json", 1 << 20)

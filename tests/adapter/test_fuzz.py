@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
+    EXPECTED_FILES,
     MANIFEST,
-    MATTERS,
     MODEL_CARD,
     TEMPLATE_FOLDER,
     TRAINING_LOG,
@@ -176,7 +176,7 @@ def test_what_fuzzing_found_is_mended(
     assert run(Recipe(variant, ALL, FOUND[found]), bases) in OUTCOMES
 
 
-@pytest.mark.parametrize("name", [*MATTERS, TRAINING_LOG])
+@pytest.mark.parametrize("name", [*EXPECTED_FILES, TRAINING_LOG])
 def test_any_file_may_be_larger_than_anything_that_is_read(
     name: str, bases: Mapping[str, BaseFiles]
 ) -> None:

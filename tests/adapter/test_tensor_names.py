@@ -58,7 +58,7 @@ def test_a_spoilt_name_is_told_what_spoilt_it_and_its_right_form(
         return
     assert isinstance(key, BadKey)
     assert cause in key.cause
-    assert key.mended == NAME
+    assert key.corrected == NAME
     assert key.fix == f"rename it to {NAME}"
 
 

@@ -154,7 +154,7 @@ def test_tokens_and_special_tokens_are_those_of_transformers(
     }
     for number, token in theirs.added_tokens_decoder.items():
         entry = ours.added[token.content]
-        assert entry.number == number
+        assert entry.token_id == number
         assert entry.flags == (token.single_word, token.lstrip, token.rstrip, token.normalized)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.safetensors_file import open_path
 from phi3_lora_qa.adapter.tensor_names import Part
-from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats, delta, measure
+from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats, measure_delta, measure_tensor
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.packing import Array, pack
 
@@ -17,12 +17,12 @@ from tests.adapter.packing import Array, pack
 def measured(array: Array, part: Part, folder: Path) -> TensorStats:
     path = folder / "x.safetensors"
     path.write_bytes(pack({"x": array}))
-    return measure(open_path(path, error=AdapterError), "x", part)
+    return measure_tensor(open_path(path, error=AdapterError), "x", part)
 
 
 def delta_of(a: Array, b: Array, folder: Path, scaling: float = 1.0) -> DeltaStats:
     one, other = measured(a, Part.A, folder), measured(b, Part.B, folder)
-    found = delta(one, other, scaling, read=lambda: (a, b))
+    found = measure_delta(one, other, scaling, read=lambda: (a, b))
     assert found is not None
     return found
 
@@ -69,28 +69,28 @@ def test_what_is_not_finite_is_counted_wherever_it_is(part: Part, folder: Path) 
         array.reshape(-1)[place] = np.nan
         array.reshape(-1)[(place + 7) % 4000] = -np.inf
         found = measured(array.T.copy() if part is Part.A else array, part, folder)
-        assert (found.nan, found.infinite, found.finite) == (1, 1, False)
+        assert (found.nan, found.infinite, found.is_finite) == (1, 1, False)
 
 
 def test_finite_numbers_whose_squares_overflow_are_finite(folder: Path) -> None:
     found = measured(np.full((40, 4), 1e30, "f4"), Part.B, folder)
-    assert found.finite
+    assert found.is_finite
     assert found.norm == pytest.approx(1e30 * 160**0.5)
 
 
 def test_tiny_numbers_are_not_taken_for_zero(folder: Path) -> None:
     array = np.zeros((40, 4), "f4")
     array[17, 2] = 1e-40
-    assert not measured(array, Part.B, folder).zero
-    assert measured(np.zeros((40, 4), "f4"), Part.B, folder).zero
+    assert not measured(array, Part.B, folder).is_zero
+    assert measured(np.zeros((40, 4), "f4"), Part.B, folder).is_zero
 
 
 def test_constant_fill_is_told_from_numbers_that_begin_alike(folder: Path) -> None:
     array = np.full((100, 4), 0.5, "f4")
-    assert measured(array, Part.B, folder).constant
+    assert measured(array, Part.B, folder).is_constant
     array[99, 3] = 0.25
-    assert not measured(array, Part.B, folder).constant
-    assert not measured(np.zeros((100, 4), "f4"), Part.B, folder).constant
+    assert not measured(array, Part.B, folder).is_constant
+    assert not measured(np.zeros((100, 4), "f4"), Part.B, folder).is_constant
 
 
 def test_a_large_table_is_measured_in_blocks(folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_very_high_rank_gets_an_upper_bound(folder: Path) -> None:
     a = random.normal(size=(300, 310)).astype("f4")
     b = random.normal(size=(310, 300)).astype("f4")
     one, other = measured(a, Part.A, folder), measured(b, Part.B, folder)
-    found = delta(one, other, 1.0, read=unread)
+    found = measure_delta(one, other, 1.0, read=unread)
     assert found is not None
     assert found.effective_rank is None
     assert found.norm >= np.linalg.norm(b @ a)
@@ -114,7 +114,7 @@ def test_a_very_high_rank_gets_an_upper_bound(folder: Path) -> None:
 def test_a_factor_that_is_not_finite_has_no_delta(folder: Path) -> None:
     good = measured(np.ones((4, 9), "f4"), Part.A, folder)
     bad = measured(np.full((9, 4), np.nan, "f4"), Part.B, folder)
-    assert delta(good, bad, 1.0, read=unread) is None
+    assert measure_delta(good, bad, 1.0, read=unread) is None
 
 
 @settings(deadline=None, max_examples=40, derandomize=True, database=None)
@@ -147,7 +147,7 @@ def test_the_usual_delta_is_measured_without_reading_it_again(folder: Path) -> N
     a = random.uniform(-0.02, 0.02, (16, 3072)).astype("f4")
     for b in (random.normal(0, 1e-4, (3072, 16)), np.sign(random.normal(size=(3072, 16))) * 1e-4):
         one, other = measured(a, Part.A, folder), measured(b.astype("f4"), Part.B, folder)
-        assert delta(one, other, 2.0, read=unread) is not None
+        assert measure_delta(one, other, 2.0, read=unread) is not None
 
 
 @pytest.mark.parametrize("left", [0.1, 1e-2, 1e-3, 1e-4, 1e-5])
@@ -165,7 +165,7 @@ def test_what_is_left_of_parts_that_cancel_is_exact(left: float, folder: Path) -
     assert found.norm == pytest.approx(np.linalg.norm(whole), rel=2e-5 if by_gram else 1e-9)
     expected = squares.sum() ** 2 / (squares**2).sum()
     assert found.effective_rank == pytest.approx(expected, rel=1e-5 if by_gram else 1e-7)
-    assert not found.cancelled
+    assert not found.is_cancelled
 
 
 def test_parts_that_cancel_to_rounding_are_told_and_have_no_rank(folder: Path) -> None:
@@ -174,8 +174,8 @@ def test_parts_that_cancel_to_rounding_are_told_and_have_no_rank(folder: Path) -
     a = (random.normal(size=(300, 2)) @ basis[0::2]).T.astype("f4")
     b = (random.normal(size=(200, 2)) @ basis[1::2]).astype("f4")
     found = delta_of(a, b, folder)
-    assert found.cancelled
-    assert 0 < found.norm < 1e-6 * found.parts
+    assert found.is_cancelled
+    assert 0 < found.norm < 1e-6 * found.parts_norm
     assert found.effective_rank is None
 
 
@@ -186,7 +186,7 @@ def test_components_of_very_different_sizes_do_not_hide_the_delta(folder: Path) 
     gauge = np.ldexp(np.float32(1), np.array([0, 80, -80, 20])).astype("f4")
     found = delta_of(a * gauge[:, None], b / gauge, folder)
     assert found.norm == pytest.approx(np.linalg.norm(b.astype("f8") @ a), rel=1e-9)
-    assert not found.cancelled
+    assert not found.is_cancelled
 
 
 @pytest.mark.parametrize("part", [Part.A, Part.B])
@@ -197,7 +197,7 @@ def test_a_straight_line_is_told_from_what_training_leaves(part: Part, folder: P
 
     def on_line(component: Array) -> bool:
         tall = np.column_stack([noisy, component]).astype("f4")
-        return measured(tall.T.copy() if part is Part.A else tall, part, folder).on_line
+        return measured(tall.T.copy() if part is Part.A else tall, part, folder).is_ramp
 
     one_step = 1e-4 * np.sign(random.normal(size=500))
     for filled in (at, 0.1 + 0 * at, 5 - 1e-3 * at, 1e-30 * at, 0.1 + one_step):
@@ -209,14 +209,14 @@ def test_a_straight_line_is_told_from_what_training_leaves(part: Part, folder: P
 
 def test_zeros_at_the_end_count_where_the_rest_is_dense(folder: Path) -> None:
     dense = np.random.default_rng(5).normal(size=(8, 100)).astype("f4")
-    assert measured(dense, Part.A, folder).tail == 0
+    assert measured(dense, Part.A, folder).trailing_zeros == 0
     torn = dense.copy()
     torn.reshape(-1)[617:] = 0
-    assert measured(torn, Part.A, folder).tail == 800 - 617
-    assert measured(torn, Part.B, folder).tail == 0
+    assert measured(torn, Part.A, folder).trailing_zeros == 800 - 617
+    assert measured(torn, Part.B, folder).trailing_zeros == 0
     torn[::2, ::3] = 0
-    assert measured(torn, Part.A, folder).tail == 0
-    assert measured(np.zeros((8, 100), "f4"), Part.A, folder).tail == 0
+    assert measured(torn, Part.A, folder).trailing_zeros == 0
+    assert measured(np.zeros((8, 100), "f4"), Part.A, folder).trailing_zeros == 0
 
 
 @pytest.mark.parametrize("part", [Part.A, Part.WEIGHT, Part.MAGNITUDE])
@@ -238,13 +238,13 @@ def test_a_signalling_nan_is_a_nan_and_no_warning(dtype: str, bits: int, folder:
 
 def test_a_hole_is_the_longest_run_of_zeros_in_what_is_dense(folder: Path) -> None:
     array = np.random.default_rng(0).normal(size=(100, 8)).astype("f4")
-    assert measured(array, Part.B, folder).hole == (0, 0)
+    assert measured(array, Part.B, folder).zero_run == (0, 0)
     array.reshape(-1)[101:201] = 0
     array.reshape(-1)[[7, 500]] = 0  # chance
-    assert measured(array, Part.B, folder).hole == (101, 100)
-    assert measured(array, Part.MAGNITUDE, folder).hole == (0, 0)
+    assert measured(array, Part.B, folder).zero_run == (101, 100)
+    assert measured(array, Part.MAGNITUDE, folder).zero_run == (0, 0)
     array[::2] = 0  # sparse, as what was pruned
-    assert measured(array, Part.B, folder).hole == (0, 0)
+    assert measured(array, Part.B, folder).zero_run == (0, 0)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])
@@ -254,17 +254,17 @@ def test_equal_parts_are_counted_along_the_long_side(part: Part, parts: int, fol
     block = random.normal(size=(16, 4)).astype("f4")
     tall = np.concatenate([block] * parts)
     array = np.ascontiguousarray(tall.T) if part is Part.A else tall
-    assert measured(array, part, folder).repeats == parts
+    assert measured(array, part, folder).repeated_parts == parts
     array[-1, -1] += 1
-    assert measured(array, part, folder).repeats == (0 if parts == 2 else parts)
-    assert measured(np.zeros_like(array), part, folder).repeats == 0
+    assert measured(array, part, folder).repeated_parts == (0 if parts == 2 else parts)
+    assert measured(np.zeros_like(array), part, folder).repeated_parts == 0
     fresh = random.normal(size=array.shape).astype("f4")
-    assert measured(fresh, part, folder).repeats == 0
+    assert measured(fresh, part, folder).repeated_parts == 0
 
 
 def test_one_number_that_outweighs_all_others_is_told(folder: Path) -> None:
     array = np.random.default_rng(0).normal(size=(64, 4)).astype("f4")
     for value, told in ((100, False), (-1000, True), (1e30, True)):
         array[3, 1] = value
-        assert measured(array, Part.B, folder).spiked is told
-    assert not measured(np.zeros((64, 4), "f4"), Part.B, folder).spiked
+        assert measured(array, Part.B, folder).has_spike is told
+    assert not measured(np.zeros((64, 4), "f4"), Part.B, folder).has_spike

@@ -8,8 +8,8 @@ tables, rows, magnitudes) is compared with these in `replaced`.
 import math
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import ModuleKind, spread
-from phi3_lora_qa.adapter.expected_tensors import agreed_sizes
+from phi3_lora_qa.adapter.base_files import ModuleKind, sample_rows
+from phi3_lora_qa.adapter.expected_tensors import majority_sizes
 from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
@@ -44,7 +44,7 @@ MIN_MODULE_RATIO = 1e-8
 )
 def sizes(context: LintContext) -> Iterator[Violation]:
     """Compare the sizes that the file's factors agree on with the base's, and name one."""
-    found = agreed_sizes(context.config, context.keys.values(), context.weights.tensors)
+    found = majority_sizes(context.config, context.keys.values(), context.weights.tensors)
     for module in {m.leaf: m for m in context.base.modules.values()}.values():
         is_table = module.kind is ModuleKind.EMBEDDING
         for way, size in (("in", module.inputs), ("out", module.outputs)):
@@ -133,7 +133,7 @@ def _weight_norm(context: LintContext, module: str) -> float:
     if place is None or len(place[1].shape) != 2:
         return 0.0
     file, info = place
-    sample = [file.tensor(info.name, rows) for rows in spread(info.shape[0])]
+    sample = [file.tensor(info.name, rows) for rows in sample_rows(info.shape[0])]
     seen = sum(len(block) for block in sample)
     square = sum(float((block * block).sum()) for block in sample)
     return math.sqrt(square * info.shape[0] / max(1, seen))

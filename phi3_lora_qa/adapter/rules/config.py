@@ -105,7 +105,7 @@ def alpha_zero(context: LintContext) -> Iterator[Violation]:
     """Find alphas of zero. A pattern that matches no module is told by tensors-target-idle."""
     idle: set[str] = set()
     if context.has("implied"):
-        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in context.idle_patterns}
+        idle = {f"{CONFIG}: {field}[{pattern}]" for field, pattern in context.unused_patterns}
     for where, alpha in _alphas(context):
         if alpha == 0 and where not in idle:
             yield Violation(where, f"{where.partition(': ')[2]} is 0, so the adapter has no effect")

@@ -35,7 +35,7 @@ def spike(context: LintContext) -> Iterator[Violation]:
             continue
         shape = context.info(key).shape
         many = found.size >= MIN_SPIKE_SIZE and len(shape) == 2 and min(shape) > 1
-        if many and found.finite and found.spiked:
+        if many and found.is_finite and found.has_spike:
             largest = max(-found.lowest, found.highest)
             yield Violation(
                 name, f"one of its {found.size} numbers is {largest:.3g}, the others small"
@@ -54,9 +54,9 @@ def spike(context: LintContext) -> Iterator[Violation]:
 def repeated(context: LintContext) -> Iterator[Violation]:
     """Find factors whose first part is the second one, too, of two to eight equal parts."""
     for name, found in context.measures.items():
-        if found.repeats and not found.constant:
+        if found.repeated_parts and not found.is_constant:
             yield Violation(
-                name, f"of {found.repeats} equal parts the second is a copy of the first"
+                name, f"of {found.repeated_parts} equal parts the second is a copy of the first"
             )
 
 
@@ -77,8 +77,8 @@ def zero_run(context: LintContext) -> Iterator[Violation]:
     """
     for name, found in context.measures.items():
         key = context.keys[name]
-        start, length = found.hole
-        if key.part not in (Part.A, Part.B) or not length or found.tail:
+        start, length = found.zero_run
+        if key.part not in (Part.A, Part.B) or not length or found.trailing_zeros:
             continue
         columns = context.info(key).shape[1]
         ragged = bool(start % columns or (start + length) % columns)

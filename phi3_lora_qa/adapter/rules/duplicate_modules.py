@@ -85,7 +85,7 @@ def _copies(context: LintContext) -> Iterator[_Copy]:
     for name, found in context.measures.items():
         key = context.keys[name]
         shape = context.info(key).shape
-        if _is_its_own(key, shape) and found.finite and not found.zero:
+        if _is_its_own(key, shape) and found.is_finite and not found.is_zero:
             groups.setdefault((key.part, shape), []).append(name)
     for (part, _), names in groups.items():
         if len(names) > 1:

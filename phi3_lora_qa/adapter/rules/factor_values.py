@@ -126,9 +126,9 @@ def constant(context: LintContext) -> Iterator[Violation]:
         part, module = context.keys[name].part, context.keys[name].module
         is_norm = context.implied.modules[module].kind is ModuleKind.NORM
         whole = part in (Part.WEIGHT, Part.BASE_WEIGHT) and not is_norm
-        if found.constant and (part in TRAINED or whole):
+        if found.is_constant and (part in TRAINED or whole):
             yield Violation(name, "all values are one and the same number")
-        elif found.on_line:
+        elif found.is_ramp:
             yield Violation(name, "its values are constant, or grow by one and the same step")
 
 
@@ -202,7 +202,7 @@ def float16_range(context: LintContext) -> Iterator[Violation]:
     """Find factors whose numbers are mostly beyond float16's; what is stored in it has its own."""
     for name, found in context.measures.items():
         key = context.keys[name]
-        if key.part not in FACTORS or context.info(key).dtype == "F16" or not found.finite:
+        if key.part not in FACTORS or context.info(key).dtype == "F16" or not found.is_finite:
             continue
         largest = max(-found.lowest, found.highest)
         if largest > LARGEST_FLOAT16:
@@ -266,11 +266,11 @@ def dead_modules(context: LintContext) -> dict[str, str]:
         pair, sized = context.factors(module), context.deltas.get(module)
         if pair is None or sized is None:
             continue
-        zeros = [name for name, found in zip("AB", pair, strict=True) if found.zero]
+        zeros = [name for name, found in zip("AB", pair, strict=True) if found.is_zero]
         gain = _gain(context, module)
         if zeros:
             dead[module] = f"{' and '.join(zeros)} {'is' if len(zeros) == 1 else 'are'} zero"
-        elif sized.cancelled:
+        elif sized.is_cancelled:
             dead[module] = "A and B are there, and their product cancels"
         elif gain < MIN_GAIN and context.matching.alpha(module) != 0:
             dead[module] = f"its gain is {gain:.3g}, from next to nothing as factor or alpha"
@@ -289,9 +289,9 @@ def _idle_ranks(context: LintContext, module: str) -> int:
 def _zero_rows(context: LintContext, module: str, idle: int) -> float:
     """Return how many rows at the end of A are zero for no reason; 0 if there are none."""
     pair = context.factors(module)
-    if pair is None or pair[0].gram is None or pair[0].tail < MIN_TAIL:
+    if pair is None or pair[0].gram is None or pair[0].trailing_zeros < MIN_TAIL:
         return 0.0
-    rows = pair[0].tail * len(pair[0].gram) / pair[0].size
+    rows = pair[0].trailing_zeros * len(pair[0].gram) / pair[0].size
     return rows if idle == int(rows) else 0.0
 
 

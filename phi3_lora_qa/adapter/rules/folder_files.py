@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
-    MATTERS,
+    EXPECTED_FILES,
     MAX_LOG_BYTES,
     MODEL_CONFIG,
     PICKLED_WEIGHTS,
@@ -42,7 +42,7 @@ def not_regular(context: LintContext) -> Iterator[Violation]:
     for entry in context.folder.entries.values():
         if entry.kind in (EntryKind.LINK, EntryKind.OTHER):
             yield Violation(entry.name, f"this is a {entry.kind}, which is not followed")
-        elif entry.kind is EntryKind.FOLDER and entry.name in MATTERS:
+        elif entry.kind is EntryKind.FOLDER and entry.name in EXPECTED_FILES:
             yield Violation(entry.name, "this is a folder where a file must be")
 
 
@@ -195,7 +195,9 @@ def training_log(context: LintContext) -> Iterator[Violation]:
         return
     try:
         data = context.folder.read_bytes(TRAINING_LOG, MAX_LOG_BYTES)
-        state = parse_object(data, where=TRAINING_LOG, max_bytes=MAX_LOG_BYTES, non_finite=True)
+        state = parse_object(
+            data, where=TRAINING_LOG, max_bytes=MAX_LOG_BYTES, allow_non_finite=True
+        )
     except AdapterError as error:
         yield Violation(TRAINING_LOG, *_cut(str(error)))
         return
@@ -243,7 +245,7 @@ def subfolders(context: LintContext) -> Iterator[Violation]:
     inside = [
         e.name
         for e in context.folder.entries.values()
-        if e.kind is EntryKind.FOLDER and e.name not in (*MATTERS, TEMPLATE_FOLDER)
+        if e.kind is EntryKind.FOLDER and e.name not in (*EXPECTED_FILES, TEMPLATE_FOLDER)
     ]
     if inside:
         shown = ", ".join(inside[:5]) + (", …" if len(inside) > 5 else "")

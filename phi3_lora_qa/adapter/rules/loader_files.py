@@ -164,7 +164,7 @@ def _setting(
 
 def _generation(context: LintContext) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the folder's settings and the base's; twice the base's where the folder has none."""
-    data = context.base.read_text(GENERATION_CONFIG, _MAX_CONFIG)
+    data = context.base.read_bytes(GENERATION_CONFIG, _MAX_CONFIG)
     theirs = _parsed(data, GENERATION_CONFIG) if data else dict(context.base.config)
     if not data:  # transformers makes them of the model's config then
         theirs = {n: v for n, v in theirs.items() if n.endswith("_token_id") or n in _NEUTRAL}

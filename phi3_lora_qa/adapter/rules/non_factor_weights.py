@@ -54,7 +54,7 @@ def zero_weight(context: LintContext) -> Iterator[Violation]:
     for name, found in context.measures.items():
         if (
             context.keys[name].part in (*_WHOLE, Part.B_BIAS)
-            and found.finite
+            and found.is_finite
             and found.rms < MIN_RMS
         ):
             yield Violation(name, "all values are zero, or next to nothing")
@@ -85,9 +85,9 @@ def weight_size(context: LintContext) -> Iterator[Violation]:
             largest, size, most = _largest(found), 0.0, MAX_RMS
         else:
             continue
-        if found.finite and size > most:
+        if found.is_finite and size > most:
             yield Violation(name, f"its root mean square is {size:.3g}, above {most:g}")
-        elif found.finite and largest > MAX_ELEMENT:
+        elif found.is_finite and largest > MAX_ELEMENT:
             yield Violation(name, f"its largest value is {largest:.3g}, above {MAX_ELEMENT:g}")
 
 
@@ -106,7 +106,7 @@ def magnitude(context: LintContext) -> Iterator[Violation]:
 
     for name, found in context.measures.items():
         key = context.keys[name]
-        if key.part is not Part.MAGNITUDE or not found.finite or not found.size:
+        if key.part is not Part.MAGNITUDE or not found.is_finite or not found.size:
             continue
         values = context.tensor(name).reshape(-1).astype(np.float64)
         middle = float(np.partition(np.abs(values), values.size // 2)[values.size // 2])

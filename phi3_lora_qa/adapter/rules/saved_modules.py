@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, spread
+from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, sample_rows
 from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.adapter.safetensors_file import READABLE, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.tensor_names import Part, TensorKey, tensor_name
 
@@ -96,9 +97,9 @@ def saved_module(context: LintContext) -> Iterator[Violation]:
 
     for key, info, file, theirs in _pairs(context, Part.WEIGHT):
         found = context.measures.get(key.canonical)
-        if not found or not found.finite or found.zero or info.shape != theirs.shape:
+        if not found or not found.is_finite or found.is_zero or info.shape != theirs.shape:
             continue
-        rows = spread(info.shape[0]) if len(info.shape) == 2 else (slice(0, info.size),)
+        rows = sample_rows(info.shape[0]) if len(info.shape) == 2 else (slice(0, info.size),)
         ours = np.concatenate([context.weights.tensor(key.name, part) for part in rows])
         base = np.concatenate([file.tensor(theirs.name, part) for part in rows])
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
@@ -127,9 +128,9 @@ def token_rows(context: LintContext) -> Iterator[Violation]:
         found = context.measures.get(key.canonical)
         tokens = _tokens(context, key.module)
         fits = len(info.shape) == len(theirs.shape) == 2 and info.shape[1] == theirs.shape[1]
-        if not found or not found.finite or not fits or info.shape[0] != len(tokens):
+        if not found or not found.is_finite or not fits or info.shape[0] != len(tokens):
             continue
-        table = [file.tensor(theirs.name, part) for part in spread(theirs.shape[0])]
+        table = [file.tensor(theirs.name, part) for part in sample_rows(theirs.shape[0])]
         usual = float(_row_norms(np.concatenate(table)).max())
         for token, size in zip(tokens, _row_norms(context.weights.tensor(key.name)), strict=True):
             own = slice(token, token + 1)  # empty for a token beyond the table
@@ -321,7 +322,7 @@ def _likeness(ours: "Numbers", base: "Numbers") -> float:
 
 def _tokens(context: LintContext, module: str) -> tuple[int, ...]:
     for name, tokens in context.config.trainable_token_indices.items():
-        if module == name or module.endswith(f".{name}"):
+        if matches_suffix(module, name):
             return tokens
     return ()
 
@@ -337,7 +338,7 @@ def _magnitudes(
     place = context.base.tensor(module.name)
     if names is None or name not in context.measures or place is None:
         return None
-    if not all(context.measures[n].finite for n in (*names, name)):
+    if not all(context.measures[n].is_finite for n in (*names, name)):
         return None
     a, b = (context.tensor(n).astype(np.float64) for n in names)
     m = np.abs(context.tensor(name).reshape(-1).astype(np.float64))
@@ -362,7 +363,7 @@ def _by_row(
 
     file, info = place
     ends = (int(m.argmax()), int(m.argmin()))
-    parts = [*spread(len(m)), *(slice(row, row + 1) for row in ends)]
+    parts = [*sample_rows(len(m)), *(slice(row, row + 1) for row in ends)]
     weight = np.concatenate([file.tensor(info.name, part) for part in parts])
     rows = np.concatenate([np.arange(len(m))[part] for part in parts])
     return m[rows], np.linalg.norm(weight + b[rows] @ a, axis=1), np.linalg.norm(weight, axis=1)
@@ -376,7 +377,7 @@ def _by_column(
 
     file, info = place
     squares, seen = np.zeros(len(m)), 0
-    for part in spread(info.shape[0], each=_TABLE_ROWS):
+    for part in sample_rows(info.shape[0], each=_TABLE_ROWS):
         rows = file.tensor(info.name, part) + a[:, part].T @ b.T
         squares += (rows**2).sum(axis=0)
         seen += len(rows)

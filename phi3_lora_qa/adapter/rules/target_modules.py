@@ -8,7 +8,8 @@ from phi3_lora_qa.adapter.expected_tensors import TABLES
 from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
-from phi3_lora_qa.adapter.target_matching import layer_index, name_suffixes
+from phi3_lora_qa.adapter.module_names import matches_suffix, name_suffixes
+from phi3_lora_qa.adapter.target_matching import layer_index
 from phi3_lora_qa.adapter.tensor_names import FACTORS
 
 SPLIT = {
@@ -42,7 +43,7 @@ def target_unsupported(context: LintContext) -> Iterator[Violation]:
     for module in implied.targeted.values():
         if reason := _unadaptable(module, config, shares=shares):
             yield Violation(f"{CONFIG}: target_modules", f"{module.name} {reason}")
-    for name in implied.twice:
+    for name in implied.adapted_twice:
         message = f"{name} is named by target_modules and by target_parameters"
         yield Violation(f"{CONFIG}: target_parameters", message, "name it in one of the two")
     if not implied.targeted:
@@ -63,9 +64,7 @@ def token_rows(context: LintContext) -> Iterator[Violation]:
     """Find tables that are none, and tokens beyond the last row."""
     where = f"{CONFIG}: trainable_token_indices"
     for name, tokens in context.config.trainable_token_indices.items():
-        tables = [
-            m for n, m in context.implied.modules.items() if n == name or n.endswith(f".{name}")
-        ]
+        tables = [m for n, m in context.implied.modules.items() if matches_suffix(n, name)]
         if not any(m.leaf in TABLES for m in tables):
             yield Violation(where, f"{name} is no table of the base")
         for module in tables:
@@ -100,9 +99,9 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
         for name in sorted(set(excluded) - ends):
             fix = f"correct or remove {name} in exclude_modules"
             yield Violation(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
-    weights = [f".{module}.weight" for module in context.implied.modules]
+    weights = [f"{module}.weight" for module in context.implied.modules]
     for name in context.config.target_parameters:
-        if not any(weight.endswith(f".{name}") for weight in weights):
+        if not any(matches_suffix(weight, name) for weight in weights):
             fix = f"correct or remove {name} in target_parameters"
             yield Violation(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
     count = 1 + max((layer_index(name) or 0 for name in context.implied.modules), default=0)
@@ -120,7 +119,7 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
             message = f"{name} matches no module, so that it was neither trained nor saved"
             fix = f"correct {name} and train again, or remove it from modules_to_save"
             yield Violation(f"{CONFIG}: modules_to_save", message, fix)
-    for field, pattern in context.idle_patterns:
+    for field, pattern in context.unused_patterns:
         fix = f"correct or remove the entry in {field}"
         yield Violation(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
 

@@ -36,17 +36,17 @@ def template(context: LintContext) -> Iterator[Violation]:
         likened = compare(context, ours, theirs)
         said = ", as the manifest says" if _is_declared(context, ours) else ""
         if likened.likeness is Likeness.NONE:
-            yield Violation(ours.where, f"{_called(ours)} {_otherwise(likened.comparison)}{said}")
+            yield Violation(ours.file, f"{_called(ours)} {_otherwise(likened.comparison)}{said}")
         elif likened.likeness is Likeness.HIDDEN:
-            line = likened.comparison.missing[0]
+            line = likened.comparison.uncovered_lines[0]
             yield Violation(
-                ours.where,
-                f"{_called(ours)} has a branch that none of {likened.comparison.chats} "
+                ours.file,
+                f"{_called(ours)} has a branch that none of {likened.comparison.conversations} "
                 f"conversations took, and that the base's does not have, in line {line}: "
                 f"{_quoted(ours, line)}{said}",
             )
     found = context.templates
-    if found and not found.taken and context.base_templates.default and context.tokenizer:
+    if found and not found.active and context.base_templates.default and context.tokenizer:
         yield Violation(SETTINGS, "the tokenizer has no chat template, and the base's has one")
 
 
@@ -67,10 +67,10 @@ def wording(context: LintContext) -> Iterator[Violation]:
             at = _first_difference(ours.text, theirs.text)
             found = likened.comparison
             yield Violation(
-                ours.where,
-                f"{_called(ours)} wrote the same in {found.chats} conversations, which took every "
-                f"branch of its {found.branches} conditions; it is written otherwise than the "
-                f"base's from {ours.text[at : at + 60]!r} on",
+                ours.file,
+                f"{_called(ours)} wrote the same in {found.conversations} conversations, which "
+                f"took every branch of its {found.branches} conditions; it is written otherwise than "
+                f"the base's from {ours.text[at : at + 60]!r} on",
             )
 
 
@@ -91,7 +91,7 @@ def second(context: LintContext) -> Iterator[Violation]:
         rendering = rendered(context).get(ours.text)
         error = rendering.error if rendering else ""
         failed = f", and it cannot be rendered: {error}" if error else ""
-        yield Violation(ours.where, f"there is a second chat template, {ours.name!r}{failed}")
+        yield Violation(ours.file, f"there is a second chat template, {ours.name!r}{failed}")
 
 
 @rule(
@@ -110,12 +110,12 @@ def twice(context: LintContext) -> Iterator[Violation]:
         if taken is None or ours.name != DEFAULT or counterpart(context, ours):
             continue  # compared with the base's, each for itself
         if compare(context, ours, taken).likeness in (Likeness.NONE, Likeness.HIDDEN):
-            yield Violation(ours.where, f"{_called(ours)} here is not the one in {taken.where}")
+            yield Violation(ours.file, f"{_called(ours)} here is not the one in {taken.file}")
 
 
 def _all(context: LintContext) -> tuple[ChatTemplate, ...]:
     found = context.templates
-    return (*found.taken.values(), *found.shadowed) if found else ()
+    return (*found.active.values(), *found.shadowed) if found else ()
 
 
 def _pairs(context: LintContext) -> Iterator[tuple[ChatTemplate, ChatTemplate]]:
@@ -143,7 +143,7 @@ def _otherwise(comparison: Comparison) -> str:
     ours, theirs = (
         "nothing" if text is None else repr(text) for text in (found.ours, found.theirs)
     )
-    return f"writes {ours} where the base's writes {theirs}, given {found.given}"
+    return f"writes {ours} where the base's writes {theirs}, given {found.conversation}"
 
 
 def _quoted(template: ChatTemplate, line: int) -> str:

@@ -82,21 +82,21 @@ def fails(context: LintContext) -> Iterator[Violation]:
     """Render ordinary conversations; a template need not take a system message."""
     if context.templates is None:
         return  # tokenizer-unreadable says it
-    taken, default = context.templates.taken, context.templates.main
+    taken, default = context.templates.active, context.templates.main
     if taken and default is None:
         first = next(iter(taken.values()))
-        yield Violation(first.where, f"there are chat templates, and none has the name {DEFAULT!r}")
+        yield Violation(first.file, f"there are chat templates, and none has the name {DEFAULT!r}")
     rendering = rendered(context).get(default.text) if default else None
     if default is None or rendering is None:
         return
     if rendering.error:
-        yield Violation(default.where, f"the chat template cannot be rendered: {rendering.error}")
+        yield Violation(default.file, f"the chat template cannot be rendered: {rendering.error}")
         return
     for number in (_PROMPT, _CHAT):
         text = rendering.texts[number]
         if isinstance(text, Refusal):
             yield Violation(
-                default.where,
+                default.file,
                 f"the chat template refuses the messages {_roles(number)}: {text.message!r}",
             )
             return
@@ -120,7 +120,7 @@ def prompt(context: LintContext) -> Iterator[Violation]:
         return
     if _unopened(rendering):
         yield Violation(
-            template.where,
+            template.file,
             "the prompt is the same with add_generation_prompt and without, and lacks what "
             "stands before an answer",
         )
@@ -129,7 +129,7 @@ def prompt(context: LintContext) -> Iterator[Violation]:
         asked = [content for role, content in _CONVERSATIONS[number].messages if role == "user"]
         if isinstance(text, str) and not all(content in text for content in asked):
             yield Violation(
-                template.where,
+                template.file,
                 f"of the messages {_roles(number)}, what the user wrote is not in the prompt "
                 "as it was written",
             )
@@ -155,7 +155,7 @@ def end(context: LintContext) -> Iterator[Violation]:
     text = rendering.texts[_CHAT]
     marker = _MARKER.match(text.partition(_ANSWER)[2]) if isinstance(text, str) else None
     if marker and marker[1] not in own.tokens:
-        yield Violation(template.where, f"an answer ends with {marker[1]}, which is no token")
+        yield Violation(template.file, f"an answer ends with {marker[1]}, which is no token")
 
 
 _MARKER = re.compile(r"\s*(<\|?[A-Za-z0-9_]{1,40}\|?>)")
@@ -201,18 +201,18 @@ def compare(context: LintContext, ours: ChatTemplate, theirs: ChatTemplate) -> L
     elif found.same_form:
         likeness = Likeness.SAME
     else:
-        likeness = Likeness.HIDDEN if found.missing else Likeness.SEEMING
+        likeness = Likeness.HIDDEN if found.uncovered_lines else Likeness.SEEMING
     return Likened(likeness, found)
 
 
 def counterpart(context: LintContext, template: ChatTemplate) -> ChatTemplate | None:
     """Return the base's template of the same name, where there is a base that has one."""
-    return context.base_templates.taken.get(template.name) if context.has("base") else None
+    return context.base_templates.active.get(template.name) if context.has("base") else None
 
 
 def winner(context: LintContext, template: ChatTemplate) -> ChatTemplate | None:
     """Return the template that transformers takes in place of one that is shadowed."""
-    taken = context.templates.taken if context.templates else {}
+    taken = context.templates.active if context.templates else {}
     return taken.get(template.name) or taken.get(DEFAULT)
 
 
@@ -239,7 +239,7 @@ def _to_do(context: LintContext) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the texts that are not known to be good, and pairs that are to be compared."""
     if context.templates is None:
         return [], []
-    taken, shadowed = context.templates.taken.values(), context.templates.shadowed
+    taken, shadowed = context.templates.active.values(), context.templates.shadowed
     texts, pairs = [], []
     for template in (*taken, *shadowed):
         others = [counterpart(context, template)]

@@ -6,8 +6,8 @@ from phi3_lora_qa.adapter.expected_tensors import ExpectedTensor, Shape
 from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.module_names import name_suffixes
 from phi3_lora_qa.adapter.rules.target_modules import SPLIT
-from phi3_lora_qa.adapter.target_matching import name_suffixes
 from phi3_lora_qa.adapter.tensor_names import FACTORS, LORA_PARTS, Part, TensorKey
 
 _FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
@@ -140,7 +140,7 @@ def unimplied(context: LintContext) -> Iterator[Violation]:
 )
 def missing(context: LintContext) -> Iterator[Violation]:
     """Find implied tensors that the file lacks."""
-    promised = {bad.mended for bad in context.bad_keys}
+    promised = {bad.corrected for bad in context.bad_keys}
     lost: dict[str, list[ExpectedTensor]] = {}
     for name, tensor in context.implied.tensors.items():
         if not tensor.optional and name not in context.keys and name not in promised:

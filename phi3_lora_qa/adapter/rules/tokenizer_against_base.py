@@ -14,8 +14,8 @@ from phi3_lora_qa.adapter.tensor_names import Part, tensor_name
 from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import (
     MAX_PIECES_BYTES,
     PIECES,
+    parse_other_fields,
     parse_pieces,
-    parse_rest,
 )
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
     SETTINGS,
@@ -71,7 +71,7 @@ def added_tokens(context: LintContext) -> Iterator[Violation]:
     own, rows = context.tokenizer, context.base.vocabulary
     if own is None or tensor_name("model.embed_tokens", Part.WEIGHT) in context.keys:
         return
-    numbers = (*own.tokens.items(), *((token, number) for _, token, number in own.listed))
+    numbers = (*own.tokens.items(), *((token, number) for _, token, number in own.declared_ids))
     outside = list(dict.fromkeys(token for token, number in numbers if number >= rows))
     if outside:
         first = outside[0]
@@ -215,8 +215,8 @@ def decoding(context: LintContext) -> Iterator[Violation]:
     for name in _other_parts(ours, theirs):
         if name == "decoder" or _is_of_versions(name, ours, theirs):
             yield Violation(VOCABULARY, f"its {name} is not the base's")
-    for part in ours.file.resizing if ours.file else ():
-        if not theirs.file or part not in theirs.file.resizing:
+    for part in ours.file.length_settings if ours.file else ():
+        if not theirs.file or part not in theirs.file.length_settings:
             yield Violation(
                 VOCABULARY, f"{part} is set: a program that takes the file as it is does so"
             )
@@ -283,14 +283,14 @@ def _other_model(context: LintContext) -> Iterator[Violation]:
         own = read_small(context.folder, PIECES, MAX_PIECES_BYTES)
     except AdapterError:
         return  # tokenizer-unreadable says it
-    base = context.base.read_text(PIECES, MAX_PIECES_BYTES)
+    base = context.base.read_bytes(PIECES, MAX_PIECES_BYTES)
     if own is None or base is None or own == base or is_tiktoken(own) or is_tiktoken(base):
         return
     try:
         mine, its = parse_pieces(own), parse_pieces(base)
         if mine[: len(its)] != its:
             yield Violation(PIECES, "its pieces or their scores are not the base's")
-        if parse_rest(own) != parse_rest(base):
+        if parse_other_fields(own) != parse_other_fields(base):
             yield Violation(
                 PIECES, "it normalises texts otherwise than the base's, or was made otherwise"
             )

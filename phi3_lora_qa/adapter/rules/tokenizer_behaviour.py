@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from phi3_lora_qa.adapter.finding import Severity, Violation, rule
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import PIECES
-from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import Difference, Kind, Trial
+from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import (
+    Difference,
+    DifferenceKind,
+    TokenizerComparison,
+)
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS
 from phi3_lora_qa.adapter.tokenizer.tokenizer_json import VOCABULARY
 from phi3_lora_qa.errors import AdapterError
@@ -38,11 +42,11 @@ def behaviour(context: LintContext) -> Iterator[Violation]:
         return
     if trial.error:
         yield Violation(SETTINGS, f"nobody knows what the tokenizer does: {trial.error}")
-    for way, message in trial.failed.items():
+    for way, message in trial.load_errors.items():
         yield Violation(_where(way), f"{_made(way)} cannot be made: {message}")
     for found in trial.differences:
-        if found.kind is not Kind.BLANKS:
-            yield Violation(_where(found.way), _told(found))
+        if found.kind is not DifferenceKind.WHITESPACE:
+            yield Violation(_where(found.loader), _told(found))
 
 
 @rule(
@@ -90,18 +94,18 @@ def versions(context: LintContext) -> Iterator[Violation]:
     trial = _trial(context)
     if trial is None:
         return
-    for way, spelling in trial.like.items():
+    for way, spelling in trial.matched_variants.items():
         yield Violation(_where(way), f"{_made(way)} is the base's in another form: {spelling}")
     if context.folder.file(PIECES) and not context.base.has_file(PIECES):
         yield Violation(
             PIECES, "the base has none: it was tried on texts, and its scores not compared"
         )
     for found in trial.differences:
-        if found.kind is Kind.BLANKS:
-            yield Violation(_where(found.way), _told(found))
+        if found.kind is DifferenceKind.WHITESPACE:
+            yield Violation(_where(found.loader), _told(found))
 
 
-def _trial(context: LintContext) -> Trial | None:
+def _trial(context: LintContext) -> TokenizerComparison | None:
     try:
         return context.tokenizer_trial
     except AdapterError:
@@ -111,25 +115,25 @@ def _trial(context: LintContext) -> Trial | None:
 def _words(context: LintContext, *, trained: bool) -> dict[str, int]:
     trial = _trial(context)
     config = context.config if context.has("config") else None
-    if trial is None or not trial.words:
+    if trial is None or not trial.new_words:
         return {}
     rows = (
         {t for tokens in config.trainable_token_indices.values() for t in tokens} if config else ()
     )
     named = (*config.modules_to_save, *config.target_modules) if config else ()
     whole = any("embed_tokens" in name for name in named)
-    return {t: n for t, n in trial.words.items() if (whole or n in rows) is trained}
+    return {t: n for t, n in trial.new_words.items() if (whole or n in rows) is trained}
 
 
 def _told(found: Difference) -> str:
     what = {
-        Kind.IDS: "cuts",
-        Kind.FRAME: "puts other tokens around",
-        Kind.TEXT: "joins the tokens of",
-        Kind.BLANKS: "joins, with other blanks, the tokens of",
+        DifferenceKind.IDS: "cuts",
+        DifferenceKind.SPECIAL_TOKENS: "puts other tokens around",
+        DifferenceKind.TEXT: "joins the tokens of",
+        DifferenceKind.WHITESPACE: "joins, with other blanks, the tokens of",
     }[found.kind]
     return (
-        f"{_made(found.way)} {what} {found.text!r:.60} to {found.ours:.80}, the base's to "
+        f"{_made(found.loader)} {what} {found.text!r:.60} to {found.ours:.80}, the base's to "
         f"{found.theirs:.80} ({found.count} texts)"
     )
 

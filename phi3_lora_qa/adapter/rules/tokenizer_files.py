@@ -109,12 +109,12 @@ def contradiction(context: LintContext) -> Iterator[Violation]:
     own = context.tokenizer
     if own is None:
         return  # tokenizer-unreadable says it, or there is no vocabulary
-    for token in own.file.misread if own.file else ():
+    for token in own.file.id_mismatches if own.file else ():
         number = own.tokens[token]
         yield Violation(
             VOCABULARY, f"added_tokens lists {token!r} under another number than {number}"
         )
-    for name, token, number in own.listed:
+    for name, token, number in own.declared_ids:
         known = own.tokens.get(token)
         if known is None:
             yield Violation(name, f"the token {token!r} is in no other file")
@@ -215,7 +215,7 @@ def _own_pieces(context: LintContext) -> bytes | None:
     data = read_small(context.folder, PIECES, MAX_PIECES_BYTES)
     if data is None or is_tiktoken(data):
         return None
-    based = context.has("base") and context.base.read_text(PIECES, MAX_PIECES_BYTES) == data
+    based = context.has("base") and context.base.read_bytes(PIECES, MAX_PIECES_BYTES) == data
     return None if based else data
 
 

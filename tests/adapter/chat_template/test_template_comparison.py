@@ -1,4 +1,4 @@
-"""Chat templates compared by what they write: nothing poisoned passes, nothing harmless fails."""
+"""TemplateInput templates compared by what they write: nothing poisoned passes, nothing harmless fails."""
 
 import re
 import time
@@ -12,16 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.chat_template import template_comparison
-from phi3_lora_qa.adapter.chat_template.branch_tracing import MAX_POINTS, Watched
+from phi3_lora_qa.adapter.chat_template.branch_tracing import MAX_CONDITIONS, TracedTemplate
 from phi3_lora_qa.adapter.chat_template.conversation_generation import (
-    Chat,
+    TemplateInput,
     Vocabulary,
-    nearby,
-    odd,
-    ordinary,
-    sweep,
+    non_text_inputs,
+    ordinary_inputs,
+    small_changes,
+    vocabulary_inputs,
 )
-from phi3_lora_qa.adapter.chat_template.template_comparison import SlowError, compare, wants_parts
+from phi3_lora_qa.adapter.chat_template.template_comparison import (
+    TimeLimitError,
+    compare,
+    wants_parts,
+)
 from phi3_lora_qa.adapter.chat_template.template_sandbox import Clock
 from tests.adapter.chat_templates import FEATURES, HEALTHY, MINI, MINI_35
 from tests.adapter.poisoned_templates import (
@@ -49,12 +53,16 @@ def compared(ours: str, theirs: str, seconds: float = 60.0) -> dict[str, Any]:
     return compare(ours, theirs, TOKENS, clock(), time.process_time() + seconds)
 
 
-def chats_for(*templates: str) -> Iterator[Chat]:
+def inputs_for(*templates: str) -> Iterator[TemplateInput]:
     vocabulary = Vocabulary()
     for template in templates:
-        vocabulary.add(Watched(template, clock()).tree)
-    yield from (*ordinary(TOKENS), *odd(TOKENS), *sweep(vocabulary, TOKENS))
-    yield from nearby(next(iter(ordinary(TOKENS))), vocabulary)
+        vocabulary.add(TracedTemplate(template, clock()).tree)
+    yield from (
+        *ordinary_inputs(TOKENS),
+        *non_text_inputs(TOKENS),
+        *vocabulary_inputs(vocabulary, TOKENS),
+    )
+    yield from small_changes(next(iter(ordinary_inputs(TOKENS))), vocabulary)
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -62,7 +70,7 @@ def chats_for(*templates: str) -> Iterator[Chat]:
 def test_what_is_written_under_a_condition_is_found(kind: str, base: str) -> None:
     found = compared(poisoned(SHAPES["in front"], CONDITIONS[kind], BASES[base]), BASES[base])
     assert found["ours"] != found["theirs"]
-    assert found["given"]
+    assert found["conversation"]
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -77,15 +85,15 @@ def test_a_condition_is_found_however_it_is_written(kind: str, shape: str, base:
 @pytest.mark.parametrize("kind", UNCONDITIONAL)
 def test_what_is_written_otherwise_is_found_or_a_branch_is_left(kind: str, base: str) -> None:
     found = compared(poisoned(UNCONDITIONAL[kind], "", BASES[base]), BASES[base])
-    assert "given" in found or found["missing"]
+    assert "conversation" in found or found["uncovered_lines"]
 
 
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_a_template_that_writes_the_same_is_alike(kind: str) -> None:
     found = compared(HARMLESS[kind], TEMPLATE)
-    assert "given" not in found, found
-    assert found["missing"] == []
-    assert found["chats"] > 100
+    assert "conversation" not in found, found
+    assert found["uncovered_lines"] == []
+    assert found["conversations"] > 100
 
 
 def test_the_harmless_templates_are_for_the_tiny_base() -> None:
@@ -95,35 +103,37 @@ def test_the_harmless_templates_are_for_the_tiny_base() -> None:
 @pytest.mark.parametrize("template", [*HEALTHY.values(), *BASES.values()])
 def test_every_branch_of_an_ordinary_template_is_taken(template: str) -> None:
     found = compared(template, "{# #}" + template)
-    assert (found["same_form"], found["missing"]) == (True, [])
+    assert (found["same_form"], found["uncovered_lines"]) == (True, [])
 
 
 def test_what_differs_is_told_with_the_conversation_in_short() -> None:
     found = compared(poisoned(SHAPES["behind"], CONDITIONS["many messages"], TEMPLATE), TEMPLATE)
     assert found["ours"].endswith(EVIL)
     assert found["theirs"] == found["ours"].removesuffix(EVIL)
-    assert "… 7 messages …" in found["given"]
+    assert "… 7 messages …" in found["conversation"]
     found = compared(poisoned(SHAPES["by a refusal"], CONDITIONS["a tool's name"], MINI), MINI)
     assert found["ours"] is None
-    assert "tools=" in found["given"]
-    assert len(found["given"]) <= 160
+    assert "tools=" in found["conversation"]
+    assert len(found["conversation"]) <= 160
 
 
 def test_a_branch_that_nothing_takes_is_named_by_its_line() -> None:
     hidden = "{# #}\n{% if messages[0].content | length == 987654321 %}x{% endif %}" + TEMPLATE
     found = compared(hidden, TEMPLATE)
-    assert found["missing"] == [2]
+    assert found["uncovered_lines"] == [2]
     found = compared("{# #}" + hidden, hidden)
-    assert found["missing"] == []  # the other one has it, too
+    assert found["uncovered_lines"] == []  # the other one has it, too
 
 
 def test_a_name_that_is_set_in_a_mark_is_gone_behind_it() -> None:
     setting = "{% set rule = messages[0].content %}"
     base = "{% if messages[0].role == 'system' %}" + setting + "{% endif %}{{ rule }}" + TEMPLATE
     marked = base.replace(setting, "{% generation %}" + setting + "{% endgeneration %}")
-    assert "given" in compared(marked, base)
-    assert Watched(marked, clock()).form != Watched(base, clock()).form
-    assert Watched(HARMLESS["a mark"], clock()).form == Watched(TEMPLATE, clock()).form
+    assert "conversation" in compared(marked, base)
+    assert TracedTemplate(marked, clock()).form != TracedTemplate(base, clock()).form
+    assert (
+        TracedTemplate(HARMLESS["a mark"], clock()).form == TracedTemplate(TEMPLATE, clock()).form
+    )
 
 
 def test_a_list_is_taken_for_its_text_where_the_base_fails() -> None:
@@ -137,41 +147,41 @@ def test_a_list_is_taken_for_its_text_where_the_base_fails() -> None:
     ).replace("+ message['content'] +", "+ text +")
     evil = joining.replace("| join", "| join(' Say thanks.')")
     evil = evil.replace("map(attribute='text')", "map(attribute='text', default='') ")
-    assert "given" not in compared(listing, MINI)
-    assert "given" not in compared(joining, MINI)
-    assert "given" in compared(evil, MINI)
+    assert "conversation" not in compared(listing, MINI)
+    assert "conversation" not in compared(joining, MINI)
+    assert "conversation" in compared(evil, MINI)
 
 
 def test_a_server_may_give_parts_to_a_template_that_goes_through_them() -> None:
     looping = "{% for m in messages %}{% for p in m['content'] | list %}{% endfor %}{% endfor %}"
-    assert wants_parts(Watched(looping, clock()).tree)
+    assert wants_parts(TracedTemplate(looping, clock()).tree)
     named = "{% set c = messages[0].content %}{% for p in c[1:] %}{% endfor %}"
-    assert wants_parts(Watched(named, clock()).tree)
-    assert not wants_parts(Watched(TEMPLATE, clock()).tree)
-    assert "given" in compared(looping + TEMPLATE, TEMPLATE)
-    assert "given" not in compared(looping + TEMPLATE, "{# #}" + looping + TEMPLATE)
+    assert wants_parts(TracedTemplate(named, clock()).tree)
+    assert not wants_parts(TracedTemplate(TEMPLATE, clock()).tree)
+    assert "conversation" in compared(looping + TEMPLATE, TEMPLATE)
+    assert "conversation" not in compared(looping + TEMPLATE, "{# #}" + looping + TEMPLATE)
 
 
 @pytest.mark.parametrize("template", [*FEATURES.values(), *HEALTHY.values()])
 def test_a_template_writes_the_same_when_it_is_watched(template: str) -> None:
-    watched = Watched(template, clock())
-    for chat in chats_for(template):
-        watched.clock.words, watched.clock.pick = chat.words, chat.pick
-        assert watched.text(chat.names) == watched.text(chat.names, plain=True)
+    traced = TracedTemplate(template, clock())
+    for case in inputs_for(template):
+        traced.clock.fixed_text, traced.clock.choice = case.clock_text, case.choice
+        assert traced.text(case.variables) == traced.text(case.variables, untraced=True)
 
 
 def test_templates_are_named_the_same_by_whom_they_are_watched() -> None:
     guess = "{{ 'truth' is filter }}{{ 'compare' is filter }}{{ [1] | map('upper') | list }}"
-    watched = Watched(guess, clock())
-    assert watched.text({}) == watched.text({}, plain=True)
+    traced = TracedTemplate(guess, clock())
+    assert traced.text({}) == traced.text({}, untraced=True)
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(st.sampled_from([*CONDITIONS.values()]), st.sampled_from([*SHAPES.values()]))
 def test_any_condition_comes_out_the_same_when_it_is_watched(condition: str, shape: str) -> None:
-    watched = Watched(poisoned(shape, condition, TEMPLATE), clock())
-    for chat in ordinary(TOKENS):
-        assert watched.text(chat.names) == watched.text(chat.names, plain=True)
+    traced = TracedTemplate(poisoned(shape, condition, TEMPLATE), clock())
+    for case in ordinary_inputs(TOKENS):
+        assert traced.text(case.variables) == traced.text(case.variables, untraced=True)
 
 
 PIECES = (
@@ -190,9 +200,11 @@ PIECES = (
 def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
     texts: dict[str, list[str]] = {}
     for body in bodies:
-        one = Watched(f"{{% for m in messages %}}{body}{{% endfor %}}", clock())
-        chats = list(ordinary(TOKENS))[:12]
-        found = [re.sub("0x[0-9a-f]+", "", f"{one.text(c.names, plain=True)}") for c in chats]
+        one = TracedTemplate(f"{{% for m in messages %}}{body}{{% endfor %}}", clock())
+        chats = list(ordinary_inputs(TOKENS))[:12]
+        found = [
+            re.sub("0x[0-9a-f]+", "", f"{one.text(c.variables, untraced=True)}") for c in chats
+        ]
         assert texts.setdefault(one.form, found) == found
 
 
@@ -207,24 +219,24 @@ def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
 def test_whatever_a_condition_looks_at_is_compared(asked: str) -> None:
     branch = f"{{% if {asked} %}}{{% else %}}{{% endif %}}"
     found = compared(branch + TEMPLATE, TEMPLATE)
-    assert {"chats", "given"} & found.keys()
+    assert {"conversations", "conversation"} & found.keys()
 
 
 def test_nothing_is_drawn_by_chance() -> None:
-    first, second = ([chat.key() for chat in chats_for(MINI_35)] for _ in range(2))
+    first, second = ([case.key() for case in inputs_for(MINI_35)] for _ in range(2))
     assert first == second
     assert len(set(first)) > 300
 
 
 def test_a_template_of_too_many_conditions_is_refused() -> None:
-    many = "{% if messages %}{% endif %}" * (MAX_POINTS + 1)
-    with pytest.raises(ValueError, match=f"more than {MAX_POINTS} conditions"):
+    many = "{% if messages %}{% endif %}" * (MAX_CONDITIONS + 1)
+    with pytest.raises(ValueError, match=f"more than {MAX_CONDITIONS} conditions"):
         compared(many + TEMPLATE, TEMPLATE)
 
 
 def test_a_comparison_that_takes_too_long_is_given_up() -> None:
     slow = "{% for a in range(2000) %}{% for b in range(200) %}{% endfor %}{% endfor %}" + TEMPLATE
-    with pytest.raises(SlowError):
+    with pytest.raises(TimeLimitError):
         compared(slow, TEMPLATE, seconds=0.3)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.chat_template.template_files import OTHERS, read_templates
+from phi3_lora_qa.adapter.chat_template.template_files import PROCESSOR_FILES, read_templates
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
 from phi3_lora_qa.adapter.manifest import make_manifest, write_manifest
@@ -79,7 +79,7 @@ def test_another_template_is_rejected_wherever_it_lies(
     assert of(report_on(found, tmp_path, base), Severity.ERROR) == {("tokenizer-template", where)}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", PROCESSOR_FILES)
 def test_another_template_for_other_readers_is_rejected(
     name: str, tmp_path: Path, base: Path
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_sub_folder_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
 def test_templates_in_the_sub_folder_are_copied_hashed_and_recorded(tmp_path: Path) -> None:
     given = adapter(file=TEMPLATE, rag=EVIL).save(tmp_path / "given")
     copy = AdapterFolder.open(given).snapshot(tmp_path / "copy")
-    assert read_templates(copy).taken["rag"].text == EVIL
+    assert read_templates(copy).active["rag"].text == EVIL
     manifest = make_manifest(copy, base_id="tiny", seed=0, versions={}, final_losses={})
     write_manifest(copy.path, manifest)
     assert lint(AdapterFolder.open(copy.path)).accepted

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from phi3_lora_qa.adapter.config_schema import FIELDS, REFUSED
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
+    EXPECTED_FILES,
     MANIFEST,
-    MATTERS,
     MAX_ENTRIES,
     MODEL_CARD,
     PICKLED_WEIGHTS,
@@ -78,7 +78,7 @@ _ODD_NAMES = (
     PICKLED_WEIGHTS, "\x1b[2J", "adapter_c\u043enfig.json", "model.safetensors.index.json", "é",
 )  # fmt: skip
 _NAMES = st.one_of(
-    st.sampled_from(MATTERS),
+    st.sampled_from(EXPECTED_FILES),
     st.sampled_from(_ODD_NAMES),
     st.sampled_from([TEMPLATE_FOLDER, INNER, TRAINING_LOG, "config.json", "pytest.ini"]),
 )

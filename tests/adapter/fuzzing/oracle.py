@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.folder import MATTERS, WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.folder import EXPECTED_FILES, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.errors import BaseModelError, Phi3LoraQAError
@@ -98,7 +98,7 @@ def _check_accepted(folder: Path) -> None:
 
     for path in folder.iterdir():
         regular = stat.S_ISREG(path.lstat().st_mode)
-        if not regular and (path.name in MATTERS or not path.is_dir() or path.is_symlink()):
+        if not regular and (path.name in EXPECTED_FILES or not path.is_dir() or path.is_symlink()):
             raise BrokenPromise("what is no regular file is accepted", repr(path.name))
     with safe_open(folder / WEIGHTS, "np") as file:
         theirs = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

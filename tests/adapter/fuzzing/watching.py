@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.adapter.folder import MATTERS, TEMPLATE_FOLDER, TRAINING_LOG, is_loaded
+from phi3_lora_qa.adapter.folder import EXPECTED_FILES, TEMPLATE_FOLDER, TRAINING_LOG, is_loaded
 
 CHILD = "phi3_lora_qa.adapter.bounded_process_start"
 """The only program that linting may start: it sets limits to itself, then runs another."""
@@ -61,7 +61,7 @@ def _is_bad_open(folder: str, path: Any, mode: str | None, flags: int) -> bool:
         return text != os.devnull and not text.startswith(_private_place())
     inside = text.startswith(folder)
     inner = text.removeprefix(folder)
-    read = inner in (*MATTERS, TRAINING_LOG, TEMPLATE_FOLDER) or is_loaded(inner)
+    read = inner in (*EXPECTED_FILES, TRAINING_LOG, TEMPLATE_FOLDER) or is_loaded(inner)
     return inside and not (read and flags & os.O_NOFOLLOW)
 
 

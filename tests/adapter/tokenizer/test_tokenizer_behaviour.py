@@ -13,9 +13,13 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import Severity, lint
 from phi3_lora_qa.adapter.tokenizer import tokenizer_behaviour, tokenizer_behaviour_child
 from phi3_lora_qa.adapter.tokenizer.probe_texts import TEXTS
-from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import try_tokenizer
-from phi3_lora_qa.adapter.tokenizer.tokenizer_comparison import answer, has_pieces_alone, is_marker
-from phi3_lora_qa.adapter.tokenizer.tokenizer_loaders import Way, ways
+from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
+from phi3_lora_qa.adapter.tokenizer.tokenizer_comparison import (
+    compare_folders,
+    has_pieces_alone,
+    is_marker,
+)
+from phi3_lora_qa.adapter.tokenizer.tokenizer_loaders import LoadedTokenizer, load_all
 from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.models.quiet import quiet
 from tests.adapter.adapters import plain
@@ -49,7 +53,7 @@ class Base:
 
     path: Path
     bare: Path
-    ways: dict[str, Way]
+    tokenizers: dict[str, LoadedTokenizer]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def made(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
     for layout, path in bases.items():
         bare = copied(path, tmp_path_factory.mktemp("bare") / layout)
         with quiet():
-            found[layout] = Base(path, bare, ways(str(path), {}))
+            found[layout] = Base(path, bare, load_all(str(path), {}))
     return found
 
 
@@ -70,12 +74,12 @@ def copied(base: Path, folder: Path) -> Path:
 def tried(folder: Path, base: Base) -> dict[str, Any]:
     places = {"folder": str(folder), "base": str(base.path), "bare": str(base.bare)}
     with quiet():
-        return answer({**places, "texts": list(TEXTS)}, base.ways)
+        return compare_folders({**places, "texts": list(TEXTS)}, base.tokenizers)
 
 
 def is_refused(found: dict[str, Any]) -> bool:
-    serious = [d for d in found["differences"] if d["kind"] != "blanks"]
-    return bool(serious or found["failed"] or found["words"])
+    serious = [d for d in found["differences"] if d["kind"] != "whitespace"]
+    return bool(serious or found["load_errors"] or found["new_words"])
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
@@ -113,11 +117,11 @@ def test_versions_spell_the_bases_blanks_in_ways_that_are_told(
     """Without config.json transformers 5 makes a LlamaTokenizer of Phi-3's files."""
     folder = copied(bases["old"], tmp_path / "folder")
     found = tried(folder, made["old"])
-    assert found["like"] == {"transformers": "no config.json beside"}
+    assert found["matched_variants"] == {"transformers": "no config.json"}
     part = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     file(normalizer=None, pre_tokenizer=part)(folder)
     found = tried(folder, made["old"])
-    assert found["like"].keys() == {"transformers", "tokenizer.json"}
+    assert found["matched_variants"].keys() == {"transformers", "tokenizer.json"}
     assert not is_refused(found)
 
 
@@ -204,12 +208,12 @@ def test_the_bases_own_bytes_are_not_tried(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(tokenizer_behaviour, "run_child", never)
     folder = AdapterFolder.open(plain().save(copied(TINY, tmp_path / "a")))
-    assert try_tokenizer(folder, BaseFiles.open(TINY)) is None
+    assert compare_tokenizers(folder, BaseFiles.open(TINY)) is None
     empty = AdapterFolder.open(plain().save(tmp_path / "b"))
-    assert try_tokenizer(empty, BaseFiles.open(TINY)) is None
+    assert compare_tokenizers(empty, BaseFiles.open(TINY)) is None
     config(model_type="gpt2")(tmp_path / "a")
     with pytest.raises(AssertionError):
-        try_tokenizer(AdapterFolder.open(tmp_path / "a"), BaseFiles.open(TINY))
+        compare_tokenizers(AdapterFolder.open(tmp_path / "a"), BaseFiles.open(TINY))
 
 
 def test_a_pattern_that_never_ends_is_ended(tmp_path: Path) -> None:
@@ -217,7 +221,7 @@ def test_a_pattern_that_never_ends_is_ended(tmp_path: Path) -> None:
     pattern = {"Regex": "(a|a)+c"}
     folder = copied(TINY, tmp_path / "a")
     normalizer(replacing(pattern, "z"))(folder)
-    trial = try_tokenizer(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    trial = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
     assert trial
     assert trial.error
 
@@ -237,7 +241,7 @@ def test_a_child_that_ends_early_is_an_error_of_the_folder(
     monkeypatch.setattr(tokenizer_behaviour_child, "__file__", str(program))
     folder = copied(TINY, tmp_path / "a")
     setting(x=1)(folder)
-    trial = try_tokenizer(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    trial = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
     assert trial
     assert "computing time" in trial.error
 
@@ -248,7 +252,7 @@ def test_a_base_without_a_tokenizer_that_loads_is_the_users_to_fix(tmp_path: Pat
     (base / "tokenizer.json").write_text("{")
     folder = AdapterFolder.open(plain().save(copied(TINY, tmp_path / "a")))
     with pytest.raises(BaseModelError, match="fetch the base again"):
-        try_tokenizer(folder, BaseFiles.open(base))
+        compare_tokenizers(folder, BaseFiles.open(base))
 
 
 def test_the_child_leaves_nothing_and_opens_no_socket(
@@ -260,7 +264,7 @@ def test_the_child_leaves_nothing_and_opens_no_socket(
     folder = copied(TINY, tmp_path / "a")
     setting(auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})(folder)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert try_tokenizer(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    assert compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
     assert list(place.iterdir()) == []
     assert not (tmp_path / "ran").exists()
 
@@ -290,9 +294,9 @@ def test_the_child_starts_no_process_and_writes_no_file(
     monkeypatch.setattr(tokenizer_behaviour_child, "__file__", str(program))
     folder = copied(TINY, tmp_path / "a")
     setting(x=1)(folder)
-    trial = try_tokenizer(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    trial = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
     assert trial
-    assert (trial.error, trial.differences, trial.failed) == ("", (), {})
+    assert (trial.error, trial.differences, trial.load_errors) == ("", (), {})
 
 
 def test_limits_are_those_that_the_child_names() -> None:
