@@ -122,7 +122,7 @@ def read_config(folder: AdapterFolder) -> LoraAdapterConfig:
     reading = parse_config(read_raw_config(folder))
     if reading.problems or reading.config is None:
         first = reading.problems[0]
-        raise AdapterError(f"{CONFIG}: {escape(first.message)}; {escape(first.fix)}")
+        raise AdapterError(f"{CONFIG}: {escape(first.message)}", escape(first.fix))
     return reading.config
 
 

@@ -125,13 +125,13 @@ class AdapterFolder:
                 raise short from error
             reason = "there is no such folder" if isinstance(error, FileNotFoundError) else error
             raise AdapterError(
-                f"cannot read the adapter {shown}: {reason}; give the folder that peft's "
-                f"save_pretrained wrote, the one that holds {CONFIG}"
+                f"cannot read the adapter {shown}: {reason}",
+                f"give the folder that peft's save_pretrained wrote, the one that holds {CONFIG}",
             ) from error
         if not stat.S_ISDIR(mode):
             raise AdapterError(
-                f"the adapter {shown} is no folder; give the folder that holds {CONFIG}, "
-                "not a file in it"
+                f"the adapter {shown} is no folder",
+                f"give the folder that holds {CONFIG}, not a file in it",
             )
         try:
             entries = {entry.name: entry for entry in _list(folder)}
@@ -139,7 +139,7 @@ class AdapterFolder:
             if short := shortage(error):
                 raise short from error
             raise AdapterError(
-                f"cannot list the adapter {shown}: {error.strerror}; make the folder readable"
+                f"cannot list the adapter {shown}: {error.strerror}", "make the folder readable"
             ) from error
         if not entries.keys() & {CONFIG, WEIGHTS, PICKLED_WEIGHTS}:
             _require_no_adapter_below(folder, entries)
@@ -177,7 +177,7 @@ class AdapterFolder:
         entry = self.file(name)
         where = f"{escape(name)} in {escape(str(self.path))}"
         if entry is None or entry.is_pickle or entry.size > MAX_FILE_BYTES:
-            raise AdapterError(f"{where} is not a file that is read; save the adapter again")
+            raise AdapterError(f"{where} is not a file that is read", "save the adapter again")
         # Non-blocking: should the file have turned into a pipe meanwhile, opening it must not hang.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -186,20 +186,20 @@ class AdapterFolder:
             if short := shortage(error):
                 raise short from error
             raise AdapterError(
-                f"cannot open {where}: {error.strerror}; make it a readable regular file"
+                f"cannot open {where}: {error.strerror}", "make it a readable regular file"
             ) from error
         handle = os.fdopen(descriptor, "rb", buffering=0)
         if entry.size > MAX_HOLLOW and _is_hollow(descriptor, entry.size):
             handle.close()
             raise AdapterError(
-                f"{where} claims {entry.size} bytes, most of which are a hole without content; "
-                "copy the file again"
+                f"{where} claims {entry.size} bytes, most of which are a hole without content",
+                "copy the file again",
             )
         if _identity(os.fstat(descriptor)) != entry.identity:
             handle.close()
             raise AdapterError(
-                f"{where} changed while it was being read; "
-                "wait until nothing writes to the folder, then run again"
+                f"{where} changed while it was being read",
+                "wait until nothing writes to the folder, then run again",
             )
         return handle
 
@@ -212,8 +212,8 @@ class AdapterFolder:
         entry = self.file(name)
         if entry and entry.size > cap:
             raise AdapterError(
-                f"{escape(name)} has {entry.size} bytes, more than {cap}; "
-                "it is not what peft or transformers write, save it again"
+                f"{escape(name)} has {entry.size} bytes, more than {cap}",
+                "it is not what peft or transformers write, save it again",
             )
         with self.open_file(name) as handle:
             return b"".join(iter(lambda: handle.read(_CHUNK), b""))
@@ -249,8 +249,8 @@ class AdapterFolder:
                 self._copy(name, destination / name)
         except OSError as error:
             raise AdapterError(
-                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}; "
-                "free some space there, or set TMPDIR to a folder that can be written"
+                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}",
+                "free some space there, or set TMPDIR to a folder that can be written",
             ) from error
         return AdapterFolder.open(destination)
 
@@ -277,8 +277,8 @@ def _list(folder: Path) -> Iterator[Entry]:
     for count, entry in enumerate(_names(folder)):
         if count >= MAX_ENTRIES:
             raise AdapterError(
-                f"{escape(str(folder))} holds more than {MAX_ENTRIES} names; "
-                "give the folder of one adapter, without other files"
+                f"{escape(str(folder))} holds more than {MAX_ENTRIES} names",
+                "give the folder of one adapter, without other files",
             )
         yield entry
 
@@ -319,8 +319,8 @@ def _require_no_adapter_below(folder: Path, entries: Mapping[str, Entry]) -> Non
         shown = ", ".join(escape(str(folder / name), 200) for name in below[:_MOST_SHOWN])
         more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
         raise AdapterError(
-            f"{escape(str(folder))} is no adapter, but holds {len(below)} in its folders; "
-            f"give one of them: {shown}{more}"
+            f"{escape(str(folder))} is no adapter, but holds {len(below)} in its folders",
+            f"give one of them: {shown}{more}",
         )
 
 

@@ -118,15 +118,15 @@ def read_manifest(folder: AdapterFolder) -> Manifest | None:
     )
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise AdapterError(
-            f"{MANIFEST} is not of schema version {SCHEMA_VERSION}; "
-            "train or sign off the adapter again with this version of phi3-lora-qa"
+            f"{MANIFEST} is not of schema version {SCHEMA_VERSION}",
+            "train or sign off the adapter again with this version of phi3-lora-qa",
         )
     wrong = [f.name for f in fields(Manifest) if not _fits(raw.get(f.name), f.name)]
     if wrong or set(raw) != {f.name for f in fields(Manifest)}:
         strange = wrong or sorted(set(raw) - {f.name for f in fields(Manifest)})
         raise AdapterError(
-            f"{MANIFEST} is damaged at {escape(', '.join(strange))}; "
-            "write it again, or remove it and the adapter is checked without"
+            f"{MANIFEST} is damaged at {escape(', '.join(strange))}",
+            "write it again, or remove it and the adapter is checked without",
         )
     return Manifest(**raw)
 

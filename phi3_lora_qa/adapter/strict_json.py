@@ -39,7 +39,7 @@ def parse_json(
     """
     name = escape(where)
     if len(data) > max_bytes:
-        raise AdapterError(f"{name} is larger than {max_bytes} bytes; write it again with peft")
+        raise AdapterError(f"{name} is larger than {max_bytes} bytes", "write it again with peft")
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -50,11 +50,12 @@ def parse_json(
         _check_tree(value, max_depth, surrogates=b"\\ud" in data.lower())
     except RecursionError:
         raise AdapterError(
-            f"{name} is nested deeper than {max_depth} levels; write it again with peft"
+            f"{name} is nested deeper than {max_depth} levels", "write it again with peft"
         ) from None
     except ValueError as error:
         raise AdapterError(
-            f"{name} is no valid JSON: {escape(str(error))}; save it again, it may be half written"
+            f"{name} is no valid JSON: {escape(str(error))}",
+            "save it again, it may be half written",
         ) from error
     return value
 
@@ -69,7 +70,7 @@ def parse_object(
     """
     value = parse_json(data, where=where, max_bytes=max_bytes, non_finite=non_finite)
     if not isinstance(value, dict):
-        raise AdapterError(f"{escape(where)} holds no JSON object; save it again with peft")
+        raise AdapterError(f"{escape(where)} holds no JSON object", "save it again with peft")
     return value
 
 

@@ -197,6 +197,6 @@ def _compile(text: str, field: str, budget: Budget, *, whole: bool) -> Matcher:
 
 def _refusal(field: str, reason: str) -> AdapterError:
     return AdapterError(
-        f"the pattern in {field} is not matched ({escape(reason)}); "
-        "write the names of the modules as a list instead"
+        f"the pattern in {field} is not matched ({escape(reason)})",
+        "write the names of the modules as a list instead",
     )

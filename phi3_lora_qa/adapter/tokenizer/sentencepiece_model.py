@@ -26,7 +26,7 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
         AdapterError: The file is no SentencePiece model.
     """
     if data.startswith(b"version https://git-lfs"):
-        raise AdapterError(f"{PIECES} is a pointer of git-lfs and not the file; run git lfs pull")
+        raise AdapterError(f"{PIECES} is a pointer of git-lfs and not the file", "run git lfs pull")
     try:
         count = itertools.count(1)
         fields = _fields(data, count)
@@ -34,7 +34,7 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
     except (ValueError, IndexError, struct.error):
         pieces = ()
     if not pieces:
-        raise AdapterError(f"{PIECES} is no SentencePiece model; save the tokenizer again")
+        raise AdapterError(f"{PIECES} is no SentencePiece model", "save the tokenizer again")
     return pieces
 
 
@@ -49,7 +49,7 @@ def parse_rest(data: bytes) -> tuple[tuple[int, bytes | int], ...]:
         return tuple((field, value) for field, value in found if field != 1)
     except (ValueError, IndexError) as error:
         raise AdapterError(
-            f"{PIECES} is no SentencePiece model; save the tokenizer again"
+            f"{PIECES} is no SentencePiece model", "save the tokenizer again"
         ) from error
 
 

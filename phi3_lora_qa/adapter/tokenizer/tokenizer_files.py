@@ -250,4 +250,4 @@ def _text(value: Any, name: str) -> str | None:
 
 
 def _wrong(file: str, name: str) -> AdapterError:
-    return AdapterError(f"{file} has no readable {name}; save the tokenizer again")
+    return AdapterError(f"{file} has no readable {name}", "save the tokenizer again")

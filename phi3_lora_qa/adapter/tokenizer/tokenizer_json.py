@@ -246,4 +246,4 @@ def _framing(raw: Any) -> Any:
 
 
 def _unreadable(what: str) -> AdapterError:
-    return AdapterError(f"{VOCABULARY} {escape(what)}; save the tokenizer again")
+    return AdapterError(f"{VOCABULARY} {escape(what)}", "save the tokenizer again")
