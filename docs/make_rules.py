@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from phi3_lora_qa.adapter.finding import Rule, all_rules, families
+from phi3_lora_qa.adapter.rule import Rule
+from phi3_lora_qa.adapter.rule_catalogue import all_rules, families
 
 FOLDER = Path(__file__).parent / "rules"
 NOTE = "<!-- Written by docs/make_rules.py; change the rules, then run `make docs`. -->"

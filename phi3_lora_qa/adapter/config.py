@@ -123,7 +123,7 @@ def read_config(folder: AdapterFolder) -> LoraAdapterConfig:
     parsed = parse_config(read_raw_config(folder))
     if parsed.problems or parsed.config is None:
         first = parsed.problems[0]
-        raise AdapterError(f"{CONFIG}: {escape(first.message)}; {escape(first.fix)}")
+        raise AdapterError(f"{CONFIG}: {escape(first.message)}", escape(first.fix))
     return parsed.config
 
 

@@ -125,13 +125,13 @@ class AdapterFolder:
                 raise short from error
             reason = "no such folder" if isinstance(error, FileNotFoundError) else error
             raise AdapterError(
-                f"cannot read the adapter {shown}: {reason}; pass the folder that peft's "
-                f"save_pretrained wrote, which contains {CONFIG}"
+                f"cannot read the adapter {shown}: {reason}",
+                f"pass the folder that peft's save_pretrained wrote, which contains {CONFIG}",
             ) from error
         if not stat.S_ISDIR(mode):
             raise AdapterError(
-                f"the adapter {shown} is not a folder; pass the folder that contains {CONFIG}, "
-                "not a file in it"
+                f"the adapter {shown} is not a folder",
+                f"pass the folder that contains {CONFIG}, not a file in it",
             )
         try:
             entries = {entry.name: entry for entry in _list(folder)}
@@ -139,7 +139,7 @@ class AdapterFolder:
             if short := shortage(error):
                 raise short from error
             raise AdapterError(
-                f"cannot list the adapter {shown}: {error.strerror}; make the folder readable"
+                f"cannot list the adapter {shown}: {error.strerror}", "make the folder readable"
             ) from error
         if not entries.keys() & {CONFIG, WEIGHTS, PICKLED_WEIGHTS}:
             _require_no_adapter_below(folder, entries)
@@ -179,7 +179,8 @@ class AdapterFolder:
         if entry is None or entry.is_pickle or entry.size > MAX_FILE_BYTES:
             raise AdapterError(
                 f"cannot read {where}: missing, not a regular file, a pickle, or larger than "
-                f"{MAX_FILE_BYTES >> 30} GiB; save the adapter again"
+                f"{MAX_FILE_BYTES >> 30} GiB",
+                "save the adapter again",
             )
         # Non-blocking: if the file was replaced by a pipe meanwhile, opening it must not hang.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -189,20 +190,20 @@ class AdapterFolder:
             if short := shortage(error):
                 raise short from error
             raise AdapterError(
-                f"cannot open {where}: {error.strerror}; replace it with a readable regular file"
+                f"cannot open {where}: {error.strerror}", "replace it with a readable regular file"
             ) from error
         handle = os.fdopen(descriptor, "rb", buffering=0)
         if entry.size > MAX_SPARSE_BYTES and _is_sparse(descriptor, entry.size):
             handle.close()
             raise AdapterError(
-                f"{where} is sparse: most of its {entry.size} bytes are holes without data; "
-                "copy the file again"
+                f"{where} is sparse: most of its {entry.size} bytes are holes without data",
+                "copy the file again",
             )
         if _identity(os.fstat(descriptor)) != entry.identity:
             handle.close()
             raise AdapterError(
-                f"{where} changed while it was being read; "
-                "wait until no program writes to the folder, then run again"
+                f"{where} changed while it was being read",
+                "wait until no program writes to the folder, then run again",
             )
         return handle
 
@@ -215,8 +216,8 @@ class AdapterFolder:
         entry = self.file(name)
         if entry and entry.size > max_bytes:
             raise AdapterError(
-                f"{escape(name)} is too large: {entry.size} bytes, at most {max_bytes} are "
-                "allowed; save it again with peft or transformers"
+                f"{escape(name)} is too large: {entry.size} bytes, at most {max_bytes} are allowed",
+                "save it again with peft or transformers",
             )
         with self.open_file(name) as handle:
             return b"".join(iter(lambda: handle.read(_CHUNK), b""))
@@ -251,8 +252,8 @@ class AdapterFolder:
                 self._copy(name, destination / name)
         except OSError as error:
             raise AdapterError(
-                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}; "
-                "free some disk space, or set TMPDIR to a writable folder"
+                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}",
+                "free some disk space, or set TMPDIR to a writable folder",
             ) from error
         return AdapterFolder.open(destination)
 
@@ -279,8 +280,8 @@ def _list(folder: Path) -> Iterator[Entry]:
     for count, entry in enumerate(_scan_all(folder)):
         if count >= MAX_ENTRIES:
             raise AdapterError(
-                f"{escape(str(folder))} has more than {MAX_ENTRIES} entries; "
-                "pass the folder of one adapter, without other files"
+                f"{escape(str(folder))} has more than {MAX_ENTRIES} entries",
+                "pass the folder of one adapter, without other files",
             )
         yield entry
 
@@ -324,8 +325,8 @@ def _require_no_adapter_below(folder: Path, entries: Mapping[str, Entry]) -> Non
         shown = ", ".join(escape(str(folder / name), 200) for name in below[:_MAX_SHOWN])
         more = f" and {len(below) - _MAX_SHOWN} more" if len(below) > _MAX_SHOWN else ""
         raise AdapterError(
-            f"{escape(str(folder))} is not an adapter, but {len(below)} of its sub-folders are; "
-            f"pass one of them: {shown}{more}"
+            f"{escape(str(folder))} is not an adapter, but {len(below)} of its sub-folders are",
+            f"pass one of them: {shown}{more}",
         )
 
 

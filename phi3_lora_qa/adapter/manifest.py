@@ -117,15 +117,15 @@ def read_manifest(folder: AdapterFolder) -> Manifest | None:
     )
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise AdapterError(
-            f"{MANIFEST} does not have schema version {SCHEMA_VERSION}; "
-            "train or sign off the adapter again with this version of phi3-lora-qa"
+            f"{MANIFEST} does not have schema version {SCHEMA_VERSION}",
+            "train or sign off the adapter again with this version of phi3-lora-qa",
         )
     wrong = [f.name for f in fields(Manifest) if not _has_type(raw.get(f.name), f.name)]
     if wrong or set(raw) != {f.name for f in fields(Manifest)}:
         invalid = wrong or sorted(set(raw) - {f.name for f in fields(Manifest)})
         raise AdapterError(
-            f"{MANIFEST} has invalid fields: {escape(', '.join(invalid))}; "
-            "write it again, or remove it to check the adapter without a manifest"
+            f"{MANIFEST} has invalid fields: {escape(', '.join(invalid))}",
+            "write it again, or remove it to check the adapter without a manifest",
         )
     return Manifest(**raw)
 

@@ -80,8 +80,8 @@ class SafetensorsFile:
         info = self.tensors[name]
         if info.dtype not in READABLE:
             raise AdapterError(
-                f"{escape(name)} in {self.label} has the unsupported dtype {info.dtype}; "
-                "save the adapter in float32, bfloat16 or float16"
+                f"{escape(name)} in {self.label} has the unsupported dtype {info.dtype}",
+                "save the adapter in float32, bfloat16 or float16",
             )
         item = BITS[info.dtype] // 8
         start, stop, shape = info.start, info.stop, info.shape
@@ -136,31 +136,29 @@ def open_path(path: Path, *, error: type[Exception]) -> SafetensorsFile:
 def _read_header(handle: RawIOBase, size: int, label: str) -> bytes:
     start = handle.read(128) or b""
     if not start:
-        raise AdapterError(f"{label} is empty (0 bytes); {_AGAIN}")
+        raise AdapterError(f"{label} is empty (0 bytes)", _AGAIN)
     if start.startswith(b"version https://git-lfs"):
         raise AdapterError(
-            f"{label} is a git-lfs pointer, not the weights; run `git lfs pull` in the folder"
+            f"{label} is a git-lfs pointer, not the weights", "run `git lfs pull` in the folder"
         )
     if len(start) < 8:
-        raise AdapterError(f"{label} has only {len(start)} bytes; {_AGAIN}")
+        raise AdapterError(f"{label} has only {len(start)} bytes", _AGAIN)
     length = int.from_bytes(start[:8], "little")
     if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":
         raise AdapterError(
-            f"{label} is a pickle with the wrong file name; save with safe_serialization=True"
+            f"{label} is a pickle with the wrong file name", "save with safe_serialization=True"
         )
     if length > MAX_HEADER_BYTES:
         raise AdapterError(
-            f"{label} declares a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed; "
-            f"{_AGAIN}"
+            f"{label} declares a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed",
+            _AGAIN,
         )
     if 8 + length > size:
-        raise AdapterError(
-            f"{label} ends within its header: {size} bytes of {8 + length}; {_AGAIN}"
-        )
+        raise AdapterError(f"{label} ends within its header: {size} bytes of {8 + length}", _AGAIN)
     handle.seek(8)
     header = handle.read(length) or b""
     if len(header) != length or not header.startswith(b"{"):
-        raise AdapterError(f"{label} has no JSON header; {_AGAIN}")
+        raise AdapterError(f"{label} has no JSON header", _AGAIN)
     return header
 
 
@@ -168,11 +166,11 @@ def _parse(header: bytes, size: int, label: str) -> tuple[dict[str, TensorInfo],
     raw = parse_object(header, where=f"the header of {label}", max_bytes=MAX_HEADER_BYTES)
     metadata = raw.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise AdapterError(f"{label}: __metadata__ must map strings to strings; {_AGAIN}")
+        raise AdapterError(f"{label}: __metadata__ must map strings to strings", _AGAIN)
     if len(raw) > MAX_TENSORS:
         raise AdapterError(
-            f"{label} has {len(raw)} tensors, at most {MAX_TENSORS} are allowed; "
-            "save only the adapter, without the model"
+            f"{label} has {len(raw)} tensors, at most {MAX_TENSORS} are allowed",
+            "save only the adapter, without the model",
         )
     data = 8 + len(header)
     tensors = {name: _tensor(name, entry, data, label) for name, entry in raw.items()}
@@ -180,7 +178,7 @@ def _parse(header: bytes, size: int, label: str) -> tuple[dict[str, TensorInfo],
     for info in sorted(tensors.values(), key=lambda t: (t.start, t.stop)):
         if info.start != position:
             fault = "overlap" if info.start < position else "leave a gap"
-            raise AdapterError(f"{label}: tensors {fault} at {escape(info.name)}; {_AGAIN}")
+            raise AdapterError(f"{label}: tensors {fault} at {escape(info.name)}", _AGAIN)
         position = info.stop
     if position != size:
         fault = (
@@ -188,26 +186,26 @@ def _parse(header: bytes, size: int, label: str) -> tuple[dict[str, TensorInfo],
             if position > size
             else (f"{size - position} bytes follow the last tensor")
         )
-        raise AdapterError(f"{label}: {fault}; {_AGAIN}")
+        raise AdapterError(f"{label}: {fault}", _AGAIN)
     return tensors, metadata
 
 
 def _tensor(name: str, entry: Any, data: int, label: str) -> TensorInfo:
     where = f"{label}: the header entry of {escape(name)}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise AdapterError(f"{where} must have dtype, shape and data_offsets; {_AGAIN}")
+        raise AdapterError(f"{where} must have dtype, shape and data_offsets", _AGAIN)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise AdapterError(f"{where} has an unknown dtype; {_AGAIN}")
+        raise AdapterError(f"{where} has an unknown dtype", _AGAIN)
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise AdapterError(f"{where} has an impossible shape; {_AGAIN}")
+        raise AdapterError(f"{where} has an impossible shape", _AGAIN)
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise AdapterError(f"{where} has impossible data_offsets; {_AGAIN}")
+        raise AdapterError(f"{where} has impossible data_offsets", _AGAIN)
     if math.prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
-        raise AdapterError(f"{where}: shape and dtype do not match data_offsets; {_AGAIN}")
+        raise AdapterError(f"{where}: shape and dtype do not match data_offsets", _AGAIN)
     if math.prod(filter(None, shape)) > MAX_ELEMENTS:
         # With a dimension of 0 the byte count is 0 whatever the others are, but numpy checks them.
-        raise AdapterError(f"{where} has an impossible shape; {_AGAIN}")
+        raise AdapterError(f"{where} has an impossible shape", _AGAIN)
     start, stop = (data + offset for offset in offsets)
     return TensorInfo(name=name, dtype=dtype, shape=tuple(shape), start=start, stop=stop)
 
@@ -225,7 +223,7 @@ def _read_exactly(handle: RawIOBase, buffer: "NDArray[np.uint8]", start: int, la
     while done < len(view):
         count = handle.readinto(view[done : done + (1 << 30)])
         if not count:
-            raise AdapterError(f"{label} became shorter while it was being read; {_AGAIN}")
+            raise AdapterError(f"{label} became shorter while it was being read", _AGAIN)
         done += count
 
 

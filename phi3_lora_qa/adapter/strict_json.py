@@ -44,8 +44,8 @@ def parse_json(
     name = escape(where)
     if len(data) > max_bytes:
         raise AdapterError(
-            f"{name} is too large: {len(data)} bytes, at most {max_bytes} are allowed; "
-            "save it again with peft"
+            f"{name} is too large: {len(data)} bytes, at most {max_bytes} are allowed",
+            "save it again with peft",
         )
     try:
         value = json.loads(
@@ -57,11 +57,11 @@ def parse_json(
         _check_tree(value, max_depth, surrogates=b"\\ud" in data.lower())
     except RecursionError:
         raise AdapterError(
-            f"{name} is nested deeper than {max_depth} levels; save it again with peft"
+            f"{name} is nested deeper than {max_depth} levels", "save it again with peft"
         ) from None
     except ValueError as error:
         raise AdapterError(
-            f"{name} is not valid JSON: {escape(str(error))}; save it again, it may be incomplete"
+            f"{name} is not valid JSON: {escape(str(error))}", "save it again, it may be incomplete"
         ) from error
     return value
 
@@ -77,8 +77,8 @@ def parse_object(
     value = parse_json(data, where=where, max_bytes=max_bytes, allow_non_finite=allow_non_finite)
     if not isinstance(value, dict):
         raise AdapterError(
-            f"{escape(where)} is not a JSON object: it is a {type(value).__name__}; "
-            "save it again with peft"
+            f"{escape(where)} is not a JSON object: it is a {type(value).__name__}",
+            "save it again with peft",
         )
     return value
 

@@ -192,6 +192,6 @@ def _compile(text: str, field: str, budget: Budget, *, whole: bool) -> Matcher:
 
 def _refusal(field: str, reason: str) -> AdapterError:
     return AdapterError(
-        f"unsupported pattern in {field}: {escape(reason)}; "
-        "write the names of the modules as a list instead"
+        f"unsupported pattern in {field}: {escape(reason)}",
+        "write the names of the modules as a list instead",
     )

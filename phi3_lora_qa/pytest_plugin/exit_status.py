@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from phi3_lora_qa.errors import Phi3LoraQAError
+from phi3_lora_qa.exit_codes import BAD_INPUT
 from phi3_lora_qa.settings import GateSettings
 from phi3_lora_qa.signals import EndedError
 
 if TYPE_CHECKING:
     from phi3_lora_qa.pytest_plugin.gate_session import Gate
     from phi3_lora_qa.pytest_plugin.report_target import Reports
-
-BAD_INPUT = 2
-"""The exit status when there is no verdict: bad input, or nothing was judged."""
 
 
 class LastWord:

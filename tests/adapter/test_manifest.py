@@ -81,7 +81,7 @@ def test_another_base_than_that_of_the_training_is_refused(tmp_path: Path) -> No
 def test_without_a_manifest_it_says_what_was_not_checked(tmp_path: Path) -> None:
     plain().save(tmp_path)
     assert read_manifest(AdapterFolder.open(tmp_path)) is None
-    assert any("needs the manifest" in text for text in linted(tmp_path).unchecked)
+    assert any(rule.missing == ("manifest",) for rule in linted(tmp_path).unchecked)
 
 
 def test_a_changed_alpha_is_found_by_file_and_by_scaling(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.finding import Severity, find_rule
+from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, lint
+from phi3_lora_qa.adapter.rule_catalogue import find_rule
 from phi3_lora_qa.adapter.rule_selection import read_selection
 from phi3_lora_qa.errors import InputError
 from tests.adapter.adapters import plain
@@ -57,8 +58,8 @@ def test_only_what_is_selected_runs(tmp_path: Path) -> None:
 )
 def test_the_closer_selector_counts_as_in_ruff(select: str, ignore: str, runs: bool) -> None:
     chosen = read_selection([select], [ignore], [])
-    assert chosen.takes(find_rule("values-nan")) is runs
-    assert chosen.takes(find_rule("lint-internal-error"))
+    assert chosen.includes(find_rule("values-nan")) is runs
+    assert chosen.includes(find_rule("lint-internal-error"))
 
 
 def test_a_level_can_be_a_familys(tmp_path: Path) -> None:

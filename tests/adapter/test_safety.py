@@ -9,11 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phi3_lora_qa.adapter import finding, lint_context
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import INTERNAL, MAX_FINDINGS, LintReport, lint
-from phi3_lora_qa.errors import AdapterError, MachineError, escape
+from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
 from tests.adapter.adapters import Adapter, P, base_config, plain, report_on
 from tests.adapter.packing import pack
 from tests.adapter.tiny_base import module_names, tokenizer_files, write_base
@@ -89,87 +87,6 @@ def registered(report: LintReport) -> list[str]:
     return [found.rule for found in report.findings]
 
 
-def test_a_rule_that_crashes_is_an_error_and_no_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "_RULES", dict(finding._RULES))
-    finding.all_rules()
-
-    @finding.rule("files-crash", severity=finding.Severity.INFO, title="t", why="w", fix="f")
-    def crash(context: lint_context.LintContext) -> Any:
-        yield finding.Violation("here", "said before it crashed")
-        raise RuntimeError("boom\n")
-
-    report = report_on(plain(), tmp_path)
-    assert sorted(registered(report)) == ["files-crash", INTERNAL]
-    assert not report.accepted
-    assert "files-crash failed with RuntimeError" in report.findings[0].message
-
-
-def test_a_rule_that_forgets_what_it_needs_is_an_error_and_no_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "_RULES", dict(finding._RULES))
-    finding.all_rules()
-
-    @finding.rule("files-forgetful", severity=finding.Severity.INFO, title="t", why="w", fix="f")
-    def forgetful(context: lint_context.LintContext) -> Any:
-        yield from (finding.Violation(name, "x") for name in context.base.modules)
-
-    assert registered(report_on(plain(), tmp_path)) == [INTERNAL]
-
-
-def test_reading_that_crashes_is_an_error_and_no_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def crash(*arguments: object, **options: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(lint_context, "derive_expected_tensors", crash)
-    report = report_on(plain(), tmp_path)
-    assert set(registered(report)) == {INTERNAL}
-
-
-@pytest.mark.parametrize(
-    "place", ["derive_expected_tensors", "parse_keys", "read_tokenizer", "open_safetensors"]
-)
-def test_a_machine_short_of_memory_is_no_finding(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def crash(*arguments: object, **options: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(lint_context, place, crash)
-    adapter = plain()
-    adapter.files = tokenizer_files()
-    with pytest.raises(MachineError, match="short of memory; free some"):
-        report_on(adapter, tmp_path)
-
-
-def test_rules_that_cannot_run_for_no_stated_reason_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lint_context.LintContext, "has", lambda self, need: need != "implied")
-    report = report_on(plain(), tmp_path)
-    assert INTERNAL in registered(report)
-
-
-def test_a_rule_id_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="taken"):
-        finding.rule("values-nan", severity=finding.Severity.INFO, title="", why="", fix="")(
-            lambda context: iter(())
-        )
-
-
-def test_a_flood_of_findings_is_counted_and_not_printed(tmp_path: Path) -> None:
-    adapter = plain()
-    adapter.tensors |= {f"junk{n}": adapter.array(adapter.names("B.weight")[0]) for n in range(99)}
-    report = report_on(adapter, tmp_path)
-    junk = [f for f in report.findings if f.rule == "tensors-key"]
-    assert len(junk) == MAX_FINDINGS + 1
-    assert junk[-1].message == f"{99 - MAX_FINDINGS} more findings of this kind"
-
-
 def many_modules() -> Adapter:
     names = [f"model.layers.{n}.x{n}.y" for n in range(7000)]
     tensor = ("F32", (1, 0), b"")
@@ -213,34 +130,9 @@ def test_a_declared_rank_costs_no_memory(tmp_path: Path) -> None:
     assert peak < 8 << 20
 
 
-def test_a_missing_folder_is_a_typed_error(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError):
-        lint(AdapterFolder.open(tmp_path / "missing"))
-
-
 def test_only_part_of_the_layers_named_in_full_is_missed_nowhere(tmp_path: Path) -> None:
     adapter = plain()
     adapter.config["target_modules"] = module_names()
     gone = module_names()[-1]
     adapter.tensors = {n: t for n, t in adapter.tensors.items() if gone not in n}
     assert registered(report_on(adapter, tmp_path)) == ["tensors-missing"]
-
-
-@pytest.mark.parametrize("count", [100, 4000])
-def test_a_finding_that_is_not_shown_costs_no_escaping(
-    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-
-    def counted(text: str, limit: int = 400) -> str:
-        calls.append(text)
-        return escape(text, limit)
-
-    monkeypatch.setattr(finding, "escape", counted)
-    adapter = plain()
-    adapter.config |= {f"key\u202e{number}": number for number in range(count)}
-    adapter.tensors = {f"\u202e{number}": ("F32", (0,), b"") for number in range(count)}
-    report = report_on(adapter, tmp_path)
-    assert report.totals["config-unknown-field"] >= count - 1
-    assert len(calls) <= 3 * MAX_FINDINGS * len(report.rules_run)
-    assert len(calls) < 400

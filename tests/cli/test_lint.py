@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from phi3_lora_qa.adapter.lint import all_rules
+from phi3_lora_qa.adapter.rule_catalogue import all_rules
 from phi3_lora_qa.cli import app
 from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError
 from tests.adapter.adapters import plain
@@ -145,9 +145,9 @@ def test_the_script_exits_with_2_and_one_line_when_it_could_not_run(tmp_path: Pa
 def test_lint_loads_nothing_heavy(good: Path) -> None:
     program = (
         "import sys\n"
-        "from phi3_lora_qa.cli.lint import Asked, lint_command\n"
+        "from phi3_lora_qa.cli.lint import LintOptions, lint_command\n"
         "from pathlib import Path\n"
-        f"assert lint_command(Path({str(good)!r}), Asked(), 'json') == 0\n"
+        f"assert lint_command(Path({str(good)!r}), LintOptions(), 'json') == 0\n"
         "heavy = {'torch', 'transformers', 'peft', 'pandas', 'scipy', 'safetensors'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
@@ -209,9 +209,9 @@ def test_a_name_that_the_terminal_lacks_is_no_rejection(form: str, tmp_path: Pat
 def test_headers_alone_need_no_numpy(good: Path) -> None:
     program = (
         "import sys\n"
-        "from phi3_lora_qa.cli.lint import Asked, lint_command\n"
+        "from phi3_lora_qa.cli.lint import LintOptions, lint_command\n"
         "from pathlib import Path\n"
-        f"assert lint_command(Path({str(good)!r}), Asked(ignore=('values',)), 'json') == 0\n"
+        f"assert lint_command(Path({str(good)!r}), LintOptions(ignore=('values',)), 'json') == 0\n"
         "assert 'numpy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -151,7 +151,7 @@ def test_a_fault_of_our_own_is_no_rejection(tmp_path: Path) -> None:
     program = (
         "from phi3_lora_qa import cli\n"
         "import phi3_lora_qa.cli.lint as lint\n"
-        "lint.lint = lambda *_: 1 / 0\n"
+        "lint.lint_adapter = lambda *_, **__: 1 / 0\n"
         "cli.main()\n"
     )
     command = [sys.executable, "-c", program, "lint", str(plain().save(tmp_path))]
@@ -165,8 +165,8 @@ def test_a_command_that_is_stopped_is_no_rejection(tmp_path: Path) -> None:
     program = (
         "from phi3_lora_qa import cli\n"
         "import phi3_lora_qa.cli.lint as lint\n"
-        "def stop(*_): raise KeyboardInterrupt\n"
-        "lint.lint = stop\n"
+        "def stop(*_, **__): raise KeyboardInterrupt\n"
+        "lint.lint_adapter = stop\n"
         "cli.main()\n"
     )
     command = [sys.executable, "-c", program, "lint", str(plain().save(tmp_path))]

@@ -68,8 +68,8 @@ def read_templates(folder: AdapterFolder | BaseFiles) -> ChatTemplates:
     every = (*in_settings, *in_files, *elsewhere)
     if len(every) > MAX_TEMPLATES:
         raise AdapterError(
-            f"the folder has {len(every)} chat templates, at most {MAX_TEMPLATES} are allowed; "
-            "remove those that are not used"
+            f"the folder has {len(every)} chat templates, at most {MAX_TEMPLATES} are allowed",
+            "remove those that are not used",
         )
     shadowed = [t for t in every if t is not active.get(t.name)]
     return ChatTemplates(
@@ -106,7 +106,7 @@ def _from_file(folder: AdapterFolder | BaseFiles, name: str, path: str) -> Itera
         try:
             yield ChatTemplate(name=name, text=_trimmed(data.decode("utf-8")), file=path)
         except UnicodeDecodeError as error:
-            raise AdapterError(f"{path} is not UTF-8; save the tokenizer again") from error
+            raise AdapterError(f"{path} is not UTF-8", "save the tokenizer again") from error
 
 
 def _in_folder(folder: AdapterFolder | BaseFiles) -> list[str]:
@@ -129,7 +129,7 @@ def _in_json(folder: AdapterFolder | BaseFiles, file: str) -> Iterator[ChatTempl
     if not isinstance(named, list) or not all(
         isinstance(name, str) and isinstance(text, str) for name, text in named
     ):
-        raise AdapterError(f"{file} has an invalid chat_template; save the tokenizer again")
+        raise AdapterError(f"{file} has an invalid chat_template", "save the tokenizer again")
     for name, text in named:
         yield ChatTemplate(name=name, text=_trimmed(text), file=file)
 

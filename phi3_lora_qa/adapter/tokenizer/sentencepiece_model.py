@@ -26,7 +26,7 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
         AdapterError: The file is not a SentencePiece model.
     """
     if data.startswith(b"version https://git-lfs"):
-        raise AdapterError(f"{PIECES} is a git-lfs pointer, not the file; run `git lfs pull`")
+        raise AdapterError(f"{PIECES} is a git-lfs pointer, not the file", "run `git lfs pull`")
     try:
         count = itertools.count(1)
         fields = _fields(data, count)
@@ -103,4 +103,4 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _invalid_model() -> AdapterError:
-    return AdapterError(f"{PIECES} is not a SentencePiece model; save the tokenizer again")
+    return AdapterError(f"{PIECES} is not a SentencePiece model", "save the tokenizer again")

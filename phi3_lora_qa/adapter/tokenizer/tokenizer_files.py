@@ -253,4 +253,4 @@ def _text(value: Any, name: str) -> str | None:
 
 
 def _invalid(file: str, name: str) -> AdapterError:
-    return AdapterError(f"{file} has an invalid {name}; save the tokenizer again")
+    return AdapterError(f"{file} has an invalid {name}", "save the tokenizer again")

@@ -256,4 +256,4 @@ def _special_frame(raw: Any) -> Any:
 
 
 def _unreadable(what: str) -> AdapterError:
-    return AdapterError(f"{VOCABULARY} {escape(what)}; save the tokenizer again")
+    return AdapterError(f"{VOCABULARY} {escape(what)}", "save the tokenizer again")

@@ -1,10 +1,14 @@
 """Static stage: one check for each family of lint rules. No torch is loaded here."""
 
-from phi3_lora_qa.adapter.lint import Finding, LintReport, Severity, all_rules, families
+from collections.abc import Mapping
+
+from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
+from phi3_lora_qa.adapter.rule_catalogue import all_rules, families
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.gate.bench import Bench
 from phi3_lora_qa.gate.check import Check, CheckFailedError, CheckFunction, Held, check_of
-from phi3_lora_qa.record import Outcome, to_plain
+from phi3_lora_qa.record import Json, Outcome, to_plain
 
 
 def checks(selection: Selection) -> tuple[Check, ...]:
@@ -12,7 +16,7 @@ def checks(selection: Selection) -> tuple[Check, ...]:
 
     A family of which the user wants no rule has no check that could hold.
     """
-    taken = {rule.family for rule in filter(selection.takes, all_rules())}
+    taken = {rule.family for rule in filter(selection.includes, all_rules())}
     of_families = [
         Check(stage="static", name=name, run=_family(name)) for name in families() if name in taken
     ]
@@ -26,30 +30,29 @@ def linter_completed(bench: Bench) -> Held:
         raise CheckFailedError(
             internal[0].message, internal[0].fix, {"findings": [to_plain(f) for f in internal]}
         )
-    unchecked, ignored = list(bench.lint.unchecked), list(bench.lint.ignored)
+    unchecked, ignored = bench.lint.unchecked, list(bench.lint.ignored)
+    measured = {
+        "rules": list(bench.lint.rules_run),
+        "unchecked": [to_plain(rule) for rule in unchecked],
+        "ignored": ignored,
+    }
+    if bench.lint.blocked:
+        raise _not_run(bench.lint, measured)
     return Held(
         message=f"{len(bench.lint.rules_run)} rules ran"
         + (f"; ignored by your settings: {', '.join(ignored)}" if ignored else "")
-        + (f"; not checked: {'; '.join(unchecked)}" if unchecked else ""),
-        measured={
-            "rules": list(bench.lint.rules_run), "unchecked": unchecked, "ignored": ignored,
-        },
-    )  # fmt: skip
+        + _not_checked(bench.lint),
+        measured=measured,
+    )
 
 
 def _family_of(finding: Finding) -> str:
     return finding.rule.partition("-")[0]
 
 
-def _ran(report: LintReport, family: str) -> str:
-    """How many rules of a family ran: those that lack what they look at have found nothing."""
-    known = [rule.id for rule in all_rules() if rule.family == family]
-    return f"{len(set(known) & set(report.rules_run))} of {len(known)} rules"
-
-
 def _family(name: str) -> CheckFunction:
     def run(bench: Bench) -> Held:
-        report = bench.lint
+        report = bench.lint.of_family(name)
         if name == "base" and not bench.base_is_checked:
             raise CheckFailedError(
                 f"the adapter was not held against a base: {bench.target.base_missing}"
@@ -58,16 +61,36 @@ def _family(name: str) -> CheckFunction:
                 "give a base that is here with --phi3-base DIR_OR_ID",
                 outcome=Outcome.NOT_RUN,
             )
-        findings = [f for f in report.findings if _family_of(f) == name]
-        errors = [f for f in findings if f.severity is Severity.ERROR]
-        measured = {"findings": [to_plain(f) for f in findings]}
-        if errors:
-            first = errors[0]
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        measured = {"findings": [to_plain(f) for f in report.findings]}
+        if errors := report.count(Severity.ERROR):
+            first = report.findings[0]
+            more = f" (and {errors - 1} more)" if errors > 1 else ""
             raise CheckFailedError(
                 f"{first.rule}: {first.where}: {first.message}{more}", first.fix, measured
             )
-        notes = f"; {len(findings)} notes below an error" if findings else ""
-        return Held(message=f"{_ran(report, name)} ran, none was broken{notes}", measured=measured)
+        if report.blocked and not report.rules_run:
+            raise _not_run(report, measured)
+        found, selected = sum(report.totals.values()), len(report.rules_run) + len(report.unchecked)
+        return Held(
+            message=f"{len(report.rules_passed)} of {selected} rules passed"
+            + (f"; {found} warnings or notes" if found else "")
+            + _not_checked(report),
+            measured=measured,
+        )
 
     return run
+
+
+def _not_run(report: LintReport, measured: Mapping[str, Json]) -> CheckFailedError:
+    """Return the outcome of a check whose rules were blocked by an earlier error."""
+    return CheckFailedError(
+        f"not checked: {describe_unchecked(report.blocked)}",
+        f"fix {report.blocked[0].fix_first} first",
+        measured,
+        outcome=Outcome.NOT_RUN,
+    )
+
+
+def _not_checked(report: LintReport) -> str:
+    described = describe_unchecked(report.unchecked, base_option="--phi3-base")
+    return f"; not checked: {described}" if report.unchecked else ""

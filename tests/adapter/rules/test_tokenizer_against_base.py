@@ -1,4 +1,4 @@
-"""The tokenizer in an adapter's folder against the base's: what decides about ids is an error."""
+"""Tests of the rules that compare the tokenizer's files with the base's."""
 
 import json
 from collections.abc import Callable
@@ -186,7 +186,7 @@ ERRORS: dict[str, tuple[str, Change]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_makes_other_ids_of_a_text_is_rejected(name: str, tmp_path: Path, base: Path) -> None:
+def test_a_change_that_changes_ids_is_rejected(name: str, tmp_path: Path, base: Path) -> None:
     rule, change = ERRORS[name]
     found = report(change, tmp_path, base)
     assert rule in of(found, Severity.ERROR)
@@ -200,9 +200,7 @@ def test_a_token_of_added_tokens_json_beyond_the_table_is_rejected(
     assert "tokenizer-added-tokens" in of(found, Severity.ERROR)
 
 
-def test_special_tokens_map_goes_before_the_settings_unless_they_are_of_a_newer_kind(
-    tmp_path: Path, base: Path
-) -> None:
+def test_special_tokens_map_precedes_older_settings(tmp_path: Path, base: Path) -> None:
     files = {"special_tokens_map__json": json.dumps({"eos_token": "word9"}).encode()}
     found = report(lambda *_: None, tmp_path / "a", base, **files)
     assert "tokenizer-special-tokens" in of(found, Severity.ERROR)
@@ -248,7 +246,7 @@ WARNINGS: dict[str, tuple[str, Change]] = {
 
 
 @pytest.mark.parametrize("name", WARNINGS)
-def test_what_a_healthy_adapter_may_have_is_warned_of(
+def test_a_change_that_a_healthy_adapter_may_have_is_a_warning(
     name: str, tmp_path: Path, base: Path
 ) -> None:
     rule, change = WARNINGS[name]
@@ -257,7 +255,7 @@ def test_what_a_healthy_adapter_may_have_is_warned_of(
     assert found.accepted
 
 
-def test_a_token_that_is_shown_in_answers_is_warned_of(tmp_path: Path) -> None:
+def test_a_special_token_that_appears_in_answers_is_a_warning(tmp_path: Path) -> None:
     own = write_base(tmp_path / "base")
     for name, text in base_files().items():
         (own / name).write_bytes(text.replace(b'"eos_token": "<|end|>"', b'"eos_token": "<unk>"'))
@@ -292,14 +290,12 @@ ALIKE: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_what_changes_no_id_is_accepted_without_a_word(
-    name: str, tmp_path: Path, base: Path
-) -> None:
+def test_a_change_without_an_effect_is_accepted(name: str, tmp_path: Path, base: Path) -> None:
     assert report(ALIKE[name], tmp_path, base).findings == ()
 
 
 @pytest.mark.parametrize("older", ["adapter", "base"])
-def test_the_layout_of_an_older_version_is_the_same_tokenizer(older: str, tmp_path: Path) -> None:
+def test_the_format_of_an_older_version_is_the_same_tokenizer(older: str, tmp_path: Path) -> None:
     layouts = {"adapter": "new", "base": "new"} | {older: "old"}
     own = write_base(tmp_path / "base")
     for name, content in base_files(layouts["base"]).items():
@@ -326,18 +322,18 @@ def test_tokens_on_spare_rows_that_are_trained_are_accepted(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
         (lambda pieces, rest: (pieces, rest), ""),
         (lambda pieces, rest: ([*pieces, ("more", -9.0, 1)], rest), ""),
         (lambda pieces, rest: ([*pieces[:2], *pieces[:1:-1]], rest), "scores"),
-        (lambda pieces, rest: (pieces, b"\x1a\x02\x0a\x00"), "normalises"),
-        (lambda pieces, rest: (pieces, b""), "normalises"),
+        (lambda pieces, rest: (pieces, b"\x1a\x02\x0a\x00"), "normalization or training"),
+        (lambda pieces, rest: (pieces, b""), "normalization or training"),
     ],
-    ids=["nothing", "one more", "other scores", "another normaliser", "no normaliser"],
+    ids=["nothing", "one more", "other scores", "another normalizer", "no normalizer"],
 )
-def test_a_sentencepiece_model_beside_the_bases_vocabulary_is_compared_too(
-    change: Callable[[Any, bytes], tuple[Any, bytes]], told: str, tmp_path: Path
+def test_a_sentencepiece_model_next_to_the_vocabulary_is_compared_too(
+    change: Callable[[Any, bytes], tuple[Any, bytes]], words: str, tmp_path: Path
 ) -> None:
     """llama.cpp's converter reads it, and older versions of transformers."""
     own = write_base(tmp_path / "base")
@@ -352,7 +348,7 @@ def test_a_sentencepiece_model_beside_the_bases_vocabulary_is_compared_too(
         for f in report_on(adapter, tmp_path / "a", own).findings
         if f.rule == "tokenizer-pieces"
     ]
-    assert [told in message for message in messages] == ([True] if told else [])
+    assert [words in message for message in messages] == ([True] if words else [])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What loaders take from an adapter's folder beside the adapter: the base, weights, settings."""
+"""Tests of the rules about files that loaders take from the folder: a base, weights, settings."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,11 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-def told(report: LintReport) -> dict[str, Severity]:
+def severities(report: LintReport) -> dict[str, Severity]:
     return {f.rule: f.severity for f in report.findings}
 
 
-def beside(base: Path, folder: Path, **files: Any) -> LintReport:
+def report_with(base: Path, folder: Path, **files: Any) -> LintReport:
     adapter = plain()
     adapter.files = {
         name.replace("__", "."): content
@@ -46,11 +46,11 @@ def beside(base: Path, folder: Path, **files: Any) -> LintReport:
         {"tokenizer_class": "GPT2Tokenizer"},
     ],
 )
-def test_a_config_of_another_model_is_refused(
+def test_the_config_of_another_model_is_rejected(
     change: dict[str, Any], base: Path, tmp_path: Path
 ) -> None:
-    report = beside(base, tmp_path / "a", config__json=MODEL_CONFIG | change)
-    assert told(report)["files-own-base"] is Severity.ERROR
+    report = report_with(base, tmp_path / "a", config__json=MODEL_CONFIG | change)
+    assert severities(report)["files-own-base"] is Severity.ERROR
     assert next(iter(change)) in next(f.message for f in report.findings)
 
 
@@ -65,12 +65,12 @@ def test_a_config_of_another_model_is_refused(
         {"_attn_implementation_autoset": True, "rms_norm_eps": 1e-5},
     ],
 )
-def test_the_bases_own_config_is_told_and_accepted(
+def test_the_bases_own_config_is_reported_and_accepted(
     change: dict[str, Any], base: Path, tmp_path: Path
 ) -> None:
-    """torchtune leaves a copy of it beside the adapter."""
-    report = beside(base, tmp_path / "a", config__json=MODEL_CONFIG | change)
-    assert told(report) == {"files-other-model": Severity.INFO}
+    """torchtune copies it into the adapter's folder."""
+    report = report_with(base, tmp_path / "a", config__json=MODEL_CONFIG | change)
+    assert severities(report) == {"files-other-model": Severity.INFO}
     assert report.accepted
 
 
@@ -89,9 +89,11 @@ def test_the_bases_own_config_is_told_and_accepted(
         "consolidated.00.pth",
     ],
 )
-def test_weights_beside_the_bases_config_are_refused(name: str, base: Path, tmp_path: Path) -> None:
+def test_weights_next_to_the_config_are_rejected(name: str, base: Path, tmp_path: Path) -> None:
     files = {"config__json": MODEL_CONFIG, name: pack({})}
-    assert told(beside(base, tmp_path / "a", **files))["files-own-base"] is Severity.ERROR
+    assert (
+        severities(report_with(base, tmp_path / "a", **files))["files-own-base"] is Severity.ERROR
+    )
 
 
 def test_the_bases_own_weights_are_accepted_until_a_byte_differs(
@@ -100,11 +102,15 @@ def test_the_bases_own_weights_are_accepted_until_a_byte_differs(
     data = (base / "model.safetensors").read_bytes()
     config = json.loads((base / "config.json").read_text())
     files = {"config__json": config, "model.safetensors": data}
-    assert beside(base, tmp_path / "a", **files).accepted
+    assert report_with(base, tmp_path / "a", **files).accepted
     other = files | {"config__json": config | {"rope_theta": 5.0}}
-    assert told(beside(base, tmp_path / "c", **other))["files-own-base"] is Severity.ERROR
+    assert (
+        severities(report_with(base, tmp_path / "c", **other))["files-own-base"] is Severity.ERROR
+    )
     files["model.safetensors"] = data[:-1] + bytes([data[-1] ^ 1])
-    assert told(beside(base, tmp_path / "b", **files))["files-own-base"] is Severity.ERROR
+    assert (
+        severities(report_with(base, tmp_path / "b", **files))["files-own-base"] is Severity.ERROR
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,29 +131,29 @@ def test_the_bases_own_weights_are_accepted_until_a_byte_differs(
         (b"{", "files-generation"),
     ],
 )
-def test_settings_of_generation_are_compared_with_the_bases(
+def test_generation_settings_are_compared_with_the_bases(
     settings: Any, rule: str, base: Path, tmp_path: Path
 ) -> None:
-    report = beside(base, tmp_path / "a", generation_config__json=settings)
-    assert set(told(report)) == ({rule} if rule else set())
+    report = report_with(base, tmp_path / "a", generation_config__json=settings)
+    assert set(severities(report)) == ({rule} if rule else set())
     assert report.accepted is (rule != "files-generation")
 
 
-def test_without_a_file_of_its_own_the_base_has_the_settings_of_its_config(
+def test_a_base_without_generation_settings_has_those_of_its_config(
     tmp_path: Path,
 ) -> None:
     base = write_base(tmp_path / "base")
     config = MODEL_CONFIG | {"eos_token_id": 5}
     (base / "config.json").write_text(json.dumps(config))
     for number, token in enumerate((5, 6)):
-        found = beside(
+        found = report_with(
             base, tmp_path / str(number), generation_config__json={"eos_token_id": token}
         )
         assert found.accepted is (token == 5)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "refused"),
+    ("name", "content", "rejected"),
     [
         ("more.safetensors", pack({}), False),
         ("more.safetensors", pack({"base_model.model.x.weight": np.zeros(1, "f4")}), True),
@@ -157,8 +163,8 @@ def test_without_a_file_of_its_own_the_base_has_the_settings_of_its_config(
         ("new_embeddings.safetensors", pack({}), True),
     ],
 )
-def test_further_weights_of_the_adapter_are_refused(
-    name: str, content: bytes, refused: bool, base: Path, tmp_path: Path
+def test_additional_adapter_weights_are_rejected(
+    name: str, content: bytes, rejected: bool, base: Path, tmp_path: Path
 ) -> None:
-    found = told(beside(base, tmp_path / "a", **{name: content}))
-    assert ("files-further-weights" in found) is refused
+    found = severities(report_with(base, tmp_path / "a", **{name: content}))
+    assert ("files-further-weights" in found) is rejected
