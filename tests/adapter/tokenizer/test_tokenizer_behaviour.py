@@ -1,4 +1,4 @@
-"""What a tokenizer does, held against the base's: in this process, and in the bounded child."""
+"""Comparison of tokenizers, in this process and in the bounded child."""
 
 import shutil
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from tests.adapter.poisoned_tokenizers import (
 )
 from tests.adapter.test_tokenizer_transformers import old_base
 
-# ruff: noqa: RUF001 - tokens of other models look like that
+# ruff: noqa: RUF001 - tokens of other models contain such characters
 
 OTHERS = ("config.json", "generation_config.json", "model.safetensors")
 
@@ -49,7 +49,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Base:
-    """A base with its tokenizers, which the child makes anew for each folder."""
+    """A base with its tokenizers, which the child loads again for each folder."""
 
     path: Path
     bare: Path
@@ -57,7 +57,7 @@ class Base:
 
 
 @pytest.fixture(scope="module")
-def made(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
+def loaded(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
     found = {}
     for layout, path in bases.items():
         bare = copied(path, tmp_path_factory.mktemp("bare") / layout)
@@ -71,7 +71,7 @@ def copied(base: Path, folder: Path) -> Path:
     return folder
 
 
-def tried(folder: Path, base: Base) -> dict[str, Any]:
+def compared_with(folder: Path, base: Base) -> dict[str, Any]:
     places = {"folder": str(folder), "base": str(base.path), "bare": str(base.bare)}
     with quiet():
         return compare_folders({**places, "texts": list(TEXTS)}, base.tokenizers)
@@ -84,43 +84,43 @@ def is_refused(found: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("layout", ["new", "old"])
 @pytest.mark.parametrize("poison", POISON)
-def test_a_tokenizer_that_does_something_else_is_found(
+def test_a_tokenizer_that_behaves_differently_is_found(
     poison: str,
     layout: str,
-    made: dict[str, Base],
+    loaded: dict[str, Base],
     bases: Any,
     tmp_path: Path,
 ) -> None:
     folder = copied(bases[layout], tmp_path / "folder")
     POISON[poison](folder)
-    assert is_refused(tried(folder, made[layout]))
+    assert is_refused(compared_with(folder, loaded[layout]))
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
 @pytest.mark.parametrize("harmless", HARMLESS)
-def test_a_tokenizer_that_does_the_same_is_no_fault(
+def test_a_tokenizer_that_behaves_the_same_passes(
     harmless: str,
     layout: str,
-    made: dict[str, Base],
+    loaded: dict[str, Base],
     bases: Any,
     tmp_path: Path,
 ) -> None:
     folder = copied(bases[layout], tmp_path / "folder")
     HARMLESS[harmless](folder)
-    found = tried(folder, made[layout])
+    found = compared_with(folder, loaded[layout])
     assert not is_refused(found), found
 
 
-def test_versions_spell_the_bases_blanks_in_ways_that_are_told(
-    made: dict[str, Base], bases: Any, tmp_path: Path
+def test_variants_of_the_bases_blanks_are_reported(
+    loaded: dict[str, Base], bases: Any, tmp_path: Path
 ) -> None:
-    """Without config.json transformers 5 makes a LlamaTokenizer of Phi-3's files."""
+    """Without config.json, transformers 5 loads a LlamaTokenizer from Phi-3's files."""
     folder = copied(bases["old"], tmp_path / "folder")
-    found = tried(folder, made["old"])
+    found = compared_with(folder, loaded["old"])
     assert found["matched_variants"] == {"transformers": "no config.json"}
     part = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     file(normalizer=None, pre_tokenizer=part)(folder)
-    found = tried(folder, made["old"])
+    found = compared_with(folder, loaded["old"])
     assert found["matched_variants"].keys() == {"transformers", "tokenizer.json"}
     assert not is_refused(found)
 
@@ -156,12 +156,12 @@ def test_versions_spell_the_bases_blanks_in_ways_that_are_told(
         ("", False),
     ],
 )
-def test_a_marker_is_what_stands_in_no_text(token: str, marker: bool) -> None:
+def test_a_marker_does_not_occur_in_ordinary_text(token: str, marker: bool) -> None:
     assert is_marker(token) is marker
 
 
-def test_a_failure_of_transformers_is_excused_for_pieces_alone(tmp_path: Path) -> None:
-    """As transformers 4 saved a slow tokenizer, which it reads with the help of protobuf."""
+def test_a_load_error_of_transformers_is_accepted_for_pieces_alone(tmp_path: Path) -> None:
+    """transformers 4 saved slow tokenizers like this, and reads them with protobuf."""
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     assert has_pieces_alone(str(tmp_path))
     for name in ("tokenizer.json", "vocab.json", "merges.txt", "tekken.json"):
@@ -175,7 +175,9 @@ def test_a_failure_of_transformers_is_excused_for_pieces_alone(tmp_path: Path) -
 # In the child
 
 
-def lint_beside(base: Path, folder: Path, change: Change, **settings: Any) -> dict[str, Severity]:
+def lint_with_tokenizer(
+    base: Path, folder: Path, change: Change, **settings: Any
+) -> dict[str, Severity]:
     adapter = plain()
     adapter.config |= settings
     copied(base, folder)
@@ -184,25 +186,27 @@ def lint_beside(base: Path, folder: Path, change: Change, **settings: Any) -> di
     return {f.rule: f.severity for f in report.findings if f.rule.startswith("tokenizer")}
 
 
-def test_behaviour_is_an_error(bases: dict[str, Path], tmp_path: Path) -> None:
-    """Nothing in the files themselves tells."""
-    found = lint_beside(TINY, tmp_path / "a", setting(tokenizer_class="GPT2Tokenizer"))
+def test_different_behaviour_is_an_error(bases: dict[str, Path], tmp_path: Path) -> None:
+    """The files alone do not show the difference."""
+    found = lint_with_tokenizer(TINY, tmp_path / "a", setting(tokenizer_class="GPT2Tokenizer"))
     assert found == {"tokenizer-behaviour": Severity.ERROR}
-    found = lint_beside(bases["old"], tmp_path / "b", lambda folder: None)
+    found = lint_with_tokenizer(bases["old"], tmp_path / "b", lambda folder: None)
     assert found == {"tokenizer-versions": Severity.WARNING}
 
 
-def test_a_word_is_an_error_unless_it_was_trained(tmp_path: Path) -> None:
-    found = lint_beside(TINY, tmp_path / "a", token("refund"))
+def test_a_new_word_is_an_error_unless_it_was_trained(tmp_path: Path) -> None:
+    found = lint_with_tokenizer(TINY, tmp_path / "a", token("refund"))
     assert found["tokenizer-words"] is Severity.ERROR
-    found = lint_beside(
+    found = lint_with_tokenizer(
         TINY, tmp_path / "b", token("refund"), trainable_token_indices={"embed_tokens": [752]}
     )
     assert "tokenizer-words" not in found
     assert found["tokenizer-words-trained"] is Severity.WARNING
 
 
-def test_the_bases_own_bytes_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_identical_to_the_bases_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*args: object) -> None:
         raise AssertionError(args)
 
@@ -216,14 +220,14 @@ def test_the_bases_own_bytes_are_not_tried(tmp_path: Path, monkeypatch: pytest.M
         compare_tokenizers(AdapterFolder.open(tmp_path / "a"), BaseFiles.open(TINY))
 
 
-def test_a_pattern_that_never_ends_is_ended(tmp_path: Path) -> None:
-    """Oniguruma goes back and forth in it: about 2 to the number of letters."""
+def test_a_pattern_that_never_terminates_is_stopped(tmp_path: Path) -> None:
+    """Oniguruma backtracks: the time doubles with each character."""
     pattern = {"Regex": "(a|a)+c"}
     folder = copied(TINY, tmp_path / "a")
     normalizer(replacing(pattern, "z"))(folder)
-    trial = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
-    assert trial
-    assert trial.error
+    comparison = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    assert comparison
+    assert comparison.error
 
 
 @pytest.mark.parametrize(
@@ -241,17 +245,19 @@ def test_a_child_that_ends_early_is_an_error_of_the_folder(
     monkeypatch.setattr(tokenizer_behaviour_child, "__file__", str(program))
     folder = copied(TINY, tmp_path / "a")
     setting(x=1)(folder)
-    trial = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
-    assert trial
-    assert "computing time" in trial.error
+    comparison = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    assert comparison
+    assert "ten times the CPU time of the base's" in comparison.error
 
 
-def test_a_base_without_a_tokenizer_that_loads_is_the_users_to_fix(tmp_path: Path) -> None:
+def test_a_base_whose_tokenizer_does_not_load_is_an_error_of_the_base(tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(TINY, base)
     (base / "tokenizer.json").write_text("{")
     folder = AdapterFolder.open(plain().save(copied(TINY, tmp_path / "a")))
-    with pytest.raises(BaseModelError, match="fetch the base again"):
+    with pytest.raises(
+        BaseModelError, match="cannot load a tokenizer from .*download the base again"
+    ):
         compare_tokenizers(folder, BaseFiles.open(base))
 
 
@@ -288,18 +294,18 @@ exec(compile(code, {child!r}, "exec"), {{"__name__": "__main__", "__file__": {ch
 def test_the_child_starts_no_process_and_writes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit on processes holds for root on no system; so others found out what failed."""
+    """A limit on processes does not apply to root, so other users found what failed."""
     program = tmp_path / "child.py"
     program.write_text(STARTS_NONE.format(child=tokenizer_behaviour_child.__file__))
     monkeypatch.setattr(tokenizer_behaviour_child, "__file__", str(program))
     folder = copied(TINY, tmp_path / "a")
     setting(x=1)(folder)
-    trial = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
-    assert trial
-    assert (trial.error, trial.differences, trial.load_errors) == ("", (), {})
+    comparison = compare_tokenizers(AdapterFolder.open(plain().save(folder)), BaseFiles.open(TINY))
+    assert comparison
+    assert (comparison.error, comparison.differences, comparison.load_errors) == ("", (), {})
 
 
-def test_limits_are_those_that_the_child_names() -> None:
+def test_the_limits_are_those_of_the_child() -> None:
     limits = tokenizer_behaviour.LIMITS
     assert isinstance(limits, Limits)
     assert limits.cpu_seconds == tokenizer_behaviour_child.CPU_SECONDS
