@@ -1,9 +1,9 @@
-"""What linting an adapter of Phi-3-mini's real size costs, beside loading it with peft.
+"""Measures the cost of linting an adapter of Phi-3-mini's size, compared with loading it in peft.
 
 Usage: python benchmarks/lint.py [RANK ...]   (16 and 64 by default)
 
-Every figure is the median of whole processes. peft gets a base whose tensors are allocated and
-never filled, so that its figure holds no time for reading a base.
+Every figure is the median over complete processes. peft gets a base whose tensors are allocated but
+never filled, so that its time does not include reading a base.
 """
 
 import statistics
@@ -43,7 +43,7 @@ print(time.perf_counter() - ready)
 
 
 def write_adapter(folder: Path, rank: int) -> int:
-    """Write an adapter that looks trained, and return the size of its weights in bytes."""
+    """Write an adapter that looks trained; return the size of its weights in bytes."""
     random = np.random.default_rng(0)
     tensors = {}
     for layer in range(LAYERS):
@@ -96,7 +96,7 @@ def main() -> None:
         print(f"  lint                     {whole[0]:.2f} s, {whole[1]:.0f} MB")
         print(f"  lint --ignore values     {headers[0]:.2f} s, {headers[1]:.0f} MB")
         print(f"  PeftModel.from_pretrained {float(peft[2]):.2f} s of a process of {peft[0]:.2f} s")
-        print(f"  a whole process with peft takes {peft[0] / whole[0]:.0f} times as long")
+        print(f"  the process with peft takes {peft[0] / whole[0]:.0f} times as long")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tokenizers that read or write text otherwise than the base's, and harmless changes of one."""
+"""Changes of a tokenizer that affect how text is encoded or decoded, and harmless changes."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def both(*changes: Change) -> Change:
 
 
 def token(content: str, **flags: bool) -> Change:
-    """Add a token, or give one that is there other flags."""
+    """Add a token, or change the flags of an existing token."""
 
     def change(raw: dict[str, Any]) -> None:
         known = {entry["content"]: entry for entry in raw["added_tokens"]}
@@ -78,7 +78,7 @@ def replacing(pattern: dict[str, str], by: str) -> dict[str, Any]:
 
 
 def before(content: dict[str, Any], name: str, part: dict[str, Any], kind: str) -> None:
-    """Put a step before those that a part of tokenizer.json has."""
+    """Insert a step at the start of a part of tokenizer.json."""
     steps = [part, *([content[name]] if content[name] else [])]
     content[name] = {"type": "Sequence", kind: steps}
 

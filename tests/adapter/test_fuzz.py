@@ -1,4 +1,4 @@
-"""Whole folders from strangers, spoilt at random; `python benchmarks/fuzz.py` runs many more."""
+"""Random hostile folders; `python benchmarks/fuzz.py` runs many more."""
 
 import contextlib
 import os
@@ -43,8 +43,8 @@ ALL = ("tokenizer", "card", "manifest")
 OUTCOMES = ("accepted", "rejected")
 
 
-# Here a bound against hanging only: two workers share the machine's caches, and a slow machine must
-# not fail the suite. benchmarks/fuzz.py holds the linter to the five seconds that are promised.
+# Here only a limit against hanging: two workers share the caches, and a slow machine must not fail
+# the tests. benchmarks/fuzz.py checks the five seconds that are promised.
 oracle.MAX_SECONDS = 20.0
 
 
@@ -92,7 +92,7 @@ def is_small(recipe: Recipe) -> bool:
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(recipe=recipes(quick=True).filter(is_small))
-def test_a_private_copy_of_any_folder_holds_regular_files_that_ship_or_is_refused(
+def test_a_private_copy_of_any_folder_has_only_regular_files_that_ship(
     recipe: Recipe,
 ) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -123,28 +123,28 @@ def test_a_recipe_without_steps_is_the_healthy_variant(
 
 @settings(max_examples=200, deadline=None)
 @given(recipes())
-def test_a_printed_recipe_is_read_again(recipe: Recipe) -> None:
+def test_a_printed_recipe_can_be_parsed(recipe: Recipe) -> None:
     assert read_recipe(str(recipe)) == recipe
 
 
-# What fuzzing has found. Each once crashed a rule, hung, or took memory without bound.
+# Found by fuzzing. Each once crashed a rule, hung, or used unbounded memory.
 
 FOUND: dict[str, tuple[Step, ...]] = {
-    "an alpha that no float holds": (("put", CONFIG, "lora_alpha", "@digits:400"),),
-    "an alpha of a pattern that no float holds": (
+    "an alpha out of the range of floats": (("put", CONFIG, "lora_alpha", "@digits:400"),),
+    "an alpha of a pattern out of the range of floats": (
         ("put", CONFIG, "alpha_pattern", '{"o_proj":1' + "0" * 400 + "}"),
     ),
-    "a recorded loss that no float holds": (
+    "a recorded loss out of the range of floats": (
         ("put", MANIFEST, "final_losses", '{"train":1' + "0" * 400 + "}"),
     ),
-    "a recorded scaling that no float holds": (
+    "a recorded scaling out of the range of floats": (
         ("node", MANIFEST, 3, 0, "@digits:400"),
         ("put", MANIFEST, "scaling", '{"model.layers.0.mlp.down_proj":1' + "0" * 400 + "}"),
     ),
-    "the last of very many keys twice": (("crowd", CONFIG, 90_000, 1),),
-    "the last of very many tensors twice": (("crowd", HEADER, 90_000, 1),),
-    "an empty tensor of endless rows": (("tensor", 0, "F32", (1 << 62, 0), "zero"),),
-    "an empty tensor of endless columns": (("tensor", 0, "F32", (0, 1 << 62), "zero"),),
+    "a duplicate of the last of very many keys": (("crowd", CONFIG, 90_000, 1),),
+    "a duplicate of the last of very many tensors": (("crowd", HEADER, 90_000, 1),),
+    "an empty tensor of 2^62 rows": (("tensor", 0, "F32", (1 << 62, 0), "zero"),),
+    "an empty tensor of 2^62 columns": (("tensor", 0, "F32", (0, 1 << 62), "zero"),),
     "an empty tensor of many rows and three dimensions": (
         ("tensor", 0, "F32", (1 << 40, 0, 1), "zero"),
     ),
@@ -157,30 +157,28 @@ FOUND: dict[str, tuple[Step, ...]] = {
     "numbers of every size": (("recast", "", "F64", "spread"),),
     "a scalar in place of a factor": (("tensor", 1, "F32", (), "one"),),
     "a tensor without a name": (("retitle", 0, ""),),
-    "a set of letters, repeated": (("put", CONFIG, "target_modules", "@pattern:33"),),
-    "many sets of letters, repeated": (("put", CONFIG, "rank_pattern", "@patterns:33"),),
-    "many sets of letters and ranges": (FAR, ("put", CONFIG, "rank_pattern", "@patterns:34")),
-    "a tokenizer over its cap": (("sparse", "tokenizer.json", 65 << 20),),
-    "a model card over every cap": (("sparse", MODEL_CARD, 33 << 30),),
-    "a model card of nothing": (("sparse", MODEL_CARD, 5 << 30),),
-    "weights of nothing": (("sparse_tensor", 0, 1 << 30),),
-    "a factor of nothing, under the cap": (("sparse_tensor", 0, 1 << 20),),
+    "a character set, repeated": (("put", CONFIG, "target_modules", "@pattern:33"),),
+    "many character sets, repeated": (("put", CONFIG, "rank_pattern", "@patterns:33"),),
+    "many character sets and ranges": (FAR, ("put", CONFIG, "rank_pattern", "@patterns:34")),
+    "a tokenizer above its size limit": (("sparse", "tokenizer.json", 65 << 20),),
+    "a model card above every size limit": (("sparse", MODEL_CARD, 33 << 30),),
+    "a sparse model card": (("sparse", MODEL_CARD, 5 << 30),),
+    "sparse weights": (("sparse_tensor", 0, 1 << 30),),
+    "a sparse factor below the limit": (("sparse_tensor", 0, 1 << 20),),
 }
 
 
 @pytest.mark.parametrize("variant", ["plain", "dora"])
 @pytest.mark.parametrize("found", FOUND)
-def test_what_fuzzing_found_is_mended(
+def test_cases_found_by_fuzzing_stay_fixed(
     found: str, variant: str, bases: Mapping[str, BaseFiles]
 ) -> None:
     assert run(Recipe(variant, ALL, FOUND[found]), bases) in OUTCOMES
 
 
 @pytest.mark.parametrize("name", [*EXPECTED_FILES, TRAINING_LOG])
-def test_any_file_may_be_larger_than_anything_that_is_read(
-    name: str, bases: Mapping[str, BaseFiles]
-) -> None:
-    """With every other file beside it, so that each rule looks at what it can find."""
+def test_any_file_may_be_larger_than_every_limit(name: str, bases: Mapping[str, BaseFiles]) -> None:
+    """All other files are present, so that every rule runs."""
     extras = ("tokenizer", "template", "older", "card", "manifest")
     for size in (65 << 20, 33 << 30):
         assert run(Recipe("plain", extras, (("sparse", name, size),)), bases) in OUTCOMES
@@ -188,7 +186,7 @@ def test_any_file_may_be_larger_than_anything_that_is_read(
 
 @pytest.mark.parametrize("variant", HEALTHY)
 def test_any_tensor_may_have_any_shape(variant: str, bases: Mapping[str, BaseFiles]) -> None:
-    """One tensor of each kind, as every rule sees it with the base at hand."""
+    """One tensor of each kind, with a base, so that every rule runs."""
     names = list(HEALTHY[variant]().tensors)
     kinds = {re.sub(r"\d+", "", name): index for index, name in enumerate(names)}
     for index in kinds.values():
@@ -197,7 +195,7 @@ def test_any_tensor_may_have_any_shape(variant: str, bases: Mapping[str, BaseFil
             assert run(Recipe(variant, (), (step,)), bases) == "rejected"
 
 
-def test_the_worst_of_everything_together_takes_no_longer_than_promised(
+def test_the_combination_of_expensive_cases_is_within_the_time_limit(
     bases: Mapping[str, BaseFiles],
 ) -> None:
     steps = (
@@ -212,31 +210,31 @@ def test_the_worst_of_everything_together_takes_no_longer_than_promised(
     assert run(Recipe("plain", ALL, steps), bases) == "rejected"
 
 
-# The oracle itself: it must see what it is there to see.
+# The oracle itself must find what it is made for.
 
 
 @pytest.fixture
-def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Spoiler":
-    return Spoiler(build(Recipe("plain"), tmp_path), monkeypatch)
+def linted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "MisbehavingLinter":
+    return MisbehavingLinter(build(Recipe("plain"), tmp_path), monkeypatch)
 
 
-class Spoiler:
-    """A healthy folder, linted by something that does more than it may."""
+class MisbehavingLinter:
+    """A healthy folder, linted by a linter that runs some code first."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self._patch = monkeypatch
 
-    def outcome(self, deed: str, base: BaseFiles) -> str:
-        def deceitful(folder: AdapterFolder, base: BaseFiles | None = None) -> LintReport:
-            exec(deed, {"folder": folder.path, "os": os, "subprocess": subprocess, "sys": sys})
+    def outcome(self, action: str, base: BaseFiles) -> str:
+        def misbehaving(folder: AdapterFolder, base: BaseFiles | None = None) -> LintReport:
+            exec(action, {"folder": folder.path, "os": os, "subprocess": subprocess, "sys": sys})
             return lint(folder, base)
 
-        self._patch.setattr(oracle, "lint", deceitful)
+        self._patch.setattr(oracle, "lint", misbehaving)
         return check(self.folder, base)
 
 
-DEEDS = {
+ACTIONS = {
     "open('/dev/full', 'w')": "open",
     "os.mkdir(folder / 'x')": "os.mkdir",
     "(folder / 'README.md').open('rb').close()": "open",
@@ -257,42 +255,38 @@ DEEDS = {
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limits and /proc")
-@pytest.mark.parametrize("deed", DEEDS)
-def test_a_linter_that_does_more_than_it_may_is_found_out(
-    deed: str, spoilt: Spoiler, bases: Mapping[str, BaseFiles]
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_forbidden_action_of_the_linter_is_found(
+    action: str, linted: MisbehavingLinter, bases: Mapping[str, BaseFiles]
 ) -> None:
     for name in ("README.md", "kept.bin"):
-        (spoilt.folder / name).write_text("x")
-    with pytest.raises(BrokenPromise, match=DEEDS[deed]):
-        spoilt.outcome(deed, bases["whole"])
+        (linted.folder / name).write_text("x")
+    with pytest.raises(BrokenPromise, match=ACTIONS[action]):
+        linted.outcome(action, bases["whole"])
     if hasattr(sys, "kept"):
         os.close(sys.kept)
         del sys.kept
 
 
-def test_a_linter_that_hangs_is_found_out(
-    spoilt: Spoiler, bases: Mapping[str, BaseFiles], monkeypatch: pytest.MonkeyPatch
+def test_a_linter_that_hangs_is_found(
+    linted: MisbehavingLinter, bases: Mapping[str, BaseFiles], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oracle, "MAX_SECONDS", 0.1)
     with pytest.raises(BrokenPromise, match="too long"):
-        spoilt.outcome("while True: pass", bases["whole"])
+        linted.outcome("while True: pass", bases["whole"])
 
 
-def test_a_linter_that_does_nothing_more_is_not(
-    spoilt: Spoiler, bases: Mapping[str, BaseFiles]
-) -> None:
-    assert spoilt.outcome("", bases["whole"]) == "accepted"
+def test_a_correct_linter_passes(linted: MisbehavingLinter, bases: Mapping[str, BaseFiles]) -> None:
+    assert linted.outcome("", bases["whole"]) == "accepted"
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root reads every file")
+@pytest.mark.skipif(os.getuid() == 0, reason="root can read every file")
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, MODEL_CARD, "tokenizer.json", MANIFEST])
-def test_a_file_that_may_not_be_read_is_a_finding(
-    name: str, bases: Mapping[str, BaseFiles]
-) -> None:
+def test_an_unreadable_file_gives_a_verdict(name: str, bases: Mapping[str, BaseFiles]) -> None:
     assert run(Recipe("plain", ALL, (("closed", name),)), bases) in OUTCOMES
 
 
-def test_a_folder_that_is_none_is_a_typed_error(
+def test_a_path_that_is_not_a_folder_is_a_typed_error(
     tmp_path: Path, bases: Mapping[str, BaseFiles]
 ) -> None:
     for kind in ("nothing", "file", "pipe", "loop"):
@@ -301,13 +295,13 @@ def test_a_folder_that_is_none_is_a_typed_error(
         AdapterFolder.open(tmp_path / "a\0b")
 
 
-def test_every_variant_can_be_drawn() -> None:
+def test_every_variant_can_be_built() -> None:
     assert {name for name in HEALTHY if pristine(name, ())} == set(HEALTHY)
 
 
-def test_idle_patterns_are_matched_once_for_all_rules(
+def test_unused_patterns_are_matched_once_for_all_rules(
     bases: Mapping[str, BaseFiles],
 ) -> None:
-    spoilt = ("put", CONFIG, "rank_pattern", "@patterns:39")
-    # Matched for each rule anew, this one outran the time that all patterns have together.
-    assert run(Recipe("unsloth_regex", ("tokenizer",), (spoilt,)), bases) == "accepted"
+    step = ("put", CONFIG, "rank_pattern", "@patterns:39")
+    # If every rule matched it again, it would exceed the budget of all patterns.
+    assert run(Recipe("unsloth_regex", ("tokenizer",), (step,)), bases) == "accepted"

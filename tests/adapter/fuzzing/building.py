@@ -1,4 +1,4 @@
-"""A recipe becomes a folder, by its steps in the order of their phases."""
+"""Builds the folder of a recipe by running its steps, ordered by phase."""
 
 import contextlib
 import functools
@@ -33,14 +33,14 @@ from tests.adapter.tiny_base import WORDS, tokenizer_files, write_base
 
 DOCUMENTS, PLACES = 1, 3
 PHASES = ((call, *ON_TENSORS), ON_DOCUMENTS, ON_BYTES, ON_PLACES)
-"""The steps in the order of their work; those of the last phase find the folder on the disk."""
+"""The steps in the order in which they run; those of the last phase change the file system."""
 STEPS = {apply.__name__: (phase, apply) for phase, steps in enumerate(PHASES) for apply in steps}
 
 EXTRAS = ("tokenizer", "template", "older", "card", "manifest")
 
 
 def write_bases(room: Path) -> Mapping[str, BaseFiles]:
-    """Write the bases that adapters are compared with: one whole, one tied, one without weights."""
+    """Write the bases to compare with: a complete one, a tied one, one without weights."""
     whole, tied = write_base(room / "whole"), write_base(room / "tied", tie_word_embeddings=True)
     bare = write_base(room / "bare")
     for name in ("model.safetensors", TOKENIZER, SETTINGS):
@@ -50,7 +50,7 @@ def write_bases(room: Path) -> Mapping[str, BaseFiles]:
 
 @functools.cache
 def pristine(variant: str, extras: tuple[str, ...]) -> Mapping[str, bytes]:
-    """Return a healthy adapter's files by name."""
+    """Return the files of a healthy adapter by name."""
     adapter = HEALTHY[variant]()
     if "tokenizer" in extras:
         adapter.files |= tokenizer_files()
@@ -82,7 +82,7 @@ def pristine(variant: str, extras: tuple[str, ...]) -> Mapping[str, bytes]:
 
 
 def build(recipe: Recipe, room: Path) -> Path:
-    """Make the folder in an empty room, and return the path to lint."""
+    """Make the folder in an empty directory, and return the path to lint."""
     image = Image(dict(pristine(recipe.variant, recipe.extras)), room)
     ordered = sorted(recipe.steps, key=lambda each: STEPS[each[0]][0])
     for name, *arguments in (each for each in ordered if STEPS[each[0]][0] < PLACES):
@@ -96,20 +96,20 @@ def build(recipe: Recipe, room: Path) -> Path:
         (outside / name).write_text(f'{{"{CANARY}": 1}}')
     try:
         image.folder.mkdir()
-    except OSError:  # a file system that takes no such name
+    except OSError:  # the file system rejects such a name
         image.name = "adapter"
         image.folder.mkdir()
     for name, content in image.files.items():
         (image.folder / name).parent.mkdir(exist_ok=True)
         (image.folder / name).write_bytes(content)
     for name, *arguments in (each for each in ordered if STEPS[each[0]][0] == PLACES):
-        with contextlib.suppress(OSError):  # a file system that cannot do it
+        with contextlib.suppress(OSError):  # the file system does not support it
             STEPS[name][1](image, *arguments)
     return image.folder
 
 
 def clear(room: Path) -> None:
-    """Remove a room and what was built there."""
+    """Remove a directory and what was built in it."""
     for folder in (room, *room.iterdir()):
         if folder.is_dir() and not folder.is_symlink():
             folder.chmod(0o700)

@@ -1,4 +1,4 @@
-"""The strategies: recipes, and the steps and values that they are drawn of."""
+"""The hypothesis strategies for recipes, and for their steps and values."""
 
 import json
 from typing import Any
@@ -124,7 +124,7 @@ _SOUND = sorted(
         if value != base_config().get(name)
     }
 )
-"""Fields as the healthy variants set them, to be put into others."""
+"""Fields as the healthy variants set them, to be set in other variants."""
 
 _JSON_STEPS = (
     st.sampled_from(_SOUND).map(lambda pair: ("put", CONFIG, *pair)),
@@ -195,11 +195,11 @@ _PLACE_STEPS = (
 
 
 def recipes(*, quick: bool = False, max_steps: int = 4) -> st.SearchStrategy[Recipe]:
-    """Draw recipes of one to some steps, from any healthy variant.
+    """Return a strategy for recipes of one or more steps on any healthy variant.
 
     Args:
-        quick: Leave out what keeps the linter busy for seconds, as it may.
-        max_steps: How many steps there are at most.
+        quick: Exclude steps that legitimately keep the linter busy for seconds.
+        max_steps: The maximum number of steps.
     """
     any_step = st.one_of(
         st.one_of(*_JSON_STEPS),
@@ -232,7 +232,7 @@ def recipes(*, quick: bool = False, max_steps: int = 4) -> st.SearchStrategy[Rec
 
 
 def _lighter(heavy: Step) -> Step:
-    """Make a step smaller: fewer patterns and tensors, and no template without end."""
+    """Make a step cheaper: fewer patterns and tensors, and no endless template."""
     match heavy:
         case ("swarm", kind, count):
             return ("swarm", kind, min(count, 300))

@@ -1,4 +1,4 @@
-"""Steps on the file system: links, pipes, holes, rights and names."""
+"""Steps on the file system: links, pipes, sparse files, permissions and names."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from tests.adapter.packing import pack
 
 
 def call(image: Image, name: str) -> None:
-    """Give the folder itself another name."""
+    """Rename the folder itself."""
     image.name = name
 
 
@@ -41,7 +41,7 @@ def special(image: Image, name: str, kind: str) -> None:
 
 
 def beside(image: Image, name: str, content: bytes) -> None:
-    """Lay a file beside the others, under any name that the file system takes."""
+    """Add a file with any name that the file system accepts."""
     image.vacant(name).write_bytes(content)
 
 
@@ -51,7 +51,7 @@ def many(image: Image, count: int) -> None:
 
 
 def sparse(image: Image, name: str, size: int) -> None:
-    """Make a file end far behind its content, with nothing between."""
+    """Extend a file by a hole."""
     if name in image.files:
         path = image.regular(name)
     else:
@@ -61,7 +61,7 @@ def sparse(image: Image, name: str, size: int) -> None:
 
 
 def sparse_tensor(image: Image, index: int, columns: int) -> None:
-    """Declare a tensor of gigabytes, truly, in a file that has no block of it."""
+    """Declare a tensor of gigabytes in a sparse file that really has this size."""
     path = image.regular(WEIGHTS)
     try:
         tensors = unpack(image.files[WEIGHTS])
@@ -69,7 +69,7 @@ def sparse_tensor(image: Image, index: int, columns: int) -> None:
         rows = (*tensors.pop(name)[1], 4)[0]
         text, data = split(pack(tensors))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return  # an earlier step has spoilt the file already
+        return  # an earlier step has corrupted the file already
     header = json.loads(text)
     shape = [min(rows, 1 << 10), columns]
     stop = len(data) + 4 * math.prod(shape)
@@ -81,7 +81,7 @@ def sparse_tensor(image: Image, index: int, columns: int) -> None:
 
 
 def closed(image: Image, name: str) -> None:
-    """Take away the right to read; root reads all the same."""
+    """Remove the read permission; root can still read."""
     image.regular(name).chmod(0)
 
 
@@ -90,7 +90,7 @@ def remove(image: Image, name: str) -> None:
 
 
 def instead(image: Image, kind: str) -> None:
-    """Have something else than a folder under the adapter's path."""
+    """Replace the adapter's path by something that is not a folder."""
     folder, away = image.folder, image.room / "away"
     folder.rename(away)
     if kind == "link":

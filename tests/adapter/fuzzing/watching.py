@@ -1,7 +1,6 @@
-"""What linting does beside its work, written down.
+"""Records forbidden actions of the linter by an audit hook of Python.
 
-Python calls an audit hook at each of these deeds; a hook cannot be removed, so it looks for a
-watch.
+A hook cannot be removed, so it checks whether a recording is in progress.
 """
 
 import contextlib
@@ -18,9 +17,9 @@ from typing import Any
 from phi3_lora_qa.adapter.folder import EXPECTED_FILES, TEMPLATE_FOLDER, TRAINING_LOG, is_loaded
 
 CHILD = "phi3_lora_qa.adapter.bounded_process_start"
-"""The only program that linting may start: it sets limits to itself, then runs another."""
+"""The only program that the linter may start: it limits itself, then runs another program."""
 
-_DEEDS = (
+_FORBIDDEN = (
     "socket.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "os.startfile", "os.remove",
     "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
     "os.chown", "os.utime", "os.setxattr", "os.removexattr", "shutil.", "tempfile.",
@@ -30,51 +29,51 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass
-class _Watch:
+class _Recording:
     folder: str
     thread: int
-    deeds: list[tuple[str, str]]
+    actions: list[tuple[str, str]]
 
 
-_watch: _Watch | None = None
+_recording: _Recording | None = None
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    watch = _watch
-    if watch is None or threading.get_ident() != watch.thread:
+    recording = _recording
+    if recording is None or threading.get_ident() != recording.thread:
         return
     if event == "open":
-        bad = _is_bad_open(watch.folder, *arguments)
+        bad = _is_bad_open(recording.folder, *arguments)
     else:
         allowed = _is_child(event, arguments) or _is_private(event, arguments)
-        bad = event.startswith(_DEEDS) and not allowed
+        bad = event.startswith(_FORBIDDEN) and not allowed
     if bad:
-        watch.deeds.append((event, repr(arguments)[:500]))
+        recording.actions.append((event, repr(arguments)[:500]))
 
 
 def _is_bad_open(folder: str, path: Any, mode: str | None, flags: int) -> bool:
-    """Whether a file is opened for writing, or one of the adapter's that must be left alone."""
+    """Whether a file is opened for writing, or is a file of the adapter that must not be read."""
     if isinstance(path, int):  # a pipe to the child
         return False
     text = os.fsdecode(path)
     if flags & _WRITES or set(mode or "") & set("wax+"):
-        return text != os.devnull and not text.startswith(_private_place())
+        return text != os.devnull and not text.startswith(_private_prefix())
     inside = text.startswith(folder)
     inner = text.removeprefix(folder)
     read = inner in (*EXPECTED_FILES, TRAINING_LOG, TEMPLATE_FOLDER) or is_loaded(inner)
     return inside and not (read and flags & os.O_NOFOLLOW)
 
 
-def _private_place() -> str:
-    """Where a tokenizer's files are copied to, for the child that tries them."""
+def _private_prefix() -> str:
+    """Return the path prefix of the private copies of tokenizer files."""
     return os.path.join(tempfile.gettempdir(), "phi3-lora-qa-")  # noqa: PTH118
 
 
 def _is_private(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether a deed is one of making that place, or of clearing it by its open folder."""
+    """Whether an action creates a private copy, or removes one through its open folder."""
     if event in ("os.remove", "os.rmdir") and arguments[1] != -1:
-        return True  # a name in an open folder: the adapter's is held to be as it was
-    return bool(arguments) and str(arguments[0]).startswith(_private_place())
+        return True  # relative to an open folder; the oracle checks that the adapter's is unchanged
+    return bool(arguments) and str(arguments[0]).startswith(_private_prefix())
 
 
 def _is_child(event: str, arguments: tuple[Any, ...]) -> bool:
@@ -90,12 +89,12 @@ def _install() -> None:
 
 
 @contextlib.contextmanager
-def watched(folder: Path, deeds: list[tuple[str, str]]) -> Iterator[None]:
-    """Write down every deed that no linting may do."""
-    global _watch  # noqa: PLW0603 - a hook has no other place to look
+def recorded_actions(folder: Path, actions: list[tuple[str, str]]) -> Iterator[None]:
+    """Record every action that the linter must not do."""
+    global _recording  # noqa: PLW0603 - the hook has no other way to find it
     _install()
-    _watch = _Watch(f"{folder}{os.sep}", threading.get_ident(), deeds)
+    _recording = _Recording(f"{folder}{os.sep}", threading.get_ident(), actions)
     try:
         yield
     finally:
-        _watch = None
+        _recording = None
