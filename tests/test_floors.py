@@ -13,8 +13,9 @@ import phi3_lora_qa
 PACKAGE = Path(phi3_lora_qa.__file__).parent
 FLOORS = {
     "errors": -1, "setting_specs": -1, "reading": -1,  # import nothing; all may import them
-    "exit_codes": -1,
+    "exit_codes": -1, "close_match": -1,
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
+    "atomic_write": 0,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,

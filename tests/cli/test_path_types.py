@@ -84,7 +84,7 @@ def test_a_strange_path_is_one_line(
     (line,) = told.err.splitlines()
     assert line.startswith("phi3-lora-qa: error: ")
     assert "; " in line or kind == "long path"
-    assert "fault of phi3-lora-qa" not in line
+    assert "internal error in phi3-lora-qa" not in line
     assert told.out == ""
 
 

@@ -68,3 +68,34 @@ def test_a_base_that_is_not_here_yet_is_held_against_it_only_by_a_later_stage(
     if stages:
         bench.run.stages = frozenset(stages)
     assert outcome(bench, "base") == wanted
+
+
+def test_a_family_that_an_error_blocks_is_not_run_with_the_file_to_fix(
+    make_bench: MakeBench, adapter_copy: Copy
+) -> None:
+    """Not even a NaN in the weights is found then, so that "passed" would be untrue."""
+    folder = adapter_copy("broken")
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 8', '"r": 0'))
+    bench = make_bench(folder)
+    checks = {check.name: check for check in static.checks(Selection())}
+    with pytest.raises(CheckFailedError) as failed:
+        checks["config"].run(bench)
+    assert failed.value.outcome is Outcome.FAILED
+    for name in ("values", "linter_completed"):
+        with pytest.raises(CheckFailedError) as blocked:
+            checks[name].run(bench)
+        assert blocked.value.outcome is Outcome.NOT_RUN
+        assert blocked.value.fix == "fix adapter_config.json first"
+        assert "(fix adapter_config.json first)" in blocked.value.message
+
+
+def test_the_places_beyond_the_listed_ones_are_counted(
+    make_bench: MakeBench, adapter_copy: Copy
+) -> None:
+    folder = adapter_copy("programs")
+    for number in range(12):
+        (folder / f"{number}.py").write_text("")
+    check = next(check for check in static.checks(Selection()) if check.name == "files")
+    held = check.run(make_bench(folder))
+    assert "; 12 warnings or notes" in held.message

@@ -24,8 +24,7 @@ DEFAULT_VLLM_RANK = 16
     "export-merge",
     severity=Severity.INFO,
     title="The adapter can be merged into the base",
-    why="peft raises an error when it is asked to merge the adapter, so it cannot be served "
-    "merged.",
+    why="peft raises an error if you merge the adapter, so it can only be served unmerged.",
     fix="serve it unmerged with peft, or train without the field",
     needs=["config"],
 )

@@ -46,7 +46,7 @@ def test_errors_that_have_nowhere_to_go_are_not_taken_for_output() -> None:
 @pytest.mark.slow
 def test_sigterm_ends_a_training_without_a_half_adapter(tmp_path: Path) -> None:
     place = tmp_path / "adapter"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [*COMMAND, "train", str(root / "fixtures" / "tiny" / "train.toml")]
     with subprocess.Popen(
         [*command, "--set", f"output.dir={str(place)!r}"],
