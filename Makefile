@@ -91,9 +91,9 @@ fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what brea
 # a short machine can do.
 attack: .venv/ready ## everything that is known to have been tried against the gate, in all combinations
 	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/pytest_plugin \
-		tests/adapter/test_loader_rules.py tests/adapter/tokenizer/test_tokenizer_behaviour.py \
-		tests/adapter/chat_template/test_template_files.py tests/adapter/chat_template/test_template_comparison.py \
-		tests/adapter/test_safety.py tests/adapter/test_fuzz.py tests/scoring/test_deadline.py \
+		tests/adapter/rules/test_loader_files.py tests/adapter/tokenizer \
+		tests/adapter/chat_template tests/adapter/scenarios \
+		tests/adapter/test_safety.py tests/scoring/test_deadline.py \
 		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/test_short_machine.py \
 		tests/gate/test_short_machine.py tests/report/test_report_folder.py
 

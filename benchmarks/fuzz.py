@@ -4,8 +4,8 @@ Usage: python benchmarks/fuzz.py [--folders 20000] [--seed 0] [--workers 2]
        python benchmarks/fuzz.py --recipe "('plain', (), (('retitle', 0, ''),), 'whole')"
 
 The strategies of tests/adapter/fuzzing/ generate each folder, and the oracle there checks it; every
-tenth also goes through the command line. A worker has 3 GiB of address space. A worker that dies, or
-is silent for a minute, is restarted, and its folder counts as a failure. The exit status is 1 if
+tenth also goes through the command line. A worker has 3 GiB of address space. A worker that dies
+or is silent for a minute is restarted, and its folder counts as a failure. The exit status is 1 if
 anything was found.
 """
 

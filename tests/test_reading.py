@@ -2,9 +2,8 @@
 
 import ast
 import os
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 import phi3_lora_qa
 from phi3_lora_qa import reading
 from phi3_lora_qa.reading import open_regular, read_regular, read_text, require_regular
+from tests.unreadable_paths import UNREADABLE
 
 PACKAGE = Path(phi3_lora_qa.__file__).parent
 ALLOWED = {
@@ -78,60 +78,6 @@ def test_opening_a_file_elsewhere_would_be_found(code: str) -> None:
     assert list(opens(ast.parse(code))) == [1]
 
 
-def make_pipe(path: Path) -> Path:
-    os.mkfifo(path)
-    return path
-
-
-def make_socket(path: Path) -> Path:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-    return path
-
-
-def make_loop(path: Path) -> Path:
-    path.symlink_to(path)
-    return path
-
-
-def make_link_to_pipe(path: Path) -> Path:
-    path.symlink_to(make_pipe(path.with_name("pipe")))
-    return path
-
-
-def make_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def make_huge(path: Path) -> Path:
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-    return path
-
-
-UNREADABLE: dict[str, Callable[[Path], Path | str]] = {
-    "missing": lambda path: path,
-    "folder": make_folder,
-    "pipe": make_pipe,
-    "socket": make_socket,
-    "loop": make_loop,
-    "link to a pipe": make_link_to_pipe,
-    "zero": lambda _: Path("/dev/zero"),
-    "full": lambda _: Path("/dev/full"),
-    "null": lambda _: Path("/dev/null"),
-    "terminal": lambda _: Path("/dev/tty"),
-    "long name": lambda path: path.with_name("a" * 300),
-    "long path": lambda path: path / "/".join(["a" * 200] * 30),
-    "NUL": lambda path: f"{path}\0",
-    "surrogate": lambda path: f"{path}\ud800",
-    "not text": lambda path: f"{path}\udcff",
-    "line break": lambda path: f"{path}\n::error::x",
-    "empty": lambda _: "",
-    "huge": make_huge,
-}
-
-
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_a_path_that_is_not_a_regular_file_is_an_os_error_at_once(
     kind: str, tmp_path: Path
@@ -153,7 +99,7 @@ def test_a_regular_file_is_also_read_through_a_link(tmp_path: Path) -> None:
     with open_regular(tmp_path / "b") as handle:
         assert handle.read(3) == b"\xef\xbb\xbf"
     require_regular(tmp_path / "b", 9)
-    with pytest.raises(OSError, match="^larger than 8 bytes$"):
+    with pytest.raises(OSError, match=r"^larger than 8 bytes$"):
         read_regular(tmp_path / "b", 8)
 
 
@@ -169,13 +115,13 @@ def test_a_file_that_is_replaced_by_a_pipe_does_not_block(
         return true(path, flags)
 
     monkeypatch.setattr(os, "open", swapped)
-    with pytest.raises(OSError, match="^not a regular file: it is a pipe$"):
+    with pytest.raises(OSError, match=r"^not a regular file: it is a pipe$"):
         read_regular(tmp_path / "a", 9)
 
 
 def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path: Path) -> None:
     """Files in /proc report a size of zero."""
-    with pytest.raises(OSError, match="^larger than 3 bytes$"):
+    with pytest.raises(OSError, match=r"^larger than 3 bytes$"):
         read_regular("/proc/self/status", 3)
 
 

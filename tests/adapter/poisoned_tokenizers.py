@@ -13,6 +13,47 @@ TINY = bundled("tiny") / "base"
 Change = Callable[[Path], object]
 
 
+def old_base(folder: Path) -> Path:
+    """Write the tiny base in the layout of Phi-3's repository: by transformers 4.40."""
+    shutil.copytree(TINY, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    del content["model"]["ignore_merges"]
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    steps = [{"type": "Prepend", "prepend": "▁"}, replace]
+    content |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
+    added = content["added_tokens"]
+    settings |= {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": False,
+        "chat_template": (folder / "chat_template.jinja").read_text(),
+        "added_tokens_decoder": {
+            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"}
+            for entry in added
+        },
+    }
+    special = {n: v for n, v in settings.items() if n.endswith("_token") and type(v) is str}
+    (folder / "chat_template.jinja").unlink()
+    for name, value in {
+        "tokenizer.json": content,
+        "tokenizer_config.json": settings,
+        "special_tokens_map.json": special,
+        "added_tokens.json": {entry["content"]: entry["id"] for entry in added},
+    }.items():
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+WITHOUT_MODEL = ("config.json", "generation_config.json", "model.safetensors")
+
+
+def copied(base: Path, folder: Path) -> Path:
+    """Copy the tokenizer files of a base."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*WITHOUT_MODEL))
+    return folder
+
+
 def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
     def apply(folder: Path) -> None:
         path = folder / name

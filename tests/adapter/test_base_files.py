@@ -99,7 +99,7 @@ def test_a_folder_that_is_not_a_phi3_is_an_error(
 
 def test_a_config_without_sizes_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "phi3", "hidden_size": true}')
-    with pytest.raises(BaseModelError, match="not valid for a Phi-3: .*; download it again"):
+    with pytest.raises(BaseModelError, match=r"not valid for a Phi-3: .*; download it again"):
         BaseFiles.open(tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from phi3_lora_qa.__main__ import main
 from phi3_lora_qa.models.registry import bundled
-from tests.test_reading import STRANGE
+from tests.unreadable_paths import UNREADABLE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX's")
 
@@ -60,7 +60,7 @@ def status_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in STRANGE if kind not in IMPOSSIBLE])
+@pytest.mark.parametrize("kind", [kind for kind in UNREADABLE if kind not in IMPOSSIBLE])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_strange_path_is_one_line(
     command: str,
@@ -73,7 +73,7 @@ def test_a_strange_path_is_one_line(
         pytest.skip("not an error of the path")
     monkeypatch.chdir(tmp_path)
     arguments, suffix = COMMANDS[command]
-    path = str(STRANGE[kind](tmp_path / f"x{suffix}"))
+    path = str(UNREADABLE[kind](tmp_path / f"x{suffix}"))
     if path.startswith("/dev/"):
         link = tmp_path / f"device{suffix}"
         link.symlink_to(path)

@@ -17,7 +17,7 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from tests.adapter.adapters import plain
 from tests.adapter.chat_templates import GOOD, MINI
 
-OURS, THEIRS = (ChatTemplate(name="default", text=text, where="x") for text in (GOOD, MINI))
+OURS, THEIRS = (ChatTemplate(name="default", text=text, file="x") for text in (GOOD, MINI))
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ OURS, THEIRS = (ChatTemplate(name="default", text=text, where="x") for text in (
     [
         (Comparison(error="took too long"), TemplateMatch.DIFFERENT),
         (Comparison(same_form=True), TemplateMatch.SAME),
-        (Comparison(missing=(3,)), TemplateMatch.UNREACHED_BRANCH),
+        (Comparison(uncovered_lines=(3,)), TemplateMatch.UNREACHED_BRANCH),
         (Comparison(), TemplateMatch.SEEMS_SAME),
     ],
 )
@@ -36,9 +36,9 @@ def test_a_match_follows_from_the_comparison(comparison: Comparison, match: Temp
 
 
 def test_a_shadowed_template_is_replaced_by_the_one_of_its_name_or_the_default() -> None:
-    own = ChatTemplates(taken={"default": THEIRS}, shadowed=(OURS,))
+    own = ChatTemplates(active={"default": THEIRS}, shadowed=(OURS,))
     assert shadowing(own, OURS) is THEIRS
-    assert shadowing(own, ChatTemplate(name="tool_use", text="", where="x")) is THEIRS
+    assert shadowing(own, ChatTemplate(name="tool_use", text="", file="x")) is THEIRS
 
 
 def test_a_known_template_is_not_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,5 +47,5 @@ def test_a_known_template_is_not_rendered(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(template_results, "render_and_compare", fail)
     folder = AdapterFolder.open(plain().save(tmp_path))
-    own = ChatTemplates(taken={"default": THEIRS}, shadowed=())
+    own = ChatTemplates(active={"default": THEIRS}, shadowed=())
     assert render_templates(own, None, (folder,)) == TemplateResults()

@@ -93,7 +93,7 @@ def _check_report(report: LintReport, folder: Path) -> None:
 
 
 def _check_accepted(folder: Path) -> None:
-    """Check that an accepted folder has only regular files, and that the reference parser agrees."""
+    """Check that an accepted folder has only regular files, and the reference parser agrees."""
     from safetensors import safe_open
 
     for path in folder.iterdir():

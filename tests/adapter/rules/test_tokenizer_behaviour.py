@@ -8,7 +8,11 @@ import pytest
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rules import tokenizer_behaviour as rules
-from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import Difference, Kind, Trial
+from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import (
+    Difference,
+    DifferenceKind,
+    TokenizerComparison,
+)
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.adapters import plain
 
@@ -18,24 +22,29 @@ def context(tmp_path: Path) -> LintContext:
     return LintContext(AdapterFolder.open(plain().save(tmp_path)), None)
 
 
-def difference(kind: Kind) -> Difference:
-    return Difference(way="transformers", kind=kind, text="a b", ours="[1]", theirs="[2]", count=3)
+def difference(kind: DifferenceKind) -> Difference:
+    return Difference(
+        loader="transformers", kind=kind, text="a b", ours="[1]", theirs="[2]", count=3
+    )
 
 
 def use_trial(monkeypatch: pytest.MonkeyPatch, **results: Any) -> None:
-    nothing: dict[str, Any] = {"failed": {}, "words": {}, "like": {}}
-    monkeypatch.setattr(LintContext, "tokenizer_trial", Trial(**nothing | results))
+    nothing: dict[str, Any] = {"load_errors": {}, "new_words": {}, "matched_variants": {}}
+    monkeypatch.setattr(LintContext, "tokenizer_trial", TokenizerComparison(**nothing | results))
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Kind.IDS, "encodes 'a b' as [1], but the base's as [2] (3 texts differ)"),
-        (Kind.TEXT, "decodes the tokens of 'a b' as [1], but the base's as [2] (3 texts differ)"),
+        (DifferenceKind.IDS, "encodes 'a b' as [1], but the base's as [2] (3 texts differ)"),
+        (
+            DifferenceKind.TEXT,
+            "decodes the tokens of 'a b' as [1], but the base's as [2] (3 texts differ)",
+        ),
     ],
 )
 def test_a_difference_is_reported_with_both_results(
-    kind: Kind, message: str, context: LintContext, monkeypatch: pytest.MonkeyPatch
+    kind: DifferenceKind, message: str, context: LintContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_trial(monkeypatch, differences=(difference(kind),))
     (found,) = rules.behaviour.check(context)
@@ -46,7 +55,7 @@ def test_a_difference_is_reported_with_both_results(
 def test_an_untrained_word_is_reported_with_its_id(
     context: LintContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_trial(monkeypatch, words={"refund": 99})
+    use_trial(monkeypatch, new_words={"refund": 99})
     (found,) = rules.words.check(context)
     assert found.message == "'refund' was added as token 99, but not trained"
     assert list(rules.trained_words.check(context)) == []
@@ -55,7 +64,7 @@ def test_an_untrained_word_is_reported_with_its_id(
 def test_an_unreadable_file_is_reported_with_the_readers_fix(
     context: LintContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(context: LintContext) -> Trial:
+    def fail(context: LintContext) -> TokenizerComparison:
         raise AdapterError("x is broken", "save x again")
 
     monkeypatch.setattr(LintContext, "tokenizer_trial", property(fail))

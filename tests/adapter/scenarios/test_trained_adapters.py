@@ -1,4 +1,4 @@
-"""What peft itself trains and saves is accepted, and does load: the linter knows the real thing."""
+"""Adapters that peft trains and saves are accepted, and load in peft."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from tests.variants import FUSED, VARIANTS, train
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_peft_trained_is_accepted_and_means_the_same_to_peft(
+def test_an_adapter_that_peft_trained_is_accepted_with_pefts_scaling(
     variant: str, model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
     import torch
@@ -59,7 +59,7 @@ def test_an_untrained_adapter_of_each_kind_is_rejected(model: Any, tmp_path: Pat
         assert {f.rule for f in report.findings} == {"values-untrained"}
 
 
-def test_what_peft_merges_is_accepted_but_not_an_adapter_minus_itself(
+def test_combined_adapters_are_accepted_except_an_adapter_minus_itself(
     model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
     from peft import PeftModel
@@ -88,10 +88,10 @@ def test_what_peft_merges_is_accepted_but_not_an_adapter_minus_itself(
 
 
 @pytest.mark.parametrize("label", ["pissa", "olora"])
-def test_an_adapter_converted_from_another_start_is_accepted(
+def test_an_adapter_converted_from_pissa_or_olora_is_accepted(
     label: Any, model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
-    """Its second half takes away what it began as: the parts cancel to what was learned."""
+    """Its second half subtracts the initial factors; what is left is what was learned."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -118,10 +118,10 @@ def test_an_adapter_converted_from_another_start_is_accepted(
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
-def test_what_was_trained_in_any_dtype_on_a_base_in_any_is_accepted_and_attached(
+def test_adapters_of_any_dtype_on_a_base_of_any_dtype_are_accepted_and_attached(
     stored: str, dtype: str, model: Any, tmp_path: Path
 ) -> None:
-    """Of adapters with a copy of a table, which training rounds to its own dtype."""
+    """Adapters with a copy of a table, which training rounds to its dtype."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -148,7 +148,7 @@ def test_what_was_trained_in_any_dtype_on_a_base_in_any_is_accepted_and_attached
         assert checksum(plain) == before
 
 
-def test_names_with_the_default_adapter_name_load_in_peft_and_are_warned_of(
+def test_names_with_the_default_adapter_name_load_in_peft_and_are_a_warning(
     model: Any, model_files: BaseFiles, tmp_path: Path
 ) -> None:
     import torch
@@ -170,7 +170,7 @@ def test_names_with_the_default_adapter_name_load_in_peft_and_are_warned_of(
         assert torch.equal(loaded(tokens).logits, tuned(tokens).logits)
 
 
-def test_every_field_of_pefts_config_is_either_read_or_refused_by_name() -> None:
+def test_every_field_of_pefts_config_is_read_or_rejected_by_name() -> None:
     import dataclasses
 
     from peft import LoraConfig

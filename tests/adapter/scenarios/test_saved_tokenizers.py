@@ -1,4 +1,4 @@
-"""What the rules say of a tokenizer, held against what transformers makes of it."""
+"""The linter's verdict on a tokenizer agrees with what transformers loads."""
 
 import json
 import shutil
@@ -15,47 +15,14 @@ from phi3_lora_qa.adapter.folder import TOKENIZER_FILES, AdapterFolder
 from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import read_tokenizer
 from phi3_lora_qa.models.quiet import quiet
-from phi3_lora_qa.models.registry import bundled
 from tests.adapter.adapters import UNTRIED, base_config, plain
+from tests.adapter.poisoned_tokenizers import TINY, old_base
 
-TINY = bundled("tiny") / "base"
 TEXTS = (
     "Hello World, order 17 please",
     "<|user|>\n Where do 17 Grey herons nest?<|end|>\n<|assistant|>\nIn tall trees.<|end|>",
     "  two  blanks, a tab\tand é, <s>x</s> [PAD] <tool>",
 )
-
-
-def old_base(folder: Path) -> Path:
-    """The tiny base laid out as Phi-3's repository is: by transformers 4.40, with older files."""
-    shutil.copytree(TINY, folder)
-    content = json.loads((folder / "tokenizer.json").read_text())
-    given_settings = json.loads((folder / "tokenizer_config.json").read_text())
-    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
-    del content["model"]["ignore_merges"]
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    steps = [{"type": "Prepend", "prepend": "▁"}, replace]
-    content |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
-    added = content["added_tokens"]
-    given_settings |= {
-        "tokenizer_class": "LlamaTokenizer",
-        "add_bos_token": False,
-        "chat_template": (folder / "chat_template.jinja").read_text(),
-        "added_tokens_decoder": {
-            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"}
-            for entry in added
-        },
-    }
-    special = {n: v for n, v in given_settings.items() if n.endswith("_token") and type(v) is str}
-    (folder / "chat_template.jinja").unlink()
-    for name, value in {
-        "tokenizer.json": content,
-        "tokenizer_config.json": given_settings,
-        "special_tokens_map.json": special,
-        "added_tokens.json": {entry["content"]: entry["id"] for entry in added},
-    }.items():
-        (folder / name).write_text(json.dumps(value))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +37,7 @@ def load(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def against(folder: Path, base: Path) -> LintReport:
+def lint_with_base(folder: Path, base: Path) -> LintReport:
     return lint(AdapterFolder.open(folder), BaseFiles.open(base))
 
 
@@ -99,7 +66,7 @@ def set_attributes(**values: object) -> Callable[[Any], object]:
 
 
 TRAINED = {
-    "as it was": lambda tokenizer: None,
+    "unchanged": lambda tokenizer: None,
     "with a new pad token": pad_with("[PAD]"),
     "with <unk> as padding": pad_with("<unk>"),
     "truncated and padded": truncate,
@@ -116,21 +83,21 @@ TRAINED = {
 @pytest.mark.parametrize("layout", ["new", "old"])
 @pytest.mark.parametrize("in_a_file", [True, False])
 @pytest.mark.parametrize("how", TRAINED)
-def test_what_save_pretrained_writes_after_training_is_accepted(
+def test_a_tokenizer_saved_after_training_is_accepted(
     how: str, in_a_file: bool, layout: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     tokenizer = load(bases[layout])
     TRAINED[how](tokenizer)
     folder = plain().save(tmp_path)
     tokenizer.save_pretrained(folder, save_jinja_files=in_a_file)
-    # As the old base is laid out, so are Phi-3's; what is made of it does otherwise than the new.
+    # Phi-3's repositories have the layout of the old base, which loads differently from the new.
     for base in (bases[layout], bases["old"]) if in_a_file else ():
-        assert errors(against(folder, base)) == []
+        assert errors(lint_with_base(folder, base)) == []
     assert errors(lint(AdapterFolder.open(folder))) == []
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
-def test_a_copy_of_the_bases_own_files_is_accepted(
+def test_a_copy_of_the_bases_files_is_accepted(
     layout: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = plain().save(tmp_path)
@@ -138,11 +105,11 @@ def test_a_copy_of_the_bases_own_files_is_accepted(
         if (bases[layout] / name).exists():
             shutil.copy(bases[layout] / name, folder)
     for base in (bases[layout], bases["old"]):
-        assert errors(against(folder, base)) == []
+        assert errors(lint_with_base(folder, base)) == []
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
-def test_tokens_and_special_tokens_are_those_of_transformers(
+def test_tokens_and_special_tokens_equal_those_of_transformers(
     layout: str, bases: dict[str, Path]
 ) -> None:
     theirs, found = load(bases[layout]), read_tokenizer(BaseFiles.open(bases[layout]))
@@ -188,10 +155,10 @@ CHANGES = st.one_of(
 
 
 def change(folder: Path, *steps: tuple[Any, ...]) -> None:
-    """Write the tiny base's tokenizer into the folder, changed."""
+    """Write the tiny base's tokenizer into the folder, with changes."""
     content = json.loads((TINY / "tokenizer.json").read_text())
     own = json.loads((TINY / "tokenizer_config.json").read_text())
-    beside: dict[str, dict[str, Any]] = {}
+    others: dict[str, dict[str, Any]] = {}
     for step in steps:
         match step:
             case ("table", word, number, flags):
@@ -203,9 +170,9 @@ def change(folder: Path, *steps: tuple[Any, ...]) -> None:
                     **flags,
                 }
             case ("map", name, word):
-                beside.setdefault("special_tokens_map.json", {})[name] = word
+                others.setdefault("special_tokens_map.json", {})[name] = word
             case ("added", word, number):
-                beside.setdefault("added_tokens.json", {})[word] = number
+                others.setdefault("added_tokens.json", {})[word] = number
             case ("flags", place, flags):
                 content["added_tokens"][place] |= flags
             case ("list", word, number):
@@ -223,7 +190,7 @@ def change(folder: Path, *steps: tuple[Any, ...]) -> None:
                 content[name] = value
             case (name, value):
                 own[name] = value
-    files = {"tokenizer.json": content, "tokenizer_config.json": own, **beside}
+    files = {"tokenizer.json": content, "tokenizer_config.json": own, **others}
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value))
     shutil.copy(TINY / "chat_template.jinja", folder)
@@ -232,7 +199,7 @@ def change(folder: Path, *steps: tuple[Any, ...]) -> None:
 @pytest.mark.slow
 @settings(derandomize=True, database=None, deadline=None, max_examples=120)
 @given(st.lists(CHANGES, min_size=1, max_size=2))
-def test_whoever_loads_an_accepted_tokenizer_gets_the_bases_ids(
+def test_an_accepted_tokenizer_gives_the_bases_ids(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
 ) -> None:
     folder = tmp_path_factory.mktemp("changed")

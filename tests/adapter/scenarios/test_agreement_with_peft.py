@@ -1,9 +1,8 @@
-"""The linter and peft agree: what the linter accepts, peft takes whole, and leaves the base alone.
+"""The linter and peft agree: peft loads every accepted adapter completely, and keeps the base.
 
-Adapters that peft trained get drawn configs and drawn damage. peft's side is `attach`, which holds
-every tensor of the file against what arrived in the model, and every weight of the base against
-what it was. A fault that only the later stages can see (a flipped flag that changes the scaling)
-is accepted here, rightly.
+Adapters that peft trained get random configs and random damage. peft's side is `attach`, which
+compares every tensor of the file with the loaded one, and every weight of the base with its old
+value. Faults that only later stages can detect (a flag that changes the scaling) are accepted.
 """
 
 import json
@@ -86,7 +85,7 @@ def trained(model: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def draw(source: Path, folder: Path, chosen: random.Random) -> str:
-    """Copy an adapter, change its config and perhaps a tensor, and say what was done."""
+    """Copy an adapter, change its config and perhaps a tensor; return a description."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(source, folder)
@@ -105,7 +104,7 @@ def draw(source: Path, folder: Path, chosen: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
-def test_what_the_linter_accepts_peft_takes_whole(
+def test_peft_loads_every_accepted_adapter_completely(
     seed: int, model: Any, model_files: BaseFiles, trained: list[Path], tmp_path: Path
 ) -> None:
     import torch
