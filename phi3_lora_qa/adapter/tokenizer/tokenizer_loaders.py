@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.adapter.tokenizer.tokenizer_files import is_tiktoken
 from phi3_lora_qa.reading import read_regular
 
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -133,7 +134,7 @@ def load_all(
         loaders[TOKENIZERS] = lambda: load_with_tokenizers(
             read_regular(plain, MAX_TOKENIZER_BYTES).decode("utf-8")
         )
-    if pieces.is_file() and not is_tiktoken(pieces):
+    if pieces.is_file() and not is_tiktoken(read_regular(pieces, MAX_TOKENIZER_BYTES)):
         loaders[SENTENCEPIECE] = lambda: load_with_sentencepiece(str(pieces))
     loaded = {}
     for name, load in loaders.items():
@@ -162,12 +163,6 @@ def same_files(job: Mapping[str, Any]) -> list[str]:
         )
         == 1
     ]
-
-
-def is_tiktoken(path: Path) -> bool:
-    """Whether a tokenizer.model is tiktoken's base64 table, which sentencepiece cannot read."""
-    line = read_regular(path, MAX_TOKENIZER_BYTES).partition(b"\n")[0].split(b" ")
-    return len(line) == 2 and line[1].strip().isdigit()
 
 
 def steps_of(tokenizer: LoadedTokenizer) -> dict[str, Any]:

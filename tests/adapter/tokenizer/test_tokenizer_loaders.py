@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import pytest
-
 from phi3_lora_qa.adapter.tokenizer.tokenizer_loaders import (
     SENTENCEPIECE,
     TOKENIZERS,
     TRANSFORMERS,
     LoadedTokenizer,
     blank_variants,
-    is_tiktoken,
     load_all,
     load_with_tokenizers,
     same_files,
@@ -92,7 +89,7 @@ def test_variants_of_blanks_exist_for_tokenizers_of_sentencepiece(tmp_path: Path
     assert blank_variants({}) == {}
 
 
-@pytest.mark.parametrize(("data", "expected"), [(b"YQ== 0\nYg== 1\n", True), (b"\x0a", False)])
-def test_a_table_of_tiktoken_is_recognized(data: bytes, expected: bool, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(data)
-    assert is_tiktoken(tmp_path / "tokenizer.model") is expected
+def test_a_table_of_tiktoken_is_not_loaded_with_sentencepiece(tmp_path: Path) -> None:
+    folder = copied(TINY, tmp_path / "folder")
+    (folder / SENTENCEPIECE).write_bytes(b"YQ== 0\nYg== 1\n")
+    assert SENTENCEPIECE not in loaded(folder)
