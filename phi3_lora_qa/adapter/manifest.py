@@ -24,7 +24,6 @@ from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import FACTORS, TensorKey, parse_key
-from phi3_lora_qa.atomic_write import write_whole
 from phi3_lora_qa.errors import AdapterError, escape
 
 SCHEMA_VERSION = 1
@@ -96,6 +95,8 @@ def make_manifest(  # noqa: PLR0913 - the facts of one training run
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write the manifest into the folder atomically, and return its path."""
+    from phi3_lora_qa.atomic_write import write_whole  # it loads OpenSSL; reading does not need it
+
     path = folder / MANIFEST
     content = json.dumps(asdict(manifest), indent=2, sort_keys=True, allow_nan=False)
     write_whole(path, f"{content}\n".encode())

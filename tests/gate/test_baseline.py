@@ -175,7 +175,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path, good_adapter: Path) -> Non
         target(tmp_path, good_adapter, path)
     with path.open("r+b") as file:
         file.truncate(65 << 20)
-    with pytest.raises(InputError, match="more than 64 MiB"):
+    with pytest.raises(InputError, match="larger than 64 MiB"):
         target(tmp_path, good_adapter, path)
     path.write_text("{}")
     with pytest.raises(InputError, match="no record of schema version"):

@@ -154,7 +154,7 @@ def test_each_base_has_its_suite(toy_ref: BaseRef) -> None:
         ("{", r"cannot read .*; give the folder of a Phi-3 model$"),
         ("[" * 100_000, r"cannot read .*; give the folder of a Phi-3 model$"),
         ("\udce9", r"cannot read .*; give the folder of a Phi-3 model$"),
-        (" " * (1 << 20) + "{}", r"more than 1 MiB; give"),
+        (" " * (1 << 20) + "{}", r"larger than 1 MiB; give"),
     ],
     ids=["llama", "no type", "list", "hostile", "array", "torn", "deep", "latin-1", "huge"],
 )
