@@ -12,7 +12,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such adapter": (lambda tmp, good: [f"--phi3-adapter={tmp / 'no'}"], "no such folder"),
     "a file": (
         lambda tmp, good: [f"--phi3-adapter={good / 'adapter_config.json'}"],
-        "is no folder",
+        "is not a folder",
     ),
     "no such base": (
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-base=nothing/here"],
