@@ -114,14 +114,18 @@ def describe_unchecked(unchecked: Iterable[UncheckedRule], *, base_option: str =
         unchecked: The rules that did not run; at least one.
         base_option: The option with which the user passes a base.
     """
-    options = {"base": f"pass {base_option} DIR_OR_ID"}
-    reasons: Counter[tuple[str, str]] = Counter(
-        (rule.missing[0], f"fix {rule.fix_first} first" if rule.fix_first else "")
-        for rule in unchecked
-    )
+    rules = list(unchecked)
     parts = []
-    for (part, fix), count in reasons.most_common():
-        how = fix or options.get(part, "")
-        parts.append(f"{count} need{'s' * (count == 1)} the {part}" + (f" ({how})" if how else ""))
-    total = reasons.total()
-    return f"{total} rule{'s' * (total != 1)}: {', '.join(parts)}"
+    for file in dict.fromkeys(rule.fix_first for rule in rules if rule.fix_first):
+        blocked = [rule for rule in rules if rule.fix_first == file]
+        families = Counter(rule.rule.partition("-")[0] for rule in blocked)
+        names = ", ".join(f"{count} {family}" for family, count in families.items())
+        parts.append(
+            f"{len(blocked)} blocked until {file} is fixed"
+            + (f" ({names})" if len(families) > 1 else "")
+        )
+    lacking = Counter(rule.missing[0] for rule in rules if not rule.fix_first)
+    for part, count in lacking.most_common():
+        how = f" (pass {base_option} DIR_OR_ID)" if part == "base" else ""
+        parts.append(f"{count} need{'s' * (count == 1)} the {part}{how}")
+    return f"{len(rules)} rule{'s' * (len(rules) != 1)}: {', '.join(parts)}"
