@@ -37,6 +37,14 @@ class LintReport:
         rules_run: The ids of the rules that ran.
         unchecked: The rules that did not run because something was missing, in rule order.
         ignored: The ids of the rules that the user's selection leaves out.
+
+    Example:
+        >>> report = LintReport(
+        ...     adapter="my-adapter", findings=(), totals={}, rules_run=("values-nan",),
+        ...     unchecked=(UncheckedRule(rule="base-sizes", missing=("base",)),), ignored=(),
+        ... )
+        >>> report.accepted, report.summary
+        (True, 'no findings; 1 of 2 rules ran')
     """
 
     adapter: str
@@ -67,7 +75,14 @@ class LintReport:
         return tuple(rule for rule in self.rules_run if rule not in self.totals)
 
     def of_family(self, family: str) -> "LintReport":
-        """Return the part of the report that is about the rules of one family."""
+        """Return the part of the report that is about the rules of one family.
+
+        Args:
+            family: The family's name, such as ``values``.
+
+        Returns:
+            A report on the rules of the family only.
+        """
 
         def belongs(rule: str) -> bool:
             return rule.partition("-")[0] == family
@@ -82,12 +97,23 @@ class LintReport:
         )
 
     def count(self, severity: Severity) -> int:
-        """Return the number of places at which rules of this severity found something."""
+        """Return the number of places at which rules of this severity found something.
+
+        Args:
+            severity: The severity of the findings to count.
+
+        Returns:
+            The number of places, including those that are not listed in ``findings``.
+        """
         rules = {finding.rule for finding in self.findings if finding.severity is severity}
         return sum(self.totals[rule] for rule in rules)
 
     def unlisted(self) -> dict[str, int]:
-        """Return the number of places that are not in ``findings``, for each rule with such."""
+        """Return the number of places that are not listed in ``findings``, by the rule's id.
+
+        Returns:
+            The numbers of the rules that have such places.
+        """
         listed = Counter(finding.rule for finding in self.findings)
         return {
             rule: total - listed[rule]
