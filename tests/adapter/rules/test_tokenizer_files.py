@@ -14,11 +14,6 @@ from tests.adapter.tiny_base import WORDS, added_token, tokenizer_files, write_b
 VOCABULARY, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
 def changed(name: str, **fields: Any) -> dict[str, bytes]:
     """Return the base's own files, with other values in one of them."""
     files = tokenizer_files()
