@@ -41,8 +41,8 @@ def lint_adapter(
         MachineError: The machine ran out of memory, file handles or the like.
 
     Example:
-        >>> from phi3_lora_qa.models.registry import bundled
-        >>> report = lint_adapter(bundled("tiny") / "adapter", "tiny")
+        >>> from importlib.resources import files
+        >>> report = lint_adapter(str(files("phi3_lora_qa") / "bundled/tiny/adapter"), "tiny")
         >>> report.accepted, report.findings
         (True, ())
     """

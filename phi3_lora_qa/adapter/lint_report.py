@@ -37,6 +37,14 @@ class LintReport:
         rules_run: The ids of the rules that ran.
         unchecked: The rules that did not run because something was missing, in rule order.
         ignored: The ids of the rules that the user's selection leaves out.
+
+    Example:
+        >>> report = LintReport(
+        ...     adapter="my-adapter", findings=(), totals={}, rules_run=("values-nan",),
+        ...     unchecked=(UncheckedRule(rule="base-sizes", missing=("base",)),), ignored=(),
+        ... )
+        >>> report.accepted, report.summary
+        (True, 'no findings; 1 of 2 rules ran')
     """
 
     adapter: str
@@ -67,7 +75,14 @@ class LintReport:
         return tuple(rule for rule in self.rules_run if rule not in self.totals)
 
     def of_family(self, family: str) -> "LintReport":
-        """Return the part of the report that is about the rules of one family."""
+        """Return the part of the report that is about the rules of one family.
+
+        Args:
+            family: The family's name, such as ``values``.
+
+        Returns:
+            A report on the rules of the family only.
+        """
 
         def belongs(rule: str) -> bool:
             return rule.partition("-")[0] == family
@@ -82,12 +97,23 @@ class LintReport:
         )
 
     def count(self, severity: Severity) -> int:
-        """Return the number of places at which rules of this severity found something."""
+        """Return the number of places at which rules of this severity found something.
+
+        Args:
+            severity: The severity of the findings to count.
+
+        Returns:
+            The number of places, including those that are not listed in ``findings``.
+        """
         rules = {finding.rule for finding in self.findings if finding.severity is severity}
         return sum(self.totals[rule] for rule in rules)
 
     def unlisted(self) -> dict[str, int]:
-        """Return the number of places that are not in ``findings``, for each rule with such."""
+        """Return the number of places that are not listed in ``findings``, by the rule's id.
+
+        Returns:
+            The numbers of the rules that have such places.
+        """
         listed = Counter(finding.rule for finding in self.findings)
         return {
             rule: total - listed[rule]
@@ -114,14 +140,18 @@ def describe_unchecked(unchecked: Iterable[UncheckedRule], *, base_option: str =
         unchecked: The rules that did not run; at least one.
         base_option: The option with which the user passes a base.
     """
-    options = {"base": f"pass {base_option} DIR_OR_ID"}
-    reasons: Counter[tuple[str, str]] = Counter(
-        (rule.missing[0], f"fix {rule.fix_first} first" if rule.fix_first else "")
-        for rule in unchecked
-    )
+    rules = list(unchecked)
     parts = []
-    for (part, fix), count in reasons.most_common():
-        how = fix or options.get(part, "")
-        parts.append(f"{count} need{'s' * (count == 1)} the {part}" + (f" ({how})" if how else ""))
-    total = reasons.total()
-    return f"{total} rule{'s' * (total != 1)}: {', '.join(parts)}"
+    for file in dict.fromkeys(rule.fix_first for rule in rules if rule.fix_first):
+        blocked = [rule for rule in rules if rule.fix_first == file]
+        families = Counter(rule.rule.partition("-")[0] for rule in blocked)
+        names = ", ".join(f"{count} {family}" for family, count in families.items())
+        parts.append(
+            f"{len(blocked)} blocked until {file} is fixed"
+            + (f" ({names})" if len(families) > 1 else "")
+        )
+    lacking = Counter(rule.missing[0] for rule in rules if not rule.fix_first)
+    for part, count in lacking.most_common():
+        how = f" (pass {base_option} DIR_OR_ID)" if part == "base" else ""
+        parts.append(f"{count} need{'s' * (count == 1)} the {part}{how}")
+    return f"{len(rules)} rule{'s' * (len(rules) != 1)}: {', '.join(parts)}"

@@ -4,6 +4,7 @@ from functools import cache
 
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rules import (
+    base_identity,
     base_weights,
     config,
     corruption,
@@ -32,6 +33,7 @@ _MODULES = (
     folder_files,  # family files
     loader_files,
     config,  # family config
+    base_identity,
     base_weights,  # family base
     saved_modules,
     dora_magnitudes,

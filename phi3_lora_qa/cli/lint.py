@@ -1,9 +1,7 @@
 """Commands ``lint`` and ``explain``: check an adapter's files, and document the rules."""
 
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from phi3_lora_qa.adapter.lint_report import LintReport
@@ -12,9 +10,7 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lint_adapter import lint_adapter
 from phi3_lora_qa.settings import GateSettings, resolve
 
-_WRITERS: Mapping[str, str] = {"text": "to_text", "json": "to_json", "github": "to_github",
-                               "sarif": "to_sarif"}  # fmt: skip
-"""The formats, each with the function in ``cli/lint_FORMAT.py`` that writes it."""
+FORMATS = ("text", "json", "github", "sarif")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +38,8 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
-    if format not in _WRITERS:
-        raise InputError(f"unknown format: {escape(format)!r}; choose one of {', '.join(_WRITERS)}")
+    if format not in FORMATS:
+        raise InputError(f"unknown format: {escape(format)!r}; choose one of {', '.join(FORMATS)}")
     settings = _settings(adapter, options)
     report = lint_adapter(
         adapter,
@@ -52,7 +48,7 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         ignore=settings.lint_ignore,
         levels=settings.lint_levels,
     )
-    print(_writer(format)(report).rstrip("\n"))
+    print(_write(report, format).rstrip("\n"))
     return 0 if report.accepted else 1
 
 
@@ -84,7 +80,15 @@ def _settings(adapter: Path, options: LintOptions) -> GateSettings:
     return resolve({"adapter": [adapter], **passed}, os.environ, {}, here, here)
 
 
-def _writer(format: str) -> Callable[[LintReport], str]:  # noqa: A002
-    module = import_module(f"phi3_lora_qa.cli.lint_{format}")
-    writer: Callable[[LintReport], str] = getattr(module, _WRITERS[format])
-    return writer
+def _write(report: LintReport, format: str) -> str:  # noqa: A002
+    """Return the report in one of `FORMATS`; only the module of that format is imported."""
+    match format:
+        case "json":
+            from phi3_lora_qa.cli.lint_json import to_json as write
+        case "github":
+            from phi3_lora_qa.cli.lint_github import to_github as write
+        case "sarif":
+            from phi3_lora_qa.cli.lint_sarif import to_sarif as write
+        case _:
+            from phi3_lora_qa.cli.lint_text import to_text as write
+    return write(report)

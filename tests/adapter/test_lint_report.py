@@ -46,8 +46,11 @@ def test_the_part_of_a_family_has_only_its_rules() -> None:
 
 def test_unchecked_rules_are_described_by_what_they_lack() -> None:
     assert describe_unchecked(REPORT.unchecked) == (
-        "2 rules: 1 needs the base (pass --base DIR_OR_ID), "
-        "1 needs the expected tensors (fix c.json first)"
+        "2 rules: 1 blocked until c.json is fixed, 1 needs the base (pass --base DIR_OR_ID)"
+    )
+    blocked = UncheckedRule(rule="export-vllm", missing=("config",), fix_first="c.json")
+    assert describe_unchecked((*REPORT.blocked, blocked)) == (
+        "2 rules: 2 blocked until c.json is fixed (1 values, 1 export)"
     )
     assert describe_unchecked(REPORT.unchecked[:1] * 2, base_option="--phi3-base") == (
         "2 rules: 2 need the base (pass --phi3-base DIR_OR_ID)"

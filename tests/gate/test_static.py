@@ -87,7 +87,7 @@ def test_a_family_that_an_error_blocks_is_not_run_with_the_file_to_fix(
             checks[name].run(bench)
         assert blocked.value.outcome is Outcome.NOT_RUN
         assert blocked.value.fix == "fix adapter_config.json first"
-        assert "(fix adapter_config.json first)" in blocked.value.message
+        assert "blocked until adapter_config.json is fixed" in blocked.value.message
 
 
 def test_the_places_beyond_the_listed_ones_are_counted(

@@ -5,21 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.adapter.adapters import Adapter, P, report_on
+from tests.adapter.adapters import P
 from tests.adapter.healthy import dora_table
-from tests.adapter.tiny_base import write_base
+from tests.adapter.rules.builders import rules_of
 
 MAGNITUDE = f"{P}model.embed_tokens.lora_magnitude_vector"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-def errors(adapter: Adapter, folder: Path, base: Path | None) -> set[str]:
-    found = report_on(adapter, folder, base).findings
-    return {f.rule for f in found if f.rule.startswith(("values", "base"))}
+FAMILIES = ("values", "base")
 
 
 @pytest.mark.parametrize("factor", [1e4, 10.0, 0.05])
@@ -28,7 +21,7 @@ def test_magnitudes_of_a_table_are_compared_with_norms_over_all_tokens(
 ) -> None:
     adapter = dora_table()
     adapter.tensors[MAGNITUDE] = adapter.array(MAGNITUDE) * np.float32(factor)
-    assert "base-dora-magnitude" in errors(adapter, tmp_path, base)
+    assert "base-dora-magnitude" in rules_of(adapter, tmp_path, base, families=FAMILIES)
 
 
 def test_one_magnitude_of_a_table_is_compared_with_its_column(tmp_path: Path, base: Path) -> None:
@@ -36,4 +29,4 @@ def test_one_magnitude_of_a_table_is_compared_with_its_column(tmp_path: Path, ba
     array = adapter.array(MAGNITUDE).copy()
     array[5] *= 40
     adapter.tensors[MAGNITUDE] = array
-    assert errors(adapter, tmp_path, base) == {"base-dora-magnitude"}
+    assert rules_of(adapter, tmp_path, base, families=FAMILIES) == {"base-dora-magnitude"}

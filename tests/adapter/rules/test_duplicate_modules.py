@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.adapter.adapters import Adapter, P, plain, report_on
+from tests.adapter.adapters import Adapter, P, plain
+from tests.adapter.rules.builders import rules_of
 
 A, B = "lora_A.weight", "lora_B.weight"
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 
 
-def value_rules(adapter: Adapter, folder: Path) -> set[str]:
-    return {f.rule for f in report_on(adapter, folder).findings if f.rule.startswith("values")}
+FAMILIES = ("values",)
 
 
 def name(kind: str, layer: int, part: str) -> str:
@@ -25,11 +25,11 @@ def share_a(adapter: Adapter, kinds: tuple[str, ...]) -> Adapter:
 
 
 def test_one_a_for_all_layers_is_reported_and_accepted(tmp_path: Path) -> None:
-    assert value_rules(share_a(plain(), KINDS), tmp_path) == {"values-shared-a"}
+    assert rules_of(share_a(plain(), KINDS), tmp_path, families=FAMILIES) == {"values-shared-a"}
 
 
 def test_a_shared_a_in_only_some_kinds_of_modules_is_a_copy(tmp_path: Path) -> None:
-    assert value_rules(share_a(plain(), KINDS[:3]), tmp_path) == {"values-copied"}
+    assert rules_of(share_a(plain(), KINDS[:3]), tmp_path, families=FAMILIES) == {"values-copied"}
 
 
 def one_step(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -45,9 +45,9 @@ def test_numbers_of_equal_size_after_one_step_of_adam_are_not_copies(tmp_path: P
     near = adapter.array(name(KINDS[0], 0, B)).copy()
     near[0, 0] *= -1  # the gradients of two modules can have almost the same signs
     adapter.tensors[name(KINDS[0], 1, B)] = near
-    assert value_rules(adapter, tmp_path) == set()
+    assert rules_of(adapter, tmp_path, families=FAMILIES) == set()
     near[0, 0] *= -1
-    assert value_rules(adapter, tmp_path) == {"values-copied"}
+    assert rules_of(adapter, tmp_path, families=FAMILIES) == {"values-copied"}
 
 
 def test_similar_layers_are_not_copies(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_similar_layers_are_not_copies(tmp_path: Path) -> None:
         adapter.tensors[name(kind, 1, B)] = (
             one + random.normal(0, 0.1 * one.std(), one.shape)
         ).astype("f4")
-    assert value_rules(adapter, tmp_path) == set()
+    assert rules_of(adapter, tmp_path, families=FAMILIES) == set()
 
 
 def test_an_adapter_concatenated_with_itself_has_no_copies(
@@ -69,4 +69,4 @@ def test_an_adapter_concatenated_with_itself_has_no_copies(
         axis = 0 if key.endswith(A) else 1
         half = np.split(adapter.array(key), 2, axis=axis)[0]
         adapter.tensors[key] = np.concatenate([half, half], axis=axis)
-    assert value_rules(adapter, tmp_path) == set()
+    assert rules_of(adapter, tmp_path, families=FAMILIES) == set()

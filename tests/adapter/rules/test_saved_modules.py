@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from phi3_lora_qa.adapter.rules.saved_modules import _similarity
-from tests.adapter.adapters import Adapter, P, report_on
+from tests.adapter.adapters import Adapter, P
 from tests.adapter.healthy import embeddings, saved_head, trained_tokens
 from tests.adapter.packing import Array, bf16, pack
+from tests.adapter.rules.builders import rules_of
 from tests.adapter.tiny_base import HIDDEN, VOCABULARY, base_tensors, write_base
 
 HEAD, NORM = f"{P}lm_head.weight", f"{P}model.norm.weight"
@@ -17,14 +18,7 @@ ROWS = f"{P}model.embed_tokens.token_adapter.trainable_tokens_delta"
 TABLE = f"{P}model.embed_tokens.base_layer.weight"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-def errors(adapter: Adapter, folder: Path, base: Path | None) -> set[str]:
-    found = report_on(adapter, folder, base).findings
-    return {f.rule for f in found if f.rule.startswith(("values", "base"))}
+FAMILIES = ("values", "base")
 
 
 def with_tensors(adapter: Adapter, tensors: dict[str, Any]) -> Adapter:
@@ -46,7 +40,7 @@ def test_a_head_that_was_trained_a_lot_is_accepted(
     by: float, together: float, tmp_path: Path, base: Path
 ) -> None:
     adapter = with_tensors(saved_head(), {HEAD: drifted(by, together=together)})
-    assert errors(adapter, tmp_path, base) == set()
+    assert rules_of(adapter, tmp_path, base, families=FAMILIES) == set()
 
 
 def test_the_similarity_of_unrelated_rows_is_standard_normal() -> None:
@@ -62,7 +56,7 @@ def test_the_similarity_of_unrelated_rows_is_standard_normal() -> None:
 
 def test_a_norm_of_ones_is_accepted(tmp_path: Path, base: Path) -> None:
     adapter = with_tensors(saved_head(), {NORM: np.ones(HIDDEN, "f4")})
-    assert errors(adapter, tmp_path, base) == set()
+    assert rules_of(adapter, tmp_path, base, families=FAMILIES) == set()
 
 
 def test_rows_that_are_zero_in_the_base_too_are_accepted(tmp_path: Path) -> None:
@@ -74,12 +68,12 @@ def test_rows_that_are_zero_in_the_base_too_are_accepted(tmp_path: Path) -> None
     (base / "model.safetensors").write_bytes(pack(tensors))
     head = saved_head()
     head.tensors[HEAD] = tensors["lm_head.weight"] * np.float32(1.01)
-    assert errors(head, tmp_path / "head", base) == set()
+    assert rules_of(head, tmp_path / "head", base, families=FAMILIES) == set()
     rows = trained_tokens()
     array = rows.array(ROWS).copy()
     array[1] = 0  # token 90
     rows.tensors[ROWS] = array
-    assert errors(rows, tmp_path / "rows", base) == set()
+    assert rules_of(rows, tmp_path / "rows", base, families=FAMILIES) == set()
 
 
 def round_bf16(array: Array) -> Array:
@@ -123,6 +117,6 @@ def test_a_table_may_be_rounded_in_the_copy_or_in_the_base(
     (base / "model.safetensors").write_bytes(pack(tensors))
     adapter = embeddings()
     adapter.tensors[TABLE] = STORED[in_copy](table)
-    assert errors(adapter, tmp_path / "adapter", base) == set()
+    assert rules_of(adapter, tmp_path / "adapter", base, families=FAMILIES) == set()
     adapter.tensors[TABLE] = STORED[in_copy](table * np.float32(1.01))
-    assert errors(adapter, tmp_path / "other", base) == {"base-embedding-copy"}
+    assert rules_of(adapter, tmp_path / "other", base, families=FAMILIES) == {"base-embedding-copy"}

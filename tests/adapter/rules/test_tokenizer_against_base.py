@@ -20,10 +20,10 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first
 DECODER = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
 
 
-def framed(*, ids: list[int], behind: bool = False) -> dict[str, Any]:
-    """A post-processor that puts tokens before or behind a text."""
+def framed(*, ids: list[int], after: bool = False) -> dict[str, Any]:
+    """A post-processor that puts tokens before or after a text."""
     special, text = {"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A"}}
-    single = [text, special] if behind else [special, text]
+    single = [text, special] if after else [special, text]
     table = {"x": {"id": "x", "ids": ids, "tokens": ["x"]}}
     return {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": table}
 
@@ -76,7 +76,7 @@ def report(change: Change, folder: Path, base: Path, **files: bytes) -> LintRepo
     return report_on(adapter, folder, base)
 
 
-def of(found: LintReport, severity: Severity) -> set[str]:
+def rules_of(found: LintReport, severity: Severity) -> set[str]:
     return {f.rule for f in found.findings if f.severity is severity}
 
 
@@ -109,21 +109,21 @@ def cut(content: dict[str, Any], settings: dict[str, Any]) -> None:
 ERRORS: dict[str, tuple[str, Change]] = {
     "no merges": ("tokenizer-pieces", model(merges=[])),
     "another model": ("tokenizer-pieces", model(type="WordLevel")),
-    "no fallback to bytes": ("tokenizer-pieces", model(byte_fallback=False)),
+    "no byte fallback": ("tokenizer-pieces", model(byte_fallback=False)),
     "dropout": ("tokenizer-pieces", model(dropout=0.5)),
-    "an ending of words": ("tokenizer-pieces", model(end_of_word_suffix="</w>")),
+    "an end-of-word suffix": ("tokenizer-pieces", model(end_of_word_suffix="</w>")),
     "merges ignored": ("tokenizer-pieces", model(ignore_merges=True)),
     "lower case": ("tokenizer-pieces", part("normalizer", {"type": "Lowercase"})),
-    "a word for another": (
+    "a word replaced with another": (
         "tokenizer-pieces",
         part("normalizer", REPLACE | {"pattern": {"String": "order"}, "content": "cancel"}),
     ),
-    "blanks and a word": (
+    "spaces and lower case": (
         "tokenizer-pieces",
         part("normalizer", {"type": "Sequence", "normalizers": [REPLACE, {"type": "Lowercase"}]}),
     ),
     "no pre-tokenizer": ("tokenizer-pieces", part("pre_tokenizer", None)),
-    "another mark for blanks": (
+    "another character for spaces": (
         "tokenizer-pieces", part("pre_tokenizer", METASPACE | {"replacement": "e"}),
     ),
     "split by digits": (
@@ -136,8 +136,8 @@ ERRORS: dict[str, tuple[str, Change]] = {
             },
         ),
     ),
-    "an end behind every text": (
-        "tokenizer-pieces", part("post_processor", framed(ids=[WORDS], behind=True)),
+    "an end after every text": (
+        "tokenizer-pieces", part("post_processor", framed(ids=[WORDS], after=True)),
     ),
     "an end before every text": ("tokenizer-pieces", part("post_processor", framed(ids=[WORDS]))),
     "lstrip": ("tokenizer-pieces", flag(lstrip=True)),
@@ -148,14 +148,14 @@ ERRORS: dict[str, tuple[str, Change]] = {
         "tokenizer-pieces",
         setting(added_tokens_decoder={str(WORDS + 1): {"content": "<|end|>", "special": True}}),
     ),
-    "a special token that is cut": ("tokenizer-pieces", cut),
+    "a special token that is split": ("tokenizer-pieces", cut),
     "two words exchanged": ("tokenizer-vocabulary", swapped),
-    "a word less": (
+    "a missing word": (
         "tokenizer-vocabulary", lambda content, settings: content["model"]["vocab"].pop("word9"),
     ),
     "an ordinary word as the end": ("tokenizer-special-tokens", setting(eos_token="word9")),
     "an ordinary word as padding": ("tokenizer-special-tokens", setting(pad_token="word9")),
-    "an ordinary word as a further one": (
+    "an ordinary word as an extra special token": (
         "tokenizer-special-tokens", setting(extra_special_tokens=["word9"]),
     ),
     "an ordinary word under a name": (
@@ -166,7 +166,7 @@ ERRORS: dict[str, tuple[str, Change]] = {
         lambda content, settings: content["added_tokens"].append(added_token(9, "word9")),
     ),
     "no end": ("tokenizer-special-tokens", setting(eos_token=None)),
-    "the end not named": (
+    "no entry for the end": (
         "tokenizer-special-tokens", lambda content, settings: settings.pop("eos_token"),
     ),
     "special tokens split": ("tokenizer-special-tokens", setting(split_special_tokens=True)),
@@ -189,7 +189,7 @@ ERRORS: dict[str, tuple[str, Change]] = {
 def test_a_change_that_changes_ids_is_rejected(name: str, tmp_path: Path, base: Path) -> None:
     rule, change = ERRORS[name]
     found = report(change, tmp_path, base)
-    assert rule in of(found, Severity.ERROR)
+    assert rule in rules_of(found, Severity.ERROR)
 
 
 def test_a_token_of_added_tokens_json_beyond_the_table_is_rejected(
@@ -197,13 +197,13 @@ def test_a_token_of_added_tokens_json_beyond_the_table_is_rejected(
 ) -> None:
     files = {"added_tokens__json": json.dumps({"<|x|>": 99_999}).encode()}
     found = report(lambda *_: None, tmp_path, base, **files)
-    assert "tokenizer-added-tokens" in of(found, Severity.ERROR)
+    assert "tokenizer-added-tokens" in rules_of(found, Severity.ERROR)
 
 
 def test_special_tokens_map_precedes_older_settings(tmp_path: Path, base: Path) -> None:
     files = {"special_tokens_map__json": json.dumps({"eos_token": "word9"}).encode()}
     found = report(lambda *_: None, tmp_path / "a", base, **files)
-    assert "tokenizer-special-tokens" in of(found, Severity.ERROR)
+    assert "tokenizer-special-tokens" in rules_of(found, Severity.ERROR)
     newer = setting(added_tokens_decoder={})
     assert report(newer, tmp_path / "b", base, **files).findings == ()
 
@@ -219,20 +219,20 @@ WARNINGS: dict[str, tuple[str, Change]] = {
         part("padding", {"strategy": "BatchLongest", "pad_token": "<unk>"}),
     ),
     "a start before every text": ("tokenizer-decoding", part("post_processor", framed(ids=[1]))),
-    "blanks by a normalizer": (
+    "spaces by a normalizer": (
         "tokenizer-decoding",
         lambda content, settings: content.update(
             normalizer={"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, pre_tokenizer=None
         ),
     ),
-    "a blank before every piece": (
+    "a space before every piece": (
         "tokenizer-decoding", part("pre_tokenizer", METASPACE | {"prepend_scheme": "always"}),
     ),
     "another end among the base's": (
         "tokenizer-special-tokens-differ", setting(eos_token="<|endoftext|>"),
     ),
     "no start": ("tokenizer-special-tokens-differ", setting(bos_token=None)),
-    "an end behind every text, for some": (
+    "an end after every text, for some": (
         "tokenizer-special-tokens-differ", setting(add_eos_token=True),
     ),
     "a token on a spare row": (
@@ -251,7 +251,7 @@ def test_a_change_that_a_healthy_adapter_may_have_is_a_warning(
 ) -> None:
     rule, change = WARNINGS[name]
     found = report(change, tmp_path, base)
-    assert rule in of(found, Severity.WARNING)
+    assert rule in rules_of(found, Severity.WARNING)
     assert found.accepted
 
 
@@ -263,11 +263,11 @@ def test_a_special_token_that_appears_in_answers_is_a_warning(tmp_path: Path) ->
         content["added_tokens"][3].update(special=False), settings.update(eos_token="<unk>")
     )  # fmt: skip
     found = report(change, tmp_path / "a", own)
-    assert of(found, Severity.WARNING) == {"tokenizer-decoding"}
+    assert rules_of(found, Severity.WARNING) == {"tokenizer-decoding"}
     assert "is shown in answers" in found.findings[0].message
 
 
-ALIKE: dict[str, Change] = {
+HARMLESS: dict[str, Change] = {
     "nothing": lambda content, settings: None,
     "padding with another token of the base": setting(pad_token="<unk>"),
     "padding with a new token": setting(pad_token="[PAD]"),
@@ -289,9 +289,9 @@ ALIKE: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize("name", HARMLESS)
 def test_a_change_without_an_effect_is_accepted(name: str, tmp_path: Path, base: Path) -> None:
-    assert report(ALIKE[name], tmp_path, base).findings == ()
+    assert report(HARMLESS[name], tmp_path, base).findings == ()
 
 
 @pytest.mark.parametrize("older", ["adapter", "base"])
@@ -371,5 +371,5 @@ def test_a_sentencepiece_model_alone_is_compared_with_the_bases(
     adapter = plain()
     adapter.files = {**tokenizer_files(), "tokenizer.model": pieces_file([*ends, *pieces])}
     del adapter.files["tokenizer.json"]
-    found = of(report_on(adapter, tmp_path / "a", own), Severity.ERROR)
+    found = rules_of(report_on(adapter, tmp_path / "a", own), Severity.ERROR)
     assert (rule in found) if rule else not found

@@ -14,11 +14,6 @@ from tests.adapter.tiny_base import WORDS, added_token, tokenizer_files, write_b
 VOCABULARY, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
 def changed(name: str, **fields: Any) -> dict[str, bytes]:
     """Return the base's own files, with other values in one of them."""
     files = tokenizer_files()
@@ -45,7 +40,7 @@ def test_the_bases_own_tokenizer_is_accepted(tmp_path: Path, base: Path) -> None
 
 MODEL = json.loads(tokenizer_files()[VOCABULARY])["model"]
 UNREADABLE: dict[str, dict[str, bytes]] = {
-    "no JSON": {VOCABULARY: b"{"},
+    "not JSON": {VOCABULARY: b"{"},
     "a list": {VOCABULARY: b"[]"},
     "a pointer": {VOCABULARY: b"version https://git-lfs.github.com/spec/v1"},
     "another version": changed(VOCABULARY, version="9"),
@@ -53,29 +48,29 @@ UNREADABLE: dict[str, dict[str, bytes]] = {
     "no model": changed(VOCABULARY, model=None),
     "an unknown model": changed(VOCABULARY, model=MODEL | {"type": "Nope"}),
     "no words": changed(VOCABULARY, model=MODEL | {"vocab": {}}),
-    "words without numbers": changed(VOCABULARY, model=MODEL | {"vocab": {"a": "b"}}),
-    "merges that are none": changed(VOCABULARY, model=MODEL | {"merges": "x"}),
+    "words without ids": changed(VOCABULARY, model=MODEL | {"vocab": {"a": "b"}}),
+    "merges that are a text": changed(VOCABULARY, model=MODEL | {"merges": "x"}),
     "a merge of three": changed(VOCABULARY, model=MODEL | {"merges": [["a", "b", "c"]]}),
-    "a merge of no tokens": changed(VOCABULARY, model=MODEL | {"merges": ["word1 word2"]}),
+    "a merge of unknown tokens": changed(VOCABULARY, model=MODEL | {"merges": ["word1 word2"]}),
     "added tokens without ids": changed(VOCABULARY, added_tokens=[{"content": "x"}]),
     "a frame without ids": changed(
         VOCABULARY,
         post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}]},
     ),
-    "settings that are no JSON": {SETTINGS: b"{", VOCABULARY: tokenizer_files()[VOCABULARY]},
+    "settings that are not JSON": {SETTINGS: b"{", VOCABULARY: tokenizer_files()[VOCABULARY]},
     "an end that is a number": changed(SETTINGS, eos_token=5),
     "a list as the table of tokens": changed(SETTINGS, added_tokens_decoder=[1]),
     "a table of tokens without ids": changed(SETTINGS, added_tokens_decoder={"x": {}}),
     "a template that is a number": changed(SETTINGS, chat_template=5),
     "templates without names": changed(SETTINGS, chat_template=[{"template": "x"}]),
-    "a template that is no text": files_with("chat_template.jinja", b"\xff"),
+    "a template that is not text": files_with("chat_template.jinja", b"\xff"),
     "many templates": changed(
         SETTINGS, chat_template=[{"name": str(n), "template": "x"} for n in range(99)]
     ),
-    "a half special_tokens_map": files_with("special_tokens_map.json", b"{{{"),
-    "half added_tokens": files_with("added_tokens.json", b"{{{"),
+    "a truncated special_tokens_map": files_with("special_tokens_map.json", b"{{{"),
+    "truncated added_tokens": files_with("added_tokens.json", b"{{{"),
     "added_tokens without ids": files_with("added_tokens.json", {"<|end|>": "95"}),
-    "a torn model": files_with("tokenizer.model", b"\x80\x04garbage"),
+    "a damaged model": files_with("tokenizer.model", b"\x80\x04garbage"),
     "a model that is a pointer": files_with(
         "tokenizer.model", b"version https://git-lfs.github.com/"
     ),
@@ -93,7 +88,7 @@ def test_a_file_that_cannot_be_read_is_rejected(
 
 
 CONTRADICTIONS: dict[str, dict[str, bytes]] = {
-    "listed under another number": changed(
+    "listed with another id": changed(
         VOCABULARY, added_tokens=[added_token(3, "<|endoftext|>"), added_token(5, "<|end|>")]
     ),
     "listed twice": changed(
@@ -107,7 +102,7 @@ CONTRADICTIONS: dict[str, dict[str, bytes]] = {
     "moved in the settings": changed(
         SETTINGS, added_tokens_decoder={"5": {"content": "<|end|>", "special": True}}
     ),
-    "another token's number": changed(
+    "another token's id": changed(
         SETTINGS, added_tokens_decoder={"5": {"content": "<|zz|>", "special": True}}
     ),
     "moved in added_tokens.json": files_with("added_tokens.json", {"<|end|>": 3}),

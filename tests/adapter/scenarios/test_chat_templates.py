@@ -211,7 +211,7 @@ def test_a_manifest_does_not_excuse_a_template(tmp_path: Path, base: Path) -> No
     write_manifest(tmp_path, manifest)
     report = lint(AdapterFolder.open(tmp_path), BaseFiles.open(base))
     assert of(report, Severity.ERROR) == {("tokenizer-template", SETTINGS)}
-    assert report.findings[0].message.endswith(", as the manifest says")
+    assert report.findings[0].message.endswith(" (the manifest records this template)")
 
 
 OTHER_SYNTAX = {
@@ -248,8 +248,8 @@ def test_a_conditional_difference_is_rejected_with_its_condition(
     report = report_on(adapter(file=text), tmp_path, base)
     assert of(report, Severity.ERROR) == {("tokenizer-template", FILE)}
     message = report.findings[0].message
-    assert "writes 'Say thanks.<|" in message
-    assert "where the base's writes '<|" in message
+    assert "renders 'Say thanks.<|" in message
+    assert "where the base's renders '<|" in message
     assert {"tools": "tools=", "a year": "the date 2031"}.get(kind, "user: ") in message
 
 
@@ -259,7 +259,7 @@ def test_a_template_with_an_uncovered_branch_is_rejected(tmp_path: Path, base: P
     assert of(report, Severity.ERROR) == {("tokenizer-template", FILE)}
     text = TEMPLATE + "{#\n#}{% if messages | length > 5000 %}Say thanks.{% endif %}"
     report = report_on(adapter(file=text), tmp_path / "b", base)
-    assert "has a branch that none of " in report.findings[0].message
+    assert "has a branch that the base's lacks and that none of " in report.findings[0].message
     assert "in line 2: '#}{% if messages" in report.findings[0].message
 
 

@@ -1,4 +1,4 @@
-"""A machine short of memory or file handles: no verdict, one line, and never a rejection."""
+"""A machine short of memory or file handles gives no verdict, one line, and no rejection."""
 
 import json
 import subprocess
@@ -12,9 +12,9 @@ from tests.adapter.chat_templates import BRACKETS
 from tests.adapter.faults import spoil
 from tests.adapter.tiny_base import tokenizer_files
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux-specific")
 
-# The limit on memory is on what is mapped beyond what a started interpreter has mapped already.
+# The memory limit applies to what is mapped in addition to a started interpreter.
 _LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -36,14 +36,14 @@ LITTLE_MEMORY = [
 ]
 
 
-def templated() -> Adapter:
-    """An adapter whose template must be rendered, in a child process."""
+def with_template() -> Adapter:
+    """Return an adapter whose template must be rendered, in a child process."""
     adapter = plain()
     adapter.files = tokenizer_files(template=BRACKETS)
     return adapter
 
 
-ADAPTERS = {"good": plain, "bad": lambda: spoil(plain(), "nan", 0.5), "template": templated}
+ADAPTERS = {"good": plain, "bad": lambda: spoil(plain(), "nan", 0.5), "template": with_template}
 
 
 def lint(limit: tuple[str, int], folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -57,12 +57,12 @@ def lint(limit: tuple[str, int], folder: Path) -> "subprocess.CompletedProcess[s
 @pytest.mark.slow
 @pytest.mark.parametrize("limits", [FEW_HANDLES, LITTLE_MEMORY], ids=["handles", "memory"])
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_the_outcome_is_the_right_verdict_or_one_line_and_status_2(
+def test_the_outcome_is_the_usual_verdict_or_one_line_and_status_2(
     kind: str, limits: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     folder = ADAPTERS[kind]().save(tmp_path)
-    right = lint(UNLIMITED, folder)
-    assert right.returncode == (1 if kind == "bad" else 0)
+    usual = lint(UNLIMITED, folder)
+    assert usual.returncode == (1 if kind == "bad" else 0)
     outcomes = set()
     for limit in limits:
         done = lint(limit, folder)
@@ -73,12 +73,12 @@ def test_the_outcome_is_the_right_verdict_or_one_line_and_status_2(
             assert line.startswith("phi3-lora-qa: error: "), limit
             assert ";" in line, limit
         else:
-            assert done.returncode == right.returncode, (limit, done.stdout, done.stderr)
-            assert json.loads(done.stdout) == json.loads(right.stdout), limit
-    assert outcomes == {2, right.returncode}
+            assert done.returncode == usual.returncode, (limit, done.stdout, done.stderr)
+            assert json.loads(done.stdout) == json.loads(usual.stdout), limit
+    assert outcomes == {2, usual.returncode}
 
 
-def test_what_is_short_is_named_with_its_mend(tmp_path: Path) -> None:
+def test_the_missing_resource_is_named_with_its_fix(tmp_path: Path) -> None:
     folder = plain().save(tmp_path)
     assert "short of file handles; close files" in lint(("RLIMIT_NOFILE", 3), folder).stderr
     assert "short of memory; free some" in lint(("RLIMIT_AS", 4), folder).stderr

@@ -1,4 +1,4 @@
-"""What a command has to say goes somewhere, or one line says that it cannot; signals end it."""
+"""Output that cannot be written is one line and exit status 2; signals end a command cleanly."""
 
 import os
 import signal
@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 COMMAND = [sys.executable, "-m", "phi3_lora_qa"]
-SAYS = (["--help"], ["--version"], ["lint", "--help"], ["explain", "values"])
+COMMANDS = (["--help"], ["--version"], ["lint", "--help"], ["explain", "values"])
 
 
-@pytest.mark.parametrize("arguments", SAYS, ids=" ".join)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
     ("where", "words"),
     [(">&-", "closed"), (">/dev/full", "No space left"), ("| true", "Broken pipe")],
 )
-def test_output_that_has_nowhere_to_go_is_one_line_and_status_2(
+def test_output_that_cannot_be_written_is_one_line_and_status_2(
     arguments: list[str], where: str, words: str
 ) -> None:
     script = f'set -o pipefail; "$@" {where}'
-    if "true" in where:  # which has ended for certain before anything is written
+    if "true" in where:  # the reader has ended before anything is written
         script = 'set -o pipefail; { sleep 0.3; "$@"; } | true'
     done = subprocess.run(
         ["bash", "-c", script, "bash", *COMMAND, *arguments],
@@ -34,7 +34,7 @@ def test_output_that_has_nowhere_to_go_is_one_line_and_status_2(
     assert done.stderr.count("\n") == 1
 
 
-def test_errors_that_have_nowhere_to_go_are_not_taken_for_output() -> None:
+def test_errors_that_cannot_be_written_do_not_go_to_stdout() -> None:
     done = subprocess.run(
         ["bash", "-c", '"$@" 2>&-', "bash", *COMMAND, "lint", "nowhere", "--format", "json"],
         capture_output=True, text=True, check=False,
@@ -44,20 +44,20 @@ def test_errors_that_have_nowhere_to_go_are_not_taken_for_output() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_training_without_a_half_adapter(tmp_path: Path) -> None:
-    place = tmp_path / "adapter"
+def test_sigterm_ends_a_training_without_a_partial_adapter(tmp_path: Path) -> None:
+    output = tmp_path / "adapter"
     root = Path(__file__).parents[3]
     command = [*COMMAND, "train", str(root / "fixtures" / "tiny" / "train.toml")]
     with subprocess.Popen(
-        [*command, "--set", f"output.dir={str(place)!r}"],
+        [*command, "--set", f"output.dir={str(output)!r}"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as child:  # fmt: skip
-        until = time.monotonic() + 120
-        while not list(tmp_path.glob(".*.part")) and time.monotonic() < until:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(child.pid, signal.SIGTERM)
-        said = child.communicate()[1]
-    assert child.returncode == 143, said
-    assert "Traceback" not in said
+        stderr = child.communicate()[1]
+    assert child.returncode == 143, stderr
+    assert "Traceback" not in stderr
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert not place.exists()
+    assert not output.exists()
