@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from phi3_lora_qa.adapter.base_files import sample_rows
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.safetensors_file import READABLE, SafetensorsFile, TensorInfo
 from phi3_lora_qa.adapter.tensor_names import Part, TensorKey
@@ -258,6 +259,6 @@ def _similarity(ours: "Numbers", base: "Numbers") -> float:
 
 def _tokens(context: LintContext, module: str) -> tuple[int, ...]:
     for name, tokens in context.config.trainable_token_indices.items():
-        if module == name or module.endswith(f".{name}"):
+        if matches_suffix(module, name):
             return tokens
     return ()

@@ -8,7 +8,7 @@ from phi3_lora_qa.adapter.expected_tensors import TABLES
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
-from phi3_lora_qa.adapter.module_names import name_suffixes
+from phi3_lora_qa.adapter.module_names import matches_suffix, name_suffixes
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.target_matching import layer_index
 from phi3_lora_qa.adapter.tensor_names import FACTORS
@@ -65,9 +65,7 @@ def token_rows(context: LintContext) -> Iterator[Violation]:
     """Find unknown tables, and tokens beyond the last row."""
     where = f"{CONFIG}: trainable_token_indices"
     for name, tokens in context.config.trainable_token_indices.items():
-        tables = [
-            m for n, m in context.expected.modules.items() if n == name or n.endswith(f".{name}")
-        ]
+        tables = [m for n, m in context.expected.modules.items() if matches_suffix(n, name)]
         if not any(m.leaf in TABLES for m in tables):
             yield Violation(where, f"{name} is not a table of the base")
         for module in tables:
@@ -102,9 +100,9 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
         for name in sorted(set(excluded) - ends):
             fix = f"correct or remove {name} in exclude_modules"
             yield Violation(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
-    weights = [f".{module}.weight" for module in context.expected.modules]
+    weights = [f"{module}.weight" for module in context.expected.modules]
     for name in context.config.target_parameters:
-        if not any(weight.endswith(f".{name}") for weight in weights):
+        if not any(matches_suffix(weight, name) for weight in weights):
             fix = f"correct or remove {name} in target_parameters"
             yield Violation(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
     count = 1 + max((layer_index(name) or 0 for name in context.expected.modules), default=0)
