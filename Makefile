@@ -1,17 +1,18 @@
-# Everything that a person or CI runs here. Each target sets up what it needs.
+# The commands that people and CI run. Each target sets up what it needs.
 PYTHON ?= python3
 BASE ?= tiny
 BIN := .venv/bin
 WORKERS ?= 2
 
-# Without compiled modules every pytest that a test starts compiles half of hypothesis anew.
+# If compiled modules were not written, every pytest that a test starts would compile half of
+# hypothesis again.
 unexport PYTHONDONTWRITEBYTECODE
 
 FOLDERS ?= 20000
 SAMPLE ?= 0
 SEED ?= 0
-# What `make bench` scores: an adapter of smollm2, trained if it is not there, and items; without
-# them those of the bundled suite.
+# What `make bench` scores: an adapter of smollm2, which is trained if it does not exist, on ITEMS or,
+# by default, on the items of the bundled suite.
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
@@ -29,20 +30,20 @@ help: ## list the targets
 demo: .venv/ready ## train an adapter, gate it, gate a damaged copy (BASE=tiny or smollm2)
 	$(BIN)/phi3-lora-qa demo --base $(BASE)
 
-# The report's tests open it in Chromium. As root on Debian it is installed; elsewhere install it
-# by hand, or those tests are reported as skipped.
+# The tests of the report open it in Chromium. This target installs Chromium if run as root on Debian.
+# Elsewhere install it by hand; otherwise those tests are reported as skipped.
 browser:
 	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
 	else echo "no chromium: the browser tests will be skipped"; fi
 
-test: .venv/ready browser lint ## lint, types, all tests
+test: .venv/ready browser lint ## lint, type checks and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
-test-fast: .venv/ready ## the tests that take no time, while you work
+test-fast: .venv/ready ## only the fast tests, for use while you work
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow"
 
-thorough: .venv/ready ## layers and bounds on 1,000 drawn cases each, for the night
+thorough: .venv/ready ## test layers and bounds on 1,000 random cases each; run it overnight
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --phi3-layers --phi3-only \
 		--hypothesis-profile=thorough
 	LORA_CASES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/lora
@@ -52,18 +53,19 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/ready ## write docs/rules from the rules
+docs: .venv/ready ## write docs/rules from the linter's rules
 	$(BIN)/python docs/make_rules.py
 
-fixtures: .venv/ready ## make the tiny base and all bundled data again
+fixtures: .venv/ready ## regenerate the tiny base and all bundled data
 	$(BIN)/python fixtures/make_tiny.py
+	$(BIN)/python fixtures/make_smollm2_data.py
 	$(BIN)/python fixtures/make_general.py
 
-sample-report: .venv/ready ## gate the bundled adapter and keep its report as the sample
+sample-report: .venv/ready ## gate the bundled adapter and save its report as the sample
 	$(BIN)/python -m pytest -q --phi3-only --phi3-adapter=phi3_lora_qa/bundled/tiny/adapter \
 		--phi3-base tiny --phi3-report reports/sample
 
-simulate: .venv/ready ## draw 1,000 suites of each kind, and count how often the gate errs
+simulate: .venv/ready ## count how often the gate errs on 1,000 random suites of each kind
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py
 
 .venv-lm-eval/ready:
@@ -76,7 +78,7 @@ $(ADAPTER):
 	$(BIN)/phi3-lora-qa base fetch smollm2
 	$(BIN)/phi3-lora-qa train phi3_lora_qa/bundled/smollm2/train.toml --set output.dir=$(abspath $(ADAPTER))
 
-bench: .venv/ready .venv-lm-eval/ready $(ADAPTER) ## what it costs to start, lint, score (beside lm-eval) and gate (ITEMS, ADAPTER)
+bench: .venv/ready .venv-lm-eval/ready $(ADAPTER) ## time starting, linting, scoring (against lm-eval) and gating (ITEMS, ADAPTER)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/lint.py
 	$(BIN)/python benchmarks/throughput.py
@@ -84,27 +86,27 @@ bench: .venv/ready .venv-lm-eval/ready $(ADAPTER) ## what it costs to start, lin
 		--lm-eval .venv-lm-eval/bin/python
 	$(BIN)/python benchmarks/gates.py --adapter $(ADAPTER) $(if $(ITEMS),--suite $(ITEMS))
 
-fuzz: .venv/ready ## lint 20,000 drawn folders (FOLDERS=N), and report what breaks a promise
+fuzz: .venv/ready ## lint 20,000 random folders (FOLDERS=N) and report violations of what the linter guarantees
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --folders $(FOLDERS) --workers $(WORKERS)
 
-# Hostile runs of pytest, composed; then what a folder, a tokenizer, a template, a server, a path or
-# a short machine can do.
-attack: .venv/ready ## everything that is known to have been tried against the gate, in all combinations
+# First all combinations of hostile pytest runs, then the tests against hostile folders, tokenizers,
+# templates, servers and paths, and against machines short of resources.
+attack: .venv/ready ## run every known attack on the gate, in all combinations
 	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/pytest_plugin \
 		tests/adapter/rules/test_loader_files.py tests/adapter/tokenizer \
 		tests/adapter/chat_template tests/adapter/scenarios \
 		tests/adapter/test_safety.py tests/scoring/test_deadline.py \
-		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/test_short_machine.py \
+		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/scenarios/test_short_machine.py \
 		tests/gate/test_short_machine.py tests/report/test_report_folder.py
 
-mutants: .venv/ready ## change lora and properties in every way, and count what no test notices (SAMPLE=N draws N of each)
+mutants: .venv/ready ## mutate lora and properties and count undetected mutants (SAMPLE=N: a sample of N of each)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py lora properties \
 		--sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS)
 
-compat: .venv/ready ## run the package on the lowest and newest libraries, on Python 3.11 to 3.13
+compat: .venv/ready ## run the package with the lowest and newest libraries on Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compat]'
 	$(BIN)/python benchmarks/compat.py
 
-clean: ## remove what the targets made
+clean: ## remove everything that the targets made
 	rm -rf .compat-* .venv .venv-lm-eval bench demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log

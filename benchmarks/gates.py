@@ -1,10 +1,11 @@
-"""What whole gates cost: with the base kept, with an early end, and of several adapters at once.
+"""Time of whole gates: with cached base scores, with early stopping, with several adapters.
 
 Usage: python benchmarks/gates.py --adapter DIR [--base smollm2] [--suite FILE] [--adapters 3]
 
-Every row is the wall time of one process, `pytest --phi3-only`, with all its stages or with the
-quality stage alone. Several adapters are copies of the one, so that each costs the same. Theirs is
-held against the base's scoring and 0.6 of a full gate for each; the exit status is 1 if it is more.
+Each row is the wall time of one process, `pytest --phi3-only`, with all stages or only the quality
+stage. Several adapters are copies of the given one, so each takes the same time. Their total is
+compared with the time to score the base plus 0.6 of a full gate per adapter; the exit status is 1
+if it is longer.
 """
 
 import argparse
@@ -20,44 +21,44 @@ from pathlib import Path
 from phi3_lora_qa.models.registry import resolve_base
 from phi3_lora_qa.record import RunRecord, read_record
 
-SHARE = 0.6
-"""Of a full gate, the most that each of several adapters may cost."""
+MAX_SHARE = 0.6
+"""The largest fraction of a full gate that each of several adapters may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What is gated, on what, and where there is room."""
+class Setup:
+    """The base and the suite of the gates, and a folder for temporary files."""
 
     base: str
     suite: Path | None
-    place: Path
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """One finished process: its wall seconds, and the record of its first adapter."""
+    """A finished gate: the wall time of its process and the record of its first adapter."""
 
     seconds: float
     record: RunRecord
 
-    def spent(self, phase: str) -> float:
-        """The seconds of the phases whose name begins so."""
-        return sum(t.seconds for t in self.record.timings if t.phase.startswith(phase))
+    def phase_seconds(self, prefix: str) -> float:
+        """Return the total time of the phases whose names start with ``prefix``."""
+        return sum(t.seconds for t in self.record.timings if t.phase.startswith(prefix))
 
 
-def gate(given: Given, cache: str, adapters: list[Path], *options: str) -> Gate:
-    """Gate these adapters, with what is kept of the base in a cache of this name."""
-    report = given.place / f"report-{time.monotonic_ns()}"
+def run_gate(setup: Setup, cache: str, adapters: list[Path], *options: str) -> Gate:
+    """Gate the adapters in one process; ``cache`` names the folder of cached base scores."""
+    report = setup.folder / f"report-{time.monotonic_ns()}"
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--phi3-only",
-        f"--phi3-base={given.base}", f"--phi3-report={report}", *options,
+        f"--phi3-base={setup.base}", f"--phi3-report={report}", *options,
         *(f"--phi3-adapter={adapter}" for adapter in adapters),
-        *([f"--phi3-suite={given.suite}"] if given.suite else []),
+        *([f"--phi3-suite={setup.suite}"] if setup.suite else []),
     ]  # fmt: skip
-    environment = {**os.environ, "PHI3_LORA_QA_CACHE": str(given.place / cache)}
+    environment = {**os.environ, "PHI3_LORA_QA_CACHE": str(setup.folder / cache)}
     started = time.perf_counter()
     done = subprocess.run(
-        command, check=False, cwd=given.place, env=environment, capture_output=True, text=True
+        command, check=False, cwd=setup.folder, env=environment, capture_output=True, text=True
     )
     seconds = time.perf_counter() - started
     records = sorted(report.rglob("record.json"))
@@ -66,50 +67,54 @@ def gate(given: Given, cache: str, adapters: list[Path], *options: str) -> Gate:
     return Gate(seconds=seconds, record=read_record(records[0]))
 
 
-def show(what: str, found: Gate) -> None:
+def show(label: str, run: Gate) -> None:
     """Print one row."""
     print(
-        f"{what}: {found.seconds:.1f} s, {found.record.verdict} (the base's scores "
-        f"{found.spent('score base'):.1f} s, the tuned model's {found.spent('score tuned'):.1f} s)",
+        f"{label}: {run.seconds:.1f} s, {run.record.verdict} (scoring the base: "
+        f"{run.phase_seconds('score base'):.1f} s, the tuned model: "
+        f"{run.phase_seconds('score tuned'):.1f} s)",
         flush=True,
     )
 
 
-def spared(record: RunRecord) -> str:
-    """How many of the items an early end left out, in the record's own words."""
+def scored_items(record: RunRecord) -> str:
+    """Return the record's message on how many items were scored."""
     return next(
-        (c.message for c in record.checks if c.id.endswith("every_item_is_scored")), "not said"
+        (c.message for c in record.checks if c.id.endswith("every_item_is_scored")), "not recorded"
     )
 
 
 def main() -> int:
-    """Gate one after the other and print; return 1 if several adapters cost too much."""
+    """Run and print each gate; return 1 if several adapters take too long."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--suite", type=Path)
     parser.add_argument("--adapters", type=int, default=3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        suite = given.suite and given.suite.resolve()
-        # By its folder: the cache in which it lies under its name is another one here.
-        base = str(resolve_base(given.base).folder)
-        what = Given(base=base, suite=suite, place=Path(name))
-        one, whole, quality = given.adapter.resolve(), "--phi3-early-stop=off", "--phi3-stage"
-        full = gate(what, "one", [one], whole)
+        suite = options.suite and options.suite.resolve()
+        # The base is given by its folder, because these runs use a different cache, which lacks it.
+        base = str(resolve_base(options.base).folder)
+        setup = Setup(base=base, suite=suite, folder=Path(name))
+        adapter = options.adapter.resolve()
+        all_items, quality = "--phi3-early-stop=off", "--phi3-stage=quality"
+        full = run_gate(setup, "one", [adapter], all_items)
         show("one adapter", full)
-        show("again, the base kept", gate(what, "one", [one], whole))
-        show("quality alone, all items", gate(what, "one", [one], whole, quality, "quality"))
-        early = gate(what, "one", [one], quality, "quality")
-        show("quality alone, early end", early)
-        print(f"  {spared(early.record)}")
-        copies = [Path(name, f"copy-{number}") for number in range(given.adapters)]
+        show("again, base scores cached", run_gate(setup, "one", [adapter], all_items))
+        show("quality stage, all items", run_gate(setup, "one", [adapter], all_items, quality))
+        early = run_gate(setup, "one", [adapter], quality)
+        show("quality stage, early stopping", early)
+        print(f"  {scored_items(early.record)}")
+        copies = [Path(name, f"copy-{number}") for number in range(options.adapters)]
         for copy in copies:
-            shutil.copytree(one, copy)
-        several = gate(what, "several", copies, whole)
+            shutil.copytree(adapter, copy)
+        several = run_gate(setup, "several", copies, all_items)
         show(f"{len(copies)} adapters at once", several)
-        allowed = full.spent("score base") + len(copies) * SHARE * full.seconds
-        print(f"  allowed: {allowed:.1f} s, the base and {SHARE} of a full gate for each")
+        allowed = full.phase_seconds("score base") + len(copies) * MAX_SHARE * full.seconds
+        print(
+            f"  limit: {allowed:.1f} s, scoring the base and {MAX_SHARE} of a full gate per adapter"
+        )
     return 1 if several.seconds > allowed else 0
 
 

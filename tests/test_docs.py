@@ -1,4 +1,4 @@
-"""What the documentation says of the rules is what the rules say."""
+"""Generated pages are current, links work, and the documented CI job publishes no old report."""
 
 import re
 import runpy
@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
 
 
-def test_the_pages_of_the_rules_are_current() -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_rules.py"))
-    pages: Callable[[], dict[str, str]] = made["pages"]
-    written = {path.name: path.read_text() for path in (ROOT / "docs" / "rules").glob("*.md")}
-    assert written == pages(), "run `make docs`"
+def test_rule_pages_are_current() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_rules.py"))
+    pages: Callable[[], dict[str, str]] = script["pages"]
+    committed = {path.name: path.read_text() for path in (ROOT / "docs" / "rules").glob("*.md")}
+    assert committed == pages(), "run `make docs`"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/**/*.md")), ids=lambda p: p.stem)
-def test_no_link_leads_nowhere(path: Path) -> None:
-
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
@@ -28,7 +28,7 @@ def test_no_link_leads_nowhere(path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["exit 4", "mkdir gate; echo new > gate/summary.md; exit 1"])
 def test_the_documented_job_never_publishes_an_older_summary(ending: str, tmp_path: Path) -> None:
-    """The job's own lines are run, with a pytest that ends early or writes a report."""
+    """Run the job's own lines with a pytest that exits early or writes a report."""
     text = (ROOT / "docs" / "how-to-ci.md").read_text()
     job = text.partition("```yaml")[2].partition("```")[0]
     steps = [step.strip() for step in re.split(r"(?m)^    - ", job) if "run:" in step]

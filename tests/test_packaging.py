@@ -1,4 +1,4 @@
-"""The wheel is whole: a user who has only it can gate against the tiny base."""
+"""The wheel is complete: it is enough to gate an adapter of the tiny base."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_carries_the_tiny_base_and_its_suite(wheel: Path) -> None:
+def test_the_wheel_contains_the_bundled_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "phi3_lora_qa/py.typed",
@@ -38,7 +38,7 @@ def test_the_wheel_carries_the_tiny_base_and_its_suite(wheel: Path) -> None:
     assert wheel.stat().st_size < 4_000_000
 
 
-def test_the_installed_wheel_finds_what_it_carries(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import phi3_lora_qa\n"

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.lint import LintReport
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lint_adapter import lint_adapter

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from phi3_lora_qa.atomic_write import write_whole
 from phi3_lora_qa.data.item_table import items_as_parquet
 from phi3_lora_qa.record import ItemRow
+from phi3_lora_qa.atomic_write import write_whole
 
 
 def write_items(rows: Sequence[ItemRow], path: Path) -> None:

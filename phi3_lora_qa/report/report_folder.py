@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from phi3_lora_qa.atomic_write import staged, unwritable, write_whole
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.atomic_write import staged, unwritable, write_whole
 
 RECORD, ITEMS, SUMMARY, PAGE = "record.json", "items.parquet", "summary.md", "report.html"
 NAMES = (ITEMS, PAGE, RECORD, SUMMARY)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-from phi3_lora_qa.atomic_write import unwritable, write_whole
 from phi3_lora_qa.data.item_table import items_as_parquet, read_items
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import open_regular
 from phi3_lora_qa.record import ItemRow, RunRecord, parse_record, read_record
+from phi3_lora_qa.atomic_write import unwritable, write_whole
 from phi3_lora_qa.report.html import render_html
 from phi3_lora_qa.report.markdown import render_markdown
 from phi3_lora_qa.report.report_folder import ITEMS, NAMES, PAGE, RECORD, SUMMARY, put

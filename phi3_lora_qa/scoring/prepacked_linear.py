@@ -3,7 +3,7 @@
 A linear layer of torch hands float32 to MKL, which brings the whole weight into its own order for
 each product anew; when a token is made, that is most of the work. oneDNN takes the weight in the
 order that it computes in. The products are the same sums, added up in another order. Measured in
-docs/decisions/0007-products-on-packed-weights.md.
+docs/decisions/0007-prepacked-linear-layers.md.
 
 Not every processor and build of torch can do so in every dtype. `products_of` asks, by a small
 product in each dtype, and nothing else decides.

@@ -41,7 +41,7 @@ def file_changed(context: LintContext) -> Iterator[Violation]:
     """Compare the hashes of all files that are loaded."""
     for name in changed_files(context.folder, context.manifest):
         if is_loaded(name):
-            yield Violation(name, f"{name} {_change(context, name)}")
+            yield Violation(name, _change(context, name))
 
 
 @rule(
@@ -84,15 +84,15 @@ def card_changed(context: LintContext) -> Iterator[Violation]:
     """Compare the hashes of the files that no loader reads."""
     for name in changed_files(context.folder, context.manifest):
         if not is_loaded(name):
-            yield Violation(name, f"{name} {_change(context, name)}")
+            yield Violation(name, _change(context, name))
 
 
 def _change(context: LintContext, name: str) -> str:
     if not context.folder.file(name):
-        return "is in the manifest, but missing from the folder"
+        return "the file is in the manifest, but missing from the folder"
     if name in context.manifest.files:
-        return "changed since training: its hash differs from the manifest"
-    return "was added after training: it is not in the manifest"
+        return "the file changed since training: its hash differs from the manifest"
+    return "the file was added after training: it is not in the manifest"
 
 
 @rule(

@@ -30,10 +30,10 @@ def test_a_changed_an_added_and_a_missing_file_are_reported_differently(tmp_path
     (folder / "README.md").unlink()
     found = messages(folder)
     assert found["adapter_config.json"] == (
-        "adapter_config.json changed since training: its hash differs from the manifest"
+        "the file changed since training: its hash differs from the manifest"
     )
     assert "was added after training" in found["added_tokens.json"]
-    assert found["README.md"] == "README.md is in the manifest, but missing from the folder"
+    assert found["README.md"] == "the file is in the manifest, but missing from the folder"
 
 
 def test_an_unreadable_manifest_has_the_readers_fix(tmp_path: Path) -> None:

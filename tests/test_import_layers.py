@@ -1,4 +1,4 @@
-"""The house keeps its floors: nothing imports upwards, and light rooms stay light."""
+"""Packages import only from lower layers, and light modules import no heavy library."""
 
 import ast
 import subprocess
@@ -11,11 +11,12 @@ import pytest
 import phi3_lora_qa
 
 PACKAGE = Path(phi3_lora_qa.__file__).parent
-FLOORS = {
-    "errors": -1, "setting_specs": -1, "reading": -1,  # import nothing; all may import them
-    "exit_codes": -1, "close_match": -1,
-    "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
+LAYERS = {
+    # These import nothing of the package, and every module may import them.
+    "errors": -1, "setting_specs": -1, "reading": -1, "close_match": -1,
+    "exit_codes": -1,
     "atomic_write": 0,
+    "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,
@@ -25,7 +26,7 @@ FLOORS = {
     "training": 5, "gate": 5, "report": 5,
     "pytest_plugin": 6,
     "cli": 6, "__main__": 6,
-    "__init__": 7,  # the package's door: names resolved on first use
+    "__init__": 7,  # the public names, resolved on first use
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "evaluate", "pandas", "scipy")
 LIGHT_IMPORTS = {
@@ -37,11 +38,12 @@ LIGHT_IMPORTS = {
 }
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
+def imported_packages(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the package of each import from ``phi3_lora_qa``, local ones included."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     statements = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     for node in statements:
@@ -57,38 +59,39 @@ def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
             names = [alias.name for alias in node.names]
         for name in names:
             parts = name.split(".")
-            if parts[0] == "phi3_lora_qa" and len(parts) > 1 and parts[1] in FLOORS:
+            if parts[0] == "phi3_lora_qa" and len(parts) > 1 and parts[1] in LAYERS:
                 yield node.lineno, parts[1]
 
 
 def upward_imports(path: Path) -> list[str]:
-    own = room_of(path)
+    """Return the imports of a module that its layer does not allow, one line of text each."""
+    own = package_of(path)
     return [
-        f"{path.relative_to(PACKAGE)}:{line}: {own} imports {room}"
-        for line, room in imported_rooms(path)
-        if (room != own and FLOORS[room] >= FLOORS[own] and FLOORS[own] < 6)
-        or FLOORS[room] > FLOORS[own]
+        f"{path.relative_to(PACKAGE)}:{line}: {own} imports {package}"
+        for line, package in imported_packages(path)
+        if (package != own and LAYERS[package] >= LAYERS[own] and LAYERS[own] < 6)
+        or LAYERS[package] > LAYERS[own]
     ]
 
 
-def test_every_module_has_a_floor() -> None:
-    assert {room_of(path) for path in PACKAGE.rglob("*.py")} - {"bundled"} <= set(FLOORS)
+def test_every_package_has_a_layer() -> None:
+    assert {package_of(path) for path in PACKAGE.rglob("*.py")} - {"bundled"} <= set(LAYERS)
 
 
-def test_no_room_imports_upwards() -> None:
-    assert [fault for path in PACKAGE.rglob("*.py") for fault in upward_imports(path)] == []
+def test_no_package_imports_from_a_higher_layer() -> None:
+    assert [found for path in PACKAGE.rglob("*.py") for found in upward_imports(path)] == []
 
 
-def test_an_upward_import_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upward_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     (tmp_path / "lora").mkdir()
-    fault = tmp_path / "lora" / "bad.py"
-    fault.write_text("def f():\n    from phi3_lora_qa.gate import plan\n")
-    assert upward_imports(fault) == ["lora/bad.py:2: lora imports gate"]
+    module = tmp_path / "lora" / "bad.py"
+    module.write_text("def f():\n    from phi3_lora_qa.gate import plan\n")
+    assert upward_imports(module) == ["lora/bad.py:2: lora imports gate"]
 
 
 @pytest.mark.parametrize("statement", LIGHT_IMPORTS.values(), ids=LIGHT_IMPORTS.keys())
-def test_nothing_heavy_is_imported_by(statement: str) -> None:
+def test_no_heavy_library_is_imported_by(statement: str) -> None:
     code = f"{statement}\nimport sys\nprint([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
