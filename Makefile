@@ -95,7 +95,7 @@ attack: .venv/ready ## run every known attack on the gate, in all combinations
 	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/pytest_plugin \
 		tests/adapter/rules/test_loader_files.py tests/adapter/tokenizer \
 		tests/adapter/chat_template tests/adapter/scenarios \
-		tests/adapter/test_safety.py tests/scoring/test_deadline.py \
+		tests/scoring/test_deadline.py \
 		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/scenarios/test_short_machine.py \
 		tests/gate/test_short_machine.py tests/report/test_report_folder.py
 

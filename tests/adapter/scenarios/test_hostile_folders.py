@@ -1,4 +1,4 @@
-"""What a stranger's folder can do to the linter: nothing but be rejected."""
+"""A hostile folder can only be rejected: it cannot crash, mislead or stall the linter."""
 
 import json
 import time
@@ -27,7 +27,7 @@ JSON = st.recursive(
 
 @st.composite
 def folders(draw: st.DrawFn) -> tuple[dict[str, Any], bytes, dict[str, bytes]]:
-    """Draw a config, a weights file and other files, each sound or spoilt at random."""
+    """Return a strategy for a config, weights and other files, each valid or corrupted."""
     config = base_config()
     for _ in range(draw(st.integers(0, 3))):
         config[draw(st.sampled_from([*config, "auto_map", "é"]))] = draw(JSON)
@@ -62,7 +62,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(folders(), st.booleans())
-def test_any_folder_gives_a_verdict_in_printable_words(
+def test_any_folder_gives_a_verdict_with_printable_texts(
     base: BaseFiles, content: tuple[dict[str, Any], bytes, dict[str, bytes]], based: bool
 ) -> None:
     import tempfile
@@ -107,7 +107,7 @@ def many_modules() -> Adapter:
         {"exclude_modules": "(" * 30 + "(a|.)*" + ")*" * 30 + "b"},
     ],
 )
-def test_a_small_folder_takes_no_longer_than_some_seconds(
+def test_a_small_folder_takes_only_some_seconds(
     fields: dict[str, Any], tmp_path: Path
 ) -> None:
     adapter = many_modules()
@@ -130,7 +130,7 @@ def test_a_declared_rank_costs_no_memory(tmp_path: Path) -> None:
     assert peak < 8 << 20
 
 
-def test_only_part_of_the_layers_named_in_full_is_missed_nowhere(tmp_path: Path) -> None:
+def test_a_missing_module_that_is_named_in_full_is_found(tmp_path: Path) -> None:
     adapter = plain()
     adapter.config["target_modules"] = module_names()
     gone = module_names()[-1]
