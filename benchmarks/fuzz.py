@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from tests.adapter.fuzzing.building import build, clear, write_bases
-from tests.adapter.fuzzing.drawing import recipes
+from tests.adapter.fuzzing.build_folder import build, clear, write_bases
 from tests.adapter.fuzzing.oracle import BrokenPromise, check, outcome, warm_up
 from tests.adapter.fuzzing.recipes import Recipe, read_recipe
+from tests.adapter.fuzzing.strategies import recipes
 
 CHUNK = 100
 ADDRESS_SPACE = 3 << 30

@@ -2,11 +2,11 @@
 
 A `Recipe` (recipes.py) is a healthy variant and the steps that corrupt it. It is plain data: a
 failure prints it, `read_recipe` parses it, and `python benchmarks/fuzz.py --recipe TEXT` runs it.
-`recipes` (drawing.py) generates one, and `build` (building.py) makes the folder. Steps are grouped
-by what they change: tensors, JSON documents, bytes, and the file system. A new step goes into the
-tuple at the end of its module, and into drawing.py.
+`recipes` (strategies.py) generates one, and `build` (build_folder.py) makes the folder. Steps are
+grouped by what they change: tensors, JSON documents, bytes, and the file system. A new step goes
+into the tuple at the end of its module, and into strategies.py.
 
 `check` (oracle.py) lints a folder, and raises `BrokenPromise` if a promise of SECURITY.md is
 broken. On Linux the memory limit (limits.py) is set while the linter runs, so that excessive memory
-use is found before it affects the machine. watching.py records what the linter does meanwhile.
+use is found before it affects the machine. action_recording.py records what the linter does.
 """

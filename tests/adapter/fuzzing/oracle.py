@@ -14,11 +14,11 @@ from phi3_lora_qa.adapter.folder import EXPECTED_FILES, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.errors import BaseModelError, Phi3LoraQAError
-from tests.adapter.fuzzing.building import EXTRAS, build
+from tests.adapter.fuzzing.action_recording import recorded_actions
+from tests.adapter.fuzzing.build_folder import EXTRAS, build
 from tests.adapter.fuzzing.image import CANARY
 from tests.adapter.fuzzing.limits import Overtime, alarm, cpu_seconds, memory_limit, peak_memory
 from tests.adapter.fuzzing.recipes import Recipe
-from tests.adapter.fuzzing.watching import recorded_actions
 from tests.adapter.healthy import HEALTHY
 
 MAX_SECONDS = 5.0

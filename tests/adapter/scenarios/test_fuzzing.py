@@ -28,11 +28,11 @@ from phi3_lora_qa.adapter.lint import LintReport, lint
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.adapters import P
 from tests.adapter.fuzzing import oracle
-from tests.adapter.fuzzing.building import build, clear, pristine, write_bases
-from tests.adapter.fuzzing.drawing import recipes
+from tests.adapter.fuzzing.build_folder import build, clear, pristine, write_bases
 from tests.adapter.fuzzing.image import HEADER
 from tests.adapter.fuzzing.oracle import BrokenPromise, check, warm_up
 from tests.adapter.fuzzing.recipes import Recipe, Step, read_recipe
+from tests.adapter.fuzzing.strategies import recipes
 from tests.adapter.healthy import HEALTHY
 
 pytestmark = pytest.mark.slow

@@ -107,9 +107,7 @@ def many_modules() -> Adapter:
         {"exclude_modules": "(" * 30 + "(a|.)*" + ")*" * 30 + "b"},
     ],
 )
-def test_a_small_folder_takes_only_some_seconds(
-    fields: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_small_folder_takes_only_some_seconds(fields: dict[str, Any], tmp_path: Path) -> None:
     adapter = many_modules()
     adapter.config |= fields
     start = time.process_time()

@@ -19,7 +19,7 @@ from phi3_lora_qa.adapter.folder import (
 )
 from phi3_lora_qa.adapter.safetensors_file import BITS
 from tests.adapter.adapters import P, base_config
-from tests.adapter.fuzzing.building import EXTRAS
+from tests.adapter.fuzzing.build_folder import EXTRAS
 from tests.adapter.fuzzing.hostile_texts import LONG, PATTERNS, TEMPLATES
 from tests.adapter.fuzzing.image import HEADER, INNER, OLDER, PIECES, SETTINGS, TEMPLATE, TOKENIZER
 from tests.adapter.fuzzing.recipes import Recipe, Step

@@ -22,9 +22,9 @@ from phi3_lora_qa.adapter.manifest import make_manifest
 from phi3_lora_qa.models.registry import bundled
 from tests.adapter.fuzzing.byte_steps import ON_BYTES
 from tests.adapter.fuzzing.document_steps import ON_DOCUMENTS
+from tests.adapter.fuzzing.file_system_steps import ON_FILE_SYSTEM, call
 from tests.adapter.fuzzing.hostile_texts import TEMPLATES
 from tests.adapter.fuzzing.image import CANARY, INNER, PIECES, SETTINGS, TEMPLATE, TOKENIZER, Image
-from tests.adapter.fuzzing.place_steps import ON_PLACES, call
 from tests.adapter.fuzzing.recipes import Recipe
 from tests.adapter.fuzzing.tensor_steps import ON_TENSORS
 from tests.adapter.healthy import HEALTHY
@@ -32,7 +32,7 @@ from tests.adapter.packing import pieces_file
 from tests.adapter.tiny_base import WORDS, tokenizer_files, write_base
 
 DOCUMENTS, PLACES = 1, 3
-PHASES = ((call, *ON_TENSORS), ON_DOCUMENTS, ON_BYTES, ON_PLACES)
+PHASES = ((call, *ON_TENSORS), ON_DOCUMENTS, ON_BYTES, ON_FILE_SYSTEM)
 """The steps in the order in which they run; those of the last phase change the file system."""
 STEPS = {apply.__name__: (phase, apply) for phase, steps in enumerate(PHASES) for apply in steps}
 

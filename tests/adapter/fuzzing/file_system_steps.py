@@ -103,7 +103,7 @@ def instead(image: Image, kind: str) -> None:
         os.mkfifo(folder)
 
 
-ON_PLACES: tuple[Callable[..., object], ...] = (
+ON_FILE_SYSTEM: tuple[Callable[..., object], ...] = (
     link,
     special,
     beside,
