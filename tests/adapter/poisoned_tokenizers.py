@@ -243,5 +243,5 @@ HARMLESS: dict[str, Change] = {
             }
         ),
     ),
-    "the base's config beside": lambda folder: shutil.copy(TINY / "config.json", folder),
+    "the base's config in the folder": lambda folder: shutil.copy(TINY / "config.json", folder),
 }  # fmt: skip
