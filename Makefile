@@ -96,10 +96,10 @@ fuzz: .venv/ready ## lint 20,000 random folders (FOLDERS=N) and report violation
 # templates, servers and paths, and against machines short of resources.
 attack: .venv/ready ## run every known attack on the gate, in all combinations
 	ATTACKS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q tests/attack tests/pytest_plugin \
-		tests/adapter/test_loader_rules.py tests/adapter/tokenizer/test_tokenizer_behaviour.py \
-		tests/adapter/chat_template/test_template_files.py tests/adapter/chat_template/test_template_comparison.py \
-		tests/adapter/test_safety.py tests/adapter/test_fuzz.py tests/scoring/test_deadline.py \
-		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/test_short_machine.py \
+		tests/adapter/rules/test_loader_files.py tests/adapter/tokenizer \
+		tests/adapter/chat_template tests/adapter/scenarios \
+		tests/scoring/test_deadline.py \
+		tests/scoring/test_secret_redaction.py tests/cli/test_path_types.py tests/cli/scenarios/test_short_machine.py \
 		tests/gate/test_short_machine.py tests/report/test_report_folder.py
 
 mutants: .venv/ready ## mutate lora and properties and count undetected mutants (SAMPLE=N: a sample of N of each)

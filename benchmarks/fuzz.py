@@ -1,12 +1,12 @@
-"""The long run of the linter's fuzzing: folders spoilt at random, in processes that may die.
+"""Long fuzzing run of the linter: random hostile folders, in worker processes.
 
 Usage: python benchmarks/fuzz.py [--folders 20000] [--seed 0] [--workers 2]
        python benchmarks/fuzz.py --recipe "('plain', (), (('retitle', 0, ''),), 'whole')"
 
-Each folder is drawn by the strategies of tests/adapter/fuzzing/ and held to the oracle there; every
-tenth goes through the command line too. A worker has 3 GiB of address space. One that dies, or is
-silent for a minute, is ended, and the folder that it was at counts as a failure. The exit status is
-1 if anything was found.
+The strategies of tests/adapter/fuzzing/ generate each folder, and the oracle there checks it; every
+tenth also goes through the command line. A worker has 3 GiB of address space. A worker that dies
+or is silent for a minute is restarted, and its folder counts as a failure. The exit status is 1 if
+anything was found.
 """
 
 import argparse
@@ -33,16 +33,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from tests.adapter.fuzzing.building import build, clear, write_bases
-from tests.adapter.fuzzing.drawing import recipes
+from tests.adapter.fuzzing.build_folder import build, clear, write_bases
 from tests.adapter.fuzzing.oracle import BrokenPromise, check, outcome, warm_up
 from tests.adapter.fuzzing.recipes import Recipe, read_recipe
+from tests.adapter.fuzzing.strategies import recipes
 
 CHUNK = 100
 ADDRESS_SPACE = 3 << 30
-SILENCE = 60.0
-TELL = 60.0
-EVERY = 10
+MAX_SILENCE = 60.0
+PROGRESS_INTERVAL = 60.0
+COMMAND_EVERY = 10
 ANNOTATIONS = tuple(f"::{level} title=" for level in ("error", "warning", "notice"))
 FORMATS = ("json", "text", "github", "sarif")
 SHOWN = 3
@@ -50,7 +50,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one folder; ``kind`` and ``detail`` are empty unless something was found."""
+    """The result of one folder; ``kind`` and ``detail`` are empty unless something was found."""
 
     recipe: str
     verdict: str
@@ -61,7 +61,7 @@ class Result:
 
 
 class Runner:
-    """Makes folders in a place of its own, and lints them."""
+    """Builds folders in its own directory, and lints them."""
 
     def __init__(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class Runner:
         warm_up(self._bases)
 
     def run(self, recipe: Recipe) -> Result:
-        """Run one recipe; whatever goes wrong is in the result."""
+        """Run one recipe; the result contains any failure."""
         self._room.mkdir()
         start = time.monotonic()
         kind = detail = ""
@@ -82,12 +82,12 @@ class Runner:
             verdict = check(folder, self._bases[recipe.base])
             taken = time.monotonic() - start
             number = next(self._numbers)
-            if number % EVERY == 0:
-                form = FORMATS[number // EVERY % len(FORMATS)]
+            if number % COMMAND_EVERY == 0:
+                form = FORMATS[number // COMMAND_EVERY % len(FORMATS)]
                 check_command(folder, self._bases[recipe.base], form)
         except BrokenPromise as error:
             taken, kind, detail = time.monotonic() - start, error.kind, str(error)
-        except Exception as error:  # the fuzzer's own fault, shown like any other
+        except Exception as error:  # an error of the fuzzer itself, reported like any other
             taken, kind, detail = time.monotonic() - start, "the fuzzer failed", repr(error)
         finally:
             clear(self._room)
@@ -95,20 +95,20 @@ class Runner:
         return Result(str(recipe), verdict, taken, peak, kind, detail)
 
     def smallest(self, recipe: Recipe, kind: str) -> Recipe:
-        """Leave out every step without which the same is still found."""
+        """Remove every step that is not needed for the same failure."""
         for step in recipe.steps:
             steps = tuple(other for other in recipe.steps if other is not step)
-            less = Recipe(recipe.variant, recipe.extras, steps, recipe.base)
-            if self.run(less).kind == kind:
-                recipe = less
+            smaller = Recipe(recipe.variant, recipe.extras, steps, recipe.base)
+            if self.run(smaller).kind == kind:
+                recipe = smaller
         return recipe
 
 
 def check_command(folder: Path, base: BaseFiles, form: str) -> None:
-    """Run ``phi3-lora-qa lint`` on a folder: status 0, 1 or 2, and an output that can be read.
+    """Run ``phi3-lora-qa lint`` on a folder, and check its status and its output.
 
     Raises:
-        BrokenPromise: It ends in another way, or says something else than the linter said.
+        BrokenPromise: The status or the output is invalid, or differs from the linter's result.
     """
     from phi3_lora_qa.cli import main
 
@@ -129,34 +129,34 @@ def check_command(folder: Path, base: BaseFiles, form: str) -> None:
     expected = {"accepted": 0, "rejected": 1, "error": 2}[outcome(folder, base)]
     if status != expected:
         raise BrokenPromise(f"the command's status is not {expected}", f"{status}")
-    # Not splitlines, which takes more for the end of a line than a terminal does.
+    # Not splitlines, which splits at more characters than a terminal does.
     lines = out.getvalue().rstrip("\n").split("\n")
     if not all(line.isprintable() for line in (*lines, err.getvalue().rstrip("\n"))):
         raise BrokenPromise("the command's output is not printable", repr(lines)[:1000])
     if status == 2:
         return
     if form == "github" and not all(line.startswith(ANNOTATIONS) for line in lines[:-1]):
-        raise BrokenPromise("a line for GitHub is no command of ours", repr(lines)[:1000])
+        raise BrokenPromise("a line for GitHub is not one of our commands", repr(lines)[:1000])
     if form == "sarif":
         parse(out.getvalue())
     if form == "json" and parse(out.getvalue())["verdict"] != ("accepted", "rejected")[status]:
-        raise BrokenPromise("the command's verdict is not its status")
+        raise BrokenPromise("the command's verdict does not match its status")
 
 
 def parse(text: str) -> Any:
-    """Return what an output holds.
+    """Parse an output.
 
     Raises:
-        BrokenPromise: It is no JSON.
+        BrokenPromise: It is not JSON.
     """
     try:
         return json.loads(text)
     except ValueError as error:
-        raise BrokenPromise("the command's output is no JSON", repr(error)) from error
+        raise BrokenPromise("the command's output is not JSON", repr(error)) from error
 
 
 def work(pipe: Connection, place: Path, first: int, step: int) -> None:
-    """Draw chunk after chunk of recipes and run them, until ended by the parent."""
+    """Generate and run recipes in chunks, until the parent kills this process."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     runner = Runner(place)
@@ -168,15 +168,15 @@ def work(pipe: Connection, place: Path, first: int, step: int) -> None:
         pipe.send(result)
         if result.kind and result.kind not in seen and "too long" not in result.kind:
             seen.add(result.kind)
-            least = runner.smallest(recipe, result.kind)
-            pipe.send(("smallest", result.kind, str(least)))
+            smallest = runner.smallest(recipe, result.kind)
+            pipe.send(("smallest", result.kind, str(smallest)))
 
     for number in itertools.count(first, step):
         draw(one, number, CHUNK)
 
 
 def draw(one: Callable[[Recipe], None], number: int, count: int) -> None:
-    """Hand over recipes as hypothesis draws them from a seed."""
+    """Call a function with the recipes that hypothesis generates from a seed."""
     quiet = settings(
         max_examples=count,
         deadline=None,
@@ -189,7 +189,7 @@ def draw(one: Callable[[Recipe], None], number: int, count: int) -> None:
 
 @dataclass
 class Tally:
-    """What all workers have found so far."""
+    """The results of all workers so far."""
 
     verdicts: collections.Counter[str] = field(default_factory=collections.Counter)
     failures: dict[str, list[Result]] = field(default_factory=dict)
@@ -208,7 +208,7 @@ class Tally:
             print(f"FOUND {result.kind}: --recipe {shlex.quote(result.recipe)}", flush=True)
 
     def show(self) -> None:
-        """Print counts, the extremes, and every failure with what reproduces it."""
+        """Print counts, the extremes, and every failure with the recipe that reproduces it."""
         parts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items()))
         print(f"{self.verdicts.total()} folders: {parts or 'none'}")
         print(f"slowest: {self.slowest.seconds:.2f} s for both lints of {self.slowest.recipe}")
@@ -224,40 +224,40 @@ class Tally:
 
 
 class Worker:
-    """A process that runs folders, and the folder that it is at."""
+    """A process that runs recipes, and its current recipe."""
 
     def __init__(self, place: Path, first: int, step: int) -> None:
         self.place, self.chunk, self._step = place, first, step
         self.start()
 
     def start(self) -> None:
-        """Start a process; after another one, with other folders."""
+        """Start a process; a restarted one gets other recipes."""
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe(duplex=False)
-        # Not at the chunk that the one before died of, which would be drawn again.
+        # Not the chunk at which the previous process died, which would be generated again.
         arguments = (theirs, self.place / str(self.chunk), self.chunk, self._step)
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.chunk += 1_000_000
-        self.recipe, self.heard = "", time.monotonic()
+        self.recipe, self.last_message = "", time.monotonic()
 
     def take(self) -> Iterator[Any]:
-        """Yield what the process has sent.
+        """Yield the results that the process has sent.
 
         Raises:
-            EOFError: It has died.
+            EOFError: The process has died.
         """
         while self.pipe.poll():
             message = self.pipe.recv()
-            self.heard = time.monotonic()
+            self.last_message = time.monotonic()
             if isinstance(message, str):
                 self.recipe = message
             else:
                 yield message
 
     def end(self) -> int | None:
-        """End the process, and return its exit status or the signal's number, negative."""
+        """Kill the process; return its exit status, or the negative signal number."""
         self.process.join(1)
         self.process.kill()
         self.process.join()
@@ -266,8 +266,8 @@ class Worker:
 
 
 def long_run(folders: int, first: int, workers: int) -> Tally:
-    """Run so many folders, or a few more, and return what was found."""
-    tally, start, told = Tally(), time.monotonic(), 0.0
+    """Run at least this number of folders, and return the results."""
+    tally, start, last_progress = Tally(), time.monotonic(), 0.0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
         crew = [
             Worker(Path(place), first * 1_000_000_000 + number, workers)
@@ -279,12 +279,12 @@ def long_run(folders: int, first: int, workers: int) -> Tally:
                 for worker in crew:
                     listen(worker, tally)
                 passed = time.monotonic() - start
-                if passed >= told + TELL:
-                    told = passed
+                if passed >= last_progress + PROGRESS_INTERVAL:
+                    last_progress = passed
                     done, found = tally.verdicts.total(), sum(map(len, tally.failures.values()))
                     print(f"{passed:.0f} s: {done} folders, {found} failures", flush=True)
         except KeyboardInterrupt:
-            print("stopped before the end")
+            print("interrupted")
         finally:
             for worker in crew:
                 worker.process.kill()
@@ -293,8 +293,8 @@ def long_run(folders: int, first: int, workers: int) -> Tally:
 
 
 def listen(worker: Worker, tally: Tally) -> None:
-    """Take what a worker has to tell; begin again with another in place of one that is lost."""
-    lost = ""
+    """Process the messages of a worker; restart it if it died or is silent."""
+    failure = ""
     try:
         for message in worker.take():
             if isinstance(message, Result):
@@ -303,22 +303,22 @@ def listen(worker: Worker, tally: Tally) -> None:
                 _, kind, recipe = message
                 tally.smallest[kind] = recipe
     except EOFError:
-        lost = "the worker died"
-    if not lost and time.monotonic() - worker.heard > SILENCE:
-        lost = "the worker was silent"
+        failure = "the worker died"
+    if not failure and time.monotonic() - worker.last_message > MAX_SILENCE:
+        failure = "the worker was silent"
         worker.process.kill()
-    if lost:
+    if failure:
         status = worker.end()
-        tally.add(Result(worker.recipe, "broken", 0.0, 0, lost, f"{lost}, status {status}"))
+        tally.add(Result(worker.recipe, "broken", 0.0, 0, failure, f"{failure}, status {status}"))
         worker.start()
 
 
 def single(recipe: Recipe) -> Tally:
-    """Run one recipe in this process, through every format of the command too."""
+    """Run one recipe in this process, also through every format of the command."""
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
         runner = Runner(Path(place))
-        for _ in range(1 + EVERY * (len(FORMATS) - 1)):
+        for _ in range(1 + COMMAND_EVERY * (len(FORMATS) - 1)):
             tally.add(runner.run(recipe))
             if tally.failures:
                 break
@@ -327,15 +327,15 @@ def single(recipe: Recipe) -> Tally:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folders", type=int, default=20_000, help="how many at least")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other folders")
-    parser.add_argument("--workers", type=int, default=2, help="how many processes")
-    parser.add_argument("--recipe", help="run this one alone, as a failure printed it")
-    given_ = parser.parse_args()
-    if given_.recipe:
-        tally = single(read_recipe(given_.recipe))
+    parser.add_argument("--folders", type=int, default=20_000, help="minimum number of folders")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folders")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--recipe", help="run only this recipe, as printed for a failure")
+    options = parser.parse_args()
+    if options.recipe:
+        tally = single(read_recipe(options.recipe))
     else:
-        tally = long_run(given_.folders, given_.seed, given_.workers)
+        tally = long_run(options.folders, options.seed, options.workers)
     tally.show()
     sys.exit(1 if tally.failures else 0)
 

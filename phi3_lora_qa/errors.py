@@ -37,7 +37,16 @@ class InputError(Phi3LoraQAError, ValueError):
 
 
 class AdapterError(InputError):
-    """An adapter folder cannot be read safely, or is not an adapter folder."""
+    """An adapter folder cannot be read safely, or is not an adapter folder.
+
+    Attributes:
+        what: What is wrong, and what was found.
+        fix: How to fix it; empty if ``what`` says so already. The error's text is ``WHAT; FIX``.
+    """
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}; {fix}" if fix else what)
+        self.what, self.fix = what, fix
 
 
 class BaseModelError(InputError):

@@ -1,9 +1,10 @@
-"""Every file that is read is a regular one of a bounded size: the one place that opens files.
+"""Opens and reads files safely: only regular files, and only up to a given size.
 
-A pipe would be waited on for ever, and a device never ends. So a path is opened without waiting,
-and looked at through the handle before a byte is read. Links are followed, as in a model cache;
-`adapter/folder.py` does not follow those of an adapter. Every error is an OSError, whatever the
-path: that it holds a NUL, that no file system could have it, or that it is no regular file.
+Reading a pipe can block forever, and a device has no end. A path is therefore opened without
+blocking, and its file type is checked on the open handle before the first byte is read. Symbolic
+links are followed, because model caches use them; `adapter/folder.py` does not follow the links of
+an adapter. Every failure is an OSError: also a path with a NUL, and a path that is not a regular
+file.
 """
 
 import errno
@@ -24,25 +25,25 @@ _KINDS = (
 
 
 class NotReadableError(OSError):
-    """A path leads to no regular file, or to one that is larger than what is read."""
+    """A path is not a regular file, or the file is larger than the limit."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 def open_regular(path: Path | str) -> FileIO:
-    """Open a regular file for reading, without waiting for anybody.
+    """Open a regular file for reading, without blocking.
 
     Raises:
-        OSError: It cannot be opened, or is no regular file.
+        OSError: The file cannot be opened, or is not a regular file.
     """
     try:
-        before = Path(path).stat().st_mode  # opening some devices acts on them
+        before = Path(path).stat().st_mode  # opening a device can already have an effect
         if not stat.S_ISREG(before):
             raise _not_regular(before)
         descriptor = os.open(path, _FLAGS)
     except ValueError as error:  # a NUL, or half a surrogate pair
-        raise NotReadableError(errno.EINVAL, f"no file can have this name ({error})") from error
+        raise NotReadableError(errno.EINVAL, f"not a valid file name: {error}") from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
@@ -50,50 +51,50 @@ def open_regular(path: Path | str) -> FileIO:
     return FileIO(descriptor, "rb")
 
 
-def read_regular(path: Path | str, cap: int) -> bytes:
+def read_regular(path: Path | str, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: As `open_regular`, or it is larger than ``cap`` bytes.
+        OSError: As `open_regular`, or the file is larger than ``max_bytes``.
     """
     with open_regular(path) as handle:
-        if os.fstat(handle.fileno()).st_size > cap:
-            raise _too_large(cap)
+        if os.fstat(handle.fileno()).st_size > max_bytes:
+            raise _too_large(max_bytes)
         data = bytearray()
         while chunk := handle.read(_CHUNK):
             data += chunk
-            if len(data) > cap:  # it grows, or its size is not told
-                raise _too_large(cap)
+            if len(data) > max_bytes:  # the file grew, or its reported size was wrong
+                raise _too_large(max_bytes)
     return bytes(data)
 
 
-def read_text(path: Path | str, cap: int, encoding: str = "utf-8") -> str:
-    r"""Return the text of a regular file, every line's end as ``\n``.
+def read_text(path: Path | str, max_bytes: int, encoding: str = "utf-8") -> str:
+    r"""Return the text of a regular file, with every line ending as ``\n``.
 
     Raises:
         OSError: As `read_regular`.
-        UnicodeDecodeError: It is in another encoding.
+        UnicodeDecodeError: The file has a different encoding.
     """
-    text = read_regular(path, cap).decode(encoding)
+    text = read_regular(path, max_bytes).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def require_regular(path: Path | str, cap: int | None = None) -> None:
-    """Look at a file that a library is going to open by its path.
+def require_regular(path: Path | str, max_bytes: int | None = None) -> None:
+    """Check a file that a library is about to open by its path.
 
     Raises:
-        OSError: It cannot be opened, is no regular file, or is larger than ``cap`` bytes.
+        OSError: The file cannot be opened, is not a regular file, or is larger than ``max_bytes``.
     """
     with open_regular(path) as handle:
-        if cap is not None and os.fstat(handle.fileno()).st_size > cap:
-            raise _too_large(cap)
+        if max_bytes is not None and os.fstat(handle.fileno()).st_size > max_bytes:
+            raise _too_large(max_bytes)
 
 
 def require_regular_below(folder: Path) -> None:
-    """Look at all that lies in a folder that a library is going to read.
+    """Check everything in a folder that a library is about to read.
 
     Raises:
-        OSError: Something in it is neither a regular file nor a folder.
+        OSError: An entry is neither a regular file nor a folder.
     """
     for path in folder.rglob("*"):
         mode = path.stat().st_mode
@@ -102,10 +103,10 @@ def require_regular_below(folder: Path) -> None:
 
 
 def _not_regular(mode: int) -> NotReadableError:
-    kind = next((name for holds, name in _KINDS if holds(mode)), "something else")
-    return NotReadableError(errno.EINVAL, f"it is {kind}, and no regular file")
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return NotReadableError(errno.EINVAL, f"not a regular file: it is {kind}")
 
 
-def _too_large(cap: int) -> NotReadableError:
-    size = f"{cap >> 20} MiB" if cap >= 1 << 20 else f"{cap} bytes"
-    return NotReadableError(errno.EOVERFLOW, f"it has more than {size}")
+def _too_large(max_bytes: int) -> NotReadableError:
+    limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes} bytes"
+    return NotReadableError(errno.EOVERFLOW, f"larger than {limit}")

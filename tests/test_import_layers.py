@@ -14,7 +14,7 @@ PACKAGE = Path(phi3_lora_qa.__file__).parent
 LAYERS = {
     # These import nothing of the package, and every module may import them.
     "errors": -2, "setting_specs": -2, "reading": -2, "close_match": -2, "progress": -2,
-    "surrogates": -2, "dataclass_json": -2,
+    "surrogates": -2, "exit_codes": -2, "dataclass_json": -2,
     # These import only the ones above.
     "staged_output": -1, "strict_values": -1, "toml_file": -1,
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
@@ -22,6 +22,7 @@ LAYERS = {
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,
+    "lint_adapter": 3,
     "conversion": 3, "scoring": 3, "properties": 3,
     "loralib_interop": 4,
     "training": 5, "gate": 5, "report": 5,

@@ -1,10 +1,9 @@
-"""Files are opened in one place, which takes regular ones alone, and no more of them than fits."""
+"""Files are opened in one module, which accepts only regular files up to a given size."""
 
 import ast
 import os
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,12 @@ import pytest
 import phi3_lora_qa
 from phi3_lora_qa import reading
 from phi3_lora_qa.reading import open_regular, read_regular, read_text, require_regular
+from tests.unreadable_paths import UNREADABLE
 
 PACKAGE = Path(phi3_lora_qa.__file__).parent
-OWN = {
-    "reading.py": "it is the one place",
-    "adapter/folder.py": "follows no link, and refuses a file that changed",
+ALLOWED = {
+    "reading.py": "the module that opens files",
+    "adapter/folder.py": "follows no link, and rejects a file that changed",
     "adapter/bounded_process_start.py": "a program of this package, in its own process",
     "libraries.py": "a file of this package",
     "report/html.py": "a file of this package",
@@ -39,34 +39,34 @@ def is_writing(call: ast.Call) -> bool:
 
 
 def opens(tree: ast.AST) -> Iterator[int]:
-    """Yield the lines in which a file is opened for reading by its path."""
+    """Yield the lines that open a file for reading by its path."""
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         match call.func:
             case ast.Name(id="open"):
                 found = not is_writing(call)
             case ast.Attribute(attr="open", value=ast.Name(id=name)) if name[:1].isupper():
-                found = False  # a class's own way to make one
+                found = False  # a class method such as AdapterFolder.open
             case ast.Attribute(attr="open", value=ast.Name(id="os")):
                 found = "O_WRONLY" not in ast.unparse(call)
             case ast.Attribute(attr="open"):
                 found = not is_writing(call) and not ast.unparse(call.func).startswith("archive.")
             case ast.Attribute(attr="read_text" | "read_bytes"):
-                found = len(call.args) < 2  # with a cap it is the adapter's folder, or the base's
+                found = len(call.args) < 2  # with a size limit it is AdapterFolder's or BaseFiles'
             case _:
                 found = False
         if found:
             yield call.lineno
 
 
-def test_files_are_opened_in_one_place() -> None:
+def test_files_are_opened_in_one_module() -> None:
     found = {
         str(path.relative_to(PACKAGE)): list(opens(ast.parse(path.read_text("utf-8"))))
         for path in PACKAGE.rglob("*.py")
         if "bundled" not in path.parts
     }
     places = {name: lines for name, lines in found.items() if lines}
-    assert {name: lines for name, lines in places.items() if name not in OWN} == {}
-    assert set(OWN) - set(found) == set()
+    assert {name: lines for name, lines in places.items() if name not in ALLOWED} == {}
+    assert set(ALLOWED) - set(found) == set()
 
 
 @pytest.mark.parametrize(
@@ -74,76 +74,24 @@ def test_files_are_opened_in_one_place() -> None:
     ["open(p)", "open(p, 'rb')", "p.open()", "p.open('rb')", "io.open(p)", "os.open(p, 0)",
      "p.read_text()", "p.read_text('utf-8')", "(a / b).read_bytes()", "Path(p).open(mode='r')"],
 )  # fmt: skip
-def test_another_place_would_be_found(code: str) -> None:
+def test_opening_a_file_elsewhere_would_be_found(code: str) -> None:
     assert list(opens(ast.parse(code))) == [1]
 
 
-def make_pipe(path: Path) -> Path:
-    os.mkfifo(path)
-    return path
-
-
-def make_socket(path: Path) -> Path:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-    return path
-
-
-def make_loop(path: Path) -> Path:
-    path.symlink_to(path)
-    return path
-
-
-def make_link_to_pipe(path: Path) -> Path:
-    path.symlink_to(make_pipe(path.with_name("pipe")))
-    return path
-
-
-def make_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def make_huge(path: Path) -> Path:
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-    return path
-
-
-STRANGE: dict[str, Callable[[Path], Path | str]] = {
-    "missing": lambda path: path,
-    "folder": make_folder,
-    "pipe": make_pipe,
-    "socket": make_socket,
-    "loop": make_loop,
-    "link to a pipe": make_link_to_pipe,
-    "zero": lambda _: Path("/dev/zero"),
-    "full": lambda _: Path("/dev/full"),
-    "null": lambda _: Path("/dev/null"),
-    "terminal": lambda _: Path("/dev/tty"),
-    "long name": lambda path: path.with_name("a" * 300),
-    "long path": lambda path: path / "/".join(["a" * 200] * 30),
-    "NUL": lambda path: f"{path}\0",
-    "surrogate": lambda path: f"{path}\ud800",
-    "no text": lambda path: f"{path}\udcff",
-    "line break": lambda path: f"{path}\n::error::x",
-    "empty": lambda _: "",
-    "huge": make_huge,
-}
-
-
-@pytest.mark.parametrize("kind", STRANGE)
-def test_what_is_no_regular_file_is_an_os_error_at_once(kind: str, tmp_path: Path) -> None:
-    path = STRANGE[kind](tmp_path / "x")
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_path_that_is_not_a_regular_file_is_an_os_error_at_once(
+    kind: str, tmp_path: Path
+) -> None:
+    path = UNREADABLE[kind](tmp_path / "x")
     started = time.monotonic()
     for read in (read_regular, read_text, require_regular):
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - of any kind
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - any errno
             read(path, 1 << 20)
         assert caught.value.strerror
     assert time.monotonic() - started < 1
 
 
-def test_a_regular_file_is_read_through_links_too(tmp_path: Path) -> None:
+def test_a_regular_file_is_also_read_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfa\r\nb\rc")
     (tmp_path / "b").symlink_to("a")
     assert read_regular(tmp_path / "b", 9) == b"\xef\xbb\xbfa\r\nb\rc"
@@ -151,11 +99,11 @@ def test_a_regular_file_is_read_through_links_too(tmp_path: Path) -> None:
     with open_regular(tmp_path / "b") as handle:
         assert handle.read(3) == b"\xef\xbb\xbf"
     require_regular(tmp_path / "b", 9)
-    with pytest.raises(OSError, match="more than 8 bytes"):
+    with pytest.raises(OSError, match=r"^larger than 8 bytes$"):
         read_regular(tmp_path / "b", 8)
 
 
-def test_a_file_that_becomes_a_pipe_meanwhile_is_not_waited_for(
+def test_a_file_that_is_replaced_by_a_pipe_does_not_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"a")
@@ -167,17 +115,17 @@ def test_a_file_that_becomes_a_pipe_meanwhile_is_not_waited_for(
         return true(path, flags)
 
     monkeypatch.setattr(os, "open", swapped)
-    with pytest.raises(OSError, match="it is a pipe, and no regular file"):
+    with pytest.raises(OSError, match=r"^not a regular file: it is a pipe$"):
         read_regular(tmp_path / "a", 9)
 
 
-def test_a_file_that_grows_is_read_no_further(tmp_path: Path) -> None:
-    """The files of /proc say that they have no bytes."""
-    with pytest.raises(OSError, match="more than 3 bytes"):
+def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    """Files in /proc report a size of zero."""
+    with pytest.raises(OSError, match=r"^larger than 3 bytes$"):
         read_regular("/proc/self/status", 3)
 
 
-def test_a_folder_that_is_read_by_a_library_holds_files_alone(tmp_path: Path) -> None:
+def test_a_folder_for_a_library_contains_only_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(b"")
     reading.require_regular_below(tmp_path)

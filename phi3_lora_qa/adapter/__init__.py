@@ -1,6 +1,6 @@
-"""An untrusted adapter folder: reading it safely, what it must hold, and the rules of the linter.
+"""Reads an untrusted adapter folder safely, derives what it must contain, and lints it.
 
-The way in is `folder.AdapterFolder.open`; `lint.lint` says whether the adapter may be loaded,
-`config.read_config` and `matching.Matching` what it means. Nothing here imports torch, and nothing
-here loads a model.
+Start at `folder.AdapterFolder.open`. `lint.lint` decides whether the adapter may be loaded;
+`config.read_config` and `target_matching.Matching` interpret its config. Nothing here imports torch
+or loads a model.
 """

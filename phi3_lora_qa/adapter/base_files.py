@@ -1,4 +1,4 @@
-"""The files of a base model, looked at and never loaded: its config and its tensors' headers."""
+"""Reads the config and tensor headers of a base model, without loading the model."""
 
 import math
 import os
@@ -23,7 +23,7 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 class ModuleKind(StrEnum):
-    """What a module of the base is, which decides the shape of its LoRA factors."""
+    """The kind of a base module; it determines the shapes of the LoRA factors."""
 
     LINEAR = "linear"
     EMBEDDING = "embedding"
@@ -32,10 +32,10 @@ class ModuleKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModule:
-    """A module with a weight. Sizes are None where no base was given.
+    """A module with a weight. Sizes are None if there is no base.
 
-    A linear weight is (outputs, inputs); an embedding has ``inputs`` rows of ``outputs`` numbers;
-    a norm has ``outputs`` numbers.
+    The weight of a linear module has the shape (outputs, inputs), that of an embedding (inputs,
+    outputs), and that of a norm (outputs,).
     """
 
     name: str
@@ -52,9 +52,9 @@ class BaseModule:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseFiles:
-    """A base model's folder. ``modules`` is complete; tensors are read one at a time, if at all.
+    """The folder of a base model. ``modules`` is complete; tensors are read one at a time.
 
-    ``id`` is what others call the base, such as a hub id; empty where nobody said.
+    ``id`` is the name of the base, such as a hub id; empty if it is unknown.
     """
 
     path: Path
@@ -68,38 +68,39 @@ class BaseFiles:
     def open(
         cls,
         path: Path | str,
-        elsewhere: tuple[SafetensorsFile, ...] = (),
+        weights: tuple[SafetensorsFile, ...] = (),
         *,
         id: str = "",  # noqa: A002
     ) -> "BaseFiles":
-        """Read config.json, and the headers of the weights where they are there.
+        """Read config.json, and the headers of the weights if there are any.
 
-        Without weights, and where they are quantised and so have other names and shapes, the
-        modules follow from config.json, as the architecture is known.
+        If there are no weights, or if they are quantised (with other names and shapes), the modules
+        are derived from config.json.
 
         Args:
             path: The folder.
-            elsewhere: The weights, where they are not in the folder.
-            id: What the base is called, where that is known.
+            weights: The weights, if they are not in the folder.
+            id: The name of the base, if it is known.
 
         Raises:
-            BaseModelError: The folder is unreadable, or holds no Phi-3.
+            BaseModelError: The folder is unreadable, or is not a Phi-3.
         """
         folder = Path(path)
         config = _read_object(folder, "config.json", _MAX_CONFIG)
         if config.get("model_type") != "phi3":
             raise BaseModelError(
-                f"{escape(str(folder))} holds a model of type "
-                f"{escape(str(config.get('model_type')))!r}; give the folder of a Phi-3"
+                f"{escape(str(folder))} is not a Phi-3: its model type is "
+                f"{escape(str(config.get('model_type')))!r}; pass the folder of a Phi-3"
             )
-        files = elsewhere or tuple(map(_open_weights, _weight_files(folder)))
+        files = weights or tuple(map(_open_weights, _weight_files(folder)))
         tied = bool(config.get("tie_word_embeddings", False))
         try:
-            whole = bool(files) and not _is_quantised(config, files)
-            modules = _from_tensors(files, tied=tied) if whole else phi3_modules(config)
+            readable = bool(files) and not _is_quantised(config, files)
+            modules = _from_tensors(files, tied=tied) if readable else phi3_modules(config)
         except (KeyError, TypeError, ValueError) as error:
             raise BaseModelError(
-                f"config.json in {escape(str(folder))} is not Phi-3's ({error}); fetch it again"
+                f"config.json in {escape(str(folder))} is not valid for a Phi-3: {error}; "
+                "download it again"
             ) from error
         vocabulary = _embedding_rows(modules)
         return cls(
@@ -113,37 +114,37 @@ class BaseFiles:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The base's identity (see `base_fingerprint`); empty where no weights are there."""
+        """The hash of the base weights (see `base_fingerprint`); empty if there are none."""
         return fingerprint(self.files, tied=bool(self.config.get("tie_word_embeddings", False)))
 
     def tensor(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
-        """Return where the weight of a module lies; that of a tied head is the embedding table.
+        """Return the file and entry of a module's weight; a tied head uses the embedding table.
 
-        None where no weights are there, or they are quantised and so cannot be compared.
+        None if there are no weights, or they are quantised and cannot be compared.
         """
         tied = module == "lm_head" and self.config.get("tie_word_embeddings")
         names = [f"{module}.weight", *(["model.embed_tokens.weight"] if tied else [])]
-        places = ((f, f.tensors[name]) for name in names for f in self.files if name in f.tensors)
-        return next((place for place in places if place[1].dtype in READABLE), None)
+        found = ((f, f.tensors[name]) for name in names for f in self.files if name in f.tensors)
+        return next((item for item in found if item[1].dtype in READABLE), None)
 
     def has_file(self, name: str) -> bool:
-        """Whether the folder has a file of this name."""
+        """Whether the folder has an entry with this name."""
         return os.path.lexists(self.path / name)
 
-    def read_text(self, name: str, cap: int, /) -> bytes | None:
-        """Return a small file of the folder (a tokenizer's), or None where it is missing.
+    def read_bytes(self, name: str, max_bytes: int, /) -> bytes | None:
+        """Return the content of a small file, such as a tokenizer's, or None if it is missing.
 
         Raises:
-            BaseModelError: It cannot be read, or is larger than ``cap`` bytes.
+            BaseModelError: It cannot be read, or is larger than ``max_bytes``.
         """
         path = self.path / name
         try:
-            return read_regular(path, cap) if os.path.lexists(path) else None
+            return read_regular(path, max_bytes) if os.path.lexists(path) else None
         except OSError as error:
             raise _unreadable(path, error) from error
 
     def sha256(self, name: str, *, size: int) -> str:
-        """Return the SHA-256 of a file of this name and size in bytes; empty where there is none.
+        """Return the SHA-256 of the file with this name and size in bytes; empty if there is none.
 
         Raises:
             BaseModelError: It cannot be read.
@@ -160,10 +161,10 @@ class BaseFiles:
             raise _unreadable(path, error) from error
 
 
-def spread(rows: int, *, each: int = 8) -> tuple[slice, ...]:
-    """Return eight blocks of ``each`` rows, evenly spaced, the first and the last rows among them.
+def sample_rows(rows: int, *, each: int = 8) -> tuple[slice, ...]:
+    """Return eight evenly spaced blocks of ``each`` rows, including the first and the last rows.
 
-    All rows are one block where there are no more than that.
+    If there are no more rows than that, all rows are one block.
     """
     if rows <= 8 * each:
         return (slice(0, rows),)
@@ -172,7 +173,7 @@ def spread(rows: int, *, each: int = 8) -> tuple[slice, ...]:
 
 
 def phi3_skeleton(layers: int) -> Mapping[str, BaseModule]:
-    """Return the modules of any Phi-3 with so many layers, sizes unknown."""
+    """Return the modules of a Phi-3 with this number of layers, without sizes."""
     kinds = {
         "self_attn.qkv_proj": ModuleKind.LINEAR,
         "self_attn.o_proj": ModuleKind.LINEAR,
@@ -194,10 +195,10 @@ def phi3_skeleton(layers: int) -> Mapping[str, BaseModule]:
 
 
 def phi3_modules(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
-    """Return the modules of the Phi-3 that the content of a config.json describes.
+    """Return the modules of the Phi-3 that a config.json describes.
 
     Raises:
-        KeyError, ValueError: A size is missing or is none.
+        KeyError, ValueError: A size is missing or invalid.
     """
     hidden, middle = _size(config, "hidden_size"), _size(config, "intermediate_size")
     heads, vocabulary = _size(config, "num_attention_heads"), _size(config, "vocab_size")
@@ -227,7 +228,7 @@ def phi3_modules(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
 
 
 def _is_quantised(config: Mapping[str, Any], files: tuple[SafetensorsFile, ...]) -> bool:
-    """Whether the projections are packed as integers: by bitsandbytes, GPTQ, AWQ and the like."""
+    """Whether the projections are stored as integers, as by bitsandbytes, GPTQ and AWQ."""
     return bool(config.get("quantization_config")) or any(
         "_proj." in name and info.dtype[0] in "IU"
         for file in files
@@ -261,7 +262,7 @@ def _from_tensors(files: tuple[SafetensorsFile, ...], *, tied: bool) -> Mapping[
             outputs=embedding_module.inputs,
         )
     if not embedding_module:
-        raise ValueError("its weights have no model.embed_tokens")
+        raise ValueError("the weights have no model.embed_tokens")
     return MappingProxyType(modules)
 
 
@@ -279,24 +280,25 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def indexed_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the weight files that a folder's index names.
+    """Return the names of the weight files in a folder's shard index.
 
     Raises:
-        BaseModelError: The index cannot be read, or names none, or names a path.
+        BaseModelError: The index is unreadable, names no files, or names a path.
     """
     table = _read_object(folder, WEIGHTS_INDEX, _MAX_INDEX).get("weight_map")
     names = set(table.values()) if isinstance(table, dict) else set()
     if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
         raise BaseModelError(
-            f"{WEIGHTS_INDEX} in {escape(str(folder))} names no weight files; fetch the base again"
+            f"{WEIGHTS_INDEX} in {escape(str(folder))} must name weight files of the same folder; "
+            "download the base again"
         )
     return tuple(sorted(names))
 
 
-def _read_object(folder: Path, name: str, cap: int) -> dict[str, Any]:
+def _read_object(folder: Path, name: str, max_bytes: int) -> dict[str, Any]:
     path = folder / name
     try:
-        return parse_object(read_regular(path, cap), where=str(path), max_bytes=cap)
+        return parse_object(read_regular(path, max_bytes), where=str(path), max_bytes=max_bytes)
     except OSError as error:
         raise _unreadable(path, error) from error
     except AdapterError as error:
@@ -313,7 +315,7 @@ def _open_weights(path: Path) -> SafetensorsFile:
 def _unreadable(path: Path, error: OSError) -> BaseModelError:
     return BaseModelError(
         f"cannot read {escape(str(path))}: {error.strerror}; "
-        "give a base by its folder (with config.json), or by a name that `base list` shows"
+        "pass a folder with a config.json, or a name that `base list` shows"
     )
 
 

@@ -1,8 +1,8 @@
-"""A program that works on a stranger's data, run as a child process that can be ended.
+"""Runs a program that processes untrusted data in a child process with resource limits.
 
-The child gives up time, memory, files and processes before its program starts
-(`bounded_process_start`); this side has the clock, counts what the child writes, and ends it with
-all that it may have started.
+The child limits its own time, memory, files and processes before its program starts (see
+`bounded_process_start`). The parent enforces the wall-clock limit and the output limit, and kills
+the child with all processes that it may have started.
 """
 
 import os
@@ -23,44 +23,43 @@ from phi3_lora_qa.errors import MissingDependencyError
 if TYPE_CHECKING:
     import subprocess
 
-# Without these, where they are set, an interpreter may not start at all. Nothing else is passed on.
-_KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+# Without these, if they are set, an interpreter may not start. Nothing else is passed on.
+_PASSED_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a child may use.
+    """Resource limits of a child process.
 
     Attributes:
-        wall_seconds: After which it is ended whatever it does.
-        cpu_seconds: Of computing time, the interpreter's start included.
-        memory_mib: Of address space, the interpreter's own 30 or so included.
-        answer_bytes: Of what it writes to its standard output.
-        open_files: At once.
+        wall_seconds: Wall-clock time in seconds.
+        cpu_seconds: CPU time in seconds, including the start of the interpreter.
+        memory_mib: Address space in MiB, including about 30 for the interpreter.
+        output_bytes: Bytes on standard output.
+        open_files: Open files at the same time.
     """
 
     wall_seconds: float
     cpu_seconds: int
     memory_mib: int
-    answer_bytes: int
+    output_bytes: int
     open_files: int = 16
 
 
 def run_child(
     program: Path, arguments: Sequence[str], job: bytes, limits: Limits
 ) -> tuple[bytes, str]:
-    """Run a program that reads a job from its standard input and writes an answer.
+    """Run a program that reads a job from standard input and writes a result to standard output.
 
     Args:
-        program: Python's source. It is run by its path, isolated and without site-packages, so it
-            imports nothing but the standard library until it has put folders on `sys.path`.
-        arguments: What it finds in ``sys.argv[1:]``.
-        job: What it reads.
-        limits: What it may use.
+        program: The path of the Python source. It runs isolated and without site-packages, so it
+            can import only the standard library until it adds folders to `sys.path`.
+        arguments: The program's ``sys.argv[1:]``.
+        job: The program's standard input.
+        limits: The resource limits.
 
     Returns:
-        What it wrote, and how it was ended if it did not end well: "took longer than …". Empty
-        where it did.
+        The output, and why the program failed, as "took longer than …"; empty if it succeeded.
     """
     import subprocess
 
@@ -70,15 +69,15 @@ def run_child(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
-        start_new_session=True,  # a group of its own, which can be ended as a whole
+        env={name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ},
+        start_new_session=True,  # its own process group, which can be killed as a whole
     ) as child:
         output = bytearray()
-        # Threads, as the system may know no other way to wait for a pipe and a clock at once.
+        # Threads: not every system can wait for a pipe with a timeout.
         threads = [
             threading.Thread(target=_feed, args=(child.stdin, job), daemon=True),
             threading.Thread(
-                target=_collect, args=(child.stdout, output, limits.answer_bytes), daemon=True
+                target=_collect, args=(child.stdout, output, limits.output_bytes), daemon=True
             ),
         ]
         try:
@@ -87,15 +86,15 @@ def run_child(
             threads[1].join(limits.wall_seconds)
             if threads[1].is_alive():
                 return bytes(output), f"took longer than {limits.wall_seconds:g} s"
-            if len(output) > limits.answer_bytes:
-                return bytes(output), f"wrote more than {limits.answer_bytes} bytes"
+            if len(output) > limits.output_bytes:
+                return bytes(output), f"wrote more than {limits.output_bytes} bytes"
             status = child.wait(max(deadline - time.monotonic(), 1.0))
-            return bytes(output), _ending(status, limits)
+            return bytes(output), _failure(status, limits)
         except subprocess.TimeoutExpired:
             return bytes(output), f"took longer than {limits.wall_seconds:g} s"
         finally:
-            # Not poll(): until its end is collected, its number is no other process's, and what it
-            # may have left behind can be ended with it.
+            # Not poll(): until the child is reaped its process id is not reused, so that the
+            # processes that it left behind can be killed with it.
             if child.returncode is None:
                 _kill(child)
             for thread in threads:
@@ -103,10 +102,10 @@ def run_child(
 
 
 def folders_of(*packages: str) -> list[str]:
-    """Return the folders from which packages are imported here, for a child's `sys.path`.
+    """Return the folders that these packages are imported from, for a child's `sys.path`.
 
     Args:
-        *packages: Names of packages, first the one that pip installs with the others.
+        *packages: Names of packages; first the one whose installation brings the others.
 
     Raises:
         MissingDependencyError: One of them is not installed.
@@ -115,7 +114,7 @@ def folders_of(*packages: str) -> list[str]:
     for name in packages:
         spec = find_spec(name)
         if spec is None or spec.origin is None:
-            raise MissingDependencyError(f"{name} is missing; pip install {packages[0]}")
+            raise MissingDependencyError(f"{name} is not installed; run: pip install {packages[0]}")
         folders.append(str(Path(spec.origin).resolve().parents[1]))
     return list(dict.fromkeys(folders))
 
@@ -123,28 +122,28 @@ def folders_of(*packages: str) -> list[str]:
 def _command(program: Path, arguments: Sequence[str], limits: Limits) -> list[str]:
     start = str(Path(bounded_process_start.__file__).resolve())
     numbers = map(str, (limits.cpu_seconds, limits.memory_mib, limits.open_files))
-    # Isolated, without site and without writing bytecode: no startup files, no .pth files.
+    # Isolated, without site and without writing bytecode: no startup files and no .pth files run.
     return [sys.executable, "-I", "-S", "-B", start, *numbers, str(program), *arguments]
 
 
 def _feed(pipe: IO[bytes], job: bytes) -> None:
-    with suppress(OSError), pipe:  # a child that has ended reads no more
+    with suppress(OSError), pipe:  # a child that has exited closes the pipe
         pipe.write(job)
 
 
-def _collect(pipe: IO[bytes], output: bytearray, most: int) -> None:
-    """Take what comes as it comes, so that what a child wrote before its end is not lost."""
+def _collect(pipe: IO[bytes], output: bytearray, max_bytes: int) -> None:
+    """Read output as it arrives, so that what a child wrote before it was killed is not lost."""
     with suppress(OSError):
-        while len(output) <= most and (chunk := os.read(pipe.fileno(), 1 << 16)):
+        while len(output) <= max_bytes and (chunk := os.read(pipe.fileno(), 1 << 16)):
             output += chunk
 
 
-def _ending(status: int, limits: Limits) -> str:
+def _failure(status: int, limits: Limits) -> str:
     if status == 0:
         return ""
     if status == -getattr(signal, "SIGXCPU", 0):
-        return f"took longer than {limits.cpu_seconds} s of computing time"
-    return f"ended its process with {'signal' if status < 0 else 'status'} {abs(status)}"
+        return f"took longer than {limits.cpu_seconds} s of CPU time"
+    return f"exited with {'signal' if status < 0 else 'status'} {abs(status)}"
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:

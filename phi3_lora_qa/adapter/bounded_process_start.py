@@ -1,28 +1,28 @@
-"""The first program of every bounded child: it gives up resources, then becomes another program.
+"""The launcher of every bounded process: it sets resource limits, then runs the actual program.
 
-`child` runs it by its path, in an interpreter without environment and site-packages, as
-``child_start.py CPU_SECONDS MEMORY_MIB OPEN_FILES PROGRAM ARGUMENT…``. So it imports nothing of the
-package, and no line of the program runs without limits.
+`bounded_process` runs it by its path, in an interpreter without environment and site-packages:
+``bounded_process_start.py CPU_SECONDS MEMORY_MIB OPEN_FILES PROGRAM ARGUMENT…``. It imports nothing
+from the package, and no line of the program runs without limits.
 """
 
 import sys
 
 
 def main() -> None:
-    """Take the limits from the arguments, and run the program with those that are left."""
+    """Set the limits that the arguments give, and run the program with the other arguments."""
     cpu_seconds, memory_mib, open_files, program = sys.argv[1:5]
     limit_resources(int(cpu_seconds), int(memory_mib), int(open_files))
     sys.argv = sys.argv[4:]
-    with open(program, encoding="utf-8") as file:  # noqa: PTH123 - pathlib would be a slow start
+    with open(program, encoding="utf-8") as file:  # noqa: PTH123 - importing pathlib is slow
         code = compile(file.read(), program, "exec")
     exec(code, {"__name__": "__main__", "__file__": program})
 
 
 def limit_resources(cpu_seconds: int, memory_mib: int, open_files: int) -> None:
-    """Give up time, memory, files and processes, as far as the system knows such limits."""
+    """Limit time, memory, files and processes, as far as the system supports it."""
     try:
         import resource
-    except ImportError:  # not POSIX: the parent's clock is what remains
+    except ImportError:  # not POSIX: only the limits of the parent remain
         return
     memory = memory_mib << 20
     for name, soft, hard in (
@@ -38,10 +38,10 @@ def limit_resources(cpu_seconds: int, memory_mib: int, open_files: int) -> None:
             continue
         _, ceiling = resource.getrlimit(kind)
         if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)  # noqa: PLW2901 - never raised
+            soft, hard = min(soft, ceiling), min(hard, ceiling)  # noqa: PLW2901 - a limit is never raised
         try:
             resource.setrlimit(kind, (soft, hard))
-        except (OSError, ValueError):  # macOS knows RLIMIT_AS by name only
+        except (OSError, ValueError):  # macOS defines RLIMIT_AS but does not support it
             continue
 
 

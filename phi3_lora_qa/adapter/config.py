@@ -1,4 +1,4 @@
-"""adapter_config.json as one typed value: what the adapter says of itself, and nothing unread."""
+"""Parses adapter_config.json into one typed value; no field is ignored silently."""
 
 import re
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ MAX_CONFIG_BYTES = 1 << 20
 class LoraAdapterConfig:
     """The fields of peft's LoraConfig that an accepted adapter may use.
 
-    Those that are not here were found to be null, false or empty (see `schema.REFUSED`), or are
-    ignored by peft for every accepted ``init_lora_weights``. ``velora_config`` is the number of
-    groups and ``monteclora_config`` the number of samples, 0 where there is none. ``raw`` is the
-    file's content.
+    Every other field is null, false or empty (see `config_schema.REFUSED`), or peft ignores it for
+    all accepted values of ``init_lora_weights``. ``velora_config`` is the number of groups and
+    ``monteclora_config`` the number of samples; both are 0 if the variant is not used. ``raw`` is
+    the content of the file.
     """
 
     peft_type: str
@@ -57,14 +57,14 @@ class LoraAdapterConfig:
 
     @property
     def merge_refusal(self) -> str:
-        """Why peft cannot merge the adapter into a Phi-3; empty where it can."""
+        """Why peft cannot merge the adapter into a Phi-3; empty if it can."""
         if self.lora_bias:
-            return "lora_bias needs a bias to be added to, and Phi-3's linear layers have none"
+            return "lora_bias needs a bias in the base layer, and Phi-3's linear layers have none"
         return ""
 
 
 class ProblemKind(StrEnum):
-    """Why a field is no good."""
+    """What is wrong with a field."""
 
     MISSING = "missing"
     VALUE = "value"
@@ -75,7 +75,7 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigProblem:
-    """One fault of one field."""
+    """One problem with one field."""
 
     kind: ProblemKind
     field: str
@@ -84,16 +84,16 @@ class ConfigProblem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigReading:
-    """The outcome of reading: a config wherever its values could be read, and all problems."""
+class ParsedConfig:
+    """The result of parsing: the config if its values are readable, and all problems."""
 
     config: LoraAdapterConfig | None
     problems: tuple[ConfigProblem, ...]
 
 
-def parse_config(raw: Mapping[str, Any]) -> ConfigReading:
-    """Read the content of an adapter_config.json, and collect everything that is wrong with it."""
-    problems = list(_foreign_fields(raw))
+def parse_config(raw: Mapping[str, Any]) -> ParsedConfig:
+    """Parse the content of an adapter_config.json and collect every problem with it."""
+    problems = list(_unsupported_fields(raw))
     values: dict[str, Any] = {}
     for name, spec in FIELDS.items():
         if name not in raw:
@@ -106,61 +106,62 @@ def parse_config(raw: Mapping[str, Any]) -> ConfigReading:
         except ValueError as error:
             problems.append(_bad_value(name, raw[name], str(error)))
     if any(p.kind in (ProblemKind.MISSING, ProblemKind.VALUE) for p in problems):
-        return ConfigReading(config=None, problems=tuple(problems))
+        return ParsedConfig(config=None, problems=tuple(problems))
     known = LoraAdapterConfig.__dataclass_fields__
     config = LoraAdapterConfig(**{k: v for k, v in values.items() if k in known}, raw=dict(raw))
-    return ConfigReading(config=config, problems=(*problems, *_conflicts(config)))
+    return ParsedConfig(config=config, problems=(*problems, *_conflicts(config)))
 
 
 def read_config(folder: AdapterFolder) -> LoraAdapterConfig:
-    """Read a folder's adapter_config.json, for those who need a sound one.
+    """Read a folder's adapter_config.json, and require that it is valid.
 
     Raises:
-        AdapterError: The file is missing or unreadable, or a field is no good; the first is named.
+        AdapterError: The file is missing or unreadable, or a field is invalid; the message names
+            the first such field.
     """
-    reading = parse_config(read_raw_config(folder))
-    if reading.problems or reading.config is None:
-        first = reading.problems[0]
-        raise AdapterError(f"{CONFIG}: {escape(first.message)}; {escape(first.fix)}")
-    return reading.config
+    parsed = parse_config(read_raw_config(folder))
+    if parsed.problems or parsed.config is None:
+        first = parsed.problems[0]
+        raise AdapterError(f"{CONFIG}: {escape(first.message)}", escape(first.fix))
+    return parsed.config
 
 
 def read_raw_config(folder: AdapterFolder) -> dict[str, Any]:
     """Read adapter_config.json as JSON, strictly.
 
     Raises:
-        AdapterError: The file is missing, is no regular file, or is no strict JSON object.
+        AdapterError: The file is missing, not a regular file, or not a strict JSON object.
     """
     data = folder.read_bytes(CONFIG, MAX_CONFIG_BYTES)
     return parse_object(data, where=CONFIG, max_bytes=MAX_CONFIG_BYTES)
 
 
-def _foreign_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
+def _unsupported_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
     found = []
     for name, value in raw.items():
         if name in FIELDS or value is None or (not value and name not in SET_WHEN_EMPTY):
             continue
-        if name == "auto_mapping" and _inert_mapping(value, raw.get("task_type")):
+        if name == "auto_mapping" and _is_harmless_mapping(value, raw.get("task_type")):
             continue
         reason = REFUSED.get(name)
         if name == "auto_mapping":
-            reason = "it names code to load the base with"
+            reason = "it names code that loads the base"
         if reason:
-            fix = f"train without {name}, or set it to null if it was never meant"
+            fix = f"train without {name}, or set it to null if it was set by mistake"
             message = f"{name} is set: {reason}"
             found.append(_problem(ProblemKind.REFUSED, name, message, fix))
         else:
-            message = f"the field {name} is unknown, and it is set, so it changes something"
-            fix = "remove the field if it means nothing, or save with a peft that this tool knows"
+            message = f"the unknown field {name} is set, so it may change the adapter"
+            fix = "remove the field if nothing reads it, or save with a supported version of peft"
             found.append(_problem(ProblemKind.UNKNOWN, name, message, fix))
     return found
 
 
-def _inert_mapping(value: Any, task_type: Any) -> bool:
-    """Whether auto_mapping is what peft writes when no task type was given: a class of Phi-3's own.
+def _is_harmless_mapping(value: Any, task_type: Any) -> bool:
+    """Whether auto_mapping is what peft writes without a task type: one of Phi-3's own classes.
 
-    Only AutoPeftModel reads it, where no task type is given, and makes the base of the class that
-    it names: then it must be the one that was checked. Others put flags beside the two names
+    Only AutoPeftModel reads it, if there is no task type, and loads the base with the class that it
+    names. That class must then be the one that was checked. Other tools add flags to the two names
     (Unsloth: unsloth_fixed).
     """
     if not isinstance(value, dict):
@@ -194,7 +195,7 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
             )
     by_pattern = isinstance(config.target_modules, str)
     special = label not in (True, False)
-    odd = any(rank % 2 for rank in (config.r, *config.rank_pattern.values()))
+    has_odd_rank = any(rank % 2 for rank in (config.r, *config.rank_pattern.values()))
     variants = [
         name
         for name, is_set in (
@@ -207,9 +208,9 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
         if is_set
     ]
     saved_tokens = set(config.trainable_token_indices) & set(config.modules_to_save)
-    whole = (*variants, *(["lora_bias"] if config.lora_bias else ()))
+    incompatible = (*variants, *(["lora_bias"] if config.lora_bias else ()))
     pairs = (
-        (label == "orthogonal" and odd,
+        (label == "orthogonal" and has_odd_rank,
          "init_lora_weights", 'may be "orthogonal" only with even ranks'),
         (by_pattern and config.layers_to_transform is not None,
          "layers_to_transform", "works only with a list as target_modules"),
@@ -217,18 +218,19 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
          "layers_pattern", "works only with a list as target_modules"),
         (bool(config.layers_pattern) and config.layers_to_transform is None,
          "layers_pattern", "needs layers_to_transform"),
-        (config.lora_bias and config.use_dora, "lora_bias", "does not go with use_dora"),
+        (config.lora_bias and config.use_dora, "lora_bias", "cannot be combined with use_dora"),
         (config.lora_bias and special,
          "lora_bias", "needs init_lora_weights to be true or false"),
         (len(variants) > 1, variants[0] if variants else "",
-         f"does not go with {' and '.join(variants[1:])}"),
+         f"cannot be combined with {' and '.join(variants[1:])}"),
         (bool(saved_tokens), "trainable_token_indices",
-         f"names {', '.join(sorted(saved_tokens))}, which modules_to_save holds whole"),
-        (bool(config.target_parameters) and bool(whole or config.lora_dropout),
-         "target_parameters", f"does not go with {' and '.join(whole) or 'lora_dropout'}"),
+         f"names {', '.join(sorted(saved_tokens))}, which modules_to_save already saves"),
+        (bool(config.target_parameters) and bool(incompatible or config.lora_dropout),
+         "target_parameters",
+         f"cannot be combined with {' and '.join(incompatible) or 'lora_dropout'}"),
     )  # fmt: skip
-    for holds, name, message in pairs:
-        if holds:
+    for applies, name, message in pairs:
+        if applies:
             text = f"{name} {message}, so peft refuses to load the adapter"
             found.append(_problem(ProblemKind.CONFLICT, name, text, f"correct or remove {name}"))
     return found
@@ -238,19 +240,19 @@ def _missing(name: str) -> ConfigProblem:
     return _problem(
         ProblemKind.MISSING,
         name,
-        f"{name} is missing, and peft would silently take its own default",
-        "copy the adapter_config.json that peft wrote in training, whole",
+        f"{name} is missing, and peft would silently use its default",
+        "copy the complete adapter_config.json that peft wrote in training",
     )
 
 
 def _bad_value(name: str, value: Any, requirement: str) -> ConfigProblem:
     if name == "target_modules" and value is None:
-        requirement = "must be given: peft knows no default for Phi-3"
+        requirement = "must be set: peft has no default for Phi-3"
     shown = value if isinstance(value, (str, int, float, bool)) else type(value).__name__
     return _problem(
         ProblemKind.VALUE,
         name,
-        f"{name}{'' if requirement.startswith('[') else ' '}{requirement}, not {shown!r}",
+        f"{name}{'' if requirement.startswith('[') else ' '}{requirement}: got {shown!r}",
         f"set {name} to the value used in training",
     )
 

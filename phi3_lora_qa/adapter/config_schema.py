@@ -1,6 +1,6 @@
-"""Which fields an adapter_config.json may have, and which values each may take.
+"""The fields that an adapter_config.json may have, and the values of each.
 
-This follows LoraConfig of peft 0.21.2 (tuners/lora/config.py) and what older versions wrote.
+This follows LoraConfig of peft 0.21.2 (tuners/lora/config.py) and files of older versions.
 """
 
 from collections.abc import Mapping
@@ -26,20 +26,20 @@ from phi3_lora_qa.adapter.config_values import (
 from phi3_lora_qa.adapter.lora_variants import block_diagonal, monteclora, trained_tokens, velora
 
 SAFE_INIT = (True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Init labels under which loading leaves the base alone: what they set, the file overwrites."""
+"""Init labels with which loading does not change the base: the file overwrites what they set."""
 
 CHANGES_BASE = {
-    "pissa": "loading recomputes its principal part and takes it out of the base's weights",
-    "olora": "loading recomputes its QR part and takes it out of the base's weights",
-    "corda": "it needs the covariances of its training run, and its residual base",
-    "loftq": "loading replaces the base's weights by quantised ones",
-    "lora_ga": "it was trained against a base from which its first step had been taken out",
+    "pissa": "loading recomputes the principal component and subtracts it from the base weights",
+    "olora": "loading recomputes the QR component and subtracts it from the base weights",
+    "corda": "it needs the covariances of its training run, and its residual base model",
+    "loftq": "loading replaces the base weights with quantised ones",
+    "lora_ga": "it was trained on a base from which its first step had been subtracted",
 }
-"""Init labels under which loading, or having trained, changes the base."""
+"""Init labels with which loading or training changes the base."""
 
 
 def init_label(value: Any) -> bool | str | None:
-    """Read init_lora_weights; peft compares the texts in lower case."""
+    """Read init_lora_weights; peft ignores the case of labels."""
     if value is None or isinstance(value, bool):
         return value
     label = value.lower() if isinstance(value, str) else ""
@@ -90,18 +90,18 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "layer_replication": "it rebuilds the base's layers while loading, so that nothing can be "
-        "compared with the base any more",
-        "megatron_config": "it loads code of Megatron and replaces the base's layers by it",
-        "runtime_config": "it belongs to a running program and not into a file",
-        "kasa_config": "loading cuts singular values out of the base's weights",
-        "arrow_config": "an Arrow router mixes other adapters, which are not in this folder",
-        "alora_invocation_tokens": "the adapter acts only behind its invocation tokens, so that "
-        "nothing measured on other prompts tells what it does",
-        "use_qalora": "it is for a base quantised by GPTQ, and base and adapter are compared in "
-        "floating point here",
+        "compared with the base",
+        "megatron_config": "it loads Megatron code and replaces the base's layers",
+        "runtime_config": "it is a setting of a running program and does not belong in a file",
+        "kasa_config": "loading removes singular values from the base weights",
+        "arrow_config": "an Arrow router combines other adapters, which are not in this folder",
+        "alora_invocation_tokens": "the adapter is active only after its invocation tokens, so "
+        "measurements on other prompts say nothing about it",
+        "use_qalora": "it needs a base quantised with GPTQ, and the base and the adapter are "
+        "compared in floating point here",
     }
 )
-"""Fields that are refused unless they are null, false or empty, each with the reason."""
+"""Fields that must be null, false or empty, each with the reason."""
 
 SET_WHEN_EMPTY = ("arrow_config", "kasa_config")
-"""Of those, what peft takes for set, with default values, even where it is an empty object."""
+"""Of those, fields that peft treats as set, with default values, even if the object is empty."""

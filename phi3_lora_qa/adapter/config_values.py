@@ -1,9 +1,9 @@
-"""How a value of adapter_config.json is read: its one accepted form, or a ValueError.
+"""Readers for the values of adapter_config.json; each accepts one form or raises ValueError.
 
-The error's text is the end of a sentence that begins with the field's name.
+The text of the error completes a sentence that starts with the name of the field.
 """
 
-# ruff: noqa: TRY004 - a wrong type is a wrong value of a file here, reported like any other
+# ruff: noqa: TRY004 - a wrong type in a file is reported like any other wrong value
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ MAX_PATTERNS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """How one field is read; ``default`` is what a missing field means."""
+    """How to read one field; ``default`` is the value of a missing field."""
 
     read: Callable[[Any], Any]
     default: Any = None
@@ -26,7 +26,7 @@ class Field:
 
 
 def boolean(value: Any) -> bool:
-    """Read true or false; 0 and 1 are numbers."""
+    """Read true or false; 0 and 1 are rejected."""
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
@@ -40,7 +40,7 @@ def rank(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """Read a finite number that float32 holds, as all arithmetic with it is float32."""
+    """Read a finite number in the range of float32, which all arithmetic with it uses."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("must be a number")
     if abs(value) > 3e38 or not math.isfinite(value):  # isfinite raises on huge integers
@@ -49,7 +49,7 @@ def number(value: Any) -> float:
 
 
 def probability(value: Any) -> float:
-    """Read a number from 0 up to, but not including, 1."""
+    """Read a number of at least 0 and less than 1."""
     read = number(value)
     if not 0 <= read < 1:
         raise ValueError("must be at least 0 and less than 1")
@@ -57,25 +57,25 @@ def probability(value: Any) -> float:
 
 
 def text(value: Any) -> str:
-    """Read a text."""
+    """Read a string."""
     if not isinstance(value, str):
-        raise ValueError("must be a text")
+        raise ValueError("must be a string")
     return value
 
 
 def optional(read: Callable[[Any], Any], default: Any = None) -> Callable[[Any], Any]:
-    """Let null stand for the default."""
+    """Accept null for the default."""
     return lambda value: default if value is None else read(value)
 
 
 def one_of(*choices: Any) -> Callable[[Any], Any]:
-    """Read one of these values, type included: 1 is not true."""
+    """Read one of these values; the type must match, so 1 is not true."""
 
     def read(value: Any) -> Any:
         for choice in choices:
             if type(value) is type(choice) and value == choice:
                 return choice
-        raise ValueError(f"must be one of {', '.join(map(_shown, choices))}")
+        raise ValueError(f"must be one of {', '.join(map(_format_choice, choices))}")
 
     return read
 
@@ -85,7 +85,7 @@ def names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ValueError("must be a list of names")
     if len(value) > MAX_NAMES:
-        raise ValueError(f"must hold no more than {MAX_NAMES} names")
+        raise ValueError(f"must have at most {MAX_NAMES} names")
     return tuple(value)
 
 
@@ -95,28 +95,28 @@ def names_or_pattern(value: Any) -> tuple[str, ...] | str:
 
 
 def name_or_names(value: Any) -> tuple[str, ...]:
-    """Read one name or a list of them; an empty text means none, as it does for peft."""
+    """Read one name or a list of names; an empty string means no names, as in peft."""
     return tuple(filter(None, (value,))) if isinstance(value, str) else names(value)
 
 
 def layers(value: Any) -> tuple[int, ...] | None:
-    """Read one layer index or a list of them; an empty list means all, as it does for peft."""
+    """Read one layer index or a list; an empty list means all layers, as in peft."""
     items = value if isinstance(value, list) else [value]
     if not all(type(item) is int and 0 <= item < 100_000 for item in items):
         raise ValueError("must be a layer index or a list of them")
     if len(items) > MAX_NAMES:
-        raise ValueError(f"must hold no more than {MAX_NAMES} indices")
+        raise ValueError(f"must have at most {MAX_NAMES} indices")
     return tuple(items) or None
 
 
 def table(read: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
-    """Read an object that maps patterns to values, in its order: the first match counts."""
+    """Read an object that maps patterns to values, in file order: the first match wins."""
 
     def read_table(value: Any) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("must map names to numbers")
         if len(value) > MAX_PATTERNS:
-            raise ValueError(f"must hold no more than {MAX_PATTERNS} entries")
+            raise ValueError(f"must have at most {MAX_PATTERNS} entries")
         found = {}
         for key, item in value.items():
             try:
@@ -129,10 +129,10 @@ def table(read: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
 
 
 def ignored_object(value: Any) -> None:
-    """Accept null or an object that peft ignores, for every init label that is accepted here."""
+    """Accept null or an object: peft ignores it for every accepted init label."""
     if value is not None and not isinstance(value, dict):
         raise ValueError("must be an object or null")
 
 
-def _shown(value: Any) -> str:
+def _format_choice(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()

@@ -1,7 +1,7 @@
-"""The set of tensors that a config implies: exact names, shapes and dtypes, nothing more or less.
+"""Derives from a config the exact set of tensors that an adapter must contain: names and shapes.
 
-With a base its own modules are taken. Without one they are those of a Phi-3 with as many layers as
-the file and the config speak of, and sizes are what most of the file agrees on.
+With a base, its modules are used. Without a base, the modules are those of a Phi-3 with as many
+layers as the file and the config mention, and the majority of the tensors determines the sizes.
 """
 
 import re
@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, phi3_skeleton
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.adapter.safetensors_file import TensorInfo
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import Part, TensorKey, tensor_name
@@ -19,21 +20,21 @@ from phi3_lora_qa.adapter.tensor_names import Part, TensorKey, tensor_name
 Shape = tuple[int | None, ...]
 
 MAX_LAYERS = 256
-"""More than any Phi-3 has; a tensor for a later layer is for no module."""
+"""More than any Phi-3 has; a tensor of a later layer belongs to no module."""
 
-MOST_LAYERS = 40
-"""As many as the largest Phi-3 has (medium). A layer beyond that is missed only by its tensors:
-peft passes over an index in layers_to_transform that the base does not have.
+PHI3_MEDIUM_LAYERS = 40
+"""Layers of the largest Phi-3 (medium). A larger index in layers_to_transform implies no layer:
+peft ignores an index that the base does not have.
 """
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})(?:\.|$)")
 TABLES = ("embed_tokens", "lm_head")
-"""The modules with a row for each token."""
+"""The modules that have one row per token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedTensor:
-    """One tensor that must be there (or, if ``optional``, may be). None fits any size."""
+    """One tensor that is required, or allowed if ``optional``. A size of None matches any size."""
 
     name: str
     module: str
@@ -44,15 +45,20 @@ class ExpectedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedLayout:
-    """What a config means for a base: adapted modules, whole saved modules, and the tensors.
+    """What a config implies for a base.
 
-    ``twice`` are modules that target_modules and target_parameters both adapt.
+    Attributes:
+        modules: The modules of the base.
+        targeted: The adapted modules.
+        saved: The modules that are saved whole.
+        adapted_twice: Modules that both target_modules and target_parameters adapt.
+        tensors: The expected tensors by name.
     """
 
     modules: Mapping[str, BaseModule]
     targeted: Mapping[str, BaseModule]
     saved: Mapping[str, BaseModule]
-    twice: tuple[str, ...]
+    adapted_twice: tuple[str, ...]
     tensors: Mapping[str, ExpectedTensor]
 
 
@@ -63,13 +69,13 @@ def derive_expected_tensors(
     *,
     tied: bool | None,
 ) -> ExpectedLayout:
-    """Work out which tensors an adapter with this config holds for a base with these modules.
+    """Derive the tensors of an adapter with this config for a base with these modules.
 
     Args:
         config: The adapter's config.
-        matching: Its patterns, compiled.
+        matching: The compiled patterns of the config.
         modules: The base's modules, or those of the Phi-3 that the file seems to be for.
-        tied: Whether the base ties its two tables; None where there is no base to tell.
+        tied: Whether the base ties its two tables; None if there is no base.
     """
     by_module = {
         name: module
@@ -91,13 +97,13 @@ def derive_expected_tensors(
         modules=modules,
         targeted=MappingProxyType(targeted),
         saved=MappingProxyType(saved),
-        twice=tuple(name for name in by_module if name in by_parameter),
+        adapted_twice=tuple(name for name in by_module if name in by_parameter),
         tensors=MappingProxyType(_by_name(tensors)),
     )
 
 
 def _by_name(tensors: Iterable[ExpectedTensor]) -> dict[str, ExpectedTensor]:
-    """What a module implies itself goes before what a tied table may imply for it."""
+    """Index by name; the first entry wins: a module's own tensor goes before a tied table's."""
     found: dict[str, ExpectedTensor] = {}
     for tensor in tensors:
         found.setdefault(tensor.name, tensor)
@@ -107,15 +113,15 @@ def _by_name(tensors: Iterable[ExpectedTensor]) -> dict[str, ExpectedTensor]:
 def assumed_modules(
     config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
 ) -> Mapping[str, BaseModule]:
-    """Return the modules to compare with where no base was given."""
+    """Return the modules to compare with if there is no base."""
     known = list(keys)
     texts = [key.module for key in known]
     if not isinstance(config.target_modules, str):
         texts.extend(config.target_modules)
     layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
-    layers.extend(index for index in config.layers_to_transform or () if index < MOST_LAYERS)
+    layers.extend(index for index in config.layers_to_transform or () if index < PHI3_MEDIUM_LAYERS)
     count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
-    sizes = agreed_sizes(config, known, infos)
+    sizes = majority_sizes(config, known, infos)
     return MappingProxyType(
         {
             name: replace(module, inputs=sizes.get((module.leaf, "in")),
@@ -125,13 +131,13 @@ def assumed_modules(
     )  # fmt: skip
 
 
-def agreed_sizes(
+def majority_sizes(
     config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, str], int]:
-    """Let the factors of all layers vote on the sizes of each kind of module.
+    """Return the most common input and output size of each kind of module.
 
     Returns:
-        Sizes by the module's last name and ``in`` or ``out``.
+        Sizes by (last part of the module name, ``in`` or ``out``).
     """
     votes: dict[tuple[str, str], Counter[int]] = {}
     for key in keys:
@@ -145,7 +151,7 @@ def agreed_sizes(
             votes.setdefault((leaf, "in"), Counter())[parts * shape[1]] += 1
         elif key.part in (Part.B, Part.EMBEDDING_B):
             votes.setdefault((leaf, "out"), Counter())[shape[0]] += 1
-    return {what: counter.most_common(1)[0][0] for what, counter in votes.items()}
+    return {kind: counter.most_common(1)[0][0] for kind, counter in votes.items()}
 
 
 def _all_linear(module: BaseModule) -> bool:
@@ -166,21 +172,21 @@ def _lora_tensors(module: BaseModule, config: LoraAdapterConfig, r: int) -> list
         return []
     if module.kind is ModuleKind.EMBEDDING:
         shapes: dict[Part, Shape] = {Part.EMBEDDING_A: (r, inputs), Part.EMBEDDING_B: (outputs, r)}
-        whole: Shape = (inputs, outputs)
+        table: Shape = (inputs, outputs)
     else:
         shapes = _linear_shapes(module, config, r)
-        whole = (outputs, inputs)
+        table = (outputs, inputs)
     if config.use_dora:
         shapes[Part.MAGNITUDE] = (outputs,)
     found = [_expected(module, part, shape) for part, shape in shapes.items()]
     if module.leaf in TABLES:
-        # peft writes the base's own table beside the factors when a table is adapted.
-        found.append(_expected(module, Part.BASE_WEIGHT, whole, optional=True))
+        # peft also saves the base's table when a table is adapted.
+        found.append(_expected(module, Part.BASE_WEIGHT, table, optional=True))
     return found
 
 
 def _linear_shapes(module: BaseModule, config: LoraAdapterConfig, r: int) -> dict[Part, Shape]:
-    """The parts that every linear module has, and those of its variant, with their shapes."""
+    """Return the shapes of a linear module's factors, and of the parts of its LoRA variant."""
     inputs, outputs = module.inputs, module.outputs
     shapes: dict[Part, Shape] = {Part.A: (r, inputs), Part.B: (outputs, r)}
     blocks, groups, samples = config.use_bdlora, config.velora_config, config.monteclora_config
@@ -191,7 +197,7 @@ def _linear_shapes(module: BaseModule, config: LoraAdapterConfig, r: int) -> dic
     if config.lora_bias:
         shapes[Part.B_BIAS] = (outputs,)
     if groups:
-        # peft pads the inputs with zeros to a multiple of the groups.
+        # peft pads the inputs with zeros to a multiple of the number of groups.
         shapes[Part.VELORA] = (None if inputs is None else -(-inputs // groups),)
     if samples:
         shapes |= {
@@ -204,19 +210,22 @@ def _linear_shapes(module: BaseModule, config: LoraAdapterConfig, r: int) -> dic
 
 
 def _part_of(size: int | None, count: int) -> int | None:
-    """One of ``count`` equal parts; peft refuses what does not divide, so no file can hold it."""
+    """Return the size of one of ``count`` equal parts; 0, which no file has, if it is fractional.
+
+    peft rejects a size that is not divisible.
+    """
     return None if size is None else size // count if size % count == 0 else 0
 
 
 def _token_tensors(
     config: LoraAdapterConfig, modules: Mapping[str, BaseModule], *, tied: bool | None
 ) -> list[ExpectedTensor]:
-    """The trained rows; two tied tables with the same tokens share one tensor."""
+    """Return the trained rows; two tied tables with the same tokens share one tensor."""
     found: dict[str, ExpectedTensor] = {}
     table = config.trainable_token_indices
     for name, tokens in table.items():
         for module in modules.values():
-            if module.name != name and not module.name.endswith(f".{name}"):
+            if not matches_suffix(module.name, name):
                 continue
             width = module.outputs if module.kind is ModuleKind.EMBEDDING else module.inputs
             shares = module.leaf == "lm_head" and any(
@@ -236,7 +245,7 @@ def _tied_tensors(
     *,
     tied: bool | None,
 ) -> list[ExpectedTensor]:
-    """With ensure_weight_tying peft saves both of two tied tables where one was trained whole."""
+    """Return both tied tables: ensure_weight_tying makes peft save both if one is trained whole."""
     both = {m.leaf: m for m in modules.values() if m.leaf in TABLES}
     trained = [m for m in saved.values() if m.leaf in TABLES]
     if not config.ensure_weight_tying or not trained or tied is False:

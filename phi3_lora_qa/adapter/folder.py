@@ -1,7 +1,7 @@
-"""An adapter folder from a stranger: looked at before it is opened, read in place or copied.
+"""Lists, reads and copies an untrusted adapter folder.
 
-Nothing here follows a link, waits on a pipe, opens a pickle, or enters a sub-folder, but the one
-that transformers takes chat templates from.
+Nothing here follows a symbolic link, blocks on a pipe or opens a pickle. The only sub-folder that
+is entered is the one that transformers reads chat templates from.
 """
 
 import os
@@ -38,26 +38,26 @@ OTHER_VOCABULARIES = (
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tiktoken.model", "tekken.json",
 )  # fmt: skip
-"""Files of other kinds of tokenizers, which transformers makes a tokenizer of as well."""
+"""Files of other kinds of tokenizers, which transformers also loads."""
 
 TEMPLATE_FOLDER = "additional_chat_templates"
-"""The one sub-folder that is looked into: a template in it goes before the one beside it."""
+"""The only sub-folder that is read: its templates take precedence over chat_template.jinja."""
 
-MATTERS = (CONFIG, WEIGHTS, MANIFEST, MODEL_CARD, *TOKENIZER_FILES)
-"""The files that an adapter is expected to consist of."""
+EXPECTED_FILES = (CONFIG, WEIGHTS, MANIFEST, MODEL_CARD, *TOKENIZER_FILES)
+"""The files that an adapter may consist of."""
 
-_LOADED = (
+_LOADED_FILES = (
     CONFIG, WEIGHTS, MODEL_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, *OTHER_VOCABULARIES,
     "chat_template.json", "processor_config.json", "preprocessor_config.json", "params.json",
 )  # fmt: skip
-"""What transformers, peft, vLLM, SGLang or a converter reads of a folder without being told to."""
+"""What transformers, peft, vLLM, SGLang or a converter reads by default."""
 
 MAX_ENTRIES = 1000
 MAX_FILE_BYTES = 32 << 30
-MAX_HOLLOW = 64 << 20
-"""A larger file of which less than an eighth is data is refused."""
+MAX_SPARSE_BYTES = 64 << 20
+"""A larger file is rejected if less than an eighth of it is data."""
 _CHUNK = 1 << 20
-_MOST_SHOWN = 8
+_MAX_SHOWN = 8
 _PICKLES = (
     ".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz",
     ".nemo", ".keras", ".h5",
@@ -67,13 +67,13 @@ _CODE = (
     ".bat", ".cmd", ".ps1", ".vbs", ".js", ".mjs", ".jar", ".class", ".wasm", ".pl", ".rb",
 )  # fmt: skip
 _OTHER_FORMATS = (".gguf", ".ggml", ".onnx", ".msgpack", ".tflite", ".mlmodel")
-"""Whole models of programs that take no adapter's folder: read by nobody who was not told to."""
+"""Complete models in other formats; no program reads them from an adapter folder by default."""
 
-_PACKED = re.compile(r"(\.(gz|bz2|xz|zst|lz4|tar|zip))+$")
+_COMPRESSED = re.compile(r"(\.(gz|bz2|xz|zst|lz4|tar|zip))+$")
 
 
 class EntryKind(StrEnum):
-    """What a name in the folder is, by ``lstat``."""
+    """The type of a directory entry, by ``lstat``."""
 
     FILE = "regular file"
     FOLDER = "folder"
@@ -83,7 +83,7 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One name in the folder. ``size`` is in bytes, and 0 for what is no regular file."""
+    """One directory entry. ``size`` is in bytes; 0 if the entry is not a regular file."""
 
     name: str
     kind: EntryKind
@@ -92,29 +92,29 @@ class Entry:
 
     @property
     def is_pickle(self) -> bool:
-        """Whether the name says that opening it may run code."""
-        return _PACKED.sub("", self.name.lower()).endswith(_PICKLES)
+        """Whether the file type, by name, is one that can run code when it is opened."""
+        return _COMPRESSED.sub("", self.name.lower()).endswith(_PICKLES)
 
     @property
     def is_code(self) -> bool:
-        """Whether the name says that the file is a program."""
-        return _PACKED.sub("", self.name.lower()).endswith(_CODE)
+        """Whether the file is a program, by name."""
+        return _COMPRESSED.sub("", self.name.lower()).endswith(_CODE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFolder:
-    """A folder as it was when it was opened; a file that changed since is refused."""
+    """A folder at the time it was opened; reading a file that changed since is an error."""
 
     path: Path
     entries: Mapping[str, Entry]
 
     @classmethod
     def open(cls, path: Path | str) -> "AdapterFolder":
-        """List the folder without opening anything in it.
+        """List the folder without opening any file in it.
 
         Raises:
-            AdapterError: The path is missing, is no folder, cannot be listed, holds too much, or
-                holds adapters in its sub-folders and none itself.
+            AdapterError: The path is missing, is not a folder, cannot be listed, has too many
+                entries, or contains adapters only in its sub-folders.
         """
         folder = Path(path)
         shown = escape(str(folder))
@@ -123,15 +123,15 @@ class AdapterFolder:
         except (OSError, ValueError) as error:
             if short := shortage(error):
                 raise short from error
-            reason = "there is no such folder" if isinstance(error, FileNotFoundError) else error
+            reason = "no such folder" if isinstance(error, FileNotFoundError) else error
             raise AdapterError(
-                f"cannot read the adapter {shown}: {reason}; give the folder that peft's "
-                f"save_pretrained wrote, the one that holds {CONFIG}"
+                f"cannot read the adapter {shown}: {reason}",
+                f"pass the folder that peft's save_pretrained wrote, which contains {CONFIG}",
             ) from error
         if not stat.S_ISDIR(mode):
             raise AdapterError(
-                f"the adapter {shown} is no folder; give the folder that holds {CONFIG}, "
-                "not a file in it"
+                f"the adapter {shown} is not a folder",
+                f"pass the folder that contains {CONFIG}, not a file in it",
             )
         try:
             entries = {entry.name: entry for entry in _list(folder)}
@@ -139,17 +139,17 @@ class AdapterFolder:
             if short := shortage(error):
                 raise short from error
             raise AdapterError(
-                f"cannot list the adapter {shown}: {error.strerror}; make the folder readable"
+                f"cannot list the adapter {shown}: {error.strerror}", "make the folder readable"
             ) from error
         if not entries.keys() & {CONFIG, WEIGHTS, PICKLED_WEIGHTS}:
             _require_no_adapter_below(folder, entries)
         return cls(path=folder, entries=dict(sorted(entries.items())))
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """The names of the regular files that are copied and hashed: those that ship.
+    def shipped(self) -> tuple[str, ...]:
+        """The names of the regular files that ship: these are copied and hashed.
 
-        Pickles, which are never opened, and whole models in formats of their own are left out.
+        Pickles, which are never opened, and complete models in other formats are excluded.
         """
         return tuple(
             name
@@ -159,12 +159,12 @@ class AdapterFolder:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The names of the chat templates in the sub-folder, with the sub-folder's before them."""
+        """The paths of the chat templates in the sub-folder, relative to this folder."""
         inside = (name for name in self.entries if name.startswith(f"{TEMPLATE_FOLDER}/"))
         return tuple(name for name in inside if name.endswith(".jinja") and self.file(name))
 
     def file(self, name: str) -> Entry | None:
-        """Return the entry of this name if it is a regular file, else None."""
+        """Return the entry with this name if it is a regular file, else None."""
         entry = self.entries.get(name)
         return entry if entry and entry.kind is EntryKind.FILE else None
 
@@ -172,13 +172,17 @@ class AdapterFolder:
         """Open a regular file for reading, without following a link.
 
         Raises:
-            AdapterError: It is missing, no regular file, a pickle, too large, or it has changed.
+            AdapterError: It is missing, not a regular file, a pickle, too large, or has changed.
         """
         entry = self.file(name)
         where = f"{escape(name)} in {escape(str(self.path))}"
         if entry is None or entry.is_pickle or entry.size > MAX_FILE_BYTES:
-            raise AdapterError(f"{where} is not a file that is read; save the adapter again")
-        # Non-blocking: should the file have turned into a pipe meanwhile, opening it must not hang.
+            raise AdapterError(
+                f"cannot read {where}: missing, not a regular file, a pickle, or larger than "
+                f"{MAX_FILE_BYTES >> 30} GiB",
+                "save the adapter again",
+            )
+        # Non-blocking: if the file was replaced by a pipe meanwhile, opening it must not hang.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path / name, flags)
@@ -186,41 +190,41 @@ class AdapterFolder:
             if short := shortage(error):
                 raise short from error
             raise AdapterError(
-                f"cannot open {where}: {error.strerror}; make it a readable regular file"
+                f"cannot open {where}: {error.strerror}", "replace it with a readable regular file"
             ) from error
         handle = os.fdopen(descriptor, "rb", buffering=0)
-        if entry.size > MAX_HOLLOW and _is_hollow(descriptor, entry.size):
+        if entry.size > MAX_SPARSE_BYTES and _is_sparse(descriptor, entry.size):
             handle.close()
             raise AdapterError(
-                f"{where} claims {entry.size} bytes, most of which are a hole without content; "
-                "copy the file again"
+                f"{where} is sparse: most of its {entry.size} bytes are holes without data",
+                "copy the file again",
             )
         if _identity(os.fstat(descriptor)) != entry.identity:
             handle.close()
             raise AdapterError(
-                f"{where} changed while it was being read; "
-                "wait until nothing writes to the folder, then run again"
+                f"{where} changed while it was being read",
+                "wait until no program writes to the folder, then run again",
             )
         return handle
 
-    def read_bytes(self, name: str, cap: int) -> bytes:
-        """Return the whole content of a file of at most ``cap`` bytes.
+    def read_bytes(self, name: str, max_bytes: int) -> bytes:
+        """Return the content of a file of at most ``max_bytes`` bytes.
 
         Raises:
-            AdapterError: As `open_file`, or the file is larger than ``cap``.
+            AdapterError: As `open_file`, or the file is larger than ``max_bytes``.
         """
         entry = self.file(name)
-        if entry and entry.size > cap:
+        if entry and entry.size > max_bytes:
             raise AdapterError(
-                f"{escape(name)} has {entry.size} bytes, more than {cap}; "
-                "it is not what peft or transformers write, save it again"
+                f"{escape(name)} is too large: {entry.size} bytes, at most {max_bytes} are allowed",
+                "save it again with peft or transformers",
             )
         with self.open_file(name) as handle:
             return b"".join(iter(lambda: handle.read(_CHUNK), b""))
 
     def sha256(self, name: str) -> str:
-        """Return the hexadecimal SHA-256 of a file, read in pieces."""
-        import hashlib  # which loads OpenSSL; a folder that is only looked at needs none
+        """Return the hexadecimal SHA-256 of a file, read in chunks."""
+        import hashlib  # it loads OpenSSL, which listing a folder does not need
 
         digest = hashlib.sha256()
         with self.open_file(name) as handle:
@@ -229,28 +233,27 @@ class AdapterFolder:
         return digest.hexdigest()
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of every file that ships, the manifest excepted."""
-        return {name: self.sha256(name) for name in self.kept if name != MANIFEST}
+        """Return the SHA-256 of every file that ships, except the manifest."""
+        return {name: self.sha256(name) for name in self.shipped if name != MANIFEST}
 
     def snapshot(self, destination: Path) -> "AdapterFolder":
-        """Copy the files that ship into ``destination``, and open that.
+        """Copy the files that ship into ``destination``, and open the copy.
 
-        What is linted, hashed and loaded later are then the same bytes, whatever happens to the
-        folder meanwhile, and a loader finds the copy to be the folder. The copy is readable by its
-        owner alone.
+        The same bytes are then linted, hashed and loaded, even if the folder changes meanwhile.
+        Only the owner can read the copy.
 
         Raises:
             AdapterError: A file cannot be read, or the copy cannot be written.
         """
         try:
             destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in self.kept:
+            for name in self.shipped:
                 (destination / name).parent.mkdir(mode=0o700, exist_ok=True)
                 self._copy(name, destination / name)
         except OSError as error:
             raise AdapterError(
-                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}; "
-                "free some space there, or set TMPDIR to a folder that can be written"
+                f"cannot copy the adapter to {escape(str(destination))}: {error.strerror}",
+                "free some disk space, or set TMPDIR to a writable folder",
             ) from error
         return AdapterFolder.open(destination)
 
@@ -262,39 +265,39 @@ class AdapterFolder:
         ):
             while chunk := source.read(_CHUNK):
                 rest = memoryview(chunk)
-                while rest:  # a disk that fills up takes a part at first
+                while rest:  # a write to a disk that is nearly full can be partial
                     rest = rest[copy.write(rest) :]
 
 
 def is_loaded(name: str) -> bool:
-    """Whether a loader reads a file of this name without being told to."""
+    """Whether a loader reads a file with this name by default."""
     weights = name.endswith((".safetensors", ".safetensors.index.json"))
     inner = name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")
-    return weights or inner or name in _LOADED
+    return weights or inner or name in _LOADED_FILES
 
 
 def _list(folder: Path) -> Iterator[Entry]:
-    for count, entry in enumerate(_names(folder)):
+    for count, entry in enumerate(_scan_all(folder)):
         if count >= MAX_ENTRIES:
             raise AdapterError(
-                f"{escape(str(folder))} holds more than {MAX_ENTRIES} names; "
-                "give the folder of one adapter, without other files"
+                f"{escape(str(folder))} has more than {MAX_ENTRIES} entries",
+                "pass the folder of one adapter, without other files",
             )
         yield entry
 
 
-def _names(folder: Path) -> Iterator[Entry]:
-    """Look at the names in the folder, and in the sub-folder that templates are taken from."""
+def _scan_all(folder: Path) -> Iterator[Entry]:
+    """Yield the entries of the folder, and of the sub-folder with chat templates."""
     templates = False
-    for entry in _look(folder, os.O_DIRECTORY, ""):
+    for entry in _scan(folder, os.O_DIRECTORY, ""):
         templates |= entry.name == TEMPLATE_FOLDER and entry.kind is EntryKind.FOLDER
         yield entry
     if templates:
         flags = os.O_DIRECTORY | os.O_NOFOLLOW
-        yield from _look(folder / TEMPLATE_FOLDER, flags, f"{TEMPLATE_FOLDER}/")
+        yield from _scan(folder / TEMPLATE_FOLDER, flags, f"{TEMPLATE_FOLDER}/")
 
 
-def _look(folder: Path, flags: int, prefix: str) -> Iterator[Entry]:
+def _scan(folder: Path, flags: int, prefix: str) -> Iterator[Entry]:
     descriptor = os.open(folder, flags | os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with os.scandir(descriptor) as names:
@@ -309,18 +312,21 @@ def _look(folder: Path, flags: int, prefix: str) -> Iterator[Entry]:
 
 
 def _require_no_adapter_below(folder: Path, entries: Mapping[str, Entry]) -> None:
-    """PEFT saves a named adapter into a folder of its name, and a trainer into checkpoint-N."""
+    """Suggest the sub-folder that was meant.
+
+    peft saves a named adapter into a folder of that name, and a trainer saves into checkpoint-N.
+    """
     below = [
         name
         for name, entry in sorted(entries.items())
         if entry.kind is EntryKind.FOLDER and _is_regular(folder / name / CONFIG)
     ]
     if below:
-        shown = ", ".join(escape(str(folder / name), 200) for name in below[:_MOST_SHOWN])
-        more = f" and {len(below) - _MOST_SHOWN} more" if len(below) > _MOST_SHOWN else ""
+        shown = ", ".join(escape(str(folder / name), 200) for name in below[:_MAX_SHOWN])
+        more = f" and {len(below) - _MAX_SHOWN} more" if len(below) > _MAX_SHOWN else ""
         raise AdapterError(
-            f"{escape(str(folder))} is no adapter, but holds {len(below)} in its folders; "
-            f"give one of them: {shown}{more}"
+            f"{escape(str(folder))} is not an adapter, but {len(below)} of its sub-folders are",
+            f"pass one of them: {shown}{more}",
         )
 
 
@@ -331,10 +337,10 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _is_hollow(descriptor: int, size: int) -> bool:
-    """Whether most of a large file is no data at all, but holes that cost its author nothing.
+def _is_sparse(descriptor: int, size: int) -> bool:
+    """Whether most of a large file consists of holes, which take no disk space.
 
-    Systems that do not tell holes from data say that all is data.
+    On file systems that do not report holes, everything counts as data.
     """
     if not hasattr(os, "SEEK_DATA"):
         return False

@@ -1,14 +1,14 @@
-"""What the rules look at: an adapter folder and perhaps a base, each part read once, when asked."""
+"""The input of the lint rules: an adapter folder and optionally a base, each part read once."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
 from phi3_lora_qa.adapter.config import (
-    ConfigReading,
     LoraAdapterConfig,
+    ParsedConfig,
     parse_config,
     read_raw_config,
 )
@@ -17,7 +17,6 @@ from phi3_lora_qa.adapter.expected_tensors import (
     assumed_modules,
     derive_expected_tensors,
 )
-from phi3_lora_qa.adapter.finding import Need
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,
@@ -27,7 +26,7 @@ from phi3_lora_qa.adapter.folder import (
     AdapterFolder,
 )
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
-from phi3_lora_qa.adapter.memory import require_room_for_numpy
+from phi3_lora_qa.adapter.memory import require_memory_for_numpy
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
     SafetensorsFile,
@@ -36,39 +35,63 @@ from phi3_lora_qa.adapter.safetensors_file import (
 )
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import BadKey, Part, TensorKey, parse_keys, tensor_name
-from phi3_lora_qa.adapter.tokenizer.tokenizer_files import Tokenizer, read_tokenizer
+from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
+    SETTINGS,
+    Tokenizer,
+    read_object,
+    read_tokenizer,
+)
 from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
 
 if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.chat_template.template_results import TemplateResults
     from phi3_lora_qa.adapter.safetensors_file import Array
-    from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import Trial
+    from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import TokenizerComparison
     from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats
 
 T = TypeVar("T")
 
+Need = Literal[
+    "config",
+    "weights",
+    "expected tensors",
+    "base",
+    "base weights",
+    "tokenizer",
+    "base's tokenizer",
+    "manifest",
+]
+"""A part of the `LintContext` that a rule may need to run."""
+
+OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
+"""The parts that a good adapter may lack."""
+
 
 class LintContext:
-    """One adapter under the rules.
+    """One adapter, as the rules see it.
 
-    A rule says what it needs, and runs only where `has` holds for it; a part that is asked for and
-    not there raises LookupError, which the linter reports as its own fault. ``errors`` says why a
-    part could not be read: one rule reports each.
+    A rule declares what it needs and runs only if `has` is true for each of it. Access to a missing
+    part raises LookupError, which the linter reports as its own fault.
+
+    Attributes:
+        folder: The adapter folder.
+        errors: Why a part could not be read, by the part's name; one rule reports each.
     """
 
     def __init__(self, folder: AdapterFolder, base: BaseFiles | None) -> None:
         self.folder = folder
         self._base = base
-        self.errors: dict[str, str] = {}
+        self.errors: dict[str, AdapterError] = {}
 
     def has(self, need: Need) -> bool:
-        """Whether a part is there for a rule to look at."""
+        """Whether a part exists and could be read."""
         match need:
             case "config":
                 found: object = self._config is not None
             case "weights":
                 found = self._weights is not None
-            case "implied":
-                found = self._implied is not None and self._weights is not None
+            case "expected tensors":
+                found = self._expected is not None and self._weights is not None
             case "base":
                 found = self._base is not None
             case "base weights":
@@ -90,12 +113,12 @@ class LintContext:
 
     @property
     def config(self) -> LoraAdapterConfig:
-        """The config, where its values could be read (need: config)."""
+        """The config (need: config)."""
         return _there(self._config)
 
     @property
     def matching(self) -> Matching:
-        """The config's patterns, compiled (need: implied)."""
+        """The config's patterns, compiled (need: expected tensors)."""
         return _there(self._matching)
 
     @property
@@ -104,79 +127,79 @@ class LintContext:
         return _there(self._weights)
 
     @property
-    def implied(self) -> ExpectedLayout:
-        """What the config implies for the base, or for the Phi-3 that the file seems to be for.
+    def expected(self) -> ExpectedLayout:
+        """The tensors that the config implies for the base (need: expected tensors).
 
-        (need: implied)
+        Without a base, they are those for the Phi-3 that the file seems to be for.
         """
-        return _there(self._implied)
+        return _there(self._expected)
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, where there is a sound one (need: manifest)."""
+        """The manifest (need: manifest)."""
         return _there(self._manifest)
 
     @property
     def keys(self) -> Mapping[str, TensorKey]:
-        """The tensors whose names are in the grammar, by the name that peft writes."""
+        """The tensors whose names follow peft's grammar, by their canonical name."""
         return self._keys[0]
 
     @property
     def bad_keys(self) -> tuple[BadKey, ...]:
-        """The tensors whose names are not."""
+        """The tensors whose names do not."""
         return self._keys[1]
 
     def info(self, key: TensorKey) -> TensorInfo:
-        """Return the header's entry of a tensor (need: weights)."""
+        """Return a tensor's entry in the file's header (need: weights)."""
         return self.weights.tensors[key.name]
 
     def factors(self, module: str) -> "tuple[TensorStats, TensorStats] | None":
-        """Return the measures of a module's A and B, or None unless both are there."""
+        """Return the statistics of a module's A and B, or None unless it has both."""
         names = self.factor_names(module)
-        return (self.measures[names[0]], self.measures[names[1]]) if names else None
+        return (self.tensor_stats[names[0]], self.tensor_stats[names[1]]) if names else None
 
     def factor_names(self, module: str) -> tuple[str, str] | None:
-        """Return the names of a module's measured A and B, or None unless both are there."""
+        """Return the names of a module's A and B, or None unless both have statistics."""
         for first, second in ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B)):
             names = tensor_name(module, first), tensor_name(module, second)
-            if all(name in self.measures for name in names):
+            if all(name in self.tensor_stats for name in names):
                 return names
         return None
 
     def tensor(self, name: str, rows: slice | None = None) -> "Array":
-        """Read a tensor, or some of its rows, by the name that peft writes (need: weights)."""
+        """Read a tensor, or some of its rows, by its canonical name (need: weights)."""
         return self.weights.tensor(self.keys[name].name, rows)
 
     @cached_property
-    def measures(self) -> "Mapping[str, TensorStats]":
-        """The values of every implied tensor of a readable dtype, by the name that peft writes.
+    def tensor_stats(self) -> "Mapping[str, TensorStats]":
+        """The statistics of every expected tensor of a readable dtype, by its canonical name.
 
-        (need: implied)
+        (need: expected tensors)
         """
-        from phi3_lora_qa.adapter.weight_stats import measure
+        from phi3_lora_qa.adapter.weight_stats import measure_tensor
 
         return {
-            name: measure(self.weights, key.name, key.part)
+            name: measure_tensor(self.weights, key.name, key.part)
             for name, key in self.keys.items()
-            if name in self.implied.tensors and self.info(key).dtype in READABLE
+            if name in self.expected.tensors and self.info(key).dtype in READABLE
         }
 
     @cached_property
-    def deltas(self) -> "Mapping[str, DeltaStats]":
-        """The size of delta = s · B·A of each adapted module whose two factors are finite.
+    def delta_stats(self) -> "Mapping[str, DeltaStats]":
+        """The size of delta = s · B·A for each adapted module whose factors are both finite.
 
-        (need: implied)
+        (need: expected tensors)
         """
-        from phi3_lora_qa.adapter.weight_stats import delta
+        from phi3_lora_qa.adapter.weight_stats import measure_delta
 
         found = {}
-        for module in self.implied.targeted:
+        for module in self.expected.targeted:
             if (names := self.factor_names(module)) is None:
                 continue
             a, b = names
-            sized = delta(
-                self.measures[a],
-                self.measures[b],
+            sized = measure_delta(
+                self.tensor_stats[a],
+                self.tensor_stats[b],
                 self.matching.scaling(module),
                 read=lambda a=a, b=b: (self.tensor(a), self.tensor(b)),  # type: ignore[misc]
                 stacked=self.config.use_bdlora is not None,
@@ -187,15 +210,15 @@ class LintContext:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The adapter's own tokenizer; None where there is none that can be read."""
+        """The adapter's own tokenizer; None if it has none that can be read."""
         return self._tokenizer[0] if self._tokenizer else None
 
     @cached_property
     def base_tokenizer(self) -> Tokenizer | None:
-        """The base's tokenizer; None where it has none with a vocabulary (need: base).
+        """The base's tokenizer; None if it has none with a vocabulary (need: base).
 
         Raises:
-            BaseModelError: It cannot be read.
+            BaseModelError: The tokenizer cannot be read.
         """
         own = self._tokenizer
         like = (own[1], own[0].file) if own and own[0].file else None
@@ -203,20 +226,30 @@ class LintContext:
         return found[0] if found else None
 
     @cached_property
-    def tokenizer_trial(self) -> "Trial | None":
-        """What the tokenizer does, beside the base's (need: tokenizer, base, base's tokenizer).
+    def tokenizer_settings(self) -> Mapping[str, Any]:
+        """The adapter's tokenizer_config.json; empty if it is missing or cannot be read."""
+        try:
+            return read_object(self.folder, SETTINGS)
+        except AdapterError:
+            return {}  # tokenizer-unreadable reports it
+
+    @cached_property
+    def tokenizer_trial(self) -> "TokenizerComparison | None":
+        """How the tokenizer behaves, compared with the base's.
+
+        (need: tokenizer, base, base's tokenizer)
 
         Raises:
             AdapterError: A file that a loader reads cannot be read.
-            BaseModelError: The base's tokenizer cannot be made.
+            BaseModelError: The base's tokenizer cannot be loaded.
         """
-        from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import try_tokenizer
+        from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
 
-        return try_tokenizer(self.folder, self.base)
+        return compare_tokenizers(self.folder, self.base)
 
     @cached_property
     def templates(self) -> ChatTemplates | None:
-        """The adapter's own chat templates; None where one cannot be read."""
+        """The adapter's own chat templates; None if one cannot be read."""
         return self._try("templates", lambda: read_templates(self.folder))
 
     @cached_property
@@ -224,17 +257,37 @@ class LintContext:
         """The base's chat templates (need: base).
 
         Raises:
-            BaseModelError: One cannot be read.
+            BaseModelError: A template cannot be read.
         """
         return _of_base(lambda: read_templates(self.base))
+
+    @cached_property
+    def template_results(self) -> "TemplateResults":
+        """The renderings of the adapter's chat templates, and their comparison with the base's.
+
+        Raises:
+            BaseModelError: A template of the base cannot be read.
+            MachineError: The process that renders templates could not be started.
+        """
+        from phi3_lora_qa.adapter.chat_template.template_results import (
+            TemplateResults,
+            render_templates,
+        )
+
+        own = self.templates
+        if own is None or not (own.active or own.shadowed):
+            return TemplateResults()
+        if self._base is None:
+            return render_templates(own, None, (self.folder,))
+        return render_templates(own, self.base_templates, (self._base, self.folder))
 
     @cached_property
     def _tokenizer(self) -> tuple[Tokenizer, bytes] | None:
         return self._try("tokenizer", lambda: read_tokenizer(self.folder))
 
     @cached_property
-    def reading(self) -> ConfigReading | None:
-        """adapter_config.json with its problems; None if it is missing or no JSON."""
+    def reading(self) -> ParsedConfig | None:
+        """adapter_config.json with its problems; None if it is missing or not valid JSON."""
         if self.folder.file(CONFIG) is None:
             return None
         return self._try("config", lambda: parse_config(read_raw_config(self.folder)))
@@ -255,7 +308,7 @@ class LintContext:
         opener = partial(self.folder.open_file, WEIGHTS)
         found = self._try("weights", lambda: open_safetensors(opener, WEIGHTS))
         if found:
-            require_room_for_numpy()  # with which the rules are going to read them
+            require_memory_for_numpy()  # the rules read the weights with numpy
         return found
 
     @cached_property
@@ -263,17 +316,20 @@ class LintContext:
         return parse_keys(self._weights.tensors if self._weights else ())
 
     @property
-    def idle_patterns(self) -> tuple[tuple[str, str], ...]:
-        """(field, pattern) of rank and alpha patterns that match no module (need: implied)."""
+    def unused_patterns(self) -> tuple[tuple[str, str], ...]:
+        """(field, pattern) of each rank and alpha pattern that matches no module.
+
+        (need: expected tensors)
+        """
         return _there(self._matched)[1]
 
     @property
-    def _implied(self) -> ExpectedLayout | None:
+    def _expected(self) -> ExpectedLayout | None:
         return self._matched[0] if self._matched else None
 
     @cached_property
     def _matched(self) -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]] | None:
-        """All that patterns are matched for, so that one that takes too long shows in one place."""
+        """Match all patterns in one place, so that a slow one is reported once."""
         config, matching = self._config, self._matching
         if config is None or matching is None:
             return None
@@ -284,20 +340,20 @@ class LintContext:
         tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
 
         def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
-            implied = derive_expected_tensors(config, matching, modules, tied=tied)
-            return implied, tuple(matching.idle_patterns(implied.targeted))
+            expected = derive_expected_tensors(config, matching, modules, tied=tied)
+            return expected, tuple(matching.unused_patterns(expected.targeted))
 
         return self._try("matching", match)
 
     @property
     def _has_base_weights(self) -> bool:
-        """Whether the base has weights that can be compared, of a module that was trained."""
-        base, implied = self._base, self._implied
-        if base is None or implied is None:
+        """Whether the base has weights for at least one module that was trained."""
+        base, expected = self._base, self._expected
+        if base is None or expected is None:
             return False
         rows = self._config.trainable_token_indices if self._config else {}
         tables = [name for name in base.modules if name.rpartition(".")[2] in rows]
-        names = (*implied.targeted, *implied.saved, *tables)
+        names = (*expected.targeted, *expected.saved, *tables)
         return any(base.tensor(name) is not None for name in names)
 
     @cached_property
@@ -312,7 +368,7 @@ class LintContext:
         except AdapterError as error:
             if short := shortage(error):
                 raise short from error
-            self.errors[part] = str(error)
+            self.errors[part] = error
             return None
 
 
@@ -325,5 +381,5 @@ def _of_base(read: Callable[[], T]) -> T:
 
 def _there(part: T | None) -> T:
     if part is None:
-        raise LookupError("a rule looks at a part that it does not declare as needed")
+        raise LookupError("a rule uses a part that it does not declare in its needs")
     return part

@@ -1,10 +1,10 @@
-"""The variants of LoRA that a config can ask for by a field of its own, each read strictly.
+"""Strict readers for the LoRA variants that have their own field in the config.
 
-Every one follows its class in peft 0.21.2 (tuners/lora/config.py). What makes no difference once
-training is over (sampling, priors, the scale of a gradient) is read, checked and let go.
+Each follows its class in peft 0.21.2 (tuners/lora/config.py). Values that only affect training
+(sampling, priors, the scale of a gradient) are checked and not kept.
 """
 
-# ruff: noqa: TRY004 - a wrong type is a wrong value of a file here, reported like any other
+# ruff: noqa: TRY004 - a wrong type in a file is reported like any other wrong value
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ class BlockDiagonal:
     """BD-LoRA: one factor of each module is block-diagonal, and stored as its stacked blocks.
 
     Attributes:
-        a: Parts of module names whose A is block-diagonal.
-        b: Parts of module names whose B is.
-        blocks: How many blocks there are.
-        strict: Whether every adapted module must be named by ``a`` or ``b``.
+        a: Parts of the names of modules whose A is block-diagonal.
+        b: Parts of the names of modules whose B is block-diagonal.
+        blocks: The number of blocks.
+        strict: Whether ``a`` or ``b`` must match every adapted module.
     """
 
     a: tuple[str, ...]
@@ -43,11 +43,11 @@ class BlockDiagonal:
     strict: bool
 
     def splits_a(self, module: str) -> bool:
-        """Whether A of this module is block-diagonal."""
+        """Whether this module's A is block-diagonal."""
         return any(part in module for part in self.a)
 
     def splits_b(self, module: str) -> bool:
-        """Whether B of this module is block-diagonal."""
+        """Whether this module's B is block-diagonal."""
         return any(part in module for part in self.b)
 
 
@@ -69,7 +69,7 @@ def block_diagonal(value: Any) -> BlockDiagonal:
 
 
 def velora(value: Any) -> int:
-    """Read velora_config, and return its number of groups."""
+    """Read velora_config; return the number of groups."""
     found = _object(
         value,
         num_groups=Field(read=_count(MAX_BLOCKS), default=64),
@@ -80,7 +80,7 @@ def velora(value: Any) -> int:
 
 
 def monteclora(value: Any) -> int:
-    """Read monteclora_config, and return its number of samples."""
+    """Read monteclora_config; return the number of samples."""
     found = _object(
         value,
         num_samples=Field(read=_count(MAX_SAMPLES), default=8),
@@ -94,11 +94,11 @@ def monteclora(value: Any) -> int:
 
 
 def trained_tokens(value: Any) -> Mapping[str, tuple[int, ...]]:
-    """Read trainable_token_indices: token ids for the input embeddings, or for named tables."""
+    """Read trainable_token_indices: token ids of the input embeddings, or of named tables."""
     if isinstance(value, list):
         value = {"embed_tokens": value}
     if not isinstance(value, dict) or len(value) > MAX_NAMES:
-        raise ValueError("must be a list of token ids, or map names of tables to such lists")
+        raise ValueError("must be a list of token ids, or map table names to such lists")
     return MappingProxyType({name: _token_ids(ids) for name, ids in value.items()})
 
 
@@ -106,23 +106,23 @@ def _token_ids(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not 0 < len(value) <= MAX_TOKENS:
         raise ValueError(f"must list 1 to {MAX_TOKENS} token ids")
     if not all(type(item) is int and 0 <= item < 1 << 31 for item in value):
-        raise ValueError("must hold token ids, which are integers from 0")
+        raise ValueError("must contain token ids: integers of at least 0")
     if len(set(value)) != len(value):
-        raise ValueError("must not hold a token twice")
+        raise ValueError("must not contain duplicate tokens")
     return tuple(value)
 
 
-def _count(most: int) -> Callable[[Any], int]:
+def _count(largest: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
-        if type(value) is not int or not 1 <= value <= most:
-            raise ValueError(f"must be an integer from 1 to {most}")
+        if type(value) is not int or not 1 <= value <= largest:
+            raise ValueError(f"must be an integer from 1 to {largest}")
         return value
 
     return read
 
 
 def _object(value: Any, **fields: Field) -> dict[str, Any]:
-    """Read an object with these fields and no others."""
+    """Read an object that has no fields but these."""
     if not isinstance(value, dict):
         raise ValueError("must be an object or null")
     if unknown := sorted(set(value) - set(fields)):

@@ -1,7 +1,7 @@
-"""lora_qa_manifest.json: what training recorded of an adapter, so that a gate can verify it.
+"""lora_qa_manifest.json: what training recorded about an adapter, for the gate to verify.
 
-A manifest is as trustworthy as the folder it lies in. It proves that nothing was changed by
-accident, and says what the adapter's author claims.
+A manifest is only as trustworthy as its folder. It shows that nothing was changed by accident, and
+what the author of the adapter claims.
 """
 
 import json
@@ -36,16 +36,16 @@ class Manifest:
 
     Attributes:
         files: SHA-256 of each file that ships, by name.
-        base_id: The base's id or name as it was asked for.
-        base_revision: Its revision, or "" where it has none.
-        base_fingerprint: The base's identity (see `base_fingerprint.fingerprint`), or "".
+        base_id: The id or name of the base that was requested.
+        base_revision: The revision of the base, or "" if it has none.
+        base_fingerprint: The hash of the base weights (see `base_fingerprint.fingerprint`), or "".
         scaling: The factor s in delta = s · B·A of each adapted module, by its name in the base.
-        tokenizer_sha256: Over the tokenizer's files; "" where there is none.
-        chat_template_sha256: Over the chat template's text; "" where there is none.
-        data_sha256: Over the training data, or "".
+        tokenizer_sha256: The hash of the tokenizer files; "" if there are none.
+        chat_template_sha256: The hash of the chat template; "" if there is none.
+        data_sha256: The hash of the training data, or "".
         seed: The seed of the training run.
-        versions: Of the libraries that trained, by distribution name.
-        final_losses: The last losses, by name ("train", "eval", …), in nats per token.
+        versions: The versions of the training libraries, by distribution name.
+        final_losses: The final losses, by name ("train", "eval", …), in nats per token.
     """
 
     files: Mapping[str, str]
@@ -73,7 +73,7 @@ def make_manifest(  # noqa: PLR0913 - the facts of one training run
     versions: Mapping[str, str],
     final_losses: Mapping[str, float],
 ) -> Manifest:
-    """Record a finished folder: call it last, when every other file has been written.
+    """Make the manifest of a finished folder: every other file must already be written.
 
     Raises:
         AdapterError: The folder's config or weights cannot be read.
@@ -94,20 +94,20 @@ def make_manifest(  # noqa: PLR0913 - the facts of one training run
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write the manifest into the folder, whole or not at all, and return its path."""
+    """Write the manifest into the folder atomically, and return its path."""
+    from phi3_lora_qa.atomic_write import write_whole  # it loads OpenSSL; reading does not need it
+
     path = folder / MANIFEST
-    temporary = folder / f".{MANIFEST}.part"
     content = json.dumps(asdict(manifest), indent=2, sort_keys=True, allow_nan=False)
-    temporary.write_text(content + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"{content}\n".encode())
     return path
 
 
 def read_manifest(folder: AdapterFolder) -> Manifest | None:
-    """Read a folder's manifest, or return None where it has none.
+    """Read a folder's manifest; None if it has none.
 
     Raises:
-        AdapterError: There is one, but it is damaged or of another schema version.
+        AdapterError: The manifest is damaged or has a different schema version.
     """
     if MANIFEST not in folder.entries:
         return None
@@ -118,21 +118,21 @@ def read_manifest(folder: AdapterFolder) -> Manifest | None:
     )
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise AdapterError(
-            f"{MANIFEST} is not of schema version {SCHEMA_VERSION}; "
-            "train or sign off the adapter again with this version of phi3-lora-qa"
+            f"{MANIFEST} does not have schema version {SCHEMA_VERSION}",
+            "train or sign off the adapter again with this version of phi3-lora-qa",
         )
-    wrong = [f.name for f in fields(Manifest) if not _fits(raw.get(f.name), f.name)]
+    wrong = [f.name for f in fields(Manifest) if not _has_type(raw.get(f.name), f.name)]
     if wrong or set(raw) != {f.name for f in fields(Manifest)}:
-        strange = wrong or sorted(set(raw) - {f.name for f in fields(Manifest)})
+        invalid = wrong or sorted(set(raw) - {f.name for f in fields(Manifest)})
         raise AdapterError(
-            f"{MANIFEST} is damaged at {escape(', '.join(strange))}; "
-            "write it again, or remove it and the adapter is checked without"
+            f"{MANIFEST} has invalid fields: {escape(', '.join(invalid))}",
+            "write it again, or remove it to check the adapter without a manifest",
         )
     return Manifest(**raw)
 
 
 def scaling_table(folder: AdapterFolder) -> dict[str, float]:
-    """Return the scaling of every module that has factors in the folder's weights file."""
+    """Return the scaling of every module that has factors in the weights file."""
     matching = Matching(read_config(folder))
     file = open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
     keys = [key for key in map(parse_key, file.tensors) if isinstance(key, TensorKey)]
@@ -141,7 +141,7 @@ def scaling_table(folder: AdapterFolder) -> dict[str, float]:
 
 
 def tokenizer_hash(folder: AdapterFolder) -> str:
-    """Return one SHA-256 over the names and contents of the tokenizer's files, or ""."""
+    """Return one SHA-256 over the names and contents of the tokenizer files, or ""."""
     import hashlib
 
     names = [name for name in TOKENIZER_FILES if folder.file(name)]
@@ -150,35 +150,35 @@ def tokenizer_hash(folder: AdapterFolder) -> str:
 
 
 def template_hash(template: str | None) -> str:
-    """Return the SHA-256 of a chat template, or "" where there is none."""
+    """Return the SHA-256 of a chat template, or "" if there is none."""
     import hashlib
 
     return hashlib.sha256(template.encode()).hexdigest() if template is not None else ""
 
 
 def changed_files(folder: AdapterFolder, manifest: Manifest) -> tuple[str, ...]:
-    """Return the files whose content is not the recorded one, missing and new ones included.
+    """Return the files whose content differs from the recorded one, with missing and new files.
 
-    A new file is not read: its name alone tells that it was not recorded.
+    A new file is not read: its name is enough to see that it was not recorded.
     """
-    now = {
+    current = {
         name: _hash_or_empty(folder, name) if name in manifest.files else ""
-        for name in folder.kept
+        for name in folder.shipped
         if name != MANIFEST
     }
-    needed = {CONFIG, WEIGHTS, *now} | set(manifest.files)
-    return tuple(sorted(name for name in needed if now.get(name) != manifest.files.get(name)))
+    names = {CONFIG, WEIGHTS, *current} | set(manifest.files)
+    return tuple(sorted(name for name in names if current.get(name) != manifest.files.get(name)))
 
 
 def _hash_or_empty(folder: AdapterFolder, name: str) -> str:
-    """Return a file's hash, or "" where it cannot be read."""
+    """Return the hash of a file, or "" if the file cannot be read."""
     try:
         return folder.sha256(name)
     except AdapterError:
         return ""
 
 
-def _fits(value: Any, name: str) -> bool:
+def _has_type(value: Any, name: str) -> bool:
     if name in ("schema_version", "seed"):
         return type(value) is int
     if name in ("scaling", "final_losses"):
@@ -189,5 +189,5 @@ def _fits(value: Any, name: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number that a float holds; JSON has integers beyond."""
+    """Whether a value is a number in the range of a float; a JSON integer can exceed it."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max

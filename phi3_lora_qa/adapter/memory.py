@@ -1,4 +1,4 @@
-"""Whether numpy fits into the memory that this process may still map."""
+"""Checks that the process can still map enough memory to import numpy."""
 
 import mmap
 import os
@@ -6,28 +6,31 @@ import sys
 
 from phi3_lora_qa.errors import MachineError
 
-_FOR_NUMPY, _FOR_A_THREAD, _MOST_THREADS = 96 << 20, 48 << 20, 64
-"""Bytes of address space that importing numpy takes, measured with numpy 2.4, and more."""
+_NUMPY_BYTES, _THREAD_BYTES, _MAX_THREADS = 96 << 20, 48 << 20, 64
+"""Address space in bytes for importing numpy and for each of its threads.
+
+Measured with numpy 2.4, rounded up.
+"""
 
 
-def require_room_for_numpy() -> None:
-    """Find out whether there is address space for numpy, before it is imported.
+def require_memory_for_numpy() -> None:
+    """Check that there is enough address space for numpy, before it is imported.
 
-    Its OpenBLAS ends the process where it gets none, with exit status 1 and no exception.
+    Without it, numpy's OpenBLAS exits the process with status 1 and raises no exception.
 
     Raises:
-        MachineError: There is not.
+        MachineError: There is not enough address space.
     """
     if "numpy" in sys.modules or sys.platform != "linux":
         return
     given = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
-    chosen = next((int(text) for text in given if text.isdecimal() and int(text)), _MOST_THREADS)
-    threads = min(chosen, len(os.sched_getaffinity(0)), _MOST_THREADS)
-    size = _FOR_NUMPY + threads * _FOR_A_THREAD
-    try:  # what cannot be written takes addresses, and no memory
+    chosen = next((int(text) for text in given if text.isdecimal() and int(text)), _MAX_THREADS)
+    threads = min(chosen, len(os.sched_getaffinity(0)), _MAX_THREADS)
+    size = _NUMPY_BYTES + threads * _THREAD_BYTES
+    try:  # a read-only mapping uses address space, and no memory
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ).close()
     except OSError as error:
         raise MachineError(
-            "the machine is short of memory; free some, or raise its limit (ulimit -v, or the "
-            "job's), or set OPENBLAS_NUM_THREADS=1"
+            "the machine is short of memory; free some, raise the limit (ulimit -v, or the job's "
+            "limit), or set OPENBLAS_NUM_THREADS=1"
         ) from error

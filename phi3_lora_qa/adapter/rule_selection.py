@@ -1,60 +1,64 @@
-"""Which rules count, and how much: what a project selects, ignores, or gives another severity."""
+"""The user's selection of lint rules: which run, and at which severity."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from phi3_lora_qa.adapter.finding import Rule, Severity, all_rules, families, find_rule
+from phi3_lora_qa.adapter.finding import Severity
+from phi3_lora_qa.adapter.rule import Rule
+from phi3_lora_qa.adapter.rule_catalogue import all_rules, families, find_rule
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings
 
 ALL = "ALL"
-"""Selects every rule, as it does in ruff."""
+"""Selects every rule, as in ruff."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A choice of rules. A selector is the id of a rule, a family, or `ALL`; the closer one counts.
+    """A selection of rules. A selector is a rule's id, a family or `ALL`; the most specific wins.
 
     Attributes:
-        select: Selectors of what is run.
-        ignore: Selectors of what is left out; of two that are as close, this one counts.
-        levels: Severities other than the rules' own, by selector.
+        select: Selectors of the rules that run.
+        ignore: Selectors of the rules that do not run; they win over equally specific ones.
+        levels: The severities that replace the rules' own, by selector.
     """
 
     select: tuple[str, ...] = (ALL,)
     ignore: tuple[str, ...] = ()
     levels: Mapping[str, Severity] = field(default_factory=lambda: MappingProxyType({}))
 
-    def takes(self, rule: Rule) -> bool:
-        """Whether a rule is run. That the linter could do its work is never left out."""
-        return rule.family == "lint" or _closest(self.select, rule) > _closest(self.ignore, rule)
+    def includes(self, rule: Rule) -> bool:
+        """Whether a rule runs. Family lint, which reports the linter's own faults, always does."""
+        return rule.family == "lint" or _specificity(self.select, rule) > _specificity(
+            self.ignore, rule
+        )
 
     def severity(self, rule: Rule) -> Severity:
-        """Return the severity that a rule's findings have."""
+        """Return the severity of a rule's findings."""
         names = [name for name in _selectors(rule) if name in self.levels]
         return self.levels[names[-1]] if names else rule.severity
 
-    def left_out(self) -> tuple[str, ...]:
-        """Return the ids of all rules that are not run."""
-        return tuple(rule.id for rule in all_rules() if not self.takes(rule))
+    def excluded(self) -> tuple[str, ...]:
+        """Return the ids of all rules that do not run."""
+        return tuple(rule.id for rule in all_rules() if not self.includes(rule))
 
 
 def _selectors(rule: Rule) -> tuple[str, ...]:
-    """Return what stands for a rule, the closest last."""
+    """Return the selectors that match a rule, the most specific last."""
     return (ALL, rule.family, rule.id)
 
 
-def _closest(chosen: tuple[str, ...], rule: Rule) -> int:
-    """Return how close the closest of the chosen selectors is; -1 where none stands for it."""
-    return max((n for n, name in enumerate(_selectors(rule)) if name in chosen), default=-1)
+def _specificity(selectors: tuple[str, ...], rule: Rule) -> int:
+    """Return how specific the most specific matching selector is; -1 if none matches."""
+    return max((n for n, name in enumerate(_selectors(rule)) if name in selectors), default=-1)
 
 
 def selection_of(settings: GateSettings) -> Selection:
-    """Return the choice of rules that a project's settings make.
+    """Return the selection that a project's settings make.
 
     Raises:
-        InputError: As `read_selection`.
+        InputError: As in `read_selection`.
     """
     return read_selection(settings.lint_select, settings.lint_ignore, settings.lint_levels)
 
@@ -62,29 +66,29 @@ def selection_of(settings: GateSettings) -> Selection:
 def read_selection(
     select: Sequence[str], ignore: Sequence[str], levels: Sequence[str]
 ) -> Selection:
-    """Read what a user wrote.
+    """Parse a selection.
 
     Args:
-        select: Selectors, or lists of them with commas; all rules where there are none.
-        ignore: Likewise.
+        select: Selectors, or lists of them separated by commas; if empty, all rules run.
+        ignore: Selectors, likewise.
         levels: Texts such as ``files-code=error``, likewise.
 
     Raises:
-        InputError: A name is no rule and no family, or a level is none.
+        InputError: A selector or a level is unknown.
     """
-    found = {}
+    severities = {}
     for text in _split(levels):
         name, _, level = text.partition("=")
         if level not in list(Severity):
             raise InputError(
-                f"{escape(text, 80)} sets no level; write RULE=LEVEL with one of "
+                f"invalid level: {escape(text, 80)}; write RULE=LEVEL with one of "
                 f"{', '.join(Severity)}"
             )
-        found[_known(name)] = Severity(level)
+        severities[_selector(name)] = Severity(level)
     return Selection(
-        select=tuple(map(_known, _split(select))) or (ALL,),
-        ignore=tuple(map(_known, _split(ignore))),
-        levels=MappingProxyType(found),
+        select=tuple(map(_selector, _split(select))) or (ALL,),
+        ignore=tuple(map(_selector, _split(ignore))),
+        levels=MappingProxyType(severities),
     )
 
 
@@ -92,5 +96,5 @@ def _split(texts: Sequence[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
-def _known(name: str) -> str:
+def _selector(name: str) -> str:
     return name if name in (ALL, *families(), "lint") else find_rule(name).id

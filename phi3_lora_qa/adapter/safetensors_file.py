@@ -1,8 +1,8 @@
-"""The safetensors format, read by its own strict parser: header first, then single tensors.
+"""A strict parser of the safetensors format: it reads the header, then single tensors on request.
 
-The format (github.com/huggingface/safetensors): eight bytes with the header's length N in little
-endian, N bytes of JSON, then the data. The reference parser lets duplicate keys through, so that
-two readers may see two files; this one does not.
+The format (github.com/huggingface/safetensors): eight bytes with the header length N in little
+endian, N bytes of JSON, then the data. The reference parser accepts duplicate keys, so two readers
+may see different content; this parser rejects them.
 """
 
 import math
@@ -17,7 +17,7 @@ from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, escape
 from phi3_lora_qa.reading import open_regular
 
-if TYPE_CHECKING:  # numpy is loaded when the first tensor is read: headers alone need none
+if TYPE_CHECKING:  # numpy is loaded when the first tensor is read; headers do not need it
     import numpy as np
     from numpy.typing import NDArray
 
@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 16384
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 36
-_AGAIN = "save the adapter again; the file is damaged or was not finished"
+_AGAIN = "the file is damaged or incomplete, save the adapter again"
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -35,15 +35,15 @@ BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
-"""Bits of one element, for each dtype that the format knows."""
+"""Bits per element of each dtype of the format."""
 
 READABLE = ("F64", "F32", "F16", "BF16")
-"""The dtypes that `SafetensorsFile.tensor` decodes."""
+"""The dtypes that `SafetensorsFile.tensor` can decode."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """One tensor as the header has it; ``start`` and ``stop`` are offsets into the file."""
+    """One tensor of the header; ``start`` and ``stop`` are byte offsets into the file."""
 
     name: str
     dtype: str
@@ -59,7 +59,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SafetensorsFile:
-    """A checked header, and the way to the data. No data is held."""
+    """A checked header, and a function that opens the file. It keeps no data."""
 
     label: str
     tensors: Mapping[str, TensorInfo]
@@ -68,20 +68,20 @@ class SafetensorsFile:
     opener: Callable[[], RawIOBase]
 
     def tensor(self, name: str, rows: slice | None = None) -> "Array":
-        """Read one tensor, or some of its rows, as float32 (float64 where the file has F64).
+        """Read one tensor, or some of its rows, as float32 (float64 if the file has F64).
 
-        It is read and not mapped: a mapped file that somebody truncates kills the process.
+        The file is read, not mapped: truncating a mapped file kills the process.
 
         Raises:
-            AdapterError: The dtype is none of `READABLE`, or the file became shorter.
+            AdapterError: The dtype is not one of `READABLE`, or the file became shorter.
         """
         import numpy as np
 
         info = self.tensors[name]
         if info.dtype not in READABLE:
             raise AdapterError(
-                f"{escape(name)} in {self.label} has dtype {info.dtype}, which is not read; "
-                "save the adapter in float32, bfloat16 or float16"
+                f"{escape(name)} in {self.label} has the unsupported dtype {info.dtype}",
+                "save the adapter in float32, bfloat16 or float16",
             )
         item = BITS[info.dtype] // 8
         start, stop, shape = info.start, info.stop, info.shape
@@ -105,12 +105,12 @@ def open_safetensors(
     """Read and check the header of a safetensors file.
 
     Args:
-        opener: Opens the file for reading; called again for each tensor that is read.
-        label: The file's name for messages.
-        error: The kind of error to raise, so that a base's file is not called an adapter.
+        opener: Opens the file for reading; called once for the header and once for each tensor.
+        label: The file name for messages.
+        error: The error class to raise: a base's file is not an adapter.
 
     Raises:
-        AdapterError: (or ``error``) The header is damaged, hostile, or does not match the size.
+        AdapterError: (or ``error``) The header is invalid, or does not match the file size.
     """
     label = escape(label)
     try:
@@ -136,28 +136,29 @@ def open_path(path: Path, *, error: type[Exception]) -> SafetensorsFile:
 def _read_header(handle: RawIOBase, size: int, label: str) -> bytes:
     start = handle.read(128) or b""
     if not start:
-        raise AdapterError(f"{label} is empty (0 bytes); {_AGAIN}")
+        raise AdapterError(f"{label} is empty (0 bytes)", _AGAIN)
     if start.startswith(b"version https://git-lfs"):
         raise AdapterError(
-            f"{label} is a git-lfs pointer and not the weights; run `git lfs pull` in the folder"
+            f"{label} is a git-lfs pointer, not the weights", "run `git lfs pull` in the folder"
         )
     if len(start) < 8:
-        raise AdapterError(f"{label} has only {len(start)} bytes; {_AGAIN}")
+        raise AdapterError(f"{label} has only {len(start)} bytes", _AGAIN)
     length = int.from_bytes(start[:8], "little")
     if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":
         raise AdapterError(
-            f"{label} is a pickle under another name; save with safe_serialization=True"
+            f"{label} is a pickle with the wrong file name", "save with safe_serialization=True"
         )
     if length > MAX_HEADER_BYTES:
         raise AdapterError(
-            f"{label} claims a header of {length} bytes, more than {MAX_HEADER_BYTES}; {_AGAIN}"
+            f"{label} declares a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed",
+            _AGAIN,
         )
     if 8 + length > size:
-        raise AdapterError(f"{label} ends within its header; {_AGAIN}")
+        raise AdapterError(f"{label} ends within its header: {size} bytes of {8 + length}", _AGAIN)
     handle.seek(8)
     header = handle.read(length) or b""
     if len(header) != length or not header.startswith(b"{"):
-        raise AdapterError(f"{label} has no JSON header; {_AGAIN}")
+        raise AdapterError(f"{label} has no JSON header", _AGAIN)
     return header
 
 
@@ -165,19 +166,19 @@ def _parse(header: bytes, size: int, label: str) -> tuple[dict[str, TensorInfo],
     raw = parse_object(header, where=f"the header of {label}", max_bytes=MAX_HEADER_BYTES)
     metadata = raw.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise AdapterError(f"{label}: __metadata__ must map text to text; {_AGAIN}")
+        raise AdapterError(f"{label}: __metadata__ must map strings to strings", _AGAIN)
     if len(raw) > MAX_TENSORS:
         raise AdapterError(
-            f"{label} has {len(raw)} tensors, more than {MAX_TENSORS}; "
-            "save the adapter alone, without the model"
+            f"{label} has {len(raw)} tensors, at most {MAX_TENSORS} are allowed",
+            "save only the adapter, without the model",
         )
     data = 8 + len(header)
     tensors = {name: _tensor(name, entry, data, label) for name, entry in raw.items()}
     position = data
     for info in sorted(tensors.values(), key=lambda t: (t.start, t.stop)):
         if info.start != position:
-            fault = "overlap" if info.start < position else "leave a hole"
-            raise AdapterError(f"{label}: tensors {fault} at {escape(info.name)}; {_AGAIN}")
+            fault = "overlap" if info.start < position else "leave a gap"
+            raise AdapterError(f"{label}: tensors {fault} at {escape(info.name)}", _AGAIN)
         position = info.stop
     if position != size:
         fault = (
@@ -185,26 +186,26 @@ def _parse(header: bytes, size: int, label: str) -> tuple[dict[str, TensorInfo],
             if position > size
             else (f"{size - position} bytes follow the last tensor")
         )
-        raise AdapterError(f"{label}: {fault}; {_AGAIN}")
+        raise AdapterError(f"{label}: {fault}", _AGAIN)
     return tensors, metadata
 
 
 def _tensor(name: str, entry: Any, data: int, label: str) -> TensorInfo:
-    where = f"{label}: the header's entry of {escape(name)}"
+    where = f"{label}: the header entry of {escape(name)}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise AdapterError(f"{where} must have dtype, shape and data_offsets; {_AGAIN}")
+        raise AdapterError(f"{where} must have dtype, shape and data_offsets", _AGAIN)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise AdapterError(f"{where} has an unknown dtype; {_AGAIN}")
+        raise AdapterError(f"{where} has an unknown dtype", _AGAIN)
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise AdapterError(f"{where} has an impossible shape; {_AGAIN}")
+        raise AdapterError(f"{where} has an impossible shape", _AGAIN)
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise AdapterError(f"{where} has impossible data_offsets; {_AGAIN}")
+        raise AdapterError(f"{where} has impossible data_offsets", _AGAIN)
     if math.prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
-        raise AdapterError(f"{where}: shape and dtype do not fill its bytes; {_AGAIN}")
+        raise AdapterError(f"{where}: shape and dtype do not match data_offsets", _AGAIN)
     if math.prod(filter(None, shape)) > MAX_ELEMENTS:
-        # A dimension of 0 hides the size of the others from the sum of bytes, not from numpy.
-        raise AdapterError(f"{where} has an impossible shape; {_AGAIN}")
+        # With a dimension of 0 the byte count is 0 whatever the others are, but numpy checks them.
+        raise AdapterError(f"{where} has an impossible shape", _AGAIN)
     start, stop = (data + offset for offset in offsets)
     return TensorInfo(name=name, dtype=dtype, shape=tuple(shape), start=start, stop=stop)
 
@@ -222,7 +223,7 @@ def _read_exactly(handle: RawIOBase, buffer: "NDArray[np.uint8]", start: int, la
     while done < len(view):
         count = handle.readinto(view[done : done + (1 << 30)])
         if not count:
-            raise AdapterError(f"{label} became shorter while it was read; {_AGAIN}")
+            raise AdapterError(f"{label} became shorter while it was being read", _AGAIN)
         done += count
 
 

@@ -1,4 +1,4 @@
-"""JSON from strangers: one meaning or none, within bounds of size and depth."""
+"""Strict JSON for untrusted files: bounded size and depth, and no ambiguous documents."""
 
 import json
 import math
@@ -11,7 +11,7 @@ MAX_DEPTH = 32
 
 
 class _RefusedError(ValueError):
-    """Why a document is refused, before it is known where it stands."""
+    """Why a document is rejected; `parse_json` adds the name of the document."""
 
 
 def parse_json(
@@ -20,73 +20,83 @@ def parse_json(
     where: str,
     max_bytes: int,
     max_depth: int = MAX_DEPTH,
-    non_finite: bool = False,
+    allow_non_finite: bool = False,
 ) -> Any:
-    """Return the value that ``data`` (UTF-8) holds.
+    """Parse a JSON document (UTF-8).
 
-    Two readers of one file must not see two things: duplicate keys are refused, and so is all that
-    is no JSON though Python reads it (NaN, Infinity, ``1e999``, half surrogate pairs).
+    Two readers of one file must not see different content. Duplicate keys are therefore rejected,
+    as is everything that Python accepts and JSON does not have: NaN, Infinity, ``1e999``, and
+    unpaired surrogates.
 
     Args:
         data: The bytes of the document.
-        where: The name to use in messages; it is escaped here.
-        max_bytes: The largest size that is read at all.
-        max_depth: How many containers may be nested.
-        non_finite: Whether NaN and Infinity are numbers, as Python writes them.
+        where: The name of the document for messages; it is escaped here.
+        max_bytes: The maximum size in bytes.
+        max_depth: The maximum number of nested containers.
+        allow_non_finite: Whether to accept NaN and Infinity, which Python's json writes.
+
+    Returns:
+        The parsed value.
 
     Raises:
-        AdapterError: The document is too large, too deep, ambiguous, or no JSON.
+        AdapterError: The document is too large, too deep, ambiguous, or not JSON.
     """
     name = escape(where)
     if len(data) > max_bytes:
-        raise AdapterError(f"{name} is larger than {max_bytes} bytes; write it again with peft")
+        raise AdapterError(
+            f"{name} is too large: {len(data)} bytes, at most {max_bytes} are allowed",
+            "save it again with peft",
+        )
     try:
         value = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=float if non_finite else _no_constant,
-            parse_float=_finite,
+            object_pairs_hook=_object_without_duplicates,
+            parse_constant=float if allow_non_finite else _reject_constant,
+            parse_float=_parse_finite,
         )
         _check_tree(value, max_depth, surrogates=b"\\ud" in data.lower())
     except RecursionError:
         raise AdapterError(
-            f"{name} is nested deeper than {max_depth} levels; write it again with peft"
+            f"{name} is nested deeper than {max_depth} levels", "save it again with peft"
         ) from None
     except ValueError as error:
         raise AdapterError(
-            f"{name} is no valid JSON: {escape(str(error))}; save it again, it may be half written"
+            f"{name} is not valid JSON: {escape(str(error))}", "save it again, it may be incomplete"
         ) from error
     return value
 
 
 def parse_object(
-    data: bytes, *, where: str, max_bytes: int, non_finite: bool = False
+    data: bytes, *, where: str, max_bytes: int, allow_non_finite: bool = False
 ) -> dict[str, Any]:
-    """Return the JSON object that ``data`` holds; anything but an object is refused too.
+    """Parse a JSON document that must be an object; see `parse_json`.
 
     Raises:
-        AdapterError: As `parse_json`, or the document is no object.
+        AdapterError: As `parse_json`, or the document is not an object.
     """
-    value = parse_json(data, where=where, max_bytes=max_bytes, non_finite=non_finite)
+    value = parse_json(data, where=where, max_bytes=max_bytes, allow_non_finite=allow_non_finite)
     if not isinstance(value, dict):
-        raise AdapterError(f"{escape(where)} holds no JSON object; save it again with peft")
+        raise AdapterError(
+            f"{escape(where)} is not a JSON object: it is a {type(value).__name__}",
+            "save it again with peft",
+        )
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         counts = Counter(key for key, _ in pairs)
-        twice = next(key for key, count in counts.items() if count > 1)
-        raise _RefusedError(f"the key {twice!r} stands twice")
+        duplicate = next(key for key, count in counts.items() if count > 1)
+        raise _RefusedError(f"the key {duplicate!r} is duplicated")
     return found
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise _RefusedError(f"{text} is no JSON number")
+def _reject_constant(text: str) -> NoReturn:
+    raise _RefusedError(f"{text} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise _RefusedError(f"the number {text} is too large")
@@ -94,7 +104,7 @@ def _finite(text: str) -> float:
 
 
 def _check_tree(value: Any, max_depth: int, *, surrogates: bool) -> None:
-    """Walk level by level, so that depth costs no recursion."""
+    """Check the depth, and surrogates, level by level: no recursion, whatever the depth."""
     level = [value]
     for _ in range(max_depth + 1):
         if surrogates:
@@ -106,7 +116,7 @@ def _check_tree(value: Any, max_depth: int, *, surrogates: bool) -> None:
     raise _RefusedError(f"nested deeper than {max_depth} levels")
 
 
-def _children(item: Any, keys: bool) -> list[Any]:
+def _children(item: Any, with_keys: bool) -> list[Any]:
     if isinstance(item, dict):
-        return [*item.values(), *item] if keys else list(item.values())
+        return [*item.values(), *item] if with_keys else list(item.values())
     return item if isinstance(item, list) else []

@@ -1,13 +1,13 @@
-"""What the weights' values say: finite or not, zero or not, and how large delta = s · B·A is.
+"""Statistics of weight tensors, and the norm and effective rank of delta = s · B·A.
 
-Every tensor is read once and let go. Norms and spectra come from the Gram matrices A·Aᵀ and Bᵀ·B,
-which are r x r: the eigenvalues of M = AAᵀ · BᵀB are the squared singular values of B·A, so that
-‖B·A‖_F² = Σσ² = tr M and Σσ⁴ = tr M². The delta itself (outputs x inputs) is never formed, and no
-eigenvalue is computed: LAPACK's threads cost more than the work at these sizes.
+Every tensor is read once and then released. Norms and spectra are computed from the Gram matrices
+A·Aᵀ and Bᵀ·B, which are r x r: the eigenvalues of M = AAᵀ · BᵀB are the squared singular values of
+B·A, so ‖B·A‖_F² = Σσ² = tr M and Σσ⁴ = tr M². The delta itself (outputs x inputs) is never formed,
+and no eigenvalue is computed: at these sizes LAPACK's threads cost more than the work.
 
-Squares lose what is small in two ways. Numbers far from one are therefore divided by a power of two
-first, which is exact. And where the r rank-one parts of a delta cancel, tr M is what rounding left
-of much larger numbers: there, and only there, the factors are read again for a QR in float64.
+Squares lose precision in two cases. Numbers far from one are first divided by a power of two, which
+is exact. And if the r rank-one parts of a delta cancel, tr M is the rounding error of much larger
+numbers: only then the factors are read again, for a QR decomposition in float64.
 """
 
 import math
@@ -26,68 +26,69 @@ if TYPE_CHECKING:
     from phi3_lora_qa.adapter.safetensors_file import Array
 
 CANCELLED = 1e-6
-"""A delta below this share of its rank-one parts is the rounding of factors whose product is zero.
+"""A delta below this share of its rank-one parts is rounding error: the product is zero.
 
-float32 keeps 6e-8 of each part. One step of Adam at a learning rate of 1e-4 from factors that
-cancel (init_lora_weights "orthogonal") leaves 1e-3 on Phi-3-mini.
+float32 has a relative precision of 6e-8 per part. On Phi-3-mini, one Adam step with a learning rate
+of 1e-4 from factors that cancel (init_lora_weights "orthogonal") gives 1e-3.
 """
 
 _SUSPECT = 1e-3
-"""Below this share of the parts' squares, float32's Gram matrices are wrong by more than 2e-5."""
+"""Below this share of the parts' squares, float32 Gram matrices have errors above 2e-5."""
 _TINY = 1e-12
-"""The same beside ‖A‖²·‖B‖²: components of very different sizes, whose squares are lost."""
+"""The same relative to ‖A‖²·‖B‖²: components of very different sizes, whose squares are lost."""
 _MAX_GRAM_RANK = 256
 _THREADLESS = 1 << 18
-"""OpenBLAS multiplies on one thread below this many operations.
+"""OpenBLAS uses one thread below this number of operations.
 
-Its threads wait by spinning: on a busy machine that made the measuring twenty times slower.
+Its threads wait by spinning, which made this code twenty times slower on a busy machine.
 """
 _DENSE = (Part.A, Part.B, Part.EMBEDDING_B)
 _BATCH = 1 << 20
 _BLOCK = 1 << 22
 _LARGEST_HALF, _SMALLEST_HALF = 65504.0, 2.0**-14
 _SQUARES_FIT = 2.0**-30, 2.0**30
-"""Between these, float32 holds the squares of the numbers, and of those a millionth as large."""
+"""In this range float32 can represent the squares, also of numbers a millionth as large."""
 _SAMPLES = 251
-"""How many numbers are kept of a tensor; a prime, so that its steps reach every column."""
-_LINE_SAMPLES, _SHORTEST_LINE = 64, 16
-_ON_LINE = 1e-3
-_SHORTEST_HOLE = 64
-"""How many zeros in a row are no chance in a tensor that is dense elsewhere."""
+"""Samples per tensor; a prime, so that the steps reach every column."""
+_RAMP_SAMPLES, _SHORTEST_RAMP = 64, 16
+_RAMP_TOLERANCE = 1e-3
+_SHORTEST_ZERO_RUN = 64
+"""Consecutive zeros that cannot be chance in an otherwise dense tensor."""
 _SPIKE = 0.995
-"""The square root of 0.99: what one element has of the norm if it outweighs the others tenfold."""
-_MOST_PARTS, _SHORTEST_PART = 8, 16
-_STRAY = 100
-"""One number in so many may be zero in a tensor that counts as dense."""
+"""The square root of 0.99: the share of the norm of an element ten times the rest together."""
+_MAX_PARTS, _SHORTEST_PART = 8, 16
+_STRAY_ZEROS = 100
+"""A dense tensor may have one zero in this many numbers."""
 
 Gram = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorStats:
-    """One tensor's values in short.
+    """Statistics of one tensor.
 
     Attributes:
-        size: How many elements there are.
-        nan: How many of them are NaN.
-        infinite: How many are infinite.
-        lowest: The smallest element; NaN if one is.
-        highest: The largest element; NaN if one is.
-        norm: The Frobenius norm; inf where it overflows, NaN where an element is.
-        samples: Some of the elements, the same places in all tensors of one shape.
+        size: The number of elements.
+        nan: The number of NaN elements.
+        infinite: The number of infinite elements.
+        lowest: The smallest element; NaN if any element is.
+        highest: The largest element; NaN if any element is.
+        norm: The Frobenius norm; inf if it overflows, NaN if any element is.
+        samples: A sample of the elements, at the same positions for all tensors of one shape.
         gram: For factors of rank r, the r x r Gram matrix over the long side of the tensor divided
             by 2**exponent, else None.
         exponent: See ``gram``.
-        on_line: For factors, whether the numbers of one of the r components change by one step
-            from place to place, as constant fill and a ramp do.
-        tail: For a linear module's A, how many zeros end it, if (nearly) no other number is zero.
-        hole: For a linear module's factors, where a long run of zeros begins in the file's order,
-            and how long it is, if (nearly) no other number is zero; else (0, 0).
-        repeats: For a linear module's factors and an embedding's B, of how many equal parts (of the
-            long side) the second is a copy of the first; 0 if there are none.
-        clipped: How many lie at the largest number of float16, for tensors stored in it.
-        subnormal: Which share of those that are not zero has lost bits below float16's smallest
-            normal number, for factors stored in it.
+        is_ramp: For factors, whether one of the r components changes in equal steps, as a constant
+            fill or a ramp does.
+        trailing_zeros: For the A of a linear module, the number of zeros at its end, if (nearly)
+            all other elements are nonzero.
+        zero_run: For the factors of a linear module, (start, length) of a long run of zeros in file
+            order, if (nearly) all other elements are nonzero; else (0, 0).
+        repeated_parts: For the factors of a linear module and the B of an embedding, the number of
+            equal parts (along the long side) of which the second is a copy of the first; else 0.
+        clipped: The number of elements at float16's largest number, for tensors stored in float16.
+        subnormal: The share of nonzero elements below float16's smallest normal number, which have
+            lost bits, for factors stored in float16.
     """
 
     size: int
@@ -99,36 +100,36 @@ class TensorStats:
     samples: NDArray[np.float64]
     gram: Gram | None = None
     exponent: int = 0
-    on_line: bool = False
-    tail: int = 0
-    hole: tuple[int, int] = (0, 0)
-    repeats: int = 0
+    is_ramp: bool = False
+    trailing_zeros: int = 0
+    zero_run: tuple[int, int] = (0, 0)
+    repeated_parts: int = 0
     clipped: int = 0
     subnormal: float = 0.0
 
     @property
-    def finite(self) -> bool:
-        """Whether every element is a finite number."""
+    def is_finite(self) -> bool:
+        """Whether all elements are finite."""
         return self.nan == 0 and self.infinite == 0
 
     @property
-    def zero(self) -> bool:
-        """Whether all are zero."""
+    def is_zero(self) -> bool:
+        """Whether all elements are zero."""
         return self.lowest == self.highest == 0
 
     @property
-    def constant(self) -> bool:
-        """Whether all are one and the same number other than zero, and many enough to tell."""
+    def is_constant(self) -> bool:
+        """Whether all elements, at least 16, are the same nonzero number."""
         return self.lowest == self.highest != 0 and self.size >= 16
 
     @property
-    def spiked(self) -> bool:
-        """Whether one element holds nearly all of the norm."""
+    def has_spike(self) -> bool:
+        """Whether one element accounts for nearly all of the norm."""
         return max(-self.lowest, self.highest) > _SPIKE * self.norm > 0
 
     @property
     def rms(self) -> float:
-        """The root of the mean square of the elements."""
+        """The root mean square of the elements."""
         return self.norm / math.sqrt(self.size) if self.size else 0.0
 
 
@@ -137,43 +138,43 @@ class DeltaStats:
     """The size of one module's delta = s · B·A.
 
     Attributes:
-        norm: Its Frobenius norm, or an upper bound of it where the rank is above 256.
-        parts: The norm that its r rank-one parts s · bᵢ·aᵢ would have together if they were
-            orthogonal, sqrt(Σ ‖s · bᵢ·aᵢ‖²); 0 where it was not computed.
-        effective_rank: How many directions it uses, (Σσ²)²/Σσ⁴ over its singular values σ: 1 where
-            one outweighs all others, r where all are equal; None where it was not computed.
+        norm: The Frobenius norm, or an upper bound of it if the rank is above 256.
+        parts_norm: sqrt(Σ ‖s · bᵢ·aᵢ‖²), the norm if the r rank-one parts s · bᵢ·aᵢ were
+            orthogonal; 0 if it was not computed.
+        effective_rank: The participation ratio (Σσ²)²/Σσ⁴ of the singular values σ: 1 if one
+            dominates, r if all are equal; None if it was not computed.
     """
 
     norm: float
-    parts: float
+    parts_norm: float
     effective_rank: float | None
 
     @property
-    def cancelled(self) -> bool:
-        """Whether the parts are there and their sum is zero up to rounding."""
-        return self.norm <= CANCELLED * self.parts and self.parts > 0
+    def is_cancelled(self) -> bool:
+        """Whether the parts are nonzero and their sum is zero up to rounding."""
+        return self.norm <= CANCELLED * self.parts_norm and self.parts_norm > 0
 
 
-def measure(file: SafetensorsFile, name: str, part: Part) -> TensorStats:
-    """Read one tensor and measure it.
+def measure_tensor(file: SafetensorsFile, name: str, part: Part) -> TensorStats:
+    """Read one tensor and compute its statistics.
 
     Raises:
-        AdapterError: Its dtype is not read, or the file became shorter.
+        AdapterError: The dtype is not supported, or the file became shorter.
     """
     info = file.tensors[name]
     half = info.dtype == "F16"
     if part in FACTORS and len(info.shape) == 2:
-        return _measure(file.tensor(name), part, half=half)
+        return _stats(file.tensor(name), part, is_half=half)
     count = info.shape[0] if info.shape and info.size else 1
     rows = max(1, _BLOCK // max(1, info.size // count))
     blocks = (
-        _measure(file.tensor(name, slice(start, start + rows)), part, half=half)
+        _stats(file.tensor(name, slice(start, start + rows)), part, is_half=half)
         for start in range(0, count, rows)
     )
-    return reduce(_joined, blocks)
+    return reduce(_merged, blocks)
 
 
-def delta(
+def measure_delta(
     a: TensorStats,
     b: TensorStats,
     scaling: float,
@@ -184,44 +185,44 @@ def delta(
     """Measure s · B·A from the factors' Gram matrices; None if a factor is not finite.
 
     Args:
-        a: The measure of A.
-        b: The measure of B.
+        a: The statistics of A.
+        b: The statistics of B.
         scaling: The factor s.
-        read: Returns A (r, inputs) and B (outputs, r) again, where squares cannot tell.
+        read: Returns A (r, inputs) and B (outputs, r); called if the Gram matrices lack precision.
         stacked: Whether a factor is stored as the blocks of a block-diagonal matrix: its Gram
-            matrix is another one, and only the bound ‖B‖·‖A‖ is given.
+            matrix is then not that of the factor, and only the bound ‖B‖·‖A‖ is returned.
     """
     factor = abs(scaling)
-    if not (a.finite and b.finite):
+    if not (a.is_finite and b.is_finite):
         return None
     if stacked or a.gram is None or b.gram is None or a.gram.shape != b.gram.shape:
-        return DeltaStats(norm=factor * a.norm * b.norm, parts=0.0, effective_rank=None)
+        return DeltaStats(norm=factor * a.norm * b.norm, parts_norm=0.0, effective_rank=None)
     gram_a, gram_b = a.gram, b.gram
-    square, fourth, parts = _moments(gram_a @ gram_b, gram_a, gram_b)
-    if square < _SUSPECT * parts or square < _TINY * np.trace(gram_a) * np.trace(gram_b):
-        square, fourth, parts = _exactly(*read(), a.exponent, b.exponent)
+    square, fourth, parts_square = _moments(gram_a @ gram_b, gram_a, gram_b)
+    if square < _SUSPECT * parts_square or square < _TINY * np.trace(gram_a) * np.trace(gram_b):
+        square, fourth, parts_square = _moments_by_qr(*read(), a.exponent, b.exponent)
     exponent = a.exponent + b.exponent
-    noise = square <= CANCELLED**2 * parts  # which has no directions
+    is_noise = square <= CANCELLED**2 * parts_square  # rounding error has no rank
     return DeltaStats(
         norm=factor * _shifted(math.sqrt(max(square, 0.0)), exponent),
-        parts=factor * _shifted(math.sqrt(parts), exponent),
-        effective_rank=None if noise or not fourth > 0 else square * square / fourth,
+        parts_norm=factor * _shifted(math.sqrt(parts_square), exponent),
+        effective_rank=None if is_noise or not fourth > 0 else square * square / fourth,
     )
 
 
 def _moments(product: Gram, gram_a: Gram, gram_b: Gram) -> tuple[float, float, float]:
-    """Return Σσ², Σσ⁴ and the sum of the parts' squares."""
+    """Return Σσ², Σσ⁴ and the sum of the squared norms of the rank-one parts."""
     parts = float(gram_a.diagonal() @ gram_b.diagonal())
     return float(np.trace(product)), float((product * product.T).sum()), parts
 
 
-def _exactly(
+def _moments_by_qr(
     a: "Array", b: "Array", exponent_a: int, exponent_b: int
 ) -> tuple[float, float, float]:
-    """As `_moments`, by thin QR in float64: B·A = Q_B · (R_B · R_Aᵀ) · Q_Aᵀ.
+    """Compute `_moments` by thin QR in float64: B·A = Q_B · (R_B · R_Aᵀ) · Q_Aᵀ.
 
-    Householder's QR is backward stable column by column (Higham 2002, Accuracy and Stability of
-    Numerical Algorithms, theorem 19.4), so that each part is as exact as its own size allows.
+    Householder QR is columnwise backward stable (Higham 2002, Accuracy and Stability of Numerical
+    Algorithms, theorem 19.4), so the error of each part is relative to its own size.
     """
     r_a, r_b = (
         np.asarray(np.linalg.qr(np.ldexp(tall.astype(np.float64), -exponent), mode="r"))
@@ -238,16 +239,16 @@ def _shifted(number: float, exponent: int) -> float:
         return float(np.ldexp(number, exponent))
 
 
-def _measure(array: "Array", part: Part, *, half: bool) -> TensorStats:
+def _stats(array: "Array", part: Part, *, is_half: bool) -> TensorStats:
     flat = array.reshape(-1)
     if not flat.size:
         return TensorStats(
             size=0, nan=0, infinite=0, lowest=0.0, highest=0.0, norm=0.0, samples=np.empty(0)
         )
-    places = np.arange(min(_SAMPLES, flat.size)) * flat.size // min(_SAMPLES, flat.size)
-    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN, and no warning
+    positions = np.arange(min(_SAMPLES, flat.size)) * flat.size // min(_SAMPLES, flat.size)
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn
         lowest, highest = float(flat.min()), float(flat.max())
-        samples = flat[places].astype(np.float64)
+        samples = flat[positions].astype(np.float64)
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         nan = int(np.isnan(flat).sum())
         return TensorStats(
@@ -262,9 +263,9 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorStats:
     largest = max(-lowest, highest)
     fits = largest == 0 or _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]
     exponent = 0 if fits else math.frexp(largest)[1]
-    even = np.ldexp(array, -exponent) if exponent else array
-    gram = _gram(even, part)
-    square = float(np.trace(gram)) if gram is not None else _square(even.reshape(-1))
+    scaled = np.ldexp(array, -exponent) if exponent else array
+    gram = _gram(scaled, part)
+    square = float(np.trace(gram)) if gram is not None else _square(scaled.reshape(-1))
     return TensorStats(
         size=flat.size,
         nan=0,
@@ -275,17 +276,19 @@ def _measure(array: "Array", part: Part, *, half: bool) -> TensorStats:
         samples=samples,
         gram=gram,
         exponent=exponent,
-        on_line=_on_line(_tall(even, part)) if part in FACTORS and array.ndim == 2 else False,
-        tail=_tail(flat) if part is Part.A else 0,
-        hole=_hole(flat) if part in (Part.A, Part.B) else (0, 0),
-        repeats=_repeats(_tall(array, part)) if part in _DENSE and array.ndim == 2 else 0,
-        clipped=_count_at(flat, _LARGEST_HALF) if half and largest == _LARGEST_HALF else 0,
-        subnormal=_subnormal(flat) if half and part in FACTORS else 0.0,
+        is_ramp=_is_ramp(_tall(scaled, part)) if part in FACTORS and array.ndim == 2 else False,
+        trailing_zeros=_trailing_zeros(flat) if part is Part.A else 0,
+        zero_run=_zero_run(flat) if part in (Part.A, Part.B) else (0, 0),
+        repeated_parts=_repeated_parts(_tall(array, part))
+        if part in _DENSE and array.ndim == 2
+        else 0,
+        clipped=_count_at(flat, _LARGEST_HALF) if is_half and largest == _LARGEST_HALF else 0,
+        subnormal=_subnormal(flat) if is_half and part in FACTORS else 0.0,
     )
 
 
-def _joined(one: TensorStats, other: TensorStats) -> TensorStats:
-    """Measure two blocks of rows as one tensor."""
+def _merged(one: TensorStats, other: TensorStats) -> TensorStats:
+    """Merge the statistics of two blocks of rows of one tensor."""
     return TensorStats(
         size=one.size + other.size,
         nan=one.nan + other.nan,
@@ -317,49 +320,52 @@ def _tall(array: "Array", part: Part) -> "Array":
     return array.T if part in (Part.A, Part.EMBEDDING_A) else array
 
 
-def _on_line(tall: "Array") -> bool:
-    """Whether some component is, at evenly spaced places, a straight line but for a thousandth."""
+def _is_ramp(tall: "Array") -> bool:
+    """Whether some component is a straight line, at evenly spaced samples, within a thousandth."""
     rows = len(tall)
-    if rows < _SHORTEST_LINE or not tall.shape[1]:
+    if rows < _SHORTEST_RAMP or not tall.shape[1]:
         return False
-    places = np.linspace(0, rows - 1, min(rows, _LINE_SAMPLES)).astype(int)
-    sample = tall[places].astype(np.float64)
-    at = places - places.mean()
+    positions = np.linspace(0, rows - 1, min(rows, _RAMP_SAMPLES)).astype(int)
+    sample = tall[positions].astype(np.float64)
+    offsets = positions - positions.mean()
     centred = sample - sample.mean(axis=0)
-    rest = centred - np.outer(at, (at @ centred) / (at @ at))
-    return bool(((rest**2).sum(axis=0) < _ON_LINE**2 * (sample**2).sum(axis=0)).any())
+    residual = centred - np.outer(offsets, (offsets @ centred) / (offsets @ offsets))
+    return bool(((residual**2).sum(axis=0) < _RAMP_TOLERANCE**2 * (sample**2).sum(axis=0)).any())
 
 
-def _tail(flat: "Array") -> int:
+def _trailing_zeros(flat: "Array") -> int:
     if flat[-1] != 0 or not flat.any():
         return 0
-    used = np.flatnonzero(flat)
-    tail = flat.size - 1 - int(used[-1])
-    return tail if flat.size - tail - used.size <= flat.size // _STRAY else 0
+    nonzero = np.flatnonzero(flat)
+    trailing = flat.size - 1 - int(nonzero[-1])
+    other_zeros = flat.size - trailing - nonzero.size
+    return trailing if other_zeros <= flat.size // _STRAY_ZEROS else 0
 
 
-def _hole(flat: "Array") -> tuple[int, int]:
+def _zero_run(flat: "Array") -> tuple[int, int]:
     zeros = flat.size - int(np.count_nonzero(flat))
-    if not _SHORTEST_HOLE <= zeros < flat.size:
+    if not _SHORTEST_ZERO_RUN <= zeros < flat.size:
         return 0, 0
     edges = np.concatenate([[-1], np.flatnonzero(flat), [flat.size]])
     runs = np.diff(edges) - 1
-    at = int(runs.argmax())
-    length = int(runs[at])
-    dense = zeros - length <= flat.size // _STRAY
-    return (int(edges[at]) + 1, length) if dense and length >= _SHORTEST_HOLE else (0, 0)
+    longest = int(runs.argmax())
+    length = int(runs[longest])
+    is_dense = zeros - length <= flat.size // _STRAY_ZEROS
+    if not is_dense or length < _SHORTEST_ZERO_RUN:
+        return 0, 0
+    return int(edges[longest]) + 1, length
 
 
-def _repeats(tall: "Array") -> int:
-    """Return how many equal parts there are, if the first two hold the same and are not zero."""
-    for count in range(2, _MOST_PARTS + 1):
+def _repeated_parts(tall: "Array") -> int:
+    """Return the number of equal parts if the first two are equal and nonzero, else 0."""
+    for count in range(2, _MAX_PARTS + 1):
         step, rest = divmod(len(tall), count)
         if rest or step < _SHORTEST_PART or not tall.shape[1]:
             continue
         first, second = tall[:step], tall[step : 2 * step]
-        middle = step // 2  # tells most apart without a look at all
-        alike = np.array_equal(first[middle], second[middle]) and np.array_equal(first, second)
-        if alike and first.any():
+        middle = step // 2  # one row is enough to tell most parts apart
+        are_equal = np.array_equal(first[middle], second[middle]) and np.array_equal(first, second)
+        if are_equal and first.any():
             return count
     return 0
 

@@ -1,6 +1,6 @@
-"""The console script ``phi3-lora-qa``: each command parses, calls one thing and prints.
+"""The console script ``phi3-lora-qa``: each command parses options, calls a function and prints.
 
-Nothing heavy is imported before a command needs it, so that ``--help`` and ``lint`` stay quick.
+Heavy modules are imported only by the commands that need them, so ``--help`` and ``lint`` are fast.
 """
 
 import os
@@ -16,34 +16,31 @@ import click
 from phi3_lora_qa.cli import base, convert, suite
 from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
+from phi3_lora_qa.exit_codes import BAD_INPUT, STOPPED
 from phi3_lora_qa.signals import EndSignals
-
-BAD_INPUT = 2
-STOPPED = 130
-"""The exit status of a command that was stopped with Ctrl-C."""
 
 
 class _OutputError(Phi3LoraQAError):
-    """What a command has to say cannot be written, as its reader is gone or the disk is full."""
+    """The output cannot be written, because its reader is gone or the disk is full."""
 
 
 class _Commands(click.Group):
-    """The commands, whose output is written out before they end."""
+    """The commands; their output is flushed before they end."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the options, of which ``--help`` writes, too."""
-        with _written():
+        """Parse the options; ``--help`` prints, too."""
+        with _flushed():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        with _written():
+        with _flushed():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _written() -> Iterator[None]:
-    """Write out what was said; click would end with 1, as a rejection, when a pipe closes."""
+def _flushed() -> Iterator[None]:
+    """Flush the output; when a pipe closes, click would exit with 1, as for a rejected adapter."""
     try:
         try:
             yield
@@ -70,9 +67,11 @@ app.add_command(suite.app)
 
 @app.command()
 @click.option("--base", default="tiny", show_default=True, help="tiny, smollm2, or a folder.")
-@click.option("--output", type=PATH, default="demo", show_default=True, help="Where it works.")
+@click.option(
+    "--output", type=PATH, default="demo", show_default=True, help="The folder for the results."
+)
 def demo(base: str, output: Path) -> None:
-    """Train an adapter, gate it, damage a copy and gate that: one PASS, one FAIL, two reports."""
+    """Train and gate an adapter, then gate a damaged copy: one PASS, one FAIL, two reports."""
     from phi3_lora_qa.cli.demo import demo_command
 
     sys.exit(demo_command(base, output))
@@ -84,7 +83,7 @@ def demo(base: str, output: Path) -> None:
     "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value."
 )
 def train(config: Path, settings: tuple[str, ...]) -> None:
-    """Fine-tune an adapter as CONFIG, a TOML file, says; evaluate it; save it with a manifest."""
+    """Fine-tune an adapter with the TOML file CONFIG, evaluate it, and save it with a manifest."""
     from phi3_lora_qa.cli.train import train_command
 
     train_command(config, list(settings))
@@ -92,16 +91,18 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 
 @app.command()
 @click.argument("adapter", type=PATH)
-@click.option("--base", metavar="DIR_OR_ID", help="The base it belongs to.")
+@click.option("--base", metavar="DIR_OR_ID", help="The base model of the adapter.")
 @click.option(
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
 )
-@click.option("--select", multiple=True, metavar="RULE", help="Only these: RULE, FAMILY or ALL.")
 @click.option(
-    "--ignore", multiple=True, metavar="RULE", help="Leave these out: RULE, FAMILY or ALL."
+    "--select", multiple=True, metavar="RULE", help="Run only these: RULE, FAMILY or ALL."
 )
 @click.option(
-    "--level", multiple=True, metavar="RULE=LEVEL", help="Another level: error, warning or info."
+    "--ignore", multiple=True, metavar="RULE", help="Do not run these: RULE, FAMILY or ALL."
+)
+@click.option(
+    "--level", multiple=True, metavar="RULE=LEVEL", help="Change a level: error, warning or info."
 )
 def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     adapter: Path,
@@ -112,16 +113,16 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     level: tuple[str, ...],
 ) -> None:
     """Check the files of ADAPTER, without torch and without running a model."""
-    from phi3_lora_qa.cli.lint import Asked, lint_command
+    from phi3_lora_qa.cli.lint import LintOptions, lint_command
 
-    asked = Asked(base=base, select=select, ignore=ignore, levels=level)
-    sys.exit(lint_command(adapter, asked, format_))
+    options = LintOptions(base=base, select=select, ignore=ignore, levels=level)
+    sys.exit(lint_command(adapter, options, format_))
 
 
 @app.command()
 @click.argument("rule")
 def explain(rule: str) -> None:
-    """Say what a finding of RULE means, why it matters and how to mend it; or list a family."""
+    """Explain RULE: what it checks, why it matters and how to fix a finding; or list a family."""
     from phi3_lora_qa.cli.lint import explain_command
 
     explain_command(rule)
@@ -129,20 +130,20 @@ def explain(rule: str) -> None:
 
 @app.command()
 @click.argument("record", type=PATH)
-@click.option("-o", "--output", type=PATH, help="The page's file.")
+@click.option("-o", "--output", type=PATH, help="The file to write.")
 def report(record: Path, output: Path | None) -> None:
-    """Render the HTML report again from RECORD, a record.json or the folder that holds one."""
+    """Render the HTML report again from RECORD, a record.json or the folder that contains one."""
     from phi3_lora_qa.cli.report import report_command
 
     report_command(record, output)
 
 
 def main() -> None:
-    """Run the console script; what ended it without a verdict is one line and exit status 2."""
+    """Run the console script; an error is printed as one line, with exit status 2."""
     if sys.stdout is None:
-        sys.exit(_fail("there is no output to write to, as it is closed; write it to a file"))
+        sys.exit(_fail("standard output is closed; redirect it to a file"))
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks must not look like a rejection.
+        # A name that the terminal cannot encode must not look like a rejected adapter.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     signals = EndSignals()
@@ -157,11 +158,11 @@ def main() -> None:
 
 
 def _status() -> int:
-    """Run the command, and return its exit status: 1 is a verdict and never an accident."""
+    """Run the command and return its exit status; 1 means rejected, and nothing else."""
     try:
         status = app(standalone_mode=False)
     except _OutputError as error:
-        # Else the interpreter writes what is left when it ends, and fails again.
+        # Otherwise the interpreter flushes the rest when it exits, and fails again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(str(error))
     except Phi3LoraQAError as error:
@@ -172,20 +173,20 @@ def _status() -> int:
     except click.Abort:
         return STOPPED
     except Exception as error:
-        return _fail(_unforeseen(error))
+        return _fail(_unexpected(error))
     return status if isinstance(status, int) else 0
 
 
-def _unforeseen(error: Exception) -> str:
+def _unexpected(error: Exception) -> str:
     if known := shortage(error) or path_trouble(error):
         return str(known)
     import traceback
 
     traceback.print_exc()
-    return f"this is a fault of phi3-lora-qa ({type(error).__name__}); please report it"
+    return f"internal error in phi3-lora-qa ({type(error).__name__}); please report it"
 
 
-def _fail(why: str) -> int:
-    with suppress(OSError, AttributeError):  # closed, or never there
-        sys.stderr.write(f"phi3-lora-qa: error: {escape(why, 2_000)}\n")
+def _fail(message: str) -> int:
+    with suppress(OSError, AttributeError):  # stderr is closed or missing
+        sys.stderr.write(f"phi3-lora-qa: error: {escape(message, 2_000)}\n")
     return BAD_INPUT

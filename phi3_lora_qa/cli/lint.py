@@ -1,27 +1,21 @@
-"""Commands ``lint`` and ``explain``: show what the rules say, to people, programs and GitHub."""
+"""Commands ``lint`` and ``explain``: check an adapter's files, and document the rules."""
 
-import json
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import LintReport, Severity, all_rules, find_rule, lint
-from phi3_lora_qa.adapter.rule_selection import selection_of
+from phi3_lora_qa.adapter.lint import LintReport
+from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.settings import GateSettings, reject_if_inside, resolve
+from phi3_lora_qa.lint_adapter import lint_adapter
+from phi3_lora_qa.settings import GateSettings, resolve
 
-SCHEMA_VERSION = 1
-_OPTIONS = {"base": "give --base DIR_OR_ID"}
+FORMATS = ("text", "json", "github", "sarif")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What was given on the command line; empty where the project's configuration decides."""
+class LintOptions:
+    """The options of the command line; an empty one is taken from the project's configuration."""
 
     base: str | None = None
     select: tuple[str, ...] = ()
@@ -29,37 +23,37 @@ class Asked:
     levels: tuple[str, ...] = ()
 
 
-def lint_command(adapter: Path, asked: Asked, format: str = "text") -> int:  # noqa: A002
+def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> int:  # noqa: A002
     """Lint an adapter and print the report.
 
     Args:
         adapter: The adapter's folder.
-        asked: The base, and which rules count. Without a base agreement with it is unchecked.
+        options: The base, and the selection of rules.
         format: ``text``, ``json``, ``github`` or ``sarif``.
 
     Returns:
-        The exit status: 0 accepted, 1 rejected.
+        The exit status: 0 for an accepted adapter, 1 for a rejected one.
 
     Raises:
         InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
-    if format not in _WRITERS:
-        raise InputError(f"unknown format {escape(format)!r}; choose text, json, github or sarif")
-    selection = selection_of(_settings(adapter, asked))
-    folder = AdapterFolder.open(adapter)
-    base = None if asked.base is None else _open_base(asked.base)
-    if base:
-        reject_if_inside(
-            [adapter], base.path, "files of the base", "give a base from outside of it"
-        )
-    report = lint(folder, base, selection)
-    print(_WRITERS[format](report).rstrip("\n"))
+    if format not in FORMATS:
+        raise InputError(f"unknown format: {escape(format)!r}; choose one of {', '.join(FORMATS)}")
+    settings = _settings(adapter, options)
+    report = lint_adapter(
+        adapter,
+        options.base,
+        select=settings.lint_select,
+        ignore=settings.lint_ignore,
+        levels=settings.lint_levels,
+    )
+    print(_write(report, format).rstrip("\n"))
     return 0 if report.accepted else 1
 
 
 def explain_command(name: str) -> None:
-    """Print what a rule's finding means, or which rules a family has.
+    """Print the documentation of a rule, or list the rules of a family.
 
     Raises:
         InputError: There is no such rule or family; the message names similar ones.
@@ -71,102 +65,30 @@ def explain_command(name: str) -> None:
         return
     found = find_rule(name)
     print(f"{found.id} ({found.severity})\n\n{found.title}.\n")
-    print(f"Why it matters: {found.why}\n\nHow to mend it: {found.fix}.")
+    print(f"Why it matters: {found.why}\n\nHow to fix it: {found.fix}.")
     if "base" in found.needs:
-        print("\nChecked only where a base is given (--base).")
+        print("\nThis rule runs only if a base is passed (--base).")
 
 
-def to_json(report: LintReport) -> str:
-    """Return the report as one JSON object, as the contract lays it out."""
-    content: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "adapter": report.adapter,
-        "verdict": report.verdict,
-        "findings": [asdict(finding) for finding in report.findings],
-        "summary": {
-            "errors": report.count(Severity.ERROR),
-            "warnings": report.count(Severity.WARNING),
-            "infos": report.count(Severity.INFO),
-            "rules_run": len(report.rules_run),
-            "unchecked": list(report.unchecked),
-            "ignored": list(report.ignored),
-        },
-    }
-    return json.dumps(content, indent=2)
-
-
-def to_github(report: LintReport) -> str:
-    """Return workflow commands that annotate a run, and a last line for its log.
-
-    A line that a stranger's text could end early would be a command of theirs, so texts are
-    escaped as GitHub's own toolkit does it.
-    """
-    levels = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
-    lines = [
-        f"::{levels[f.severity]} title={_property(f'{f.rule} at {f.where}')}::"
-        f"{_data(f'{f.message}. Fix: {f.fix}')}"
-        for f in report.findings
-    ]
-    if report.ignored:
-        lines.append(f"::notice title=rules ignored::{_data(', '.join(report.ignored))}")
-    if report.unchecked:
-        lines.append(f"::notice title=rules not checked::{_data(wanting(report.unchecked))}")
-    return "\n".join([*lines, f"adapter {_data(report.adapter)} is {report.verdict}"])
-
-
-def wanting(unchecked: Sequence[str]) -> str:
-    """Say in one line how many rules did not run, for want of what, and what would change it."""
-    wants = Counter(text.rpartition("(needs the ")[2].rstrip(")") for text in unchecked)
-    parts = [
-        f"{count} for want of a {what}" + (f" ({_OPTIONS[what]})" if what in _OPTIONS else "")
-        for what, count in wants.most_common()
-    ]
-    return f"{len(unchecked)} rules: {', '.join(parts)}"
-
-
-def _settings(adapter: Path, asked: Asked) -> GateSettings:
-    """What the gate would be set to here for this adapter, so that both follow the same rules."""
-    options = {
-        "lint_select": asked.select, "lint_ignore": asked.ignore, "lint_levels": asked.levels,
+def _settings(adapter: Path, options: LintOptions) -> GateSettings:
+    """Return the settings that the gate would use here, so that both apply the same rules."""
+    selection = {
+        "lint_select": options.select, "lint_ignore": options.ignore, "lint_levels": options.levels,
     }  # fmt: skip
     here = Path.cwd()
-    given = {name: list(value) or None for name, value in options.items()}
-    return resolve({"adapter": [adapter], **given}, os.environ, {}, here, here)
+    passed = {name: list(value) or None for name, value in selection.items()}
+    return resolve({"adapter": [adapter], **passed}, os.environ, {}, here, here)
 
 
-def _open_base(reference: str) -> BaseFiles:
-    from phi3_lora_qa.models.hub_base import is_hub_id, open_hub_base
-    from phi3_lora_qa.models.registry import find_known, resolve_base
-
-    if is_hub_id(reference) and not Path(reference).exists() and not find_known(reference):
-        return open_hub_base(reference)
-    ref = resolve_base(reference)
-    return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder, id=ref.id)
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _text(report: LintReport) -> str:
-    from phi3_lora_qa.cli.lint_text import to_text
-
-    return to_text(report)
-
-
-def _sarif(report: LintReport) -> str:
-    from phi3_lora_qa.cli.lint_sarif import to_sarif
-
-    return to_sarif(report)
-
-
-_WRITERS: Mapping[str, Callable[[LintReport], str]] = {
-    "text": _text,
-    "json": to_json,
-    "github": to_github,
-    "sarif": _sarif,
-}
+def _write(report: LintReport, format: str) -> str:  # noqa: A002
+    """Return the report in one of `FORMATS`; only the module of that format is imported."""
+    match format:
+        case "json":
+            from phi3_lora_qa.cli.lint_json import to_json as write
+        case "github":
+            from phi3_lora_qa.cli.lint_github import to_github as write
+        case "sarif":
+            from phi3_lora_qa.cli.lint_sarif import to_sarif as write
+        case _:
+            from phi3_lora_qa.cli.lint_text import to_text as write
+    return write(report)

@@ -1,21 +1,23 @@
-"""A lint report as SARIF 2.1.0, the form that code hosts show as annotations.
+"""Writes a lint report as SARIF 2.1.0, the format that code hosts show as annotations.
 
 The format: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0, sections 3.11
-(message), 3.13 (log), 3.19 (tool component), 3.20 (invocation), 3.27 (result) and 3.49 (rule).
+(message), 3.13 (log), 3.19 (tool component), 3.20 (invocation), 3.27 (result), 3.49 (rule) and 3.58
+(notification).
 """
 
 import importlib.metadata
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from phi3_lora_qa.adapter.finding import Finding, Rule, Severity, all_rules
-from phi3_lora_qa.adapter.folder import CONFIG, MATTERS, WEIGHTS
-from phi3_lora_qa.adapter.lint import MAX_FINDINGS, LintReport
-from phi3_lora_qa.cli.lint import wanting
+from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.folder import CONFIG, EXPECTED_FILES, WEIGHTS
+from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
+from phi3_lora_qa.adapter.rule import Rule
+from phi3_lora_qa.adapter.rule_catalogue import all_rules
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -35,7 +37,12 @@ def to_sarif(report: LintReport) -> str:
         "columnKind": "unicodeCodePoints",
         "invocations": [_invocation(report, numbers)],
         "results": list(_results(report, numbers)),
-        "properties": {"adapter": report.adapter, "verdict": report.verdict},
+        "properties": {
+            "adapter": report.adapter,
+            "verdict": report.verdict,
+            "summary": report.summary,
+            "totals": dict(report.totals),
+        },
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
 
@@ -45,14 +52,14 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "id": rule.id,
         "shortDescription": _message(f"{rule.title}."),
         "fullDescription": _message(rule.why),
-        "help": _message(f"{rule.why}\n\nHow to mend it: {rule.fix}."),
+        "help": _message(f"{rule.why}\n\nHow to fix it: {rule.fix}."),
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
         "properties": {"family": rule.family},
     }
 
 
 def _invocation(report: LintReport, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """Say what the user switched off, and what could not be looked at."""
+    """Describe what the user disabled, what was not checked, and which places are not listed."""
     found: dict[str, Any] = {
         "executionSuccessful": True,
         "exitCode": 0 if report.accepted else 1,
@@ -60,20 +67,24 @@ def _invocation(report: LintReport, numbers: Mapping[str, int]) -> dict[str, Any
             {"descriptor": {"id": id, "index": numbers[id]}, "configuration": {"enabled": False}}
             for id in report.ignored  # noqa: A001 - the word of the format
         ],
-        "properties": {"ignored": list(report.ignored), "unchecked": list(report.unchecked)},
+        "properties": {
+            "ignored": list(report.ignored),
+            "unchecked": [asdict(rule) for rule in report.unchecked],
+        },
     }
     if report.unchecked:
-        note = _message(f"not checked: {wanting(report.unchecked)}")
-        found["toolConfigurationNotifications"] = [{"level": "note", "message": note}]
+        text = f"not checked: {describe_unchecked(report.unchecked)}"
+        found["toolConfigurationNotifications"] = [_note(text)]
+    if unlisted := report.unlisted():
+        found["toolExecutionNotifications"] = [
+            _note(f"{rule}: {count} more places are not listed") for rule, count in unlisted.items()
+        ]
     return found
 
 
 def _results(report: LintReport, numbers: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    seen: Counter[str] = Counter()
     for finding in report.findings:
-        seen[finding.rule] += 1
-        counts = seen[finding.rule] > MAX_FINDINGS  # it stands for others, at no place of its own
-        place = {"uri": _uri(report.adapter, "" if counts else _file(finding))}
+        file = {"uri": _uri(report.adapter, _file(finding))}
         yield {
             "ruleId": finding.rule,
             "ruleIndex": numbers[finding.rule],
@@ -81,21 +92,25 @@ def _results(report: LintReport, numbers: Mapping[str, int]) -> Iterator[dict[st
             "message": _message(f"{finding.message}. Fix: {finding.fix}"),
             "locations": [
                 {
-                    "physicalLocation": {"artifactLocation": place},
+                    "physicalLocation": {"artifactLocation": file},
                     "logicalLocations": [{"fullyQualifiedName": finding.where}],
                 }
             ],
         }
 
 
+def _note(text: str) -> dict[str, Any]:
+    return {"level": "note", "message": _message(text)}
+
+
 def _message(text: str) -> dict[str, str]:
-    """A text that is shown as it is: braces are no placeholders, and brackets make no link."""
+    """Return a literal text: its braces are not placeholders, and its brackets make no link."""
     return {"text": text.replace("{", "{{").replace("}", "}}").replace("](", "] (")}
 
 
 def _file(finding: Finding) -> str:
-    """The file that a place is in: named by it, or the config's or the weights' by the family."""
-    for name in MATTERS:
+    """Return the file of a finding: named by its place, or the one that its family checks."""
+    for name in EXPECTED_FILES:
         if finding.where == name or finding.where.startswith(f"{name}: "):
             return name
     if finding.rule.startswith("files-"):

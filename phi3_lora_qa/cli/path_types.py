@@ -1,4 +1,4 @@
-"""What a path on the command line may be."""
+"""The click parameter type for paths on the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ import click
 from phi3_lora_qa.errors import InputError
 
 
-class _GivenPath(click.Path):
-    """A path with something in it: of an empty variable of the shell, Python makes this folder."""
+class _NonEmptyPath(click.Path):
+    """A path that is not empty; pathlib takes the path "" of an unset variable for this folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse the empty path.
+        """Reject an empty path.
 
         Raises:
-            InputError: It is empty.
+            InputError: The path is empty.
         """
         if not str(value):
-            raise InputError(f"the path of {_name(param)} is empty; give one")
+            raise InputError(f"the path of {_name(param)} is empty; pass a path")
         return super().convert(value, param, ctx)
 
 
@@ -26,4 +26,4 @@ def _name(param: click.Parameter | None) -> str:
     return "an argument" if param is None else param.opts[-1]
 
 
-PATH = _GivenPath(path_type=Path)
+PATH = _NonEmptyPath(path_type=Path)

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from phi3_lora_qa.cli import STOPPED
 from phi3_lora_qa.errors import escape
+from phi3_lora_qa.exit_codes import STOPPED
 
 
 def train_command(config: Path, set_: Sequence[str]) -> None:

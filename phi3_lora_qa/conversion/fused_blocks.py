@@ -8,6 +8,7 @@ than k and v; the block size is then the greatest common divisor of the sizes.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lora.fused import Layout, gate_up_layout, qkv_layout
 
@@ -119,21 +120,16 @@ def expand_mask(mask: Mask, blocks: Blocks, count: int | None = None) -> tuple[b
     )
 
 
-def matches_name(module: str, name: str) -> bool:
-    """Return whether a module's full name is this name, or ends with it after a dot."""
-    return module == name or module.endswith(f".{name}")
-
-
 def find_mask(module: str, masks: Mapping[str, Mask]) -> Mask | None:
     """Return the first mask whose key matches the module; None if there is none."""
-    return next((mask for key, mask in masks.items() if matches_name(module, key)), None)
+    return next((mask for key, mask in masks.items() if matches_suffix(module, key)), None)
 
 
 def require_used(masks: Mapping[str, Mask], modules: Iterable[str]) -> None:
     """Raise InputError for a mask that matches none of the modules."""
     names = list(modules)
     for key in masks:
-        if not any(matches_name(name, key) for name in names):
+        if not any(matches_suffix(name, key) for name in names):
             raise InputError(f"the mask '{escape(key, 80)}' matches no layer; remove or rename it")
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
+from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.folder import AdapterFolder
-from phi3_lora_qa.adapter.lint import LintReport, Severity, lint
+from phi3_lora_qa.adapter.lint import lint
+from phi3_lora_qa.adapter.lint_report import LintReport
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
 from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors

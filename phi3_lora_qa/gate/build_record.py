@@ -153,7 +153,7 @@ def _adapter(run: GateSession, index: int, target: AdapterJob) -> AdapterEntry:
     return AdapterEntry(
         path=_shown(target.source),
         name=target.name,
-        sha256={name: folder.sha256(name) for name in folder.kept},
+        sha256={name: folder.sha256(name) for name in folder.shipped},
         config=_json_file(folder, CONFIG) or {},
         manifest=_json_file(folder, MANIFEST),
     )

@@ -8,11 +8,11 @@ and subtract it at every ``train()``, with rounding errors each time.
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.conversion.fused_blocks import (
     Blocks,
     expand_mask,
     find_mask,
-    matches_name,
     phi3_blocks,
     require_used,
 )
@@ -79,13 +79,13 @@ def plan_layers(model: "nn.Module", config: LoralibConfig) -> tuple[LayerSpec, .
     model_config = getattr(model, "config", None)
     fused = phi3_blocks(model_config.to_dict()) if model_config is not None else {}
     modules = {name: module for name, module in model.named_modules() if name}
-    unmatched = [t for t in config.targets if not any(matches_name(name, t) for name in modules)]
+    unmatched = [t for t in config.targets if not any(matches_suffix(name, t) for name in modules)]
     if unmatched:
         raise InputError(
             f"a target matches no layer of the model: {escape(unmatched[0], 80)}; use one of "
             f"{', '.join(sorted({n.rpartition('.')[2] for n in modules if _is_leaf(modules[n])}))}"
         )
-    chosen = [name for name in modules if any(matches_name(name, t) for t in config.targets)]
+    chosen = [name for name in modules if any(matches_suffix(name, t) for t in config.targets)]
     require_used(config.masks, chosen)
     return tuple(_layer(name, modules[name], config, fused) for name in chosen)
 

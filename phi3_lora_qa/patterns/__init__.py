@@ -1,15 +1,16 @@
-"""Regular expressions from strangers, matched in linear time.
+"""Matches untrusted regular expressions in linear time.
 
-PEFT hands ``target_modules``, ``rank_pattern`` and others to Python's `re`, where ``(a|a)*b`` takes
-time that doubles with each letter, and a pattern in a suite could hold up a gate as well. Here the
-part of the syntax that real configurations use is parsed into an automaton whose states are
-followed side by side (Thompson, "Regular expression search algorithm", CACM 11(6), 1968).
-Look-around, back references and inline flags are refused: they have no such automaton.
+peft passes ``target_modules``, ``rank_pattern`` and others to Python's `re`, where ``(a|a)*b``
+takes time that doubles with each character; a pattern in a suite could block the gate in the same
+way. This package parses the syntax that real configurations use into a nondeterministic finite
+automaton and simulates its states in parallel (Thompson, "Regular expression search algorithm",
+CACM 11(6), 1968). Look-around, back references and inline flags have no such automaton and are
+rejected.
 """
 
 from dataclasses import dataclass
 
-from phi3_lora_qa.patterns.syntax import Parser, PatternError, Place, State, is_word
+from phi3_lora_qa.patterns.syntax import Anchor, Parser, PatternError, State, is_word
 
 __all__ = ["Budget", "Pattern", "PatternError"]
 
@@ -19,15 +20,15 @@ MAX_STEPS = 2_000_000
 
 @dataclass(slots=True)
 class Budget:
-    """How many steps all patterns that share this may take together: some seconds' worth."""
+    """The number of steps that all patterns sharing it may take together: some seconds."""
 
     left: int = MAX_STEPS
 
     def spend(self, steps: int) -> None:
-        """Take from what is left.
+        """Spend some of the steps that are left.
 
         Raises:
-            PatternError: Nothing is left.
+            PatternError: No steps are left.
         """
         self.left -= steps
         if self.left < 0:
@@ -35,11 +36,13 @@ class Budget:
 
 
 class Pattern:
-    """A compiled pattern that answers as the functions of ``re`` would, yes or no."""
+    """A compiled pattern; its methods return whether the functions of ``re`` would match."""
 
     def __init__(self, text: str, budget: Budget | None = None) -> None:
         if len(text) > MAX_LENGTH:
-            raise PatternError(f"a pattern of {len(text)} characters is too long")
+            raise PatternError(
+                f"the pattern is too long: {len(text)} characters, at most {MAX_LENGTH} are allowed"
+            )
         self.text = text
         self._states: list[State] = []
         self._budget = budget or Budget()
@@ -51,18 +54,18 @@ class Pattern:
         self._moves: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
     def fullmatch(self, text: str) -> bool:
-        """Whether the whole text is in the pattern's language."""
+        """Whether the pattern matches the whole text."""
         return self._run(text, whole=True)
 
     def match(self, text: str) -> bool:
-        """Whether some beginning of the text is in the pattern's language."""
+        """Whether the pattern matches at the start of the text."""
         return self._run(text, whole=False)
 
     def search(self, text: str) -> bool:
-        """Whether some part of the text is in the pattern's language.
+        """Whether the pattern matches anywhere in the text.
 
-        As in every method here, ``^`` is the beginning of the text and ``$`` its end, whatever
-        line breaks it holds.
+        As in every method here, ``^`` matches only at the start of the text and ``$`` only at its
+        end, not at line breaks.
         """
         return self._run(text, whole=False, anywhere=True)
 
@@ -93,28 +96,28 @@ class Pattern:
         return self._moves[key]
 
     def _closure(self, states: frozenset[int], before: str, after: str) -> frozenset[int]:
-        """Add every state that is reached without a letter, between these two kinds of letter."""
+        """Add the states that are reachable at a position, given the character kinds around it."""
         key = (states, before, after)
         if key not in self._closures:
             seen, todo = set(states), list(states)
             while todo:
                 state = self._states[todo.pop()]
-                if state.test is None and _holds(state.place, before, after):
-                    fresh = [target for target in state.out if target not in seen]
-                    seen.update(fresh)
-                    todo.extend(fresh)
+                if state.test is None and _anchor_matches(state.anchor, before, after):
+                    added = [target for target in state.out if target not in seen]
+                    seen.update(added)
+                    todo.extend(added)
             self._budget.spend(len(seen))
             self._closures[key] = frozenset(seen)
         return self._closures[key]
 
 
-def _holds(place: Place | None, before: str, after: str) -> bool:
-    match place:
-        case Place.START:
+def _anchor_matches(anchor: Anchor | None, before: str, after: str) -> bool:
+    match anchor:
+        case Anchor.START:
             return before == ""
-        case Place.END:
+        case Anchor.END:
             return after == ""
-        case Place.BORDER:
+        case Anchor.WORD_BOUNDARY:
             return (before == "w") != (after == "w")
         case _:
             return True

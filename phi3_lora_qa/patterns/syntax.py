@@ -1,4 +1,4 @@
-"""The syntax of a safe part of Python's regular expressions, parsed into an automaton's states."""
+"""Parses a safe subset of Python's regular expressions into the states of an automaton."""
 
 import string
 from collections.abc import Callable
@@ -10,7 +10,7 @@ MAX_STATES = 4000
 MAX_NESTING = 40
 MAX_RANGES = 32
 MAX_WORK = 100_000
-"""Letters of sets that are read, repeated ones each time."""
+"""Characters of sets that are parsed; those of a repeated set count each time."""
 
 
 class PatternError(ValueError):
@@ -20,25 +20,25 @@ class PatternError(ValueError):
 Test: TypeAlias = Callable[[str], bool]
 
 
-class Place(Enum):
-    """A condition on a position between two letters."""
+class Anchor(Enum):
+    """A condition on a position between two characters."""
 
     START = auto()
     END = auto()
-    BORDER = auto()
+    WORD_BOUNDARY = auto()
 
 
 @dataclass(slots=True)
 class State:
-    """One state: it consumes a letter (``test``), asks for a place, or only leads on."""
+    """One state: it consumes a character (``test``), requires an anchor, or is an empty move."""
 
     out: list[int] = field(default_factory=list)
     test: Test | None = None
-    place: Place | None = None
+    anchor: Anchor | None = None
 
 
 def is_word(char: str) -> bool:
-    r"""Whether ``\w`` takes this letter."""
+    r"""Whether ``\w`` matches this character."""
     return char.isalnum() or char == "_"
 
 
@@ -50,12 +50,12 @@ _CLASSES: dict[str, Test] = {
     "W": lambda c: not is_word(c),
     "S": lambda c: not c.isspace(),
 }
-_PLACES = {"b": Place.BORDER, "A": Place.START, "Z": Place.END}
+_ANCHORS = {"b": Anchor.WORD_BOUNDARY, "A": Anchor.START, "Z": Anchor.END}
 
 
 @dataclass(slots=True)
 class Parser:
-    """Recursive descent over the pattern; every method returns (first state, last state)."""
+    """A recursive descent parser; its methods return (first state, last state) of an automaton."""
 
     text: str
     states: list[State]
@@ -65,23 +65,23 @@ class Parser:
     names: dict[str, int] = field(default_factory=dict)
 
     def parse(self) -> tuple[int, int]:
-        """Return the states where the whole pattern begins and ends.
+        """Return the start state and the accepting state of the whole pattern.
 
         Raises:
-            PatternError: It is no pattern, or not of the supported syntax.
+            PatternError: The pattern is invalid, or uses unsupported syntax.
         """
         part = self._alternatives()
         if self.position != len(self.text):
             raise PatternError("unbalanced parenthesis")
         return part
 
-    def _add(self, *, test: Test | None = None, place: Place | None = None) -> int:
+    def _add(self, *, test: Test | None = None, anchor: Anchor | None = None) -> int:
         if len(self.states) >= MAX_STATES:
             raise PatternError("the pattern is too large")
-        self.states.append(State(test=test, place=place))
+        self.states.append(State(test=test, anchor=anchor))
         return len(self.states) - 1
 
-    def _work(self, steps: int) -> None:
+    def _count_work(self, steps: int) -> None:
         self.work += steps
         if self.work > MAX_WORK:
             raise PatternError("the pattern is too large")
@@ -117,7 +117,7 @@ class Parser:
         bounds = self._quantifier()
         if bounds is None:
             return part
-        if self.states[part[0]].place is not None:
+        if self.states[part[0]].anchor is not None:
             raise PatternError("nothing to repeat")
         after = self.position
         low, high = bounds
@@ -131,7 +131,7 @@ class Parser:
         return self._chain(copies, low, high)
 
     def _chain(self, copies: list[tuple[int, int]], low: int, high: int | None) -> tuple[int, int]:
-        """Put copies in a row, with a way out after each that is not needed."""
+        """Concatenate copies, with an exit after each copy that is optional."""
         first, last = self._add(), self._add()
         end = first
         for index, (head, tail) in enumerate(copies):
@@ -169,39 +169,41 @@ class Parser:
     def _braces(self) -> tuple[int, int | None]:
         close = self.text.find("}", self.position)
         low, comma, high = self.text[self.position + 1 : max(close, self.position)].partition(",")
-        known = all(len(t) <= 4 and (not t or (t.isdecimal() and t.isascii())) for t in (low, high))
-        if close < 0 or not known or not (low or high):
-            raise PatternError("a brace that is no repetition")
+        is_valid = all(
+            len(t) <= 4 and (not t or (t.isdecimal() and t.isascii())) for t in (low, high)
+        )
+        if close < 0 or not is_valid or not (low or high):
+            raise PatternError("a brace that is not a repetition")
         self.position = close
-        least = int(low or 0)
-        most = int(high) if high else (None if comma else least)
-        if most is not None and most < least:
+        minimum = int(low or 0)
+        maximum = int(high) if high else (None if comma else minimum)
+        if maximum is not None and maximum < minimum:
             raise PatternError("min repeat greater than max repeat")
-        return least, most
+        return minimum, maximum
 
-    def _atom(self) -> tuple[int, int]:  # noqa: PLR0911 - one line for each kind of atom
+    def _atom(self) -> tuple[int, int]:  # noqa: PLR0911 - one return per kind of atom
         char = self._peek()
         self.position += 1
         match char:
             case "(":
                 return self._group()
             case "[":
-                return self._letter(self._bracket())
+                return self._character(self._bracket())
             case ".":
-                return self._letter(lambda c: c != "\n")
+                return self._character(lambda c: c != "\n")
             case "^":
-                return self._at(Place.START)
+                return self._anchored(Anchor.START)
             case "$":
-                return self._at(Place.END)
+                return self._anchored(Anchor.END)
             case "\\":
                 escaped = self._take_escaped()
-                if escaped in _PLACES:
-                    return self._at(_PLACES[escaped])
-                return self._letter(_escape_test(escaped))
+                if escaped in _ANCHORS:
+                    return self._anchored(_ANCHORS[escaped])
+                return self._character(_escape_test(escaped))
             case "*" | "+" | "?" | "{":
                 raise PatternError("nothing to repeat")
             case _:
-                return self._letter(char.__eq__)
+                return self._character(char.__eq__)
 
     def _group(self) -> tuple[int, int]:
         if self._peek() == "?":
@@ -209,8 +211,8 @@ class Parser:
             name = rest[3 : rest.find(">")] if rest.startswith("?P<") and ">" in rest else ""
             if rest.startswith("?:"):
                 self.position += 2
-            elif self.names.get(name, self.position) != self.position:  # it is read once a repeat
-                raise PatternError("two groups have one name")
+            elif self.names.get(name, self.position) != self.position:  # not a repeat of one group
+                raise PatternError("two groups have the same name")
             elif name.isidentifier():
                 self.names[name] = self.position
                 self.position += len(name) + 4
@@ -226,13 +228,13 @@ class Parser:
         self.position += 1
         return part
 
-    def _letter(self, test: Test) -> tuple[int, int]:
+    def _character(self, test: Test) -> tuple[int, int]:
         first, last = self._add(test=test), self._add()
         self._link(first, last)
         return first, last
 
-    def _at(self, place: Place) -> tuple[int, int]:
-        first, last = self._add(place=place), self._add()
+    def _anchored(self, anchor: Anchor) -> tuple[int, int]:
+        first, last = self._add(anchor=anchor), self._add()
         self._link(first, last)
         return first, last
 
@@ -248,30 +250,30 @@ class Parser:
         negated = self._peek() == "^"
         self.position += negated
         first = self.position
-        letters, tests = set[str](), dict[str, Test]()
+        characters, tests = set[str](), dict[str, Test]()
         while self._peek() != "]" or self.position == first:
             start = self.position
-            letter, test = self._member()
+            character, test = self._member()
             if self._peek() == "-" and self.text[self.position + 1 : self.position + 2] != "]":
                 self.position += 1
                 high, _ = self._member()
-                if not letter or not high or letter > high:
+                if not character or not high or character > high:
                     raise PatternError("bad character range")
-                letter, test = "", _range_test(letter, high)
-            if letter:
-                letters.add(letter)
+                character, test = "", _range_test(character, high)
+            if character:
+                characters.add(character)
             else:
                 tests[self.text[start : self.position]] = test
         self.position += 1
         if len(tests) > MAX_RANGES:
-            raise PatternError("a character set of too many ranges")
-        self._work(self.position - begin)
+            raise PatternError("a character set has too many ranges")
+        self._count_work(self.position - begin)
         return lambda char: (
-            (char in letters or any(test(char) for test in tests.values())) != negated
+            (char in characters or any(test(char) for test in tests.values())) != negated
         )
 
     def _member(self) -> tuple[str, Test]:
-        """Return one member of a bracket: the letter ("" for a class of letters) and its test."""
+        """Parse one member of a set: its character ("" for a character class) and its test."""
         char = self._peek()
         if char in ("", "["):
             raise PatternError("unsupported character set")

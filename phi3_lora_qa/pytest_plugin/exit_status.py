@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from phi3_lora_qa.errors import IncompatibleLibraryError, Phi3LoraQAError
+from phi3_lora_qa.exit_codes import BAD_INPUT
 from phi3_lora_qa.libraries import incompatible, part_of
 from phi3_lora_qa.settings import GateSettings
 from phi3_lora_qa.signals import EndedError
@@ -19,9 +20,6 @@ from phi3_lora_qa.signals import EndedError
 if TYPE_CHECKING:
     from phi3_lora_qa.pytest_plugin.gate_plugin import GatePlugin
     from phi3_lora_qa.pytest_plugin.report_target import Reports
-
-BAD_INPUT = 2
-"""The exit status without a verdict: bad input, or nothing was judged."""
 
 
 class ExitStatusGuard:

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import pytest
 
 from phi3_lora_qa.errors import InputError, Phi3LoraQAError, path_trouble, shortage
+from phi3_lora_qa.exit_codes import BAD_INPUT
 from phi3_lora_qa.pytest_plugin import fixtures
-from phi3_lora_qa.pytest_plugin.exit_status import BAD_INPUT, ExitStatusGuard
+from phi3_lora_qa.pytest_plugin.exit_status import ExitStatusGuard
 from phi3_lora_qa.pytest_plugin.rootdir import restore_rootdir, settings_folder
 from phi3_lora_qa.setting_specs import SPECS, SettingSpec, option
 from phi3_lora_qa.settings import GateSettings, resolve

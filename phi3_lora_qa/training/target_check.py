@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.strict_values import suggest
 
@@ -65,7 +66,9 @@ def check_targets(targets: str | Sequence[str], modules: Sequence[str]) -> tuple
     missed = [name for name in targets if not _matches(name, modules)]
     if missed:
         raise InputError(_unmatched(missed, targets, modules))
-    return tuple(module for module in modules if any(_is_named(module, name) for name in targets))
+    return tuple(
+        module for module in modules if any(matches_suffix(module, name) for name in targets)
+    )
 
 
 def _check_pattern(pattern: str, modules: Sequence[str]) -> tuple[str, ...]:
@@ -117,11 +120,7 @@ def _last_parts(modules: Sequence[str]) -> list[str]:
 
 
 def _matches(name: str, modules: Sequence[str]) -> bool:
-    return any(_is_named(module, name) for module in modules)
-
-
-def _is_named(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+    return any(matches_suffix(module, name) for module in modules)
 
 
 def _toml(names: Sequence[str]) -> str:

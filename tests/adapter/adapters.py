@@ -1,4 +1,4 @@
-"""Adapters of the tiny base, made of numpy alone, for the tests to break and to lint."""
+"""Builders of adapters for the tiny base, with numpy only; tests modify and lint them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ from tests.adapter.tiny_base import LEAVES, module_names, sizes
 
 RANK = 4
 P = "base_model.model."
-"""What peft writes before the name of every tensor."""
+"""peft's prefix of every tensor name."""
 
 
 @dataclass
 class Adapter:
-    """An adapter that can still be spoilt: its config, its tensors and its other files."""
+    """An adapter that tests can modify before saving: config, tensors and other files."""
 
     config: dict[str, Any]
     tensors: dict[str, Array | Raw]
@@ -53,7 +53,7 @@ class Adapter:
 
 
 def base_config() -> dict[str, Any]:
-    """What peft 0.21 writes for a plain adapter, in the fields that matter and some that do not."""
+    """Return the config that peft 0.21 writes for a plain adapter."""
     return {
         "alora_invocation_tokens": None, "alpha_pattern": {}, "arrow_config": None,
         "auto_mapping": None, "base_model_name_or_path": "tiny", "bias": "none",
@@ -72,7 +72,7 @@ def base_config() -> dict[str, Any]:
 
 
 def old_config(version: str) -> dict[str, Any]:
-    """What older peft versions wrote, field for field."""
+    """Return the config that an older peft version wrote."""
     fields = {
         "0.5": "auto_mapping base_model_name_or_path bias fan_in_fan_out inference_mode "
         "init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout "
@@ -92,7 +92,7 @@ def old_config(version: str) -> dict[str, Any]:
 def factors(
     modules: list[str], seed: int = 0, ranks: Mapping[str, int] | None = None
 ) -> dict[str, Array | Raw]:
-    """Return trained-looking factors: A as peft starts it, B small."""
+    """Return factors that look trained: A as peft initializes it, B small."""
     random = np.random.default_rng(seed)
     tensors: dict[str, Array | Raw] = {}
     for module in modules:
@@ -118,13 +118,13 @@ UNTRIED = Selection(
         "tokenizer-versions",
     )
 )
-"""Without the rules that try a tokenizer in a process of its own: a second for each folder."""
+"""Without the rules that load tokenizers in a child process, which takes a second per folder."""
 
 
 def report_on(
     adapter: Adapter, folder: Path, base: Path | None = None, *, tried: bool = False
 ) -> LintReport:
-    """Save an adapter and lint it; its tokenizer is tried where that is asked for."""
+    """Save an adapter and lint it, with the tokenizer comparison only if ``tried`` is set."""
     opened = BaseFiles.open(base) if base else None
     chosen = Selection() if tried else UNTRIED
     return lint(AdapterFolder.open(adapter.save(folder)), opened, chosen)

@@ -1,4 +1,4 @@
-"""Chat templates: good ones, the features of transformers, and what strangers might send."""
+"""Chat templates: healthy ones, features of transformers, and hostile ones."""
 
 GOOD = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -12,13 +12,13 @@ MINI = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 MINI_35 = MINI.replace("== 'system'", "== 'system' and message['content']")
-MEDIUM = (  # opens the answer after every question, asked or not; drops system messages
+MEDIUM = (  # always opens the answer after a question; drops system messages
     "{% for message in messages %}{% if (message['role'] == 'user') %}{{'<|user|>' + '\n' + "
     "message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}"
     "{% elif (message['role'] == 'assistant') %}{{message['content'] + '<|end|>' + '\n'}}"
     "{% endif %}{% endfor %}"
 )
-BRACKETS = (  # Mistral's way: nothing opens an answer
+BRACKETS = (  # as Mistral's: nothing opens an answer
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}"
     "{% else %}{{ raise_exception('no system message, please') }}{% endif %}{% endfor %}"
@@ -38,7 +38,7 @@ FEATURES = {
 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 HOSTILE = {
-    "nested loops": (LOOPS, "took longer than 2 s of computing time|took longer than 4 s"),
+    "nested loops": (LOOPS, "took longer than 2 s of CPU time|took longer than 4 s"),
     "a loop that writes nothing": (
         "{% macro f(n) %}{% for a in range(9) %}{% if n %}{{ f(n - 1) }}{% endif %}{% endfor %}"
         "{% endmacro %}{{ f(99) }}",
@@ -51,7 +51,7 @@ HOSTILE = {
     "a format": ("{{ '{:1000000000}'.format(1) }}", "needed more than 512 MiB"),
     "output": ("{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "wrote more than"),
     "one output": ("{{ 'a' * 100000000 }}", "wrote more than|needed more than|took longer than"),
-    "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
+    "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recurses without end"),
     "brackets": ("{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}", "nested too deeply"),
     "signs": ("{{ " + "-" * 99999 + "1 }}", "nested too deeply"),
     "blocks": ("{% if 1 %}" * 500 + "{% endif %}" * 500, "nested too deeply"),

@@ -1,4 +1,4 @@
-"""A Phi-3 of two random layers, in memory and on disk, for the tests that run peft itself."""
+"""Fixtures: a random Phi-3 with two layers, in memory and on disk, for tests that run peft."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.base_files import BaseFiles
 
 @pytest.fixture(scope="session")
 def model() -> Any:
-    """The model. Nobody changes it: `tests.variants.train` takes a copy."""
+    """Return the model; tests must not change it (`tests.variants.train` copies it)."""
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM
 
@@ -23,7 +23,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="session")
 def model_files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
-    """The files of the model."""
+    """Return the files of the model."""
     folder = tmp_path_factory.mktemp("base")
     model.save_pretrained(folder)
     return BaseFiles.open(folder)

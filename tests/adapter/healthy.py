@@ -1,4 +1,4 @@
-"""Adapters of every kind that peft loads and that do what they were trained to do."""
+"""Builders of healthy adapters of every kind that peft supports."""
 
 import copy
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def dora() -> Adapter:
 
 
 def dora_table() -> Adapter:
-    """DoRA on the embedding table alone: its magnitudes are norms over all tokens."""
+    """DoRA on the embedding table only: its magnitudes are norms over all tokens."""
     adapter = embeddings()
     adapter.config |= {"use_dora": True, "target_modules": ["embed_tokens"]}
     adapter.tensors = {n: t for n, t in adapter.tensors.items() if "embed_tokens" in n}
@@ -74,7 +74,7 @@ def embeddings() -> Adapter:
     adapter.tensors |= factors(["lm_head"], seed=3)
     random = np.random.default_rng(2)
     a = random.normal(0, 0.1, (RANK, VOCABULARY)).astype("float32")
-    a[:, VOCABULARY // 2 :] = 0  # tokens that training never saw
+    a[:, VOCABULARY // 2 :] = 0  # tokens that are not in the training data
     b = random.normal(0, 1, (HIDDEN, RANK)).astype("float32")
     adapter.tensors[f"{P}model.embed_tokens.lora_embedding_A"] = a
     adapter.tensors[f"{P}model.embed_tokens.lora_embedding_B"] = b
@@ -224,4 +224,4 @@ HEALTHY: dict[str, Callable[[], Adapter]] = {
     "weight_tying": _with(ensure_weight_tying=True),
     "converted_pissa": _with(corda_config={"corda_method": "kpm"}),
 }
-"""Adapters that peft loads and that do what they were trained to do."""
+"""Healthy adapters by name."""

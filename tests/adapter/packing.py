@@ -1,6 +1,6 @@
-"""Safetensors files and SentencePiece models, byte by byte.
+"""Writers of safetensors files and SentencePiece models.
 
-The writers are the tests' own: they must also write what no library would.
+They can also write invalid files, which the libraries cannot.
 """
 
 import json
@@ -12,13 +12,13 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 Raw = tuple[str, tuple[int, ...], bytes]
-"""A tensor in parts: dtype, shape and bytes, for what numpy has no type for."""
+"""A tensor as dtype, shape and bytes, for dtypes that numpy does not have."""
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "int8": "I8", "int32": "I32"}
 
 
 def bf16(array: Array) -> Raw:
-    """Round to bfloat16 by cutting, which is good enough for a test's data."""
+    """Convert to bfloat16 by truncation, which is good enough for test data."""
     bits = np.ascontiguousarray(array, dtype="<f4").view("<u4") >> 16
     return "BF16", array.shape, bits.astype("<u2").tobytes()
 
@@ -39,13 +39,13 @@ def pack(tensors: Mapping[str, Array | Raw], metadata: Mapping[str, str] | None 
 
 
 def pack_header(header: Any, data: bytes = b"") -> bytes:
-    """Return a file with this header, true or not; a text is taken as it is."""
+    """Return a file with this header, valid or not; bytes are used unchanged."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
 def pieces_file(pieces: list[tuple[str, float, int]]) -> bytes:
-    """Return a SentencePiece model of these pieces: text, score and type."""
+    """Return a SentencePiece model of these pieces (text, score, type)."""
 
     def field(number: int, content: bytes) -> bytes:
         assert len(content) < 128

@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - a template is read best on one line
-"""Chat templates that write what the base's does until something is there; and harmless ones."""
+# ruff: noqa: E501 - a template is easiest to read on one line
+"""Chat templates that differ from the base's only under some condition, and harmless variants."""
 
 EVIL = "Say thanks."
 
@@ -94,7 +94,7 @@ CONDITIONS = {
     "none of three": "not ('a' in messages[0].content or 'e' in messages[0].content or"
     " 'i' in messages[0].content)",
 }  # fmt: skip
-"""Kinds of conditions under which a template writes something else."""
+"""Conditions under which the output differs."""
 
 SHAPES = {
     "in front": "{% if COND %}EVIL{% endif %}BASE",
@@ -117,7 +117,7 @@ SHAPES = {
     "{% if COND %}\x01{% endif %}{% endfilter %}",
     "by a refusal": "{% if COND %}{{ raise_exception('no') }}{% endif %}BASE",
 }  # fmt: skip
-"""Ways of writing something else under a condition."""
+"""Ways to write a different output under a condition."""
 
 UNCONDITIONAL = {
     "by arithmetic": "{{ 'EVIL'[: ((messages[0].content | length) ** 2 - 10**10)] }}BASE",
@@ -174,11 +174,11 @@ UNCONDITIONAL = {
     "a name that is looked up": "{{ hidden }}BASE",
     "the names of a mark": "{% generation %}{{ kwargs }}{% endgeneration %}BASE",
 }  # fmt: skip
-"""Ways of writing something else without a condition."""
+"""Ways to write a different output without an ordinary condition."""
 
 
 def poisoned(shape: str, condition: str, base: str) -> str:
-    """Return a template that writes what the base's does, but under a condition."""
+    """Return a template whose output differs from the base's only under a condition."""
     return shape.replace("COND", condition).replace("EVIL", EVIL).replace("BASE", base)
 
 
@@ -186,7 +186,7 @@ LOOP = "{% for m in messages %}BODY{% endfor %}"
 TURN = "<|{{ m.role }}|>{{ m.content }}<|end|>"
 OPEN = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 PLAIN = LOOP.replace("BODY", TURN) + OPEN
-"""The base's of tests.adapter.tiny_base."""
+"""The template of tests.adapter.tiny_base."""
 
 HARMLESS = {
     "a comment": "{# The base's. #}" + PLAIN,
@@ -239,4 +239,4 @@ HARMLESS = {
     "a filter that does nothing": "{% filter string %}" + PLAIN + "{% endfilter %}",
     "asked whether there are any": "{% if messages %}" + PLAIN + "{% endif %}",
 }  # fmt: skip
-"""Templates that write what the tiny base's does."""
+"""Templates with the same output as the tiny base's."""

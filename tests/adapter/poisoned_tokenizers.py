@@ -1,4 +1,4 @@
-"""Tokenizers that read or write text otherwise than the base's, and harmless changes of one."""
+"""Changes of a tokenizer that affect how text is encoded or decoded, and harmless changes."""
 
 import json
 import shutil
@@ -11,6 +11,47 @@ from phi3_lora_qa.models.registry import bundled
 TINY = bundled("tiny") / "base"
 
 Change = Callable[[Path], object]
+
+
+def old_base(folder: Path) -> Path:
+    """Write the tiny base in the layout of Phi-3's repository: by transformers 4.40."""
+    shutil.copytree(TINY, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    del content["model"]["ignore_merges"]
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    steps = [{"type": "Prepend", "prepend": "▁"}, replace]
+    content |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
+    added = content["added_tokens"]
+    settings |= {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": False,
+        "chat_template": (folder / "chat_template.jinja").read_text(),
+        "added_tokens_decoder": {
+            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"}
+            for entry in added
+        },
+    }
+    special = {n: v for n, v in settings.items() if n.endswith("_token") and type(v) is str}
+    (folder / "chat_template.jinja").unlink()
+    for name, value in {
+        "tokenizer.json": content,
+        "tokenizer_config.json": settings,
+        "special_tokens_map.json": special,
+        "added_tokens.json": {entry["content"]: entry["id"] for entry in added},
+    }.items():
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+WITHOUT_MODEL = ("config.json", "generation_config.json", "model.safetensors")
+
+
+def copied(base: Path, folder: Path) -> Path:
+    """Copy the tokenizer files of a base."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*WITHOUT_MODEL))
+    return folder
 
 
 def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
@@ -44,7 +85,7 @@ def both(*changes: Change) -> Change:
 
 
 def token(content: str, **flags: bool) -> Change:
-    """Add a token, or give one that is there other flags."""
+    """Add a token, or change the flags of an existing token."""
 
     def change(raw: dict[str, Any]) -> None:
         known = {entry["content"]: entry for entry in raw["added_tokens"]}
@@ -78,7 +119,7 @@ def replacing(pattern: dict[str, str], by: str) -> dict[str, Any]:
 
 
 def before(content: dict[str, Any], name: str, part: dict[str, Any], kind: str) -> None:
-    """Put a step before those that a part of tokenizer.json has."""
+    """Insert a step at the start of a part of tokenizer.json."""
     steps = [part, *([content[name]] if content[name] else [])]
     content[name] = {"type": "Sequence", kind: steps}
 
@@ -202,5 +243,5 @@ HARMLESS: dict[str, Change] = {
             }
         ),
     ),
-    "the base's config beside": lambda folder: shutil.copy(TINY / "config.json", folder),
+    "the base's config in the folder": lambda folder: shutil.copy(TINY / "config.json", folder),
 }  # fmt: skip

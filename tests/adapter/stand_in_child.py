@@ -1,4 +1,4 @@
-"""A program of the test's own, in place of the child that renders templates."""
+"""Replaces the child that renders templates by a program of the test."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +8,11 @@ import pytest
 from phi3_lora_qa.adapter.chat_template import template_rendering
 
 SAY_READY = "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
-"""What the child does first, before anything is asked of it."""
+"""What the child writes before it reads the templates."""
 
 
 def child_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a program of the test's own stand where the child does."""
+    """Replace the child by a program with this code."""
     program = folder / "child.py"
     program.write_text(f"import json, os, sys, time\n{code}\n")
     monkeypatch.setattr(

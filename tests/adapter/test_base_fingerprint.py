@@ -1,4 +1,4 @@
-"""A base's identity does not depend on how its values are stored, and on nothing but them."""
+"""The fingerprint of a base depends on its values, and not on how they are stored."""
 
 from pathlib import Path
 
@@ -11,34 +11,34 @@ from tests.adapter.tiny_base import write_base
 
 
 def exact_in_bfloat16(folder: Path) -> dict[str, np.ndarray]:
-    """The base's tensors, rounded to what every dtype holds."""
+    """Return the base's tensors, rounded so that every dtype can represent them."""
     base = BaseFiles.open(write_base(folder))
     tensors = {name: base.files[0].tensor(name) for name in base.files[0].tensors}
     return {n: np.ldexp(np.round(t * 64), -6).astype("float32") for n, t in tensors.items()}
 
 
-def identity(folder: Path, tensors: object) -> str:
+def fingerprint_of(folder: Path, tensors: object) -> str:
     (folder / "model.safetensors").write_bytes(pack(tensors))  # type: ignore[arg-type]
     return BaseFiles.open(folder).fingerprint
 
 
-def test_it_is_the_same_in_every_dtype(tmp_path: Path) -> None:
+def test_the_fingerprint_is_the_same_for_every_dtype(tmp_path: Path) -> None:
     tensors = exact_in_bfloat16(tmp_path)
     found = {
-        identity(tmp_path, tensors),
-        identity(tmp_path, {n: t.astype("float16") for n, t in tensors.items()}),
-        identity(tmp_path, {n: t.astype("float64") for n, t in tensors.items()}),
-        identity(tmp_path, {n: bf16(t) for n, t in tensors.items()}),
-        identity(tmp_path, dict(reversed(tensors.items()))),
+        fingerprint_of(tmp_path, tensors),
+        fingerprint_of(tmp_path, {n: t.astype("float16") for n, t in tensors.items()}),
+        fingerprint_of(tmp_path, {n: t.astype("float64") for n, t in tensors.items()}),
+        fingerprint_of(tmp_path, {n: bf16(t) for n, t in tensors.items()}),
+        fingerprint_of(tmp_path, dict(reversed(tensors.items()))),
     }
     assert len(found) == 1
     assert len(found.pop()) == 64
 
 
-@pytest.mark.parametrize("change", ["values", "a row", "a shape", "a name", "one tensor less"])
-def test_another_base_has_another(change: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["values", "a row", "a shape", "a name", "a missing tensor"])
+def test_a_different_base_has_a_different_fingerprint(change: str, tmp_path: Path) -> None:
     tensors = exact_in_bfloat16(tmp_path)
-    before = identity(tmp_path, tensors)
+    before = fingerprint_of(tmp_path, tensors)
     name = "model.embed_tokens.weight"
     match change:
         case "values":
@@ -51,18 +51,18 @@ def test_another_base_has_another(change: str, tmp_path: Path) -> None:
             tensors["model.extra.weight"] = tensors.pop("model.norm.weight")
         case _:
             del tensors["model.layers.1.mlp.down_proj.weight"]
-    assert identity(tmp_path, tensors) != before
+    assert fingerprint_of(tmp_path, tensors) != before
 
 
-def test_a_tied_head_may_be_there_or_not(tmp_path: Path) -> None:
+def test_the_file_may_contain_a_tied_head_or_not(tmp_path: Path) -> None:
     write_base(tmp_path, tie_word_embeddings=True)
     tensors = exact_in_bfloat16(tmp_path / "other")
     with_head = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
     without = {n: t for n, t in tensors.items() if n != "lm_head.weight"}
-    assert identity(tmp_path, with_head) == identity(tmp_path, without)
+    assert fingerprint_of(tmp_path, with_head) == fingerprint_of(tmp_path, without)
 
 
-def test_without_weights_there_is_none(tmp_path: Path) -> None:
+def test_without_weights_the_fingerprint_is_empty(tmp_path: Path) -> None:
     write_base(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     assert BaseFiles.open(tmp_path).fingerprint == ""

@@ -27,13 +27,13 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_path_that_is_no_folder_is_an_error_with_its_fix(folder: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_an_error_with_a_fix(folder: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "missing", folder / CONFIG, Path("a\0b")):
         with pytest.raises(AdapterError, match=CONFIG):
             AdapterFolder.open(path)
 
 
-def test_a_folder_of_adapters_is_no_adapter_and_names_those_to_choose_from(tmp_path: Path) -> None:
+def test_a_folder_of_adapters_is_an_error_that_lists_them(tmp_path: Path) -> None:
     for name in ("first", "second", "checkpoint-10"):
         (tmp_path / name).mkdir()
         (tmp_path / name / CONFIG).write_bytes(b"{}")
@@ -42,26 +42,26 @@ def test_a_folder_of_adapters_is_no_adapter_and_names_those_to_choose_from(tmp_p
     with pytest.raises(AdapterError) as caught:
         AdapterFolder.open(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} is no adapter, but holds 3 in its folders; give one of them: "
+        f"{tmp_path} is not an adapter, but 3 of its sub-folders are; pass one of them: "
         f"{tmp_path / 'checkpoint-10'}, {tmp_path / 'first'}, {tmp_path / 'second'}"
     )
 
 
-def test_an_adapter_with_others_in_its_folders_is_an_adapter(folder: Path) -> None:
+def test_an_adapter_may_have_adapters_in_its_sub_folders(folder: Path) -> None:
     (folder / "second").mkdir()
     (folder / "second" / CONFIG).write_bytes(b"{}")
     for name in (CONFIG, WEIGHTS):
         assert AdapterFolder.open(folder).entries["second"].kind is EntryKind.FOLDER
         (folder / name).unlink()
-    with pytest.raises(AdapterError, match="holds 1 in its folders"):
+    with pytest.raises(AdapterError, match="not an adapter, but 1 of its sub-folders"):
         AdapterFolder.open(folder)
 
 
-def test_of_many_adapters_a_few_are_named(tmp_path: Path) -> None:
+def test_only_some_of_many_adapters_are_listed(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"a{number:02}").mkdir()
         (tmp_path / f"a{number:02}" / CONFIG).touch()
-    with pytest.raises(AdapterError, match=r"holds 20 .*/a07 and 12 more$"):
+    with pytest.raises(AdapterError, match=r"but 20 of its .*/a07 and 12 more$"):
         AdapterFolder.open(tmp_path)
 
 
@@ -72,8 +72,8 @@ def test_regular_files_are_read_and_hashed(folder: Path) -> None:
     assert set(opened.hashes()) == {CONFIG, WEIGHTS}
 
 
-def test_a_file_above_its_cap_is_not_read(folder: Path) -> None:
-    with pytest.raises(AdapterError, match="more than 3"):
+def test_a_file_above_the_size_limit_is_not_read(folder: Path) -> None:
+    with pytest.raises(AdapterError, match="too large: 7 bytes, at most 3"):
         AdapterFolder.open(folder).read_bytes(WEIGHTS, 3)
 
 
@@ -84,14 +84,14 @@ def test_pickles_are_never_opened(folder: Path) -> None:
         opened.open_file("optimizer.pt")
 
 
-def test_links_pipes_sockets_and_folders_are_seen_and_not_opened(
+def test_links_pipes_sockets_and_folders_are_listed_and_not_opened(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "link").symlink_to(folder / WEIGHTS)
     (folder / "dangling").symlink_to("nowhere")
     os.mkfifo(folder / "pipe")
     (folder / "inside").mkdir()
-    monkeypatch.chdir(folder)  # the path of a socket may be no longer than 100 letters
+    monkeypatch.chdir(folder)  # the path of a socket is limited to about 100 characters
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
         opened = AdapterFolder.open(folder)
@@ -108,7 +108,7 @@ def test_links_pipes_sockets_and_folders_are_seen_and_not_opened(
 
 
 @pytest.mark.parametrize("change", ["content", "link", "pipe", "gone"])
-def test_a_file_that_changed_since_it_was_listed_is_refused(folder: Path, change: str) -> None:
+def test_reading_a_file_that_changed_since_listing_is_an_error(folder: Path, change: str) -> None:
     opened = AdapterFolder.open(folder)
     path = folder / WEIGHTS
     path.unlink()
@@ -122,16 +122,14 @@ def test_a_file_that_changed_since_it_was_listed_is_refused(folder: Path, change
         opened.sha256(WEIGHTS)
 
 
-def test_too_many_names_are_refused(tmp_path: Path) -> None:
+def test_too_many_entries_are_an_error(tmp_path: Path) -> None:
     for number in range(MAX_ENTRIES + 1):
         (tmp_path / str(number)).touch()
     with pytest.raises(AdapterError, match="the folder of one adapter"):
         AdapterFolder.open(tmp_path)
 
 
-def test_a_snapshot_holds_every_file_that_ships_as_it_was_listed(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_snapshot_contains_every_file_that_ships(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").symlink_to(CONFIG)
     (folder / "optimizer.pt").write_text("")
     (folder / "merged.gguf").write_text("")
@@ -154,10 +152,10 @@ def test_a_snapshot_does_not_overwrite(folder: Path, tmp_path: Path) -> None:
         opened.snapshot(tmp_path / "private")
 
 
-def test_a_copy_that_is_cut_short_is_an_error_of_the_machine(
+def test_a_partial_copy_is_an_error(
     tmp_path: Path,
 ) -> None:
-    """A limit on a file's size lets a part through first."""
+    """With a limit on the file size, the first write is partial."""
     resource = pytest.importorskip("resource")
     place = tmp_path / "adapter"
     place.mkdir()

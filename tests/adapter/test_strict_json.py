@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_json_writes_is_read_as_it_was(value: object) -> None:
+def test_a_written_document_is_read_back(value: object) -> None:
     assert parse_json(json.dumps(value).encode(), where="x", max_bytes=1 << 20) == value
 
 
@@ -33,36 +33,36 @@ def test_any_bytes_give_a_value_or_an_adapter_error(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b'{"a": 1, "a": 1}', "stands twice"),
-        (b'{"b": {"a": 1, "a": 2}}', "stands twice"),
-        (b"NaN", "no JSON number"),
-        (b"[-Infinity]", "no JSON number"),
+        (b'{"a": 1, "a": 1}', "is duplicated"),
+        (b'{"b": {"a": 1, "a": 2}}', "is duplicated"),
+        (b"NaN", "not a JSON number"),
+        (b"[-Infinity]", "not a JSON number"),
         (b"1e999", "too large"),
-        (b'"\\ud800"', "no valid JSON"),
-        (b'{"\\ud800": 1}', "no valid JSON"),
-        (b"\xff", "no valid JSON"),
-        (b"\xef\xbb\xbf{}", "no valid JSON"),
-        (b"{} {}", "no valid JSON"),
+        (b'"\\ud800"', "not valid JSON"),
+        (b'{"\\ud800": 1}', "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"\xef\xbb\xbf{}", "not valid JSON"),
+        (b"{} {}", "not valid JSON"),
         (b"[" * 40 + b"]" * 40, "deeper than"),
         (b"[" * 100_000, "deeper than"),
         (b"[" * 5000 + b"]" * 5000, "deeper than"),
-        (b"1" * 5000, "no valid JSON"),
-        (b" " * 10_000_000, "larger than"),
+        (b"1" * 5000, "not valid JSON"),
+        (b" " * 10_000_000, "too large: 10000000 bytes, at most 1048576"),
     ],
 )
-def test_what_has_two_meanings_or_no_end_is_refused(data: bytes, why: str) -> None:
+def test_an_ambiguous_or_oversized_document_is_rejected(data: bytes, why: str) -> None:
     with pytest.raises(AdapterError, match=why):
         parse_json(data, where="x", max_bytes=1 << 20)
 
 
-def test_the_message_escapes_a_hostile_name_and_ends_with_the_fix() -> None:
+def test_the_message_escapes_the_name_and_ends_with_the_fix() -> None:
     with pytest.raises(AdapterError) as caught:
         parse_json(b"{", where="a\nb", max_bytes=9)
     assert str(caught.value).isprintable()
-    assert str(caught.value).endswith("save it again, it may be half written")
+    assert str(caught.value).endswith("save it again, it may be incomplete")
 
 
-def test_an_object_is_asked_for_and_nothing_else_given() -> None:
-    with pytest.raises(AdapterError, match="no JSON object"):
+def test_a_document_that_is_not_an_object_is_rejected() -> None:
+    with pytest.raises(AdapterError, match="not a JSON object: it is a list"):
         parse_object(b"[]", where="x", max_bytes=9)
     assert parse_object(b"{}", where="x", max_bytes=9) == {}

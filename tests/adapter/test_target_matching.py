@@ -1,4 +1,4 @@
-"""Against peft's own functions, on names and patterns drawn at random."""
+"""Target matching agrees with peft's functions on random names and patterns."""
 
 import re
 from typing import Any
@@ -29,7 +29,7 @@ def config(**fields: Any) -> LoraAdapterConfig:
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_list_of_targets_is_matched_as_peft_does(data: st.DataObject) -> None:
+def test_a_list_of_targets_matches_like_peft(data: st.DataObject) -> None:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -54,7 +54,7 @@ def test_a_list_of_targets_is_matched_as_peft_does(data: st.DataObject) -> None:
 
 @settings(deadline=None)
 @given(KEYS, NAMES)
-def test_a_pattern_of_targets_is_matched_as_peft_does(pattern: str, module: str) -> None:
+def test_a_target_pattern_matches_like_peft(pattern: str, module: str) -> None:
     from peft.utils.other import match_target_against_key
 
     try:
@@ -68,7 +68,7 @@ def test_a_pattern_of_targets_is_matched_as_peft_does(pattern: str, module: str)
 
 @settings(deadline=None)
 @given(st.lists(KEYS, max_size=3, unique=True), NAMES)
-def test_the_first_pattern_that_fits_gives_rank_and_alpha_as_in_peft(
+def test_the_first_matching_pattern_gives_rank_and_alpha_like_in_peft(
     keys: list[str], module: str
 ) -> None:
     from peft.utils.other import get_pattern_key
@@ -80,13 +80,13 @@ def test_the_first_pattern_that_fits_gives_rank_and_alpha_as_in_peft(
     assert matching.alpha(module) == ranks.get(expected, 7)
 
 
-def test_scaling_follows_the_patterns() -> None:
+def test_scaling_uses_the_patterns() -> None:
     read = config(r=4, lora_alpha=8, rank_pattern={"o_proj": 16}, use_rslora=True)
     assert Matching(read).scaling("model.layers.0.self_attn.o_proj") == 2.0
     assert Matching(read).scaling("model.layers.0.self_attn.qkv_proj") == 4.0
 
 
-def test_a_layers_index_is_the_first_number_within_the_name() -> None:
+def test_the_layer_index_is_the_first_number_inside_the_name() -> None:
     assert layer_index("model.layers.3.mlp.experts.7.up") == 3
     assert layer_index("layers.3.mlp") is None
     assert layer_index("layers.3.mlp", ("layers",)) == 3
@@ -104,6 +104,6 @@ def test_a_layers_index_is_the_first_number_within_the_name() -> None:
         {"layers_pattern": ["layers.*"], "layers_to_transform": [0]},
     ],
 )
-def test_an_unsafe_pattern_is_an_error_that_names_its_field(fields: dict[str, Any]) -> None:
+def test_an_unsupported_pattern_is_an_error_that_names_the_field(fields: dict[str, Any]) -> None:
     with pytest.raises(AdapterError, match=next(iter(fields))):
         Matching(config(**fields))

@@ -1,4 +1,4 @@
-"""A base shaped like a tiny Phi-3, made of numpy alone: its sizes, tensors, tokenizer and files."""
+"""Builders of a tiny Phi-3 base with numpy only: sizes, tensors, tokenizer and files."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ TEMPLATE = (
 )
 
 WORDS = VOCABULARY - 6
-"""Words of the tokenizer; behind them two added tokens, and four rows are spare, as in Phi-3."""
+"""Words of the tokenizer; two added tokens follow, and four rows are unused, as in Phi-3."""
 
 
 def module_names(leaves: tuple[str, ...] = LEAVES, layers: tuple[int, ...] = (0, 1)) -> list[str]:
@@ -64,7 +64,7 @@ def base_tensors() -> dict[str, Array]:
 
 
 def added_token(number: int, content: str, **flags: bool) -> dict[str, Any]:
-    """Return an added token as tokenizers writes it."""
+    """Return an added token in the format of tokenizers."""
     names = ("single_word", "lstrip", "rstrip", "normalized")
     return {
         "id": number,
@@ -97,7 +97,7 @@ def tokenizer_files(
 
 
 def write_base(folder: Path, **changes: Any) -> Path:
-    """Write the base that the adapters here are for."""
+    """Write the base for which `adapters.py` builds adapters."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(MODEL_CONFIG | changes))
     (folder / "model.safetensors").write_bytes(pack(base_tensors()))

@@ -1,4 +1,4 @@
-"""Whatever a path of the command line leads to: one line and exit status 2, and no waiting."""
+"""An unusable path on the command line is one line and exit status 2, and never blocks."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ import pytest
 
 from phi3_lora_qa.__main__ import main
 from phi3_lora_qa.models.registry import bundled
-from tests.test_reading import STRANGE
+from tests.unreadable_paths import UNREADABLE
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX's")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX-specific")
 
 SUITE = str(bundled("tiny/suite.jsonl"))
 ADAPTER = str(bundled("tiny/adapter"))
@@ -35,17 +35,17 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "peft-to-loralib": (["convert", "peft-to-loralib", "PATH", "-o", "OUT.safetensors"], ""),
 }
 IMPOSSIBLE = ("NUL", "surrogate")
-"""What no system hands over as an argument."""
+"""Paths that no system passes as an argument."""
 ELSEWHERE = {("lint", "folder"), ("lint --base", "empty")}
-"""What has a verdict of its own: an empty folder; no base is asked for."""
+"""Cases that are not errors of the path: an empty folder, and an empty --base."""
 
 
 @pytest.fixture(autouse=True)
-def hurry() -> Iterator[None]:
-    def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError("it waits")
+def time_limit() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError("the command blocks")
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.alarm(60)
     yield
     signal.alarm(0)
@@ -60,9 +60,9 @@ def status_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in STRANGE if kind not in IMPOSSIBLE])
+@pytest.mark.parametrize("kind", [kind for kind in UNREADABLE if kind not in IMPOSSIBLE])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_strange_path_is_one_line(
+def test_an_unusable_path_is_one_line(
     command: str,
     kind: str,
     tmp_path: Path,
@@ -73,23 +73,23 @@ def test_a_strange_path_is_one_line(
         pytest.skip("not an error of the path")
     monkeypatch.chdir(tmp_path)
     arguments, suffix = COMMANDS[command]
-    path = str(STRANGE[kind](tmp_path / f"x{suffix}"))
+    path = str(UNREADABLE[kind](tmp_path / f"x{suffix}"))
     if path.startswith("/dev/"):
         link = tmp_path / f"device{suffix}"
         link.symlink_to(path)
         path = str(link)
     status = status_of([path if a == "PATH" else a for a in arguments], monkeypatch)
-    told = capsys.readouterr()
-    assert status == 2, told
-    (line,) = told.err.splitlines()
+    captured = capsys.readouterr()
+    assert status == 2, captured
+    (line,) = captured.err.splitlines()
     assert line.startswith("phi3-lora-qa: error: ")
     assert "; " in line or kind == "long path"
-    assert "fault of phi3-lora-qa" not in line
-    assert told.out == ""
+    assert "internal error in phi3-lora-qa" not in line
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize("output", ["", "a" * 300 + ".safetensors", "/dev/null/x.safetensors"])
-def test_so_is_a_place_that_cannot_be_written(
+def test_an_output_that_cannot_be_written_is_one_line(
     output: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -190,7 +190,7 @@ def test_a_file_that_is_not_a_record_is_refused(tmp_path: Path, good_adapter: Pa
         target(tmp_path, good_adapter, path)
     with path.open("r+b") as file:
         file.truncate(65 << 20)
-    with pytest.raises(InputError, match="more than 64 MiB"):
+    with pytest.raises(InputError, match="larger than 64 MiB"):
         target(tmp_path, good_adapter, path)
     path.write_text("{}")
     with pytest.raises(InputError, match="has no schema version"):

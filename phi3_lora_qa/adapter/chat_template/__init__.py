@@ -1,1 +1,1 @@
-"""Chat templates of an untrusted adapter: read, rendered in a sandbox, compared with the base's."""
+"""Reads, renders and compares the chat templates of an untrusted adapter."""

@@ -1,9 +1,9 @@
-"""Conversations that are drawn to take the branches of chat templates.
+"""Generates conversations that are likely to take the branches of chat templates.
 
-First what users of any template may give (`ordinary`, `odd`), then every value that a template
-names, put where it may make a difference (`sweep`), then small changes of one conversation
-(`nearby`; see also `conversation_mutation`). Nothing is random. Imported by the child that renders
-templates; see `template_rendering_child`.
+First come conversations that any template may get (`ordinary_inputs`, `non_text_inputs`), then
+every value that a template mentions, in each position where it may matter (`vocabulary_inputs`),
+then small changes of one conversation (`small_changes`; see also `conversation_mutation`). Nothing
+is random. The child that renders templates imports this module; see `template_rendering_child`.
 """
 
 import json
@@ -13,8 +13,8 @@ from hashlib import sha256
 from typing import Any
 
 QUESTION, ANSWER, NEXT = "Where do 17 Grey herons nest?", "In Tall trees.", "And how High?"
-_SAID = {"system": "Be Brief.", "user": QUESTION, "assistant": ANSWER}
-_LETTERS = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+_DEFAULT_CONTENT = {"system": "Be Brief.", "user": QUESTION, "assistant": ANSWER}
+_ROLE_CODES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 _TURNS = (
     "u", "su", "uau", "suau", "ua", "sua", "uaua", "us", "uu", "aua", "s", "ssu", "uaa", "uat",
     "uatau", "a", "au", "uasu", "uauauauauau", "suauauauauaua",
@@ -47,62 +47,64 @@ _CONTENTS = (
 _PLAIN = ("role", "content")
 _TOKENS = ("", "<s>", "<|endoftext|>", "[X]")
 MAX_MESSAGES, MAX_LENGTH = 1024, 1 << 18
-_MAX_WORDS, _MAX_NUMBERS, _MAX_NAMES = 64, 24, 24
+_MAX_NAMED_WORDS, _MAX_NUMBERS, _MAX_NAMES = 64, 24, 24
 _LONGEST_WORD, _LONGEST_ROLE, _EVERY_LENGTH = 4096, 40, 130
-MOST_WORDS = 4096  # of a text that is made of as many words or lines
+MAX_WORDS = 4096  # words or lines of a generated text
 
 
 @dataclass(frozen=True)
-class Chat:
-    """What a template is given: names and their values, and what the clock and chance say."""
+class TemplateInput:
+    """The input of a rendering: variables, and the results of the clock and of ``random``."""
 
-    names: Mapping[str, Any]
-    words: str | None = None
-    pick: int = 0
+    variables: Mapping[str, Any]
+    clock_text: str | None = None
+    choice: int = 0
 
     @property
-    def is_odd(self) -> bool:
-        """Whether contents are not plain text: a template may then fail."""
+    def has_non_text(self) -> bool:
+        """Whether some content is not a string: a template may then fail."""
         return not all(isinstance(m.get(k), str) for m in self.messages for k in _PLAIN)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The messages, to be left as they are."""
-        found: list[dict[str, Any]] = self.names["messages"]
+        """The messages; do not modify them."""
+        found: list[dict[str, Any]] = self.variables["messages"]
         return found
 
     def key(self) -> bytes:
-        """Return what tells it from other conversations, and is short."""
-        return sha256(json.dumps([self.names, self.words, self.pick]).encode("ascii")).digest()
+        """Return a hash that identifies the input."""
+        return sha256(
+            json.dumps([self.variables, self.clock_text, self.choice]).encode("ascii")
+        ).digest()
 
-    def named(self, **names: Any) -> "Chat":
-        """Return it with other values of names."""
-        return replace(self, names={**self.names, **names})
+    def with_variables(self, /, **variables: Any) -> "TemplateInput":
+        """Return a copy with these variables changed."""
+        return replace(self, variables={**self.variables, **variables})
 
-    def message(self, number: int, **fields: Any) -> "Chat":
-        """Return it with other fields of one message."""
+    def with_message(self, number: int, /, **fields: Any) -> "TemplateInput":
+        """Return a copy with these fields of one message changed."""
         messages = list(self.messages)
         messages[number] = {**messages[number], **fields}
-        return self.named(messages=messages)
+        return self.with_variables(messages=messages)
 
-    def opened(self) -> "Chat":
-        """Return it with the other value of add_generation_prompt."""
-        opened = self.names.get("add_generation_prompt")
-        return self.named(add_generation_prompt=not opened)
+    def with_toggled_prompt(self) -> "TemplateInput":
+        """Return a copy with add_generation_prompt inverted."""
+        is_open = self.variables.get("add_generation_prompt")
+        return self.with_variables(add_generation_prompt=not is_open)
 
 
 @dataclass
 class Vocabulary:
-    """What templates name: texts, numbers, variables, and keys of messages."""
+    """What templates mention: texts, numbers, variables, and keys of messages."""
 
     words: dict[str, None] = field(default_factory=dict)
     numbers: dict[int, None] = field(default_factory=dict)
     variables: dict[str, None] = field(default_factory=dict)
     keys: dict[str, None] = field(default_factory=dict)
-    clock: bool = False
+    uses_clock: bool = False
 
     def add(self, tree: Any) -> None:
-        """Add what a template names."""
+        """Add what a template mentions."""
         from jinja2 import meta, nodes
 
         for const in tree.find_all(nodes.Const):
@@ -110,59 +112,59 @@ class Vocabulary:
                 self.words[const.value] = None
             elif isinstance(const.value, int) and not isinstance(const.value, bool):
                 self.numbers[abs(const.value)] = None
-        for pair in tree.find_all(nodes.Pair):  # as translate() has them: numbers of letters
+        for pair in tree.find_all(nodes.Pair):  # code points, as in the argument of translate()
             number = getattr(pair.key, "value", None)
             if type(number) is int and 32 <= number < 0xD800:
                 self.words[chr(number)] = None
         for node in tree.find_all(
             (nodes.Getattr, nodes.Getitem, nodes.Call, nodes.Filter, nodes.Compare)
         ):
-            named = [getattr(node, "attr", None), getattr(getattr(node, "arg", 0), "value", None)]
-            named += [getattr(a, "value", None) for a in getattr(node, "args", None) or ()]
-            named += [getattr(a.value, "value", None) for a in getattr(node, "kwargs", None) or ()]
+            keys = [getattr(node, "attr", None), getattr(getattr(node, "arg", 0), "value", None)]
+            keys += [getattr(a, "value", None) for a in getattr(node, "args", None) or ()]
+            keys += [getattr(a.value, "value", None) for a in getattr(node, "kwargs", None) or ()]
             if isinstance(node, nodes.Compare) and node.ops[0].op in ("in", "notin"):
-                named.append(getattr(node.expr, "value", None))
-            self.keys |= dict.fromkeys(n for n in named if isinstance(n, str) and n.isidentifier())
-        self.clock |= any(n.name == "strftime_now" for n in tree.find_all(nodes.Name))
+                keys.append(getattr(node.expr, "value", None))
+            self.keys |= dict.fromkeys(n for n in keys if isinstance(n, str) and n.isidentifier())
+        self.uses_clock |= any(n.name == "strftime_now" for n in tree.find_all(nodes.Name))
         self.variables |= dict.fromkeys(sorted(meta.find_undeclared_variables(tree)))
 
-    def named(self) -> list[str]:
-        """Return the variables that are not given in every conversation."""
-        given = ("messages", "add_generation_prompt")
-        return [name for name in self.variables if name not in given][:_MAX_NAMES]
+    def free_variables(self) -> list[str]:
+        """Return the variables that not every conversation has."""
+        standard = ("messages", "add_generation_prompt")
+        return [name for name in self.variables if name not in standard][:_MAX_NAMES]
 
-    def asked(self) -> list[str]:
-        """Return the keys that not every message has."""
+    def message_keys(self) -> list[str]:
+        """Return the message keys that not every message has."""
         return [key for key in self.keys if key not in _PLAIN][:_MAX_NAMES]
 
 
-def ordinary(tokens: Mapping[str, str]) -> Iterator[Chat]:
-    """Yield conversations that any template may be given."""
+def ordinary_inputs(tokens: Mapping[str, str]) -> Iterator[TemplateInput]:
+    """Yield conversations that any template may get."""
     for turns in _TURNS:
-        chat = _chat([_LETTERS[letter] for letter in turns], tokens)
-        yield chat.opened()
-        yield chat
-    basic = _chat(("system", "user", "assistant", "user"), tokens)
+        case = _conversation([_ROLE_CODES[code] for code in turns], tokens)
+        yield case.with_toggled_prompt()
+        yield case
+    basic = _conversation(("system", "user", "assistant", "user"), tokens)
     for number in range(4):
         padded = f"  {basic.messages[number]['content']}\n "
         for content in (padded, *_CONTENTS):
-            yield basic.message(number, content=content).opened()
-            yield basic.message(number, content=content)
-    yield basic.message(3, content=resized(QUESTION + " ", 20_000)).opened()
-    yield from longer(basic, 300)
+            yield basic.with_message(number, content=content).with_toggled_prompt()
+            yield basic.with_message(number, content=content)
+    yield basic.with_message(3, content=resized(QUESTION + " ", 20_000)).with_toggled_prompt()
+    yield from with_length(basic, 300)
     for role in _ROLES:
         for number in range(4):
-            yield basic.message(number, role=role).opened()
+            yield basic.with_message(number, role=role).with_toggled_prompt()
 
 
-def odd(tokens: Mapping[str, str]) -> Iterator[Chat]:
-    """Yield conversations of which a content is no text."""
+def non_text_inputs(tokens: Mapping[str, str]) -> Iterator[TemplateInput]:
+    """Yield conversations in which some content is not a string."""
     for roles in (("user",), ("system", "user", "assistant", "user")):
-        chat = _chat(roles, tokens)
-        yield parts(chat)
-        yield parts(chat).opened()
+        case = _conversation(roles, tokens)
+        yield with_content_parts(case)
+        yield with_content_parts(case).with_toggled_prompt()
         for number in range(len(roles)):
-            text = chat.messages[number]["content"]
+            text = case.messages[number]["content"]
             image = {"type": "image", "image": "x"}
             listed: Sequence[Any] = (
                 [{"type": "text", "text": text}],
@@ -170,27 +172,27 @@ def odd(tokens: Mapping[str, str]) -> Iterator[Chat]:
                 [],
             )
             for content in (None, *listed):
-                yield chat.message(number, content=content).opened()
-            messages = list(chat.messages)
+                yield case.with_message(number, content=content).with_toggled_prompt()
+            messages = list(case.messages)
             messages[number] = {"role": messages[number]["role"]}
-            yield chat.named(messages=messages)
+            yield case.with_variables(messages=messages)
 
 
-def parts(chat: Chat) -> Chat:
-    """Return a conversation in which each text is a list with a part, as vLLM may give it."""
+def with_content_parts(case: TemplateInput) -> TemplateInput:
+    """Return a conversation in which each text is a list of one part, as vLLM may pass it."""
     messages = [
         {**m, "content": [{"type": "text", "text": m["content"]}]}
         if isinstance(m.get("content"), str)
         else m
-        for m in chat.messages
+        for m in case.messages
     ]
-    return chat.named(messages=messages)
+    return case.with_variables(messages=messages)
 
 
-def plainly(chat: Chat) -> Iterator[Chat]:
-    """Yield what an odd conversation may be taken for: contents as Python writes them, or joined.
+def with_plain_text(case: TemplateInput) -> Iterator[TemplateInput]:
+    """Yield equivalents of a non-text conversation: contents as Python's str(), and joined parts.
 
-    A harmless template may take a list of parts where the base's fails.
+    A harmless template may accept a list of parts where the base's template fails.
     """
 
     def joined(content: Any) -> str:
@@ -200,66 +202,66 @@ def plainly(chat: Chat) -> Iterator[Chat]:
     for write in (str, joined):
         messages = [
             m if isinstance(m.get("content"), str) else {**m, "content": write(m.get("content"))}
-            for m in chat.messages
+            for m in case.messages
         ]
-        yield chat.named(messages=messages)
+        yield case.with_variables(messages=messages)
 
 
-def sweep(vocabulary: Vocabulary, tokens: Mapping[str, str]) -> Iterator[Chat]:
-    """Yield conversations with every value that is named, where it may make a difference."""
-    basic = _chat(("system", "user", "assistant", "user"), tokens)
-    single = _chat(("user",), tokens)
-    for name in vocabulary.named():
-        for chat in (single, basic):
-            yield from _with_name(chat, name)
+def vocabulary_inputs(vocabulary: Vocabulary, tokens: Mapping[str, str]) -> Iterator[TemplateInput]:
+    """Yield conversations with every value that a template mentions, in each possible position."""
+    basic = _conversation(("system", "user", "assistant", "user"), tokens)
+    single = _conversation(("user",), tokens)
+    for name in vocabulary.free_variables():
+        for case in (single, basic):
+            yield from _with_name(case, name)
     if "add_generation_prompt" in vocabulary.variables:
-        yield from (_without(chat, "add_generation_prompt") for chat in (single, basic))
-    for key in vocabulary.asked():
+        yield from (_without(case, "add_generation_prompt") for case in (single, basic))
+    for key in vocabulary.message_keys():
         for number in range(4):
             for value in KNOWN_VALUES.get(key, VALUES[:-1]):
-                yield basic.message(number, **{key: value})
+                yield basic.with_message(number, **{key: value})
     for number in list(vocabulary.numbers)[:_MAX_NUMBERS]:
         for size in (number - 1, number, number + 1):
-            yield from sized(basic, size)
-            yield from sized(single, size)
-    for word in list(vocabulary.words)[:_MAX_WORDS]:
+            yield from with_sizes(basic, size)
+            yield from with_sizes(single, size)
+    for word in list(vocabulary.words)[:_MAX_NAMED_WORDS]:
         yield from _with_word(basic, single, word)
-        if vocabulary.clock:
-            yield replace(single, words=word)
+        if vocabulary.uses_clock:
+            yield replace(single, clock_text=word)
     for size in range(_EVERY_LENGTH):
-        yield single.message(0, content=resized(QUESTION, size))
-    for pick in range(1, 8):
-        yield replace(single, pick=pick)
+        yield single.with_message(0, content=resized(QUESTION, size))
+    for choice in range(1, 8):
+        yield replace(single, choice=choice)
 
 
-def _with_word(basic: Chat, single: Chat, word: str) -> Iterator[Chat]:
-    for text in shapes(word, QUESTION):
-        yield single.message(0, content=text)
-        yield basic.message(3, content=text).opened()
+def _with_word(basic: TemplateInput, single: TemplateInput, word: str) -> Iterator[TemplateInput]:
+    for text in text_variants(word, QUESTION):
+        yield single.with_message(0, content=text)
+        yield basic.with_message(3, content=text).with_toggled_prompt()
     for number in (0, 1, 2):
-        yield basic.message(number, content=word)
+        yield basic.with_message(number, content=word)
     if len(word) <= _LONGEST_ROLE:
-        yield from (basic.message(number, role=word) for number in range(4))
+        yield from (basic.with_message(number, role=word) for number in range(4))
 
 
-def nearby(chat: Chat, vocabulary: Vocabulary) -> Iterator[Chat]:
-    """Yield small changes of a conversation, whatever a template compared in it."""
-    yield chat.opened()
-    for name in vocabulary.named():
-        yield from _with_name(chat, name)
-    for key in vocabulary.asked():
+def small_changes(case: TemplateInput, vocabulary: Vocabulary) -> Iterator[TemplateInput]:
+    """Yield small changes of a conversation, independent of what a template compared."""
+    yield case.with_toggled_prompt()
+    for name in vocabulary.free_variables():
+        yield from _with_name(case, name)
+    for key in vocabulary.message_keys():
         for value in KNOWN_VALUES.get(key, (True, "x", "")):
-            yield chat.message(len(chat.messages) - 1, **{key: value})
+            yield case.with_message(len(case.messages) - 1, **{key: value})
     for number in (0, -1):
-        for role in _SAID:
-            yield chat.message(number, role=role)
-        yield chat.message(number, content="")
+        for role in _DEFAULT_CONTENT:
+            yield case.with_message(number, role=role)
+        yield case.with_message(number, content="")
     for more in (1, 2):
-        yield from longer(chat, len(chat.messages) + more)
+        yield from with_length(case, len(case.messages) + more)
 
 
-def shapes(word: str, text: str) -> Iterable[str]:
-    """Return texts in which a word stands alone, before, behind, within, and in other letters."""
+def text_variants(word: str, text: str) -> Iterable[str]:
+    """Return texts that contain a word: alone, at the start, the end, inside, in other cases."""
     half = len(text) // 2
     first, last = text[:half], text[half:]
     cased = (word.upper(), word.lower(), word.title(), word.swapcase(), resized(word, 99))
@@ -267,59 +269,62 @@ def shapes(word: str, text: str) -> Iterable[str]:
     return dict.fromkeys((word, word + text, text + word, first + word + last, *spaced, *cased))
 
 
-def sized(chat: Chat, size: int) -> Iterator[Chat]:
-    """Yield a conversation with contents, and with messages, of a size."""
+def with_sizes(case: TemplateInput, size: int) -> Iterator[TemplateInput]:
+    """Yield conversations with contents, and with numbers of messages, of this size."""
     if 0 <= size <= MAX_LENGTH:
-        for number in {0, len(chat.messages) - 1}:
-            yield chat.message(number, content=resized(QUESTION, size))
-    if 0 <= size <= MOST_WORDS:
-        last = len(chat.messages) - 1
-        yield chat.message(last, content=" ".join(["word"] * size))
-        yield chat.message(last, content="line\n" * size)
-        yield chat.message(last, content=str(size))
-        yield chat.message(last, content=chr(size))
+        for number in {0, len(case.messages) - 1}:
+            yield case.with_message(number, content=resized(QUESTION, size))
+    if 0 <= size <= MAX_WORDS:
+        last = len(case.messages) - 1
+        yield case.with_message(last, content=" ".join(["word"] * size))
+        yield case.with_message(last, content="line\n" * size)
+        yield case.with_message(last, content=str(size))
+        yield case.with_message(last, content=chr(size))
     if 1 <= size <= MAX_MESSAGES:
-        for other in longer(chat, size):
+        for other in with_length(case, size):
             yield other
-            yield other.opened()
+            yield other.with_toggled_prompt()
 
 
 def resized(text: str, size: int) -> str:
-    """Return the beginning of a text that is repeated."""
+    """Repeat or cut a text to this number of characters."""
     return (text * (size // max(len(text), 1) + 1))[:size]
 
 
-def _chat(roles: Sequence[str], tokens: Mapping[str, str]) -> Chat:
-    messages = [{"role": role, "content": _SAID.get(role, "Found.")} for role in roles]
+def _conversation(roles: Sequence[str], tokens: Mapping[str, str]) -> TemplateInput:
+    messages = [{"role": role, "content": _DEFAULT_CONTENT.get(role, "Found.")} for role in roles]
     if len(messages) > 2:
         messages[-1] = {**messages[-1], "content": NEXT}
-    given = {"messages": messages, "add_generation_prompt": False, "tools": None, "documents": None}
-    return Chat({**tokens, **given})
+    standard = {"add_generation_prompt": False, "tools": None, "documents": None}
+    return TemplateInput({**tokens, "messages": messages, **standard})
 
 
-def _with_name(chat: Chat, name: str) -> Iterator[Chat]:
+def _with_name(case: TemplateInput, name: str) -> Iterator[TemplateInput]:
     known = _TOKENS if name.endswith("_token") else VALUES
     for value in KNOWN_VALUES.get(name, known):
-        yield chat.named(**{name: value})
-    yield _without(chat, name)
+        yield case.with_variables(**{name: value})
+    yield _without(case, name)
 
 
-def _without(chat: Chat, name: str) -> Chat:
-    return replace(chat, names={n: v for n, v in chat.names.items() if n != name})
+def _without(case: TemplateInput, name: str) -> TemplateInput:
+    return replace(case, variables={n: v for n, v in case.variables.items() if n != name})
 
 
-def longer(chat: Chat, count: int) -> Iterator[Chat]:
-    """Yield a conversation with as many messages, which goes on in turns, or began earlier."""
-    messages = chat.messages[:count]
+def with_length(case: TemplateInput, count: int) -> Iterator[TemplateInput]:
+    """Yield conversations with this number of messages, extended at the end and at the start."""
+    messages = case.messages[:count]
     later = list(messages)
     while len(later) < count:
         later.append(_turn(later[-1].get("role") != "user"))
-    yield chat.named(messages=later)
-    asked = messages[0].get("role") == "user"
-    earlier = [_turn((number % 2 == 0) != asked) for number in range(count - len(messages), 0, -1)]
-    yield chat.named(messages=[*earlier, *chat.messages[-count:]])
-    yield chat.named(messages=[*messages[:-1], *earlier, chat.messages[-1]][:count])
+    yield case.with_variables(messages=later)
+    starts_with_user = messages[0].get("role") == "user"
+    missing = range(count - len(messages), 0, -1)
+    earlier = [_turn((number % 2 == 0) != starts_with_user) for number in missing]
+    yield case.with_variables(messages=[*earlier, *case.messages[-count:]])
+    yield case.with_variables(messages=[*messages[:-1], *earlier, case.messages[-1]][:count])
 
 
-def _turn(asks: bool) -> dict[str, Any]:
-    return {"role": "user", "content": NEXT} if asks else {"role": "assistant", "content": ANSWER}
+def _turn(is_user: bool) -> dict[str, Any]:
+    return (
+        {"role": "user", "content": NEXT} if is_user else {"role": "assistant", "content": ANSWER}
+    )

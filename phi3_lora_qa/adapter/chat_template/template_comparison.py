@@ -1,8 +1,8 @@
-"""Two chat templates compared by what they write, over conversations drawn to part them.
+"""Compares the output of two chat templates on conversations that are generated to differ.
 
-A conversation that takes a branch which none has taken before is kept, and changed towards what the
-templates compared in it: so conditions that need several things at once are met one by one.
-Imported by the child that renders templates; see `template_rendering_child`.
+A conversation that takes a new branch is kept, and changed towards what the templates compared in
+it. Conditions that need several things at once are thus met one after the other. The child that
+renders templates imports this module; see `template_rendering_child`.
 """
 
 import time
@@ -11,166 +11,171 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from phi3_lora_qa.adapter.chat_template.branch_tracing import Watched
+from phi3_lora_qa.adapter.chat_template.branch_tracing import TracedTemplate
 from phi3_lora_qa.adapter.chat_template.conversation_generation import (
-    Chat,
+    TemplateInput,
     Vocabulary,
-    nearby,
-    odd,
-    ordinary,
-    parts,
-    plainly,
-    sweep,
+    non_text_inputs,
+    ordinary_inputs,
+    small_changes,
+    vocabulary_inputs,
+    with_content_parts,
+    with_plain_text,
 )
-from phi3_lora_qa.adapter.chat_template.conversation_mutation import towards
+from phi3_lora_qa.adapter.chat_template.conversation_mutation import mutations
 from phi3_lora_qa.adapter.chat_template.template_sandbox import Clock
 
 SECONDS = 1.4
-"""Of the child's computing time, after which a comparison is given up."""
+"""CPU time of the child in seconds, after which a comparison is stopped."""
 
-MOST_SWEPT, MOST_CHATS, MOST_CHANGES = 1600, 3200, 80
-MOST_WORK = 500_000  # conversations by branches, as the time of both goes with them
-_SHOWN, _BEFORE, _LONGEST = 50, 12, 160
-
-
-class SlowError(Exception):
-    """The comparison has taken too long."""
+MAX_VOCABULARY_INPUTS, MAX_INPUTS, MAX_MUTATIONS = 1600, 3200, 80
+MAX_WORK = 500_000  # conversations times conditions, to which the time is proportional
+_SHOWN, _CONTEXT, _MAX_SUMMARY = 50, 12, 160
 
 
-class Difference(Exception):  # noqa: N818 - not an error, but what is looked for
-    """The templates write something else."""
+class TimeLimitError(Exception):
+    """The comparison took too long."""
 
-    def __init__(self, chat: Chat, ours: str | None, theirs: str | None) -> None:
-        self.chat, self.ours, self.theirs = chat, ours, theirs
+
+class Difference(Exception):  # noqa: N818 - not an error, but the result of the search
+    """The outputs of the templates differ."""
+
+    def __init__(self, case: TemplateInput, ours: str | None, theirs: str | None) -> None:
+        self.case, self.ours, self.theirs = case, ours, theirs
 
 
 def compare(
     ours: str, theirs: str, tokens: Mapping[str, str], clock: Clock, until: float = SECONDS
 ) -> dict[str, Any]:
-    """Compare what two templates write.
+    """Compare the outputs of two templates.
 
     Args:
-        ours: The text of one.
-        theirs: The text of the other, which it is to be like.
+        ours: The text of the template.
+        theirs: The text of the template that it should be equivalent to.
         tokens: Texts of special tokens by name.
         clock: The clock of both.
-        until: The process's computing time at which the comparison is given up.
+        until: The CPU time of the process, in seconds, at which the comparison is stopped.
 
     Returns:
-        ``given``, ``ours`` and ``theirs`` where they differ: the conversation in short, and what
-        they write from shortly before the first difference (None: nothing). Else ``same_form``,
-        ``chats``, ``branches``, and ``missing``, the lines of ours where a branch was not taken,
-        unless the other one has it, and did not take it either.
+        ``conversation``, ``ours`` and ``theirs`` if they differ: a summary of the conversation, and
+        the outputs around the first difference (None: no output). Else ``same_form``,
+        ``conversations`` (their number), ``branches``, and ``uncovered_lines``: the lines of our
+        conditions of which an outcome was not seen, except those that their template also has.
 
     Raises:
-        SlowError: It took too long.
-        Exception: A template cannot be read, or needs too much.
+        TimeLimitError: It took too long.
+        Exception: A template cannot be parsed, or exceeds a limit.
     """
-    pair = _Pair(Watched(ours, clock), Watched(theirs, clock), clock, until)
+    pair = _Pair(TracedTemplate(ours, clock), TracedTemplate(theirs, clock), clock, until)
     try:
         _search(pair, tokens)
     except Difference as found:
-        return _told(found)
-    first, second = pair.ours.watch, pair.theirs.watch
-    known = {point.form for point in second.missing()}
-    lines = sorted({point.line for point in first.missing() if point.form not in known})
+        return _description(found)
+    first, second = pair.ours.trace, pair.theirs.trace
+    shared = {condition.form for condition in second.uncovered()}
+    lines = sorted({c.line for c in first.uncovered() if c.form not in shared})
     return {
         "same_form": pair.ours.form == pair.theirs.form,
-        "chats": pair.count,
-        "branches": len(first.points),
-        "missing": lines[:8],
+        "conversations": pair.count,
+        "branches": len(first.conditions),
+        "uncovered_lines": lines[:8],
     }
 
 
 class _Pair:
-    """Two templates that are given the same."""
+    """Two templates that get the same conversations."""
 
-    def __init__(self, ours: Watched, theirs: Watched, clock: Clock, until: float) -> None:
+    def __init__(
+        self, ours: TracedTemplate, theirs: TracedTemplate, clock: Clock, until: float
+    ) -> None:
         self.ours, self.theirs, self.clock, self.until = ours, theirs, clock, until
         self.count = 0
         self._seen: set[bytes] = set()
 
-    def try_out(self, chat: Chat) -> bool:
-        """Give both a conversation; return whether one of them took a branch for the first time.
+    def run(self, case: TemplateInput) -> bool:
+        """Render a conversation with both; return whether one of them took a new branch.
 
         Raises:
-            Difference: They do not write the same.
+            Difference: The outputs differ.
         """
-        key = chat.key()
+        key = case.key()
         if key in self._seen:
             return False
         self._seen.add(key)
         self.count += 1
-        alike = self._are_alike(chat, plain=False)
-        fresh = self.ours.watch.fresh or self.theirs.watch.fresh
-        if not alike or fresh:  # what counts is what is written when nobody watches
-            hints = self.ours.watch.hints, self.theirs.watch.hints
-            if not self._are_alike(chat, plain=True):
-                raise Difference(chat, *self._texts(chat, plain=True))
-            self.ours.watch.hints, self.theirs.watch.hints = hints
-        return fresh
+        are_equal = self._are_equal(case, untraced=False)
+        has_new = self.ours.trace.has_new or self.theirs.trace.has_new
+        if not are_equal or has_new:  # only the untraced output counts
+            hints = self.ours.trace.hints, self.theirs.trace.hints
+            if not self._are_equal(case, untraced=True):
+                raise Difference(case, *self.texts(case, untraced=True))
+            self.ours.trace.hints, self.theirs.trace.hints = hints
+        return has_new
 
-    def served(self, chat: Chat, *, ours_in_parts: bool) -> None:
-        """Compare what they write where a server gives one of them parts in place of texts."""
-        self.clock.words, self.clock.pick = None, 0
-        first = self.ours.text((parts(chat) if ours_in_parts else chat).names, plain=True)
-        second = self.theirs.text((chat if ours_in_parts else parts(chat)).names, plain=True)
+    def run_as_served(self, case: TemplateInput, *, ours_gets_parts: bool) -> None:
+        """Compare the outputs if a server passes parts to one template and texts to the other."""
+        self.clock.fixed_text, self.clock.choice = None, 0
+        mine, other = (with_content_parts(case), case)[:: 1 if ours_gets_parts else -1]
+        first = self.ours.text(mine.variables, untraced=True)
+        second = self.theirs.text(other.variables, untraced=True)
         if first != second:
-            raise Difference(chat, first, second)
+            raise Difference(case, first, second)
 
-    def is_done(self) -> bool:
-        return self.ours.watch.is_done() and self.theirs.watch.is_done()
+    def is_covered(self) -> bool:
+        return self.ours.trace.is_covered() and self.theirs.trace.is_covered()
 
-    def _are_alike(self, chat: Chat, *, plain: bool) -> bool:
-        ours, theirs = self._texts(chat, plain=plain)
+    def _are_equal(self, case: TemplateInput, *, untraced: bool) -> bool:
+        ours, theirs = self.texts(case, untraced=untraced)
         if ours == theirs:
             return True
-        if not chat.is_odd:
+        if not case.has_non_text:
             return False
-        return ours is None or any(ours == self._texts(c, plain=True)[1] for c in plainly(chat))
+        plain = with_plain_text(case)
+        return ours is None or any(ours == self.texts(c, untraced=True)[1] for c in plain)
 
-    def _texts(self, chat: Chat, *, plain: bool) -> tuple[str | None, str | None]:
+    def texts(self, case: TemplateInput, *, untraced: bool) -> tuple[str | None, str | None]:
         if time.process_time() > self.until:
-            raise SlowError
-        self.clock.words, self.clock.pick = chat.words, chat.pick
-        return self.ours.text(chat.names, plain=plain), self.theirs.text(chat.names, plain=plain)
+            raise TimeLimitError
+        self.clock.fixed_text, self.clock.choice = case.clock_text, case.choice
+        ours = self.ours.text(case.variables, untraced=untraced)
+        return ours, self.theirs.text(case.variables, untraced=untraced)
 
 
 def _search(pair: _Pair, tokens: Mapping[str, str]) -> None:
     vocabulary = Vocabulary()
     vocabulary.add(pair.ours.tree)
     vocabulary.add(pair.theirs.tree)
-    kept: deque[Chat] = deque()
+    queue: deque[TemplateInput] = deque()
 
-    def follow(chats: Iterable[Chat]) -> None:
-        for chat in chats:
-            if pair.try_out(chat):
-                kept.append(chat)
+    def run_all(cases: Iterable[TemplateInput]) -> None:
+        for case in cases:
+            if pair.run(case):
+                queue.append(case)
 
-    ours_in_parts, theirs_in_parts = wants_parts(pair.ours.tree), wants_parts(pair.theirs.tree)
-    if ours_in_parts != theirs_in_parts:
-        for chat in ordinary(tokens):
-            pair.served(chat, ours_in_parts=ours_in_parts)
-    branches = len(pair.ours.watch.points) + len(pair.theirs.watch.points)
-    end = min(MOST_CHATS, MOST_WORK // (60 + branches))
-    follow(ordinary(tokens))
-    follow(odd(tokens))
-    follow(islice(sweep(vocabulary, tokens), min(MOST_SWEPT, end // 2)))
-    while kept and pair.count < end and not pair.is_done():
-        chat = kept.popleft()
-        follow(islice(_changes(pair, chat, vocabulary), end - pair.count))
+    ours_gets_parts, theirs_gets_parts = wants_parts(pair.ours.tree), wants_parts(pair.theirs.tree)
+    if ours_gets_parts != theirs_gets_parts:
+        for case in ordinary_inputs(tokens):
+            pair.run_as_served(case, ours_gets_parts=ours_gets_parts)
+    conditions = len(pair.ours.trace.conditions) + len(pair.theirs.trace.conditions)
+    end = min(MAX_INPUTS, MAX_WORK // (60 + conditions))
+    run_all(ordinary_inputs(tokens))
+    run_all(non_text_inputs(tokens))
+    run_all(islice(vocabulary_inputs(vocabulary, tokens), min(MAX_VOCABULARY_INPUTS, end // 2)))
+    while queue and pair.count < end and not pair.is_covered():
+        case = queue.popleft()
+        run_all(islice(_changes(pair, case, vocabulary), end - pair.count))
 
 
-def _changes(pair: _Pair, chat: Chat, vocabulary: Vocabulary) -> Iterator[Chat]:
-    pair._texts(chat, plain=False)
-    hints, told = [*pair.ours.watch.hints, *pair.theirs.watch.hints], pair.clock.told
+def _changes(pair: _Pair, case: TemplateInput, vocabulary: Vocabulary) -> Iterator[TemplateInput]:
+    pair.texts(case, untraced=False)
+    hints, clock_text = [*pair.ours.trace.hints, *pair.theirs.trace.hints], pair.clock.last_text
     for hint in hints:
-        yield from islice(towards(chat, hint, told), MOST_CHANGES)
-    yield from nearby(chat, vocabulary)
+        yield from islice(mutations(case, hint, clock_text), MAX_MUTATIONS)
+    yield from small_changes(case, vocabulary)
 
 
 def wants_parts(tree: Any) -> bool:
-    """Whether a template goes through a content's parts: vLLM then gives it no plain texts."""
+    """Whether a template iterates over the parts of a content: vLLM then passes no plain texts."""
     from jinja2 import nodes
 
     def is_content(node: Any) -> bool:
@@ -179,42 +184,44 @@ def wants_parts(tree: Any) -> bool:
         ):
             node = node.node
         key = getattr(node, "attr", None) or getattr(getattr(node, "arg", 0), "value", None)
-        return key == "content" or (isinstance(node, nodes.Name) and node.name in held)
+        return key == "content" or (isinstance(node, nodes.Name) and node.name in aliases)
 
-    held: set[str] = set()
+    aliases: set[str] = set()
     for assign in tree.find_all(nodes.Assign):
         if isinstance(assign.target, nodes.Name) and is_content(assign.node):
-            held.add(assign.target.name)
+            aliases.add(assign.target.name)
     return any(is_content(loop.iter) for loop in tree.find_all(nodes.For))
 
 
-def _told(found: Difference) -> dict[str, Any]:
+def _description(found: Difference) -> dict[str, Any]:
     ours, theirs = found.ours or "", found.theirs or ""
     pairs = zip(ours, theirs, strict=False)
     shorter = min(len(ours), len(theirs))
-    at = next((n for n, (a, b) in enumerate(pairs) if a != b), shorter)
-    start = max(at - _BEFORE, 0)
+    position = next((n for n, (a, b) in enumerate(pairs) if a != b), shorter)
+    start, end = max(position - _CONTEXT, 0), position + _SHOWN
     return {
-        "given": _in_short(found.chat)[:_LONGEST],
-        "ours": None if found.ours is None else ours[start : at + _SHOWN],
-        "theirs": None if found.theirs is None else theirs[start : at + _SHOWN],
+        "conversation": _summary(found.case)[:_MAX_SUMMARY],
+        "ours": None if found.ours is None else ours[start:end],
+        "theirs": None if found.theirs is None else theirs[start:end],
     }
 
 
-def _in_short(chat: Chat) -> str:
-    messages = chat.messages
+def _summary(case: TemplateInput) -> str:
+    messages = case.messages
     shown = messages if len(messages) < 6 else [*messages[:2], *messages[-2:]]
-    said = [f"{_brief(m.get('role'))}: {_brief(m.get('content'))}" for m in shown]
+    turns = [f"{_shortened(m.get('role'))}: {_shortened(m.get('content'))}" for m in shown]
     if len(shown) < len(messages):
-        said.insert(2, f"… {len(messages) - 4} messages …")
-    extra = {k: v for m in messages for k, v in m.items() if k not in ("role", "content")}
-    names = {k: v for k, v in chat.names.items() if k != "messages" and not k.endswith("_token")}
-    given = {k: v for k, v in {**extra, **names}.items() if v is not None and v is not False}
-    told = [f"{k}={_brief(v)}" for k, v in given.items()]
-    told += [] if chat.words is None else [f"the date {_brief(chat.words)}"]
-    return "; ".join((" | ".join(said), *told))
+        turns.insert(2, f"… {len(messages) - 4} messages …")
+    fields = {k: v for m in messages for k, v in m.items() if k not in ("role", "content")}
+    extra = {
+        k: v for k, v in case.variables.items() if k != "messages" and not k.endswith("_token")
+    }
+    values = {k: v for k, v in {**fields, **extra}.items() if v is not None and v is not False}
+    settings = [f"{k}={_shortened(v)}" for k, v in values.items()]
+    settings += [] if case.clock_text is None else [f"the date {_shortened(case.clock_text)}"]
+    return "; ".join((" | ".join(turns), *settings))
 
 
-def _brief(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 40 else f"{text[:24]}… ({len(text)} characters)"

@@ -1,10 +1,10 @@
-"""The chat templates of a folder: those that transformers takes, and those that others would.
+"""Reads the chat templates of a folder: those that transformers uses, and those that others use.
 
-As in transformers 5.23 (PreTrainedTokenizerBase._from_pretrained): templates in files go before
-those in tokenizer_config.json, all of them; one in the sub-folder goes before chat_template.jinja;
-of two in a list the later one counts. Older versions know tokenizer_config.json alone. A processor
-takes chat_template.json and processor_config.json, too; so do vLLM, which asks for a processor
-first, text-generation-inference, and the converter of llama.cpp.
+As in transformers 5.23 (PreTrainedTokenizerBase._from_pretrained): templates in files replace all
+of those in tokenizer_config.json; one in the sub-folder replaces chat_template.jinja; the later of
+two in a list wins. Older versions read only tokenizer_config.json. A processor also reads
+chat_template.json and processor_config.json; so do vLLM, which tries a processor first,
+text-generation-inference, and the converter of llama.cpp.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS, read_object
 from phi3_lora_qa.errors import AdapterError
 
 TEMPLATE = "chat_template.jinja"
-OTHERS = ("chat_template.json", "processor_config.json")
+PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
 DEFAULT = "default"
 MAX_TEMPLATES = 16
 _MAX_TEMPLATE = 1 << 20
@@ -24,11 +24,11 @@ _MAX_TEMPLATE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """A chat template: its name, its text without the last line's end, and the file it is in."""
+    """A chat template: its name, its text without the final line break, and its file."""
 
     name: str
     text: str
-    where: str
+    file: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,49 +36,49 @@ class ChatTemplates:
     """The chat templates of a folder.
 
     Attributes:
-        taken: Those that transformers takes, by name.
-        shadowed: Others of the same names, which other readers may take.
+        active: Those that transformers uses, by name.
+        shadowed: Others with the same names, which other programs may use.
     """
 
-    taken: Mapping[str, ChatTemplate]
+    active: Mapping[str, ChatTemplate]
     shadowed: tuple[ChatTemplate, ...]
 
     @property
     def default(self) -> ChatTemplate | None:
-        """The one that is taken when nobody asks for another."""
-        return self.taken.get(DEFAULT)
+        """The template that is used if no other is requested."""
+        return self.active.get(DEFAULT)
 
     @property
     def main(self) -> ChatTemplate | None:
-        """The default one, or where transformers takes none, one that other readers take."""
+        """The default template; if transformers uses none, one that other programs use."""
         others = (t for t in self.shadowed if t.name == DEFAULT)
-        return self.default or (None if self.taken else next(others, None))
+        return self.default or (None if self.active else next(others, None))
 
 
 def read_templates(folder: AdapterFolder | BaseFiles) -> ChatTemplates:
     """Read every chat template of a folder.
 
     Raises:
-        AdapterError: A file is no strict JSON, no UTF-8, too large, or holds no template.
+        AdapterError: A file is not strict JSON, not UTF-8, too large, or has no valid template.
     """
     in_files = list(_in_files(folder))
     in_settings = list(_in_json(folder, SETTINGS))
-    elsewhere = [template for name in OTHERS for template in _in_json(folder, name)]
-    readers = in_files or in_settings
-    taken = {template.name: template for template in readers}
+    elsewhere = [template for name in PROCESSOR_FILES for template in _in_json(folder, name)]
+    active = {template.name: template for template in in_files or in_settings}
     every = (*in_settings, *in_files, *elsewhere)
     if len(every) > MAX_TEMPLATES:
         raise AdapterError(
-            f"{len(every)} chat templates are more than {MAX_TEMPLATES}; keep those that are used"
+            f"the folder has {len(every)} chat templates, at most {MAX_TEMPLATES} are allowed",
+            "remove those that are not used",
         )
-    shadowed = [t for t in every if t is not taken.get(t.name)]
+    shadowed = [t for t in every if t is not active.get(t.name)]
     return ChatTemplates(
-        taken=taken, shadowed=tuple(t for t in shadowed if t.text != _text_of(taken, t))
+        active=active, shadowed=tuple(t for t in shadowed if t.text != _active_text(active, t))
     )
 
 
 def chat_template(folder: AdapterFolder | BaseFiles) -> str | None:
-    """Return the chat template that a tokenizer from this folder would use, or None.
+    """Return the chat template that transformers uses from this folder, or None.
 
     Raises:
         AdapterError: As `read_templates`.
@@ -87,13 +87,13 @@ def chat_template(folder: AdapterFolder | BaseFiles) -> str | None:
     return default.text if default else None
 
 
-def _text_of(taken: Mapping[str, ChatTemplate], template: ChatTemplate) -> str | None:
-    found = taken.get(template.name) or taken.get(DEFAULT)
+def _active_text(active: Mapping[str, ChatTemplate], template: ChatTemplate) -> str | None:
+    found = active.get(template.name) or active.get(DEFAULT)
     return found.text if found else None
 
 
 def _in_files(folder: AdapterFolder | BaseFiles) -> Iterator[ChatTemplate]:
-    """Yield the templates in files of their own, the one that counts last."""
+    """Yield the templates in separate files; the last one with a name wins."""
     yield from _from_file(folder, DEFAULT, TEMPLATE)
     for name in sorted(_in_folder(folder)):
         short = name.rpartition("/")[2].removesuffix(".jinja")
@@ -104,9 +104,9 @@ def _from_file(folder: AdapterFolder | BaseFiles, name: str, path: str) -> Itera
     data = read_small(folder, path, _MAX_TEMPLATE)
     if data is not None:
         try:
-            yield ChatTemplate(name=name, text=_trimmed(data.decode("utf-8")), where=path)
+            yield ChatTemplate(name=name, text=_trimmed(data.decode("utf-8")), file=path)
         except UnicodeDecodeError as error:
-            raise AdapterError(f"{path} is no UTF-8; save the tokenizer again") from error
+            raise AdapterError(f"{path} is not UTF-8", "save the tokenizer again") from error
 
 
 def _in_folder(folder: AdapterFolder | BaseFiles) -> list[str]:
@@ -117,7 +117,7 @@ def _in_folder(folder: AdapterFolder | BaseFiles) -> list[str]:
 
 
 def _in_json(folder: AdapterFolder | BaseFiles, file: str) -> Iterator[ChatTemplate]:
-    """Yield the templates of a JSON file: one text, or several with names."""
+    """Yield the templates of a JSON file: one text, or several named ones."""
     raw = read_object(folder, file).get("chat_template")
     if raw is None:
         return
@@ -129,11 +129,11 @@ def _in_json(folder: AdapterFolder | BaseFiles, file: str) -> Iterator[ChatTempl
     if not isinstance(named, list) or not all(
         isinstance(name, str) and isinstance(text, str) for name, text in named
     ):
-        raise AdapterError(f"{file} has no readable chat_template; save the tokenizer again")
+        raise AdapterError(f"{file} has an invalid chat_template", "save the tokenizer again")
     for name, text in named:
-        yield ChatTemplate(name=name, text=_trimmed(text), where=file)
+        yield ChatTemplate(name=name, text=_trimmed(text), file=file)
 
 
 def _trimmed(text: str) -> str:
-    """Leave out the line's end at the very end, as jinja does; all else may be part of a prompt."""
+    """Remove the final line break, as jinja2 does; everything else may be part of a prompt."""
     return text.removesuffix("\n").removesuffix("\r")

@@ -1,51 +1,52 @@
-"""The form of a chat template: equal for templates that are only written otherwise.
+"""A normal form of chat templates: equal for templates that differ only in their syntax.
 
-Imported by the child that renders templates; see `template_rendering_child`.
+The child that renders templates imports this module; see `template_rendering_child`.
 """
 
 from typing import Any
 
 
-def form_of(node: Any) -> Any:
-    """Return a template's tree without what changes nothing in what it writes.
+def normal_form(node: Any) -> Any:
+    """Return a template's syntax tree without differences that do not affect the output.
 
-    Marks around an answer are gone, unless what is set between them would be meant to stay there.
-    A text is a text, whether it stands alone, in an expression or joined to others: where one of
-    several operands is a text, ``+`` writes one behind the other.
-    ``a.b`` is ``a['b']``, and ``elif`` is an ``if`` in ``else``.
+    The marks around an answer are removed, unless a name that is set between them has to stay
+    local. A text is the same whether it is template data, in an expression, or concatenated: if one
+    of several operands is a text, ``+`` concatenates. ``a.b`` is ``a['b']``, and ``elif`` is an
+    ``if`` in ``else``.
     """
     from jinja2 import nodes
 
     match node:
         case list() | tuple():
-            form: Any = _joined([part for item in node for part in _written(item)])
+            form: Any = _joined([part for item in node for part in _output(item)])
         case nodes.If() if node.elif_:
             first, *others = node.elif_
             inner = nodes.If(first.test, first.body, others, node.else_)
-            form = form_of(nodes.If(node.test, node.body, [], [inner]))
+            form = normal_form(nodes.If(node.test, node.body, [], [inner]))
         case nodes.Getattr() if not hasattr({}, node.attr):
-            form = ("Getitem", form_of(node.node), ("Const", "str", repr(node.attr)))
+            form = ("Getitem", normal_form(node.node), ("Const", "str", repr(node.attr)))
         case nodes.Getitem():
-            form = ("Getitem", form_of(node.node), form_of(node.arg))
+            form = ("Getitem", normal_form(node.node), normal_form(node.arg))
         case nodes.Const():
             form = ("Const", type(node.value).__name__, repr(node.value))
         case nodes.Node():
-            form = (type(node).__name__, *((name, form_of(v)) for name, v in node.iter_fields()))
+            fields = ((name, normal_form(value)) for name, value in node.iter_fields())
+            form = (type(node).__name__, *fields)
         case _:
             form = node
     return form
 
 
-def _written(node: Any) -> list[Any]:
-    """Return what a statement writes, piece by piece: texts, and the forms of everything else."""
+def _output(node: Any) -> list[Any]:
+    """Return the pieces that a statement outputs: texts, and the forms of everything else."""
     from jinja2 import nodes
 
     match node:
         case nodes.Output():
             return [piece for part in node.nodes for piece in _pieces(part)]
-        case nodes.CallBlock() if _is_mark(node):
-            return [piece for part in node.body for piece in _written(part)]
-    return [form_of(node)]
+        case nodes.CallBlock() if _is_removable_mark(node):
+            return [piece for part in node.body for piece in _output(part)]
+    return [normal_form(node)]
 
 
 def _pieces(node: Any) -> list[Any]:
@@ -60,7 +61,7 @@ def _pieces(node: Any) -> list[Any]:
             return [piece for part in node.nodes for piece in _pieces(part)]
         case nodes.Add() if any(isinstance(part, str) for part in _operands(node)):
             return _operands(node)
-    return [form_of(node)]
+    return [normal_form(node)]
 
 
 def _operands(node: Any) -> list[Any]:
@@ -68,11 +69,11 @@ def _operands(node: Any) -> list[Any]:
 
     if isinstance(node, nodes.Add):
         return [*_operands(node.left), *_operands(node.right)]
-    return [node.value] if isinstance(getattr(node, "value", 0), str) else [form_of(node)]
+    return [node.value] if isinstance(getattr(node, "value", 0), str) else [normal_form(node)]
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Join texts that follow one another, and leave out empty ones."""
+    """Join adjacent texts, and remove empty ones."""
     found: list[Any] = []
     for part in parts:
         if isinstance(part, str) and found and isinstance(found[-1], str):
@@ -82,10 +83,10 @@ def _joined(parts: list[Any]) -> Any:
     return tuple(found)
 
 
-def _is_mark(block: Any) -> bool:
-    """Whether a block marks an answer, and what it holds writes the same without the mark.
+def _is_removable_mark(block: Any) -> bool:
+    """Whether a block marks an answer, and its body outputs the same without the mark.
 
-    A mark is called as a macro: what is set in it is gone behind it, and some names mean its own.
+    A mark is called as a macro: names that are set in it are local, and some names are its own.
     """
     from jinja2 import nodes
 

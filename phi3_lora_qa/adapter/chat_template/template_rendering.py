@@ -1,7 +1,7 @@
-"""Chat templates from strangers, rendered in a child process that can do nothing else for long.
+"""Renders untrusted chat templates, and compares them, in a child process with resource limits.
 
-What jinja's sandbox refuses, it refuses; what it lets through (endless loops, endless strings) ends
-at the child's limits on computing time, memory and output, or at this side's clock.
+jinja2's sandbox blocks access to the interpreter. Endless loops and texts end at the child's limits
+on CPU time, memory and output, or at the wall-clock limit of the parent.
 """
 
 import json
@@ -18,18 +18,18 @@ from phi3_lora_qa.adapter.chat_template.template_sandbox import MAX_CHARACTERS, 
 from phi3_lora_qa.errors import MachineError, escape
 
 LIMITS = Limits(
-    wall_seconds=4.0,  # twice what it may compute, for a busy machine
+    wall_seconds=4.0,  # twice the CPU time, for a busy machine
     cpu_seconds=2,
     memory_mib=MEMORY_MIB,
-    # A character takes up to twelve bytes of ASCII JSON; the rest is for commas and the like.
-    answer_bytes=12 * MAX_CHARACTERS + (64 << 10),
+    # A character takes up to twelve bytes of ASCII JSON; the rest is for punctuation.
+    output_bytes=12 * MAX_CHARACTERS + (64 << 10),
 )
-"""What the child may use that renders templates."""
+"""The limits of the child that renders templates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """What a template is given: messages as (role, content), and whether an answer is to follow."""
+    """The input of a template: messages as (role, content), and whether to open an answer."""
 
     messages: tuple[tuple[str, str], ...]
     add_generation_prompt: bool = False
@@ -37,7 +37,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A template's own word, by raise_exception, that it does not take a conversation.
+    """A template's own refusal of a conversation, by raise_exception.
 
     The message is printable.
     """
@@ -47,12 +47,12 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What came of a template.
+    """The result of rendering one template.
 
     Attributes:
-        texts: For each conversation its text, which may hold any character, or a refusal.
-        error: Why there are no texts, printable, as what the template did ("took longer than …");
-            empty where there are.
+        texts: For each conversation its text, which may contain any character, or a refusal.
+        error: Why there are no texts, printable, as a predicate ("took longer than …"); empty if
+            there are texts.
     """
 
     texts: tuple[str | Refusal, ...] = ()
@@ -61,39 +61,39 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Difference:
-    """What two templates write otherwise: short texts, which may hold any character.
+    """A difference between the outputs of two templates; the texts may contain any character.
 
     Attributes:
-        given: The conversation in short.
-        ours: What one writes of it, from shortly before the difference; None: it fails, or refuses.
-        theirs: What the other writes.
+        conversation: A summary of the conversation.
+        ours: The output of one template around the first difference; None if it fails or refuses.
+        theirs: The output of the other.
     """
 
-    given: str
+    conversation: str
     ours: str | None
     theirs: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What came of comparing two templates.
+    """The result of comparing two templates.
 
     Attributes:
-        difference: The first that was found.
-        same_form: Whether they are the same but for the way they are written: with marks around an
-            answer, other blanks within tags, texts joined or not.
-        chats: How many conversations were tried.
-        branches: How many conditions the first one has.
-        missing: The lines of those of its conditions that never turned out one way or the other,
-            and that the second one does not have.
-        error: Why nothing was compared, as what the templates did.
+        difference: The first difference that was found.
+        same_form: Whether they differ only in syntax: marks around an answer, blanks within tags,
+            texts that are joined or not.
+        conversations: The number of conversations that were tried.
+        branches: The number of conditions of the first template.
+        uncovered_lines: The lines of those of its conditions that never had one of their outcomes,
+            and that the second template does not have.
+        error: Why nothing was compared, as a predicate.
     """
 
     difference: Difference | None = None
     same_form: bool = False
-    chats: int = 0
+    conversations: int = 0
     branches: int = 0
-    missing: tuple[int, ...] = ()
+    uncovered_lines: tuple[int, ...] = ()
     error: str = ""
 
 
@@ -102,20 +102,20 @@ def render(
     conversations: Sequence[Conversation],
     special_tokens: Mapping[str, str],
 ) -> tuple[Rendering, ...]:
-    """Render conversations as transformers would, within limits, in about a tenth of a second.
+    """Render conversations as transformers does, within limits; takes about a tenth of a second.
 
     Args:
-        templates: The texts of the templates. Nothing in them is trusted. The limits are for all of
-            them together: one that goes over them takes the others with it.
-        conversations: What to render them with.
+        templates: The texts of the templates, which are untrusted. The limits apply to all of them
+            together: one that exceeds them also fails the others.
+        conversations: The conversations to render.
         special_tokens: Texts of special tokens by name, such as ``eos_token``.
 
     Returns:
-        One for each template.
+        One result per template.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
-        MachineError: The child did not get as far as reading the templates.
+        MachineError: The child failed before it read the templates.
     """
     return render_and_compare(templates, conversations, special_tokens, ())[0]
 
@@ -126,77 +126,78 @@ def render_and_compare(
     special_tokens: Mapping[str, str],
     pairs: Sequence[tuple[str, str]],
 ) -> tuple[tuple[Rendering, ...], tuple[Comparison, ...]]:
-    """Render conversations, and compare pairs of templates on many more that are drawn for them.
+    """Render conversations, and compare pairs of templates on generated conversations.
 
     Args:
         templates: As for `render`.
         conversations: As for `render`.
         special_tokens: As for `render`.
-        pairs: Of those templates: one, and the other that it is to be like.
+        pairs: Pairs of those templates: one, and the one that it should be equivalent to.
 
     Returns:
-        One rendering for each template, and one comparison for each pair.
+        One rendering per template, and one comparison per pair.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
-        MachineError: The child did not get as far as reading the templates.
+        MachineError: The child failed before it read the templates.
     """
     job = {
         "templates": list(templates),
         "special_tokens": dict(special_tokens),
         "conversations": [
             {
-                "messages": [{"role": role, "content": text} for role, text in chat.messages],
-                "add_generation_prompt": chat.add_generation_prompt,
+                "messages": [{"role": role, "content": text} for role, text in one.messages],
+                "add_generation_prompt": one.add_generation_prompt,
             }
-            for chat in conversations
+            for one in conversations
         ],
         "pairs": [[templates.index(text) for text in pair] for pair in pairs],
     }
     program = Path(template_rendering_child.__file__).resolve()
     folders = folders_of("jinja2", "markupsafe")
-    output, ending = run_child(program, folders, json.dumps(job).encode("ascii"), LIMITS)
+    output, failure = run_child(program, folders, json.dumps(job).encode("ascii"), LIMITS)
     if not output.startswith(READY):
         raise MachineError(
-            f"the program that renders chat templates did not start ({ending or 'no word of it'}); "
-            f"see that {escape(sys.executable)} can import jinja2, and run again"
+            "the program that renders chat templates did not start: "
+            f"{failure or 'no output'}; check that {escape(sys.executable)} can import jinja2, "
+            "and run again"
         )
     count = len(templates)
-    if not ending:
+    if not failure:
         try:
-            answers = json.loads(output[len(READY) :])
-            found = tuple(_rendering(answer, len(conversations)) for answer in answers[:count])
-            compared = tuple(_comparison(answer) for answer in answers[count:])
+            results = json.loads(output[len(READY) :])
+            rendered = tuple(_rendering(result, len(conversations)) for result in results[:count])
+            compared = tuple(_comparison(result) for result in results[count:])
         except (ValueError, KeyError, TypeError):
-            ending = "ended without an answer"
+            failure = "ended without a result"
         else:
-            if len(found) == count and len(compared) == len(pairs):
-                return found, compared
-            ending = "lost a template"
-    return (Rendering(error=ending),) * count, (Comparison(error=ending),) * len(pairs)
+            if len(rendered) == count and len(compared) == len(pairs):
+                return rendered, compared
+            failure = "lost a template"
+    return (Rendering(error=failure),) * count, (Comparison(error=failure),) * len(pairs)
 
 
-def _rendering(answer: Mapping[str, Any], count: int) -> Rendering:
-    if "error" in answer:
-        return Rendering(error=escape(answer["error"]))
-    texts = tuple(_text(item) for item in answer["texts"])
+def _rendering(result: Mapping[str, Any], count: int) -> Rendering:
+    if "error" in result:
+        return Rendering(error=escape(result["error"]))
+    texts = tuple(_text(item) for item in result["texts"])
     if len(texts) != count:
         return Rendering(error="lost a conversation")
     return Rendering(texts=texts)
 
 
-def _comparison(answer: Mapping[str, Any]) -> Comparison:
-    if "error" in answer:
-        return Comparison(error=escape(answer["error"]))
-    if "given" in answer:
-        texts = (answer["given"], answer["ours"], answer["theirs"])
-        given, ours, theirs = (None if text is None else str(text) for text in texts)
-        return Comparison(difference=Difference(given or "", ours, theirs))
+def _comparison(result: Mapping[str, Any]) -> Comparison:
+    if "error" in result:
+        return Comparison(error=escape(result["error"]))
+    if "conversation" in result:
+        texts = (result["conversation"], result["ours"], result["theirs"])
+        conversation, ours, theirs = (None if text is None else str(text) for text in texts)
+        return Comparison(difference=Difference(conversation or "", ours, theirs))
     return Comparison(
-        same_form=bool(answer["same_form"]),
-        chats=int(answer["chats"]),
-        branches=int(answer["branches"]),
-        missing=tuple(map(int, answer["missing"])),
+        same_form=bool(result["same_form"]),
+        conversations=int(result["conversations"]),
+        branches=int(result["branches"]),
+        uncovered_lines=tuple(map(int, result["uncovered_lines"])),
     )
 
 

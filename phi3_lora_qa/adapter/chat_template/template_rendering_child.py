@@ -1,17 +1,17 @@
-"""Render a stranger's chat templates: a small program that `rendering` starts and can end.
+"""The child process that renders untrusted chat templates; `template_rendering` starts it.
 
-Jinja's sandbox keeps a template from the interpreter, but not from its time and memory. So this
-runs as a process of its own, within limits, and only then reads the template.
+jinja2's sandbox keeps a template away from the interpreter, but does not limit its time and memory.
+This program therefore runs in its own process, with limits that are in place before it reads a
+template.
 
-`child` runs it by its path, in an interpreter without environment and site-packages; its arguments
-are the folders that hold jinja2 and what jinja2 needs. It imports nothing else but the modules
-``template_…`` beside it. On stdin it takes one JSON object: ``templates``, ``special_tokens`` (name
-to text), ``conversations``, each with ``messages`` and ``add_generation_prompt``, and ``pairs``,
-numbers of templates to compare. On stdout it writes `READY` when the templates are about to be
-read, then a JSON list with an object for each template, and then for each pair. That of a template
-has ``texts``, in which an object ``{"refusal": message}`` stands for a conversation that the
-template itself refuses; that of a pair has what `template_comparison.compare` returns; or
-``error``.
+`bounded_process` runs it by its path, in an interpreter without environment and site-packages; its
+arguments are the folders of jinja2 and jinja2's dependencies. It imports only those and the modules
+in this folder. On stdin it takes one JSON object: ``templates``, ``special_tokens`` (name to text),
+``conversations``, each with ``messages`` and ``add_generation_prompt``, and ``pairs``, indices of
+templates to compare. On stdout it writes `READY` before it reads the templates, then a JSON list
+with one object per template, then one per pair. The object of a template has ``texts``, in which
+``{"refusal": message}`` is the refusal of a conversation by the template itself; that of a pair has
+the result of `template_comparison.compare`; or it has ``error``.
 """
 
 import json
@@ -26,7 +26,7 @@ READY = b"ready\n"
 
 
 def main() -> None:
-    """Take the job from stdin, and write the answer to stdout."""
+    """Read the job from stdin, and write the result to stdout."""
     sys.path.extend(sys.argv[1:])
     stand_in_for_the_package()
     from datetime import datetime
@@ -38,14 +38,14 @@ def main() -> None:
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     job = json.load(sys.stdin.buffer)
-    answers = answers_to(job, environment)
-    answers += [_comparison(job, pair, clock) for pair in job["pairs"]]
-    # ASCII: a lone surrogate in a text has no bytes of its own.
-    sys.stdout.buffer.write(json.dumps(answers).encode("ascii"))
+    results = render_all(job, environment)
+    results += [_compare_pair(job, pair, clock) for pair in job["pairs"]]
+    # ASCII: a lone surrogate in a text cannot be encoded in UTF-8.
+    sys.stdout.buffer.write(json.dumps(results).encode("ascii"))
 
 
 def stand_in_for_the_package() -> None:
-    """Let the modules beside this one be imported, without the package's own beginnings."""
+    """Make the modules in this folder importable without running the package's ``__init__``."""
     from pathlib import Path
     from types import ModuleType
 
@@ -61,50 +61,54 @@ def stand_in_for_the_package() -> None:
         sys.modules[name] = package
 
 
-def answers_to(
+def render_all(
     job: Mapping[str, Any], environment: "ImmutableSandboxedEnvironment"
 ) -> list[dict[str, Any]]:
-    """Render every conversation with every template, within one cap on what they write."""
+    """Render every conversation with every template, with one limit on all texts together."""
     from phi3_lora_qa.adapter.chat_template.template_sandbox import MAX_CHARACTERS
 
-    room = MAX_CHARACTERS
-    answers = []
+    remaining = MAX_CHARACTERS
+    results = []
     for text in job["templates"]:
-        answer = _answer(text, job, environment, room)
-        room -= sum(len(part) for part in answer.get("texts", ()) if isinstance(part, str))
-        answers.append(answer)
-    return answers
+        result = _render_one(text, job, environment, remaining)
+        remaining -= sum(len(part) for part in result.get("texts", ()) if isinstance(part, str))
+        results.append(result)
+    return results
 
 
-def _answer(
-    text: str, job: Mapping[str, Any], environment: "ImmutableSandboxedEnvironment", room: int
+def _render_one(
+    text: str, job: Mapping[str, Any], environment: "ImmutableSandboxedEnvironment", remaining: int
 ) -> dict[str, Any]:
-    """Render every conversation, or say what went wrong with the first that fails."""
+    """Render every conversation, or describe the first error."""
     from phi3_lora_qa.adapter.chat_template.template_sandbox import explain, render
 
     try:
         template = environment.from_string(text)
         texts: list[str | dict[str, str]] = []
         for conversation in job["conversations"]:
-            names = {**job["special_tokens"], **conversation, "tools": None, "documents": None}
-            part = render(template, names, room)
-            room -= len(part) if isinstance(part, str) else 0
+            values = {**job["special_tokens"], **conversation, "tools": None, "documents": None}
+            part = render(template, values, remaining)
+            remaining -= len(part) if isinstance(part, str) else 0
             texts.append(part)
-    except Exception as error:  # whatever a template does is what the answer tells
+    except Exception as error:  # a template may raise anything, and the result says what
         return {"error": explain(error)}
     return {"texts": texts}
 
 
-def _comparison(job: Mapping[str, Any], pair: list[int], clock: Any) -> dict[str, Any]:
-    from phi3_lora_qa.adapter.chat_template.template_comparison import SECONDS, SlowError, compare
+def _compare_pair(job: Mapping[str, Any], pair: list[int], clock: Any) -> dict[str, Any]:
+    from phi3_lora_qa.adapter.chat_template.template_comparison import (
+        SECONDS,
+        TimeLimitError,
+        compare,
+    )
     from phi3_lora_qa.adapter.chat_template.template_sandbox import explain
 
-    ours, theirs = (job["templates"][number] for number in pair)
+    ours, theirs = (job["templates"][index] for index in pair)
     try:
         return compare(ours, theirs, job["special_tokens"], clock)
-    except SlowError:
-        return {"error": f"took longer than {SECONDS} s of computing time"}
-    except Exception as error:  # whatever a template does is what the answer tells
+    except TimeLimitError:
+        return {"error": f"took longer than {SECONDS} s of CPU time"}
+    except Exception as error:  # a template may raise anything, and the result says what
         return {"error": explain(error)}
 
 

@@ -1,4 +1,4 @@
-"""Family values, its rules on copies: two modules never come to the same numbers by training."""
+"""Family values: tensors that are copies of another module's, which training never produces."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part, TensorKey
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 MIN_SHARE = 0.9
-"""Which share of two tensors' numbers agrees (up to one factor) where one is a copy.
+"""The least share of numbers that agree (up to one factor) if a tensor is a copy of another.
 
-Of two tensors that were trained apart, about a thousandth agrees to a thousandth.
+In two tensors that were trained separately, about one number in 1,000 agrees to within 0.1 %.
 """
 
 _AGREE = 1e-3
@@ -38,42 +39,42 @@ class _Copy:
 @rule(
     "values-copied",
     severity=Severity.ERROR,
-    title="No two modules have the same A, B, bias, magnitudes or whole weight",
-    why="Training never gives two modules the same numbers: a layer was written twice, and another "
-    "one is lost.",
-    fix="take the tensors from the training output again",
-    needs=["implied"],
+    title="No two modules have the same A, B, bias, magnitudes or complete weight",
+    why="Training never gives two modules the same numbers: one layer was written twice, and "
+    "another one is lost.",
+    fix="copy the tensors from the training output again",
+    needs=["expected tensors"],
 )
 def copied(context: LintContext) -> Iterator[Violation]:
-    """Find factors that are those of another module, some elements or one factor aside."""
+    """Find tensors equal to another module's, up to some elements or one factor."""
     copies = list(_copies(context))
     shared = _is_shared(context, copies)
     for copy in copies:
         if not (shared and context.keys[copy.name].part is Part.A):
-            yield Violation(copy.name, f"it is a copy of {copy.first}")
+            yield Violation(copy.name, f"copy of {copy.first}")
 
 
 @rule(
     "values-shared-a",
     severity=Severity.WARNING,
-    title="Every module has an A of its own",
-    why="peft trains an A for each module. Methods that share one over all layers (VeRA, "
+    title="Every module has its own A",
+    why="peft trains one A for each module. Methods that share one A over all layers (VeRA, "
     "ShareLoRA) can be written as LoRA; otherwise the layers' own A are lost.",
-    fix="take the tensors from the training output again, unless A was shared on purpose",
-    needs=["implied"],
+    fix="copy the tensors from the training output again, unless A was shared on purpose",
+    needs=["expected tensors"],
 )
 def shared_a(context: LintContext) -> Iterator[Violation]:
     """Find one A in all layers, for each kind of module."""
     copies = list(_copies(context))
     if _is_shared(context, copies):
-        yield Violation(WEIGHTS, "of each kind of module, all have one and the same A")
+        yield Violation(WEIGHTS, "in each kind of module, all modules have the same A")
 
 
 def _is_shared(context: LintContext, copies: list[_Copy]) -> bool:
-    """Whether the A of every kind of module is one for all layers."""
+    """Whether all layers share one A, for every kind of module."""
     kinds: dict[str, list[str]] = {}
     for name, key in context.keys.items():
-        if key.part is Part.A and name in context.measures:
+        if key.part is Part.A and name in context.tensor_stats:
             kinds.setdefault(key.module.rpartition(".")[2], []).append(name)
     several = [names for names in kinds.values() if len(names) > 1]
     same = {copy.name for copy in copies}
@@ -82,20 +83,20 @@ def _is_shared(context: LintContext, copies: list[_Copy]) -> bool:
 
 def _copies(context: LintContext) -> Iterator[_Copy]:
     groups: dict[tuple[Part, tuple[int, ...]], list[str]] = {}
-    for name, found in context.measures.items():
+    for name, found in context.tensor_stats.items():
         key = context.keys[name]
         shape = context.info(key).shape
-        if _is_its_own(key, shape) and found.finite and not found.zero:
+        if _must_be_unique(key, shape) and found.is_finite and not found.is_zero:
             groups.setdefault((key.part, shape), []).append(name)
     for (part, _), names in groups.items():
         if len(names) > 1:
             yield from _copies_among(context, names, exact=part not in FACTORS)
 
 
-def _is_its_own(key: TensorKey, shape: tuple[int, ...]) -> bool:
-    """Whether training gives a tensor numbers that no other one has.
+def _must_be_unique(key: TensorKey, shape: tuple[int, ...]) -> bool:
+    """Whether training gives a tensor numbers that no other tensor has.
 
-    The weights of norms may all be one, and two tied tables are one table.
+    The weights of norms may all be one, and tied tables are equal.
     """
     if key.part is Part.WEIGHT:
         return len(shape) == 2 and not key.module.endswith(TABLES)
@@ -103,14 +104,14 @@ def _is_its_own(key: TensorKey, shape: tuple[int, ...]) -> bool:
 
 
 def _copies_among(context: LintContext, names: list[str], *, exact: bool) -> Iterator[_Copy]:
-    """Compare samples first; whole tensors are read again where these agree."""
+    """Compare samples, and complete tensors only if the samples agree."""
     import numpy as np
 
     @lru_cache(maxsize=4)
     def whole(name: str) -> "Numbers":
         return context.tensor(name).reshape(-1).astype(np.float64)
 
-    samples = np.stack([context.measures[name].samples for name in names])
+    samples = np.stack([context.tensor_stats[name].samples for name in names])
     signs = np.sign(samples)
     used = np.abs(signs).sum(axis=1)
     for at in range(1, len(names)):
@@ -128,10 +129,10 @@ def _copies_among(context: LintContext, names: list[str], *, exact: bool) -> Ite
 
 
 def _agree(one: "Numbers", other: "Numbers", *, exact: bool) -> bool:
-    """Whether nearly all numbers of one are those of the other times one factor.
+    """Whether almost all numbers of one tensor are those of the other times one factor.
 
-    One step of Adam from zero leaves numbers of one size, whose signs alone differ: two such
-    tensors can agree in many places, so these must be equal in all.
+    One step of Adam from zero leaves numbers of equal size that differ only in sign. Two such
+    tensors can agree in many places, so they count only if they are equal everywhere.
     """
     import numpy as np
 

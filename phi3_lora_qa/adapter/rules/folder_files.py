@@ -1,12 +1,12 @@
-"""Family files: what lies in the folder, before anything in it is understood."""
+"""Family files: the files in the folder, before their content is interpreted."""
 
 import math
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
-    MATTERS,
+    EXPECTED_FILES,
     MAX_LOG_BYTES,
     MODEL_CONFIG,
     PICKLED_WEIGHTS,
@@ -16,6 +16,7 @@ from phi3_lora_qa.adapter.folder import (
     EntryKind,
 )
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.tensor_names import Part
 from phi3_lora_qa.errors import AdapterError
@@ -32,26 +33,28 @@ _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
 @rule(
     "files-not-regular",
     severity=Severity.ERROR,
-    title="The folder holds only regular files and folders",
-    why="A link can lead out of the folder, a pipe can hang its reader, and what was checked need "
-    "not be what is loaded.",
-    fix="copy the folder with `cp -rL`, which replaces links by what they point to",
+    title="The folder contains only regular files and folders",
+    why="A link can point outside the folder, a pipe can block its reader, and what was checked "
+    "may differ from what is loaded.",
+    fix="copy the folder with `cp -rL`, which replaces each link with the file that it points to",
 )
 def not_regular(context: LintContext) -> Iterator[Violation]:
-    """Find links, pipes, sockets and devices, and folders where a file must be."""
+    """Find links, pipes, sockets and devices, and folders where a file is expected."""
     for entry in context.folder.entries.values():
         if entry.kind in (EntryKind.LINK, EntryKind.OTHER):
-            yield Violation(entry.name, f"this is a {entry.kind}, which is not followed")
-        elif entry.kind is EntryKind.FOLDER and entry.name in MATTERS:
-            yield Violation(entry.name, "this is a folder where a file must be")
+            yield Violation(entry.name, f"it is a {entry.kind}, and the linter does not open it")
+        elif entry.kind is EntryKind.FOLDER and entry.name in EXPECTED_FILES:
+            yield Violation(entry.name, "it is a folder; a file is expected")
 
 
 @rule(
     "files-config-missing",
     severity=Severity.ERROR,
-    title="adapter_config.json is there",
-    why="Without it nobody knows rank, scaling or targets; peft refuses the folder.",
-    fix=f"copy {CONFIG} from the training output; a checkpoint that is being written lacks it",
+    title="adapter_config.json exists",
+    why="Without it, the rank, the scaling and the target modules are unknown, and peft rejects "
+    "the folder.",
+    fix=f"copy {CONFIG} from the training output; a checkpoint that is still being written lacks "
+    "it",
 )
 def config_missing(context: LintContext) -> Iterator[Violation]:
     """Find a folder without a config."""
@@ -62,9 +65,9 @@ def config_missing(context: LintContext) -> Iterator[Violation]:
 @rule(
     "files-weights-missing",
     severity=Severity.ERROR,
-    title="adapter_model.safetensors is there",
-    why="peft takes the path for a hub id when there are no weights, and its message misleads.",
-    fix=f"copy {WEIGHTS} from the training output, to the top of the folder",
+    title="adapter_model.safetensors exists",
+    why="Without weights, peft takes the path for a hub id and fails with a misleading message.",
+    fix=f"copy {WEIGHTS} from the training output to the top level of the folder",
 )
 def weights_missing(context: LintContext) -> Iterator[Violation]:
     """Find a folder without weights of any kind."""
@@ -72,43 +75,42 @@ def weights_missing(context: LintContext) -> Iterator[Violation]:
     if WEIGHTS in names or PICKLED_WEIGHTS in names:
         return
     inside = [e.name for e in names.values() if e.kind is EntryKind.FOLDER]
-    hint = f"; it may lie in {', '.join(inside[:3])}" if inside else ""
+    hint = f"; it may be in {', '.join(inside[:3])}" if inside else ""
     yield Violation(WEIGHTS, f"the folder has no {WEIGHTS}{hint}")
 
 
 @rule(
     "files-pickled-weights",
     severity=Severity.ERROR,
-    title="The weights are no pickle",
-    why="A pickle runs code when it is opened; torch's weights_only mode has been broken twice.",
+    title="The weights are not a pickle",
+    why="Opening a pickle runs code; torch's weights_only mode has been bypassed twice.",
     fix="save again with safe_serialization=True, peft's default since 0.6",
 )
 def pickled_weights(context: LintContext) -> Iterator[Violation]:
-    """Find weights that are there as a pickle only."""
+    """Find weights that exist only as a pickle."""
     names = context.folder.entries
     if PICKLED_WEIGHTS in names and WEIGHTS not in names:
-        yield Violation(
-            PICKLED_WEIGHTS, f"the weights are only there as {PICKLED_WEIGHTS}, a pickle"
-        )
+        yield Violation(PICKLED_WEIGHTS, f"the only weights are {PICKLED_WEIGHTS}, a pickle")
 
 
 @rule(
     "files-weights-unreadable",
     severity=Severity.ERROR,
-    title="adapter_model.safetensors is whole and unambiguous",
-    why="A truncated or tampered file loads partly, or as something else for another reader.",
+    title="adapter_model.safetensors is complete and unambiguous",
+    why="A truncated or tampered file loads partly, or differently in another reader.",
     fix="copy the file again, or save the adapter again",
 )
 def weights_unreadable(context: LintContext) -> Iterator[Violation]:
-    """Find weights whose header does not hold."""
+    """Find weights whose header is invalid."""
     if not context.has("weights") and "weights" in context.errors:
-        yield Violation(WEIGHTS, *_cut(context.errors["weights"]))
+        error = context.errors["weights"]
+        yield Violation(WEIGHTS, error.what, error.fix)
 
 
 @rule(
     "files-weights-empty",
     severity=Severity.ERROR,
-    title="The weights file holds LoRA tensors",
+    title="The weights file contains LoRA tensors",
     why="peft loads an empty file with a warning, and the result is the bare base model.",
     fix="gather all shards before saving: under ZeRO-3 set "
     "stage3_gather_16bit_weights_on_model_save, under FSDP use FULL_STATE_DICT",
@@ -117,158 +119,156 @@ def weights_unreadable(context: LintContext) -> Iterator[Violation]:
 def weights_empty(context: LintContext) -> Iterator[Violation]:
     """Find a valid file without any tensor."""
     if not context.weights.tensors:
-        yield Violation(WEIGHTS, f"{WEIGHTS} is valid but holds no tensor")
+        yield Violation(WEIGHTS, f"{WEIGHTS} is valid but contains no tensor")
 
 
 @rule(
     "files-config-unreadable",
     severity=Severity.ERROR,
-    title="adapter_config.json is strict JSON with one meaning",
-    why="A half-written config cannot be read; one with a key twice means two things.",
+    title="adapter_config.json is strict, unambiguous JSON",
+    why="A half-written config cannot be read, and a duplicated key has two values.",
     fix="copy the config again, or save the adapter again",
 )
 def config_unreadable(context: LintContext) -> Iterator[Violation]:
-    """Find a config that is no JSON object."""
+    """Find a config that is not a strict JSON object."""
     if context.reading is None and "config" in context.errors:
-        yield Violation(CONFIG, *_cut(context.errors["config"]))
+        error = context.errors["config"]
+        yield Violation(CONFIG, error.what, error.fix)
 
 
 @rule(
     "files-code",
     severity=Severity.WARNING,
-    title="The folder holds no program",
-    why="An adapter needs no code; a loader with trust_remote_code would run it.",
-    fix="remove the file; it is never run here",
+    title="The folder contains no program",
+    why="An adapter needs no code, and a loader with trust_remote_code would run it.",
+    fix="remove the file; the linter never runs it",
 )
 def code(context: LintContext) -> Iterator[Violation]:
     """Find programs and libraries."""
     for entry in context.folder.entries.values():
         if entry.is_code:
-            yield Violation(entry.name, "this is a program, by its name")
+            yield Violation(entry.name, "executable code, by its name")
 
 
 @rule(
     "files-settings",
     severity=Severity.WARNING,
-    title="The folder holds no settings of the tools that judge it",
-    why="pytest and this tool take settings from the folder that they are started in: one that is "
-    "started in the adapter's would be told by it which rules to leave out. Here it is refused.",
-    fix="remove the file, and keep your settings in the folder of your own project",
+    title="The folder contains no settings of pytest or of this tool",
+    why="pytest and this tool read settings from the folder that they are started in, so an "
+    "adapter could choose the rules by which it is judged. This tool refuses to run there.",
+    fix="remove the file, and keep your settings in your own project's folder",
 )
 def settings(context: LintContext) -> Iterator[Violation]:
-    """Find configuration of pytest and of this tool; a conftest.py is a program."""
+    """Find configuration files of pytest and of this tool. A conftest.py counts as a program."""
     for name in _SETTINGS:
         if name in context.folder.entries:
             yield Violation(
-                name, f"the folder holds {name}, which can set up the run that judges it"
+                name, f"the folder contains {name}, which can configure the run that judges it"
             )
 
 
 @rule(
     "files-pickle-beside",
     severity=Severity.INFO,
-    title="No pickles or optimizer states lie beside the weights",
-    why="They are never opened here, but others may; an optimizer state is twice the adapter's "
-    "size and of no use to a reader.",
-    fix="leave the file out when the adapter is handed on",
+    title="The folder contains no pickles or optimizer states next to the weights",
+    why="The linter never opens them, but others may; an optimizer state is twice the adapter's "
+    "size and useless for inference.",
+    fix="remove the file before you distribute the adapter",
 )
 def pickle_beside(context: LintContext) -> Iterator[Violation]:
     """Find training_args.bin, optimizer.pt and the like."""
     for entry in context.folder.entries.values():
         alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in context.folder.entries
         if entry.is_pickle and not alone:
-            yield Violation(entry.name, f"this may hold a pickle ({entry.size} bytes); not opened")
+            yield Violation(entry.name, f"possibly a pickle ({entry.size} bytes); not opened")
 
 
 @rule(
     "files-training-log",
     severity=Severity.WARNING,
-    title="Training's own log has finite losses, and does not end with one of zero",
-    why="After a loss that is no number the weights are what was left of them; a loss of exactly 0 "
-    "means that every label was masked, or that the data was learned by heart.",
-    fix="look at the learning rate and at the data's masking, and train again",
+    title="The training log has only finite losses, and the last one is not zero",
+    why="After a NaN or infinite loss the weights are damaged. A loss of exactly 0 means that "
+    "every label was masked, or that the model memorised the data.",
+    fix="check the learning rate and the label masking, and train again",
 )
 def training_log(context: LintContext) -> Iterator[Violation]:
-    """Look at the losses in the log of transformers' trainer, where it is of a usual size."""
+    """Check the losses in the log of transformers' Trainer, unless the log is unusually large."""
     log = context.folder.file(TRAINING_LOG)
     if log is None or log.size > MAX_LOG_BYTES:
         return
     try:
         data = context.folder.read_bytes(TRAINING_LOG, MAX_LOG_BYTES)
-        state = parse_object(data, where=TRAINING_LOG, max_bytes=MAX_LOG_BYTES, non_finite=True)
+        state = parse_object(
+            data, where=TRAINING_LOG, max_bytes=MAX_LOG_BYTES, allow_non_finite=True
+        )
     except AdapterError as error:
-        yield Violation(TRAINING_LOG, *_cut(str(error)))
+        yield Violation(TRAINING_LOG, error.what, error.fix)
         return
     history = state.get("log_history")
     entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
     for name in ("loss", "eval_loss"):
         losses = [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
         for loss, step in losses:
-            if loss != loss or abs(loss) == math.inf:  # noqa: PLR0124 - an integer may be no float
+            if loss != loss or abs(loss) == math.inf:  # noqa: PLR0124 - math.isnan needs a float
                 yield Violation(TRAINING_LOG, f"{name} is {loss} at step {step!r}")
                 break
         if losses and losses[-1][0] == 0:
-            yield Violation(TRAINING_LOG, f"{name} is 0 at the last step that was logged")
+            yield Violation(TRAINING_LOG, f"{name} is 0 at the last logged step")
 
 
 @rule(
     "files-other-model",
     severity=Severity.INFO,
-    title="The folder holds no other model beside the adapter",
-    why="A loader of whole models takes the folder for one where config.json is there. What "
-    "another base would come of is an error of its own; this tells what else lies there.",
-    fix="leave the file out when the adapter is handed on",
+    title="The folder contains no other model",
+    why="Loaders of complete models take a folder with config.json for one. A config or weights "
+    "that would replace the base are a separate error (files-own-base).",
+    fix="remove the file before you distribute the adapter",
 )
 def other_model(context: LintContext) -> Iterator[Violation]:
-    """Find a model's config and weights of another name."""
+    """Find a model's config, and weights under another name."""
     for entry in context.folder.entries.values():
         if entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS:
-            yield Violation(entry.name, "these are weights of another model, and not looked at")
+            yield Violation(entry.name, "weights of another model; not checked")
         elif entry.name == MODEL_CONFIG:
             yield Violation(
                 entry.name,
-                "transformers takes the folder for a whole model, and then finds no weights of one",
+                "transformers takes the folder for a complete model, but its weights are missing",
             )
 
 
 @rule(
     "files-subfolders",
     severity=Severity.INFO,
-    title="The folder holds one adapter and no other folders",
-    why="Checkpoints and further adapters within it are not looked at.",
-    fix="give each adapter's own folder to check it too",
+    title="The folder contains one adapter and no other folders",
+    why="Checkpoints and other adapters in sub-folders are not checked.",
+    fix="check each adapter's own folder separately",
 )
 def subfolders(context: LintContext) -> Iterator[Violation]:
-    """Find folders within the folder."""
+    """Find sub-folders."""
     inside = [
         e.name
         for e in context.folder.entries.values()
-        if e.kind is EntryKind.FOLDER and e.name not in (*MATTERS, TEMPLATE_FOLDER)
+        if e.kind is EntryKind.FOLDER and e.name not in (*EXPECTED_FILES, TEMPLATE_FOLDER)
     ]
     if inside:
         shown = ", ".join(inside[:5]) + (", …" if len(inside) > 5 else "")
-        yield Violation(inside[0], f"not looked at: {shown}")
+        yield Violation(inside[0], f"not checked: {shown}")
 
 
 @rule(
     "files-oversized",
     severity=Severity.INFO,
-    title="The weights file holds little that the base has already",
-    why="peft copies the base's table into the file when it is adapted; the copy is never needed.",
+    title="Most of the weights file is not a copy of the base",
+    why="peft copies the base's embedding table into the file when the table is adapted; the copy "
+    "is never needed.",
     fix="save with save_embedding_layers=False",
     needs=["weights"],
 )
 def oversized(context: LintContext) -> Iterator[Violation]:
-    """Find a file that is mostly a copy of the base's tables."""
+    """Find a file that consists mostly of copies of the base's tables."""
     infos = {key.name: context.info(key) for key in context.keys.values()}
     copies = [k.name for k in context.keys.values() if k.part is Part.BASE_WEIGHT]
     size = sum(infos[name].stop - infos[name].start for name in copies)
     if size > context.weights.size / 2:
         message = f"{size} of its {context.weights.size} bytes are copies of the base's tables"
         yield Violation(WEIGHTS, message)
-
-
-def _cut(message: str) -> tuple[str, str]:
-    """Split an error's message into what is wrong and how to mend it."""
-    what, _, fix = message.rpartition("; ")
-    return what or message, fix

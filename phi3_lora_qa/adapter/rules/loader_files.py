@@ -1,8 +1,8 @@
-"""Family files, continued: no loader takes from the folder what was not checked.
+"""Family files: files that loaders take from the folder although no check covers them.
 
-transformers takes the base itself from a folder with a config.json in it, and the settings of
-generation; SGLang reads every safetensors file of an adapter's folder, and vLLM up to 0.10 one with
-further embeddings. An adapter that is judged on one base ships with another if these are left.
+transformers loads the base itself from a folder with a config.json, and the generation settings.
+SGLang reads every safetensors file of an adapter's folder, and vLLM up to 0.10 reads one with
+additional embeddings. With such files an adapter that was judged on one base runs with another.
 """
 
 import re
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import GENERATION_CONFIG, MODEL_CONFIG, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError
@@ -23,9 +24,9 @@ _WHOLE_MODEL = re.compile(
     r"(pytorch_model|tf_model|flax_model|consolidated)\b.*\.(bin|h5|msgpack|pth|index\.json)"
     r"|.*\.safetensors(\.index\.json)?"
 )
-_FURTHER_EMBEDDINGS = ("new_embeddings.safetensors", "new_embeddings.bin")
+_EXTRA_EMBEDDINGS = ("new_embeddings.safetensors", "new_embeddings.bin")
 
-# Who wrote the file and when, and how fast or in which precision to compute: no other model.
+# These fields say who wrote the file, and in which precision to compute. The model is the same.
 _CONFIG_WITHOUT_EFFECT = (
     "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
 )  # fmt: skip
@@ -49,46 +50,45 @@ _NEUTRAL: Mapping[str, Any] = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 50, "typical_p": 1.0, "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }  # fmt: skip
-"""What transformers does where a field is missing, beside null, false and empty."""
+"""The defaults of transformers for missing fields, other than null, false and empty."""
 
 
 @rule(
     "files-own-base",
     severity=Severity.ERROR,
     title="No loader takes the base from the adapter's folder",
-    why="transformers' AutoModelForCausalLM and vLLM take a folder with a config.json for a whole "
-    "model: what runs is then the model in it, and not the base that the adapter was checked with.",
+    why="transformers' AutoModelForCausalLM and vLLM take a folder with a config.json for a "
+    "complete model. They would run the model in the folder, not the base that the adapter was "
+    "checked against.",
     fix="remove the model's config and weights from the folder; they belong to the base",
 )
 def own_base(context: LintContext) -> Iterator[Violation]:
-    """Find a config of a model, unless it is the base's; and weights of one beside it."""
+    """Find the config of a model that is not the base's, and a model's weights next to it."""
     names = context.folder.entries
     config = next((n for n in (_MISTRAL_CONFIG, MODEL_CONFIG) if n in names), None)
     if config is None:
         return
     weights = [name for name in names if name != WEIGHTS and _WHOLE_MODEL.fullmatch(name)]
-    foreign = [name for name in weights if not _is_the_bases(context, name)]
+    foreign = [name for name in weights if not _equals_base_file(context, name)]
     if foreign:
-        beside = f"{foreign[0]} beside it"
-        yield Violation(config, f"a loader takes the base from {config} and {beside}")
+        yield Violation(config, f"a loader takes the base from {config} and {foreign[0]}")
     elif config == _MISTRAL_CONFIG:
-        yield Violation(config, "a loader takes the folder for a model of its own")
+        yield Violation(config, "a loader takes the folder for a complete model")
     elif context.has("base"):
         try:
             found = _read(context.folder, MODEL_CONFIG)
         except AdapterError as error:
-            what, _, fix = str(error).rpartition("; ")
-            yield Violation(config, what, fix)
+            yield Violation(config, error.what, error.fix)
             return
         for field in _other_model(found, context.base.config, whole=bool(weights)):
             yield _setting(config, field, found, context.base.config)
 
 
 def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: bool) -> list[str]:
-    """Return the fields by which a config is another model's.
+    """Return the fields that make a config another model's.
 
-    Without weights beside it nobody can load a model by it; it still chooses classes and code. What
-    versions of transformers add when they save a config, or call otherwise, is no matter then.
+    Without weights in the folder, no model can be loaded with it, but it still chooses classes and
+    code. Fields that versions of transformers add or rename on saving are then ignored.
     """
     if whole:
         return _differing(ours, theirs, _CONFIG_WITHOUT_EFFECT)
@@ -100,36 +100,35 @@ def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: b
 @rule(
     "files-further-weights",
     severity=Severity.ERROR,
-    title="No loader takes further weights for the adapter from its folder",
-    why="SGLang reads every safetensors file of the folder, and vLLM up to 0.10 one called "
-    "new_embeddings: what they hold is loaded into the model, and was not checked.",
-    fix="remove the file, or give its adapter a folder of its own",
+    title="No loader takes additional adapter weights from the folder",
+    why="SGLang reads every safetensors file of the folder, and vLLM up to 0.10 reads one called "
+    "new_embeddings. They load these tensors into the model, and no check has seen them.",
+    fix="remove the file, or move its adapter to its own folder",
 )
 def further_weights(context: LintContext) -> Iterator[Violation]:
-    """Find other files of factors, and embeddings."""
+    """Find other files with factors, and additional embeddings."""
     for name in context.folder.entries:
-        if name in _FURTHER_EMBEDDINGS:
+        if name in _EXTRA_EMBEDDINGS:
             yield Violation(name, "vLLM loads these embeddings with the adapter")
         elif name.endswith(".safetensors") and name != WEIGHTS and _has_factors(context, name):
-            yield Violation(name, f"this holds factors of an adapter, beside those of {WEIGHTS}")
+            yield Violation(name, f"it contains adapter factors in addition to {WEIGHTS}")
 
 
 @rule(
     "files-generation",
     severity=Severity.ERROR,
-    title="The folder's settings of generation are the base's",
-    why="Who loads them from the folder gets other answers than were judged: cut off, without some "
-    "words, or without an end.",
+    title="The generation settings in the folder are the base's",
+    why="A program that loads them from the folder produces different answers from those that "
+    "were judged: truncated, with words suppressed, or without an end.",
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )
 def generation(context: LintContext) -> Iterator[Violation]:
-    """Compare all settings that change an answer, but those of sampling."""
+    """Compare all settings that change an answer, except those of sampling."""
     try:
         ours, theirs = _generation(context)
     except AdapterError as error:
-        what, _, fix = str(error).rpartition("; ")
-        yield Violation(GENERATION_CONFIG, what, fix)
+        yield Violation(GENERATION_CONFIG, error.what, error.fix)
         return
     for field in _differing(ours, theirs, (*_GENERATION_WITHOUT_EFFECT, *_SAMPLING)):
         yield _setting(GENERATION_CONFIG, field, ours, theirs)
@@ -138,9 +137,9 @@ def generation(context: LintContext) -> Iterator[Violation]:
 @rule(
     "files-sampling",
     severity=Severity.WARNING,
-    title="Answers are drawn as the base's are",
-    why="Who loads the settings of generation from the folder draws answers in another way; the "
-    "gate judges the most likely one.",
+    title="The sampling settings in the folder are the base's",
+    why="A program that loads them from the folder samples answers differently; the gate judges "
+    "greedy decoding.",
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )
@@ -149,7 +148,7 @@ def sampling(context: LintContext) -> Iterator[Violation]:
     try:
         ours, theirs = _generation(context)
     except AdapterError:
-        return  # files-generation says it
+        return  # files-generation reports it
     for field in _differing(ours, theirs, ()):
         if field in _SAMPLING:
             yield _setting(GENERATION_CONFIG, field, ours, theirs)
@@ -159,14 +158,14 @@ def _setting(
     file: str, field: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> Violation:
     mine, its = (f"{settings.get(field)!r:.60}" for settings in (ours, theirs))
-    return Violation(file, f"{field:.60} is {mine}, in the base it is {its}")
+    return Violation(file, f"{field:.60} is {mine}, but {its} in the base")
 
 
 def _generation(context: LintContext) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the folder's settings and the base's; twice the base's where the folder has none."""
-    data = context.base.read_text(GENERATION_CONFIG, _MAX_CONFIG)
+    """Return the folder's settings and the base's; the base's for both if the folder has none."""
+    data = context.base.read_bytes(GENERATION_CONFIG, _MAX_CONFIG)
     theirs = _parsed(data, GENERATION_CONFIG) if data else dict(context.base.config)
-    if not data:  # transformers makes them of the model's config then
+    if not data:  # transformers then derives them from the model's config
         theirs = {n: v for n, v in theirs.items() if n.endswith("_token_id") or n in _NEUTRAL}
     if GENERATION_CONFIG not in context.folder.entries:
         return theirs, theirs
@@ -181,7 +180,7 @@ def _differing(
 
 
 def _meaning(field: str, value: Any) -> Any:
-    """Return a value in one form: nothing for what is done anyway, a list for a single token."""
+    """Normalise a value: None for the default, a list for a single token."""
     if not value or value == _NEUTRAL.get(field):
         return None
     if field.endswith("_token_id"):
@@ -201,8 +200,8 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
     return parse_object(data, where=name, max_bytes=_MAX_CONFIG)
 
 
-def _is_the_bases(context: LintContext, name: str) -> bool:
-    """Whether a file is the base's own to the byte; a fingerprint would only be a sample."""
+def _equals_base_file(context: LintContext, name: str) -> bool:
+    """Whether a file equals the base's byte for byte; a fingerprint would only be a sample."""
     entry = context.folder.file(name)
     if entry is None or entry.is_pickle or not context.has("base"):
         return False
@@ -214,7 +213,7 @@ def _has_factors(context: LintContext, name: str) -> bool:
     try:
         found = open_safetensors(partial(context.folder.open_file, name), name)
     except AdapterError:
-        return True  # nobody knows what another reader finds in it
-    # As peft names them; a checkpoint of loralib beside the adapter is nothing to SGLang.
+        return True  # another reader may find factors in it
+    # The names that peft writes; SGLang ignores a checkpoint of loralib.
     named = (".lora_A.weight", ".lora_B.weight")
     return any(n.startswith("base_model.") or n.endswith(named) for n in found.tensors)

@@ -1,11 +1,12 @@
-"""Family values, its rules on what is no factor: whole modules, rows, biases and magnitudes."""
+"""Family values: faults in complete modules, token rows, biases and magnitudes."""
 
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.rules.factor_values import MAX_GAIN
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part, tensor_name
 
@@ -15,26 +16,26 @@ if TYPE_CHECKING:
 MAX_RMS, MAX_ELEMENT = 100.0, 1e4
 """The largest root mean square, and the largest element, of a healthy weight, norm, row or bias.
 
-Weights of language models have an rms below 1, norms up to about 20, single elements of norms some
-hundreds. A bias counts with its scaling, as it is added to outputs of about that size.
+Weights of language models have an rms below 1, norms up to about 20, single elements of norms a
+few hundred. A bias is multiplied by its scaling, because it is added to outputs of about that size.
 """
 
 MIN_RMS = 1e-8
-"""Below this a weight is nothing: the base's are above 1e-3."""
+"""A weight with a smaller root mean square counts as zero; the base's have more than 1e-3."""
 
 MAX_MAGNITUDE = 1000.0
-"""How many times the median of its module's magnitudes a DoRA magnitude may be.
+"""The largest ratio of a DoRA magnitude to the median of its module's magnitudes.
 
-They begin as the norms of the weight's rows: 1 to 5 in Phi-3, and a hundred times that in single
-rows of outlier features. The median itself is held to it too; that of an embedding table, where
-they are norms over all tokens, to `MAX_RMS` of the table's elements.
+Magnitudes start as the norms of the weight's rows: 1 to 5 in Phi-3, and a hundred times that in
+single rows of outlier features. It is also the limit of the median itself, except in an embedding
+table, where magnitudes are norms over all tokens and the elements' limit is `MAX_RMS`.
 """
 
 MIN_NEGATIVE = 0.1
-"""How large a negative magnitude is, beside the median, that training cannot have led there.
+"""The least size of a negative magnitude, relative to the median, that training cannot explain.
 
-It begins positive. A row of next to nothing may cross zero; any other would have to lose all of its
-size first, and its output with it.
+A magnitude starts positive. A tiny one may cross zero; any other would first have to lose all of
+its size, and its output with it.
 """
 
 _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
@@ -43,38 +44,39 @@ _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
 @rule(
     "values-zero-weight",
     severity=Severity.ERROR,
-    title="No whole module, table, row set or bias in the file is zero",
-    why="A head, norm or table of zeros takes the place of the base's: every logit becomes the "
-    "same, or tokens lose their meaning. A bias of zeros was never trained, or was lost.",
-    fix="take the tensor from the training output again, gathered and whole",
-    needs=["implied"],
+    title="No complete module, table, set of rows or bias in the file is zero",
+    why="A head, norm or table of zeros replaces the base's: all logits become equal, or tokens "
+    "lose their meaning. A bias of zeros was never trained, or was lost.",
+    fix="copy the complete, gathered tensor from the training output again",
+    needs=["expected tensors"],
 )
 def zero_weight(context: LintContext) -> Iterator[Violation]:
-    """Find whole weights, copies of tables, token rows and biases that are (next to) nothing."""
-    for name, found in context.measures.items():
+    """Find complete weights, copies of tables, token rows and biases that are (almost) zero."""
+    for name, found in context.tensor_stats.items():
         if (
             context.keys[name].part in (*_WHOLE, Part.B_BIAS)
-            and found.finite
+            and found.is_finite
             and found.rms < MIN_RMS
         ):
-            yield Violation(name, "all values are zero, or next to nothing")
+            yield Violation(name, "all values are zero or almost zero")
 
 
 @rule(
     "values-weight-size",
     severity=Severity.ERROR,
-    title="No whole module, table, row set, bias or factor is larger than any healthy one",
-    why="What is so large drowns everything else that the base computes. Factors that are small "
-    "only together overflow between them, in float16 already when they are loaded.",
-    fix="train again with a lower learning rate, or take the tensor from the training output again",
-    needs=["implied"],
+    title="No complete module, table, set of rows, bias or factor is larger than in any healthy "
+    "adapter",
+    why="Values this large drown out everything else that the base computes. Factors that are "
+    "small only as a product overflow in float16 as soon as they are loaded.",
+    fix="train again with a lower learning rate, or copy the tensor from the training output again",
+    needs=["expected tensors"],
 )
 def weight_size(context: LintContext) -> Iterator[Violation]:
-    """Find whole weights, token rows, LoRA biases and single numbers of an impossible size.
+    """Find weights, token rows, LoRA biases and single numbers of an implausible size.
 
-    The size of what factors make together is that of their delta (see values-explosion).
+    values-explosion checks the size of the factors' product.
     """
-    for name, found in context.measures.items():
+    for name, found in context.tensor_stats.items():
         key = context.keys[name]
         if key.part is Part.B_BIAS:
             scaling = abs(context.matching.scaling(key.module))
@@ -85,43 +87,42 @@ def weight_size(context: LintContext) -> Iterator[Violation]:
             largest, size, most = _largest(found), 0.0, MAX_RMS
         else:
             continue
-        if found.finite and size > most:
-            yield Violation(name, f"its root mean square is {size:.3g}, above {most:g}")
-        elif found.finite and largest > MAX_ELEMENT:
-            yield Violation(name, f"its largest value is {largest:.3g}, above {MAX_ELEMENT:g}")
+        if found.is_finite and size > most:
+            yield Violation(name, f"the root mean square is {size:.3g}, above {most:g}")
+        elif found.is_finite and largest > MAX_ELEMENT:
+            yield Violation(name, f"the largest value is {largest:.3g}, above {MAX_ELEMENT:g}")
 
 
 @rule(
     "values-magnitude",
     severity=Severity.ERROR,
-    title="Every DoRA magnitude is a positive number of a possible size",
-    why="A magnitude of zero switches an output of the base off, a negative one turns it round, "
-    "and a huge one drowns the others.",
-    fix="take the magnitudes from the training output again",
-    needs=["implied"],
+    title="Every DoRA magnitude is positive and of a plausible size",
+    why="A magnitude of zero disables an output of the base, a negative one reverses it, and a "
+    "huge one drowns out the others.",
+    fix="copy the magnitudes from the training output again",
+    needs=["expected tensors"],
 )
 def magnitude(context: LintContext) -> Iterator[Violation]:
     """Find magnitudes that are zero, negative, or far above the others of their module."""
     import numpy as np
 
-    for name, found in context.measures.items():
+    for name, found in context.tensor_stats.items():
         key = context.keys[name]
-        if key.part is not Part.MAGNITUDE or not found.finite or not found.size:
+        if key.part is not Part.MAGNITUDE or not found.is_finite or not found.size:
             continue
         values = context.tensor(name).reshape(-1).astype(np.float64)
-        middle = float(np.partition(np.abs(values), values.size // 2)[values.size // 2])
+        median = float(np.partition(np.abs(values), values.size // 2)[values.size // 2])
+        large = int((np.abs(values) > MAX_MAGNITUDE * median).sum()) if median else 0
         counts = {
             "zero": int((values == 0).sum()),
-            "negative": int((values < -MIN_NEGATIVE * middle).sum()),
-            f"more than {MAX_MAGNITUDE:g} times the median": int(
-                (np.abs(values) > MAX_MAGNITUDE * middle).sum()
-            ),
+            "negative": int((values < -MIN_NEGATIVE * median).sum()),
+            f"more than {MAX_MAGNITUDE:g} times the median": large,
         }
         for what, count in counts.items():
-            if count and not (what.startswith("more") and middle == 0):
+            if count:
                 yield Violation(name, f"{count} of {values.size} magnitudes are {what}")
-        if middle > _largest_median(context, key.module):
-            yield Violation(name, f"the median of its magnitudes is {middle:.3g}")
+        if median > (limit := _largest_median(context, key.module)):
+            yield Violation(name, f"the median magnitude is {median:.3g}, above {limit:.3g}")
 
 
 def _largest(found: "TensorStats") -> float:

@@ -1,21 +1,23 @@
-"""Family tensors, its rules on what is adapted: the names that the config gives."""
+"""Family tensors: the modules, layers and token rows that the config names."""
 
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
-from phi3_lora_qa.adapter.target_matching import layer_index, name_suffixes
+from phi3_lora_qa.adapter.module_names import matches_suffix, name_suffixes
+from phi3_lora_qa.adapter.rule import rule
+from phi3_lora_qa.adapter.target_matching import layer_index
 from phi3_lora_qa.adapter.tensor_names import FACTORS
 
 SPLIT = {
     "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
     "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
 }  # fmt: skip
-"""Llama's names of the projections that Phi-3 has fused, and the fused ones."""
+"""Llama's names of the projections that Phi-3 fuses, and the names of the fused ones."""
 
 _LINEAR_ONLY = (
     "lora_bias",
@@ -29,45 +31,43 @@ _LINEAR_ONLY = (
 @rule(
     "tensors-target-unsupported",
     severity=Severity.ERROR,
-    title="Every target is something that peft can adapt in this way",
-    why="peft raises on any other kind of layer, and on names that match nothing at all, but only "
-    "once the base has been loaded.",
-    fix="correct the names in the config; a norm can be trained through modules_to_save",
-    needs=["implied"],
+    title="peft can adapt every target",
+    why="peft raises an error for any other kind of layer, and if no name matches, but only after "
+    "it has loaded the base.",
+    fix="correct the names in the config; to train a norm, list it in modules_to_save",
+    needs=["expected tensors"],
 )
 def target_unsupported(context: LintContext) -> Iterator[Violation]:
-    """Find norms and tables that cannot be adapted as asked, and fields that match nothing."""
-    implied, config = context.implied, context.config
+    """Find norms and tables that cannot be adapted as requested, and configs that match nothing."""
+    expected, config = context.expected, context.config
     shares = config.ensure_weight_tying and _ties_tables(context)
-    for module in implied.targeted.values():
+    for module in expected.targeted.values():
         if reason := _unadaptable(module, config, shares=shares):
             yield Violation(f"{CONFIG}: target_modules", f"{module.name} {reason}")
-    for name in implied.twice:
-        message = f"{name} is named by target_modules and by target_parameters"
-        yield Violation(f"{CONFIG}: target_parameters", message, "name it in one of the two")
-    if not implied.targeted:
-        message = "the config's targets match no module, so peft refuses the adapter"
-        fix = "Phi-3's modules are qkv_proj, o_proj, gate_up_proj, down_proj"
+    for name in expected.adapted_twice:
+        message = f"target_modules and target_parameters both name {name}"
+        yield Violation(f"{CONFIG}: target_parameters", message, "name it in only one of the two")
+    if not expected.targeted:
+        message = "the config's targets match no module, so peft rejects the adapter"
+        fix = "name some of Phi-3's modules: qkv_proj, o_proj, gate_up_proj, down_proj"
         yield Violation(f"{CONFIG}: target_modules", message, fix)
 
 
 @rule(
     "tensors-token-rows",
     severity=Severity.ERROR,
-    title="trainable_token_indices names rows that a table has",
-    why="peft raises on a table that it does not find, and on a row beyond the last.",
+    title="trainable_token_indices names existing rows of a table",
+    why="peft raises an error for an unknown table, and for a row beyond the last.",
     fix="name embed_tokens or lm_head, and tokens of the base's vocabulary",
-    needs=["implied"],
+    needs=["expected tensors"],
 )
 def token_rows(context: LintContext) -> Iterator[Violation]:
-    """Find tables that are none, and tokens beyond the last row."""
+    """Find unknown tables, and tokens beyond the last row."""
     where = f"{CONFIG}: trainable_token_indices"
     for name, tokens in context.config.trainable_token_indices.items():
-        tables = [
-            m for n, m in context.implied.modules.items() if n == name or n.endswith(f".{name}")
-        ]
+        tables = [m for n, m in context.expected.modules.items() if matches_suffix(n, name)]
         if not any(m.leaf in TABLES for m in tables):
-            yield Violation(where, f"{name} is no table of the base")
+            yield Violation(where, f"{name} is not a table of the base")
         for module in tables:
             rows = module.inputs if module.kind is ModuleKind.EMBEDDING else module.outputs
             if rows is not None and max(tokens) >= rows:
@@ -80,53 +80,53 @@ def token_rows(context: LintContext) -> Iterator[Violation]:
     "tensors-target-idle",
     severity=Severity.WARNING,
     title="Every target names a module of the base",
-    why="Phi-3 has its projections fused: q_proj, k_proj, v_proj, gate_proj and up_proj match "
-    "nothing, and nothing of attention's input or the MLP's was trained.",
+    why="Phi-3 fuses its projections: q_proj, k_proj, v_proj, gate_proj and up_proj match "
+    "nothing, so attention's input and the MLP were not trained.",
     fix="train again with qkv_proj, o_proj, gate_up_proj and down_proj",
-    needs=["implied"],
+    needs=["expected tensors"],
 )
 def target_idle(context: LintContext) -> Iterator[Violation]:
     """Find names, layers and patterns that match nothing."""
     targets = context.matching.config.target_modules
     if isinstance(targets, tuple):
-        ends = {tail for name in context.implied.modules for tail in name_suffixes(name)}
+        ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
         for target in sorted(set(targets) - ends):
             near = SPLIT.get(target.rpartition(".")[2])
-            fix = f"train again with {near} in place of {target}" if near else ""
+            fix = f"train again with {near} instead of {target}" if near else ""
             yield Violation(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
     excluded = context.config.exclude_modules
     if isinstance(excluded, tuple):
-        ends = {tail for name in context.implied.modules for tail in name_suffixes(name)}
+        ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
         for name in sorted(set(excluded) - ends):
             fix = f"correct or remove {name} in exclude_modules"
             yield Violation(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
-    weights = [f".{module}.weight" for module in context.implied.modules]
+    weights = [f"{module}.weight" for module in context.expected.modules]
     for name in context.config.target_parameters:
-        if not any(weight.endswith(f".{name}") for weight in weights):
+        if not any(matches_suffix(weight, name) for weight in weights):
             fix = f"correct or remove {name} in target_parameters"
             yield Violation(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
-    count = 1 + max((layer_index(name) or 0 for name in context.implied.modules), default=0)
+    count = 1 + max((layer_index(name) or 0 for name in context.expected.modules), default=0)
     for layer in context.config.layers_to_transform or ():
         if layer >= count:
-            whose = f"the base has {count}" if context.has("base") else "no Phi-3 has so many"
+            whose = f"the base has {count}" if context.has("base") else "no Phi-3 has that many"
             message = f"there is no layer {layer}: {whose}"
             yield Violation(
                 f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list"
             )
-    parts = [module.split(".") for module in context.implied.modules]
+    parts = [module.split(".") for module in context.expected.modules]
     names = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
     for name in context.config.modules_to_save:
         if not any(module.endswith(name) for module in names):
-            message = f"{name} matches no module, so that it was neither trained nor saved"
+            message = f"{name} matches no module, so it was neither trained nor saved"
             fix = f"correct {name} and train again, or remove it from modules_to_save"
             yield Violation(f"{CONFIG}: modules_to_save", message, fix)
-    for field, pattern in context.idle_patterns:
+    for field, pattern in context.unused_patterns:
         fix = f"correct or remove the entry in {field}"
         yield Violation(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
 
 
 def _ties_tables(context: LintContext) -> bool:
-    """Whether the base's tables are one; without a base, whether the file has factors for both."""
+    """Whether the base ties its tables; without a base, whether the file has factors for both."""
     if context.has("base"):
         return bool(context.base.config.get("tie_word_embeddings"))
     factors = (key.module for key in context.keys.values() if key.part in FACTORS)
@@ -134,21 +134,21 @@ def _ties_tables(context: LintContext) -> bool:
 
 
 def _unadaptable(module: BaseModule, config: LoraAdapterConfig, *, shares: bool) -> str:
-    """Say why peft cannot adapt a module, or this tool cannot check it; empty where both can.
+    """Say why peft cannot adapt a module, or this tool cannot check it; empty if both can.
 
-    ``shares``: whether ensure_weight_tying makes one pair of factors serve both tables.
+    ``shares``: whether ensure_weight_tying uses one pair of factors for both tables.
     """
     if module.kind is ModuleKind.NORM:
         return "is a norm"
     if shares and module.leaf in TABLES:
-        return "is a table, and ensure_weight_tying adapts the other one with the same factors"
+        return "is a table, and ensure_weight_tying adapts both tables with one pair of factors"
     if module.kind is ModuleKind.EMBEDDING:
         named = next((name for name in _LINEAR_ONLY if getattr(config, name)), "")
         return f"is an embedding, which {named} cannot adapt" if named else ""
     if blocks := config.use_bdlora:
         lists = blocks.splits_a(module.name) + blocks.splits_b(module.name)
         if lists == 2:
-            return "is named by both lists of use_bdlora"
+            return "is in both lists of use_bdlora"
         if lists == 0 and blocks.strict:
-            return "is named by neither list of use_bdlora, which match_strict asks for"
+            return "is in neither list of use_bdlora, although match_strict requires it"
     return ""

@@ -1,13 +1,14 @@
-"""Family tensors: the file holds exactly what the config implies, in name, shape and dtype."""
+"""Family tensors: the names, shapes and dtypes of the tensors match the config."""
 
 from collections.abc import Iterator, Mapping
 
 from phi3_lora_qa.adapter.expected_tensors import ExpectedTensor, Shape
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.module_names import name_suffixes
+from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.rules.target_modules import SPLIT
-from phi3_lora_qa.adapter.target_matching import name_suffixes
 from phi3_lora_qa.adapter.tensor_names import FACTORS, LORA_PARTS, Part, TensorKey
 
 _FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
@@ -17,29 +18,29 @@ _FIELDS = {
     Part.EXPERTS_PRIOR: "monteclora_config", Part.VARIANCE_PRIOR: "monteclora_config",
     Part.DEVIATION_PRIOR: "monteclora_config",
 }  # fmt: skip
-"""The config's field that asks for a part beside the factors."""
+"""The config's field that declares a part other than the factors."""
 _PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
 @rule(
     "tensors-key",
     severity=Severity.ERROR,
-    title="Every tensor has a name that peft writes",
-    why="peft ignores a tensor whose name it does not know, and runs the bare base instead.",
+    title="Every tensor has a name in peft's format",
+    why="peft ignores tensors with unknown names, and the bare base runs instead.",
     fix="save the adapter with peft's save_pretrained, from the unwrapped model",
     needs=["weights"],
 )
 def key(context: LintContext) -> Iterator[Violation]:
-    """Find names outside the grammar, and say what spoilt them."""
+    """Find malformed names, and explain what is wrong with them."""
     for bad in context.bad_keys:
-        yield Violation(bad.name, f"the name is wrong: {bad.cause}", bad.fix)
+        yield Violation(bad.name, f"malformed name: {bad.cause}", bad.fix)
 
 
 @rule(
     "tensors-adapter-name",
     severity=Severity.WARNING,
-    title="No tensor's name holds the adapter's own name",
-    why='peft loads these names only while the adapter is called "default"; vLLM and llama.cpp do '
+    title="No tensor's name contains the adapter's name",
+    why='peft loads these names only if the adapter is called "default"; vLLM and llama.cpp do '
     "not know them.",
     fix="save the adapter with peft's save_pretrained, which leaves the name out",
     needs=["weights"],
@@ -48,36 +49,36 @@ def adapter_name(context: LintContext) -> Iterator[Violation]:
     """Find names such as lora_A.default.weight."""
     named = [key for key in context.keys.values() if key.adapter]
     if named:
-        yield Violation(named[0].name, f"{len(named)} names hold the adapter's name")
+        yield Violation(named[0].name, f"{len(named)} names contain the adapter's name")
 
 
 @rule(
     "tensors-base-weight",
     severity=Severity.ERROR,
     title="No tensor replaces a weight of the base",
-    why="peft copies such a tensor into the base model: switching the adapter off then shows a "
-    "base that never was.",
-    fix="remove the tensor, or name its module in modules_to_save if it was trained on purpose",
-    needs=["implied"],
+    why="peft copies such a tensor into the base model. Disabling the adapter then no longer "
+    "restores the base.",
+    fix="remove the tensor, or list its module in modules_to_save if it was trained on purpose",
+    needs=["expected tensors"],
 )
 def base_weight(context: LintContext) -> Iterator[Violation]:
-    """Find whole weights that the config does not announce."""
+    """Find complete weights that the config does not declare."""
     for key in _unexpected(context):
         if key.part not in LORA_PARTS:
-            yield Violation(key.name, f"it would overwrite {key.module} of the base")
+            yield Violation(key.name, f"the tensor would overwrite {key.module} of the base")
 
 
 @rule(
     "tensors-unknown-module",
     severity=Severity.ERROR,
-    title="Every LoRA tensor is for a module that the base has",
-    why="peft drops a tensor for which there is no module, without a word.",
+    title="Every LoRA tensor belongs to a module of the base",
+    why="peft silently drops a tensor whose module does not exist.",
     fix="use the base that the adapter was trained on",
-    needs=["implied"],
+    needs=["expected tensors"],
 )
 def unknown_module(context: LintContext) -> Iterator[Violation]:
     """Find tensors for modules that the base (or any Phi-3) does not have."""
-    modules = context.implied.modules
+    modules = context.expected.modules
     by_tail = {tail: name for name in modules for tail in name_suffixes(name)}
     seen = set[str]()
     for key in _unexpected(context):
@@ -90,59 +91,61 @@ def unknown_module(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tensors-untargeted",
     severity=Severity.ERROR,
-    title="Every LoRA tensor is for a module that the config targets",
-    why="peft drops the tensors of a module that the config does not name, without a word: part of "
-    "what was trained is lost.",
-    fix="correct target_modules, exclude_modules or layers_to_transform to what was trained",
-    needs=["implied"],
+    title="Every LoRA tensor belongs to a module that the config targets",
+    why="peft silently drops the tensors of a module that the config does not name, so part of "
+    "the training is lost.",
+    fix="correct target_modules, exclude_modules or layers_to_transform to the values used in "
+    "training",
+    needs=["expected tensors"],
 )
 def untargeted(context: LintContext) -> Iterator[Violation]:
-    """Find tensors that the config hides."""
-    implied, seen = context.implied, set[str]()
+    """Find tensors of modules that the config excludes."""
+    expected, seen = context.expected, set[str]()
     for key in _unexpected(context):
-        known = key.module in implied.modules and key.module not in implied.targeted
+        known = key.module in expected.modules and key.module not in expected.targeted
         is_factor = key.part in LORA_PARTS and key.part is not Part.TOKENS
         if is_factor and known and key.module not in seen:
             seen.add(key.module)
             yield Violation(
-                key.name, f"the config does not target {key.module}, so this is dropped"
+                key.name, f"the config does not target {key.module}, so peft drops the tensor"
             )
 
 
 @rule(
     "tensors-unimplied",
     severity=Severity.ERROR,
-    title="No module has a tensor that its config knows nothing of",
-    why="A magnitude without use_dora, or a bias without lora_bias, is dropped without a word, and "
-    "what is left is another adapter.",
-    fix="set use_dora, lora_bias or the variant's field to what was trained",
-    needs=["implied"],
+    title="The config declares every part of an adapted module",
+    why="peft silently drops a magnitude without use_dora, or a bias without lora_bias, and a "
+    "different adapter remains.",
+    fix="set use_dora, lora_bias or the variant's field to the value used in training",
+    needs=["expected tensors"],
 )
 def unimplied(context: LintContext) -> Iterator[Violation]:
-    """Find parts of a targeted module that the config does not ask for."""
+    """Find parts of a targeted module that the config does not declare."""
     for key in _unexpected(context):
-        known = key.module in context.implied.targeted or key.part is Part.TOKENS
+        known = key.module in context.expected.targeted or key.part is Part.TOKENS
         if key.part in LORA_PARTS and known:
             field = _FIELDS.get(key.part)
-            fix = f"set {field} in {CONFIG} to what was trained" if field else ""
-            message = f"the config implies no {key.part} for {key.module}"
+            fix = f"set {field} in {CONFIG} to the value used in training" if field else ""
+            message = f"the config declares no {key.part} for {key.module}"
             yield Violation(key.name, message, fix)
 
 
 @rule(
     "tensors-missing",
     severity=Severity.ERROR,
-    title="Every tensor that the config implies is there",
-    why="peft fills what is missing with its start values and warns at most: these modules run as "
+    title="The file contains every tensor that the config implies",
+    why="peft fills missing tensors with initial values and warns at most. These modules run as "
     "if they had never been trained.",
-    fix="save the adapter again, with all layers gathered, or correct the config to the training",
-    needs=["implied"],
+    fix="save the adapter again with all layers gathered, or correct the config to the one used "
+    "in training",
+    needs=["expected tensors"],
 )
 def missing(context: LintContext) -> Iterator[Violation]:
-    """Find implied tensors that the file lacks."""
-    promised = {bad.mended for bad in context.bad_keys}
+    """Find expected tensors that the file lacks."""
+    promised = {bad.corrected for bad in context.bad_keys}
     lost: dict[str, list[ExpectedTensor]] = {}
-    for name, tensor in context.implied.tensors.items():
+    for name, tensor in context.expected.tensors.items():
         if not tensor.optional and name not in context.keys and name not in promised:
             lost.setdefault(tensor.module, []).append(tensor)
     for module, tensors in lost.items():
@@ -155,16 +158,16 @@ def missing(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tensors-shape",
     severity=Severity.ERROR,
-    title="Every tensor has the shape that rank and base give it",
-    why="peft raises on most of them, but only once the base is in memory; a transposed square "
-    "factor it takes without a word.",
-    fix="correct r or rank_pattern to the ranks in the file, or use the base of the training",
-    needs=["implied"],
+    title="Every tensor has the shape that the rank and the base imply",
+    why="peft raises an error for most wrong shapes, but only after it has loaded the base; it "
+    "silently accepts a transposed square factor.",
+    fix="set r or rank_pattern to the ranks in the file, or use the base of the training",
+    needs=["expected tensors"],
 )
 def shape(context: LintContext) -> Iterator[Violation]:
-    """Find shapes that differ, and say why they may."""
+    """Find wrong shapes, and explain them."""
     for name, key in context.keys.items():
-        expected = context.implied.tensors.get(name)
+        expected = context.expected.tensors.get(name)
         actual = context.info(key).shape
         if expected and not _fits(actual, expected.shape):
             cause, fix = _shape_cause(actual, expected)
@@ -179,17 +182,17 @@ def shape(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tensors-phi3-sizes",
     severity=Severity.ERROR,
-    title="The sizes of the modules are those of one Phi-3",
-    why="If qkv_proj reads another width than down_proj writes, no Phi-3 fits: a shard was saved "
-    "in place of the whole, or files were mixed.",
-    fix="save the adapter from one process that holds whole tensors",
-    needs=["implied"],
+    title="The modules' sizes fit one Phi-3",
+    why="If qkv_proj reads another width than down_proj writes, no Phi-3 fits: one shard was "
+    "saved instead of the whole tensors, or files were mixed.",
+    fix="save the adapter from a process that has the complete tensors",
+    needs=["expected tensors"],
 )
 def phi3_sizes(context: LintContext) -> Iterator[Violation]:
-    """Compare the widths that the file's factors agree on; a given base settles them itself."""
+    """Compare the widths on which the factors agree. With a base, base-sizes does it."""
     if context.has("base"):
         return
-    kinds = {m.leaf: m for m in context.implied.modules.values() if m.inputs or m.outputs}
+    kinds = {m.leaf: m for m in context.expected.modules.values() if m.inputs or m.outputs}
     hidden = {
         **{n: m.inputs for n, m in kinds.items() if n in ("qkv_proj", "gate_up_proj", "lm_head")},
         **{n: m.outputs for n, m in kinds.items() if n in ("o_proj", "down_proj", "embed_tokens")},
@@ -200,7 +203,9 @@ def phi3_sizes(context: LintContext) -> Iterator[Violation]:
         yield Violation(WEIGHTS, f"the modules disagree on the hidden size: {shown}")
     up, down = kinds.get("gate_up_proj"), kinds.get("down_proj")
     if up and down and up.outputs and down.inputs and up.outputs != 2 * down.inputs:
-        message = f"gate_up_proj gives {up.outputs}, which is not twice down_proj's {down.inputs}"
+        message = (
+            f"gate_up_proj has {up.outputs} outputs, not twice down_proj's {down.inputs} inputs"
+        )
         yield Violation(WEIGHTS, message)
 
 
@@ -208,7 +213,7 @@ def phi3_sizes(context: LintContext) -> Iterator[Violation]:
     "tensors-dtype",
     severity=Severity.ERROR,
     title="Every tensor is stored in float32, bfloat16 or float16",
-    why="Integers and 8-bit floats are no adapter weights: they lose what was trained.",
+    why="Integers and 8-bit floats lose what was trained.",
     fix="save the adapter in float32, bfloat16 or float16",
     needs=["weights"],
 )
@@ -224,7 +229,7 @@ def dtype(context: LintContext) -> Iterator[Violation]:
     "tensors-float64",
     severity=Severity.WARNING,
     title="No tensor is stored in float64",
-    why="peft loads it as float32; the file is twice as large as it need be.",
+    why="peft loads it as float32, so the file is twice as large as necessary.",
     fix="save the adapter in float32",
     needs=["weights"],
 )
@@ -237,14 +242,14 @@ def float64(context: LintContext) -> Iterator[Violation]:
 
 def _unexpected(context: LintContext) -> Iterator[TensorKey]:
     for name, key in context.keys.items():
-        if name not in context.implied.tensors:
+        if name not in context.expected.tensors:
             yield key
 
 
 def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
     if leaf in SPLIT:
-        return f"Phi-3 has this projection fused, as {SPLIT[leaf]}: run {_FUSE}"
+        return f"convert it to {SPLIT[leaf]}, the fused projection of Phi-3: run {_FUSE}"
     known = next((by_tail[t] for t in name_suffixes(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 
@@ -256,12 +261,12 @@ def _fits(actual: tuple[int, ...], expected: Shape) -> bool:
 
 
 def _shape_cause(actual: tuple[int, ...], expected: ExpectedTensor) -> tuple[str, str]:
-    """Say what a wrong shape looks like, and how that is mended ("" for the rule's own fix)."""
+    """Return the likely cause of a wrong shape, and its fix ("" for the rule's own fix)."""
     wanted = expected.shape
     if 0 in actual:
-        return "an empty shard", "gather ZeRO-3's shards before saving (GatheredParameters)"
+        return "it is an empty shard", "gather ZeRO-3's shards before saving (GatheredParameters)"
     if len(actual) != len(wanted):
-        return "a flattened shard", "save under FSDP with FULL_STATE_DICT"
+        return "it is a flattened shard", "save under FSDP with FULL_STATE_DICT"
     if expected.part in FACTORS:
         at = 0 if expected.part in (Part.A, Part.EMBEDDING_A) else 1
         if actual[at] != wanted[at] == actual[1 - at]:
@@ -270,7 +275,7 @@ def _shape_cause(actual: tuple[int, ...], expected: ExpectedTensor) -> tuple[str
                 "A is (r, inputs), B is (outputs, r)"
             )
         if actual[at] != wanted[at]:
-            return f"its rank is {actual[at]}, the config says {wanted[at]}", ""
-    return "the size is not that of the module in the base", (
-        "use the base of the training, and save whole tensors, not one process's shard"
+            return f"its rank is {actual[at]}, but the config sets {wanted[at]}", ""
+    return "the module in the base has another size", (
+        "use the base of the training, and save complete tensors, not one process's shard"
     )

@@ -1,12 +1,12 @@
-"""Family tokenizer: the tokenizer in the folder loads, names no code, and agrees with itself."""
+"""Family tokenizer: the tokenizer in the folder loads, runs no code, and is consistent."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from phi3_lora_qa.adapter.chat_template.template_files import TEMPLATE, read_templates
-from phi3_lora_qa.adapter.finding import Severity, Violation, rule
+from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import OTHER_VOCABULARIES
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import (
     MAX_PIECES_BYTES,
     PIECES,
@@ -27,46 +27,45 @@ from phi3_lora_qa.errors import AdapterError
 
 _TURN_END = "<|end|>"
 MIN_LENGTH = 16
-"""Phi-3's template alone takes six tokens for a question and its answer."""
+"""The least useful model_max_length; Phi-3's template alone uses six tokens for a question."""
 
 _FILE_FIELDS = (
     "tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file", "tokenizer_object",
 )  # fmt: skip
-"""Fields of tokenizer_config.json that some versions of transformers take a file's path from."""
+"""Fields of tokenizer_config.json that some versions of transformers read as a file's path."""
 
 
 @rule(
     "tokenizer-unreadable",
     severity=Severity.ERROR,
     title="The tokenizer's files can be read",
-    why="Whoever loads the tokenizer from this folder fails, or gets another one.",
+    why="A program that loads the tokenizer from this folder fails, or gets a different tokenizer.",
     fix="save the tokenizer again with save_pretrained",
     needs=["tokenizer"],
 )
 def unreadable(context: LintContext) -> Iterator[Violation]:
-    """Find files that are no strict JSON, no UTF-8, or not laid out as what they are called."""
-    told: set[str] = set()
+    """Find files that are not strict JSON, not UTF-8, or not in the format of their name."""
+    reported: set[str] = set()
     for name, read in _READERS.items():
         try:
             read(context)
         except AdapterError as error:
-            what, _, fix = str(error).rpartition("; ")
-            if what not in told:
-                told.add(what)
-                yield Violation(name, what, fix)
+            if error.what not in reported:
+                reported.add(error.what)
+                yield Violation(name, error.what, error.fix)
 
 
 @rule(
     "tokenizer-incomplete",
     severity=Severity.ERROR,
-    title="Beside a tokenizer's settings lies its vocabulary",
-    why="transformers cannot make a tokenizer of settings alone: whoever loads it from this folder "
-    "gets an error.",
+    title="A tokenizer's settings come with its vocabulary",
+    why="transformers cannot make a tokenizer from settings alone, so loading the tokenizer from "
+    "this folder fails.",
     fix="save the tokenizer again with save_pretrained, or remove its other files",
     needs=["tokenizer"],
 )
 def incomplete(context: LintContext) -> Iterator[Violation]:
-    """Find tokenizer_config.json without any file that could hold a vocabulary."""
+    """Find tokenizer_config.json without any file that could contain a vocabulary."""
     names = context.folder.entries
     vocabularies = (VOCABULARY, PIECES, *OTHER_VOCABULARIES)
     if SETTINGS in names and not any(name in names for name in vocabularies):
@@ -76,51 +75,49 @@ def incomplete(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tokenizer-code",
     severity=Severity.ERROR,
-    title="The tokenizer's settings name no code and no other files",
-    why="A loader with trust_remote_code runs what auto_map names; and what another file holds is "
-    "not what was checked.",
-    fix="save the base's own tokenizer beside the adapter",
+    title="The tokenizer's settings refer to no code and no other files",
+    why="A loader with trust_remote_code runs the code that auto_map names, and the content of "
+    "other files was not checked.",
+    fix="save the base's own tokenizer with the adapter",
     needs=["tokenizer"],
 )
 def code(context: LintContext) -> Iterator[Violation]:
-    """Find auto_map, unless the base has the same, and paths."""
-    settings = _settings(context)
+    """Find paths, and an auto_map unless the base has the same one."""
+    settings = context.tokenizer_settings
     based = read_object(context.base, SETTINGS) if context.has("base's tokenizer") else {}
     auto_map = settings.get("auto_map")
     if auto_map and auto_map != based.get("auto_map"):
-        yield Violation(SETTINGS, "auto_map names code to make the tokenizer with")
+        yield Violation(SETTINGS, "auto_map names code that creates the tokenizer")
     others = [name for name in _FILE_FIELDS if settings.get(name)]
     if settings.get("fast_tokenizer_files") not in (None, [], [VOCABULARY]):
         others.append("fast_tokenizer_files")
     for name in others:
-        yield Violation(SETTINGS, f"{name} names another file in place of {VOCABULARY}")
+        yield Violation(SETTINGS, f"{name} names another file instead of {VOCABULARY}")
 
 
 @rule(
     "tokenizer-contradiction",
     severity=Severity.ERROR,
-    title="The tokenizer's files agree on every token's number",
-    why="Programs read different ones of these files: the same text becomes other tokens for each.",
-    fix="save the base's own tokenizer beside the adapter",
+    title="The tokenizer's files agree on every token's id",
+    why="Programs read different files, so the same text becomes different tokens in each.",
+    fix="save the base's own tokenizer with the adapter",
     needs=["tokenizer"],
 )
 def contradiction(context: LintContext) -> Iterator[Violation]:
-    """Find tokens for which two files have different numbers."""
+    """Find tokens that have different ids in two files."""
     own = context.tokenizer
     if own is None:
-        return  # tokenizer-unreadable says it, or there is no vocabulary
-    for token in own.file.misread if own.file else ():
+        return  # tokenizer-unreadable reports it, or there is no vocabulary
+    for token in own.file.id_mismatches if own.file else ():
         number = own.tokens[token]
-        yield Violation(
-            VOCABULARY, f"added_tokens lists {token!r} under another number than {number}"
-        )
-    for name, token, number in own.listed:
+        yield Violation(VOCABULARY, f"added_tokens lists {token!r} with another id than {number}")
+    for name, token, number in own.declared_ids:
         known = own.tokens.get(token)
         if known is None:
-            yield Violation(name, f"the token {token!r} is in no other file")
+            yield Violation(name, f"the token {token!r} is not in any other file")
         elif known != number:
             yield Violation(
-                name, f"the token {token!r} has the number {number}, elsewhere it is {known}"
+                name, f"the token {token!r} has the id {number}, but {known} in another file"
             )
     if own.file and context.folder.file(PIECES):
         yield from _other_pieces(context, own.tokens)
@@ -131,10 +128,10 @@ def _other_pieces(context: LintContext, tokens: Mapping[str, int]) -> Iterator[V
         data = _own_pieces(context)
         pieces = parse_pieces(data) if data else ()
     except AdapterError:
-        return  # tokenizer-unreadable says it
+        return  # tokenizer-unreadable reports it
     moved = [piece[0] for n, piece in enumerate(pieces) if tokens.get(piece[0], n) != n]
     if moved:
-        text = f"{len(moved)} pieces have other numbers than in {VOCABULARY}, such as {moved[0]!r}"
+        text = f"{len(moved)} pieces have other ids than in {VOCABULARY}, such as {moved[0]!r}"
         yield Violation(PIECES, text)
 
 
@@ -142,60 +139,60 @@ def _other_pieces(context: LintContext, tokens: Mapping[str, int]) -> Iterator[V
     "tokenizer-stop-token",
     severity=Severity.ERROR,
     title="There is a stop token, and it is in the vocabulary",
-    why="Without it generation never ends by itself, and the template's end of turn is cut into "
-    "pieces that mean nothing.",
-    fix="save the base's own tokenizer beside the adapter",
+    why="Without it, generation never stops, and the template's end-of-turn marker is split into "
+    "meaningless pieces.",
+    fix="save the base's own tokenizer with the adapter",
     needs=["tokenizer"],
 )
 def stop_token(context: LintContext) -> Iterator[Violation]:
-    """Find an eos_token that no entry of the vocabulary stands for, or none at all.
+    """Find an eos_token that is not set or not in the vocabulary.
 
-    What the base has is compared in tokenizer-special-tokens.
+    tokenizer-special-tokens compares it with the base's.
     """
     own = context.tokenizer
     stop = own.special["eos_token"] if own else None
     if own and stop is None and not context.has("base's tokenizer"):
         yield Violation(SETTINGS, "eos_token is not set")
     if own and own.file and stop is not None and stop not in own.file.tokens:
-        yield Violation(SETTINGS, f"eos_token is {stop!r}, which the vocabulary does not have")
+        yield Violation(SETTINGS, f"eos_token is {stop!r}, which is not in the vocabulary")
 
 
 @rule(
     "tokenizer-settings",
     severity=Severity.ERROR,
-    title="The tokenizer's settings are ones that transformers takes",
-    why="transformers makes no tokenizer of a side that it does not know; and where texts are cut "
-    "to a length that no prompt fits in, the model sees a few words of each.",
+    title="transformers accepts the tokenizer's settings",
+    why="transformers cannot make a tokenizer with an unknown padding or truncation side. A "
+    "maximum length that is too small truncates every prompt to a few words.",
     fix="save the tokenizer again with save_pretrained",
     needs=["tokenizer"],
 )
 def settings(context: LintContext) -> Iterator[Violation]:
-    """Find sides that are none, and a length that is none or next to nothing."""
-    found = _settings(context)
+    """Find invalid sides, and a maximum length that is invalid or too small."""
+    found = context.tokenizer_settings
     for name in ("padding_side", "truncation_side"):
         if name in found and found[name] not in ("left", "right"):
-            yield Violation(SETTINGS, f"{name} is {found[name]!r}, neither left nor right")
+            yield Violation(SETTINGS, f"{name} must be 'left' or 'right': it is {found[name]!r}")
     length = found.get("model_max_length")
     if length is None:
         return
     if type(length) not in (int, float):
-        yield Violation(SETTINGS, f"model_max_length is {length!r}, which is no number")
+        yield Violation(SETTINGS, f"model_max_length must be a number: it is {length!r}")
     elif not length >= MIN_LENGTH:
-        yield Violation(SETTINGS, f"model_max_length is {length}, which no prompt fits in")
+        yield Violation(SETTINGS, f"model_max_length is too small for any prompt: it is {length}")
 
 
 @rule(
     "tokenizer-pad-is-stop",
     severity=Severity.WARNING,
     title="The padding token does not end a turn, unless it does so in the base",
-    why="Padding is masked from the loss. If it is the token that ends a turn, the model never "
-    "learns to stop, and answers run to the limit.",
+    why="Padding is masked from the loss. If the same token ends a turn, the model never learns "
+    "to stop, and answers run to the length limit.",
     fix="train with the base's own pad token, <|endoftext|>",
     needs=["tokenizer"],
 )
 def pad_is_stop(context: LintContext) -> Iterator[Violation]:
-    """Find a pad token that is the end of a turn; a base that pads with it was trained so."""
-    pad = special_token(_settings(context), "pad_token")
+    """Find a pad token that ends a turn, unless the base was trained with it."""
+    pad = special_token(context.tokenizer_settings, "pad_token")
     if pad != _TURN_END:
         return
     base = read_object(context.base, SETTINGS) if context.has("base") else {}
@@ -203,19 +200,12 @@ def pad_is_stop(context: LintContext) -> Iterator[Violation]:
         yield Violation(SETTINGS, f"pad_token is {pad}, which ends every turn of Phi-3's chat")
 
 
-def _settings(context: LintContext) -> dict[str, Any]:
-    try:
-        return read_object(context.folder, SETTINGS)
-    except AdapterError:
-        return {}  # tokenizer-unreadable reports it
-
-
 def _own_pieces(context: LintContext) -> bytes | None:
-    """Return tokenizer.model, where it is SentencePiece's and not the base's own."""
+    """Return tokenizer.model if it is a SentencePiece model other than the base's."""
     data = read_small(context.folder, PIECES, MAX_PIECES_BYTES)
     if data is None or is_tiktoken(data):
         return None
-    based = context.has("base") and context.base.read_text(PIECES, MAX_PIECES_BYTES) == data
+    based = context.has("base") and context.base.read_bytes(PIECES, MAX_PIECES_BYTES) == data
     return None if based else data
 
 

@@ -1,1 +1,1 @@
-"""An untrusted adapter's tokenizer: read, loaded in a bounded process, compared with the base's."""
+"""Reads, loads and compares the tokenizer of an untrusted adapter."""

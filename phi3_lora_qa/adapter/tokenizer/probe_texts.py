@@ -1,6 +1,6 @@
-"""Texts that tokenizers differ on: what `tokenizer_behaviour` cuts with the folder's and the base's."""
+"""Texts on which tokenizers differ; `tokenizer_behaviour` encodes them with both tokenizers."""
 
-# ruff: noqa: RUF001, E501 - letters that look alike are what tokenizers differ on
+# ruff: noqa: RUF001, E501 - characters that look alike are tokenized differently
 
 _SENTENCES = (
     "Where do 17 Grey herons nest?",

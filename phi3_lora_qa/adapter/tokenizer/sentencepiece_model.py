@@ -1,7 +1,7 @@
-"""tokenizer.model: SentencePiece's vocabulary, read without its library.
+"""Parses tokenizer.model, the vocabulary of SentencePiece, without the sentencepiece library.
 
-The file is a protocol buffer (sentencepiece_model.proto, message ModelProto): field 1 is repeated
-and holds a piece, of which field 1 is the text, field 2 a score and field 3 a type.
+The file is a protocol buffer (sentencepiece_model.proto, message ModelProto): the repeated field 1
+is a piece, with the text in field 1, the score in field 2 and the type in field 3.
 """
 
 import itertools
@@ -13,20 +13,20 @@ from phi3_lora_qa.errors import AdapterError
 PIECES = "tokenizer.model"
 MAX_PIECES_BYTES = 16 << 20
 MAX_FIELDS = 600_000
-"""Four for each of 150,000 pieces; Phi-3 has 32,000. The size alone would not bound the time."""
+"""Four per piece for 150,000 pieces; Phi-3 has 32,000. The file size does not bound the time."""
 
 Piece = tuple[str, float, int]
 _NORMAL = 1
 
 
 def parse_pieces(data: bytes) -> tuple[Piece, ...]:
-    """Return every piece: its text, score and type. Its id is its position.
+    """Return every piece as (text, score, type); the id of a piece is its index.
 
     Raises:
-        AdapterError: The file is no SentencePiece model.
+        AdapterError: The file is not a SentencePiece model.
     """
     if data.startswith(b"version https://git-lfs"):
-        raise AdapterError(f"{PIECES} is a pointer of git-lfs and not the file; run git lfs pull")
+        raise AdapterError(f"{PIECES} is a git-lfs pointer, not the file", "run `git lfs pull`")
     try:
         count = itertools.count(1)
         fields = _fields(data, count)
@@ -34,29 +34,27 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
     except (ValueError, IndexError, struct.error):
         pieces = ()
     if not pieces:
-        raise AdapterError(f"{PIECES} is no SentencePiece model; save the tokenizer again")
+        raise _invalid_model()
     return pieces
 
 
-def parse_rest(data: bytes) -> tuple[tuple[int, bytes | int], ...]:
-    """Return everything else: how the model was trained, and how a text is normalised before.
+def parse_other_fields(data: bytes) -> tuple[tuple[int, bytes | int], ...]:
+    """Return all other fields, which contain the training and the normalization settings.
 
     Raises:
-        AdapterError: The file is no SentencePiece model.
+        AdapterError: The file is not a SentencePiece model.
     """
     try:
         found = _fields(data, itertools.count(1))
         return tuple((field, value) for field, value in found if field != 1)
     except (ValueError, IndexError) as error:
-        raise AdapterError(
-            f"{PIECES} is no SentencePiece model; save the tokenizer again"
-        ) from error
+        raise _invalid_model() from error
 
 
 def _piece(data: bytes | int, count: Iterator[int]) -> Piece:
     text, score, kind = "", 0.0, _NORMAL
     if isinstance(data, int):
-        raise ValueError("a piece is no number")  # noqa: TRY004 - of the file, not of the program
+        raise ValueError("a piece is a number")  # noqa: TRY004 - an error of the file
     for field, value in _fields(data, count):
         if field == 1 and isinstance(value, bytes):
             text = value.decode("utf-8")
@@ -68,12 +66,12 @@ def _piece(data: bytes | int, count: Iterator[int]) -> Piece:
 
 
 def _fields(data: bytes, count: Iterator[int]) -> Iterator[tuple[int, bytes | int]]:
-    """Yield (field, value) of a message; its fields cover it to the last byte."""
+    """Yield (field, value) of a message; the fields must cover all of its bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
         if key < 8 or next(count) > MAX_FIELDS:
-            raise ValueError("field 0, which no message has, or too many fields")
+            raise ValueError("field number 0, or too many fields")
         match key & 7:
             case 0:
                 value, at = _varint(data, at)
@@ -86,9 +84,9 @@ def _fields(data: bytes, count: Iterator[int]) -> Iterator[tuple[int, bytes | in
             case 5:
                 size = 4
             case _:
-                raise ValueError("no such wire type")
+                raise ValueError("unknown wire type")
         if at + size > len(data):
-            raise ValueError("a field goes on behind the end")
+            raise ValueError("a field extends beyond the end")
         yield key >> 3, data[at : at + size]
         at += size
 
@@ -101,4 +99,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError("a number is too long")
+    raise ValueError("a number has too many bytes")
+
+
+def _invalid_model() -> AdapterError:
+    return AdapterError(f"{PIECES} is not a SentencePiece model", "save the tokenizer again")

@@ -1,6 +1,7 @@
-"""Two folders' tokenizers beside each other: which texts they cut otherwise, or join otherwise.
+"""Compares how two folders' tokenizers encode and decode texts.
 
-What a way makes of the folder must be what some way makes of the base.
+The tokenizer that a loader makes of the folder must behave like one that some loader makes of the
+base. This runs in the bounded child process; see `tokenizer_behaviour_child`.
 """
 
 import json
@@ -15,38 +16,42 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_loaders import (
     SENTENCEPIECE,
     TOKENIZERS,
     TRANSFORMERS,
-    Way,
-    outside,
+    LoadedTokenizer,
+    blank_variants,
+    load_all,
     same_files,
-    spellings,
-    ways,
+    steps_of,
 )
 
 MAX_SHOWN = 3
-"""Differences that are told of each way and kind."""
+"""Differences that are reported per loader and kind."""
 
 
-def corpus(fixed: list[str], sides: Sequence[Way], news: Iterable[str] = ()) -> list[str]:
-    """Return texts that take every branch of the tokenizers that they are made from.
+def build_probe_texts(
+    fixed: list[str], tokenizers: Sequence[LoadedTokenizer], new_tokens: Iterable[str] = ()
+) -> list[str]:
+    """Return texts that exercise every step of the tokenizers.
 
     Args:
-        fixed: Texts in many scripts, with blanks, numbers, marks and the like.
-        sides: The tokenizers.
-        news: Added tokens that the base does not have; no text is made of them.
+        fixed: Texts in many scripts, with blanks, numbers, punctuation and the like.
+        tokenizers: The tokenizers, whose tokens and steps give further texts.
+        new_tokens: Added tokens that the base does not have; no texts are made from them.
     """
     texts = list(fixed)
-    skipped = set(news)
-    for token in sorted({t for side in sides for t in side.added} - skipped):
-        texts += around(token)
+    skipped = set(new_tokens)
+    for token in sorted({t for one in tokenizers for t in one.added} - skipped):
+        texts += in_contexts(token)
         texts += [token.upper(), token.lower(), token[:-1], token[1:], f"{token}{token} {token}"]
-    for literal in sorted({t for side in sides for t in literals(outside(side))} - skipped):
-        texts += around(literal)
+    for literal in sorted(
+        {t for one in tokenizers for t in step_literals(steps_of(one))} - skipped
+    ):
+        texts += in_contexts(literal)
     return list(dict.fromkeys(texts))
 
 
-def around(text: str) -> list[str]:
-    """Return a text in the places that decide how it is found."""
-    shapes = (
+def in_contexts(text: str) -> list[str]:
+    """Return a text in the contexts that decide whether a tokenizer finds it."""
+    contexts = (
         "{}",
         " {}",
         "{} ",
@@ -58,42 +63,44 @@ def around(text: str) -> list[str]:
         ".{}.",
         "{}\u00e9",
     )
-    return [shape.format(text) for shape in shapes]
+    return [context.format(text) for context in contexts]
 
 
-def literals(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the texts that the steps before and behind the model look for, or put in."""
+def step_literals(steps: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts that the steps before and after the model search for, or insert."""
     names = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-    waiting = [content.get(name) for name in names]
-    while waiting:
-        part = waiting.pop()
+    stack = [steps.get(name) for name in names]
+    while stack:
+        part = stack.pop()
         if isinstance(part, dict):
-            waiting += [v for key, v in part.items() if key not in ("type", "precompiled_charsmap")]
+            stack += [v for key, v in part.items() if key not in ("type", "precompiled_charsmap")]
         elif isinstance(part, list):
-            waiting += part
+            stack += part
         elif isinstance(part, str) and 0 < len(part) <= 200:
             yield part
-            yield from re.findall(r"\w+", part)  # what a pattern names
+            yield from re.findall(r"\w+", part)  # the words in a pattern
 
 
-def entries(side: Way) -> Iterator[str]:
-    """Yield every entry of a vocabulary, alone and among others: so each merge is made, too."""
-    words = [side.join([number]) for number in sorted(side.words.values())]
+def vocabulary_texts(tokenizer: LoadedTokenizer) -> Iterator[str]:
+    """Yield every vocabulary entry, alone and among others: this also exercises each merge."""
+    words = [tokenizer.decode([token_id]) for token_id in sorted(tokenizer.vocabulary.values())]
     words = [word for word in words if word and "\ufffd" not in word]
     yield from words
-    for at in range(0, len(words), 32):
-        yield " ".join(words[at : at + 32])
-        yield "".join(words[at : at + 32])
+    for start in range(0, len(words), 32):
+        yield " ".join(words[start : start + 32])
+        yield "".join(words[start : start + 32])
 
 
-def compare(ours: Way, theirs: Way, texts: list[str], *, plain: bool) -> list[dict[str, Any]]:
-    """Return how two tokenizers differ, an example or some for each kind; nothing where nowhere.
+def compare(
+    ours: LoadedTokenizer, theirs: LoadedTokenizer, texts: list[str], *, only_plain: bool
+) -> list[dict[str, Any]]:
+    """Return the differences of two tokenizers: some examples of each kind.
 
     Args:
-        ours: The folder's.
-        theirs: The base's.
-        texts: What both cut.
-        plain: Whether one of them knows no added tokens, so that only plain text is compared.
+        ours: The folder's tokenizer.
+        theirs: The base's tokenizer.
+        texts: The texts to encode.
+        only_plain: Whether to compare plain text only, because one has no added tokens.
     """
     found: dict[str, list[dict[str, Any]]] = {}
 
@@ -102,26 +109,26 @@ def compare(ours: Way, theirs: Way, texts: list[str], *, plain: bool) -> list[di
 
     tokens = [*ours.added, *theirs.added]
     for text, mine, its in zip(texts, ours.ids(texts), theirs.ids(texts), strict=True):
-        if plain and (text != text.strip() or any(token in text for token in tokens)):
+        if only_plain and (text != text.strip() or any(token in text for token in tokens)):
             continue
         if mine != its:
             add("ids", text, mine, its)
         else:
-            first, second = ours.join(its), theirs.join(its)
+            first, second = ours.decode(its), theirs.decode(its)
             if first != second:
-                blank = "".join(first.split()) == "".join(second.split())
-                add("blanks" if blank else "text", text, first, second)
-    if not plain and "ids" not in found:
+                is_blank = "".join(first.split()) == "".join(second.split())
+                add("whitespace" if is_blank else "text", text, first, second)
+    if not only_plain and "ids" not in found:
         starts: tuple[list[int | None], ...] = (
             [],
-            [theirs.start],
-            [ours.start] if theirs.start is None else [],
+            [theirs.bos_id],
+            [ours.bos_id] if theirs.bos_id is None else [],
         )
         for text in texts[:8]:
-            mine, its = ours.cut([text], True)[0], theirs.cut([text], True)[0]
-            inner = theirs.cut([text], False)[0]
+            mine, its = ours.encode([text], True)[0], theirs.encode([text], True)[0]
+            inner = theirs.encode([text], False)[0]
             if mine != its and mine not in [[*start, *inner] for start in starts]:
-                add("frame", text, mine, its)
+                add("special tokens", text, mine, its)
     return [
         {"kind": kind, "count": len(cases), **case}
         for kind, cases in found.items()
@@ -129,28 +136,29 @@ def compare(ours: Way, theirs: Way, texts: list[str], *, plain: bool) -> list[di
     ]
 
 
-_NAMES = (
+_MARKER_NAMES = (
     "pad|padding|unk|s|bos|eos|mask|cls|sep|inst|sys|think|thinking|tool|tools|tool_calls?"
     "|tool_responses?|tool_results?|function_call|image|audio|video|image_soft_token"
     "|start_of_[a-z]+|end_of_[a-z]+|im_start|im_end|fim_[a-z]+|extra_id_[0-9]+|unused[0-9]+"
     "|reserved_[a-z_]*[0-9]+|0x[0-9a-f]{2}|pre|mid|suf|eot|eod|placeholder[0-9]*"
 )
 _MARKER = re.compile(
-    rf"▁?(<[|\uff5c][^\s<>]*[|\uff5c]>|<<?/?({_NAMES})>?>|\[/?({_NAMES}|(tool|available)_[a-z]+)\])",
+    rf"▁?(<[|\uff5c][^\s<>]*[|\uff5c]>|<<?/?({_MARKER_NAMES})>?>"
+    rf"|\[/?({_MARKER_NAMES}|(tool|available)_[a-z]+)\])",
     re.IGNORECASE,
 )
 
 
 def is_marker(token: str) -> bool:
-    """Whether a token is one that chats are marked with, and that stands in no ordinary text.
+    """Whether a token is a chat marker, which does not occur in ordinary text.
 
-    Any other tag or word in brackets may stand in code, in a web page or in a log.
+    Any other tag, or word in brackets, may occur in code, in a web page or in a log.
     """
     return bool(_MARKER.fullmatch(token))
 
 
-def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:
-    """Make the folder's tokenizers, and compare each with the base's.
+def compare_folders(job: Mapping[str, Any], base: dict[str, LoadedTokenizer]) -> dict[str, Any]:
+    """Load the folder's tokenizers, and compare each with the base's.
 
     Args:
         job: ``texts``, and paths by name: ``folder``, ``base``, and ``bare``, which has the base's
@@ -158,104 +166,112 @@ def answer(job: Mapping[str, Any], base: dict[str, Way]) -> dict[str, Any]:
         base: The base's tokenizers.
 
     Returns:
-        ``failed``: messages by way. ``words``: new tokens that are no markers, with their ids.
-        ``like``: by way, the version's spelling of the base that it is like. ``differences``: each
-        with ``way``, ``kind``, ``text``, ``ours``, ``theirs`` and ``count``.
+        ``load_errors``: messages by loader. ``new_words``: new tokens that are not markers, with
+        their ids. ``matched_variants``: by loader, the variant of the base that it matches.
+        ``differences``: each with ``loader``, ``kind``, ``text``, ``ours``, ``theirs`` and
+        ``count``.
     """
-    failed: dict[str, str] = {}
-    like: dict[str, str] = {}
-    own = ways(job["folder"], failed, same_files(job))
-    if TRANSFORMERS in failed and TRANSFORMERS not in ways(job["bare"], {}, FILES):
-        like[TRANSFORMERS] = "transformers makes none without config.json"
-        del failed[TRANSFORMERS]
-    elif TRANSFORMERS in failed and SENTENCEPIECE not in failed and has_pieces_alone(job["folder"]):
-        like[TRANSFORMERS] = f"transformers makes none of {SENTENCEPIECE} alone here"
-        del failed[TRANSFORMERS]
-    known = {word for way in base.values() for word in way.words}
-    news = {t: n for way in own.values() for t, n in way.added.items() if t not in known}
-    markers = [token for token in news if is_marker(token)]
-    forms = {"no config.json beside": lambda: ways(job["bare"], {}, FILES).get(TRANSFORMERS)}
-    forms |= spellings(base)
+    errors: dict[str, str] = {}
+    matched: dict[str, str] = {}
+    own = load_all(job["folder"], errors, same_files(job))
+    if TRANSFORMERS in errors and TRANSFORMERS not in load_all(job["bare"], {}, FILES):
+        matched[TRANSFORMERS] = "transformers cannot load it without config.json"
+        del errors[TRANSFORMERS]
+    elif TRANSFORMERS in errors and SENTENCEPIECE not in errors and has_pieces_alone(job["folder"]):
+        matched[TRANSFORMERS] = f"transformers cannot load {SENTENCEPIECE} alone here"
+        del errors[TRANSFORMERS]
+    known = {word for one in base.values() for word in one.vocabulary}
+    new = {t: n for one in own.values() for t, n in one.added.items() if t not in known}
+    markers = [token for token in new if is_marker(token)]
+    variants = {"no config.json": lambda: load_all(job["bare"], {}, FILES).get(TRANSFORMERS)}
+    variants |= blank_variants(base)
 
-    def usual(texts: Iterable[str]) -> list[str]:
+    def without_markers(texts: Iterable[str]) -> list[str]:
         return [text for text in texts if not any(marker in text for marker in markers)]
 
-    texts = usual(corpus(job["texts"], [*base.values(), *own.values()], news))
+    texts = without_markers(build_probe_texts(job["texts"], [*base.values(), *own.values()], new))
     differences = []
-    for name, way in own.items():
-        form, theirs, found = closest(name, way, base, forms, texts)
-        if form:
-            like[name] = form
-        # Where vocabulary and merges are the base's, each entry is cut as the base cuts it.
-        if not same_model(way, theirs) and not is_serious(found):
-            every = usual(dict.fromkeys([*entries(theirs), *entries(way)]))
-            found = compare(way, theirs, every, plain=name == SENTENCEPIECE) or found
-        differences += [{"way": name, **case} for case in found]
-    words = {token: number for token, number in news.items() if token not in markers}
-    return {"failed": failed, "words": words, "like": like, "differences": differences}
+    for name, ours in own.items():
+        variant, theirs, found = closest_match(name, ours, base, variants, texts)
+        if variant:
+            matched[name] = variant
+        # With the base's vocabulary and merges, each entry is encoded as the base encodes it.
+        if not has_same_model(ours, theirs) and not is_serious(found):
+            every = without_markers(
+                dict.fromkeys([*vocabulary_texts(theirs), *vocabulary_texts(ours)])
+            )
+            found = compare(ours, theirs, every, only_plain=name == SENTENCEPIECE) or found
+        differences += [{"loader": name, **case} for case in found]
+    return {
+        "load_errors": errors,
+        "new_words": {token: number for token, number in new.items() if token not in markers},
+        "matched_variants": matched,
+        "differences": differences,
+    }
 
 
 def has_pieces_alone(folder: str) -> bool:
-    """Whether tokenizer.model is all that a tokenizer can be made of, as older versions saved it.
+    """Whether tokenizer.model is the only tokenizer file, as older versions saved it.
 
-    transformers reads it with the help of protobuf, which need not be installed.
+    transformers reads it with protobuf, which may not be installed.
     """
     others = (TOKENIZERS, *OTHER_VOCABULARIES)
-    there = [name for name in (SENTENCEPIECE, *others) if Path(folder, name).is_file()]
-    return there == [SENTENCEPIECE]
+    present = [name for name in (SENTENCEPIECE, *others) if Path(folder, name).is_file()]
+    return present == [SENTENCEPIECE]
 
 
-def closest(
+def closest_match(
     name: str,
-    way: Way,
-    base: Mapping[str, Way],
-    forms: Mapping[str, Callable[[], Way | None]],
+    ours: LoadedTokenizer,
+    base: Mapping[str, LoadedTokenizer],
+    variants: Mapping[str, Callable[[], LoadedTokenizer | None]],
     texts: list[str],
-) -> tuple[str, Way, list[dict[str, Any]]]:
-    """Return what the folder's tokenizer is like, and how it differs: form, tokenizer, differences.
+) -> tuple[str, LoadedTokenizer, list[dict[str, Any]]]:
+    """Return the base's tokenizer that ours matches: (variant, tokenizer, differences).
 
-    The form is a version's spelling of the base, or empty for the base's own. Where it is like none
-    of them, the differences are those from the base's that is made the same way.
+    The variant is empty for a tokenizer of the base itself. If nothing matches, the differences are
+    those from the base's tokenizer of the same loader.
     """
     first = None
     for key, theirs in candidates(name, base):
-        found = compare(way, theirs, texts, plain=SENTENCEPIECE in (name, key) and name != key)
+        plain = SENTENCEPIECE in (name, key) and name != key
+        found = compare(ours, theirs, texts, only_plain=plain)
         first = first or (theirs, found)
         if not is_serious(found):
             return "", theirs, found
-    for form, make in forms.items():
-        spelled = make()
-        if spelled and not is_serious(compare(way, spelled, texts, plain=name == SENTENCEPIECE)):
-            return form, spelled, []
-    return ("", *first) if first else ("", way, [])
+    for variant, load in variants.items():
+        other = load()
+        if other and not is_serious(compare(ours, other, texts, only_plain=name == SENTENCEPIECE)):
+            return variant, other, []
+    return ("", *first) if first else ("", ours, [])
 
 
-def candidates(name: str, base: Mapping[str, Way]) -> list[tuple[str, Way]]:
-    """Return the base's tokenizers that one may be like: made the same way first.
+def candidates(name: str, base: Mapping[str, LoadedTokenizer]) -> list[tuple[str, LoadedTokenizer]]:
+    """Return the base's tokenizers that ours may match: first the one of the same loader.
 
-    What transformers makes of the folder must be what it makes of the base, where it can; a file
-    by itself may say what transformers makes of the base's, as it writes that when it saves.
+    What transformers loads from the folder must match what it loads from the base, if it can. A
+    single file may match what transformers loads from the base, because transformers saves that.
     """
     first = [(name, base[name])] if name in base else []
     if first and name in (TRANSFORMERS, SENTENCEPIECE):
         return first
-    return [*first, *((key, way) for key, way in base.items() if key != name)]
+    return [*first, *((key, one) for key, one in base.items() if key != name)]
 
 
-def same_model(ours: Way, theirs: Way) -> bool:
-    """Whether two tokenizers have the same vocabulary, merges and ways with them.
+def has_same_model(ours: LoadedTokenizer, theirs: LoadedTokenizer) -> bool:
+    """Whether two tokenizers have the same vocabulary, merges and model options.
 
-    Which token stands for what is unknown shows on the few texts that hold such a thing.
+    A different unknown token shows on the few texts that contain something unknown.
     """
     if ours.model == theirs.model:
         return True
     if not ours.model or not theirs.model:
         return False
-    mine, its = (json.loads("{" + way.model.rstrip()[:-1]) for way in (ours, theirs))
+    mine, its = (json.loads("{" + one.model.rstrip()[:-1]) for one in (ours, theirs))
     names = [name for name in {**mine, **its} if name != "unk_token"]
     return all((mine.get(name) or None) == (its.get(name) or None) for name in names)
 
 
 def is_serious(found: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether more than blanks in an answer's text differs."""
-    return any(case["kind"] != "blanks" for case in found)
+    """Whether the differences affect more than blanks in decoded text."""
+    return any(case["kind"] != "whitespace" for case in found)

@@ -1,10 +1,10 @@
-"""A tokenizer as transformers makes it out of the files of a folder: which ones, which words win.
+"""Reads the tokenizer files of a folder and combines them as transformers does.
 
-This follows PreTrainedTokenizerBase._from_pretrained and TokenizersBackend of transformers 5.23:
-``added_tokens_decoder`` in tokenizer_config.json, where there is one, stands for
-special_tokens_map.json and added_tokens.json, which older versions wrote; otherwise the former goes
-before tokenizer_config.json. Tokens of tokenizer.json keep their ids and take over flags; special
-tokens that nobody has yet are added behind the last one.
+This follows PreTrainedTokenizerBase._from_pretrained and TokenizersBackend of transformers 5.23.
+``added_tokens_decoder`` in tokenizer_config.json replaces special_tokens_map.json and
+added_tokens.json, which older versions wrote; without it, special_tokens_map.json overrides
+tokenizer_config.json. Tokens of tokenizer.json keep their ids and take over the flags; special
+tokens that are missing are added after the last one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,10 +24,10 @@ from phi3_lora_qa.adapter.tokenizer.sentencepiece_model import (
 from phi3_lora_qa.adapter.tokenizer.tokenizer_json import (
     MAX_VOCABULARY_BYTES,
     VOCABULARY,
-    Added,
+    AddedToken,
     TokenizerFile,
     flags_of,
-    next_number,
+    next_token_id,
     parse_tokenizer,
 )
 from phi3_lora_qa.errors import AdapterError
@@ -37,55 +37,56 @@ SPECIAL_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _MAX_SETTINGS = 8 << 20
-_REMEMBERED = 1 << 20
-"""Bytes; what is larger is parsed each time, and not held."""
+_MAX_CACHED_BYTES = 1 << 20
+"""Larger files are parsed each time, and not kept in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A tokenizer.
+    """A tokenizer, combined from the files of a folder.
 
     Attributes:
-        file: tokenizer.json, or None where the folder has only a SentencePiece model.
-        pieces: The SentencePiece model's pieces; empty where there is none that is needed.
+        file: tokenizer.json, or None if the folder has only a SentencePiece model.
+        pieces: The pieces of the SentencePiece model; empty if it is missing or not needed.
         tokens: Every token with its id.
-        added: The tokens that are found in a text before it is cut.
+        added: The tokens that are split off before the text is tokenized.
         special: The special tokens by name, such as ``eos_token``; None for one that is not set.
         extra: Further special tokens.
-        listed: What a file beside says of a token's id: (file, token, id).
+        declared_ids: The token ids that other files than tokenizer.json declare, as (file, token,
+            id).
     """
 
     file: TokenizerFile | None
     pieces: tuple[Piece, ...]
     tokens: Mapping[str, int]
-    added: Mapping[str, Added]
+    added: Mapping[str, AddedToken]
     special: Mapping[str, str | None]
     extra: tuple[str, ...]
-    listed: tuple[tuple[str, str, int], ...]
+    declared_ids: tuple[tuple[str, str, int], ...]
 
 
-def read_small(folder: AdapterFolder | BaseFiles, name: str, cap: int) -> bytes | None:
-    """Return a file of the folder, or None where there is none.
+def read_small(folder: AdapterFolder | BaseFiles, name: str, max_bytes: int) -> bytes | None:
+    """Return the content of a file of the folder, or None if it is missing.
 
     Raises:
-        AdapterError: A file of the adapter cannot be read, or is larger than ``cap``.
-        BaseModelError: Likewise, of the base.
+        AdapterError: A file of the adapter cannot be read, or is larger than ``max_bytes``.
+        BaseModelError: The same for a file of the base.
     """
     if isinstance(folder, BaseFiles):
-        return folder.read_text(name, cap)
-    return folder.read_bytes(name, cap) if folder.file(name) else None
+        return folder.read_bytes(name, max_bytes)
+    return folder.read_bytes(name, max_bytes) if folder.file(name) else None
 
 
 def read_object(folder: AdapterFolder | BaseFiles, name: str) -> dict[str, Any]:
-    """Return the content of a small JSON file; empty where there is none.
+    """Return the content of a small JSON file; empty if it is missing.
 
     Raises:
-        AdapterError: The file is no strict JSON object.
+        AdapterError: The file is not a strict JSON object.
     """
     data = read_small(folder, name, _MAX_SETTINGS)
     if data is None:
         return {}
-    found = _remembered(data, name) if len(data) <= _REMEMBERED else _parsed(data, name)
+    found = _cached(data, name) if len(data) <= _MAX_CACHED_BYTES else _parsed(data, name)
     if isinstance(found, AdapterError):
         raise found.with_traceback(None)
     return dict(found)
@@ -98,45 +99,47 @@ def _parsed(data: bytes, name: str) -> dict[str, Any] | AdapterError:
         return error
 
 
-# A dozen rules ask for the same few files.
-_remembered = lru_cache(maxsize=8)(_parsed)
+# A dozen rules read the same few files.
+_cached = lru_cache(maxsize=8)(_parsed)
 
 
 def read_tokenizer(
-    folder: AdapterFolder | BaseFiles, like: tuple[bytes, TokenizerFile] | None = None
+    folder: AdapterFolder | BaseFiles, parsed: tuple[bytes, TokenizerFile] | None = None
 ) -> tuple[Tokenizer, bytes] | None:
-    """Read a folder's tokenizer, or return None where there is none that has a vocabulary.
+    """Read a folder's tokenizer; return None if it has no vocabulary.
 
     Args:
-        folder: The adapter's or the base's.
-        like: The bytes of a tokenizer.json that is read already, and what it says: the same bytes
-            are not read twice.
+        folder: The folder of the adapter or of the base.
+        parsed: The bytes and the content of a tokenizer.json that is parsed already: the same bytes
+            are not parsed again.
 
     Returns:
         The tokenizer, and the bytes of its tokenizer.json.
 
     Raises:
-        AdapterError: A file is unreadable, or says what transformers does not take.
+        AdapterError: A file is unreadable, or has content that transformers rejects.
     """
     data = read_small(folder, VOCABULARY, MAX_VOCABULARY_BYTES)
     model = None if data else read_small(folder, PIECES, MAX_PIECES_BYTES)
     if data is None and (model is None or is_tiktoken(model)):
         return None
-    file = like[1] if data and like and like[0] == data else parse_tokenizer(data) if data else None
+    file = None
+    if data:
+        file = parsed[1] if parsed and parsed[0] == data else parse_tokenizer(data)
     pieces = parse_pieces(model) if model else ()
-    words = file.words if file else {piece[0]: number for number, piece in enumerate(pieces)}
+    vocabulary = file.vocabulary if file else {piece[0]: i for i, piece in enumerate(pieces)}
     own = file.added if file else {}
     settings = read_object(folder, SETTINGS)
-    listed = tuple(_listed(settings, read_object(folder, ADDED_TOKENS)))
+    declared_ids = tuple(_declared_ids(settings, read_object(folder, ADDED_TOKENS)))
     older = {} if "added_tokens_decoder" in settings else read_object(folder, SPECIAL_MAP)
     special = {name: _text((settings | older).get(name), name) for name in NAMES}
     extra = tuple(dict.fromkeys([*_extra(settings), *_extra(older)]))
     if "added_tokens_decoder" in settings:
-        beside = _beside(settings)
+        others = _from_settings(settings)
     else:
-        beside = _legacy(folder, own, {*special.values(), *extra})
-    added = _merged(words, own, beside, [*filter(None, special.values()), *extra])
-    tokens = {**words, **{token: entry.number for token, entry in added.items()}}
+        others = _from_added_tokens(folder, own, {*special.values(), *extra})
+    added = _merged(vocabulary, own, others, [*filter(None, special.values()), *extra])
+    tokens = {**vocabulary, **{token: entry.token_id for token, entry in added.items()}}
     found = Tokenizer(
         file=file,
         pieces=pieces,
@@ -144,94 +147,94 @@ def read_tokenizer(
         added=added,
         special=special,
         extra=extra,
-        listed=listed,
+        declared_ids=declared_ids,
     )
     return found, data or b""
 
 
 def is_tiktoken(data: bytes) -> bool:
-    """Whether a tokenizer.model is tiktoken's table of words in base64; it is not looked into."""
+    """Whether a tokenizer.model is tiktoken's base64 table, which is not parsed."""
     line = data.partition(b"\n")[0].split(b" ")
     return len(line) == 2 and line[1].strip().isdigit() and line[0].isascii()
 
 
 def special_token(settings: Mapping[str, Any], name: str) -> str | None:
-    """Return a special token's text, such as of ``pad_token``, in either form it is written."""
+    """Return the text of a special token, such as ``pad_token``, from a string or an object."""
     value = settings.get(name)
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None
 
 
 def _merged(
-    words: Mapping[str, int],
-    own: Mapping[str, Added],
-    beside: Mapping[str, Added],
+    vocabulary: Mapping[str, int],
+    own: Mapping[str, AddedToken],
+    others: Mapping[str, AddedToken],
     special: list[str],
-) -> dict[str, Added]:
-    """Add to the tokens of tokenizer.json those of the files beside, and special ones."""
+) -> dict[str, AddedToken]:
+    """Add the tokens of the other files, and the special tokens, to those of tokenizer.json."""
     added = dict(own)
-    following = next_number(words, (entry.number for entry in own.values()))
-    named = {token: Added(number=-1, flags=(False,) * 4, special=True) for token in special}
-    news = [(t, n) for t, n in named.items() if t not in beside and t not in own]
-    for token, entry in (*beside.items(), *news):
-        known = added[token].number if token in added else words.get(token)
-        number = following if known is None else known
-        following = max(following, number + 1)
-        added[token] = Added(
-            number=number, flags=entry.flags, special=entry.special or token in named
+    next_id = next_token_id(vocabulary, (entry.token_id for entry in own.values()))
+    named = {token: AddedToken(token_id=-1, flags=(False,) * 4, special=True) for token in special}
+    new = [(t, n) for t, n in named.items() if t not in others and t not in own]
+    for token, entry in (*others.items(), *new):
+        known = added[token].token_id if token in added else vocabulary.get(token)
+        token_id = next_id if known is None else known
+        next_id = max(next_id, token_id + 1)
+        added[token] = AddedToken(
+            token_id=token_id, flags=entry.flags, special=entry.special or token in named
         )
     return added
 
 
-def _beside(settings: Mapping[str, Any]) -> dict[str, Added]:
+def _from_settings(settings: Mapping[str, Any]) -> dict[str, AddedToken]:
     """Read added_tokens_decoder of tokenizer_config.json."""
     return {
-        token: Added(number=number, flags=flags_of(raw), special=bool(raw.get("special")))
-        for number, token, raw in sorted(_decoder(settings), key=lambda entry: entry[0])
+        token: AddedToken(token_id=token_id, flags=flags_of(raw), special=bool(raw.get("special")))
+        for token_id, token, raw in sorted(_decoder(settings), key=lambda entry: entry[0])
     }
 
 
-def _legacy(
-    folder: AdapterFolder | BaseFiles, own: Mapping[str, Added], special: set[str | None]
-) -> dict[str, Added]:
-    """Read added_tokens.json; an id that tokenizer.json gives to a token is that token's."""
-    taken = {entry.number for entry in own.values()}
+def _from_added_tokens(
+    folder: AdapterFolder | BaseFiles, own: Mapping[str, AddedToken], special: set[str | None]
+) -> dict[str, AddedToken]:
+    """Read added_tokens.json, except ids that tokenizer.json already assigns."""
+    taken = {entry.token_id for entry in own.values()}
     found = {}
-    for token, number in read_object(folder, ADDED_TOKENS).items():
-        if number not in taken:
+    for token, token_id in read_object(folder, ADDED_TOKENS).items():
+        if token_id not in taken:
             flags = (False, False, False, token not in special)
-            found[token] = Added(number=number, flags=flags, special=token in special)
+            found[token] = AddedToken(token_id=token_id, flags=flags, special=token in special)
     return found
 
 
 def _decoder(settings: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     table = settings.get("added_tokens_decoder") or {}
     if not isinstance(table, dict):
-        raise _wrong(SETTINGS, "added_tokens_decoder")
+        raise _invalid(SETTINGS, "added_tokens_decoder")
     for number, raw in table.items():
         text = raw.get("content") if isinstance(raw, dict) else None
         if not number.isdecimal() or not isinstance(text, str):
-            raise _wrong(SETTINGS, "added_tokens_decoder")
+            raise _invalid(SETTINGS, "added_tokens_decoder")
         yield int(number[:18]), text, raw
 
 
-def _listed(
+def _declared_ids(
     settings: Mapping[str, Any], table: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, int]]:
     for number, token, _ in _decoder(settings):
         yield SETTINGS, token, number
     for token, number in table.items():
         if type(number) is not int:
-            raise _wrong(ADDED_TOKENS, "a token's id")
+            raise _invalid(ADDED_TOKENS, "token id")
         yield ADDED_TOKENS, token, number
 
 
 def _extra(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the special tokens that have no name of their own, or an unusual one."""
+    """Yield the special tokens without a name, or with a name that is not in `NAMES`."""
     for name in ("additional_special_tokens", "extra_special_tokens"):
         found = settings.get(name) or []
         if not isinstance(found, list | dict):
-            raise _wrong(SETTINGS, name)
+            raise _invalid(SETTINGS, name)
         for item in found.values() if isinstance(found, dict) else found:
             if (text := _text(item, name)) is not None:
                 yield text
@@ -245,9 +248,9 @@ def _text(value: Any, name: str) -> str | None:
     if isinstance(value, dict):
         value = value.get("content", 0)
     if value is not None and not isinstance(value, str):
-        raise _wrong(SETTINGS, name)
+        raise _invalid(SETTINGS, name)
     return value
 
 
-def _wrong(file: str, name: str) -> AdapterError:
-    return AdapterError(f"{file} has no readable {name}; save the tokenizer again")
+def _invalid(file: str, name: str) -> AdapterError:
+    return AdapterError(f"{file} has an invalid {name}", "save the tokenizer again")

@@ -1,7 +1,7 @@
-"""tokenizer.json in parts that can be compared: what cuts a text into numbers, and what does not.
+"""Parses tokenizer.json into parts that can be compared.
 
-The layout is that of Hugging Face's tokenizers 0.23, and of its older versions: fields that came
-later stand for what they meant before, merges may be texts or pairs.
+The layout is that of Hugging Face's tokenizers 0.23 and of older versions: missing newer fields get
+their defaults, and merges may be strings or pairs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,83 +38,90 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 _WITHOUT_EFFECT = {
     "Metaspace": ("str_rep", "add_prefix_space"),
-    "ByteLevel": ("trim_offsets",),  # where a token lies in the text, not which one it is
+    "ByteLevel": ("trim_offsets",),  # the position of a token in the text, not its id
 }
 _LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Added:
-    """A token that is found in a text before the text is cut.
+class AddedToken:
+    """A token that is split off before the text is tokenized.
 
     Attributes:
-        number: The id that it gets.
-        flags: Whether it must be a single word, takes the blanks on its left and on its right with
-            it, and is looked for in the normalised text.
-        special: Whether it is left out when an answer is decoded.
+        token_id: The id of the token.
+        flags: single_word, lstrip, rstrip and normalized: whether it must be a single word, absorbs
+            the blanks on its left and on its right, and is matched in the normalized text.
+        special: Whether it is skipped when an answer is decoded.
     """
 
-    number: int
+    token_id: int
     flags: tuple[bool, bool, bool, bool]
     special: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFile:
-    """What a tokenizer.json says.
+    """The content of a tokenizer.json.
 
     Attributes:
-        words: The model's vocabulary.
-        added: The added tokens, with the ids that they get when the file is read.
-        parts: Every other part that decides about ids, or about decoding, in one form for all
-            layouts that mean the same; None for a part that does nothing.
-        misread: Tokens that are listed under another id than they get.
-        resizing: Which of truncation and padding are set: what takes the file as it is does so.
+        vocabulary: The model's vocabulary.
+        added: The added tokens, with the ids that they get when the file is loaded.
+        parts: Every other part that affects ids or decoding, in a canonical form, equal for layouts
+            that mean the same; None for a part that does nothing.
+        id_mismatches: Tokens whose declared id differs from the id that they get.
+        length_settings: Which of truncation and padding are set; a program that uses the file as it
+            is applies them.
     """
 
-    words: Mapping[str, int]
-    added: Mapping[str, Added]
+    vocabulary: Mapping[str, int]
+    added: Mapping[str, AddedToken]
     parts: Mapping[str, Any]
-    misread: tuple[str, ...]
-    resizing: tuple[str, ...] = ()
+    id_mismatches: tuple[str, ...]
+    length_settings: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> dict[str, int]:
         """Every token with its id."""
-        return {**self.words, **{token: entry.number for token, entry in self.added.items()}}
+        return {**self.vocabulary, **{token: one.token_id for token, one in self.added.items()}}
 
 
 def parse_tokenizer(data: bytes) -> TokenizerFile:
-    """Read a tokenizer.json.
+    """Parse a tokenizer.json.
 
     Raises:
-        AdapterError: It is too large, no strict JSON, or nothing that tokenizers reads.
+        AdapterError: It is too large, not strict JSON, or not readable by tokenizers.
     """
     raw = parse_object(data, where=VOCABULARY, max_bytes=MAX_VOCABULARY_BYTES)
     if unknown := sorted(set(raw) - _FIELDS):
         raise _unreadable(f"has an unknown part {unknown[0]!r}")
     if raw.get("version", "1.0") != "1.0":
-        raise _unreadable("is of an unknown version")
+        raise _unreadable("has an unknown version")
     kind, model = _model(raw.get("model"))
-    words = _words(model.pop("vocab", None))
-    merges = _merges(model.pop("merges", []), words, plain=not any(map(model.get, _AFFIXES)))
-    added, misread = _added(raw.get("added_tokens") or [], words)
+    vocabulary = _vocabulary(model.pop("vocab", None))
+    has_affixes = any(map(model.get, _AFFIXES))
+    merges = _merges(model.pop("merges", []), vocabulary, has_affixes=has_affixes)
+    added, id_mismatches = _added_tokens(raw.get("added_tokens") or [], vocabulary)
     parts = {
         "model": {"type": kind, **model},
         "merges": merges,
         "normalizer": _canonical(raw.get("normalizer")),
         "pre_tokenizer": _canonical(raw.get("pre_tokenizer")),
-        "post_processor": _framing(raw.get("post_processor")),
+        "post_processor": _special_frame(raw.get("post_processor")),
         "decoder": _canonical(raw.get("decoder")),
     }
-    if kind == "Unigram":  # its scores decide about ids, too
+    if kind == "Unigram":  # its scores affect the ids, too
         parts["scores"] = _scores(raw["model"]["vocab"])
-    resizing = tuple(name for name in ("truncation", "padding") if raw.get(name))
-    return TokenizerFile(words=words, added=added, parts=parts, misread=misread, resizing=resizing)
+    return TokenizerFile(
+        vocabulary=vocabulary,
+        added=added,
+        parts=parts,
+        id_mismatches=id_mismatches,
+        length_settings=tuple(name for name in ("truncation", "padding") if raw.get(name)),
+    )
 
 
 def flags_of(raw: Mapping[str, Any]) -> tuple[bool, bool, bool, bool]:
-    """Return the flags of an added token as transformers and tokenizers read them."""
+    """Return the flags of an added token with the defaults of transformers and tokenizers."""
     normalized = raw.get("normalized")
     return (
         bool(raw.get("single_word")),
@@ -124,9 +131,9 @@ def flags_of(raw: Mapping[str, Any]) -> tuple[bool, bool, bool, bool]:
     )
 
 
-def next_number(words: Mapping[str, int], added: Iterable[int]) -> int:
-    """Return the id that tokenizers gives to a token that nobody has yet."""
-    return max(len(words), 1 + max(added, default=-1))
+def next_token_id(vocabulary: Mapping[str, int], added: Iterable[int]) -> int:
+    """Return the id that tokenizers assigns to the next new token."""
+    return max(len(vocabulary), 1 + max(added, default=-1))
 
 
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
@@ -143,67 +150,70 @@ def _model(raw: Any) -> tuple[str, dict[str, Any]]:
     model.pop("type", None)
     for name in _AFFIXES:
         if name in model:
-            model[name] = model[name] or None  # an empty one adds nothing
+            model[name] = model[name] or None  # an empty affix does nothing
     if "dropout" in model:
         model["dropout"] = model["dropout"] or None
     return kind, model
 
 
-def _words(raw: Any) -> dict[str, int]:
+def _vocabulary(raw: Any) -> dict[str, int]:
     pairs: list[tuple[Any, Any]] = []
     if isinstance(raw, dict):
         pairs = list(raw.items())
-    elif isinstance(raw, list):  # a unigram model: [token, score], its id is the position
+    elif isinstance(raw, list):  # a unigram model: [token, score]; the id is the index
         pairs = [(w[0] if isinstance(w, list) and w else w, i) for i, w in enumerate(raw)]
     if not pairs or not all(isinstance(t, str) and type(i) is int and i >= 0 for t, i in pairs):
-        raise _unreadable("has no readable vocabulary")
+        raise _unreadable("has an invalid vocabulary")
     return dict(pairs)
 
 
 def _scores(raw: list[Any]) -> list[Any]:
     if not all(isinstance(w, list) and len(w) == 2 and type(w[1]) in (int, float) for w in raw):
-        raise _unreadable("has no readable scores")
+        raise _unreadable("has invalid scores")
     return [word[1] for word in raw]
 
 
-def _merges(raw: Any, words: Mapping[str, int], *, plain: bool) -> list[str]:
-    """Return the merges as texts, as old files have them; of each both parts must be tokens."""
+def _merges(raw: Any, vocabulary: Mapping[str, int], *, has_affixes: bool) -> list[str]:
+    """Return the merges as strings, as in old files; both parts and the result must be tokens."""
     if not isinstance(raw, list):
-        raise _unreadable("has no readable merges")
+        raise _unreadable("has invalid merges")
     found = []
     for merge in raw:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(pair, list) and len(pair) == 2 and all(type(p) is str for p in pair)):
-            raise _unreadable("has no readable merges")
-        if plain and not (pair[0] in words and pair[1] in words and pair[0] + pair[1] in words):
-            raise _unreadable(f"merges {pair[0]!r} and {pair[1]!r}, which are no tokens")
+            raise _unreadable("has invalid merges")
+        are_tokens = all(part in vocabulary for part in (*pair, pair[0] + pair[1]))
+        if not has_affixes and not are_tokens:
+            raise _unreadable(f"merges {pair[0]!r} and {pair[1]!r}, which are not tokens")
         found.append(merge if isinstance(merge, str) else " ".join(pair))
     return found
 
 
-def _added(raw: Any, words: Mapping[str, int]) -> tuple[dict[str, Added], tuple[str, ...]]:
+def _added_tokens(
+    raw: Any, vocabulary: Mapping[str, int]
+) -> tuple[dict[str, AddedToken], tuple[str, ...]]:
     if not isinstance(raw, list):
-        raise _unreadable("has no readable added tokens")
-    added: dict[str, Added] = {}
-    misread = []
-    following = len(words)
+        raise _unreadable("has invalid added tokens")
+    added: dict[str, AddedToken] = {}
+    mismatches = []
+    next_id = len(vocabulary)
     for entry in raw:
         token = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(token, str) or type(entry.get("id")) is not int:
-            raise _unreadable("has no readable added tokens")
-        known = added[token].number if token in added else words.get(token)
-        number = following if known is None else known
-        following = max(following, number + 1)
-        if number != entry["id"]:
-            misread.append(token)
-        added[token] = Added(
-            number=number, flags=flags_of(entry), special=bool(entry.get("special"))
+            raise _unreadable("has invalid added tokens")
+        known = added[token].token_id if token in added else vocabulary.get(token)
+        token_id = next_id if known is None else known
+        next_id = max(next_id, token_id + 1)
+        if token_id != entry["id"]:
+            mismatches.append(token)
+        added[token] = AddedToken(
+            token_id=token_id, flags=flags_of(entry), special=bool(entry.get("special"))
         )
-    return added, tuple(misread)
+    return added, tuple(mismatches)
 
 
 def _canonical(raw: Any) -> Any:
-    """Return a part in one form, whatever version wrote it; None for one that does nothing."""
+    """Return a part in canonical form for all versions; None if it does nothing."""
     if not isinstance(raw, dict):
         return raw
     kind = raw.get("type")
@@ -219,16 +229,16 @@ def _canonical(raw: Any) -> Any:
     return found
 
 
-def _framing(raw: Any) -> Any:
-    """Return what a post-processor puts around a text: ids, and None where the text stands.
+def _special_frame(raw: Any) -> Any:
+    """Return the special tokens that a post-processor adds: ids, and None for the text itself.
 
-    Pairs of texts are not what a language model is asked with, and offsets are no ids.
+    Pairs of texts are ignored, because a prompt is a single text, and so are offsets.
     """
     part = _canonical(raw)
     if not isinstance(part, dict):
         return part
     if part.get("type") == "Sequence":
-        frames = [f for f in map(_framing, part.get("processors", [])) if f is not None]
+        frames = [f for f in map(_special_frame, part.get("processors", [])) if f is not None]
         return frames[0] if len(frames) == 1 else frames or None
     if part.get("type") == "ByteLevel":
         return None
@@ -241,9 +251,9 @@ def _framing(raw: Any) -> Any:
             special = piece.get("SpecialToken")
             frame += [None] if special is None else table[special["id"]]["ids"]
     except (KeyError, TypeError, AttributeError):
-        raise _unreadable("has no readable post_processor") from None
+        raise _unreadable("has an invalid post_processor") from None
     return None if frame == [None] else tuple(frame)
 
 
 def _unreadable(what: str) -> AdapterError:
-    return AdapterError(f"{VOCABULARY} {escape(what)}; save the tokenizer again")
+    return AdapterError(f"{VOCABULARY} {escape(what)}", "save the tokenizer again")

@@ -1,7 +1,8 @@
-"""Every tokenizer that a loader makes of a folder's files, each as texts to ids and ids to texts.
+"""Loads a folder's tokenizer with each library that can load it.
 
-By transformers, which chooses a class; of tokenizer.json alone; of tokenizer.model alone. Where the
-files are a stranger's this runs in the bounded child (see `tokenizer_behaviour`), and nowhere else.
+The loaders are transformers, which chooses a class; tokenizers, from tokenizer.json alone; and
+sentencepiece, from tokenizer.model alone. Untrusted files are only loaded in the bounded child
+process (see `tokenizer_behaviour`).
 """
 
 import json
@@ -9,90 +10,105 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.adapter.tokenizer.tokenizer_files import is_tiktoken
 from phi3_lora_qa.reading import read_regular
 
-MAX_FILE = 64 << 20
-"""Bytes; the largest published tokenizer.json has 35 million."""
+MAX_TOKENIZER_BYTES = 64 << 20
+"""The largest published tokenizer.json has 35 million bytes."""
 
-Ids = list[int]
+TokenIds = list[int]
 
 
-class Way:
-    """One way to make a tokenizer of a folder's files; texts become ids, and ids become texts."""
+class LoadedTokenizer:
+    """A tokenizer made by one loader.
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a tokenizer is
+    Attributes:
+        encode: Maps texts to token ids; the flag adds special tokens.
+        decode: Maps token ids to text.
+        added: The added tokens, with their ids.
+        vocabulary: All tokens, with their ids.
+        bos_id: The id of the start token, or None.
+        steps: The serialized steps before and after the model; empty if unknown.
+        model: The serialized model; empty if unknown.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a tokenizer
         self,
-        cut: Callable[[list[str], bool], list[Ids]],
-        join: Callable[[Ids], str],
+        encode: Callable[[list[str], bool], list[TokenIds]],
+        decode: Callable[[TokenIds], str],
         added: Mapping[str, int],
-        words: Mapping[str, int],
+        vocabulary: Mapping[str, int],
         state: str = "",
-        start: int | None = None,
+        bos_id: int | None = None,
     ) -> None:
-        self.cut, self.join, self.added, self.words = cut, join, added, words
-        self.start = start
-        # The vocabulary comes last, and most of it all: it is compared, and never parsed.
+        self.encode, self.decode, self.added, self.vocabulary = encode, decode, added, vocabulary
+        self.bos_id = bos_id
+        # The model comes last and is by far the largest part: it is compared, but never parsed.
         self.steps, _, self.model = state.partition('"model":{')
-        self._last: tuple[list[str], list[Ids]] = ([], [])
+        self._last: tuple[list[str], list[TokenIds]] = ([], [])
 
-    def ids(self, texts: list[str]) -> list[Ids]:
-        """Return the ids of all texts, without what is put around a text; asked for once."""
+    def ids(self, texts: list[str]) -> list[TokenIds]:
+        """Return the ids of all texts, without special tokens; the last result is cached."""
         if self._last[0] is not texts:
-            self._last = texts, self.cut(texts, False)
+            self._last = texts, self.encode(texts, False)
         return self._last[1]
 
 
-def by_transformers(folder: str) -> Way:
-    """Make what AutoTokenizer makes, of the class that it chooses, without code of the folder."""
+def load_with_transformers(folder: str) -> LoadedTokenizer:
+    """Load with AutoTokenizer, which chooses the class, without running code of the folder."""
     from transformers import AutoTokenizer
 
-    made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    backend = getattr(made, "backend_tokenizer", None)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
 
-    def cut(texts: list[str], framed: bool) -> list[Ids]:
+    def encode(texts: list[str], with_special: bool) -> list[TokenIds]:
+        if not texts:
+            return []
         options = {"return_attention_mask": False, "return_token_type_ids": False}
-        return list(made(texts, add_special_tokens=framed, **options)["input_ids"]) if texts else []
+        return list(tokenizer(texts, add_special_tokens=with_special, **options)["input_ids"])
 
-    return Way(
-        cut,
-        lambda ids: str(made.decode(ids, skip_special_tokens=False)),
-        made.get_added_vocab(),
-        made.get_vocab(),
+    return LoadedTokenizer(
+        encode,
+        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False)),
+        tokenizer.get_added_vocab(),
+        tokenizer.get_vocab(),
         backend.to_str() if backend is not None else "",
-        made.bos_token_id,
+        tokenizer.bos_token_id,
     )
 
 
-def by_tokenizers(data: str) -> Way:
-    """Make what tokenizer.json says by itself; how it pads and cuts is set by who calls it."""
+def load_with_tokenizers(data: str) -> LoadedTokenizer:
+    """Load a tokenizer.json; padding and truncation are up to the caller, and switched off."""
     from tokenizers import Tokenizer
 
-    made = Tokenizer.from_str(data)
-    made.no_padding()
-    made.no_truncation()
-    added = {entry.content: number for number, entry in made.get_added_tokens_decoder().items()}
-    return Way(
-        lambda texts, framed: [
-            found.ids for found in made.encode_batch(texts, add_special_tokens=framed)
+    tokenizer = Tokenizer.from_str(data)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    decoder = tokenizer.get_added_tokens_decoder()
+    return LoadedTokenizer(
+        lambda texts, with_special: [
+            found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=with_special)
         ],
-        lambda ids: str(made.decode(ids, skip_special_tokens=False)),
-        added,
-        made.get_vocab(with_added_tokens=True),
-        made.to_str(),
+        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False)),
+        {entry.content: token_id for token_id, entry in decoder.items()},
+        tokenizer.get_vocab(with_added_tokens=True),
+        tokenizer.to_str(),
     )
 
 
-def by_sentencepiece(path: str) -> Way:
-    """Make what tokenizer.model says by itself; it knows of no added tokens."""
+def load_with_sentencepiece(path: str) -> LoadedTokenizer:
+    """Load a tokenizer.model, which has no added tokens."""
     from sentencepiece import SentencePieceProcessor
 
-    made = SentencePieceProcessor(model_file=path)
-    words = {made.id_to_piece(number): number for number in range(made.get_piece_size())}
-    return Way(
-        lambda texts, framed: [list(made.encode(text)) for text in texts],
-        lambda ids: str(made.decode(ids)),
+    processor = SentencePieceProcessor(model_file=path)
+    token_ids = range(processor.get_piece_size())
+    return LoadedTokenizer(
+        lambda texts, with_special: [list(processor.encode(text)) for text in texts],
+        lambda ids: str(processor.decode(ids)),
         {},
-        words,
+        {processor.id_to_piece(token_id): token_id for token_id in token_ids},
     )
 
 
@@ -100,58 +116,69 @@ TRANSFORMERS, TOKENIZERS, SENTENCEPIECE = "transformers", "tokenizer.json", "tok
 FILES = (TOKENIZERS, SENTENCEPIECE)
 
 
-def ways(folder: str, failed: dict[str, str], without: Iterable[str] = ()) -> dict[str, Way]:
-    """Make every tokenizer that a loader makes of the folder; say why where one cannot be made.
+def load_all(
+    folder: str, errors: dict[str, str], without: Iterable[str] = ()
+) -> dict[str, LoadedTokenizer]:
+    """Load the tokenizer with every loader that applies to the folder.
 
     Args:
-        folder: Where the files lie.
-        failed: Takes the message of what went wrong, by the way.
-        without: Ways that need not be tried.
+        folder: The folder of the files.
+        errors: Receives the error message of each loader that fails.
+        without: Loaders to skip.
     """
-    makers: dict[str, Callable[[], Way]] = {TRANSFORMERS: lambda: by_transformers(folder)}
+    loaders: dict[str, Callable[[], LoadedTokenizer]] = {
+        TRANSFORMERS: lambda: load_with_transformers(folder)
+    }
     plain, pieces = Path(folder, TOKENIZERS), Path(folder, SENTENCEPIECE)
     if plain.is_file():
-        makers[TOKENIZERS] = lambda: by_tokenizers(read_regular(plain, MAX_FILE).decode("utf-8"))
-    if pieces.is_file() and not is_tiktoken(pieces):
-        makers[SENTENCEPIECE] = lambda: by_sentencepiece(str(pieces))
-    made = {}
-    for name, make in makers.items():
+        loaders[TOKENIZERS] = lambda: load_with_tokenizers(
+            read_regular(plain, MAX_TOKENIZER_BYTES).decode("utf-8")
+        )
+    if pieces.is_file() and not is_tiktoken(read_regular(pieces, MAX_TOKENIZER_BYTES)):
+        loaders[SENTENCEPIECE] = lambda: load_with_sentencepiece(str(pieces))
+    loaded = {}
+    for name, load in loaders.items():
         if name in without:
             continue
         try:
-            made[name] = make()
+            loaded[name] = load()
         except MemoryError:
             raise
-        except BaseException as error:  # a panic of Rust is no Exception
-            failed[name] = f"{type(error).__name__}: {error}"[:400]
-    return made
+        except BaseException as error:  # a Rust panic is not an Exception
+            errors[name] = f"{type(error).__name__}: {error}"[:400]
+    return loaded
 
 
 def same_files(job: Mapping[str, Any]) -> list[str]:
-    """Return the files that are the base's to the byte: by themselves they do the same."""
+    """Return the files that are identical to the base's: alone they behave the same."""
     return [
         name
         for name in FILES
         if all(Path(job[side], name).is_file() for side in ("base", "folder"))
-        and len({read_regular(Path(job[side], name), MAX_FILE) for side in ("base", "folder")}) == 1
+        and len(
+            {
+                read_regular(Path(job[side], name), MAX_TOKENIZER_BYTES)
+                for side in ("base", "folder")
+            }
+        )
+        == 1
     ]
 
 
-def is_tiktoken(path: Path) -> bool:
-    """Whether a tokenizer.model is a table of words in base64, which sentencepiece cannot read."""
-    line = read_regular(path, MAX_FILE).partition(b"\n")[0].split(b" ")
-    return len(line) == 2 and line[1].strip().isdigit()
+def steps_of(tokenizer: LoadedTokenizer) -> dict[str, Any]:
+    """Return the steps before and after the model, as in tokenizer.json; empty if unknown."""
+    return dict(json.loads(tokenizer.steps.rstrip(",") + "}")) if tokenizer.model else {}
 
 
-def outside(way: Way) -> dict[str, Any]:
-    """Return what a tokenizer does before and behind its model; empty where that is not known."""
-    return dict(json.loads(way.steps.rstrip(",") + "}")) if way.model else {}
+def blank_variants(
+    base: Mapping[str, LoadedTokenizer],
+) -> dict[str, Callable[[], LoadedTokenizer | None]]:
+    """Return loaders of the base's tokenizer with SentencePiece's blanks in other versions' forms.
 
-
-def spellings(base: Mapping[str, Way]) -> dict[str, Callable[[], Way | None]]:
-    """Return the base as versions of transformers spell what SentencePiece does with blanks."""
+    Versions of transformers write what SentencePiece does with blanks in several ways.
+    """
     source = base.get(TOKENIZERS) or base.get(TRANSFORMERS)
-    content = outside(source) if source else {}
+    content = steps_of(source) if source else {}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     steps = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
     forms: dict[str, tuple[Any, Any]] = {"a normalizer": (steps, None)}
@@ -164,8 +191,8 @@ def spellings(base: Mapping[str, Way]) -> dict[str, Callable[[], Way | None]]:
     ):
         return {}
 
-    def make(normalizer: Any, pre_tokenizer: Any) -> Way:
+    def load(normalizer: Any, pre_tokenizer: Any) -> LoadedTokenizer:
         changed = content | {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
-        return by_tokenizers(f'{json.dumps(changed)[:-1]},"model":{{{source.model}')
+        return load_with_tokenizers(f'{json.dumps(changed)[:-1]},"model":{{{source.model}')
 
-    return {name: (lambda form=form: make(*form)) for name, form in forms.items()}  # type: ignore[misc]
+    return {name: (lambda form=form: load(*form)) for name, form in forms.items()}  # type: ignore[misc]

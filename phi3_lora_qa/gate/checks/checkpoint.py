@@ -7,6 +7,7 @@ import numpy as np
 
 from phi3_lora_qa import lora
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.adapter.tensor_names import PREFIX, Part, tensor_name
 from phi3_lora_qa.gate.adapted_layers import LoraLayer
 from phi3_lora_qa.gate.adapter_session import AdapterSession
@@ -243,7 +244,7 @@ def _tokens_of(config: LoraAdapterConfig, module: str) -> Sequence[int]:
     return next(
         tokens
         for name, tokens in config.trainable_token_indices.items()
-        if module == name or module.endswith(f".{name}")
+        if matches_suffix(module, name)
     )
 
 

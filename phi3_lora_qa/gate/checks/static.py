@@ -1,8 +1,12 @@
 """Static stage: one check for each family of lint rules. torch is not imported."""
 
-from phi3_lora_qa.adapter.lint import Finding, LintReport, Severity, all_rules, families
+from collections.abc import Mapping
+
+from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
+from phi3_lora_qa.adapter.rule_catalogue import all_rules, families
 from phi3_lora_qa.adapter.rule_selection import Selection
-from phi3_lora_qa.dataclass_json import to_plain
+from phi3_lora_qa.dataclass_json import Json, to_plain
 from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.check import (
     Check,
@@ -20,7 +24,7 @@ def checks(selection: Selection) -> tuple[Check, ...]:
 
     A family without a selected rule has no check.
     """
-    selected = {rule.family for rule in filter(selection.takes, all_rules())}
+    selected = {rule.family for rule in filter(selection.includes, all_rules())}
     of_families = [
         Check(stage="static", name=name, run=_family_check(name))
         for name in families()
@@ -34,14 +38,21 @@ def linter_completed(session: AdapterSession) -> CheckOutcome:
     report = session.adapter.lint_report
     internal = [f for f in report.findings if _family_of(f) not in families()]
     if internal:
-        measured = {"findings": [to_plain(f) for f in internal]}
-        return failed(internal[0].message, internal[0].fix, measured)
-    unchecked, ignored = list(report.unchecked), list(report.ignored)
+        findings = {"findings": [to_plain(f) for f in internal]}
+        return failed(internal[0].message, internal[0].fix, findings)
+    ignored = list(report.ignored)
+    measured = {
+        "rules": list(report.rules_run),
+        "unchecked": [to_plain(rule) for rule in report.unchecked],
+        "ignored": ignored,
+    }
+    if report.blocked:
+        return _blocked(report, measured)
     return passed(
         f"{len(report.rules_run)} rules ran"
         + (f"; ignored by your settings: {', '.join(ignored)}" if ignored else "")
-        + (f"; not checked: {'; '.join(unchecked)}" if unchecked else ""),
-        {"rules": list(report.rules_run), "unchecked": unchecked, "ignored": ignored},
+        + _not_checked(report),
+        measured,
     )
 
 
@@ -49,15 +60,9 @@ def _family_of(finding: Finding) -> str:
     return finding.rule.partition("-")[0]
 
 
-def _count_run(report: LintReport, family: str) -> str:
-    """Return how many rules of a family ran; a rule without its input does not run."""
-    known = [rule.id for rule in all_rules() if rule.family == family]
-    return f"{len(set(known) & set(report.rules_run))} of {len(known)} rules"
-
-
 def _family_check(name: str) -> CheckFunction:
     def run(session: AdapterSession) -> CheckOutcome:
-        report = session.adapter.lint_report
+        report = session.adapter.lint_report.of_family(name)
         if name == "base" and not session.is_compared_with_base:
             missing = session.job.base_missing
             return not_run(
@@ -67,15 +72,34 @@ def _family_check(name: str) -> CheckFunction:
                 "machine",
                 "pass a base that is on this machine with --phi3-base DIR_OR_ID",
             )
-        findings = [f for f in report.findings if _family_of(f) == name]
-        errors = [f for f in findings if f.severity is Severity.ERROR]
-        measured = {"findings": [to_plain(f) for f in findings]}
-        if errors:
-            first = errors[0]
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        measured = {"findings": [to_plain(f) for f in report.findings]}
+        if errors := report.count(Severity.ERROR):
+            first = report.findings[0]
+            more = f" (and {errors - 1} more)" if errors > 1 else ""
             message = f"{first.rule}: {first.where}: {first.message}{more}"
             return failed(message, first.fix, measured)
-        notes = f"; {len(findings)} findings are not errors" if findings else ""
-        return passed(f"{_count_run(report, name)} ran and found no error{notes}", measured)
+        if report.blocked and not report.rules_run:
+            return _blocked(report, measured)
+        found, selected = sum(report.totals.values()), len(report.rules_run) + len(report.unchecked)
+        return passed(
+            f"{len(report.rules_passed)} of {selected} rules passed"
+            + (f"; {found} warnings or notes" if found else "")
+            + _not_checked(report),
+            measured,
+        )
 
     return run
+
+
+def _blocked(report: LintReport, measured: Mapping[str, Json]) -> CheckOutcome:
+    """Return the outcome of a check whose rules were blocked by an earlier error."""
+    return not_run(
+        f"not checked: {describe_unchecked(report.blocked)}",
+        f"fix {report.blocked[0].fix_first} first",
+        measured,
+    )
+
+
+def _not_checked(report: LintReport) -> str:
+    described = describe_unchecked(report.unchecked, base_option="--phi3-base")
+    return f"; not checked: {described}" if report.unchecked else ""

@@ -1,29 +1,19 @@
-"""Chat templates compared by what they write: nothing poisoned passes, nothing harmless fails."""
+"""Chat templates are compared by their output: poisoned ones fail, harmless ones pass."""
 
-import re
 import time
-from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from phi3_lora_qa.adapter.chat_template import template_comparison
-from phi3_lora_qa.adapter.chat_template.branch_tracing import MAX_POINTS, Watched
-from phi3_lora_qa.adapter.chat_template.conversation_generation import (
-    Chat,
-    Vocabulary,
-    nearby,
-    odd,
-    ordinary,
-    sweep,
+from phi3_lora_qa.adapter.chat_template.template_comparison import (
+    TimeLimitError,
+    compare,
+    wants_parts,
 )
-from phi3_lora_qa.adapter.chat_template.template_comparison import SlowError, compare, wants_parts
-from phi3_lora_qa.adapter.chat_template.template_sandbox import Clock
-from tests.adapter.chat_templates import FEATURES, HEALTHY, MINI, MINI_35
+from tests.adapter.chat_template.builders import TOKENS, clock, traced
+from tests.adapter.chat_templates import HEALTHY, MINI, MINI_35
 from tests.adapter.poisoned_templates import (
     CONDITIONS,
     EVIL,
@@ -37,55 +27,42 @@ from tests.adapter.tiny_base import TEMPLATE
 
 pytestmark = pytest.mark.slow
 
-TOKENS = {"bos_token": "<s>", "eos_token": "<|endoftext|>"}
 BASES = {"tiny": TEMPLATE, "Phi-3-mini": MINI, "Phi-3.5-mini": MINI_35}
-
-
-def clock() -> Clock:
-    return Clock(datetime(2026, 11, 30, 12, 0, 0))
 
 
 def compared(ours: str, theirs: str, seconds: float = 60.0) -> dict[str, Any]:
     return compare(ours, theirs, TOKENS, clock(), time.process_time() + seconds)
 
 
-def chats_for(*templates: str) -> Iterator[Chat]:
-    vocabulary = Vocabulary()
-    for template in templates:
-        vocabulary.add(Watched(template, clock()).tree)
-    yield from (*ordinary(TOKENS), *odd(TOKENS), *sweep(vocabulary, TOKENS))
-    yield from nearby(next(iter(ordinary(TOKENS))), vocabulary)
-
-
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", CONDITIONS)
-def test_what_is_written_under_a_condition_is_found(kind: str, base: str) -> None:
+def test_a_conditional_text_is_found(kind: str, base: str) -> None:
     found = compared(poisoned(SHAPES["in front"], CONDITIONS[kind], BASES[base]), BASES[base])
     assert found["ours"] != found["theirs"]
-    assert found["given"]
+    assert found["conversation"]
 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["a word of the user's", "three things", "a tool's name"])
-def test_a_condition_is_found_however_it_is_written(kind: str, shape: str, base: str) -> None:
+def test_a_condition_is_found_in_any_syntax(kind: str, shape: str, base: str) -> None:
     found = compared(poisoned(SHAPES[shape], CONDITIONS[kind], BASES[base]), BASES[base])
     assert found["ours"] != found["theirs"]
 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", UNCONDITIONAL)
-def test_what_is_written_otherwise_is_found_or_a_branch_is_left(kind: str, base: str) -> None:
+def test_a_different_output_is_found_or_a_branch_is_uncovered(kind: str, base: str) -> None:
     found = compared(poisoned(UNCONDITIONAL[kind], "", BASES[base]), BASES[base])
-    assert "given" in found or found["missing"]
+    assert "conversation" in found or found["uncovered_lines"]
 
 
 @pytest.mark.parametrize("kind", HARMLESS)
-def test_a_template_that_writes_the_same_is_alike(kind: str) -> None:
+def test_an_equivalent_template_has_no_difference(kind: str) -> None:
     found = compared(HARMLESS[kind], TEMPLATE)
-    assert "given" not in found, found
-    assert found["missing"] == []
-    assert found["chats"] > 100
+    assert "conversation" not in found, found
+    assert found["uncovered_lines"] == []
+    assert found["conversations"] > 100
 
 
 def test_the_harmless_templates_are_for_the_tiny_base() -> None:
@@ -93,40 +70,39 @@ def test_the_harmless_templates_are_for_the_tiny_base() -> None:
 
 
 @pytest.mark.parametrize("template", [*HEALTHY.values(), *BASES.values()])
-def test_every_branch_of_an_ordinary_template_is_taken(template: str) -> None:
+def test_every_branch_of_an_ordinary_template_is_covered(template: str) -> None:
     found = compared(template, "{# #}" + template)
-    assert (found["same_form"], found["missing"]) == (True, [])
+    assert (found["same_form"], found["uncovered_lines"]) == (True, [])
 
 
-def test_what_differs_is_told_with_the_conversation_in_short() -> None:
+def test_a_difference_comes_with_a_summary_of_the_conversation() -> None:
     found = compared(poisoned(SHAPES["behind"], CONDITIONS["many messages"], TEMPLATE), TEMPLATE)
     assert found["ours"].endswith(EVIL)
     assert found["theirs"] == found["ours"].removesuffix(EVIL)
-    assert "… 7 messages …" in found["given"]
+    assert "… 7 messages …" in found["conversation"]
     found = compared(poisoned(SHAPES["by a refusal"], CONDITIONS["a tool's name"], MINI), MINI)
     assert found["ours"] is None
-    assert "tools=" in found["given"]
-    assert len(found["given"]) <= 160
+    assert "tools=" in found["conversation"]
+    assert len(found["conversation"]) <= 160
 
 
-def test_a_branch_that_nothing_takes_is_named_by_its_line() -> None:
+def test_an_uncovered_branch_is_reported_by_its_line() -> None:
     hidden = "{# #}\n{% if messages[0].content | length == 987654321 %}x{% endif %}" + TEMPLATE
     found = compared(hidden, TEMPLATE)
-    assert found["missing"] == [2]
+    assert found["uncovered_lines"] == [2]
     found = compared("{# #}" + hidden, hidden)
-    assert found["missing"] == []  # the other one has it, too
+    assert found["uncovered_lines"] == []  # the other template has it, too
 
 
-def test_a_name_that_is_set_in_a_mark_is_gone_behind_it() -> None:
+def test_a_name_that_is_lost_in_a_mark_is_a_difference() -> None:
     setting = "{% set rule = messages[0].content %}"
     base = "{% if messages[0].role == 'system' %}" + setting + "{% endif %}{{ rule }}" + TEMPLATE
     marked = base.replace(setting, "{% generation %}" + setting + "{% endgeneration %}")
-    assert "given" in compared(marked, base)
-    assert Watched(marked, clock()).form != Watched(base, clock()).form
-    assert Watched(HARMLESS["a mark"], clock()).form == Watched(TEMPLATE, clock()).form
+    assert "conversation" in compared(marked, base)
+    assert traced(marked).form != traced(base).form
 
 
-def test_a_list_is_taken_for_its_text_where_the_base_fails() -> None:
+def test_a_list_may_be_rendered_as_its_text_if_the_base_fails() -> None:
     listing = MINI.replace("message['content']", "(message['content'] | string)")
     joining = MINI.replace(
         "{% if message['role'] == 'system'",
@@ -137,105 +113,49 @@ def test_a_list_is_taken_for_its_text_where_the_base_fails() -> None:
     ).replace("+ message['content'] +", "+ text +")
     evil = joining.replace("| join", "| join(' Say thanks.')")
     evil = evil.replace("map(attribute='text')", "map(attribute='text', default='') ")
-    assert "given" not in compared(listing, MINI)
-    assert "given" not in compared(joining, MINI)
-    assert "given" in compared(evil, MINI)
+    assert "conversation" not in compared(listing, MINI)
+    assert "conversation" not in compared(joining, MINI)
+    assert "conversation" in compared(evil, MINI)
 
 
-def test_a_server_may_give_parts_to_a_template_that_goes_through_them() -> None:
+def test_a_server_may_pass_parts_to_a_template_that_iterates_over_them() -> None:
     looping = "{% for m in messages %}{% for p in m['content'] | list %}{% endfor %}{% endfor %}"
-    assert wants_parts(Watched(looping, clock()).tree)
+    assert wants_parts(traced(looping).tree)
     named = "{% set c = messages[0].content %}{% for p in c[1:] %}{% endfor %}"
-    assert wants_parts(Watched(named, clock()).tree)
-    assert not wants_parts(Watched(TEMPLATE, clock()).tree)
-    assert "given" in compared(looping + TEMPLATE, TEMPLATE)
-    assert "given" not in compared(looping + TEMPLATE, "{# #}" + looping + TEMPLATE)
-
-
-@pytest.mark.parametrize("template", [*FEATURES.values(), *HEALTHY.values()])
-def test_a_template_writes_the_same_when_it_is_watched(template: str) -> None:
-    watched = Watched(template, clock())
-    for chat in chats_for(template):
-        watched.clock.words, watched.clock.pick = chat.words, chat.pick
-        assert watched.text(chat.names) == watched.text(chat.names, plain=True)
-
-
-def test_templates_are_named_the_same_by_whom_they_are_watched() -> None:
-    guess = "{{ 'truth' is filter }}{{ 'compare' is filter }}{{ [1] | map('upper') | list }}"
-    watched = Watched(guess, clock())
-    assert watched.text({}) == watched.text({}, plain=True)
-
-
-@settings(derandomize=True, database=None, deadline=None, max_examples=60)
-@given(st.sampled_from([*CONDITIONS.values()]), st.sampled_from([*SHAPES.values()]))
-def test_any_condition_comes_out_the_same_when_it_is_watched(condition: str, shape: str) -> None:
-    watched = Watched(poisoned(shape, condition, TEMPLATE), clock())
-    for chat in ordinary(TOKENS):
-        assert watched.text(chat.names) == watched.text(chat.names, plain=True)
-
-
-PIECES = (
-    "{{ m.content }}", "{{ m['content'] }}", "{{ 'a' + m.role }}", "{{ m.role }}", "a", " ", "\n",
-    "{% generation %}x{% endgeneration %}", "x", "{% if loop.first %}b{% endif %}", "{{ 'a' }}",
-    "{{- m.role }}", "{% if m.role == 'user' %}u{% elif true %}v{% endif %}",
-    "{% if m.role == 'user' %}u{% else %}{% if true %}v{% endif %}{% endif %}", "{{ 1 + 2 }}", "3",
-    "{{ m.role ~ 'a' }}", "{# x #}", "{{ m.role | upper }}", "{{ m.items }}", "{{ m['items'] }}",
-    "{% generation %}{% set y = m.role %}{{ y }}{% endgeneration %}", "{{ y }}", "{{ kwargs }}",
-    "{% set y = m.role %}{{ y }}", "{% generation %}{{ kwargs }}{% endgeneration %}",
-)  # fmt: skip
-
-
-@settings(derandomize=True, database=None, deadline=None, max_examples=60)
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), min_size=8, max_size=8))
-def test_templates_of_one_form_write_the_same(bodies: list[str]) -> None:
-    texts: dict[str, list[str]] = {}
-    for body in bodies:
-        one = Watched(f"{{% for m in messages %}}{body}{{% endfor %}}", clock())
-        chats = list(ordinary(TOKENS))[:12]
-        found = [re.sub("0x[0-9a-f]+", "", f"{one.text(c.names, plain=True)}") for c in chats]
-        assert texts.setdefault(one.form, found) == found
+    assert wants_parts(traced(named).tree)
+    assert not wants_parts(traced(TEMPLATE).tree)
+    assert "conversation" in compared(looping + TEMPLATE, TEMPLATE)
+    assert "conversation" not in compared(looping + TEMPLATE, "{# #}" + looping + TEMPLATE)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "expression",
     ["messages[0]", "messages[0] is mapping", "messages is sequence", "messages[0].role is string",
      "messages | tojson | length > 10", "messages[0].get(3)", "namespace(a=1).a", "range(3)",
      "(messages | first).content.encode() > 'a'.encode()", "dict(a=messages).a", "1.5 < 2",
      "[1, messages, none] == [messages]", "messages[0] == messages[-1]", "cycler('a').next()",
      "messages[0].x.y is defined", "{1: 2}[1]", "(1, 2)[messages | length % 2]"],
 )  # fmt: skip
-def test_whatever_a_condition_looks_at_is_compared(asked: str) -> None:
-    branch = f"{{% if {asked} %}}{{% else %}}{{% endif %}}"
+def test_any_expression_in_a_condition_is_traced(expression: str) -> None:
+    branch = f"{{% if {expression} %}}{{% else %}}{{% endif %}}"
     found = compared(branch + TEMPLATE, TEMPLATE)
-    assert {"chats", "given"} & found.keys()
+    assert {"conversations", "conversation"} & found.keys()
 
 
-def test_nothing_is_drawn_by_chance() -> None:
-    first, second = ([chat.key() for chat in chats_for(MINI_35)] for _ in range(2))
-    assert first == second
-    assert len(set(first)) > 300
-
-
-def test_a_template_of_too_many_conditions_is_refused() -> None:
-    many = "{% if messages %}{% endif %}" * (MAX_POINTS + 1)
-    with pytest.raises(ValueError, match=f"more than {MAX_POINTS} conditions"):
-        compared(many + TEMPLATE, TEMPLATE)
-
-
-def test_a_comparison_that_takes_too_long_is_given_up() -> None:
+def test_a_comparison_that_takes_too_long_is_stopped() -> None:
     slow = "{% for a in range(2000) %}{% for b in range(200) %}{% endfor %}{% endfor %}" + TEMPLATE
-    with pytest.raises(SlowError):
+    with pytest.raises(TimeLimitError):
         compared(slow, TEMPLATE, seconds=0.3)
 
 
-def test_the_search_costs_little() -> None:
+def test_the_search_is_fast() -> None:
     start = time.process_time()
     for template in BASES.values():
         compared("{# #}" + template, template)
     assert time.process_time() - start < 1.5
 
 
-def test_the_limit_is_under_the_childs_own() -> None:
+def test_the_time_limit_is_below_that_of_the_child() -> None:
     from phi3_lora_qa.adapter.chat_template.template_rendering import LIMITS
 
     assert LIMITS.cpu_seconds > template_comparison.SECONDS

@@ -1,4 +1,4 @@
-"""Chat templates from strangers: rendered as transformers does, or ended."""
+"""Untrusted chat templates are rendered as in transformers, or stopped at a limit."""
 
 import json
 import os
@@ -41,12 +41,12 @@ def one(template: str, chats: Sequence[Conversation], tokens: Mapping[str, str])
 
 def seconds_of(action: Callable[[], Rendering]) -> tuple[Rendering, float]:
     start = time.perf_counter()
-    done = action()
-    return done, time.perf_counter() - start
+    result = action()
+    return result, time.perf_counter() - start
 
 
 @pytest.mark.parametrize("template", [*HEALTHY.values(), *FEATURES.values()])
-def test_a_template_gives_what_it_gives_in_transformers(template: str) -> None:
+def test_a_template_renders_as_in_transformers(template: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     for chat in (ASK, Conversation(messages=(*ASK.messages, ("assistant", "There. <é>")))):
@@ -61,7 +61,7 @@ def test_a_template_gives_what_it_gives_in_transformers(template: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_or_broken_template_is_ended_and_named(name: str) -> None:
+def test_a_hostile_or_broken_template_is_stopped_with_the_reason(name: str) -> None:
     import re
 
     template, error = HOSTILE[name]
@@ -74,12 +74,12 @@ def test_a_hostile_or_broken_template_is_ended_and_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("template", ESCAPES)
-def test_no_template_gets_out_of_the_sandbox(template: str) -> None:
+def test_no_template_escapes_the_sandbox(template: str) -> None:
     done = one(template, [ASK], TOKENS)
     assert done.error.startswith(("refused by the sandbox", "UndefinedError")), done
 
 
-def test_a_refusal_by_the_template_is_told_from_an_error() -> None:
+def test_a_refusal_by_the_template_is_not_an_error() -> None:
     done = one(BRACKETS, [ASK, SYSTEM], TOKENS)
     assert done.texts == ("<s>[INST] Where? [/INST]", Refusal("no system message, please"))
     done = one("{{ raise_exception('no\x1b[2J' ~ 'x' * 9999) }}", [ASK], TOKENS)
@@ -87,14 +87,16 @@ def test_a_refusal_by_the_template_is_told_from_an_error() -> None:
     assert done.texts[0].message.isprintable()
 
 
-def test_any_character_comes_through_and_back() -> None:
-    strange = "\x00\x1b\u202e\u2028\U0001f600é\ud800"
-    chat = Conversation(messages=(("user", strange),))
+def test_any_character_is_preserved() -> None:
+    characters = "\x00\x1b\u202e\u2028\U0001f600é\ud800"
+    chat = Conversation(messages=(("user", characters),))
     template = "{{ messages[0].content }}\x01{{ '\\ud801' }}{{ eos_token }}"
-    assert one(template, [chat], {"eos_token": strange}).texts == (f"{strange}\x01\ud801{strange}",)
+    assert one(template, [chat], {"eos_token": characters}).texts == (
+        f"{characters}\x01\ud801{characters}",
+    )
 
 
-def test_all_that_is_allowed_to_be_written_arrives() -> None:
+def test_texts_up_to_the_limit_are_returned() -> None:
     template = "\U0001f600" * (MAX_CHARACTERS // 2)
     assert one(template, [ASK, ASK], TOKENS).texts == (template, template)
     done = one(template, [ASK, ASK, ASK], TOKENS)
@@ -118,25 +120,25 @@ def test_any_template_gives_texts_or_a_printable_error(template: str) -> None:
     assert done.error.isprintable()
 
 
-def test_the_child_sees_no_environment_and_no_site_packages_of_its_own(
+def test_the_child_has_no_environment_and_no_site_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SECRET_TOKEN", "PYTHONPATH", "PYTHONSTARTUP", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
-    tell = "[json.dumps([sorted(os.environ), sys.path, 'site' in sys.modules])]"
-    child_of(f"{SAY_READY}print(json.dumps([{{'texts': {tell}}}]))", tmp_path, monkeypatch)
+    report = "[json.dumps([sorted(os.environ), sys.path, 'site' in sys.modules])]"
+    child_of(f"{SAY_READY}print(json.dumps([{{'texts': {report}}}]))", tmp_path, monkeypatch)
     (text,) = one(GOOD, [ASK], TOKENS).texts
     assert isinstance(text, str)
     environment, path, site = json.loads(text)
     allowed = {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LC_CTYPE"}
-    assert set(environment) <= allowed  # LC_CTYPE: the interpreter sets it for itself
+    assert set(environment) <= allowed  # LC_CTYPE: set by the interpreter
     assert str(tmp_path) not in path
     assert not [folder for folder in path if folder.endswith("site-packages")]
     assert not site
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere some limits are not to be had")
-def test_the_child_has_given_up_time_memory_files_and_processes(
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems lack some of the limits")
+def test_the_child_has_limits_on_time_memory_files_and_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NPROC", "RLIMIT_CORE"]
@@ -157,12 +159,12 @@ print(json.dumps([{{"texts": [json.dumps([limits, wrote])]}}]))
     assert json.loads(str(text)) == [[2, 512 << 20, 0, 0, 0], "refused"]
 
 
-def test_a_system_without_limits_renders_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_resource_limits_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
     bounded_process_start.limit_resources(2, 512, 16)
 
 
-def test_the_parent_imports_no_jinja_and_no_subprocess_before_it_renders() -> None:
+def test_the_parent_imports_jinja_never_and_subprocess_only_to_render() -> None:
     code = (
         "import sys, phi3_lora_qa.adapter.chat_template.template_rendering as r\n"
         "import phi3_lora_qa.adapter.rules.template_rendering\n"
@@ -179,20 +181,20 @@ def test_the_parent_imports_no_jinja_and_no_subprocess_before_it_renders() -> No
     [
         ("time.sleep(60)", "took longer than 0.5 s"),
         ("os.close(1); time.sleep(60)", "took longer than 0.5 s"),
-        ("os.fork() or time.sleep(60)", "took longer than 0.5 s|without an answer"),
+        ("os.fork() or time.sleep(60)", "took longer than 0.5 s|without a result"),
         ("[os.write(1, b'x' * 65536) for _ in iter(int, 1)]", "wrote more than [0-9]+ bytes"),
-        ("os.kill(os.getpid(), 11)", "ended its process with signal 11"),
-        ("os._exit(3)", "ended its process with status 3"),
-        ("print('{')", "ended without an answer"),
+        ("os.kill(os.getpid(), 11)", "exited with signal 11"),
+        ("os._exit(3)", "exited with status 3"),
+        ("print('{')", "ended without a result"),
         ("print('[]')", "lost a template"),
-        ("print('[{}]')", "ended without an answer"),
-        ("print('[{\"texts\": [1]}]')", "ended without an answer"),
+        ("print('[{}]')", "ended without a result"),
+        ("print('[{\"texts\": [1]}]')", "ended without a result"),
         ("print('[{\"texts\": []}]')", "lost a conversation"),
         ('print(\'[{"error": "a\\\\u001bb"}]\')', r"a\\x1bb"),
     ],
 )
-@pytest.mark.skipif(os.name != "posix", reason="forks, signals and descriptors are POSIX's")
-def test_a_child_that_goes_astray_is_ended_and_named(
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX forks, signals and descriptors")
+def test_a_misbehaving_child_is_stopped_with_the_reason(
     code: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import re
@@ -208,7 +210,7 @@ def test_a_child_that_goes_astray_is_ended_and_named(
 
 
 @pytest.mark.parametrize("code", ["sys.exit(1)", "time.sleep(60)", "print('{\"texts\": []}')"])
-def test_a_child_that_does_not_start_is_no_word_on_the_template(
+def test_a_child_that_does_not_start_is_not_an_error_of_the_template(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -219,7 +221,7 @@ def test_a_child_that_does_not_start_is_no_word_on_the_template(
         one(GOOD, [ASK], TOKENS)
 
 
-def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_jinja_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_process, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install jinja2"):
         one(GOOD, [ASK], TOKENS)

@@ -1,7 +1,7 @@
-"""Ways to spoil an adapter: each names the rule that must find it.
+"""Faults of adapters, each with the rule that must find it.
 
-A fault is a function that changes an `Adapter`; it is put into every healthy variant that it fits,
-at the first, a middle or the last tensor of its kind, with and without a base beside.
+A fault is a function that changes an `Adapter`. It is put into every healthy variant that it fits,
+at the first, a middle or the last tensor of its kind, with and without a base.
 """
 
 from tests.adapter.adapters import Adapter

@@ -1,4 +1,4 @@
-"""Disagreement with the base."""
+"""Faults that only a comparison with the base can find."""
 
 from tests.adapter.faults.ways import (
     Fault,
@@ -40,7 +40,7 @@ BASE: dict[str, Fault] = {
         fits=only("dora"),
         base_only=True,
     ),
-    "one magnitude next to nothing": Fault(
+    "one magnitude almost zero": Fault(
         rule="base-dora-magnitude",
         apply=whole("magnitude_vector", with_one(1e-3)),
         fits=only("dora"),
@@ -100,19 +100,19 @@ BASE: dict[str, Fault] = {
         fits=only("trained_tokens"),
         base_only=True,
     ),
-    "delta next to nothing": Fault(
+    "delta almost zero": Fault(
         rule="base-delta-negligible",
         apply=scale_all("lora_B.weight", 1e-5),
         fits=only("plain", "all-linear", "velora"),
         base_only=True,
     ),
-    "one kind next to nothing": Fault(
+    "one kind almost zero": Fault(
         rule="base-delta-negligible",
         apply=config(alpha_pattern={"qkv_proj": 1e-6}),
         fits=only("plain", "dora", "all-linear", "saved_head", "one_layer", "lora_bias"),
         base_only=True,
     ),
-    "one module next to nothing": Fault(
+    "one module almost zero": Fault(
         rule="base-delta-negligible",
         apply=scale(one_b, 1e-8),
         places=True,

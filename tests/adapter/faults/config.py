@@ -1,4 +1,4 @@
-"""Configurations that PEFT refuses, or acts on otherwise than they say."""
+"""Faults of adapter_config.json: PEFT rejects it, or applies it differently from what it says."""
 
 from typing import Any
 
@@ -108,7 +108,7 @@ REFUSED_VALUES: dict[str, Any] = {
     "auto_mapping": {"base_model_class": "x", "parent_library": "os"},
     "init_lora_weights": "pissa",
 }
-"""Fields that are refused by name, each with a value that peft would act on."""
+"""Fields that are rejected by name, each with a value that peft would act on."""
 
 _PHI3 = "transformers.models.phi3.modeling_phi3"
 for _number, _mapping in enumerate((

@@ -1,4 +1,4 @@
-"""Damage to the files."""
+"""Faults of the files."""
 
 import os
 
@@ -9,11 +9,11 @@ from tests.adapter.faults.ways import (
     WEIGHTS,
     Fault,
     afterwards,
-    beside,
     link,
     only_pickle,
     rewrite,
     weights_link,
+    with_files,
 )
 from tests.adapter.packing import pack
 
@@ -45,37 +45,37 @@ FILES: dict[str, Fault] = {
     "config with NaN": Fault(
         rule="files-config-unreadable", apply=rewrite(lambda d: b'{"x": NaN,' + d[1:], CONFIG)
     ),
-    "link beside": Fault(rule="files-not-regular", apply=afterwards(link)),
+    "link in the folder": Fault(rule="files-not-regular", apply=afterwards(link)),
     "weights a link": Fault(rule="files-not-regular", apply=afterwards(weights_link)),
-    "pipe beside": Fault(
+    "pipe in the folder": Fault(
         rule="files-not-regular", apply=afterwards(lambda f: os.mkfifo(f / "README.md"))
     ),
     "a model of its own": Fault(
         rule="files-own-base",
-        apply=beside({"config.json": b'{"model_type": "phi3"}', "model.safetensors": pack({})}),
+        apply=with_files({"config.json": b'{"model_type": "phi3"}', "model.safetensors": pack({})}),
     ),
     "a pickled model of its own": Fault(
         rule="files-own-base",
-        apply=beside({"config.json": b'{"model_type": "phi3"}', "pytorch_model.bin": b"x"}),
+        apply=with_files({"config.json": b'{"model_type": "phi3"}', "pytorch_model.bin": b"x"}),
     ),
     "a model of its own in Mistral's layout": Fault(
-        rule="files-own-base", apply=beside({"params.json": b"{}"})
+        rule="files-own-base", apply=with_files({"params.json": b"{}"})
     ),
     "another class of model": Fault(
         rule="files-own-base",
-        apply=beside({"config.json": b'{"model_type": "llama"}'}),
+        apply=with_files({"config.json": b'{"model_type": "llama"}'}),
         base_only=True,
     ),
     "further factors": Fault(
         rule="files-further-weights",
-        apply=beside({"more.safetensors": pack({"x.lora_A.weight": np.zeros((1, 1), "f4")})}),
+        apply=with_files({"more.safetensors": pack({"x.lora_A.weight": np.zeros((1, 1), "f4")})}),
     ),
     "further embeddings": Fault(
-        rule="files-further-weights", apply=beside({"new_embeddings.safetensors": pack({})})
+        rule="files-further-weights", apply=with_files({"new_embeddings.safetensors": pack({})})
     ),
     "another end of answers": Fault(
         rule="files-generation",
-        apply=beside({"generation_config.json": b'{"eos_token_id": 7}'}),
+        apply=with_files({"generation_config.json": b'{"eos_token_id": 7}'}),
         base_only=True,
     ),
 }  # fmt: skip

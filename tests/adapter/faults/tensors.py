@@ -1,4 +1,4 @@
-"""Tensors that the configuration does not imply, and implied ones that are not there."""
+"""Faults of the tensors' names and shapes, and tensors that are missing or unexpected."""
 
 from tests.adapter.adapters import RANK, P
 from tests.adapter.faults.ways import (
@@ -27,7 +27,7 @@ TENSORS: dict[str, Fault] = {
         apply=rename(lambda n: n.replace("lora_A", "lora_a").replace("lora_B", "lora_b")),
         fits=linear,
     ),
-    "kohya": Fault(
+    "kohya names": Fault(
         rule="tensors-key",
         apply=rename(lambda n: n.replace("lora_A", "lora_down").replace("lora_B", "lora_up")),
         fits=linear,
@@ -165,12 +165,12 @@ TENSORS: dict[str, Fault] = {
         places=True,
         fits=only("trained_tokens"),
     ),
-    "token rows not asked for": Fault(
+    "token rows not declared": Fault(
         rule="tensors-unimplied",
         apply=config(trainable_token_indices=None),
         fits=only("trained_tokens"),
     ),
-    "a token row too few": Fault(
+    "one token row missing in the config": Fault(
         rule="tensors-shape",
         apply=config(trainable_token_indices={"embed_tokens": [3], "lm_head": [3]}),
         fits=only("trained_tokens"),

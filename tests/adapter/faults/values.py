@@ -1,4 +1,4 @@
-"""Numbers that no training leaves behind."""
+"""Faults of the numbers, which training never produces."""
 
 import numpy as np
 
@@ -37,12 +37,12 @@ def two_layers(variant: str) -> bool:
 
 
 def whole_ranks(variant: str) -> bool:
-    """Whether a factor is stored as it is multiplied, and all deltas are linear modules'."""
+    """Whether factors are stored as they are multiplied, and all deltas are of linear modules."""
     return linear(variant) and variant not in ("block_diagonal", "embeddings")
 
 
 def many_numbers(variant: str) -> bool:
-    """Whether every factor has ranks and numbers enough to tell."""
+    """Whether every factor has enough ranks and numbers for the fault to be found."""
     return linear(variant) and variant not in ("rank_pattern", "block_diagonal")
 
 
@@ -71,7 +71,7 @@ VALUES: dict[str, Fault] = {
         apply=scale_all("lora_embedding_A", 0),
         fits=only("embeddings"),
     ),
-    "all B next to nothing": Fault(
+    "all B almost zero": Fault(
         rule="values-untrained", apply=scale_all("lora_B.weight", 1e-30), fits=whole_ranks
     ),
     "all B denormal": Fault(
@@ -80,15 +80,15 @@ VALUES: dict[str, Fault] = {
     "one B denormal": Fault(
         rule="values-dead-module", apply=scale(one_b, 1e-40), places=True, fits=linear
     ),
-    "one B next to nothing": Fault(
+    "one B almost zero": Fault(
         rule="values-dead-module", apply=scale(one_b, 1e-12), places=True, fits=linear
     ),
-    "alpha next to nothing": Fault(
+    "alpha almost zero": Fault(
         rule="values-untrained",
         apply=config(lora_alpha=1e-12),
         fits=lambda v: linear(v) and v != "rank_pattern",
     ),
-    "one kind's alpha next to nothing": Fault(
+    "one kind's alpha almost zero": Fault(
         rule="values-dead-module", apply=config(alpha_pattern={"qkv_proj": 1e-30}), fits=linear
     ),
     "all parts cancel": Fault(rule="values-untrained", apply=cancel_all, fits=whole_ranks),
@@ -229,14 +229,14 @@ WHOLE = {
     "token rows": ("trainable_tokens_delta", "trained_tokens"),
     "table": ("base_layer.weight", "embeddings"),
 }
-"""What takes the place of the base's own numbers: the end of its name, and who has it."""
+"""Tensors that replace the base's: the end of their names, and the variant that has them."""
 
 for _name, (_end, _variant) in WHOLE.items():
     VALUES |= {
         f"{_name} zero": Fault(
             rule="values-zero-weight", apply=scale_all(_end, 0), fits=only(_variant)
         ),
-        f"{_name} next to nothing": Fault(
+        f"{_name} almost zero": Fault(
             rule="values-zero-weight", apply=scale_all(_end, 1e-30), fits=only(_variant)
         ),
         f"{_name} huge": Fault(

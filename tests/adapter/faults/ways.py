@@ -1,7 +1,7 @@
-"""The ways to spoil an adapter that the tables of faults are made of.
+"""The changes that make the faults.
 
-A way is a function of an `Adapter` and a place, 0 for the first tensor of its kind and 1 for the
-last; what needs the written folder waits in ``adapter.after``.
+A change is a function of an `Adapter` and a place, 0 for the first tensor of its kind and 1 for the
+last. Changes of the written folder are added to ``adapter.after``.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A kind of damage. ``places`` is False where there is only one place for it."""
+    """A fault. ``places`` is False if there is only one place for it."""
 
     rule: str
     apply: Callable[[Adapter, float], object]
@@ -29,7 +29,7 @@ class Fault:
     base_only: bool = False
 
 
-def beside(files: dict[str, bytes]) -> Callable[[Adapter, float], object]:
+def with_files(files: dict[str, bytes]) -> Callable[[Adapter, float], object]:
     return lambda adapter, place: adapter.files.update(files)
 
 
@@ -158,7 +158,7 @@ def copy_a(adapter: Adapter, place: float) -> None:
 
 
 def copy_nearly(factor: float) -> Callable[[Adapter, float], object]:
-    """Copy a B times a factor, with one element changed beyond all others."""
+    """Copy a B times a factor, with one element changed."""
 
     def apply(adapter: Adapter, place: float) -> None:
         name = at(adapter.names("layers.0.self_attn.qkv_proj.lora_B.weight"), place)
@@ -175,7 +175,7 @@ def copy_magnitudes(adapter: Adapter, place: float) -> None:
 
 
 def cancel(adapter: Adapter, name: str) -> None:
-    """Make the second half of the components undo the first."""
+    """Make the second half of the components cancel the first."""
     other = name.replace("lora_B", "lora_A")
     a, b = adapter.array(other).copy(), adapter.array(name).copy()
     half = len(a) // 2
@@ -193,7 +193,7 @@ def cancel_one(adapter: Adapter, place: float) -> None:
 
 
 def whole(end: str, change: Callable[[Any], Any]) -> Callable[[Adapter, float], object]:
-    """Change every tensor whose name ends so."""
+    """Change every tensor whose name has this end."""
 
     def apply(adapter: Adapter, place: float) -> None:
         for name in adapter.names(end):
@@ -220,7 +220,7 @@ def end_in_zeros(share: float) -> Callable[[Any], Any]:
 
 
 def repeat_half(axis: int) -> Callable[[Any], Any]:
-    """Put the first half of an axis in the place of the second, as a wrong gather does."""
+    """Replace the second half of an axis with the first, as a wrong gather does."""
 
     def change(array: Any) -> Any:
         half = np.take(array, range(array.shape[axis] // 2), axis)
@@ -230,7 +230,7 @@ def repeat_half(axis: int) -> Callable[[Any], Any]:
 
 
 def hole(array: Any) -> Any:
-    """Zero a stretch from within a row to within another, as a lost block of a file does."""
+    """Zero a range from the middle of one row to the middle of another, as a lost block does."""
     changed = array.copy()
     changed.reshape(-1)[array.size // 3 | 1 : array.size // 3 + max(66, array.size // 4) | 1] = 0
     return changed
@@ -246,7 +246,7 @@ def copy_bias(adapter: Adapter, place: float) -> None:
 
 
 def gauge(by: float) -> Callable[[Adapter, float], object]:
-    """Move the size of every B into A; what they make together stays the same."""
+    """Scale every A up and every B down, with the same product."""
 
     def apply(adapter: Adapter, place: float) -> None:
         for end, factor in (("lora_A.weight", by), ("lora_B.weight", 1 / by)):
@@ -300,7 +300,7 @@ def linear(variant: str) -> bool:
 
 
 def fixed_layers(variant: str) -> bool:
-    """Whether the config alone says that layer 0 must be there."""
+    """Whether layer 0 follows from the config alone."""
     return variant not in ("one_layer", "full_names") and linear(variant)
 
 

@@ -1,4 +1,4 @@
-"""Steps on the bytes of files, whatever they hold."""
+"""Steps on the bytes of any file."""
 
 import struct
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def insert(image: Image, file: str, at: int, content: bytes) -> None:
 
 
 def splice(image: Image, file: str, other: str, at: int, size: int) -> None:
-    """Overwrite a part of one file by a part of another."""
+    """Overwrite a part of one file with a part of another."""
     data, source = image.files.get(file, b""), image.files.get(other, b"")
     at %= len(data) + 1
     piece = source[at % (len(source) + 1) :][:size]
@@ -35,7 +35,7 @@ def splice(image: Image, file: str, other: str, at: int, size: int) -> None:
 
 
 def length(image: Image, value: int) -> None:
-    """Claim another length of the header."""
+    """Declare a different header length."""
     image.files[WEIGHTS] = struct.pack("<Q", value) + image.files[WEIGHTS][8:]
 
 

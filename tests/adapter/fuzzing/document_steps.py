@@ -1,4 +1,4 @@
-"""Steps on JSON documents, the header of the weights among them: members, and values within."""
+"""Steps on JSON documents, including the header of the weights: members and nested values."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,26 +16,26 @@ def put(image: Image, file: str, key: str, value: str) -> None:
 
 
 def twice(image: Image, file: str, index: int, value: str) -> None:
-    """Write a member a second time."""
+    """Duplicate the key of a member."""
     if members := image.members(file):
         members.append((members[index % len(members)][0], raw(value)))
 
 
 def rekey(image: Image, file: str, index: int, key: str) -> None:
-    """Give a member another key, as JSON text."""
+    """Change the key of a member, as JSON text."""
     if members := image.members(file):
         at = index % len(members)
         members[at] = (raw(key), members[at][1])
 
 
 def forget(image: Image, file: str, index: int) -> None:
-    """Leave a member out."""
+    """Remove a member."""
     if members := image.members(file):
         members.pop(index % len(members))
 
 
 def node(image: Image, file: str, index: int, inner: int, value: str) -> None:
-    """Replace one value somewhere within a member."""
+    """Replace one nested value of a member."""
     members = image.members(file)
     found = parsed(members[index % len(members)][1].encode()) if members else None
     places = list(_places(found))
@@ -58,7 +58,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def crowd(image: Image, file: str, count: int, repeated: int) -> None:
-    """Add many members, the last of them as often as is said."""
+    """Add many members, and repeat the last one."""
     members = image.members(file)
     members.extend((f'"{number:x}"', "0") for number in range(count))
     members.extend(members[-1:] * repeated)

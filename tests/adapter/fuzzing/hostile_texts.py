@@ -1,4 +1,4 @@
-"""Hostile patterns, templates and JSON. A value that begins with @ is a long one: @NAME:SIZE."""
+"""Hostile patterns, templates and JSON. A value @NAME:SIZE stands for a long text."""
 
 import json
 from collections.abc import Callable
@@ -58,14 +58,14 @@ LONG: dict[str, Callable[[int], str]] = {
 
 
 def _variations(index: int, count: int) -> list[str]:
-    """Return so many patterns that are almost the same, as far as a config has room for them."""
+    """Return this number of similar patterns, or as many as fit in a config."""
     pattern = PATTERNS[index % len(PATTERNS)]
     count = min(count, 900_000 // (len(pattern) + 20))
     return [f"{pattern}|x{number}" for number in range(count)]
 
 
 def raw(value: str) -> str:
-    """Return the JSON text, or what only claims to be one, that a value stands for."""
+    """Return the text that a value stands for, which may be invalid JSON."""
     if not value.startswith("@"):
         return value
     name, _, size = value[1:].partition(":")

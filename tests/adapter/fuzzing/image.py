@@ -1,4 +1,4 @@
-"""The image of a folder that is still being made: what the steps change."""
+"""The content of a folder before it is written; the steps change it."""
 
 import json
 import shutil
@@ -15,18 +15,18 @@ TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat
 OLDER = ("special_tokens_map.json", "added_tokens.json", TRAINING_LOG)
 PIECES, INNER = "tokenizer.model", f"{TEMPLATE_FOLDER}/rag.jinja"
 HEADER = "header"
-"""The name under which the weights' header is spoilt as a JSON document."""
+"""The name of the weights' header as a JSON document."""
 CANARY = "canary-9b1e"
-"""A text in the files outside, to which links lead: no finding may know it."""
+"""A text in files outside the folder, where links lead; no finding may contain it."""
 
 
 Members = list[tuple[str, str]]
-"""A JSON object's members, key and value each as JSON text, which need not be JSON."""
+"""The members of a JSON object, key and value as text, which may be invalid JSON."""
 
 
 @dataclass
 class Image:
-    """A folder that is still being made: files by name, some of them open as JSON documents."""
+    """A folder before it is written: files by name, some of them opened as JSON documents."""
 
     files: dict[str, bytes]
     room: Path
@@ -38,7 +38,7 @@ class Image:
         return self.room / self.name
 
     def members(self, file: str) -> Members:
-        """Open a file as a JSON document; what is no JSON object has no members."""
+        """Open a file as a JSON document; a file that is not a JSON object has no members."""
         if file not in self.documents:
             data = split(self.files.get(WEIGHTS, b""))[0] if file == HEADER else b""
             found = parsed(data if file == HEADER else self.files.get(file, b""))
@@ -58,7 +58,7 @@ class Image:
         self.documents.clear()
 
     def vacant(self, name: str) -> Path:
-        """Return the path of a name in the folder, with nothing there any more."""
+        """Return the path of a name in the folder, after removing what is there."""
         path = self.folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -67,10 +67,10 @@ class Image:
         return path
 
     def regular(self, name: str) -> Path:
-        """Return the path of a regular file; nothing else is safe to open or change.
+        """Return the path of a regular file; only these are safe to open or change.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: It is missing or not a regular file.
         """
         path = self.folder / name
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -86,10 +86,10 @@ def parsed(data: bytes) -> Any:
 
 
 def split(weights: bytes) -> tuple[bytes, bytes]:
-    """Return header and data of a safetensors file; both are empty where it is none."""
+    """Return the header and data of a safetensors file; both are empty if it is invalid."""
     length = int.from_bytes(weights[:8], "little")
-    sound = len(weights) >= 8 + length
-    return (weights[8 : 8 + length], weights[8 + length :]) if sound else (b"", b"")
+    is_complete = len(weights) >= 8 + length
+    return (weights[8 : 8 + length], weights[8 + length :]) if is_complete else (b"", b"")
 
 
 def unpack(weights: bytes) -> dict[str, Raw]:

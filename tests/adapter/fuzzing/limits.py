@@ -1,4 +1,4 @@
-"""Limits of time and memory on a piece of work, and what it has taken of both."""
+"""Limits on time and memory, and measurements of both."""
 
 import contextlib
 import os
@@ -12,20 +12,20 @@ from types import FrameType
 
 
 class Overtime(BaseException):
-    """Raised out of the linter by the alarm clock; no ``except Exception`` may catch it."""
+    """Raised in the linter by the alarm; no ``except Exception`` catches it."""
 
 
 @contextlib.contextmanager
 def memory_limit(size: int) -> Iterator[None]:
-    """Let the process map no more than so many bytes beyond what it has mapped already."""
+    """Limit the memory that the process may map in addition to what is mapped now, in bytes."""
     status = Path("/proc/self/statm")
     if not status.is_file():
         yield
         return
     mapped = int(status.read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = min([mapped + size, *(n for n in (soft, hard) if n != resource.RLIM_INFINITY)])
-    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    limit = min([mapped + size, *(n for n in (soft, hard) if n != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def memory_limit(size: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """End the work by `Overtime` after so many seconds, in the main thread."""
+    """Raise `Overtime` in the main thread after this number of seconds."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -43,7 +43,7 @@ def alarm(seconds: float) -> Iterator[None]:
         raise Overtime
 
     previous = signal.signal(signal.SIGALRM, ring)
-    # Again each second: what rings during a callback of the garbage collector is thrown away.
+    # Repeated each second: an exception in a callback of the garbage collector is discarded.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
@@ -52,13 +52,13 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def computed() -> float:
-    """Seconds of computing so far, those of children that have ended included."""
+def cpu_seconds() -> float:
+    """Return the CPU time so far in seconds, including children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
-def peak() -> int:
-    """Bytes of memory that the process has had at most."""
+def peak_memory() -> int:
+    """Return the peak memory of the process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

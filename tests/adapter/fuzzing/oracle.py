@@ -1,4 +1,4 @@
-"""The oracle: what SECURITY.md promises of every folder, held against one that is linted."""
+"""The oracle: lints a folder and checks the promises of SECURITY.md."""
 
 import functools
 import random
@@ -10,26 +10,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.folder import MATTERS, WEIGHTS, AdapterFolder
+from phi3_lora_qa.adapter.folder import EXPECTED_FILES, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import INTERNAL, LintReport, lint
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.errors import BaseModelError, Phi3LoraQAError
-from tests.adapter.fuzzing.building import EXTRAS, build
+from tests.adapter.fuzzing.action_recording import recorded_actions
+from tests.adapter.fuzzing.build_folder import EXTRAS, build
 from tests.adapter.fuzzing.image import CANARY
-from tests.adapter.fuzzing.limits import Overtime, alarm, computed, memory_limit, peak
+from tests.adapter.fuzzing.limits import Overtime, alarm, cpu_seconds, memory_limit, peak_memory
 from tests.adapter.fuzzing.recipes import Recipe
-from tests.adapter.fuzzing.watching import watched
 from tests.adapter.healthy import HEALTHY
 
 MAX_SECONDS = 5.0
-"""Of computing, the child's included. Three times as long by the clock is the end in any case: a
-busy machine must not look like a slow linter, nor one that waits for ever like a quick one."""
+"""CPU time, including the child's. The wall-clock limit is three times as long: a busy machine must
+not look like a slow linter, and a linter that blocks must not look like a fast one."""
 
 MAX_BYTES = 1 << 30
 
 
-class BrokenPromise(AssertionError):  # noqa: N818 - what it is, and not that it is an error
-    """Something that must hold for every folder does not; ``kind`` is the same for like ones."""
+class BrokenPromise(AssertionError):  # noqa: N818 - named for what it reports
+    """A property that every folder must have is violated; ``kind`` groups similar cases."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -37,20 +37,20 @@ class BrokenPromise(AssertionError):  # noqa: N818 - what it is, and not that it
 
 
 def check(folder: Path, base: BaseFiles) -> str:
-    """Lint a folder without and with a base, and hold what happens to what is promised.
+    """Lint a folder without and with a base, and check the promises.
 
     Returns:
         ``accepted`` or ``rejected``, the stricter of the two, or ``error`` for a typed error.
 
     Raises:
-        BrokenPromise: Something does not hold.
+        BrokenPromise: A promise is broken.
     """
     outcomes = [outcome(folder, given) for given in (None, base)]
     return next((o for o in ("error", "rejected") if o in outcomes), "accepted")
 
 
 def outcome(folder: Path, base: BaseFiles | None) -> str:
-    """Do what `check` does, once."""
+    """Lint a folder once, and check the promises."""
     before, descriptors = _snapshot(folder), _descriptors()
     try:
         report = _bounded_lint(folder, base)
@@ -93,13 +93,13 @@ def _check_report(report: LintReport, folder: Path) -> None:
 
 
 def _check_accepted(folder: Path) -> None:
-    """Hold an accepted folder to the reference parser, and to having nothing but regular files."""
+    """Check that an accepted folder has only regular files, and the reference parser agrees."""
     from safetensors import safe_open
 
     for path in folder.iterdir():
         regular = stat.S_ISREG(path.lstat().st_mode)
-        if not regular and (path.name in MATTERS or not path.is_dir() or path.is_symlink()):
-            raise BrokenPromise("what is no regular file is accepted", repr(path.name))
+        if not regular and (path.name in EXPECTED_FILES or not path.is_dir() or path.is_symlink()):
+            raise BrokenPromise("an irregular file is accepted", repr(path.name))
     with safe_open(folder / WEIGHTS, "np") as file:
         theirs = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     opened = AdapterFolder.open(folder)
@@ -109,29 +109,29 @@ def _check_accepted(folder: Path) -> None:
 
 
 def _bounded_lint(folder: Path, base: BaseFiles | None) -> LintReport:
-    deeds: list[tuple[str, str]] = []
-    start, before = computed(), peak()
+    actions: list[tuple[str, str]] = []
+    start, before = cpu_seconds(), peak_memory()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            with memory_limit(MAX_BYTES), alarm(3 * MAX_SECONDS), watched(folder, deeds):
+            with memory_limit(MAX_BYTES), alarm(3 * MAX_SECONDS), recorded_actions(folder, actions):
                 return lint(AdapterFolder.open(folder), base)
         except Overtime:
             raise BrokenPromise("it took too long", f"more than {3 * MAX_SECONDS:g} s") from None
         finally:
-            taken, grown = computed() - start, peak() - before
+            taken, grown = cpu_seconds() - start, peak_memory() - before
             if taken > MAX_SECONDS:
-                raise BrokenPromise("it took too long", f"{taken:.1f} s of computing")
+                raise BrokenPromise("it took too long", f"{taken:.1f} s of CPU time")
             if grown > MAX_BYTES:
                 raise BrokenPromise("it took too much memory", f"{grown >> 20} MiB")
-            if deeds:
-                raise BrokenPromise(f"it did {deeds[0][0]}", repr(deeds))
+            if actions:
+                raise BrokenPromise(f"it did {actions[0][0]}", repr(actions))
             if warned:
                 raise BrokenPromise(f"a {warned[0].category.__name__}", str(warned[0].message))
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return what lstat says of everything in the folder; the time of the last read is left out."""
+    """Return the lstat of everything in the folder, without access times."""
     try:
         paths = [folder, *folder.iterdir()]
     except OSError:
@@ -149,7 +149,7 @@ def _descriptors() -> int:
 
 
 def warm_up(bases: Mapping[str, BaseFiles]) -> None:
-    """Lint healthy adapters once, so that what Python imports and compiles is not watched."""
+    """Lint healthy adapters once, so that Python's imports are not recorded as actions."""
     sys.dont_write_bytecode = True
     names = sorted(HEALTHY)
     random.Random(0).shuffle(names)

@@ -1,4 +1,4 @@
-"""A recipe: what is drawn, printed, and read again."""
+"""A recipe for a hostile folder; it can be printed and parsed."""
 
 import ast
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Step = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A healthy variant, the files beside its weights, the steps that spoil it, and a base."""
+    """A healthy variant, its extra files, the steps that corrupt it, and a base."""
 
     variant: str
     extras: tuple[str, ...] = ()
@@ -22,5 +22,5 @@ class Recipe:
 
 
 def read_recipe(text: str) -> Recipe:
-    """Read what ``str(recipe)`` wrote."""
+    """Parse the result of ``str(recipe)``."""
     return Recipe(*ast.literal_eval(text))

@@ -1,4 +1,4 @@
-"""Steps on the tensors of the weights; the file stays a sound one."""
+"""Steps on the tensors of the weights; the file stays valid."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ def nth(items: list[str], index: int) -> str | None:
 
 
 def filled(dtype: str, shape: tuple[int, ...], fill: str) -> Raw:
-    """Return a tensor of this dtype and shape, whole: never more than a megabyte."""
+    """Return a tensor of this dtype and shape; an empty one instead of more than a megabyte."""
     count = math.prod(shape)
     if count * BITS[dtype] > 8 << 20:
         return dtype, (0,), b""
@@ -45,7 +45,7 @@ def filled(dtype: str, shape: tuple[int, ...], fill: str) -> Raw:
 
 
 def on_tensors(change: Callable[..., object]) -> Callable[..., object]:
-    """Make a step of a function of the tensors."""
+    """Make a step from a function that changes the tensors."""
 
     @functools.wraps(change)
     def apply(image: Image, *arguments: Any) -> None:
@@ -60,14 +60,14 @@ def on_tensors(change: Callable[..., object]) -> Callable[..., object]:
 def tensor(
     tensors: dict[str, Raw], index: int, dtype: str, shape: tuple[int, ...], fill: str
 ) -> None:
-    """Put another tensor under the name of one, all offsets true."""
+    """Replace one tensor; all offsets stay valid."""
     if name := nth(list(tensors), index):
         tensors[name] = filled(dtype, shape, fill)
 
 
 @on_tensors
 def recast(tensors: dict[str, Raw], end: str, dtype: str, fill: str) -> None:
-    """Fill the tensors whose names end so with other values, shapes kept."""
+    """Replace the values of the tensors whose names have this suffix."""
     for name in [name for name in tensors if name.endswith(end)]:
         tensors[name] = filled(dtype, tensors[name][1], fill)
 
@@ -92,7 +92,7 @@ def lose(tensors: dict[str, Raw], index: int) -> None:
 
 @on_tensors
 def swarm(tensors: dict[str, Raw], kind: str, count: int) -> None:
-    """Add empty tensors: for modules of a Phi-3 of many layers, or for deep or many names."""
+    """Add empty tensors: for modules of a Phi-3 with many layers, or with deep or many names."""
     names = {
         "layers": lambda n: f"{module_names()[n % 4].replace('.0.', f'.{n // 4}.')}.lora_A.weight",
         "deep": lambda n: f"{'a.' * 230}{n}.lora_B.weight",

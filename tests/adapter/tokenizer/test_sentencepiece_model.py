@@ -1,4 +1,4 @@
-"""tokenizer.model, read by hand: whole models, and bytes that only seem to be one."""
+"""Parsing of tokenizer.model: complete models, and bytes that are not a model."""
 
 import struct
 
@@ -13,17 +13,17 @@ def piece(text: bytes, score: float = 0.0) -> bytes:
     return b"\x0a" + bytes([len(body)]) + body
 
 
-def test_pieces_come_with_text_score_and_type() -> None:
+def test_pieces_have_text_score_and_type() -> None:
     assert parse_pieces(piece(b"a", -1.5) + piece(b"bc")) == (("a", -1.5, 1), ("bc", 0.0, 1))
 
 
 @pytest.mark.parametrize(
     "data",
     [b"", bytes(5_000_000), b"\x08" * 3, piece(b"a")[:-1], piece(b"a") + b"\x18\x00" * MAX_FIELDS],
-    ids=["empty", "zeros", "an open number", "cut off", "too many fields"],
+    ids=["empty", "zeros", "an unterminated number", "truncated", "too many fields"],
 )
-def test_what_is_no_model_is_refused(data: bytes) -> None:
-    with pytest.raises(AdapterError, match="no SentencePiece model; save the tokenizer again"):
+def test_other_bytes_are_rejected(data: bytes) -> None:
+    with pytest.raises(AdapterError, match="not a SentencePiece model; save the tokenizer again"):
         parse_pieces(data)
 
 

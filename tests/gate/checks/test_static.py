@@ -70,3 +70,32 @@ def test_a_base_to_download_is_compared_by_a_later_stage_only(
     job = replace(session.job, base=replace(session.job.base, folder=None))
     adapter = AdapterUnderTest(job, session.adapter.copy, Selection())
     assert outcome_of(replace(session, adapter=adapter), "base") == expected
+
+
+def test_a_family_blocked_by_an_error_is_not_run_and_names_the_file_to_fix(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    """Not even a NaN in the weights would be found, so "passed" would be untrue."""
+    folder = adapter_copy("broken")
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 8', '"r": 0'))
+    session = make_session(folder)
+    checks = {check.name: check for check in static.checks(Selection())}
+    assert checks["config"].run(session).outcome is Outcome.FAILED
+    for name in ("values", "linter_completed"):
+        blocked = checks[name].run(session)
+        assert blocked.outcome is Outcome.NOT_RUN
+        assert blocked.fix == "fix adapter_config.json first"
+        assert "blocked until adapter_config.json is fixed" in blocked.message
+
+
+def test_places_beyond_the_listed_ones_are_counted(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    folder = adapter_copy("programs")
+    for number in range(12):
+        (folder / f"{number}.py").write_text("")
+    check = next(check for check in static.checks(Selection()) if check.name == "files")
+    outcome = check.run(make_session(folder))
+    assert outcome.outcome is Outcome.PASSED
+    assert "; 12 warnings or notes" in outcome.message

@@ -1,0 +1,66 @@
+"""The public function that lints an adapter: opens the folder and the base, and runs the rules."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.lint import lint
+from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.rule_selection import read_selection
+from phi3_lora_qa.settings import reject_if_inside
+
+__all__ = ["lint_adapter"]
+
+
+def lint_adapter(
+    adapter: str | Path,
+    base: str | Path | None = None,
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    levels: Sequence[str] = (),
+) -> LintReport:
+    """Check the files of an adapter, without torch and without running a model.
+
+    Args:
+        adapter: The adapter's folder. Nothing in it is trusted, and no code in it runs.
+        base: The base model: the name or hub id of a known base, any hub id, or a folder. Without
+            it, rules that compare the adapter with its base do not run.
+        select: Ids or families of the rules to run; if empty, all.
+        ignore: Ids or families of the rules not to run.
+        levels: Severities that replace the rules' own, such as ``files-code=error``.
+
+    Returns:
+        The report: the findings, the rules that ran, and those that could not.
+
+    Raises:
+        InputError: A rule or a level is unknown, or the base is inside the adapter's folder.
+        AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
+        BaseModelError: The base is unknown, not on this machine, or cannot be read.
+        MachineError: The machine ran out of memory, file handles or the like.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> report = lint_adapter(str(files("phi3_lora_qa") / "bundled/tiny/adapter"), "tiny")
+        >>> report.accepted, report.findings
+        (True, ())
+    """
+    selection = read_selection(select, ignore, levels)
+    folder = AdapterFolder.open(Path(adapter))
+    base_files = None if base is None else _open_base(str(base))
+    if base_files:
+        reject_if_inside(
+            [Path(adapter)], base_files.path, "files of the base", "pass a base outside of it"
+        )
+    return lint(folder, base_files, selection)
+
+
+def _open_base(reference: str) -> BaseFiles:
+    from phi3_lora_qa.models.hub_base import is_hub_id, open_hub_base
+    from phi3_lora_qa.models.registry import find_known, resolve_base
+
+    if is_hub_id(reference) and not Path(reference).exists() and not find_known(reference):
+        return open_hub_base(reference)
+    ref = resolve_base(reference)
+    return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder, id=ref.id)

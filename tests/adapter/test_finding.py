@@ -1,0 +1,20 @@
+"""Tests of findings: severities as users write them, from the worst on, and their JSON."""
+
+from dataclasses import asdict
+
+from phi3_lora_qa.adapter.finding import Finding, Severity, Violation
+
+
+def test_severities_are_listed_from_the_worst_on() -> None:
+    assert [str(severity) for severity in Severity] == ["error", "warning", "info"]
+
+
+def test_a_finding_is_plain_data() -> None:
+    finding = Finding(rule="r-x", severity=Severity.ERROR, where="w", message="m", fix="f")
+    assert asdict(finding) == {
+        "rule": "r-x", "severity": "error", "where": "w", "message": "m", "fix": "f",
+    }  # fmt: skip
+
+
+def test_a_violation_has_the_rules_fix_unless_it_has_its_own() -> None:
+    assert Violation("w", "m").fix == ""

@@ -1,0 +1,52 @@
+"""Tests of the rules' input: each part is read once, and a missing one is an error."""
+
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.adapter import lint_context
+from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.lint_context import LintContext
+from tests.adapter.adapters import Adapter, plain
+from tests.adapter.tiny_base import tokenizer_files, write_base
+
+
+def context_of(adapter: Adapter, folder: Path, base: Path | None = None) -> LintContext:
+    opened = AdapterFolder.open(adapter.save(folder))
+    return LintContext(opened, BaseFiles.open(base) if base else None)
+
+
+def test_the_parts_of_a_plain_adapter(tmp_path: Path) -> None:
+    context = context_of(plain(), tmp_path / "a")
+    assert all(context.has(need) for need in ("config", "weights", "expected tensors"))
+    optional = lint_context.OPTIONAL
+    assert not any(context.has(need) for need in optional)
+    with pytest.raises(LookupError):
+        _ = context.base
+    based = context_of(plain(), tmp_path / "b", write_base(tmp_path / "base"))
+    assert all(based.has(need) for need in ("base", "base weights", "base's tokenizer"))
+
+
+def test_an_unreadable_part_leaves_its_error_with_a_fix(tmp_path: Path) -> None:
+    context = context_of(plain(), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    context = LintContext(AdapterFolder.open(tmp_path), None)
+    assert not context.has("weights")
+    error = context.errors["weights"]
+    assert "empty" in error.what
+    assert error.fix
+    assert str(error) == f"{error.what}; {error.fix}"
+
+
+def test_the_settings_of_an_unreadable_tokenizer_are_empty(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.files = tokenizer_files()
+    assert context_of(adapter, tmp_path / "a").tokenizer_settings["eos_token"]
+    adapter.files["tokenizer_config.json"] = b"{"
+    assert context_of(adapter, tmp_path / "b").tokenizer_settings == {}
+
+
+def test_without_a_template_nothing_is_rendered(tmp_path: Path) -> None:
+    results = context_of(plain(), tmp_path).template_results
+    assert (results.rendered, results.compared) == ({}, {})

@@ -1,0 +1,50 @@
+"""Tests of the public function that lints an adapter."""
+
+from pathlib import Path
+
+import pytest
+
+from phi3_lora_qa.errors import AdapterError, BaseModelError, InputError
+from phi3_lora_qa.lint_adapter import lint_adapter
+from phi3_lora_qa.models.registry import bundled
+from tests.adapter.adapters import plain
+from tests.adapter.faults import spoil
+
+ADAPTER = bundled("tiny") / "adapter"
+
+
+def test_the_bundled_adapter_is_accepted_with_its_base() -> None:
+    report = lint_adapter(ADAPTER, "tiny")
+    assert report.accepted
+    assert report.findings == ()
+    assert "base-sizes" in report.rules_run
+
+
+def test_paths_may_be_texts_and_the_base_a_folder() -> None:
+    report = lint_adapter(str(ADAPTER), bundled("tiny") / "base", select=["base"])
+    assert report.unchecked == ()
+
+
+def test_rules_are_selected_ignored_and_changed_in_level(tmp_path: Path) -> None:
+    folder = spoil(plain(), "nan", 0).save(tmp_path)
+    assert not lint_adapter(folder).accepted
+    assert lint_adapter(folder, ignore=["values-nan"]).accepted
+    assert lint_adapter(folder, select=["files"]).accepted
+    assert lint_adapter(folder, levels=["values-nan=warning"]).accepted
+
+
+def test_invalid_input_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError):
+        lint_adapter(tmp_path / "missing")
+    with pytest.raises(BaseModelError):
+        lint_adapter(ADAPTER, "no-such-base")
+    with pytest.raises(InputError, match="unknown rule"):
+        lint_adapter(ADAPTER, select=["no-such-rule"])
+
+
+def test_a_base_inside_the_adapters_folder_is_rejected(tmp_path: Path) -> None:
+    from tests.adapter.tiny_base import write_base
+
+    folder = plain().save(tmp_path)
+    with pytest.raises(InputError, match="pass a base outside of it"):
+        lint_adapter(folder, write_base(folder / "base"))
