@@ -97,7 +97,7 @@ def test_an_adapter_is_compared_with_a_base_on_the_hub(hub: Hub, tmp_path: Path)
     status, report, errors = lint(hub, plain().save(tmp_path / "good"))
     assert status == 0, errors
     assert not any("needs the base" in text for text in report["summary"]["unchecked"])  # type: ignore[index]
-    for fault in ("half the rows", "too many layers", "delta next to nothing"):
+    for fault in ("half the rows", "too many layers", "delta almost zero"):
         adapter = spoil(plain(), fault, 0.5).save(tmp_path / fault)
         assert lint(hub, adapter)[0] == 1
 
