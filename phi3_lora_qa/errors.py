@@ -33,7 +33,16 @@ class Phi3LoraQAError(Exception):
 
 
 class InputError(Phi3LoraQAError, ValueError):
-    """An input cannot be used: a path, a setting, a config or a data file."""
+    """An input cannot be used: a path, a setting, a config or a data file.
+
+    Example:
+        >>> from phi3_lora_qa import InputError, load_record
+        >>> try:
+        ...     load_record("absent.json")
+        ... except InputError:
+        ...     print("caught")
+        caught
+    """
 
 
 class AdapterError(InputError):
@@ -42,6 +51,14 @@ class AdapterError(InputError):
     Attributes:
         what: What is wrong, and what was found.
         fix: How to fix it; empty if ``what`` says so already. The error's text is ``WHAT; FIX``.
+
+    Example:
+        >>> from phi3_lora_qa import AdapterError, lint
+        >>> try:
+        ...     lint("no/such/folder")
+        ... except AdapterError:
+        ...     print("caught")
+        caught
     """
 
     def __init__(self, what: str, fix: str = "") -> None:
@@ -50,23 +67,61 @@ class AdapterError(InputError):
 
 
 class BaseModelError(InputError):
-    """A base model is unknown or unreadable, or is not a Phi-3 model."""
+    """A base model is unknown or unreadable, or is not a Phi-3 model.
+
+    Example:
+        >>> from phi3_lora_qa import BaseModelError
+        >>> from phi3_lora_qa.models.registry import resolve_base
+        >>> try:
+        ...     resolve_base("no/such/folder/here")
+        ... except BaseModelError:
+        ...     print("caught")
+        caught
+    """
 
 
 class DataError(InputError):
-    """A data set or suite is invalid; the message has the file and line."""
+    """A data set or suite is invalid; the message has the file and line.
+
+    Example:
+        >>> from phi3_lora_qa import DataError
+        >>> from phi3_lora_qa.data.chat_items import parse_item
+        >>> try:
+        ...     parse_item({"prompt": "Hi"}, "suite.jsonl:1", "row-1")
+        ... except DataError:
+        ...     print("caught")
+        caught
+    """
 
 
 class MissingDependencyError(Phi3LoraQAError, ImportError):
-    """An optional package is not installed; the message has the pip command."""
+    """An optional package is not installed; the message has the pip command.
+
+    Example:
+        >>> from phi3_lora_qa import MissingDependencyError
+        >>> issubclass(MissingDependencyError, ImportError)
+        True
+    """
 
 
 class IncompatibleLibraryError(Phi3LoraQAError, ImportError):
-    """An installed library lacks a part that is needed; the message has its version and a fix."""
+    """An installed library lacks a part that is needed; the message has its version and a fix.
+
+    Example:
+        >>> from phi3_lora_qa import IncompatibleLibraryError
+        >>> issubclass(IncompatibleLibraryError, ImportError)
+        True
+    """
 
 
 class MachineError(Phi3LoraQAError):
-    """The machine is short of a resource, so nothing is known about the adapter."""
+    """The machine is short of a resource, so nothing is known about the adapter.
+
+    Example:
+        >>> from phi3_lora_qa import InputError, MachineError
+        >>> issubclass(MachineError, InputError)
+        False
+    """
 
 
 _SHORT_OF = {

@@ -37,7 +37,13 @@ class Outcome(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The verdict on one adapter; the run's verdict is the worst of all adapters."""
+    """The verdict on one adapter; the run's verdict is the worst of all adapters.
+
+    Example:
+        >>> from phi3_lora_qa import Verdict
+        >>> Verdict("PASS") is Verdict.PASS
+        True
+    """
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -196,8 +202,28 @@ class Spectrum:
 class RunRecord:
     """Everything that a run found about one adapter.
 
-    ``items`` is the file name of the item rows, next to the record; empty where there are none.
-    ``started`` is ISO 8601 in UTC.
+    Attributes:
+        verdict: The verdict.
+        reason: The reason for it, in one sentence.
+        adapter: The adapter that was gated, with the hash of each file.
+        base: The base that it was compared with.
+        settings: Every setting by its name, with the source of its value.
+        checks: The results of the checks.
+        metrics: The metrics of each group, base compared with tuned model.
+        items: The file name of the item rows, next to the record; empty if there are none.
+        spectra: The singular values of each module's update.
+        timings: The time of each phase, in seconds.
+        environment: Versions, threads, dtype and instruction set.
+        started: When the run started, ISO 8601 in UTC.
+        seconds: The time of the whole run.
+        schema_version: The version of the record's format.
+
+    Example:
+        >>> from phi3_lora_qa import gate_adapter
+        >>> from phi3_lora_qa.models.paths import bundled
+        >>> record = gate_adapter(bundled("tiny") / "adapter", base="tiny", stages=["static"])
+        >>> {check.outcome.value for check in record.checks}
+        {'passed'}
     """
 
     verdict: Verdict

@@ -37,8 +37,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
 
     Args:
         adapter: The adapter's folder.
-        base: The trusted base: a folder, a hub id or a name; by default the one that the adapter
-            names, if it is trusted.
+        base: The trusted base: a folder, a hub id or a name; by default the adapter's, if trusted.
         suite: Files with quality items; by default the items that belong to a bundled base.
         thresholds: A file with the limits of the quality stage.
         stages: The stages to run.
@@ -49,8 +48,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
             ``metric=["rouge_l"]`` (docs/reference.md lists them).
 
     Returns:
-        The record: ``record.verdict`` is PASS if the adapter may ship, and ``record.reason`` says
-        why. ``record.checks``, ``record.metrics`` and ``record.spectra`` have the results.
+        The record; its verdict is PASS if the adapter may ship, and its reason says why.
 
     Raises:
         InputError: An argument or setting cannot be used, or the report cannot be written.
@@ -72,14 +70,14 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
         "report": report,
     }
     resolved = resolve({**settings, **given}, {}, {}, Path.cwd(), None)
-    reports = Reports(resolved, Path.cwd()) if report is not None else None
-    if reports:
-        reports.claim(partial=False)
+    if report is None:
+        return _run(resolved, None, on_progress)
+    reports = Reports(resolved, Path.cwd())
+    reports.claim(partial=False)
     try:
         return _run(resolved, reports, on_progress)
     except BaseException as error:
-        if reports:
-            reports.end(f"{type(error).__name__}: {error}")
+        reports.end(f"{type(error).__name__}: {error}")
         raise
 
 

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -77,7 +78,8 @@ def test_a_public_name_is_documented_and_its_example_runs(package: str, name: st
     if not is_documented(value):
         return
     assert list(missing_sections(value)) == []
-    assert failures(name, value, {**vars(module), name: value}) == ""
+    home = vars(sys.modules[value.__module__])
+    assert failures(name, value, {**vars(module), **home, name: value}) == ""
 
 
 def test_missing_sections_are_found() -> None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STYLE = ROOT / "docs" / "style.md"
 EXCEPTIONS = {
-    "is no": ("is no longer", "is no more", "is no less", "there is no", "is no-"),
+    "is no": ("is no longer", "is no more", "is no less", "is no worse", "there is no", "is no-"),
     "are no": ("are no longer", "are no more", "are no less", "there are no"),
     "floor": ("floor(", "round", "floor of"),
 }

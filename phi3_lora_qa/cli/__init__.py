@@ -1,4 +1,6 @@
-"""The console script ``phi3-lora-qa``: each command parses options, calls a function and prints.
+"""Internal: the console script ``phi3-lora-qa``.
+
+Each command parses its options, calls one function and prints the result.
 
 Heavy modules are imported only by the commands that need them, so ``--help`` and ``lint`` are fast.
 """

@@ -1,1 +1,1 @@
-"""Chat items, suites, thresholds and training data."""
+"""Internal: chat items, suites, thresholds and training data."""

@@ -128,7 +128,15 @@ def known_metrics() -> tuple[str, ...]:
 
 
 def share_metrics() -> tuple[str, ...]:
-    """Return every built-in metric whose scores are from 0 to 1."""
+    """Return every built-in metric whose scores are from 0 to 1.
+
+    Returns:
+        The names in the order of the catalogue.
+
+    Example:
+        >>> "exact_match" in share_metrics(), "loss" in share_metrics()
+        (True, False)
+    """
     return tuple(name for name, info in _METRICS.items() if info.span == (0.0, 1.0))
 
 

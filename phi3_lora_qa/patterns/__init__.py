@@ -1,4 +1,4 @@
-"""Matches untrusted regular expressions in linear time.
+"""Internal: matches untrusted regular expressions in linear time.
 
 peft passes ``target_modules``, ``rank_pattern`` and others to Python's `re`, where ``(a|a)*b``
 takes time that doubles with each character; a pattern in a suite could block the gate in the same
@@ -10,9 +10,8 @@ rejected.
 
 from dataclasses import dataclass
 
-from phi3_lora_qa.patterns.syntax import Anchor, Parser, PatternError, State, is_word
-
-__all__ = ["Budget", "Pattern", "PatternError"]
+from phi3_lora_qa.patterns.syntax import Anchor, Parser, State, is_word
+from phi3_lora_qa.patterns.syntax import PatternError as PatternError
 
 MAX_LENGTH = 8192
 MAX_STEPS = 2_000_000

@@ -1,1 +1,1 @@
-"""The pytest plugin: options, the gate as test items, fixtures, reports and the exit status."""
+"""Internal: the pytest plugin: options, the gate as test items, fixtures, reports, exit status."""

@@ -1,22 +1,12 @@
-"""The report: HTML and Markdown, made from a record and its items."""
+"""Internal: the report: HTML and Markdown, made from a record and its items."""
 
-from phi3_lora_qa.data.item_table import read_items
-from phi3_lora_qa.record import ItemRow
-from phi3_lora_qa.report.html import render_html
-from phi3_lora_qa.report.items_file import write_items
-from phi3_lora_qa.report.markdown import render_markdown
-from phi3_lora_qa.report.report_folder import require_own, take_away
-from phi3_lora_qa.report.write_report import render_again, replace_report, write_report
-
-__all__ = [
-    "ItemRow",
-    "read_items",
-    "render_again",
-    "render_html",
-    "render_markdown",
-    "replace_report",
-    "require_own",
-    "take_away",
-    "write_items",
-    "write_report",
-]
+from phi3_lora_qa.data.item_table import read_items as read_items
+from phi3_lora_qa.record import ItemRow as ItemRow
+from phi3_lora_qa.report.html import render_html as render_html
+from phi3_lora_qa.report.items_file import write_items as write_items
+from phi3_lora_qa.report.markdown import render_markdown as render_markdown
+from phi3_lora_qa.report.report_folder import require_own as require_own
+from phi3_lora_qa.report.report_folder import take_away as take_away
+from phi3_lora_qa.report.write_report import render_again as render_again
+from phi3_lora_qa.report.write_report import replace_report as replace_report
+from phi3_lora_qa.report.write_report import write_report as write_report

@@ -6,6 +6,6 @@ together and confines an error to the item that caused it. ``remote_scoring`` ge
 from a server.
 """
 
-from phi3_lora_qa.scoring.score_items import ItemScore, ScoringOptions, score_items
-
-__all__ = ["ItemScore", "ScoringOptions", "score_items"]
+from phi3_lora_qa.scoring.score_items import ItemScore as ItemScore
+from phi3_lora_qa.scoring.score_items import ScoringOptions as ScoringOptions
+from phi3_lora_qa.scoring.score_items import score_items as score_items

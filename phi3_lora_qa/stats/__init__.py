@@ -1,1 +1,1 @@
-"""Paired comparisons of base and tuned model: intervals, limits, early stopping, multiple tests."""
+"""Internal: paired comparisons: intervals, limits, early stopping, multiple testing."""

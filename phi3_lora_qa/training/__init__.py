@@ -1,7 +1,7 @@
-"""Fine-tuning with TRL's and PEFT's (or loralib's) own settings: config -> job -> run -> save."""
+"""Internal: fine-tuning with the settings of TRL and PEFT (or loralib): config, job, run, save."""
 
-from phi3_lora_qa.training.job import TrainResult
-from phi3_lora_qa.training.train import train, train_from_config
-from phi3_lora_qa.training.training_config import TrainConfig, load_config
-
-__all__ = ["TrainConfig", "TrainResult", "load_config", "train", "train_from_config"]
+from phi3_lora_qa.training.job import TrainResult as TrainResult
+from phi3_lora_qa.training.train import train as train
+from phi3_lora_qa.training.train import train_from_config as train_from_config
+from phi3_lora_qa.training.training_config import TrainConfig as TrainConfig
+from phi3_lora_qa.training.training_config import load_config as load_config

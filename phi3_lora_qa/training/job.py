@@ -73,6 +73,11 @@ class TrainResult:
         log: The logged losses, in order.
         notes: Remarks for the user: settings with older names, rows that were cut or left out.
         pushed: The address of the hub repository; empty if nothing was pushed.
+
+    Example:
+        >>> from dataclasses import fields
+        >>> "loss_after" in {field.name for field in fields(TrainResult)}
+        True
     """
 
     adapter: Path

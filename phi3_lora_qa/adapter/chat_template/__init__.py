@@ -1,1 +1,1 @@
-"""Reads, renders and compares the chat templates of an untrusted adapter."""
+"""Internal: reads, renders and compares the chat templates of an untrusted adapter."""

@@ -1,4 +1,4 @@
-"""The rules, one module for each subject of a family.
+"""Internal: the rules, one module for each subject of a family.
 
 A rule is a function that takes the `LintContext` and yields a `Violation` for each fault, decorated
 with `rule`. To add one, write it into the module of its subject (a new module is listed in

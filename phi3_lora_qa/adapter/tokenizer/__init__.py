@@ -1,1 +1,1 @@
-"""Reads, loads and compares the tokenizer of an untrusted adapter."""
+"""Internal: reads, loads and compares the tokenizer of an untrusted adapter."""

@@ -1,1 +1,1 @@
-"""The checks, one module for each stage; ``checks()`` returns a stage's checks."""
+"""Internal: the checks, one module for each stage; ``checks()`` returns a stage's checks."""
