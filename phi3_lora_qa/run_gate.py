@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.gate.gate_run import GateRun, plan_gate
+from phi3_lora_qa.gate.gate_steps import GateRun, plan_gate
 from phi3_lora_qa.gate.private_copy import private_copies
 from phi3_lora_qa.gate.run_check import run_check
 from phi3_lora_qa.progress import Progress, silent

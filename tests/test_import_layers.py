@@ -14,7 +14,7 @@ PACKAGE = Path(phi3_lora_qa.__file__).parent
 LAYERS = {
     # These import nothing of the package, and every module may import them.
     "errors": -2, "setting_specs": -2, "reading": -2, "close_match": -2, "progress": -2,
-    "surrogates": -2, "exit_codes": -2, "dataclass_json": -2,
+    "unicode_surrogates": -2, "exit_codes": -2, "dataclass_json": -2,
     # These import only the ones above.
     "staged_output": -1, "strict_values": -1, "toml_file": -1,
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,

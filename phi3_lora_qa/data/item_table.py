@@ -12,7 +12,7 @@ from phi3_lora_qa.dataclass_json import from_plain
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import require_regular
 from phi3_lora_qa.record import ItemRow, Turn
-from phi3_lora_qa.surrogates import escape_surrogates
+from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
 if TYPE_CHECKING:
     import pandas as pd

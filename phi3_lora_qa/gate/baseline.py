@@ -13,7 +13,7 @@ from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, load_record
 from phi3_lora_qa.setting_specs import server_of
 from phi3_lora_qa.settings import GateSettings
-from phi3_lora_qa.surrogates import escape_surrogates
+from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
 
 def read_baseline(

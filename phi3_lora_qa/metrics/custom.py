@@ -17,7 +17,7 @@ from typing import Any
 
 from phi3_lora_qa.errors import DataError, escape
 from phi3_lora_qa.reading import read_regular, require_regular
-from phi3_lora_qa.surrogates import escape_surrogates
+from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
 LARGEST = 1e60
 """Largest score without a span: powers of scores must stay finite in the comparison."""

@@ -19,7 +19,7 @@ from phi3_lora_qa.metrics.text_metrics import (
     token_f1,
     words,
 )
-from phi3_lora_qa.surrogates import escape_surrogates
+from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
 
 class AnswerMetric(evaluate.Metric):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import Phi3LoraQAError
-from phi3_lora_qa.gate.gate_run import GateRun
+from phi3_lora_qa.gate.gate_steps import GateRun
 from phi3_lora_qa.gate.plan import ROOT, PlannedCheck
 from phi3_lora_qa.gate.run_check import run_check
 from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem

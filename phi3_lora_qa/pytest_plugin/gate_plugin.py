@@ -15,7 +15,7 @@ import pytest
 
 from phi3_lora_qa.errors import Phi3LoraQAError, escape
 from phi3_lora_qa.gate.build_record import Reported
-from phi3_lora_qa.gate.gate_run import GateRun, plan_gate, plan_jobs
+from phi3_lora_qa.gate.gate_steps import GateRun, plan_gate, plan_jobs
 from phi3_lora_qa.gate.plan import ROOT, choose
 from phi3_lora_qa.gate.prepare import handed_over
 from phi3_lora_qa.gate.private_copy import private_copies

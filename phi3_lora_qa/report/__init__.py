@@ -3,7 +3,6 @@
 from phi3_lora_qa.data.item_table import read_items as read_items
 from phi3_lora_qa.record import ItemRow as ItemRow
 from phi3_lora_qa.report.html import render_html as render_html
-from phi3_lora_qa.report.items_file import write_items as write_items
 from phi3_lora_qa.report.markdown import render_markdown as render_markdown
 from phi3_lora_qa.report.report_folder import require_own as require_own
 from phi3_lora_qa.report.report_folder import take_away as take_away

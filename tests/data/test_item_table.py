@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from phi3_lora_qa.data.item_table import items_as_parquet, read_items
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.record import Turn
-from phi3_lora_qa.report import read_items, write_items
 from tests.report.builders import item, items
 
 ANY_TEXT = st.text(st.characters(categories=None), max_size=40)
@@ -16,7 +16,7 @@ TEXT = st.text(st.characters(categories=None, exclude_categories=["Cs"]), max_si
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     rows = tuple(items(12))
-    write_items(rows, tmp_path / "items.parquet")
+    (tmp_path / "items.parquet").write_bytes(items_as_parquet(rows))
     assert read_items(tmp_path / "items.parquet") == rows
 
 
@@ -27,18 +27,20 @@ def test_any_text_and_any_number_come_back(
 ) -> None:
     prompt = tuple(Turn(role=role, content=text) for role, text in turns)
     row = item(1, base_answer=answer, prompt=prompt, tuned_loss=loss)
-    write_items([row], tmp_path / "items.parquet")
+    (tmp_path / "items.parquet").write_bytes(items_as_parquet([row]))
     assert read_items(tmp_path / "items.parquet") == (row,)
 
 
 def test_a_lone_surrogate_stays_readable(tmp_path: Path) -> None:
-    write_items([item(1, tuned_answer="a\ud800\x00b")], tmp_path / "items.parquet")
+    (tmp_path / "items.parquet").write_bytes(
+        items_as_parquet([item(1, tuned_answer="a\ud800\x00b")])
+    )
     assert read_items(tmp_path / "items.parquet")[0].tuned_answer == "a\\ud800\x00b"
 
 
 def test_a_score_that_one_row_lacks_is_lacking_again(tmp_path: Path) -> None:
     rows = [item(1, scores={"f1": (0.5, math.nan)}), item(2, scores={})]
-    write_items(rows, tmp_path / "items.parquet")
+    (tmp_path / "items.parquet").write_bytes(items_as_parquet(rows))
     first, second = read_items(tmp_path / "items.parquet")
     assert first.scores["f1"][0] == 0.5
     assert math.isnan(first.scores["f1"][1])
@@ -51,7 +53,9 @@ def test_a_table_of_an_earlier_version_is_refused(tmp_path: Path, column: str) -
     import pandas as pd
 
     path = tmp_path / "items.parquet"
-    write_items([item(1, cluster="page 3", extras="{}", tuned_error="no loss")], path)
+    path.write_bytes(
+        items_as_parquet([item(1, cluster="page 3", extras="{}", tuned_error="no loss")])
+    )
     (row,) = read_items(path)
     assert (row.cluster, row.extras, row.tuned_error, row.failed) == (
         "page 3",
@@ -80,7 +84,7 @@ def test_a_prompt_that_is_not_a_list_of_turns_is_refused(tmp_path: Path, prompt:
     import pandas as pd
 
     path = tmp_path / "items.parquet"
-    write_items([item(1)], path)
+    path.write_bytes(items_as_parquet([item(1)]))
     pd.read_parquet(path).assign(prompt=prompt).to_parquet(path)
     with pytest.raises(InputError, match="cannot read the items"):
         read_items(path)
@@ -89,7 +93,7 @@ def test_a_prompt_that_is_not_a_list_of_turns_is_refused(tmp_path: Path, prompt:
 def test_a_person_finds_the_columns_by_name(tmp_path: Path) -> None:
     import pandas as pd
 
-    write_items(items(3), tmp_path / "items.parquet")
+    (tmp_path / "items.parquet").write_bytes(items_as_parquet(items(3)))
     frame = pd.read_parquet(tmp_path / "items.parquet")
     assert {"id", "tuned_answer", "rouge_l.base", "rouge_l.tuned"} <= set(frame.columns)
 
@@ -102,7 +106,7 @@ def test_a_file_that_is_not_a_table_of_items_is_refused_with_the_fix(
     if isinstance(content, str):
         import pandas as pd
 
-        write_items([item(1)], path)
+        path.write_bytes(items_as_parquet([item(1)]))
         frame = pd.read_parquet(path).assign(tokens=math.inf)
         (frame if content == "tokens" else frame[[]].assign(other=1)).to_parquet(path)
     else:

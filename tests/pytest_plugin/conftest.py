@@ -57,6 +57,7 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     for module in walk_packages(phi3_lora_qa.__path__, "phi3_lora_qa."):
         if not module.name.startswith(("phi3_lora_qa.__main__", "phi3_lora_qa.training")):
             import_module(module.name)
+    from phi3_lora_qa.data.item_table import items_as_parquet
     from phi3_lora_qa.data.suite import read_suite
     from phi3_lora_qa.gate.comparison import measure, select_metrics
     from phi3_lora_qa.gate.item_rows import join_scores
@@ -64,7 +65,6 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     from phi3_lora_qa.models.attach import attach
     from phi3_lora_qa.models.loading import load_base
     from phi3_lora_qa.models.registry import bundled, resolve_base
-    from phi3_lora_qa.report.items_file import write_items
     from phi3_lora_qa.scoring.score_items import ScoringOptions, score_items
 
     base = load_base(resolve_base("tiny"))
@@ -74,7 +74,8 @@ def libraries(good_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     metrics = select_metrics((), ())
     rows = join_scores(items, scores, scores, metrics)
     measure(rows, ComparisonConfig(limits=(), metrics=metrics, seed=0))
-    write_items(rows, tmp_path_factory.mktemp("items") / "items.parquet")
+    path = tmp_path_factory.mktemp("items") / "items.parquet"
+    path.write_bytes(items_as_parquet(rows))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from phi3_lora_qa.gate.gate_run import GateRun, plan_gate, plan_jobs
+from phi3_lora_qa.gate.gate_steps import GateRun, plan_gate, plan_jobs
 from phi3_lora_qa.gate.private_copy import private_copies
 from phi3_lora_qa.gate.run_check import run_check
 from phi3_lora_qa.record import Verdict

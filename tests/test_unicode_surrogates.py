@@ -1,6 +1,6 @@
 import pytest
 
-from phi3_lora_qa.surrogates import escape_surrogates
+from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
 
 @pytest.mark.parametrize("text", ["", "plain", "é漢😀", "a\nb\\u0041"])
