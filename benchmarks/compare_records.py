@@ -17,7 +17,9 @@ from typing import Any
 import pandas as pd
 
 ITEM_TEXTS = ("reference", "base_answer", "tuned_answer", "cluster")
-NOT_COMPARED = ("traceback", "findings", "unchecked", "rules", "ignored", "before", "after", "id")
+NOT_COMPARED = (
+    "traceback", "findings", "unchecked", "rules", "ignored", "before", "after", "id",
+    "properties",)  # fmt: skip
 
 
 def compare(old: Path, new: Path) -> list[str]:
@@ -83,8 +85,8 @@ def _metric(metric: Mapping[str, Any]) -> dict[str, Any]:
     else:
         numbers = re.findall(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?", limit or "")
         found["limit_value"] = f"{float(numbers[-1]):g}" if numbers else None
-    if not limit:
-        found["limit_value"] = None
+    if not limit:  # version 1 called the outcome without a limit "not_run"
+        found["limit_value"] = found["outcome"] = None
     found["method"] = re.findall(r"\d+", found["method"])
     return found
 
