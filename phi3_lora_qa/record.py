@@ -16,6 +16,7 @@ from typing import Literal
 from phi3_lora_qa.dataclass_json import Json, from_plain, to_plain
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import read_text
+from phi3_lora_qa.setting_specs import SourceKind
 
 SCHEMA_VERSION = 2
 SCORED_CHECK = "phi3::quality::every_item_is_scored"
@@ -170,10 +171,11 @@ class BaseEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SettingEntry:
-    """The value of one setting and its source (option, environment variable, file, default)."""
+    """The value of one setting, where it was set, and what kind of place that is."""
 
     value: Json
     source: str
+    kind: SourceKind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ table. ``settings.GateSettings`` has a field for each.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from urllib.parse import urlsplit
 
 STAGES = ("static", "math", "checkpoint", "quality", "export")
@@ -14,6 +15,27 @@ PROFILES = ("strict", "default", "smoke")
 LOCAL_BACKEND = "transformers"
 ENGINES = ("fast", "plain")
 SERVER_PREFIX = "openai:"
+
+
+class SourceKind(StrEnum):
+    """The kind of place that a setting's value comes from."""
+
+    OPTION = "option"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+    DRAWN = "drawn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a setting's value comes from: the kind of place, and the place itself for people."""
+
+    kind: SourceKind
+    place: str
+
+    def __str__(self) -> str:
+        return self.place
 
 
 @dataclass(frozen=True, kw_only=True)

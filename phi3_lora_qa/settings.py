@@ -12,7 +12,7 @@ from pathlib import Path
 
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.reading import read_text
-from phi3_lora_qa.setting_specs import SPECS, SettingSpec, option
+from phi3_lora_qa.setting_specs import SPECS, SettingSpec, Source, SourceKind, option
 from phi3_lora_qa.strict_values import describe_type, fits, suggest
 
 ENVIRONMENT_PREFIX = "PHI3_LORA_QA_"
@@ -22,7 +22,8 @@ MOST_BYTES = 4 << 20
 """Largest size of a settings file."""
 REPORTING = ("adapter", "report", "baseline")
 """The settings that decide where a report is written and where it must not be."""
-DRAWN = "drawn for this run"
+DEFAULT = Source(kind=SourceKind.DEFAULT, place="default")
+DRAWN = Source(kind=SourceKind.DRAWN, place="drawn for this run")
 """The source of a random order."""
 
 
@@ -58,7 +59,7 @@ class GateSettings:
     lint_ignore: tuple[str, ...]
     lint_levels: tuple[str, ...]
     allow_bases: tuple[str, ...]
-    sources: Mapping[str, str]
+    sources: Mapping[str, Source]
     starts: Mapping[str, Path]
 
 
@@ -74,16 +75,32 @@ class _Sources:
     directory: Path
     ini_directory: Path
 
-    def find(self, spec: SettingSpec) -> tuple[object, str, Path] | None:
+    def find(self, spec: SettingSpec) -> tuple[object, Source, Path] | None:
         """Return the value with the highest precedence, its source, and where its paths start."""
         name, variable = spec.name, ENVIRONMENT_PREFIX + spec.name.upper()
         from_variable = _from_variable(spec, self.environment.get(variable))
         from_ini = _number(spec, self.ini.get(name))
-        candidates: list[tuple[object, str, Path]] = [
-            (_number(spec, self.options.get(name)), option(spec), self.directory),
-            (from_variable, variable, self.directory),
-            (from_ini, f"pytest configuration, phi3_{name}", self.ini_directory),
-            (self.table.get(name), self.table_name, self.ini_directory),
+        candidates: list[tuple[object, Source, Path]] = [
+            (
+                _number(spec, self.options.get(name)),
+                Source(kind=SourceKind.OPTION, place=option(spec)),
+                self.directory,
+            ),
+            (
+                from_variable,
+                Source(kind=SourceKind.ENVIRONMENT, place=variable),
+                self.directory,
+            ),
+            (
+                from_ini,
+                Source(kind=SourceKind.FILE, place=f"pytest configuration, phi3_{name}"),
+                self.ini_directory,
+            ),
+            (
+                self.table.get(name),
+                Source(kind=SourceKind.FILE, place=self.table_name),
+                self.ini_directory,
+            ),
         ]
         return next((found for found in candidates if found[0] is not None), None)
 
@@ -125,7 +142,7 @@ def resolve(  # noqa: PLR0913  one argument for each place that a setting can be
         ini_directory=ini_directory or directory,
     )
     values: dict[str, object] = {spec.name: spec.default for spec in SPECS}
-    sources: dict[str, str] = {}
+    sources: dict[str, Source] = {}
     starts: dict[str, Path] = {}
     for spec in SPECS:
         if found := places.find(spec):
@@ -135,7 +152,7 @@ def resolve(  # noqa: PLR0913  one argument for each place that a setting can be
                 if not forgiving or spec.name in REPORTING:
                     raise
                 continue
-        _, sources[spec.name], starts[spec.name] = found or (None, "default", directory)
+        _, sources[spec.name], starts[spec.name] = found or (None, DEFAULT, directory)
     settings = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
     if ini_directory and (table or any(value is not None for value in ini.values())):
         if forgiving and is_inside(settings.adapter, ini_directory):
@@ -151,7 +168,7 @@ def with_order(settings: GateSettings) -> GateSettings:
 
     The process that starts a run draws it once for all processes. An order that was set is kept.
     """
-    if settings.sources["order"] != "default":
+    if settings.sources["order"] != DEFAULT:
         return settings
     import secrets  # loads OpenSSL
 
@@ -164,7 +181,8 @@ def _require_something_to_run(settings: GateSettings) -> None:
 
     ``only`` in a file does not request a run, and so is allowed without an adapter.
     """
-    requested = settings.sources["only"].startswith(("--", ENVIRONMENT_PREFIX))
+    kind = settings.sources["only"].kind
+    requested = kind in (SourceKind.OPTION, SourceKind.ENVIRONMENT)
     if settings.only and requested and not settings.adapter and not settings.layers:
         raise InputError(
             f"{settings.sources['only']} leaves out your own tests, and there is no adapter: "
@@ -300,7 +318,7 @@ def _from_text(spec: SettingSpec, text: str | None) -> object:
 _TYPES: Mapping[str, type] = {"flag": bool, "number": int}
 
 
-def _checked(spec: SettingSpec, value: object, source: str, start: Path) -> object:
+def _checked(spec: SettingSpec, value: object, source: Source, start: Path) -> object:
     """Return the value in its final type; raise if it is not valid."""
 
     def invalid(part: object, expected: str) -> InputError:

@@ -7,7 +7,15 @@ import pytest
 from phi3_lora_qa import settings as settings_module
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.setting_specs import STAGES, server_of
-from phi3_lora_qa.settings import DRAWN, LARGEST_SEED, GateSettings, is_inside, resolve, with_order
+from phi3_lora_qa.settings import (
+    DEFAULT,
+    DRAWN,
+    LARGEST_SEED,
+    GateSettings,
+    is_inside,
+    resolve,
+    with_order,
+)
 
 
 def settings(
@@ -24,18 +32,18 @@ def test_without_any_setting_the_defaults_apply(tmp_path: Path) -> None:
     assert found.adapter == ()
     assert found.stage == STAGES
     assert (found.seed, found.dtype, found.only) == (0, "float32", False)
-    assert set(found.sources.values()) == {"default"}
+    assert set(found.sources.values()) == {DEFAULT}
 
 
 def test_an_option_precedes_the_environment_and_that_a_file(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.phi3_lora_qa]\nseed = 1\nbase = 'file'\n")
     everywhere = settings(tmp_path, {"seed": 4}, {"PHI3_LORA_QA_SEED": "3"}, {"seed": 2})
-    assert (everywhere.seed, everywhere.sources["seed"]) == (4, "--phi3-seed")
+    assert (everywhere.seed, everywhere.sources["seed"].place) == (4, "--phi3-seed")
     no_option = settings(tmp_path, {}, {"PHI3_LORA_QA_SEED": "3"}, {"seed": 2})
-    assert (no_option.seed, no_option.sources["seed"]) == (3, "PHI3_LORA_QA_SEED")
+    assert (no_option.seed, no_option.sources["seed"].place) == (3, "PHI3_LORA_QA_SEED")
     file_only = settings(tmp_path)
     assert file_only.seed == 1
-    assert file_only.sources["seed"].endswith("pyproject.toml")
+    assert file_only.sources["seed"].place.endswith("pyproject.toml")
 
 
 def test_a_number_in_pytests_own_configuration_is_parsed_from_text(tmp_path: Path) -> None:
@@ -222,6 +230,9 @@ def test_a_random_order_is_drawn_unless_one_is_set(tmp_path: Path) -> None:
     assert all(0 <= one.order <= LARGEST_SEED for one in found)
     assert {one.sources["order"] for one in found} == {DRAWN}
     given = settings(tmp_path, {"order": "7"})
-    assert (with_order(given).order, with_order(given).sources["order"]) == (7, "--phi3-order")
+    assert (with_order(given).order, with_order(given).sources["order"].place) == (
+        7,
+        "--phi3-order",
+    )
     # A seed does not set the order: it may be in a file that an adapter's author can read.
     assert with_order(settings(tmp_path, {"seed": "7"})).sources["order"] == DRAWN

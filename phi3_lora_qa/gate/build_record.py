@@ -115,7 +115,9 @@ def record_without_verdict(
 def _settings(settings: GateSettings) -> Mapping[str, SettingEntry]:
     return {
         spec.name: SettingEntry(
-            value=_shown(getattr(settings, spec.name)), source=settings.sources[spec.name]
+            value=_shown(getattr(settings, spec.name)),
+            source=settings.sources[spec.name].place,
+            kind=settings.sources[spec.name].kind,
         )
         for spec in SPECS
         if spec.name in settings.sources

@@ -37,7 +37,7 @@ from phi3_lora_qa.models.registry import (
     resolve_base,
 )
 from phi3_lora_qa.record import ItemRow
-from phi3_lora_qa.settings import GateSettings, real, reject_if_inside
+from phi3_lora_qa.settings import DEFAULT, GateSettings, real, reject_if_inside
 
 _HANDED = "jobs.pickle"
 ITEMS_FILE = "items.parquet"
@@ -105,7 +105,7 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
         else:
             items = read_suite([bundled_suite(base)]) if base else ()
         distinct = without_duplicates(items)
-        limits, built_in = own_limits, settings.sources["profile"] == "default"
+        limits, built_in = own_limits, settings.sources["profile"] == DEFAULT
         if limits is None and given is None and base and built_in:
             limits = read_thresholds(bundled_thresholds(base), known, shares)
         groups = sorted({item.group for item in distinct})

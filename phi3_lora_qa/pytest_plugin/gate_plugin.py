@@ -25,7 +25,7 @@ from phi3_lora_qa.pytest_plugin.gate_items import GateCollector
 from phi3_lora_qa.pytest_plugin.progress_line import ProgressLine
 from phi3_lora_qa.pytest_plugin.report_target import Reports
 from phi3_lora_qa.pytest_plugin.virtual_items import VirtualRoot, split_node_ids
-from phi3_lora_qa.settings import DRAWN, GateSettings
+from phi3_lora_qa.settings import DEFAULT, DRAWN, GateSettings
 from phi3_lora_qa.signals import EndedError, EndSignals
 
 WORKER_INPUT = "phi3_lora_qa"
@@ -183,18 +183,19 @@ class GatePlugin(VirtualRoot):
     def pytest_report_header(self) -> list[str]:
         """Return what is gated, with which base, and where each setting came from."""
         lines = []
-        for job in self.run.plan.jobs:
+        for index, job in enumerate(self.run.plan.jobs):
+            checks = sum(planned.adapter == index for planned in self.run.chosen)
             base = escape(job.base.id, 200) if job.base else "none"
             lines.append(
                 f"phi3-lora-qa: adapter {job.name}, base {base}, {len(job.items)} items, "
-                f"{len(self.run.chosen)} checks"
+                f"{checks} checks"
             )
         sources = self.run.plan.settings.sources.items()
-        chosen = {name: source for name, source in sources if source not in ("default", DRAWN)}
+        chosen = {name: source for name, source in sources if source not in (DEFAULT, DRAWN)}
         if chosen:
             lines.append(
                 "phi3-lora-qa: "
-                + ", ".join(f"{name} from {escape(s, 300)}" for name, s in chosen.items())
+                + ", ".join(f"{name} from {escape(str(s), 300)}" for name, s in chosen.items())
             )
         return lines
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.record import CheckResult, Metric, Outcome, RunRecord, Verdict
 from phi3_lora_qa.report.safe_text import NOTHING, one_line, plain
+from phi3_lora_qa.setting_specs import SourceKind
 
 MARKS = {
     Verdict.PASS: "✓",
@@ -46,7 +47,7 @@ def next_step(record: RunRecord) -> str:
 
 def _step_after_pass(record: RunRecord) -> str:
     stage = record.settings.get("stage")
-    if stage and stage.source != "default":
+    if stage and stage.kind is not SourceKind.DEFAULT:
         return (
             f"All {len(record.checks)} checks of the chosen stages ({plain(stage.value)}) passed. "
             "Run the gate with all stages before you ship."

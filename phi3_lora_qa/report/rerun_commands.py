@@ -5,7 +5,9 @@ import shlex
 from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.record import RunRecord
 from phi3_lora_qa.report.safe_text import visible
-from phi3_lora_qa.settings import DRAWN, ENVIRONMENT_PREFIX
+from phi3_lora_qa.setting_specs import SourceKind
+
+_CHOSEN = (SourceKind.OPTION, SourceKind.ENVIRONMENT, SourceKind.DRAWN)
 
 # A rerun does not repeat how much was run and where the report was written.
 _LEFT_OUT = {"adapter", "report", "stage", "only", "allow_inconclusive"}
@@ -29,8 +31,7 @@ def _options(record: RunRecord) -> list[str]:
     options = [f"--phi3-adapter={a}" for a in (adapters if len(adapters) > 1 else [])]
     options = options or [f"--phi3-adapter={record.adapter.path}"]
     for name, entry in sorted(record.settings.items()):
-        chosen = entry.source.startswith(("--phi3-", ENVIRONMENT_PREFIX, DRAWN))
-        if chosen and name not in _LEFT_OUT:
+        if entry.kind in _CHOSEN and name not in _LEFT_OUT:
             flag = "--phi3-" + name.replace("_", "-")
             options += [f"{flag}={value}" for value in _values(entry.value)]
     return options

@@ -13,6 +13,7 @@ from phi3_lora_qa.gate.prepare import AdapterJob, prepare
 from phi3_lora_qa.models.registry import base_fingerprint, resolve_base
 from phi3_lora_qa.record import ItemRow, Outcome, RunRecord, SettingEntry, Turn, Verdict
 from phi3_lora_qa.report import write_report
+from phi3_lora_qa.setting_specs import SourceKind
 from phi3_lora_qa.settings import resolve
 from tests.gate.builders import MakeSession, fails, passes, with_rows
 from tests.gate.rows import JUDGED, noisy
@@ -51,8 +52,10 @@ def accepted(tmp_path: Path, change: Change = lambda r, rows: (r, rows)) -> Path
         passing(),
         base=replace(passing().base, id=base.id, fingerprint=base_fingerprint(base)),
         settings={
-            "dtype": SettingEntry(value="float32", source="default"),
-            "backend": SettingEntry(value="transformers", source="default"),
+            "dtype": SettingEntry(value="float32", source="default", kind=SourceKind.DEFAULT),
+            "backend": SettingEntry(
+                value="transformers", source="default", kind=SourceKind.DEFAULT
+            ),
         },
     )
     written, table = change(whole, rows)
@@ -100,7 +103,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
                 r,
                 settings={
                     **r.settings,
-                    "backend": SettingEntry(value="openai:http://x", source=""),
+                    "backend": SettingEntry(
+                        value="openai:http://x", source="", kind=SourceKind.OPTION
+                    ),
                 },
             ),
             rows,
@@ -125,7 +130,12 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "a number format": (
         lambda r, rows: (
-            replace(r, settings={"dtype": SettingEntry(value="bfloat16", source="x")}),
+            replace(
+                r,
+                settings={
+                    "dtype": SettingEntry(value="bfloat16", source="x", kind=SourceKind.OPTION)
+                },
+            ),
             rows,
         ),
         "a different dtype: bfloat16; gate the accepted adapter again with float32",
@@ -211,7 +221,10 @@ def test_an_inconclusive_adapter_was_accepted_if_that_was_allowed(
     tmp_path: Path, good_adapter: Path
 ) -> None:
     def allowed(r: RunRecord, rows: list[ItemRow]) -> tuple[RunRecord, list[ItemRow]]:
-        yes = {"allow_inconclusive": SettingEntry(value=True, source="x"), **r.settings}
+        yes = {
+            "allow_inconclusive": SettingEntry(value=True, source="x", kind=SourceKind.OPTION),
+            **r.settings,
+        }
         return replace(r, verdict=Verdict.INCONCLUSIVE, settings=yes), rows
 
     assert target(tmp_path, good_adapter, accepted(tmp_path, allowed)).baseline

@@ -20,6 +20,7 @@ from phi3_lora_qa.record import (
     Turn,
     Verdict,
 )
+from phi3_lora_qa.setting_specs import SourceKind
 
 STAGES = {
     "static": (
@@ -242,11 +243,13 @@ def passing(**changes: object) -> RunRecord:
         ),
         "base": BaseEntry(id="tiny", fingerprint="9c41" * 16, config={"hidden_size": 96}),
         "settings": {
-            "adapter": SettingEntry(value=["adapters/ferry-desk"], source="--phi3-adapter"),
-            "base": SettingEntry(value="tiny", source="--phi3-base"),
-            "dtype": SettingEntry(value="float32", source="default"),
-            "seed": SettingEntry(value=7, source="PHI3_LORA_QA_SEED"),
-            "stage": SettingEntry(value=list(STAGES), source="default"),
+            "adapter": SettingEntry(
+                value=["adapters/ferry-desk"], source="--phi3-adapter", kind=SourceKind.OPTION
+            ),
+            "base": SettingEntry(value="tiny", source="--phi3-base", kind=SourceKind.OPTION),
+            "dtype": SettingEntry(value="float32", source="default", kind=SourceKind.DEFAULT),
+            "seed": SettingEntry(value=7, source="PHI3_LORA_QA_SEED", kind=SourceKind.ENVIRONMENT),
+            "stage": SettingEntry(value=list(STAGES), source="default", kind=SourceKind.DEFAULT),
         },
         "checks": results,
         "metrics": list(METRICS),

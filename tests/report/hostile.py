@@ -12,6 +12,7 @@ from phi3_lora_qa.record import (
     SettingEntry,
     Timing,
 )
+from phi3_lora_qa.setting_specs import SourceKind
 from tests.report.builders import failing, item, limit, metric, prompt, spectra
 
 HOSTILE = {
@@ -67,7 +68,7 @@ def hostile_record() -> RunRecord:
             path=evil, name=evil, sha256={evil: evil}, config={evil: [evil]}, manifest={evil: evil}
         ),
         base=BaseEntry(id=evil, fingerprint=evil, config={evil: evil}),
-        settings={evil: SettingEntry(value=evil, source="--phi3-" + evil)},
+        settings={evil: SettingEntry(value=evil, source="--phi3-" + evil, kind=SourceKind.OPTION)},
         checks=[check, replace(check, id=f"{evil}::2", stage=evil)],
         metrics=[
             metric(group=evil, metric=evil, method=evil, limit=limit(group=evil, metric=evil))

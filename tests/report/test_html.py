@@ -19,6 +19,7 @@ from phi3_lora_qa.record import (
 from phi3_lora_qa.report import render_html, render_markdown
 from phi3_lora_qa.report.html import TEMPLATES
 from phi3_lora_qa.report.safe_text import TEXT_LIMIT, visible
+from phi3_lora_qa.setting_specs import SourceKind
 from tests.report.builders import (
     checks,
     failing,
@@ -174,7 +175,9 @@ def test_checks_with_the_same_message_are_one_thing_to_do() -> None:
 
 def test_a_pass_of_some_stages_is_not_ok_to_ship() -> None:
     assert "All 21 checks passed. OK to ship." in render_html(passing(), [])
-    settings = {"stage": SettingEntry(value=["static"], source="--phi3-stage")}
+    settings = {
+        "stage": SettingEntry(value=["static"], source="--phi3-stage", kind=SourceKind.OPTION)
+    }
     page = render_html(passing(settings=settings), [])
     assert "chosen stages (static)" in page
     assert "OK to ship" not in page

@@ -14,6 +14,7 @@ from phi3_lora_qa.report.outcome_words import (
     next_step,
     word_of,
 )
+from phi3_lora_qa.setting_specs import SourceKind
 from tests.report.builders import checks, failing, incomplete, metric, passing
 
 
@@ -81,7 +82,9 @@ def test_the_next_step_of_each_verdict() -> None:
     assert next_step(incomplete()).startswith("Some checks did not run. Do not ship")
     assert next_step(incomplete(checks=())).startswith("There is no verdict. Do not ship")
     assert "before you ship" in next_step(passing(verdict=Verdict.PARTIAL))
-    static = {"stage": SettingEntry(value=["static"], source="--phi3-stage")}
+    static = {
+        "stage": SettingEntry(value=["static"], source="--phi3-stage", kind=SourceKind.OPTION)
+    }
     assert "OK to ship" not in next_step(passing(settings=static))
     for verdict in Verdict:
         assert MARKS[verdict]

@@ -5,6 +5,7 @@ import pytest
 
 from phi3_lora_qa.record import AdapterEntry, SettingEntry
 from phi3_lora_qa.report.rerun_commands import rerun_all, rerun_check
+from phi3_lora_qa.setting_specs import SourceKind
 from tests.report.builders import passing
 
 HOSTILE = ["$(touch pwned)", "a; rm -rf x", "it's", "`id`", "a\nb", "-x", "a b", "\u202eevil"]
@@ -27,7 +28,9 @@ def test_the_whole_gate_is_rerun_without_an_id() -> None:
 
 
 def test_several_adapters_are_all_passed_because_ids_contain_their_names() -> None:
-    settings = {"adapter": SettingEntry(value=["a", "b"], source="--phi3-adapter")}
+    settings = {
+        "adapter": SettingEntry(value=["a", "b"], source="--phi3-adapter", kind=SourceKind.OPTION)
+    }
     command = rerun_check(passing(settings=settings), "phi3::static::keys[a]")
     assert shlex.split(command)[1:] == [
         "phi3::static::keys[a]",
