@@ -210,6 +210,10 @@ class GatePlugin(VirtualRoot):
             mark = {"green": True} if reported.accepted else {"red": True}
             terminalreporter.write(f"{record.verdict}", bold=True, **mark)
             terminalreporter.write(f" {record.adapter.name}: {record.reason}\n")
+            if fallback := record.environment.get("engine_fallback"):
+                terminalreporter.write_line(
+                    f"  scored with --phi3-engine plain, because fast does not fit: {fallback}"
+                )
             if not self.write_error:
                 terminalreporter.write_line(f"  report: {folder / 'report.html'}")
         if self.write_error:

@@ -62,7 +62,11 @@ def test_both_engines_give_the_same_metrics_and_are_named_in_the_record(
     plain = gate(pytester, good_adapter, *suite, "--phi3-engine=plain")
     assert fast["environment"]["engine"] == "fast"
     assert plain["environment"]["engine"] == "plain"
-    assert plain["settings"]["engine"] == {"value": "plain", "source": "--phi3-engine"}
+    assert plain["settings"]["engine"] == {
+        "value": "plain",
+        "source": "--phi3-engine",
+        "kind": "option",
+    }
     assert "plain engine" in plain["environment"]["products_base_float32"]
     assert "plain engine" in plain["environment"]["products_tuned_float32"]
     assert not any("engine_fallback" in record["environment"] for record in (fast, plain))
@@ -74,11 +78,14 @@ def test_a_fallback_is_in_the_record_with_the_version_of_transformers(
     good_adapter: Path,
     suite: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     fast = gate(pytester, good_adapter, *suite)
     fast_engine_fault.cache_clear()
     monkeypatch.delattr(KVCache, "update")
     environment = (fallen := gate(pytester, good_adapter, *suite))["environment"]
+    shown = capfd.readouterr().out
+    assert f"fast does not fit: transformers {version('transformers')}" in shown
     assert environment["engine"] == "plain"
     assert environment["engine_fallback"].startswith(f"transformers {version('transformers')} ")
     assert fallen["settings"]["engine"]["value"] == "fast"
