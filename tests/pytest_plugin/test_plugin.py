@@ -15,7 +15,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such adapter": (lambda tmp, good: [f"--phi3-adapter={tmp / 'no'}"], "no such folder"),
     "a file": (
         lambda tmp, good: [f"--phi3-adapter={good / 'adapter_config.json'}"],
-        "is no folder",
+        "is not a folder",
     ),
     "no such base": (
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-base=nothing/here"],
@@ -173,4 +173,4 @@ def test_a_folder_of_adapters_ends_with_2_and_names_those_to_choose_from(
     result = run_static(pytester, both)
     assert result.ret == 2
     said = result.stdout.str() + result.stderr.str()
-    assert f"give one of them: {both / 'first'}, {both / 'second'}" in said
+    assert f"pass one of them: {both / 'first'}, {both / 'second'}" in said

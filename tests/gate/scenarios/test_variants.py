@@ -168,5 +168,7 @@ def test_a_table_of_another_base_is_refused_by_both_stages(
     save_file(tensors, weights, metadata={"format": "pt"})
     session = make_session(tmp_path / "adapter")
     assert "base-embedding-copy" in session.adapter.refusal
-    with pytest.raises(AdapterError, match=r"another model\.embed_tokens into the base"):
+    with pytest.raises(
+        AdapterError, match=r"would replace model\.embed_tokens of the base by another table"
+    ):
         session.attach_adapter()

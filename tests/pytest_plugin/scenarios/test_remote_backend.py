@@ -115,7 +115,7 @@ def test_an_adapter_that_is_not_served_leaves_the_gate_incomplete(
     assert result.ret == 1, result.stdout.str()
     record = record_of(pytester)
     assert record.verdict == "INCOMPLETE"
-    assert "serves tiny, other, and not the adapter as adapter" in record.reason
+    assert "does not serve the adapter as adapter: it serves tiny, other" in record.reason
 
 
 @pytest.mark.slow
