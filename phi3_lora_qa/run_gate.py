@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.gate.gate_steps import GateRun, plan_gate
 from phi3_lora_qa.gate.private_copy import private_copies
 from phi3_lora_qa.gate.run_check import run_check
@@ -61,11 +62,11 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
     """
     _reject_unknown(settings)
     given = {
-        "adapter": [adapter],
-        "base": None if base is None else str(base),
-        "suite": [str(path) for path in suite] or None,
+        "adapter": [str(require_path(adapter, "adapter"))],
+        "base": None if base is None else str(require_path(base, "base")),
+        "suite": list(require_texts(suite, "suite")) or None,
         "thresholds": thresholds,
-        "stage": list(stages),
+        "stage": list(require_texts(stages, "stages")),
         "seed": seed,
         "report": report,
     }
