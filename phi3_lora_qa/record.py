@@ -327,7 +327,11 @@ def parse_record(text: str, where: str) -> RunRecord:
         ) from error
 
 
-_REPEATED = ("base", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline")
+_REPEATED = (
+    "base", "allow_bases", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline",
+    "stage", "seed", "dtype", "backend", "lint_select", "lint_ignore", "lint_levels",
+)  # fmt: skip
+"""The settings without which a new record would be about something else."""
 
 
 def _gate_command(raw: Mapping[str, Json], where: str) -> str:
