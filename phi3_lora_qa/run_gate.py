@@ -14,7 +14,7 @@ from phi3_lora_qa.progress import Progress, silent
 from phi3_lora_qa.pytest_plugin.report_target import Reports
 from phi3_lora_qa.record import RunRecord
 from phi3_lora_qa.setting_specs import SPECS, STAGES
-from phi3_lora_qa.settings import GateSettings, resolve
+from phi3_lora_qa.settings import GateSettings, reject_on_import_path, resolve
 
 _NOT_HERE = ("adapter", "base", "suite", "thresholds", "stage", "seed", "report", "only", "layers")
 """Settings that are arguments of `gate_adapter`, or that only pytest has."""
@@ -52,7 +52,8 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
         The record; its verdict is PASS if the adapter may ship, and its reason says why.
 
     Raises:
-        InputError: An argument or setting cannot be used, or the report cannot be written.
+        InputError: An argument or setting cannot be used, the report cannot be written, or the
+            adapter's folder is on ``sys.path``.
 
     Example:
         >>> from phi3_lora_qa.models.registry import bundled
@@ -71,6 +72,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
         "report": report,
     }
     resolved = resolve({**settings, **given}, {}, {}, Path.cwd(), None)
+    reject_on_import_path(resolved.adapter[0])
     if report is None:
         return _run(resolved, None, on_progress)
     reports = Reports(resolved, Path.cwd())

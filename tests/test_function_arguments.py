@@ -1,5 +1,6 @@
 """Arguments of the public functions that have a wrong type."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,3 +54,16 @@ def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_lists_may_contain_paths() -> None:
     assert require_texts([Path("a"), "b"], "suite") == ("a", "b")
     assert require_texts((), "suite") == ()
+
+
+@pytest.mark.parametrize("entry", ["", "."])
+def test_an_adapter_on_the_import_path_is_rejected(
+    entry: str,
+    adapter_copy: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = adapter_copy("adapter")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.path", [*sys.path, entry])
+    with pytest.raises(InputError, match=r"modules that Python would import .* off sys\.path"):
+        gate_adapter(folder, base="tiny")
