@@ -8,6 +8,7 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
 from phi3_lora_qa.adapter.rule_selection import read_selection
+from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.settings import reject_if_inside
 
 __all__ = ["lint_adapter"]
@@ -35,7 +36,8 @@ def lint_adapter(
         The report: the findings, the rules that ran, and those that could not.
 
     Raises:
-        InputError: A rule or a level is unknown, or the base is inside the adapter's folder.
+        InputError: An argument has a wrong type, a rule or a level is unknown, or the base is
+            inside the adapter's folder.
         AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
         BaseModelError: The base is unknown, not on this machine, or cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
@@ -46,13 +48,16 @@ def lint_adapter(
         >>> report.accepted, report.findings
         (True, ())
     """
-    selection = read_selection(select, ignore, levels)
-    folder = AdapterFolder.open(Path(adapter))
-    base_files = None if base is None else _open_base(str(base))
+    place = require_path(adapter, "adapter")
+    selection = read_selection(
+        require_texts(select, "select"),
+        require_texts(ignore, "ignore"),
+        require_texts(levels, "levels"),
+    )
+    folder = AdapterFolder.open(place)
+    base_files = None if base is None else _open_base(str(require_path(base, "base")))
     if base_files:
-        reject_if_inside(
-            [Path(adapter)], base_files.path, "files of the base", "pass a base outside of it"
-        )
+        reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
     return lint(folder, base_files, selection)
 
 

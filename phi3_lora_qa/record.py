@@ -15,6 +15,7 @@ from typing import Literal
 
 from phi3_lora_qa.dataclass_json import Json, from_plain, to_plain
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.function_arguments import require_path
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SourceKind
 
@@ -277,8 +278,8 @@ def load_record(path: Path | str) -> RunRecord:
         The record. Its item rows are in a file of their own (``phi3_lora_qa.report.read_items``).
 
     Raises:
-        InputError: The file is missing or too large, is not JSON, or is not a record of this
-            schema version.
+        InputError: The path is not one, the file is missing or too large, is not JSON, or is not a
+            record of this schema version.
 
     Example:
         >>> from phi3_lora_qa.record import load_record
@@ -286,7 +287,7 @@ def load_record(path: Path | str) -> RunRecord:
         >>> str(record.verdict), record.metrics[0].limit.rule
         ('PASS', 'no_worse_than')
     """
-    file = Path(path)
+    file = require_path(path, "path")
     try:
         file = file / "record.json" if file.is_dir() else file
         text = read_text(file, LARGEST)
@@ -326,7 +327,11 @@ def parse_record(text: str, where: str) -> RunRecord:
         ) from error
 
 
-_REPEATED = ("base", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline")
+_REPEATED = (
+    "base", "allow_bases", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline",
+    "stage", "seed", "dtype", "backend", "lint_select", "lint_ignore", "lint_levels",
+)  # fmt: skip
+"""The settings without which a new record would be about something else."""
 
 
 def _gate_command(raw: Mapping[str, Json], where: str) -> str:

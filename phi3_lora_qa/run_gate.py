@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.gate.gate_steps import GateRun, plan_gate
 from phi3_lora_qa.gate.private_copy import private_copies
 from phi3_lora_qa.gate.run_check import run_check
@@ -13,7 +14,7 @@ from phi3_lora_qa.progress import Progress, silent
 from phi3_lora_qa.pytest_plugin.report_target import Reports
 from phi3_lora_qa.record import RunRecord
 from phi3_lora_qa.setting_specs import SPECS, STAGES
-from phi3_lora_qa.settings import GateSettings, resolve
+from phi3_lora_qa.settings import GateSettings, reject_on_import_path, resolve
 
 _NOT_HERE = ("adapter", "base", "suite", "thresholds", "stage", "seed", "report", "only", "layers")
 """Settings that are arguments of `gate_adapter`, or that only pytest has."""
@@ -51,7 +52,8 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
         The record; its verdict is PASS if the adapter may ship, and its reason says why.
 
     Raises:
-        InputError: An argument or setting cannot be used, or the report cannot be written.
+        InputError: An argument or setting cannot be used, the report cannot be written, or the
+            adapter's folder is on ``sys.path``.
 
     Example:
         >>> from phi3_lora_qa.models.registry import bundled
@@ -61,15 +63,16 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
     """
     _reject_unknown(settings)
     given = {
-        "adapter": [adapter],
-        "base": None if base is None else str(base),
-        "suite": [str(path) for path in suite] or None,
+        "adapter": [str(require_path(adapter, "adapter"))],
+        "base": None if base is None else str(require_path(base, "base")),
+        "suite": list(require_texts(suite, "suite")) or None,
         "thresholds": thresholds,
-        "stage": list(stages),
+        "stage": list(require_texts(stages, "stages")),
         "seed": seed,
         "report": report,
     }
     resolved = resolve({**settings, **given}, {}, {}, Path.cwd(), None)
+    reject_on_import_path(resolved.adapter[0])
     if report is None:
         return _run(resolved, None, on_progress)
     reports = Reports(resolved, Path.cwd())

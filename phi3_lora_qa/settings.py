@@ -6,6 +6,7 @@ Precedence: option > environment > file > default. Files are pytest's own config
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,6 +214,21 @@ def reject_if_inside(
         raise InputError(
             f"the {what} in {escape(str(place))} are in the adapter's own folder, and an adapter "
             f"must not decide how it is judged; {fix}"
+        )
+
+
+def reject_on_import_path(adapter: Path) -> None:
+    """Raise if Python would import modules from an adapter's folder: they would run unchecked.
+
+    Raises:
+        InputError: An entry of ``sys.path``, or the current folder if that is one, is inside.
+    """
+    for entry in sys.path:
+        reject_if_inside(
+            [adapter],
+            Path(entry or "."),
+            "modules that Python would import",
+            "start Python in another folder, or take this one off sys.path",
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.errors import InputError, escape
@@ -38,6 +38,15 @@ def require_type(value: object, hint: object, name: str, where: str) -> None:
     if not fits(value, hint):
         shown = escape(repr(value), 60)
         raise InputError(f"{where}: '{name}' is {shown}; use {describe_type(hint)}")
+
+
+def reject_json_constant(text: str) -> NoReturn:
+    """Reject NaN and infinities, which Python's reader takes for JSON (``parse_constant``).
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def fits(value: object, hint: object) -> bool:  # noqa: PLR0911 - one return for each kind of hint

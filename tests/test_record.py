@@ -43,6 +43,8 @@ def test_a_record_of_version_1_is_refused_with_the_command_that_makes_a_new_one(
         "thresholds": {"value": "limits.toml", "source": "PHI3_LORA_QA_THRESHOLDS"},
         "profile": {"value": "default", "source": "default"},
         "seed": {"value": 0, "source": "default"},
+        "dtype": {"value": "bfloat16", "source": "--phi3-dtype"},
+        "stage": {"value": ["static", "quality"], "source": "--phi3-stage"},
     }
     adapter = {"path": "adapters/ferry desk", "name": "ferry desk"}
     path = change(folder, schema_version=1, settings=settings, adapter=adapter)
@@ -53,6 +55,7 @@ def test_a_record_of_version_1_is_refused_with_the_command_that_makes_a_new_one(
     assert shlex.split(command) == [
         "pytest", "--phi3-only", "--phi3-adapter=adapters/ferry desk", "--phi3-base=tiny",
         "--phi3-suite=a.jsonl", "--phi3-suite=b.jsonl", "--phi3-thresholds=limits.toml",
+        "--phi3-stage=static", "--phi3-stage=quality", "--phi3-dtype=bfloat16",
         f"--phi3-report={folder}",
     ]  # fmt: skip
 
@@ -74,7 +77,7 @@ def test_a_hostile_name_in_an_old_record_stays_one_word_of_one_line(folder: Path
     assert "\n" not in str(caught.value)
     words = shlex.split(str(caught.value).partition("again: ")[2])
     assert words[2].startswith("--phi3-adapter=a\\n$(touch pwned)")
-    assert len(words) == 5  # with the base and the report
+    assert len(words) == 6  # with the base, the seed and the report
 
 
 @pytest.mark.parametrize("version", ["2", None, 2.0, True, []])

@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -5,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from phi3_lora_qa.strict_values import fits, suggest
+from phi3_lora_qa.strict_values import fits, reject_json_constant, suggest
 
 
 class Kind(StrEnum):
@@ -67,6 +68,12 @@ def test_a_value_of_the_documented_type_fits(value: object, hint: object) -> Non
 )
 def test_a_value_of_another_type_does_not_fit(value: object, hint: object) -> None:
     assert not fits(value, hint)
+
+
+@pytest.mark.parametrize("text", ["NaN", "[1, Infinity]", '{"a": -Infinity}'])
+def test_numbers_that_json_does_not_have_are_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a JSON number"):
+        json.loads(text, parse_constant=reject_json_constant)
 
 
 def test_the_closest_name_is_suggested_or_all_names_listed() -> None:

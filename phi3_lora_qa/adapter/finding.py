@@ -12,6 +12,15 @@ class Severity(StrEnum):
     INFO = "info"
 
 
+def family_of(rule: str) -> str:
+    """Return the family of a rule, the first word of its id.
+
+    Args:
+        rule: The rule's id, such as ``values-nan``.
+    """
+    return rule.partition("-")[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One fault at one place. All texts are printable, whatever the adapter contains.

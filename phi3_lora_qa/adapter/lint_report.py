@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
 from phi3_lora_qa.adapter.lint_context import Need
 
 
@@ -85,7 +85,7 @@ class LintReport:
         """
 
         def belongs(rule: str) -> bool:
-            return rule.partition("-")[0] == family
+            return family_of(rule) == family
 
         return replace(
             self,
@@ -144,7 +144,7 @@ def describe_unchecked(unchecked: Iterable[UncheckedRule], *, base_option: str =
     parts = []
     for file in dict.fromkeys(rule.fix_first for rule in rules if rule.fix_first):
         blocked = [rule for rule in rules if rule.fix_first == file]
-        families = Counter(rule.rule.partition("-")[0] for rule in blocked)
+        families = Counter(family_of(rule.rule) for rule in blocked)
         names = ", ".join(f"{count} {family}" for family, count in families.items())
         parts.append(
             f"{len(blocked)} blocked until {file} is fixed"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from phi3_lora_qa.adapter.finding import Finding, Severity, Violation
+from phi3_lora_qa.adapter.finding import Finding, Severity, Violation, family_of
 from phi3_lora_qa.adapter.lint_context import LintContext, Need
 from phi3_lora_qa.errors import escape
 
@@ -66,7 +66,7 @@ def rule(  # noqa: PLR0913 - a rule has this many fields
     def decorate(check: CheckFunction) -> Rule:
         return Rule(
             id=id,
-            family=id.partition("-")[0],
+            family=family_of(id),
             severity=severity,
             title=title,
             why=why,

@@ -3,9 +3,10 @@
 import json
 import math
 from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
 from phi3_lora_qa.errors import AdapterError, escape
+from phi3_lora_qa.strict_values import reject_json_constant
 
 MAX_DEPTH = 32
 
@@ -51,7 +52,7 @@ def parse_json(
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_object_without_duplicates,
-            parse_constant=float if allow_non_finite else _reject_constant,
+            parse_constant=float if allow_non_finite else reject_json_constant,
             parse_float=_parse_finite,
         )
         _check_tree(value, max_depth, surrogates=b"\\ud" in data.lower())
@@ -90,10 +91,6 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         duplicate = next(key for key, count in counts.items() if count > 1)
         raise _RefusedError(f"the key {duplicate!r} is duplicated")
     return found
-
-
-def _reject_constant(text: str) -> NoReturn:
-    raise _RefusedError(f"{text} is not a JSON number")
 
 
 def _parse_finite(text: str) -> float:

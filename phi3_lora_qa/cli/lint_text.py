@@ -7,7 +7,7 @@ from itertools import groupby
 
 import click
 
-from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
 from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
 
 MAX_PLACES = 3
@@ -38,7 +38,7 @@ def _lines(report: LintReport) -> list[str]:
     lines = [f"{verdict}  {report.adapter}", report.summary]
     family = ""
     for rule, group in groupby(report.findings, key=lambda finding: finding.rule):
-        if (own := rule.partition("-")[0]) != family:
+        if (own := family_of(rule)) != family:
             family = own
             lines.append(f"\n{_bold(family)}")
         lines.extend(_rule_lines(list(group), report.totals[rule]))

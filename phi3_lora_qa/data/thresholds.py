@@ -1,7 +1,6 @@
 """Limits: the value that a metric of a group of items must reach for an adapter to pass."""
 
 import math
-import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any, cast, get_args
 from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.data.chat_items import DEFAULT_GROUP, require_group
 from phi3_lora_qa.errors import DataError, escape
-from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.record import Against, LimitEntry, Rule
 from phi3_lora_qa.setting_specs import PROFILES
+from phi3_lora_qa.toml_file import read_toml
 
 EVERY_OTHER_GROUP = "*"
 
@@ -134,9 +133,6 @@ def baseline_limits(profile: str = "default") -> tuple[Limit, ...]:
     )
 
 
-_MOST_BYTES = 4 << 20
-
-
 def read_thresholds(
     path: Path, metrics: Collection[str], shares: Collection[str] = ()
 ) -> tuple[Limit, ...]:
@@ -151,12 +147,7 @@ def read_thresholds(
         DataError: The file cannot be read, or a table is not a limit; the message names the table
             and the closest valid name.
     """
-    try:
-        raw = tomllib.loads(read_text(path, _MOST_BYTES, "utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # bad UTF-8 and bad TOML: ValueError
-        raise DataError(
-            f"cannot read the thresholds {path}: {error}; pass a TOML file of [[limit]] tables"
-        ) from error
+    raw = read_toml(path, "the thresholds", "a TOML file of [[limit]] tables", DataError)
     for name in raw:
         if name != "limit":
             raise DataError(_unknown(str(path), "table", name, ("limit",)))

@@ -1,6 +1,6 @@
 """What the math stage measures in each adapted module, in one pass over the base's weights."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from phi3_lora_qa.lora import (
     stable_rank,
 )
 from phi3_lora_qa.models.threads import one_thread
+from phi3_lora_qa.progress import Progress
 from phi3_lora_qa.record import Spectrum
 from phi3_lora_qa.strategies import LayerCase
 
@@ -81,7 +82,7 @@ def measure_modules(
     names: Sequence[str],
     *,
     seed: int,
-    on_progress: Callable[[str, int, int], None],
+    on_progress: Progress,
 ) -> tuple[ModuleStats, ...]:
     """Return the measurements of every module.
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from phi3_lora_qa.data.answer_checks import (
     AnswerCheck,
@@ -16,6 +16,7 @@ from phi3_lora_qa.data.answer_checks import (
 from phi3_lora_qa.metrics.refusals import is_refusal
 from phi3_lora_qa.metrics.text_metrics import fold
 from phi3_lora_qa.patterns import Budget, Pattern
+from phi3_lora_qa.strict_values import reject_json_constant
 
 _DIGITS = 4000
 MOST_STEPS = 100_000_000
@@ -55,10 +56,7 @@ def is_json(answer: str) -> bool:
 
 
 def _parse(answer: str) -> Any:
-    def reject(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
-    return json.loads(answer, parse_constant=reject, parse_int=_parse_int)
+    return json.loads(answer, parse_constant=reject_json_constant, parse_int=_parse_int)
 
 
 def _parse_int(digits: str) -> int:

@@ -10,7 +10,8 @@ def all_properties() -> tuple[Property, ...]:
     """Return every property, grouped by theme, in the order of definition.
 
     Returns:
-        The properties of layers, then those of whole models.
+        The properties of deltas, forward passes, multiple adapters, merging, whole models and
+        training steps.
 
     Example:
         >>> [prop.id for prop in all_properties()][0]

@@ -15,6 +15,7 @@ from phi3_lora_qa.scoring.deadline import (
     apply_deadline,
 )
 from phi3_lora_qa.scoring.secret_redaction import redact, redact_bytes
+from phi3_lora_qa.strict_values import reject_json_constant
 
 if TYPE_CHECKING:
     import httpx2
@@ -235,7 +236,7 @@ class HttpClient:
 def _parse_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object; NaN and infinities, which Python would accept, are not JSON."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8"), parse_constant=reject_json_constant)
     except (ValueError, RecursionError) as error:
         raise ServerError(
             f"the response is not JSON: {escape(str(error), 100)}; look at what the server sends"
@@ -243,10 +244,6 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ServerError("the response is not a JSON object; use a server with OpenAI's API")
     return value
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def _error_message(data: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from phi3_lora_qa.adapter.finding import Finding, Severity, Violation
+from phi3_lora_qa.adapter.finding import Finding, Severity, Violation, family_of
 
 
 def test_severities_are_listed_from_the_worst_on() -> None:
@@ -18,3 +18,7 @@ def test_a_finding_is_plain_data() -> None:
 
 def test_a_violation_has_the_rules_fix_unless_it_has_its_own() -> None:
     assert Violation("w", "m").fix == ""
+
+
+def test_the_family_is_the_first_word_of_the_rules_id() -> None:
+    assert family_of("values-nan") == "values"

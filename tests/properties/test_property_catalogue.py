@@ -21,3 +21,16 @@ def test_the_order_does_not_depend_on_the_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [prop.id for prop in all_properties()]
+
+
+def test_the_themes_have_the_order_that_the_gate_draws_from() -> None:
+    # In another order, the same seed would draw other cases. Add a new theme at the end.
+    themes = dict.fromkeys(prop.check.__module__.rpartition(".")[2] for prop in all_properties())
+    assert list(themes) == [
+        "delta",
+        "forward",
+        "multiple_adapters",
+        "merging",
+        "whole_model",
+        "training_step",
+    ]

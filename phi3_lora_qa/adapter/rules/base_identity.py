@@ -11,7 +11,7 @@ from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
 
 _NAME, _REVISION = f"{CONFIG}: base_model_name_or_path", f"{CONFIG}: revision"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHORT_ID = re.compile(r"\w[\w.-]*")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PULL_REQUEST = re.compile(r"\s*/*refs(/|%2f)(?!heads/|tags/)|.*\bpr(/|%2f)\d", re.IGNORECASE)
@@ -61,7 +61,7 @@ def base_name(context: LintContext) -> Iterator[Violation]:
     Paths cannot. A quantised upload counts as the same model.
     """
     named, given = _base_in_config(context), _base_checked(context)
-    if _HUB_ID.fullmatch(named) and given and _model(named) != _model(given):
+    if HUB_ID.fullmatch(named) and given and _model(named) != _model(given):
         yield Violation(
             _NAME, f"the config names the base {named}, but the base for this check is {given}"
         )
@@ -99,8 +99,8 @@ def base_name(context: LintContext) -> Iterator[Violation]:
 def base_source(context: LintContext) -> Iterator[Violation]:
     """Find copies by other owners, names of other model families, branches and tags."""
     named, given = _base_in_config(context), _base_checked(context)
-    if not _HUB_ID.fullmatch(named):
-        if _HUB_ID.fullmatch(given) and _SHORT_ID.fullmatch(named) and named != _model(given):
+    if not HUB_ID.fullmatch(named):
+        if HUB_ID.fullmatch(given) and _SHORT_ID.fullmatch(named) and named != _model(given):
             yield Violation(
                 _NAME, f"the config names {named}, which may be a different model from {given}"
             )

@@ -1,7 +1,6 @@
 """Family manifest: the adapter compared with the manifest that its training wrote."""
 
 import math
-import re
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.finding import Severity, Violation
@@ -9,6 +8,7 @@ from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, is_loaded
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.manifest import changed_files, template_hash, tokenizer_hash
 from phi3_lora_qa.adapter.rule import rule
+from phi3_lora_qa.adapter.rules.base_identity import HUB_ID
 
 MAX_LOSS = 30.0
 """In nats per token; guessing among 100,000 tokens costs 11.5."""
@@ -65,11 +65,8 @@ def contradiction(context: LintContext) -> Iterator[Violation]:
             yield Violation(MANIFEST, "chat_template_sha256 is not the hash of the chat template")
     named = context.config.base_model_name_or_path if context.has("config") else None
     ids = (named or "", manifest.base_id)
-    if all(map(_HUB_ID.fullmatch, ids)) and ids[0].lower() != ids[1].lower():
+    if all(map(HUB_ID.fullmatch, ids)) and ids[0].lower() != ids[1].lower():
         yield Violation(MANIFEST, f"it names the base {ids[1]}, but {CONFIG} names {ids[0]}")
-
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @rule(

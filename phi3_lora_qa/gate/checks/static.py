@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.finding import Severity, family_of
 from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, families
 from phi3_lora_qa.adapter.rule_selection import Selection
@@ -36,7 +36,7 @@ def checks(selection: Selection) -> tuple[Check, ...]:
 def linter_completed(session: AdapterSession) -> CheckOutcome:
     """No rule crashed or was prevented from running; its findings would be unknown."""
     report = session.adapter.lint_report
-    internal = [f for f in report.findings if _family_of(f) not in families()]
+    internal = [f for f in report.findings if family_of(f.rule) not in families()]
     if internal:
         findings = {"findings": [to_plain(f) for f in internal]}
         return failed(internal[0].message, internal[0].fix, findings)
@@ -54,10 +54,6 @@ def linter_completed(session: AdapterSession) -> CheckOutcome:
         + _not_checked(report),
         measured,
     )
-
-
-def _family_of(finding: Finding) -> str:
-    return finding.rule.partition("-")[0]
 
 
 def _family_check(name: str) -> CheckFunction:
