@@ -105,7 +105,7 @@ def folders_of(*packages: str) -> list[str]:
     """Return the folders that these packages are imported from, for a child's `sys.path`.
 
     Args:
-        *packages: Names of packages; first the one whose installation brings the others.
+        *packages: Names of packages; installing the first one also installs the others.
 
     Raises:
         MissingDependencyError: One of them is not installed.

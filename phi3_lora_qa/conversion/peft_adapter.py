@@ -1,6 +1,6 @@
 """PEFT adapter folders as lists of modules with their factors, read and written exactly.
 
-Only plain LoRA is supported; whatever a conversion would lose is refused by name.
+Only plain LoRA is supported; every feature that a conversion would lose is rejected by name.
 """
 
 from collections import Counter

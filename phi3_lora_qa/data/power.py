@@ -33,8 +33,8 @@ def detectable_share(n: float, discordant: float) -> float:
 
     The variance of a paired difference of zeros and ones is at most the share of the items that
     the two models score differently (Connett, Smith and McHugh, Statistics in Medicine 6, 1987).
-    That share is at least the change itself; where n is so small that it would be less, it is set
-    to the change.
+    That share is at least the change itself; if n is so small that it would be less, it is set to
+    the change.
 
     Args:
         n: Independent items.
@@ -55,10 +55,10 @@ def detectable_mean(n: float, deviation: float) -> float:
 
 
 def independent_items(clusters: Iterable[str]) -> float:
-    """Return how many independent items the items are worth if all of a cluster are alike.
+    """Return how many independent items the items are worth if each cluster's items are alike.
 
     Kish's effective size with an intraclass correlation of 1, the worst case:
-    ``n^2 / sum of squared cluster sizes``. An item without a cluster is a cluster of its own.
+    ``n^2 / sum of squared cluster sizes``. An item without a cluster is its own cluster.
 
     Args:
         clusters: The cluster of every item, empty for none.

@@ -111,7 +111,7 @@ def _delta(built: Layer, case: LayerCase, factors: Factors, what: str = "") -> C
 
 
 def _representable(factors: Factors, dtype: str) -> bool:
-    """Return whether the dtype holds the factors exactly, so that building rounds nothing."""
+    """Return whether the factors are exact in the dtype, so that building rounds nothing."""
     return all(_exact(part, dtype) for part in (factors.A, factors.B))
 
 

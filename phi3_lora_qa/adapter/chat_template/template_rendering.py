@@ -51,8 +51,8 @@ class Rendering:
 
     Attributes:
         texts: For each conversation its text, which may contain any character, or a refusal.
-        error: Why there are no texts, printable, as a predicate ("took longer than …"); empty if
-            there are texts.
+        error: Why there are no texts, printable, such as "took longer than …"; empty if there are
+            texts.
     """
 
     texts: tuple[str | Refusal, ...] = ()
@@ -86,7 +86,7 @@ class Comparison:
         branches: The number of conditions of the first template.
         uncovered_lines: The lines of those of its conditions that never had one of their outcomes,
             and that the second template does not have.
-        error: Why nothing was compared, as a predicate.
+        error: Why nothing was compared, such as "took longer than …"; empty if it was compared.
     """
 
     difference: Difference | None = None
@@ -173,7 +173,7 @@ def render_and_compare(
         else:
             if len(rendered) == count and len(compared) == len(pairs):
                 return rendered, compared
-            failure = "lost a template"
+            failure = "returned no result for a template"
     return (Rendering(error=failure),) * count, (Comparison(error=failure),) * len(pairs)
 
 
@@ -182,7 +182,7 @@ def _rendering(result: Mapping[str, Any], count: int) -> Rendering:
         return Rendering(error=escape(result["error"]))
     texts = tuple(_text(item) for item in result["texts"])
     if len(texts) != count:
-        return Rendering(error="lost a conversation")
+        return Rendering(error="returned no result for a conversation")
     return Rendering(texts=texts)
 
 

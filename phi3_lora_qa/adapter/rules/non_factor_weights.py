@@ -44,7 +44,7 @@ _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
 @rule(
     "values-zero-weight",
     severity=Severity.ERROR,
-    title="No complete module, table, set of rows or bias in the file is zero",
+    title="No complete module, table, set of rows or bias in the file is all zeros",
     why="A head, norm or table of zeros replaces the base's: all logits become equal, or tokens "
     "lose their meaning. A bias of zeros was never trained, or was lost.",
     fix="copy the complete, gathered tensor from the training output again",
@@ -66,8 +66,8 @@ def zero_weight(context: LintContext) -> Iterator[Violation]:
     severity=Severity.ERROR,
     title="No complete module, table, set of rows, bias or factor is larger than in any healthy "
     "adapter",
-    why="Values this large drown out everything else that the base computes. Factors that are "
-    "small only as a product overflow in float16 as soon as they are loaded.",
+    why="Values this large drown out everything else that the base computes. Factors of which only "
+    "the product is small overflow in float16 as soon as they are loaded.",
     fix="train again with a lower learning rate, or copy the tensor from the training output again",
     needs=["expected tensors"],
 )
