@@ -73,7 +73,7 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         (
             'rule = "no_worse_than"\nvalue = 0.05',
             'rule = "improve_by"\nvalue = 1.0',
-            "so nothing gets better by more than 1; write a smaller share",
+            "so it cannot improve by more than 1; write a smaller share",
         ),
         ('group = "target"', "group = 3", "group must be a non-empty string"),
         ('group = "target"', 'group = ""', "group must be a non-empty string"),
@@ -83,7 +83,7 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         (
             'rule = "improve_by"',
             'rule = "at_most"\nagainst = "baseline"',
-            "at_most does not compare with anything; remove 'against'",
+            "at_most does not compare two models; remove 'against'",
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_limits_that_cannot_both_pass_are_an_error(tmp_path: Path) -> None:
     limit = '[[limit]]\ngroup = "target"\nmetric = "loss"\nrule = "{}"\nvalue = {}\n'
     apart = limit.format("at_most", 1) + limit.format("at_least", 2)
     with pytest.raises(
-        DataError, match=r"limit 2: loss of target must be .* 2 and at most 1; change one"
+        DataError, match=r"limit 2: loss of target cannot be both .* 2 and at most 1; change one"
     ):
         read_thresholds(write(tmp_path, apart))
     together = limit.format("at_most", 2) + limit.format("at_least", 1)
