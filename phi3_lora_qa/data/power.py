@@ -9,11 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import cache
 
 LEVEL, POWER = 0.05, 0.80
-
-_Z = NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(POWER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +38,8 @@ def detectable_share(n: float, discordant: float) -> float:
         n: Independent items.
         discordant: The assumed share of items on which the models differ, in (0, 1].
     """
-    change = _Z * math.sqrt(discordant / n)
-    return min(1.0, change if change <= discordant else _Z**2 / n)
+    change = _quantiles() * math.sqrt(discordant / n)
+    return min(1.0, change if change <= discordant else _quantiles() ** 2 / n)
 
 
 def detectable_mean(n: float, deviation: float) -> float:
@@ -51,7 +49,7 @@ def detectable_mean(n: float, deviation: float) -> float:
         n: Independent items.
         deviation: The assumed standard deviation of the paired differences.
     """
-    return _Z * deviation / math.sqrt(n)
+    return _quantiles() * deviation / math.sqrt(n)
 
 
 def independent_items(clusters: Iterable[str]) -> float:
@@ -67,3 +65,11 @@ def independent_items(clusters: Iterable[str]) -> float:
     alone = sizes.pop("", 0)
     squares = alone + sum(size**2 for size in sizes.values())
     return (alone + sum(sizes.values())) ** 2 / squares if squares else 0.0
+
+
+@cache
+def _quantiles() -> float:
+    """Return z_0.95 + z_0.80."""
+    from statistics import NormalDist  # the command that lints does not need it
+
+    return NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(POWER)

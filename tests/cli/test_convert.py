@@ -211,7 +211,7 @@ def contents(folder: Path) -> dict[str, bytes]:
             "B is not zero outside the enabled blocks",
         ),
         (["peft-to-loralib", "GOOD", "-o", "out.pt"], "must end in .safetensors"),
-        (["peft-to-loralib", "absent"], "there is no such folder"),
+        (["peft-to-loralib", "absent"], "absent: no such folder"),
         (["fuse", "GOOD", "--base", "tiny"], "there is nothing to fuse"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_two_limits_of_one_kind_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"limit 3.*two limits improve_by for loss"):
+    with pytest.raises(DataError, match=r"limit 3.*two improve_by limits for loss"):
         read_thresholds(write(tmp_path, GOOD + GOOD.split("\n\n", 1)[0]))
 
 

@@ -114,7 +114,7 @@ def test_a_failure_in_one_module_leaves_the_others_as_ones() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"init_lora_weights": "pissa"}, "takes it out of the base's weights"),
+        ({"init_lora_weights": "pissa"}, "subtracts it from the base weights"),
         (
             {"use_bdlora": {"target_modules_bd_a": ["qkv_proj"], "nblocks": 2}},
             "use_bdlora is not supported: it splits",
