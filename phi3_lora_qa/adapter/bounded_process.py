@@ -23,7 +23,7 @@ from phi3_lora_qa.errors import MissingDependencyError
 if TYPE_CHECKING:
     import subprocess
 
-# Without these, if they are set, an interpreter may not start. Nothing else is passed on.
+# If these are set, an interpreter may not start without them. Nothing else is passed on.
 _PASSED_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 

@@ -239,7 +239,7 @@ class AdapterFolder:
     def snapshot(self, destination: Path) -> "AdapterFolder":
         """Copy the files that ship into ``destination``, and open the copy.
 
-        The same bytes are then linted, hashed and loaded, even if the folder changes meanwhile.
+        The same bytes are then linted, hashed and loaded, even if the folder changes later.
         Only the owner can read the copy.
 
         Raises:

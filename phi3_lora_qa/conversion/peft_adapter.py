@@ -214,7 +214,7 @@ def require_fit(adapter: PeftAdapter, base: Mapping[str, BaseModule]) -> None:
 
 
 def exact_alpha(scaling: float, rank: int, name: str) -> float:
-    """Return the alpha with alpha / rank == scaling exactly, an integer where there is one.
+    """Return the alpha with alpha / rank == scaling exactly, as an integer if possible.
 
     Raises:
         InputError: No such alpha exists.

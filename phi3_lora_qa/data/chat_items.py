@@ -180,7 +180,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise on a repeated field, of which Python silently keeps the last."""
+    """Return an object; raise on a repeated field, because Python silently keeps only the last."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]

@@ -60,7 +60,7 @@ def delta_is_linear_in_scaling(
 def delta_is_linear_in_each_factor(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Scaling A or B by 2, 1/2 or -1 scales the delta likewise."""
+    """Scaling A or B by 2, 1/2 or -1 scales the delta by the same number."""
     f = case.factors
     for k in (2.0, 0.5, -1.0):
         for factor, changed in ("B", replace(f, B=k * f.B)), ("A", replace(f, A=k * f.A)):

@@ -191,7 +191,7 @@ class BatchEngine:
     def _verify_drafts(
         self, kv_cache: KVCache, rows: Sequence[_Row], base_outputs: BaseOutputs
     ) -> None:
-        """Continue answers along the base's, where these agree with all tokens so far.
+        """Continue answers along the base's if these agree with all tokens so far.
 
         The longer two answers have agreed, the longer they are likely to, so drafts get longer.
         """

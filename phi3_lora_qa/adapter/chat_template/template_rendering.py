@@ -84,8 +84,8 @@ class Comparison:
             texts that are joined or not.
         conversations: The number of conversations that were tried.
         branches: The number of conditions of the first template.
-        uncovered_lines: The lines of those of its conditions that never had one of their outcomes,
-            and that the second template does not have.
+        uncovered_lines: The lines of its conditions that lacked an outcome and that the second
+            template does not have.
         error: Why nothing was compared, such as "took longer than …"; empty if it was compared.
     """
 
@@ -132,7 +132,7 @@ def render_and_compare(
         templates: As for `render`.
         conversations: As for `render`.
         special_tokens: As for `render`.
-        pairs: Pairs of those templates: one, and the one that it should be equivalent to.
+        pairs: Pairs of templates that should be equivalent, by their texts.
 
     Returns:
         One rendering per template, and one comparison per pair.

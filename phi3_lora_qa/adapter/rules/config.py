@@ -149,7 +149,7 @@ def task_type(context: LintContext) -> Iterator[Violation]:
     "config-task-type-null",
     severity=Severity.INFO,
     title="The config sets the task type",
-    why="Loaders other than PeftModel choose the model class by it.",
+    why="Loaders other than PeftModel choose the model class by this field.",
     fix='set task_type to "CAUSAL_LM"',
     needs=["config"],
 )

@@ -34,8 +34,8 @@ table, where magnitudes are norms over all tokens and the elements' limit is `MA
 MIN_NEGATIVE = 0.1
 """The least size of a negative magnitude, relative to the median, that training cannot explain.
 
-A magnitude starts positive. A tiny one may cross zero; any other would first have to lose all of
-its size, and its output with it.
+A magnitude starts positive. A tiny one may cross zero; any other would first have to shrink to
+zero, and so would its output.
 """
 
 _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
