@@ -45,7 +45,7 @@ def value(context: LintContext) -> Iterator[Violation]:
     severity=Severity.ERROR,
     title="No field modifies the base or depends on something that cannot be checked",
     why="layer_replication, PiSSA, OLoRA and others rewrite the base's weights during loading, so "
-    "the tuned model would no longer be compared with the base.",
+    "the comparison would no longer be with the base.",
     fix="convert the adapter to plain LoRA, or train without the field",
 )
 def refused(context: LintContext) -> Iterator[Violation]:

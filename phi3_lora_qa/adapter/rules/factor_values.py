@@ -96,7 +96,7 @@ def untrained(context: LintContext) -> Iterator[Violation]:
 @rule(
     "values-dead-module",
     severity=Severity.ERROR,
-    title="Every adapted module is changed",
+    title="Every adapted module has a nonzero delta",
     why="Some modules were trained and others were not: their gradients never arrived, or their "
     "tensors were lost and filled with initial values.",
     fix="remove the modules from target_modules, or find out why they got no gradient",

@@ -56,7 +56,7 @@ _NEUTRAL: Mapping[str, Any] = {
 @rule(
     "files-own-base",
     severity=Severity.ERROR,
-    title="No loader loads the base from the adapter's folder",
+    title="No program loads the base from the adapter's folder",
     why="transformers' AutoModelForCausalLM and vLLM treat a folder with a config.json as a "
     "complete model. They would run the model in the folder, not the base that the adapter was "
     "checked against.",
@@ -100,7 +100,7 @@ def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: b
 @rule(
     "files-further-weights",
     severity=Severity.ERROR,
-    title="No loader loads additional adapter weights from the folder",
+    title="No program loads additional adapter weights from the folder",
     why="SGLang reads every safetensors file of the folder, and vLLM up to 0.10 reads one called "
     "new_embeddings. They load these tensors into the model, and no check has seen them.",
     fix="remove the file, or move its adapter to its own folder",
@@ -118,8 +118,8 @@ def further_weights(context: LintContext) -> Iterator[Violation]:
     "files-generation",
     severity=Severity.ERROR,
     title="The generation settings in the folder are the base's",
-    why="A program that loads them from the folder produces other answers than those that were "
-    "judged: they are truncated, lack suppressed words, or never end.",
+    why="A program that loads them from the folder does not give the answers that were judged: they "
+    "are truncated, lack suppressed words, or never end.",
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )

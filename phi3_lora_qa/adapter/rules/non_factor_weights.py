@@ -66,8 +66,8 @@ def zero_weight(context: LintContext) -> Iterator[Violation]:
     severity=Severity.ERROR,
     title="No complete module, table, set of rows, bias or factor is larger than in any healthy "
     "adapter",
-    why="Values this large drown out everything else that the base computes. Factors of which only "
-    "the product is small overflow in float16 as soon as they are loaded.",
+    why="Values this large drown out everything else that the base computes. Large factors "
+    "overflow in float16 as soon as they are loaded, even if their product is small.",
     fix="train again with a lower learning rate, or copy the tensor from the training output again",
     needs=["expected tensors"],
 )

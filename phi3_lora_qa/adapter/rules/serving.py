@@ -117,7 +117,7 @@ def tied_tables(context: LintContext) -> Iterator[Violation]:
     why="vLLM uses lora_alpha and r for every module and ignores patterns; llama.cpp divides "
     "lora_alpha by the rank and ignores use_rslora and alpha_pattern. Both do so silently, and "
     "the adapter acts too strongly or too weakly.",
-    fix="merge the adapter, or write lora_alpha so that alpha / r is the scaling of every module",
+    fix="merge the adapter, or choose lora_alpha so that alpha / r is the scaling of every module",
     needs=["expected tensors"],
 )
 def scaling(context: LintContext) -> Iterator[Violation]:

@@ -75,7 +75,7 @@ def wording(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tokenizer-template-second",
     severity=Severity.WARNING,
-    title="The default chat template and the base's are the only ones",
+    title="The folder has no chat templates other than the default one and the base's",
     why="transformers uses the template tool_use if tools are passed, and other templates on "
     "request. The prompt is then not rendered by the default template.",
     fix="review the template, or remove it",

@@ -55,7 +55,7 @@ def behaviour(context: LintContext) -> Iterator[Violation]:
     severity=Severity.ERROR,
     title="No ordinary word was added as a token without being trained",
     why="Added tokens are split off from every text first. The word then becomes one token that "
-    "the model has never seen, which is noise to the model.",
+    "the model has never seen, so the model reads it as noise.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
