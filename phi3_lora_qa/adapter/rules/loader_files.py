@@ -118,8 +118,8 @@ def further_weights(context: LintContext) -> Iterator[Violation]:
     "files-generation",
     severity=Severity.ERROR,
     title="The generation settings in the folder are the base's",
-    why="A program that loads them from the folder does not give the answers that were judged: they "
-    "are truncated, lack suppressed words, or never end.",
+    why="A program that loads them from the folder does not give the answers that were judged: "
+    "they are truncated, lack suppressed words, or never end.",
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )
