@@ -143,7 +143,9 @@ def _value(value: object, field: "Field[Any]", where: str) -> object:
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{where}: 'schema' is not JSON ({error}); fix it") from error
     if not fits(value, field.type):
-        raise DataError(f"{where}: '{field.name}' must be {describe_type(field.type)}")
+        raise DataError(
+            f"{where}: '{field.name}' must be {describe_type(field.type)}: got {_shown(value)}"
+        )
     return value
 
 
