@@ -9,7 +9,7 @@ import transformers
 _ = loralib, peft, transformers
 
 FORWARD = "phi3::layers::forward_adds_the_delta[peft.linear]"
-KNOWN = "phi3::layers::a_combination_with_rslora_keeps_its_scale[peft.linear]"
+KNOWN = "phi3::layers::rslora_combination_has_scaling_one[peft.linear]"
 
 
 def layers(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
