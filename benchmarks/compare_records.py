@@ -76,7 +76,7 @@ def _measured(measured: Mapping[str, Any]) -> dict[str, Any]:
 def _metric(metric: Mapping[str, Any]) -> dict[str, Any]:
     """Return a metric with its limit as a number, from a sentence or from fields.
 
-    The method is a sentence, of which the numbers are compared.
+    The method is a sentence; only its numbers are compared.
     """
     found = dict(metric)
     limit = found.pop("limit")

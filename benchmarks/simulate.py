@@ -73,7 +73,7 @@ def losses(worse: float, random: Random) -> Scores:
 
 
 def collapses(worse: float, random: Random) -> Scores:
-    """Losses of which one in twenty gets worse, and the others do not."""
+    """Losses: one in twenty gets worse, and the others do not change."""
     base = random.gamma(4, 0.4, ITEMS)
     hit = random.random(ITEMS) < 0.05
     change = 0.02 * random.standard_normal(ITEMS) + np.where(hit, worse / 0.05, 0.0)
@@ -81,7 +81,7 @@ def collapses(worse: float, random: Random) -> Scores:
 
 
 def zeros(worse: float, random: Random) -> Scores:
-    """Scores within [0, 1] of which some fall to 0, and the others do not change."""
+    """Scores within [0, 1]: some fall to 0, and the others do not change."""
     base = random.uniform(0.6, 0.8, ITEMS)
     return base.tolist(), np.where(random.random(ITEMS) < worse / 0.7, 0.0, base).tolist()
 

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 
 def test_rule_pages_are_current() -> None:
@@ -24,6 +25,15 @@ def test_relative_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_page_states_the_decision_and_then_the_reason(path: Path) -> None:
+    title, blank, opening = path.read_text().split("\n")[:3]
+    assert title.startswith(f"# {path.name[:4]}: "), title
+    assert not blank
+    assert opening.startswith("**Decision.**"), opening
+    assert "\n**Why.** " in path.read_text()
 
 
 @pytest.mark.parametrize("ending", ["exit 4", "mkdir gate; echo new > gate/summary.md; exit 1"])

@@ -289,7 +289,7 @@ def indexed_files(folder: Path) -> tuple[str, ...]:
     names = set(table.values()) if isinstance(table, dict) else set()
     if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
         raise BaseModelError(
-            f"{WEIGHTS_INDEX} in {escape(str(folder))} must name weight files of the same folder; "
+            f"{WEIGHTS_INDEX} in {escape(str(folder))} must list weight files in the same folder; "
             "download the base again"
         )
     return tuple(sorted(names))

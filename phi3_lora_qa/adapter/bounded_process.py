@@ -23,7 +23,7 @@ from phi3_lora_qa.errors import MissingDependencyError
 if TYPE_CHECKING:
     import subprocess
 
-# Without these, if they are set, an interpreter may not start. Nothing else is passed on.
+# If these are set, an interpreter may not start without them. Nothing else is passed on.
 _PASSED_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
@@ -105,7 +105,7 @@ def folders_of(*packages: str) -> list[str]:
     """Return the folders that these packages are imported from, for a child's `sys.path`.
 
     Args:
-        *packages: Names of packages; first the one whose installation brings the others.
+        *packages: Names of packages; installing the first one also installs the others.
 
     Raises:
         MissingDependencyError: One of them is not installed.

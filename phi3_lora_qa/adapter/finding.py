@@ -23,7 +23,7 @@ def family_of(rule: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One fault at one place. All texts are printable, whatever the adapter contains.
+    """One fault at one place. All texts are printable, even if the adapter's are not.
 
     Attributes:
         rule: The id of the rule that found it.

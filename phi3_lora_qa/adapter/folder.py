@@ -103,7 +103,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFolder:
-    """A folder at the time it was opened; reading a file that changed since is an error."""
+    """A folder as it was when it was opened; reading a file that changed since is an error."""
 
     path: Path
     entries: Mapping[str, Entry]
@@ -182,7 +182,7 @@ class AdapterFolder:
                 f"{MAX_FILE_BYTES >> 30} GiB",
                 "save the adapter again",
             )
-        # Non-blocking: if the file was replaced by a pipe meanwhile, opening it must not hang.
+        # Non-blocking: if the file has been replaced by a pipe, opening it must not hang.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path / name, flags)
@@ -239,7 +239,7 @@ class AdapterFolder:
     def snapshot(self, destination: Path) -> "AdapterFolder":
         """Copy the files that ship into ``destination``, and open the copy.
 
-        The same bytes are then linted, hashed and loaded, even if the folder changes meanwhile.
+        The same bytes are then linted, hashed and loaded, even if the folder changes later.
         Only the owner can read the copy.
 
         Raises:

@@ -100,7 +100,7 @@ class _Run:
                 self.has[need] = self.context.has(need)
             except _NOT_ABOUT_THE_ADAPTER:
                 raise
-            except Exception as error:  # whatever an untrusted file causes is a finding
+            except Exception as error:  # any error that an untrusted file causes is a finding
                 self._record_crash(f"reading the {need}", error)
                 self.has[need] = False
         return self.has[need]
@@ -140,7 +140,7 @@ class _Run:
             self.totals[rule.id] = listed + unlisted
 
     def _record_crash(self, what: str, error: Exception) -> None:
-        if short := shortage(error):  # a machine that ran out of something says nothing
+        if short := shortage(error):  # a shortage says nothing about the adapter
             raise short from error
         message = f"{what} failed with {type(error).__name__}: {error}"
         self.findings.append(_internal_error(message))

@@ -70,7 +70,7 @@ OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's token
 class LintContext:
     """One adapter, as the rules see it.
 
-    A rule declares what it needs and runs only if `has` is true for each of it. Access to a missing
+    A rule declares what it needs and runs only if `has` is true for every need. Access to a missing
     part raises LookupError, which the linter reports as its own fault.
 
     Attributes:
@@ -109,22 +109,22 @@ class LintContext:
     @property
     def base(self) -> BaseFiles:
         """The base's files (need: base, or base weights)."""
-        return _there(self._base)
+        return _required(self._base)
 
     @property
     def config(self) -> LoraAdapterConfig:
         """The config (need: config)."""
-        return _there(self._config)
+        return _required(self._config)
 
     @property
     def matching(self) -> Matching:
         """The config's patterns, compiled (need: expected tensors)."""
-        return _there(self._matching)
+        return _required(self._matching)
 
     @property
     def weights(self) -> SafetensorsFile:
         """The checked header of the weights (need: weights)."""
-        return _there(self._weights)
+        return _required(self._weights)
 
     @property
     def expected(self) -> ExpectedLayout:
@@ -132,12 +132,12 @@ class LintContext:
 
         Without a base, they are those for the Phi-3 that the file seems to be for.
         """
-        return _there(self._expected)
+        return _required(self._expected)
 
     @property
     def manifest(self) -> Manifest:
         """The manifest (need: manifest)."""
-        return _there(self._manifest)
+        return _required(self._manifest)
 
     @property
     def keys(self) -> Mapping[str, TensorKey]:
@@ -146,7 +146,7 @@ class LintContext:
 
     @property
     def bad_keys(self) -> tuple[BadKey, ...]:
-        """The tensors whose names do not."""
+        """The tensors whose names do not follow peft's grammar."""
         return self._keys[1]
 
     def info(self, key: TensorKey) -> TensorInfo:
@@ -222,7 +222,7 @@ class LintContext:
         """
         own = self._tokenizer
         like = (own[1], own[0].file) if own and own[0].file else None
-        found = _of_base(lambda: read_tokenizer(self.base, like))
+        found = _as_base_error(lambda: read_tokenizer(self.base, like))
         return found[0] if found else None
 
     @cached_property
@@ -234,7 +234,7 @@ class LintContext:
             return {}  # tokenizer-unreadable reports it
 
     @cached_property
-    def tokenizer_trial(self) -> "TokenizerComparison | None":
+    def tokenizer_comparison(self) -> "TokenizerComparison | None":
         """How the tokenizer behaves, compared with the base's.
 
         (need: tokenizer, base, base's tokenizer)
@@ -259,7 +259,7 @@ class LintContext:
         Raises:
             BaseModelError: A template cannot be read.
         """
-        return _of_base(lambda: read_templates(self.base))
+        return _as_base_error(lambda: read_templates(self.base))
 
     @cached_property
     def template_results(self) -> "TemplateResults":
@@ -321,7 +321,7 @@ class LintContext:
 
         (need: expected tensors)
         """
-        return _there(self._matched)[1]
+        return _required(self._matched)[1]
 
     @property
     def _expected(self) -> ExpectedLayout | None:
@@ -372,14 +372,14 @@ class LintContext:
             return None
 
 
-def _of_base(read: Callable[[], T]) -> T:
+def _as_base_error(read: Callable[[], T]) -> T:
     try:
         return read()
     except AdapterError as error:
         raise BaseModelError(f"the base's tokenizer: {error}") from error
 
 
-def _there(part: T | None) -> T:
+def _required(part: T | None) -> T:
     if part is None:
         raise LookupError("a rule uses a part that it does not declare in its needs")
     return part

@@ -119,7 +119,8 @@ def read_manifest(folder: AdapterFolder) -> Manifest | None:
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise AdapterError(
             f"{MANIFEST} does not have schema version {SCHEMA_VERSION}",
-            "train or sign off the adapter again with this version of phi3-lora-qa",
+            "write it again with this version of phi3-lora-qa, or remove it to check the adapter "
+            "without a manifest",
         )
     wrong = [f.name for f in fields(Manifest) if not _has_type(raw.get(f.name), f.name)]
     if wrong or set(raw) != {f.name for f in fields(Manifest)}:

@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 16384
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 36
-_AGAIN = "the file is damaged or incomplete, save the adapter again"
+_AGAIN = "save the adapter again, because the file is damaged or incomplete"
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -204,7 +204,7 @@ def _tensor(name: str, entry: Any, data: int, label: str) -> TensorInfo:
     if math.prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
         raise AdapterError(f"{where}: shape and dtype do not match data_offsets", _AGAIN)
     if math.prod(filter(None, shape)) > MAX_ELEMENTS:
-        # With a dimension of 0 the byte count is 0 whatever the others are, but numpy checks them.
+        # With a dimension of 0 the byte count is 0, but numpy also checks the other dimensions.
         raise AdapterError(f"{where} has an impossible shape", _AGAIN)
     start, stop = (data + offset for offset in offsets)
     return TensorInfo(name=name, dtype=dtype, shape=tuple(shape), start=start, stop=stop)

@@ -62,7 +62,8 @@ def parse_json(
         ) from None
     except ValueError as error:
         raise AdapterError(
-            f"{name} is not valid JSON: {escape(str(error))}", "save it again, it may be incomplete"
+            f"{name} is not valid JSON: {escape(str(error))}",
+            "save it again, because it may be incomplete",
         ) from error
     return value
 
@@ -101,7 +102,7 @@ def _parse_finite(text: str) -> float:
 
 
 def _check_tree(value: Any, max_depth: int, *, surrogates: bool) -> None:
-    """Check the depth, and surrogates, level by level: no recursion, whatever the depth."""
+    """Check the depth, and surrogates, level by level, without recursion."""
     level = [value]
     for _ in range(max_depth + 1):
         if surrogates:

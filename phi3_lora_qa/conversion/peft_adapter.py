@@ -1,6 +1,6 @@
 """PEFT adapter folders as lists of modules with their factors, read and written exactly.
 
-Only plain LoRA is supported; whatever a conversion would lose is refused by name.
+Only plain LoRA is supported; every feature that a conversion would lose is rejected by name.
 """
 
 from collections import Counter
@@ -214,7 +214,7 @@ def require_fit(adapter: PeftAdapter, base: Mapping[str, BaseModule]) -> None:
 
 
 def exact_alpha(scaling: float, rank: int, name: str) -> float:
-    """Return the alpha with alpha / rank == scaling exactly, an integer where there is one.
+    """Return the alpha with alpha / rank == scaling exactly, as an integer if possible.
 
     Raises:
         InputError: No such alpha exists.

@@ -12,7 +12,7 @@ from phi3_lora_qa.lora.fused import Layout, fuse
 def fuse_adapter(adapter: PeftAdapter, layouts: Mapping[str, Layout]) -> PeftAdapter:
     """Fuse the factors of split projections; the other modules stay unchanged.
 
-    The fused A stacks the A of the parts (one copy where they share it), the fused B has their B in
+    The fused A stacks the A of the parts (one copy if they share it), the fused B has their B in
     blocks and zeros elsewhere, so the delta is bitwise the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""Checks that a suite's author can require of an answer, read strictly from the suite.
+"""Checks of an answer that a suite can require, read strictly from the suite.
 
 ``phi3_lora_qa.metrics.answer_checks`` runs them on an answer.
 """
@@ -46,7 +46,7 @@ class Contains:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise DataError("'text' is empty, which every answer contains; write some text")
+            raise DataError("'text' is empty, so every answer would contain it; write a text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class MaxWords:
 
     def __post_init__(self) -> None:
         if self.words < 0:
-            raise DataError("'words' is negative; write the largest number of words allowed")
+            raise DataError("'words' is negative; write the maximum number of words")
 
 
 AnswerCheck: TypeAlias = Regex | Contains | Json | JsonSchema | Refusal | MaxWords
@@ -143,7 +143,9 @@ def _value(value: object, field: "Field[Any]", where: str) -> object:
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{where}: 'schema' is not JSON ({error}); fix it") from error
     if not fits(value, field.type):
-        raise DataError(f"{where}: '{field.name}' must be {describe_type(field.type)}")
+        raise DataError(
+            f"{where}: '{field.name}' must be {describe_type(field.type)}: got {_shown(value)}"
+        )
     return value
 
 

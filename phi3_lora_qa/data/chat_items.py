@@ -59,11 +59,13 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
         DataError: The value is invalid; the message begins with ``where``.
     """
     if isinstance(raw, str) or not isinstance(raw, Sequence) or not raw:
-        raise DataError(f"{where}: 'messages' must be a non-empty list of turns")
+        raise DataError(f"{where}: 'messages' must be a non-empty list of turns: {got(raw)}")
     turns = []
     for number, turn in enumerate(raw, 1):
         if not isinstance(turn, Mapping):
-            raise DataError(f"{where}: turn {number} must be an object with 'role' and 'content'")
+            raise DataError(
+                f"{where}: turn {number} must be an object with 'role' and 'content': {got(turn)}"
+            )
         role, content = turn.get("role"), turn.get("content")
         if role not in ROLES:
             raise DataError(
@@ -71,12 +73,16 @@ def parse_conversation(raw: object, where: str) -> tuple[Message, ...]:
                 f"use one of {', '.join(ROLES)}"
             )
         if not isinstance(content, str):
-            raise DataError(f"{where}: the content of turn {number} must be a string")
+            raise DataError(
+                f"{where}: the content of turn {number} must be a string: {got(content)}"
+            )
         _require_encodable(content, f"turn {number}", where)
         turns.append(Message(role=role, content=content))
     if turns[-1].role != "assistant" or not turns[-1].content.strip():
+        found = "it is empty" if turns[-1].role == "assistant" else f"it is a {turns[-1].role} turn"
         raise DataError(
-            f"{where}: the last turn must be a non-empty assistant message; it is the reference"
+            f"{where}: the last turn must be a non-empty assistant message, the reference: "
+            f"{found}; add the expected answer"
         )
     if all(turn.role != "user" for turn in turns[:-1]):
         raise DataError(f"{where}: there is no user turn before the reference; add one")
@@ -90,14 +96,14 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         DataError: The row is invalid; the message begins with ``where``.
     """
     if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: a row must be an object with 'messages'")
+        raise DataError(f"{where}: a row must be an object with 'messages': {got(raw)}")
     turns = parse_conversation(raw.get("messages"), where)
     identifier, group = raw.get("id", fallback_id), raw.get("group", DEFAULT_GROUP)
     named = {"id": identifier, "group": group}
     named |= {"cluster": raw["cluster"]} if "cluster" in raw else {}
     for name, value in named.items():
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: '{name}' must be a non-empty string")
+            raise DataError(f"{where}: '{name}' must be a non-empty string: {got(value)}")
         _require_encodable(value, f"'{name}'", where)
     require_group(group, where)
     reference = turns[-1].content
@@ -111,6 +117,11 @@ def parse_item(raw: object, where: str, fallback_id: str) -> Item:
         cluster=named.get("cluster", ""),
         where=where,
     )
+
+
+def got(value: object) -> str:
+    """Return an unsuitable value for the end of a message, such as ``got 3``."""
+    return "got nothing" if value is None else f"got {escape(repr(value), 60)}"
 
 
 def require_group(group: str, where: str) -> None:
@@ -133,7 +144,9 @@ def _parse_choices(raw: object, reference: str, where: str) -> tuple[str, ...]:
     options = () if isinstance(raw, str) or not isinstance(raw, Sequence) else tuple(raw)
     texts = all(isinstance(option, str) and option.strip() for option in options)
     if len(options) < 2 or not texts or len(set(options)) < len(options):
-        raise DataError(f"{where}: 'choices' must be a list of two or more different texts")
+        raise DataError(
+            f"{where}: 'choices' must be a list of two or more different texts: {got(raw)}"
+        )
     if reference not in options:
         raise DataError(
             f"{where}: the reference {escape(repr(reference), 60)} is not one of the choices; "
@@ -180,7 +193,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise on a repeated field, of which Python silently keeps the last."""
+    """Return an object; raise on a repeated field, because Python silently keeps only the last."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]

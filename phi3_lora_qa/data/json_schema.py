@@ -33,7 +33,7 @@ def require_bounded_schema(text: str) -> None:
         )
     if outside := [name for name in _references(schema) if not name.startswith("#")]:
         raise DataError(
-            f"'schema' refers to {escape(repr(outside[0]), 80)}, and nothing is fetched; "
+            f"'schema' refers to {escape(repr(outside[0]), 80)}, which is never fetched; "
             "put it under $defs (remove a $schema other than draft 2020-12)"
         )
     if "$id" in set[str]().union(*map(_keywords, _subschemas(schema))):
@@ -62,8 +62,8 @@ def _parse(text: str) -> Any:
     except (ValueError, RecursionError, SchemaError) as error:
         why = error.message if isinstance(error, SchemaError) else str(error)
         raise DataError(
-            f"'schema' is not a valid JSON Schema ({escape(str(why), 200)}); fix it by "
-            "draft 2020-12"
+            f"'schema' is not a valid JSON Schema ({escape(str(why), 200)}); correct "
+            "it according to draft 2020-12"
         ) from error
     return schema
 

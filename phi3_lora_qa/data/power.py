@@ -31,15 +31,15 @@ def detectable_share(n: float, discordant: float) -> float:
 
     The variance of a paired difference of zeros and ones is at most the share of the items that
     the two models score differently (Connett, Smith and McHugh, Statistics in Medicine 6, 1987).
-    That share is at least the change itself; where n is so small that it would be less, it is set
-    to the change.
+    That share is at least the change itself; if n is so small that it would be less, it is set to
+    the change.
 
     Args:
         n: Independent items.
         discordant: The assumed share of items on which the models differ, in (0, 1].
     """
-    change = _z() * math.sqrt(discordant / n)
-    return min(1.0, change if change <= discordant else _z() ** 2 / n)
+    change = _quantiles() * math.sqrt(discordant / n)
+    return min(1.0, change if change <= discordant else _quantiles() ** 2 / n)
 
 
 def detectable_mean(n: float, deviation: float) -> float:
@@ -49,14 +49,14 @@ def detectable_mean(n: float, deviation: float) -> float:
         n: Independent items.
         deviation: The assumed standard deviation of the paired differences.
     """
-    return _z() * deviation / math.sqrt(n)
+    return _quantiles() * deviation / math.sqrt(n)
 
 
 def independent_items(clusters: Iterable[str]) -> float:
-    """Return how many independent items the items are worth if all of a cluster are alike.
+    """Return how many independent items the items are worth if each cluster's items are alike.
 
     Kish's effective size with an intraclass correlation of 1, the worst case:
-    ``n^2 / sum of squared cluster sizes``. An item without a cluster is a cluster of its own.
+    ``n^2 / sum of squared cluster sizes``. An item without a cluster is its own cluster.
 
     Args:
         clusters: The cluster of every item, empty for none.
@@ -68,8 +68,8 @@ def independent_items(clusters: Iterable[str]) -> float:
 
 
 @cache
-def _z() -> float:
-    """Return the sum of the two normal quantiles, of the level and of the power."""
-    from statistics import NormalDist  # loads random, which lint does not need
+def _quantiles() -> float:
+    """Return z_0.95 + z_0.80."""
+    from statistics import NormalDist  # the command that lints does not need it
 
     return NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(POWER)

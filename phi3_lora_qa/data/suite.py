@@ -57,7 +57,7 @@ def read_suite(paths: Sequence[Path], columns: Sequence[str] = ()) -> tuple[Item
         field, column = next(iter(unseen.items()))
         raise DataError(
             f"no row has the column {escape(repr(column), 60)} for '{field}'; "
-            "name a column that the suite has"
+            "use the name of a column in the suite"
         )
     return tuple(items.values())
 

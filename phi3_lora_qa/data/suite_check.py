@@ -32,7 +32,7 @@ class GroupReport:
 
     ``independent`` is how many independent items they are worth; ``detectable_share`` and
     ``detectable_loss`` (nats per token) are the smallest detectable changes. Lengths are in words,
-    and in tokens where a tokenizer was given.
+    and in tokens if a tokenizer was given.
     """
 
     name: str
@@ -153,7 +153,7 @@ def _system(prompt: Conversation) -> object:
 
 
 def _text(prompt: Conversation) -> str:
-    """Return all turns but the system turn; since all items share it, all would be similar."""
+    """Return all turns but the system turn; because all items share it, all would be similar."""
     return "\n".join(turn.content for turn in prompt if turn.role != "system")
 
 

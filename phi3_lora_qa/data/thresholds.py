@@ -44,7 +44,7 @@ class Limit:
     ``at_least`` and ``at_most`` bound the tuned mean; ``improve_by`` the improvement over the
     base; ``no_worse_than`` is a non-inferiority margin. ``against`` is what the last two compare
     with: ``base``, or ``baseline``, the last accepted adapter. ``group`` may be ``*``: every group
-    that has no limit of its own for this metric (and this ``against``).
+    without its own limit for this metric (and this ``against``).
     """
 
     group: str
@@ -103,7 +103,7 @@ _PROFILES = dict(
 def default_limits(groups: Sequence[str], profile: str = "default") -> tuple[Limit, ...]:
     """Return a built-in profile for a suite of these groups.
 
-    The target, where there is one, must improve by about 5 % of perplexity (0.05 nats per token):
+    The target, if there is one, must improve by about 5 % of perplexity (0.05 nats per token):
     less is not worth shipping, and an adapter that does almost nothing must not pass. No group may
     get much worse. ``smoke`` has margins so wide that a dozen items can decide them.
     """
@@ -162,8 +162,8 @@ def read_thresholds(
         key = (limit.group, limit.metric, limit.rule, limit.against)
         if key in seen:
             raise DataError(
-                f"{path}, limit {number}: group {escape(limit.group, 40)} has two limits "
-                f"{limit.rule} for {limit.metric}; keep one"
+                f"{path}, limit {number}: group {escape(limit.group, 40)} has two {limit.rule} "
+                f"limits for {limit.metric}; keep one"
             )
         seen.add(key)
     for number, limit in enumerate(limits, 1):
@@ -175,7 +175,7 @@ def expand(limits: Iterable[Limit], groups: Sequence[str]) -> tuple[Limit, ...]:
     """Return the limits group by group: first the suite's groups, then those that it lacks.
 
     A limit for a group that the suite lacks is kept. It cannot be judged, and the gate must report
-    that the run is incomplete instead of ignoring the limit.
+    the run as incomplete instead of ignoring the limit.
     """
     limits = tuple(limits)
     missing = {limit.group: None for limit in limits if limit.group not in groups}
@@ -213,7 +213,7 @@ def _parse(table: object, metrics: Collection[str], shares: Collection[str], whe
     if against not in get_args(Against):
         raise DataError(_unknown(where, "against", against, get_args(Against)))
     if rule not in COMPARING and "against" in table:
-        raise DataError(f"{where}: {rule} does not compare with anything; remove 'against'")
+        raise DataError(f"{where}: {rule} does not compare two models; remove 'against'")
     value = _number(table["value"], metric, rule, where, is_share=metric in shares)
     return Limit(group=group, metric=metric, rule=rule, value=value, against=against)
 
@@ -243,7 +243,7 @@ def _number(value: Any, metric: str, rule: str, where: str, *, is_share: bool) -
         )
     if is_share and rule == "improve_by" and number == 1:
         raise DataError(
-            f"{where}: {metric} is between 0 and 1, so nothing gets better by more than 1; "
+            f"{where}: {metric} is between 0 and 1, so it cannot improve by more than 1; "
             "write a smaller share"
         )
     return number
@@ -257,7 +257,7 @@ def _require_compatible(limit: Limit, limits: Sequence[Limit], where: str) -> No
         same = (other.group, other.metric) == (limit.group, limit.metric)
         if same and other.rule == "at_most" and other.value < limit.value:
             raise DataError(
-                f"{where}: {limit.metric} of {escape(limit.group, 40)} must be at least "
+                f"{where}: {limit.metric} of {escape(limit.group, 40)} cannot be both at least "
                 f"{limit.value:g} and at most {other.value:g}; change one of them"
             )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.data.chat_items import Message, parse_conversation, read_jsonl
+from phi3_lora_qa.data.chat_items import Message, got, parse_conversation, read_jsonl
 from phi3_lora_qa.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def read_conversations(path: Path) -> list[Conversation]:
 
 def _conversation(row: object, where: str) -> Conversation:
     if not isinstance(row, Mapping):
-        raise DataError(f"{where}: a row must be an object with 'messages'")
+        raise DataError(f"{where}: a row must be an object with 'messages': {got(row)}")
     return parse_conversation(row.get("messages"), where)
 
 

@@ -68,7 +68,7 @@ def diagonal_blocks(dense: Array, blocks: int) -> Array:
 def embedding_delta(factors: Factors) -> Array:
     """Return the delta of an embedding table, (s · B·A)ᵀ.
 
-    Both PEFT (lora_embedding_A, lora_embedding_B) and loralib keep A (r, num) and B (dim, r), and
+    Both PEFT (lora_embedding_A, lora_embedding_B) and loralib store A (r, num) and B (dim, r), and
     add (s · B·A)ᵀ to the table. As `Factors` these are the linear layer with W = tableᵀ.
 
     Args:

@@ -114,7 +114,7 @@ FAULTS = {
     "conv-dropout": (
         "a convolution with lora_dropout",
         "loralib never applies it",
-        "set it to 0, so that nobody relies on it",
+        "set it to 0, because it has no effect",
     ),
     "max-norm": (
         "an Embedding with max_norm",

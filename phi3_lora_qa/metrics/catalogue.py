@@ -24,8 +24,8 @@ class MetricInfo:
         default: The metric is always measured; others only if a limit or a setting names them.
         check_kinds: An item must have a check of one of these kinds; empty for all items.
         needs_choices: An item must have choices.
-        relative: The metric measures how far the tuned model is from the base. It is not judged
-            better or worse by itself.
+        relative: The metric measures how far the tuned model is from the base. On its own, it is
+            neither better nor worse.
         import_path: ``MODULE:CLASS`` or the path of a user's metric; empty for a built-in one.
 
     Example:

@@ -1,8 +1,8 @@
 """Detect answers that refuse to help, by the phrases with which English refusals begin.
 
 The list covers the stock phrases that chat models are trained on. A refusal in other words, or in
-another language, counts as help. Base and tuned model are judged by the same list, so a comparison
-of both is fair even where the absolute share of refusals is not exact.
+another language, counts as help. Base and tuned model are judged by the same list, so comparing
+the two is fair even if the absolute share of refusals is not exact.
 """
 
 import re

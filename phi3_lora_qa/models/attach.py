@@ -2,10 +2,10 @@
 
 PEFT rewrites the module tree that it gets, and some adapters rewrite the weights too. So PEFT gets
 a copy whose modules and parameters are new objects that share the base's storage. Only one copy of
-the weights is in memory, and an assignment to ``weight.data`` in the copy (as ``safe_merge`` and
-several initializations do it) leaves the base unchanged. A write *into* a tensor would still change
-the base, so everything that would make PEFT do that while loading is refused beforehand. Merging
-with ``safe_merge=False`` writes into tensors: do that on a real copy.
+the weights is in memory, and an assignment to ``weight.data`` in the copy (as in ``safe_merge`` and
+several initializations) leaves the base unchanged. A write *into* a tensor would still change the
+base, so everything that would make PEFT do that while loading is rejected beforehand. Merging with
+``safe_merge=False`` writes into tensors: do that on a real copy.
 """
 
 import copy
@@ -52,7 +52,7 @@ def attach(
 
     Raises:
         AdapterError: A file is missing, the config would rewrite the base, or a tensor of the
-            file did not arrive bit for bit (up to the cast to the model's dtype).
+            file was not loaded bit for bit (up to the cast to the model's dtype).
         BaseModelError: ``base_model`` already has PEFT layers.
         IncompatibleLibraryError: The installed peft does not support a field of the config.
     """
@@ -69,7 +69,7 @@ def attach(
             return _attach(base_model, adapter_folder, weights, name)
         except (AdapterError, IncompatibleLibraryError):
             raise
-        except Exception as error:  # whatever a library raises on a damaged adapter
+        except Exception as error:  # a library may raise anything on a damaged adapter
             raise AdapterError(
                 f"the adapter {adapter_folder} cannot be attached to the base: "
                 f"{type(error).__name__}: {escape(str(error), 300)}; "

@@ -1,4 +1,4 @@
-"""Check that an adapter's tensors fit a base, arrive unchanged, and do not change the base."""
+"""Check that an adapter's tensors fit a base, load unchanged, and do not change the base."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ TABLE = f".{Part.BASE_WEIGHT}"
 def rounded_tables(
     folder: Path, base_model: "PreTrainedModel", saved: "Mapping[str, Tensor]"
 ) -> list[str]:
-    """Refuse embedding tables of another base; return the names of rounded copies.
+    """Reject embedding tables of another base; return the names of rounded copies.
 
     PEFT saves the base's table with the factors for it, and copies it back into the base. A copy
     that was rounded to another dtype must not get there.
@@ -35,7 +35,7 @@ def rounded_tables(
         table, copied = base.get(f"{path}.weight"), saved[name]
         if table is None or table.shape != copied.shape or not _is_rounded(copied, table.cpu()):
             raise AdapterError(
-                f"the adapter {folder} would replace {escape(path, 120)} of the base by another "
+                f"the adapter {folder} would replace {escape(path, 120)} of the base with another "
                 "table; use the base that it was trained on, or remove its base_layer.weight "
                 "tensors"
             )
@@ -88,7 +88,7 @@ def require_same_names(
 def require_separate_storage(
     folder: Path, base_model: "PreTrainedModel", targets: "Mapping[str, Tensor]"
 ) -> None:
-    """Refuse tensors that are the base's: loading copies into tensors in place."""
+    """Reject tensors that are the base's own: loading copies values into tensors in place."""
     base = {parameter.data_ptr() for parameter in base_model.parameters()}
     overwritten = sorted(name for name, tensor in targets.items() if tensor.data_ptr() in base)
     if overwritten:
@@ -101,7 +101,7 @@ def require_separate_storage(
 def require_same_values(
     folder: Path, saved: "Mapping[str, Tensor]", loaded: "Mapping[str, Tensor]"
 ) -> None:
-    """Refuse tensors that are not bit for bit the saved ones, cast to the model's dtype."""
+    """Reject tensors that are not bit for bit the saved ones, cast to the model's dtype."""
     import torch
 
     wrong = sorted(
@@ -111,14 +111,14 @@ def require_same_values(
     )
     if wrong:
         raise AdapterError(
-            f"{_count(wrong)} of the adapter {folder} did not arrive in the model unchanged: "
+            f"{_count(wrong)} of the adapter {folder} changed when it was loaded into the model: "
             f"{_first(wrong)}; save it again with this version of peft, "
             "with one value for tied weights"
         )
 
 
 def require_shared_base(folder: Path, base_model: "PreTrainedModel", tuned: "PeftModel") -> None:
-    """Refuse an adapter whose loading replaced a tensor of the base in the tuned model."""
+    """Reject an adapter whose loading replaced a tensor of the base in the tuned model."""
     storage = {parameter.data_ptr() for parameter in tuned.parameters()}
     replaced = sorted(n for n, p in base_model.named_parameters() if p.data_ptr() not in storage)
     if replaced:

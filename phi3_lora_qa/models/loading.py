@@ -115,7 +115,7 @@ def _source(ref: BaseRef, *, weights: bool = True) -> str:
     except BaseModelError:
         known = find_known(ref.id)
         if known is not None and known.source == "hub":
-            return ref.id  # the hub's cache holds only a part of the base
+            return ref.id  # the hub's cache has only part of the base
         raise
     return str(ref.folder)
 
@@ -159,7 +159,7 @@ def _tokenizer(source: str, vocabulary: int | None) -> "PreTrainedTokenizerBase"
 
 
 def _require_all_loaded(source: str, report: dict[str, Any]) -> None:
-    """Refuse what transformers only logs: it initializes missing weights randomly."""
+    """Reject what transformers only logs: it initializes missing weights randomly."""
     for kind, verb in (("missing_keys", "lack"), ("unexpected_keys", "contain the unknown")):
         names = sorted(report[kind])
         if names:

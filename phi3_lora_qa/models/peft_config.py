@@ -1,4 +1,4 @@
-"""Read an adapter's config with PEFT itself, and refuse what would rewrite the base."""
+"""Read an adapter's config with PEFT itself, and reject settings that would rewrite the base."""
 
 from dataclasses import fields
 from importlib.metadata import version
@@ -59,7 +59,7 @@ def read_lora_config(folder: Path) -> "LoraConfig":
 
 
 def _require_known_fields(folder: Path, config: "LoraConfig") -> None:
-    """Refuse fields that the installed PEFT does not know: it would ignore them silently."""
+    """Reject fields that the installed PEFT does not know: it would ignore them silently."""
     values = read_raw_config(AdapterFolder.open(folder))
     known = {field.name for field in fields(config)}
     unknown = sorted(name for name, value in values.items() if value and name not in known)

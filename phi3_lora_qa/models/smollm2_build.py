@@ -181,7 +181,7 @@ def _read_original(gguf: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBa
             llama = LlamaForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32, attn_implementation="sdpa"
             )
-    except Exception as error:  # whatever the reader raises, a missing gguf package included
+    except Exception as error:  # the reader may raise anything, also for a missing gguf package
         raise BaseModelError(
             f"transformers cannot read {gguf.name}: {type(error).__name__}: "
             f"{escape(str(error), 300)}; pip install 'gguf>=0.17' and try again"
@@ -212,7 +212,7 @@ def _require_same_logits(
         with torch.inference_mode():
             delta = llama(batch).logits - built.model(batch).logits
         difference = max(difference, delta.abs().max().item())
-    if not difference <= LARGEST_DIFFERENCE:  # a NaN is refused too
+    if not difference <= LARGEST_DIFFERENCE:  # a NaN is rejected too
         raise BaseModelError(_differs(f"a logit differs by {difference:.3g}"))
     return difference
 

@@ -1,8 +1,9 @@
 """Which tokens end an answer: the one rule for scoring, training and serving.
 
-A base names its stop tokens in generation_config.json, and a server stops there and nowhere else.
-Adding others, such as the tokenizer's end-of-text token, would score an answer as finished that a
-server goes on with, and would train a model to end with a token at which no server stops.
+A base lists its stop tokens in generation_config.json, and a server stops at these only. With
+additional ones, such as the tokenizer's end-of-text token, an answer would count as finished
+although a server continues it, and a model would learn to end with a token at which no server
+stops.
 """
 
 from collections.abc import Sequence

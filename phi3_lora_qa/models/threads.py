@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 SMALL = 5_000_000
-"""Below this number of parameters, several threads mostly wait for each other."""
+"""With fewer parameters, several threads mostly wait for each other."""
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def delta_is_linear_in_scaling(
 def delta_is_linear_in_each_factor(
     layer: type[Layer], case: LayerCase, draw: Draw
 ) -> Iterator[Comparison]:
-    """Scaling A or B by 2, 1/2 or -1 scales the delta likewise."""
+    """Scaling A or B by 2, 1/2 or -1 scales the delta by the same number."""
     f = case.factors
     for k in (2.0, 0.5, -1.0):
         for factor, changed in ("B", replace(f, B=k * f.B)), ("A", replace(f, A=k * f.A)):
@@ -111,7 +111,7 @@ def _delta(built: Layer, case: LayerCase, factors: Factors, what: str = "") -> C
 
 
 def _representable(factors: Factors, dtype: str) -> bool:
-    """Return whether the dtype holds the factors exactly, so that building rounds nothing."""
+    """Return whether the factors are exact in the dtype, so that building rounds nothing."""
     return all(_exact(part, dtype) for part in (factors.A, factors.B))
 
 

@@ -52,8 +52,8 @@ class Comparison:
         _, error, bound = self.worst
         if self.is_statement:
             return f"not true: {self.what}"
-        allowed = f"{bound:.3g}" if bound else "no error"
-        return f"{self.what} is off by {error:.3g}, where rounding allows {allowed}"
+        allowed = f"only {bound:.3g}" if bound else "no error"
+        return f"{self.what} is off by {error:.3g}, but rounding allows {allowed}"
 
     @property
     def worst(self) -> tuple[float, float, float]:

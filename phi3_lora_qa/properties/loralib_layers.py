@@ -78,7 +78,7 @@ class LoralibLinear(TorchLayer):
         return found
 
     def to_parameter_layout(self, part: str, values: Array) -> Array:
-        """Transpose the weight where it is stored (in, out)."""
+        """Transpose the weight if it is stored (in, out)."""
         transposed = part == "weight" and self.fan_in_fan_out
         return values.T if transposed else super().to_parameter_layout(part, values)
 

@@ -202,7 +202,7 @@ class PeftLinear(TorchLayer):
     def combine_adapters(
         self, names: tuple[str, ...], weights: tuple[float, ...], how: str
     ) -> Factors:
-        """Combine with add_weighted_adapter, at density 1 where a density applies."""
+        """Combine with add_weighted_adapter, with density 1 if a density applies."""
         with quiet():
             self.model.add_weighted_adapter(
                 list(names), list(weights), "combined", combination_type=how, density=1.0

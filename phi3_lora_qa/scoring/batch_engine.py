@@ -1,10 +1,10 @@
 """The fast engine: it scores a batch of items in one pass, and decodes their answers from there.
 
-The pass over prompt and reference gives the reference's loss, and at each of its tokens the greedy
-one. As far as the two agree, the reference is the model's own greedy answer, at no further cost.
-Where another answer is likely (for a tuned model, the base's), it serves as a draft: it is read in
-one more pass and accepted as far as the model agrees. The rest is decoded token by token, and
-rows that are finished leave the batch.
+The pass over prompt and reference gives the reference's loss, and the greedy token at each of its
+positions. As far as the two agree, the reference is the model's own greedy answer, at no extra
+cost. If another answer is likely (for a tuned model, the base's), it serves as a draft: it is read
+in one more pass and accepted as far as the model agrees. The rest is decoded token by token, and
+finished rows leave the batch.
 
 Decoding by verifying a draft: Stern et al., NeurIPS 2018, arXiv 1811.03115.
 """
@@ -43,7 +43,7 @@ class _Row:
 
     @property
     def read(self) -> int:
-        """How many slots of the KV cache hold this row's tokens."""
+        """The number of slots of the KV cache that contain this row's tokens."""
         return len(self.item.prompt) + len(self.answer) - 1
 
     def append(self, token: int, stops: frozenset[int]) -> None:
@@ -84,10 +84,10 @@ class BatchEngine:
     """Runs batches through one model.
 
     Args:
-        model: A causal language model without PEFT's outer wrapper, in eval mode, of a class that
-            `engine_probe.fast_engine_fault` has no objection to.
+        model: A causal language model without PEFT's outer wrapper, in eval mode, of a class for
+            which `engine_probe.fast_engine_fault` finds no fault.
         stops: The tokens that end an answer.
-        items: All items to come: a prefix that several prompts share is read once.
+        items: All items that will be scored: a prefix that several prompts share is read once.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class BatchEngine:
     def _verify_drafts(
         self, kv_cache: KVCache, rows: Sequence[_Row], base_outputs: BaseOutputs
     ) -> None:
-        """Continue answers along the base's, where these agree with all tokens so far.
+        """Continue answers along the base's if these agree with all tokens so far.
 
         The longer two answers have agreed, the longer they are likely to, so drafts get longer.
         """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 KV_CACHE_BYTES = 1536 << 20
 """The most bytes that a batch's KV cache may take; decoding gains from large batches."""
 MIN_TOKENS, MAX_TOKENS = 2048, 32_768
-"""With fewer tokens a large model would get only a row or two; with more, nothing is gained."""
+"""With fewer tokens, a large model would get only a row or two; more tokens gain nothing."""
 
 
 def plan_batches(
@@ -24,8 +24,8 @@ def plan_batches(
     Args:
         items: The items to group.
         token_budget: The most tokens of a batch, answers included. A single item may be longer.
-        alone_above: Items with more tokens get a batch of their own: LongRoPE picks its
-            frequencies by the longest row, and no item's score may depend on other rows.
+        alone_above: Items with more tokens get a separate batch: LongRoPE picks its frequencies by
+            the longest row, and no item's score may depend on other rows.
     """
     batches: list[tuple[TokenizedItem, ...]] = []
     batch: list[TokenizedItem] = []

@@ -2,7 +2,7 @@
 
 Two requests make a score: the greedy answer, and the log-probabilities of prompt and reference
 (``echo``). If the server returns token ids, it also reads back its own answers to the first items:
-a token must be as likely when it is read as when it was generated. Servers with LoRA have got that
+a token must be as likely when it is read as when it was generated. Servers with LoRA have got this
 wrong: https://github.com/vllm-project/vllm/issues/51594.
 """
 
@@ -102,7 +102,7 @@ class CompletionsClient:
             try:
                 response = self.http.request("POST", "/completions", {**variant, **body})
             except ServerError as error:
-                # Old servers crash when they are to generate zero tokens.
+                # Old servers crash when they are asked to generate zero tokens.
                 refused = error.status in (*_REFUSALS, 500)
                 if not refused or variant is tried[-1]:
                     raise

@@ -1,8 +1,8 @@
 """One deadline for a whole request: DNS lookup, connection, TLS, headers and body.
 
-The HTTP client limits each single read, so a server that sends a byte now and then would never time
-out. Therefore the client's network streams are replaced by ones that know when the request must
-end, and how many bytes it may receive.
+The HTTP client limits each read separately, so a server that sends a byte now and then would never
+time out. Therefore the client's network streams are replaced with ones that know when the request
+must end, and how many bytes it may receive.
 """
 
 import socket
@@ -24,7 +24,7 @@ _MIN_TIMEOUT = 1e-3
 
 
 class DeadlineExceededError(Exception):
-    """The request's time is over."""
+    """The request ran out of time."""
 
 
 class ResponseTooLargeError(Exception):
@@ -168,7 +168,7 @@ class _Stream:
         try:
             yield
         except Exception:
-            self._deadline.remaining()  # if the time is over, that caused the error
+            self._deadline.remaining()  # if no time remains, that caused the error
             raise
         finally:
             timer.cancel()

@@ -23,7 +23,7 @@ _TOLERANCE = 0.01
 def fast_engine_fault(model_class: Any) -> str:
     """Return why the fast engine cannot run models of a class; empty if it can.
 
-    A tiny model of the class is run by the engine's means and by transformers itself.
+    A tiny model of the class is run with the engine's KV cache and attention, and without them.
 
     Args:
         model_class: The class of the model to be scored, a ``PreTrainedModel``.
@@ -37,12 +37,12 @@ def fast_engine_fault(model_class: Any) -> str:
         torch.manual_seed(0)
         try:
             same = _states_agree(model_class(_tiny_config(model_class)).eval())
-        except Exception as error:  # whatever a changed library raises
+        except Exception as error:  # a changed library may raise anything
             reason = f"{type(error).__name__}: {error}"
-            fault = f"does not accept another KV cache and attention function ({reason})"
+            fault = f"does not accept a custom KV cache and attention function ({reason})"
             return str(incompatible("transformers", fault))
     if not same:
-        fault = "computes other results with another KV cache and attention function"
+        fault = "computes different results with a custom KV cache and attention function"
         return str(incompatible("transformers", fault))
     return ""
 

@@ -39,7 +39,7 @@ class ServerError(Phi3LoraQAError):
     """One request failed, or its response cannot be used.
 
     ``status`` is the HTTP status, 0 if there was none. ``persistent`` says that the next request
-    will most likely fail too: the server is overloaded, breaks off, or refuses the client.
+    will most likely fail too: the server is overloaded, closes connections, or refuses the client.
     """
 
     def __init__(self, message: str, *, status: int = 0, persistent: bool = False) -> None:
@@ -55,7 +55,7 @@ class RequestLimits:
     response; ``connect`` is in seconds for a connection. ``attempts`` is how often a request is
     sent if the server asks to retry. ``pause`` is in seconds before the second attempt, and doubles
     before each further one. ``jitter`` is the largest fraction by which a pause is randomly
-    prolonged, so that several clients do not retry at the same time. ``max_bytes`` is the size of
+    extended, so that several clients do not retry at the same time. ``max_bytes`` is the size of
     the largest response.
     """
 
@@ -167,7 +167,7 @@ class HttpClient:
         except httpx2.HTTPError as error:
             raise _RetryError(
                 ServerError(
-                    f"the server broke off the connection: {self._clean(error)}; look into its log",
+                    f"the server closed the connection: {self._clean(error)}; check its log",
                     persistent=True,
                 )
             ) from error
@@ -187,7 +187,7 @@ class HttpClient:
     def _timed_out(self, *, has_begun: bool) -> ServerError:
         seconds = f"{self._limits.timeout:g} s"
         return ServerError(
-            f"the response was not complete within {seconds}; look into the server's log"
+            f"the response was not complete within {seconds}; check the server's log"
             if has_begun
             else f"the server did not respond within {seconds}; send fewer requests, or give it "
             "more resources",
@@ -197,7 +197,7 @@ class HttpClient:
     def _too_large(self) -> ServerError:
         return ServerError(
             f"the response is larger than {self._limits.max_bytes} bytes; "
-            "look at what the server sends"
+            "check what the server sends"
         )
 
     def _raise_for_status(self, response: "httpx2.Response", data: bytes) -> NoReturn:
@@ -208,7 +208,7 @@ class HttpClient:
             404: "use the address under which it serves /models and /completions, which usually "
             "ends in /v1",
         }
-        fix = fixes.get(status, "look into its log")
+        fix = fixes.get(status, "check its log")
         if 300 <= status < 400:
             fix = "use the address to which it redirects"
         message = self._clean(_error_message(redact_bytes(data, self._api_key)))
@@ -239,7 +239,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
         value = json.loads(data.decode("utf-8"), parse_constant=reject_json_constant)
     except (ValueError, RecursionError) as error:
         raise ServerError(
-            f"the response is not JSON: {escape(str(error), 100)}; look at what the server sends"
+            f"the response is not JSON: {escape(str(error), 100)}; check what the server sends"
         ) from error
     if not isinstance(value, dict):
         raise ServerError("the response is not a JSON object; use a server with OpenAI's API")

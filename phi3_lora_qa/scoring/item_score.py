@@ -76,7 +76,7 @@ def failed_score(item_id: str, tokens: int, error: Exception) -> ItemScore:
 
 
 def validate_request(items: Sequence[Item], options: ScoringOptions) -> None:
-    """Refuse items and options that nothing can score.
+    """Reject items and options that cannot be scored.
 
     Raises:
         InputError: Two items have the same id, or an option is not a positive number.

@@ -50,7 +50,7 @@ class Prefix:
 
 @contextmanager
 def _attention_of_kv_cache(model: "PreTrainedModel") -> Iterator[None]:
-    """Let a model use the attention function that reads a `KVCache`; no other can."""
+    """Let a model use the attention function that reads a `KVCache`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, _attend)

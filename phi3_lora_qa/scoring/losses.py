@@ -22,7 +22,7 @@ _BLOCK_SIZE = 4_000_000
 LogitBlocks = Iterable["tuple[slice, Tensor]"]
 """Pairs of (rows, logits of these rows in float32, (rows, vocabulary)), in order.
 
-Whoever reads a block may overwrite it.
+The reader of a block may overwrite it.
 """
 
 
@@ -44,7 +44,7 @@ class TargetScores:
 
     ``losses`` are in nats and ``predicted`` are the greedy tokens. If another model's top-k
     log-probabilities were passed, ``divergence`` from that model is in nats and ``agreement`` is 1
-    where both models predict the same token; otherwise both are NaN and ``top_k`` holds this
+    where both models predict the same token; otherwise both are NaN, and ``top_k`` contains this
     model's own.
     """
 

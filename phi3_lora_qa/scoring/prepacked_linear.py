@@ -61,8 +61,8 @@ def matmul_backends(model: "Module", engine: str = ENGINES[0]) -> Mapping[str, s
 def prepack_linear_layers(model: "Module") -> Iterator[None]:
     """Let a model's linear layers, an adapter's included, use prepacked weights for a while.
 
-    A layer whose weight is changed or replaced meanwhile (PEFT does so to adapt a parameter) uses
-    its current weight. Layers that `matmul_backends` excludes, layers of other kinds (such as
+    A layer whose weight is changed or replaced in that time (PEFT does so to adapt a parameter)
+    uses its current weight. Layers that `matmul_backends` excludes, layers of other kinds (such as
     quantized ones), and weights on other devices are left alone.
     """
     backends = matmul_backends(model)
@@ -126,7 +126,7 @@ def _why_not_packed(dtype: "torch.dtype") -> str:
     x = values[: 5 * inner].cos().reshape(5, inner).to(dtype)
     try:
         found = _multiply(x, _pack(weight), bias).double()
-    except Exception as error:  # whatever torch raises for a processor or build without it
+    except Exception as error:  # torch raises various errors on a processor or build without it
         return f"oneDNN refuses {name} here ({type(error).__name__}: {str(error)[:120]})"
     x, weight, bias = x.double(), weight.double(), bias.double()
     exact, sizes = x @ weight.T + bias, x.abs() @ weight.abs().T + bias.abs()

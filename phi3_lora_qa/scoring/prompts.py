@@ -86,7 +86,7 @@ def _require_possible(
     item: Item,
     answers: Sequence[Sequence[int]],
 ) -> None:
-    """Refuse a reference or choice that continues after a stop token: no model could give it."""
+    """Reject a reference or choice with text after a stop token: no model could generate it."""
     # If a template ends a turn with an ordinary token, such as a line break, only the base's own
     # stop tokens say whether an answer ends there.
     special = frozenset({template_stop}).intersection(tokenizer.added_tokens_decoder)

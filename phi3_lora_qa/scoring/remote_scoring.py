@@ -79,7 +79,7 @@ class Server:
         Raises:
             BaseModelError: The server cannot be reached, or its response cannot be used.
         """
-        with _errors_name(self), HttpClient(self.url, self.api_key, self.limits) as http:
+        with _naming_server(self), HttpClient(self.url, self.api_key, self.limits) as http:
             return parse_model_names(http.request("GET", "/models"))
 
     def served_names(self, base: BaseRef, adapter: str) -> tuple[str, str]:
@@ -148,21 +148,21 @@ class Server:
             try:
                 own = tokenize_item(tokenizer, template_stop, item, options.max_new_tokens, stops)
                 tokenized.append(own)
-            except Exception as error:  # whatever a template raises for one item
+            except Exception as error:  # a template may raise anything for one item
                 scores[item.id] = failed_score(item.id, 0, error)
         progress("scoring", len(scores), len(items))
         texts = {token: tokenizer.convert_ids_to_tokens(token) for token in sorted(stops)}
         stop_texts = {token: text if isinstance(text, str) else "" for token, text in texts.items()}
-        with _errors_name(self), HttpClient(self.url, self.api_key, self.limits) as http:
+        with _naming_server(self), HttpClient(self.url, self.api_key, self.limits) as http:
             client = CompletionsClient(http, model, stop_texts, tokenized)
             with closing(_responses(client, tokenized, self.concurrency)) as responses:
-                for tokens, response in _until_hopeless(responses):
+                for tokens, response in _until_server_fails(responses):
                     scores[tokens.id] = _score(tokenizer, tokens, response, stop_texts)
                     progress("scoring", len(scores), len(items))
         return tuple(scores[item.id] for item in items)
 
 
-def _until_hopeless(
+def _until_server_fails(
     responses: Iterator[tuple[TokenizedItem, _Response]],
 ) -> Iterator[tuple[TokenizedItem, _Response]]:
     """Yield the responses; raise once the server itself fails on item after item."""
@@ -223,7 +223,7 @@ def _score(
 
 
 @contextmanager
-def _errors_name(server: Server) -> Iterator[None]:
+def _naming_server(server: Server) -> Iterator[None]:
     """Raise the server's errors as one line that names the server."""
     try:
         yield

@@ -87,7 +87,7 @@ def parse_completion_logprobs(response: Mapping[str, Any], count: int) -> list[f
     values = _token_logprobs(_choice(response))
     if values is None or len(values) != count:
         raise ServerError(
-            "the answer does not have one log-probability per token; look at what the server sends"
+            "the answer does not have one log-probability per token; check what the server sends"
         )
     return [_parse_logprob(value) for value in values]
 
@@ -103,11 +103,11 @@ def parse_completion(response: Mapping[str, Any], item: TokenizedItem) -> Comple
     if ids is not None and not (
         isinstance(ids, list) and all(type(token) is int and 0 <= token < 2**31 for token in ids)
     ):
-        raise ServerError("the answer's token ids are invalid; look at what the server sends")
+        raise ServerError("the answer's token ids are invalid; check what the server sends")
     if not isinstance(text, str) or len(text) > _MAX_TOKEN_LENGTH * (item.answer_limit + 1):
         raise ServerError(
             f"the answer is not a text of at most {item.answer_limit} tokens; "
-            "look at what the server sends"
+            "check what the server sends"
         )
     return Completion(
         token_ids=None if ids is None else tuple(ids),
@@ -122,7 +122,7 @@ def _choice(response: Mapping[str, Any]) -> Mapping[str, Any]:
         return choices[0]
     raise ServerError(
         "the server did not return exactly one completion for one prompt; "
-        "look at what the server sends"
+        "check what the server sends"
     )
 
 
@@ -134,7 +134,7 @@ def _token_logprobs(choice: Mapping[str, Any]) -> list[object] | None:
 
 def _parse_logprob(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ServerError("a log-probability is not a number; look at what the server sends")
+        raise ServerError("a log-probability is not a number; check what the server sends")
     if not (abs(value) < math.inf and value <= _MAX_LOGPROB):
-        raise ServerError("a log-probability is infinite or above 0; look at what the server sends")
+        raise ServerError("a log-probability is infinite or above 0; check what the server sends")
     return float(value) if value > _MINUS_INFINITY else -math.inf

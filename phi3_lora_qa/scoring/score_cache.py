@@ -62,7 +62,7 @@ class ScoreCache:
         return output
 
     def add(self, outputs: Sequence[tuple[TokenizedItem, ItemOutput]]) -> None:
-        """Cache outputs, in addition to what another process has cached meanwhile.
+        """Cache outputs, in addition to those that another process has cached since.
 
         If they cannot be written, ``write_error`` says why.
         """
@@ -138,7 +138,7 @@ def _load(path: Path, conditions: str) -> dict[str, ItemOutput]:
         with suppress(OSError):  # the folder may be read-only
             os.utime(path)
         return dict(_from_arrays(arrays))
-    except Exception:  # whatever a damaged file makes numpy raise: it counts as empty
+    except Exception:  # numpy may raise anything on a damaged file, which then counts as empty
         return {}
 
 

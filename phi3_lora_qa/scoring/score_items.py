@@ -169,7 +169,7 @@ def _tokenize(
             own = tokenize(item)
             _require_positions(own, positions)
             tokenized.append(own)
-        except Exception as error:  # whatever a template or tokenizer raises for one item
+        except Exception as error:  # a template or tokenizer may raise anything for one item
             _raise_if_machine(error)
             failed[item.id] = failed_score(item.id, 0, error)
     return tokenized, failed
@@ -207,7 +207,7 @@ def _score_batch(
     """Score a batch; if it fails, score each half, so that only the faulty item fails."""
     try:
         outputs = run.outputs(batch, on_progress)
-    except Exception as error:  # whatever torch raises, out of memory included
+    except Exception as error:  # torch may raise anything, such as running out of memory
         if len(batch) == 1:
             _raise_if_machine(error)
             return [failed_score(batch[0].id, len(batch[0].reference), error)]

@@ -1,4 +1,4 @@
-"""Remove a key from text that others wrote, in whatever encoding the key appears there."""
+"""Remove a key from untrusted text, in any encoding."""
 
 import base64
 import html

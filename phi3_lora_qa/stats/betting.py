@@ -1,6 +1,6 @@
 """Betting bounds for the mean of a full suite, of which some randomly drawn items are known.
 
-The bounds are valid at every number of items simultaneously, so one may look at any time. Items
+The bounds are valid at every number of items simultaneously, so they may be read at any time. Items
 are drawn without replacement: the remaining items are a known part of the suite, so the bounds
 meet when all items are drawn.
 """

@@ -22,8 +22,9 @@ def worse_p_value(
 ) -> float:
     """Return the one-sided p-value that the tuned model is worse than the base.
 
-    A sign-flip test: if both models answer alike, each difference could as well have the other
-    sign, and the p-value is the share of random sign flips whose mean is at most the observed one.
+    A sign-flip test: if both models answer alike, each difference could just as well have the
+    opposite sign, and the p-value is the share of random sign flips whose mean is at most the
+    observed one.
     The test is exact for models that answer alike, and asymptotically valid for models that differ
     but are equally good on average. For scores of 0 or 1 it is McNemar's exact test.
 
@@ -69,7 +70,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     The k-th smallest of K is multiplied by K - k + 1, and none is below that of a smaller one.
     If all below a level are rejected, the probability of any false alarm is at most that level,
-    whatever the dependence between the tests.
+    regardless of the dependence between the tests.
 
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
     """

@@ -1,8 +1,8 @@
 """Bounds for the mean of an unbounded score, such as a loss: the widest of three intervals.
 
 No interval for an unbounded mean has the right level everywhere. BCa is too narrow below about
-fifty items, Student's t under skewness, and the bootstrap-t under heavy tails; where one is too
-narrow, another is wider. A gate may ask for more items than needed, so the widest bounds are used.
+fifty items, Student's t under skewness, and the bootstrap-t under heavy tails; when one is too
+narrow, another is wider. A gate may require more items than needed, so the widest bounds are used.
 """
 
 import math
@@ -31,7 +31,7 @@ def unbounded_interval(
     """Return one-sided bounds for the mean over items, each at ``(1 + confidence) / 2``.
 
     They are infinite below ``MIN_ITEMS`` items, and for equal values below ``MIN_EQUAL_ITEMS``,
-    since no spread in a few items does not show that there is none. The same numbers apply to
+    because a few equal items do not show that all items are equal. The same numbers apply to
     clusters.
 
     Args:

@@ -1,7 +1,7 @@
 """Strategies for shapes, ranks, alphas, and arrays whose values are exact in a given dtype.
 
 Arrays are float64, as `phi3_lora_qa.lora` takes them. A numpy generator fills them from a drawn
-seed, which is one choice for hypothesis, whatever the size.
+seed, which is one choice for hypothesis, regardless of the size.
 """
 
 from collections.abc import Callable, Sequence

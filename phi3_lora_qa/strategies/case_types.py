@@ -1,6 +1,6 @@
 """The types of drawn cases: a layer's weight, its LoRA and an input, for each kind of layer.
 
-A case holds everything that a reference and an implementation need for a comparison. Values are
+A case contains everything that a reference and an implementation need for a comparison. Values are
 float64 arrays that are exact in the case's dtype, so loading them in that dtype changes nothing.
 """
 

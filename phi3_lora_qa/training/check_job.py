@@ -17,7 +17,7 @@ from phi3_lora_qa.training.training_config import TrainConfig
 
 
 def check_job(config: TrainConfig) -> Job:
-    """Return the job that a config describes; a mistake must not cost the loading of a base.
+    """Return the job that a config describes; mistakes are found before a base is loaded.
 
     Raises:
         InputError: A setting cannot be used.

@@ -3,9 +3,9 @@
 TRL's loss masks need ``{% generation %}`` marks, which Phi-3's own template does not have, and
 which some templates close before the stop token. So the spans are found in the rendered text: an
 assistant turn begins where its prompt ends (with the generation prompt, as in generation) and ends
-with its stop token. Padding is added later and masked by position. That Phi-3's pad token is also
-a stop token (https://github.com/mlabonne/llm-course/issues/33) therefore cannot remove a stop
-token from the loss.
+with its stop token. Padding is added later and masked by position. Therefore no stop token is
+removed from the loss, although Phi-3's pad token is also a stop token
+(https://github.com/mlabonne/llm-course/issues/33).
 """
 
 from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def _assistant_spans(
         found = text.find(content, position)
         if found < 0:
             raise DataError(
-                f"{where}: the chat template of the base drops turn {number + 1}, of the role "
+                f"{where}: the chat template of the base drops turn {number + 1}, with the role "
                 f"{escape(turn['role'], 20)}; remove that turn, or merge it into the user's turn"
             )
         begin, position = position, found + len(content)

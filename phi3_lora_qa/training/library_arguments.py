@@ -88,7 +88,10 @@ def training_arguments(raw: Mapping[str, Any]) -> Arguments:
     # The documented type is a path; Trainer.train() itself also accepts True, for the newest.
     resume = values.pop("resume_from_checkpoint", None)
     if resume is not None and not isinstance(resume, str | bool):
-        raise InputError("[training]: 'resume_from_checkpoint' must be true or a checkpoint folder")
+        raise InputError(
+            "[training]: 'resume_from_checkpoint' must be true or a checkpoint folder: got "
+            f"{escape(repr(resume), 60)}"
+        )
     _check(values, SFTConfig, "[training]")
     if values.get("learning_rate", 0) < 0:
         raise InputError("[training]: 'learning_rate' is negative; set it to 0 or more")
@@ -118,7 +121,10 @@ def peft_arguments(raw: Mapping[str, Any]) -> Arguments:
         ("inference_mode", False),
     ):
         if values.setdefault(name, only) != only:
-            raise InputError(f"[peft]: '{name}' must be {only!r} to train a chat model with LoRA")
+            raise InputError(
+                f"[peft]: '{name}' must be {only!r} to train a chat model with LoRA: got "
+                f"{escape(repr(values[name]), 60)}; remove it"
+            )
     del values["peft_type"]
     start = values.get("init_lora_weights", True)
     if isinstance(start, str) and start.startswith(_REWRITES_BASE):

@@ -51,7 +51,7 @@ def check_targets(targets: str | Sequence[str], modules: Sequence[str]) -> tuple
 
     Args:
         targets: PEFT's target_modules: "all-linear", a regular expression, or names. A name
-            matches a module whose full name is it, or ends with it after a dot.
+            matches a module if the module's full name equals it or ends with it after a dot.
         modules: Full names of the linear layers of the base, without lm_head.
 
     Raises:

@@ -53,7 +53,7 @@ class EngineTable:
     """The library whose layers TRL's SFTTrainer trains: "peft" or "loralib".
 
     ``masks`` is for loralib: the blocks of a fused layer to train, such as
-    ``{"qkv_proj": {"q": True, "k": False, "v": True}}``; all blocks of a layer that it lacks.
+    ``{"qkv_proj": {"q": True, "k": False, "v": True}}``; a layer without a mask trains all blocks.
     """
 
     name: str = "peft"

@@ -60,7 +60,7 @@ def test_shards_are_found_by_the_index_and_through_links(tmp_path: Path) -> None
     assert place is not None
     assert place[0].tensor(place[1].name).shape == (HIDDEN, MIDDLE)
     index.write_text(json.dumps({"weight_map": {"a": "../../x"}}))
-    with pytest.raises(BaseModelError, match="must name weight files of the same folder"):
+    with pytest.raises(BaseModelError, match="must list weight files in the same folder"):
         BaseFiles.open(tmp_path)
 
 

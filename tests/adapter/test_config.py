@@ -18,7 +18,7 @@ def test_every_healthy_config_is_read_without_a_problem(variant: str) -> None:
     assert reading.config is not None
 
 
-def test_what_an_old_config_lacks_has_the_meaning_that_it_had() -> None:
+def test_fields_that_an_old_config_lacks_keep_their_old_meaning() -> None:
     config = parse_config(old_config("0.5")).config
     assert config is not None
     assert (config.use_rslora, config.use_dora, config.lora_bias) == (False, False, False)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from phi3_lora_qa.adapter.finding import Finding, Severity, Violation, family_of
 
 
-def test_severities_are_listed_from_the_worst_on() -> None:
+def test_severities_are_listed_from_the_worst_to_the_mildest() -> None:
     assert [str(severity) for severity in Severity] == ["error", "warning", "info"]
 
 

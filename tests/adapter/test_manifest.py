@@ -55,7 +55,7 @@ def test_a_manifest_records_the_scaling_of_every_module(tmp_path: Path) -> None:
     assert manifest.scaling["model.layers.1.mlp.down_proj"] == 8 / 6
 
 
-def test_a_folder_as_it_was_signed_is_accepted(tmp_path: Path) -> None:
+def test_an_unchanged_folder_is_accepted(tmp_path: Path) -> None:
     adapter = dora()
     adapter.files = tokenizer_files()
     manifest = signed(adapter, tmp_path)
@@ -66,7 +66,7 @@ def test_a_folder_as_it_was_signed_is_accepted(tmp_path: Path) -> None:
     assert "manifest-scaling" in report.rules_run
 
 
-def test_a_base_other_than_that_of_the_training_is_rejected(tmp_path: Path) -> None:
+def test_a_base_other_than_the_one_used_in_training_is_rejected(tmp_path: Path) -> None:
     base = BaseFiles.open(write_base(tmp_path / "base"))
     adapter = plain()
     adapter.files = tokenizer_files()
@@ -95,7 +95,7 @@ def test_a_changed_alpha_is_found_by_file_and_by_scaling(tmp_path: Path) -> None
     }
 
 
-def test_another_weight_or_a_new_file_is_found(tmp_path: Path) -> None:
+def test_a_changed_weight_or_a_new_file_is_found(tmp_path: Path) -> None:
     signed(plain(), tmp_path)
     data = bytearray((tmp_path / WEIGHTS).read_bytes())
     data[-2] ^= 1

@@ -34,7 +34,7 @@ def test_too_little_address_space_is_an_error_of_the_machine() -> None:
     assert "MachineError: the machine is short of memory; free some" in done.stderr
 
 
-def test_an_imported_numpy_needs_no_more() -> None:
+def test_an_imported_numpy_needs_no_more_memory() -> None:
     import numpy  # noqa: F401
 
     require_memory_for_numpy()

@@ -34,7 +34,7 @@ def test_an_ignored_rule_or_family_does_not_run_and_is_listed(name: str, tmp_pat
     assert "values-nan" not in found.rules_run
 
 
-def test_only_what_is_selected_runs(tmp_path: Path) -> None:
+def test_only_selected_rules_run(tmp_path: Path) -> None:
     assert report(tmp_path, select="files config-value").accepted
     found = report(tmp_path, select="values", ignore="values-inf")
     assert {f.rule for f in found.findings} == {"values-nan"}

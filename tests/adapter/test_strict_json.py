@@ -59,7 +59,7 @@ def test_the_message_escapes_the_name_and_ends_with_the_fix() -> None:
     with pytest.raises(AdapterError) as caught:
         parse_json(b"{", where="a\nb", max_bytes=9)
     assert str(caught.value).isprintable()
-    assert str(caught.value).endswith("save it again, it may be incomplete")
+    assert str(caught.value).endswith("save it again, because it may be incomplete")
 
 
 def test_a_document_that_is_not_an_object_is_rejected() -> None:

@@ -112,7 +112,7 @@ def test_a_folded_scaling_that_is_inexact_in_the_dtype_is_refused() -> None:
         ([module("q_proj"), module("v_proj", A=torch.ones(2, 9))], "numbers of input features"),
     ],
 )
-def test_parts_that_make_no_fused_adapter_are_refused(
+def test_parts_that_do_not_make_a_fused_adapter_are_rejected(
     modules: list[PeftModule], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

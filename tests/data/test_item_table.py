@@ -38,7 +38,7 @@ def test_a_lone_surrogate_stays_readable(tmp_path: Path) -> None:
     assert read_items(tmp_path / "items.parquet")[0].tuned_answer == "a\\ud800\x00b"
 
 
-def test_a_score_that_one_row_lacks_is_lacking_again(tmp_path: Path) -> None:
+def test_a_score_that_one_row_lacks_is_still_missing_after_reading(tmp_path: Path) -> None:
     rows = [item(1, scores={"f1": (0.5, math.nan)}), item(2, scores={})]
     (tmp_path / "items.parquet").write_bytes(items_as_parquet(rows))
     first, second = read_items(tmp_path / "items.parquet")

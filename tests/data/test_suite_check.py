@@ -85,7 +85,7 @@ def test_items_that_were_not_compared_are_counted_and_not_clean() -> None:
     )
 
 
-def test_a_duplicate_is_not_reported_again_as_near() -> None:
+def test_a_duplicate_is_not_also_reported_as_a_near_duplicate() -> None:
     report = check_suite([item("a", LONG), item("b", LONG)])
     assert (len(report.duplicates), len(report.near_duplicates)) == (1, 0)
 

@@ -73,7 +73,7 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         (
             'rule = "no_worse_than"\nvalue = 0.05',
             'rule = "improve_by"\nvalue = 1.0',
-            "so nothing gets better by more than 1; write a smaller share",
+            "so it cannot improve by more than 1; write a smaller share",
         ),
         ('group = "target"', "group = 3", "group must be a non-empty string"),
         ('group = "target"', 'group = ""', "group must be a non-empty string"),
@@ -83,7 +83,7 @@ def test_a_good_file_gives_its_limits(tmp_path: Path) -> None:
         (
             'rule = "improve_by"',
             'rule = "at_most"\nagainst = "baseline"',
-            "at_most does not compare with anything; remove 'against'",
+            "at_most does not compare two models; remove 'against'",
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_limits_that_cannot_both_pass_are_an_error(tmp_path: Path) -> None:
     limit = '[[limit]]\ngroup = "target"\nmetric = "loss"\nrule = "{}"\nvalue = {}\n'
     apart = limit.format("at_most", 1) + limit.format("at_least", 2)
     with pytest.raises(
-        DataError, match=r"limit 2: loss of target must be .* 2 and at most 1; change one"
+        DataError, match=r"limit 2: loss of target cannot be both .* 2 and at most 1; change one"
     ):
         read_thresholds(write(tmp_path, apart))
     together = limit.format("at_most", 2) + limit.format("at_least", 1)
@@ -120,7 +120,7 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert len(read_thresholds(write(tmp_path, "\ufeff" + GOOD))) == 2
 
 
-def test_only_a_metric_between_0_and_1_needs_a_limit_there(tmp_path: Path) -> None:
+def test_only_a_metric_between_0_and_1_needs_a_limit_in_that_range(tmp_path: Path) -> None:
     """Which metrics these are is known to the metrics alone; a custom one may be anything."""
     for metric in (*known_metrics(), "politeness"):
         path = write(tmp_path, GOOD.replace('"token_f1"', f'"{metric}"').replace("0.05", "5"))
@@ -145,11 +145,11 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_two_limits_of_one_kind_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"limit 3.*two limits improve_by for loss"):
+    with pytest.raises(DataError, match=r"limit 3.*two improve_by limits for loss"):
         read_thresholds(write(tmp_path, GOOD + GOOD.split("\n\n", 1)[0]))
 
 
-def test_the_star_means_every_group_without_a_limit_of_its_own() -> None:
+def test_the_star_means_every_group_without_its_own_limit() -> None:
     groups = ("target", "general", "code")
     limits = expand(default_limits(groups), groups)
     assert [(lim.group, lim.metric, lim.rule, lim.value) for lim in limits] == [
@@ -199,7 +199,7 @@ def test_one_metric_can_have_a_limit_against_the_base_and_one_against_the_baseli
     assert limits[-1].describe() == "loss better than the baseline by more than 0"
 
 
-def test_a_limit_of_its_own_against_the_base_leaves_the_star_against_the_baseline() -> None:
+def test_a_groups_limit_against_the_base_does_not_replace_the_star_against_the_baseline() -> None:
     limits = expand([*default_limits(("target",)), *baseline_limits()], ("target", "general"))
     assert [limit.metric for limit in limits if limit.against == "baseline"] == [
         "loss", "exact_match", "token_f1",

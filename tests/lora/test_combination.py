@@ -105,7 +105,7 @@ def test_mixing_factors_linearly_gives_cross_terms_and_the_sign_to_a() -> None:
     assert f.scaling == 1.0
 
 
-def test_one_adapter_alone_comes_out_of_a_linear_mix_as_itself() -> None:
+def test_a_linear_mix_of_one_adapter_is_that_adapter() -> None:
     for weight in (1.0, -1.0, 4.0):
         found = lora.delta(lora.mix_factors([ONE], [weight], Mixture()))
         assert found == pytest.approx(weight * lora.delta(ONE))
@@ -155,7 +155,7 @@ def test_the_majority_may_be_counted_and_a_tie_is_positive() -> None:
 @pytest.mark.filterwarnings("ignore:The density")
 @pytest.mark.parametrize("majority", ["total", "frequency"])
 @pytest.mark.parametrize("density", [0.4, 0.8, 1.0])
-def test_mixtures_are_pefts_own_on_whole_numbers_in_a_thousand_draws(
+def test_mixtures_equal_pefts_on_whole_numbers_in_a_thousand_draws(
     majority: Literal["total", "frequency"], density: float
 ) -> None:
     import torch

@@ -128,7 +128,7 @@ def test_fusing_nothing_has_no_error() -> None:
     assert not lora.fuse_bound({"up_proj": zero}, LAYOUT, "float16").any()
 
 
-def test_folding_holds_its_bound_and_the_bound_is_tight() -> None:
+def test_folding_stays_within_its_bound_and_the_bound_is_tight() -> None:
     rng = np.random.default_rng(0)
     looseness = []
     layout = lora.gate_up_layout(intermediate=3)

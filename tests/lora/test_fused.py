@@ -61,7 +61,7 @@ def test_phi3s_projections_have_their_blocks_in_this_order() -> None:
     ]
 
 
-def test_the_layouts_are_those_of_phi3s_own_modules() -> None:
+def test_the_layouts_match_phi3s_modules() -> None:
     from transformers import Phi3Config
     from transformers.models.phi3.modeling_phi3 import Phi3Attention, Phi3MLP
 
@@ -97,7 +97,7 @@ def test_the_fused_delta_is_the_stack_of_the_parts_in_a_thousand_draws() -> None
             assert np.array_equal(found[at], expected)
 
 
-def test_splitting_and_trimming_what_was_fused_gives_the_parts_back() -> None:
+def test_splitting_and_trimming_a_fused_adapter_returns_the_parts() -> None:
     for parts, layout in drawn():
         if len({f.scaling for f in parts.values()}) > 1:
             continue
@@ -110,7 +110,7 @@ def test_splitting_and_trimming_what_was_fused_gives_the_parts_back() -> None:
                 assert same(trimmed, parts[name])
 
 
-def test_fusing_what_was_split_gives_the_fused_adapter_back() -> None:
+def test_fusing_a_split_adapter_returns_the_fused_adapter() -> None:
     rng = np.random.default_rng(1)
     for parts, layout in drawn():
         fused = replace(lora.fuse(parts, layout), bias=rng.standard_normal(rows(layout)))

@@ -108,7 +108,7 @@ def test_torchs_gradient_through_a_delta_is_within_that_bound_alone() -> None:
 DORA = Factors(A=np.array([[1.0, 0.0]]), B=np.ones((1, 1)), scaling=2.0, magnitude=np.array([10.0]))
 
 
-def test_doras_gradients_hold_its_norms_constant() -> None:
+def test_doras_gradients_treat_the_norms_as_constant() -> None:
     # V = [1, 4] + 2·[1, 0] = [3, 4], so N = 5, m / N = 2, and V·x = 7.
     found = lora.factor_gradients(np.array([[1.0, 4.0]]), DORA, np.ones((1, 2)), np.ones((1, 1)))
     assert found.A.tolist() == [[4, 4]]

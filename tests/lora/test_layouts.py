@@ -109,7 +109,7 @@ def test_convolutions_that_fail_in_loralib_are_refused() -> None:
         layer.eval()
 
 
-def test_patches_are_what_each_place_of_the_output_sees() -> None:
+def test_patches_are_the_inputs_of_each_output_position() -> None:
     x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert lora.patches(x, (2,)).tolist() == [[1, 2, 4, 5], [2, 3, 5, 6]]
     assert lora.patches(x, (2,), stride=(2,)).tolist() == [[1, 2, 4, 5]]
@@ -136,7 +136,7 @@ def test_a_flattened_kernel_on_patches_is_torchs_convolution(dims: int) -> None:
         assert np.array_equal(here.T, to_numpy(there[0]).reshape(out, -1))
 
 
-def test_merged_linear_is_loralibs_own_to_the_last_bit_on_whole_numbers() -> None:
+def test_merged_linear_equals_loralibs_to_the_last_bit_on_whole_numbers() -> None:
     import loralib
     import torch
 

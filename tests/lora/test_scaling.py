@@ -55,7 +55,7 @@ def test_the_alpha_of_a_wider_adapter_keeps_the_scaling() -> None:
     [(False, "two", 3, 13 / 7), (True, "four", 2, 11 / 7)],
     ids=["plain", "rslora"],
 )
-def test_a_scaling_that_no_alpha_gives_is_refused_and_the_suggested_fix_works(
+def test_a_scaling_that_no_alpha_gives_is_rejected_and_the_suggested_fix_works(
     rslora: bool, power: str, refused: int, scale: float
 ) -> None:
     with pytest.raises(

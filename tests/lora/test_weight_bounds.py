@@ -116,7 +116,7 @@ def test_cycles_after_the_first_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mixed", "dora"])
-def test_where_ties_to_even_do_not_help_every_cycle_counts(kind: str) -> None:
+def test_every_cycle_counts_if_ties_to_even_do_not_help(kind: str) -> None:
     arithmetic = Arithmetic(dtype="float32", mixed=kind == "mixed")
     f = F if kind == "mixed" else replace(F, magnitude=np.array([4.0]))
     once, thrice = (only(lora.merge_cycles_bound(W, f, arithmetic, n)) for n in (1, 3))
@@ -165,7 +165,7 @@ def test_factors_from_a_merged_checkpoint_are_within_their_bound_and_it_is_tight
     assert np.median(looseness) < 100
 
 
-def test_float16_overflow_is_no_bound() -> None:
+def test_there_is_no_bound_if_float16_overflows() -> None:
     wide = replace(F, A=np.array([[300.0]]), B=np.array([[300.0]]))
     assert only(lora.delta_bound(wide, "float16")) == np.inf
     assert np.isfinite(only(lora.delta_bound(wide, "bfloat16")))
@@ -177,7 +177,9 @@ def test_nan_gives_an_infinite_bound() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_the_worst_case_holds_and_is_tight_where_every_partial_sum_is_rounded(dtype: str) -> None:
+def test_the_worst_case_bound_is_valid_and_tight_if_every_partial_sum_is_rounded(
+    dtype: str,
+) -> None:
     worst, looseness = Arithmetic(dtype=dtype, accumulate=dtype), []
     for _, case in cases(dtype, seed=51, count=1000):
         f = case.factors

@@ -73,7 +73,7 @@ def test_the_enabled_blocks_are_never_guessed(base: BaseFiles) -> None:
         (state(DOWN, (2, 256), (96, 2)), {"qkv_proj": [True]}, "matches no layer"),
     ],
 )
-def test_shapes_that_fit_no_layer_are_refused(
+def test_shapes_that_fit_no_layer_are_rejected(
     base: BaseFiles, tensors: Any, masks: Any, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -40,7 +40,7 @@ class Convolutions(nn.Module):
         return out
 
 
-def test_a_newly_adapted_model_computes_what_it_did_before(model: Any, ids: torch.Tensor) -> None:
+def test_a_newly_adapted_model_computes_the_same_as_before(model: Any, ids: torch.Tensor) -> None:
     with torch.no_grad():
         before = model(ids).logits
         layers = adapt(model, config())
@@ -192,7 +192,7 @@ def test_an_adapted_layer_cannot_be_adapted_again(model: Any) -> None:
         adapt(model, config())
 
 
-def test_layers_of_another_model_are_refused(model: Any) -> None:
+def test_layers_of_another_model_are_rejected(model: Any) -> None:
     down = "model.layers.0.mlp.down_proj"
     for layer, message in (
         (

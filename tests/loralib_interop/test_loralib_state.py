@@ -47,7 +47,7 @@ def test_a_state_that_fits_is_loaded_exactly(adapted: Any, state: dict[str, torc
     assert all(torch.equal(lora_state_dict(adapted)[n], t) for n, t in state.items())
 
 
-def test_a_mistyped_key_is_reported_where_torch_is_silent(
+def test_a_mistyped_key_is_reported_although_torch_is_silent(
     adapted: Any, state: dict[str, torch.Tensor]
 ) -> None:
     state[DOWN.replace("o_proj", "out_proj")] = state.pop(DOWN)

@@ -48,7 +48,7 @@ def test_punctuation_around_a_word_counts_only_for_the_exact_match() -> None:
         ("résumé", "resume"),
     ],
 )
-def test_other_differences_count(answer: str, reference: str) -> None:
+def test_all_other_differences_count(answer: str, reference: str) -> None:
     assert exact_match(answer, reference) == 0.0
 
 

@@ -136,7 +136,7 @@ def test_a_tensor_of_another_base_is_refused(
         (f"{LAYER}.self_attn.qkv_proj.base_layer.weight", "replace model.layers.0.self_attn."),
         (
             "base_model.model.model.layers.9.base_layer.weight",
-            "replace model.layers.9 of the base by another table",
+            "replace model.layers.9 of the base with another table",
         ),
     ],
 )
@@ -181,5 +181,5 @@ def test_two_saved_values_for_one_tied_weight_are_refused(
         lambda t: t["base_model.model.lm_head.weight"].add_(1),
     )
     assert_refused(
-        base, adapter, r"^1 tensor of .* did not arrive .* unchanged: .*embed_tokens.weight;"
+        base, adapter, r"^1 tensor of .* changed when it was loaded .*: .*embed_tokens.weight;"
     )

@@ -159,8 +159,8 @@ def test_shards_load_like_one_file_and_a_missing_one_is_named(toy: Path, tmp_pat
     [
         ("{", r"index\.json .*JSON"),
         ("[]", r"index\.json .*JSON object"),
-        ('{"weight_map": []}', r"index\.json .*must name weight files of the same folder"),
-        ('{"weight_map": {"a": 1}}', r"index\.json .*must name weight files of the same folder"),
+        ('{"weight_map": []}', r"index\.json .*must list weight files in the same folder"),
+        ('{"weight_map": {"a": 1}}', r"index\.json .*must list weight files in the same folder"),
         ('{"weight_map": {"a": ".."}}', r"lacks its shard \.\.; download it again$"),
     ],
 )
@@ -179,14 +179,14 @@ def test_an_index_that_names_a_path_is_refused_when_loading_and_when_linting(
     index = {"weight_map": {"lm_head.weight": f"{prefix}one.safetensors"}}
     (toy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(
-        BaseModelError, match=r"must name weight files of the same folder"
+        BaseModelError, match=r"index\.json .*must list weight files in the same folder"
     ):
         weight_files(toy)
     with pytest.raises(
-        BaseModelError, match=r"must name weight files of the same folder"
+        BaseModelError, match=r"index\.json .*must list weight files in the same folder"
     ):
         BaseFiles.open(toy)
-    assert_refused(toy, r"index\.json .*must name weight files of the same folder")
+    assert_refused(toy, r"index\.json .*must list weight files in the same folder")
 
 
 def test_a_hub_base_that_cannot_be_downloaded_is_reported(

@@ -53,7 +53,7 @@ def test_parts_that_are_fused_in_a_wrong_order_would_be_noticed() -> None:
     assert difference > 100 * LARGEST_DIFFERENCE
 
 
-def test_fusing_stacks_rows_and_leaves_the_rest_alone() -> None:
+def test_fusing_stacks_rows_and_changes_nothing_else() -> None:
     weights = llama().state_dict()
     fused, layer = fuse(weights), "model.layers.1"
     query, key = (weights[f"{layer}.self_attn.{n}_proj.weight"] for n in "qk")

@@ -30,7 +30,7 @@ def state() -> tuple[object, ...]:
     )
 
 
-def test_inside_there_are_no_logs_bars_or_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+def test_logs_bars_and_warnings_are_silenced(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet():
         for name in NOISY:
             logging.getLogger(name).error("noise")

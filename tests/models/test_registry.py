@@ -29,7 +29,7 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def test_finding_a_base_loads_no_torch() -> None:
+def test_finding_a_base_does_not_import_torch() -> None:
     code = (
         "import sys\n"
         "from phi3_lora_qa.models.registry import *\n"

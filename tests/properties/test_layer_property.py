@@ -42,7 +42,7 @@ def test_a_false_statement_has_error_one() -> None:
 
 def test_a_difference_says_what_how_much_and_what_is_allowed() -> None:
     found = compare("the delta", np.array([0.75]), np.array([0.0]), 0.5)
-    assert found.difference == "the delta is off by 0.75, where rounding allows 0.5"
+    assert found.difference == "the delta is off by 0.75, but rounding allows only 0.5"
     exact = compare("the delta", np.array([0.75]), np.array([0.0]))
-    assert exact.difference == "the delta is off by 0.75, where rounding allows no error"
+    assert exact.difference == "the delta is off by 0.75, but rounding allows no error"
     assert check_statement("it is frozen", is_true=False).difference == "not true: it is frozen"

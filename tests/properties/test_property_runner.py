@@ -73,7 +73,7 @@ def test_the_same_seed_draws_the_same_cases() -> None:
 
 @pytest.mark.parametrize(
     ("bound", "difference"),
-    [(0.5, "0.75, where rounding allows 0.5"), (0.0, "0.75, where rounding allows no error")],
+    [(0.5, "0.75, but rounding allows only 0.5"), (0.0, "0.75, but rounding allows no error")],
 )
 def test_a_failure_shows_the_example_and_the_command_that_repeats_it(
     bound: float, difference: str

@@ -67,7 +67,7 @@ def test_a_wrong_scaling_fails_with_the_smallest_example(pytester: pytest.Pytest
     assert result.ret == 1
     shown = result.stdout.str()
     assert "forward_adds_the_delta failed for MyLayer: the output is off by" in shown
-    assert "where rounding allows" in shown
+    assert "but rounding allows" in shown
     # The smallest rank at which alpha / r is not alpha.
     assert "A=array([[1.0], [1.0]])" in shown or "A=array([[1.0, 1.0], [1.0, 1.0]])" in shown
     assert "rerun with: pytest" in shown

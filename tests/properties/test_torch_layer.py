@@ -46,7 +46,7 @@ class ModuleLayer(TorchLayer):
         return {"weight": module.base, "A": module.lora_A, "B": module.lora_B}[part].weight
 
 
-def test_a_built_layer_holds_the_case_and_computes_the_reference() -> None:
+def test_a_built_layer_contains_the_case_and_computes_the_reference() -> None:
     layer = ModuleLayer.build(CASE)
     assert layer.weight().tolist() == CASE.weight.tolist()
     assert layer.factors().A.tolist() == A.tolist()

@@ -55,7 +55,7 @@ def test_a_broken_library_fails_with_example_bound_and_command(pytester: pytest.
     result = layers(pytester, nodeid, "--phi3-seed=3")
     result.assert_outcomes(failed=1)
     shown = result.stdout.str()
-    assert "the delta is off by 1, where rounding allows" in shown
+    assert "the delta is off by 1, but rounding allows" in shown
     assert "example: LayerCase(dtype='float32', weight=array([[1.0]])" in shown
     assert f"pytest --phi3-layers --phi3-only '{nodeid}' --phi3-seed=3" in shown
 

@@ -75,7 +75,7 @@ def test_a_shared_prefix_is_read_once_and_changes_nothing(
     assert sum(seen) - shared > 10 * prompt
 
 
-def test_an_answer_that_is_the_reference_needs_no_further_pass(
+def test_an_answer_equal_to_the_reference_needs_no_extra_pass(
     tiny: LoadedBase, suite: tuple[Item, ...]
 ) -> None:
     items = [item for item in suite if item.group == "general"][::6]
@@ -91,7 +91,7 @@ def test_an_answer_that_is_the_reference_needs_no_further_pass(
     assert len(passes) <= 2  # the shared prefix, if any, and the batch
 
 
-def test_a_row_that_is_not_finite_changes_no_other(
+def test_a_row_that_is_not_finite_does_not_change_other_rows(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
     """A NaN in one row's keys must not reach the row that uses its slots afterwards."""

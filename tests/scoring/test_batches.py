@@ -49,7 +49,7 @@ def test_batches_are_as_full_as_the_budget_allows(lengths: list[int]) -> None:
         assert following[0].length <= batch[-1].length
 
 
-def test_an_item_beyond_the_longrope_threshold_is_alone() -> None:
+def test_an_item_beyond_the_longrope_threshold_gets_a_separate_batch() -> None:
     batches = plan_batches(items_of([50, 60, 10, 20]), 10_000, alone_above=40)
     assert [[item.length for item in batch] for batch in batches] == [[60], [50], [20, 10]]
 

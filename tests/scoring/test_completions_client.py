@@ -40,7 +40,7 @@ def test_a_server_that_ignores_echo_ends_the_scoring_with_the_reason(
 
 
 @pytest.mark.parametrize("gap", [0.2, 0.05])
-def test_a_server_that_scores_its_own_answers_differently_is_refused(
+def test_a_server_that_scores_its_own_answers_differently_is_rejected(
     gap: float, served: ModelServer, server: Server, tiny: LoadedBase, few: tuple[Item, ...]
 ) -> None:
     """vLLM does so silently with an adapter on lm_head; rounding is allowed."""

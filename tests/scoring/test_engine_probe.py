@@ -91,7 +91,7 @@ def test_an_unsupported_transformers_is_named_and_the_plain_engine_is_chosen(
 
 
 @pytest.mark.parametrize("change", [needs_more_methods, ignores_the_attention, returns_nan])
-def test_where_the_fast_engine_does_not_work_the_scores_are_the_plain_engines(
+def test_the_plain_engine_scores_if_the_fast_one_does_not_work(
     change: Any, monkeypatch: pytest.MonkeyPatch, tiny: LoadedBase, few: tuple[Item, ...]
 ) -> None:
     expected = score_items(tiny.model, tiny.tokenizer, few, OPTIONS)

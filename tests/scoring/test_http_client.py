@@ -28,7 +28,7 @@ def test_an_unreachable_server_is_reported_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_address_without_the_api_is_reported_with_the_usual_one(server: Server) -> None:
+def test_the_error_for_an_address_without_the_api_suggests_the_usual_one(server: Server) -> None:
     with pytest.raises(BaseModelError, match=r"status 404.*ends in /v1"):
         replace(server, url=server.url.removesuffix("/v1")).models()
 
@@ -88,7 +88,7 @@ def test_an_endless_response_is_not_read_to_the_end(served: ModelServer, server:
         small.models()
 
 
-def test_the_key_is_sent_to_the_server_and_shown_nowhere(
+def test_the_key_is_sent_to_the_server_and_never_shown(
     served: ModelServer, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "the-servers-key"
@@ -143,7 +143,7 @@ def test_a_pause_is_never_shorter_than_the_server_asks_for_and_limited() -> None
     assert all(20.0 <= limits.pause_before(0, 9e4) <= 30.0 for _ in range(50))
 
 
-def test_pauses_leave_the_users_random_state_alone() -> None:
+def test_pauses_do_not_change_the_users_random_state() -> None:
     random.seed(3)
     expected = random.random()
     random.seed(3)

@@ -96,9 +96,7 @@ class Rows:
 @pytest.mark.parametrize("window", [None, 1, 4])
 @given(data=st.data())
 @settings(derandomize=True, database=None, deadline=None, max_examples=40)
-def test_every_token_attends_as_in_the_written_out_attention(
-    window: int | None, data: st.DataObject
-) -> None:
+def test_every_token_attends_as_in_naive_attention(window: int | None, data: st.DataObject) -> None:
     import torch
 
     torch.manual_seed(0)

@@ -219,7 +219,7 @@ def test_a_fault_in_the_fast_engine_would_be_found(
         assert_engines_agree(random_phi3, random_phi3, tiny.tokenizer, items)
 
 
-def test_the_plain_engine_uses_nothing_of_the_fast_one(
+def test_the_plain_engine_does_not_use_the_fast_one(
     monkeypatch: pytest.MonkeyPatch, tiny: LoadedBase, items: tuple[Item, ...]
 ) -> None:
     """No KV cache or attention function of ours, no prepacked weights, no decoder by itself."""

@@ -119,7 +119,7 @@ def is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
         (is_switched_off, "oneDNN is not built in or is switched off"),
     ],
 )
-def test_products_that_do_not_work_are_torchs_own_and_the_reason_is_reported(
+def test_torchs_own_products_replace_unsupported_ones_with_a_reason(
     broken: Refusing, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = random_layers(), torch.randn(5, 48)

@@ -57,7 +57,9 @@ def test_cached_outputs_are_found_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"base": "1" * 64}, {"threads": 2}, {"more": 1}])
-def test_other_conditions_find_nothing(tmp_path: Path, changed: dict[str, object]) -> None:
+def test_outputs_cached_under_other_conditions_are_not_found(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
     save(tmp_path, 0)
     assert ScoreCache(tmp_path, CONDITIONS | changed).find(item()) is None
 

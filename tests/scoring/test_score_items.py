@@ -166,7 +166,7 @@ def test_sampling_settings_of_the_base_do_not_reach_the_answers(
     )
 
 
-def test_a_base_that_names_no_stop_token_stops_at_the_templates(
+def test_a_base_without_stop_tokens_stops_at_that_of_the_template(
     tiny: LoadedBase, suite: tuple[Item, ...]
 ) -> None:
     import copy
@@ -195,7 +195,7 @@ def test_a_faulty_item_is_reported_and_the_others_are_scored(
     assert list(scores[1:-1]) == list(score_items(random_phi3, tiny.tokenizer, ragged[:3], OPTIONS))
 
 
-def test_an_error_in_the_model_stays_with_the_item_that_causes_it(
+def test_a_model_error_affects_only_the_item_that_causes_it(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
     """A token that the model rejects fails the forward of the whole batch."""
@@ -261,7 +261,7 @@ def test_progress_goes_on_within_a_batch(
     assert len(seen) > len(ragged) / 2
 
 
-def test_the_random_state_of_the_caller_is_left_alone(
+def test_the_random_state_of_the_caller_is_unchanged(
     random_phi3: Any, tiny: LoadedBase, ragged: tuple[Item, ...]
 ) -> None:
     import torch

@@ -57,7 +57,7 @@ def test_the_key_is_removed_in_any_encoding(form: str) -> None:
     assert found.endswith(" (401)")
 
 
-def test_other_text_stays() -> None:
+def test_text_without_the_key_is_unchanged() -> None:
     text = r"the model %20 \u0041 &amp; is not there"
     assert redact(text, KEY) == text
     assert redact(text, "") == text
@@ -65,7 +65,7 @@ def test_other_text_stays() -> None:
 
 @pytest.mark.parametrize("form", ["unchanged", "in JSON", "in a URL", "as Basic"])
 @pytest.mark.parametrize("blanks", ["x", " "])
-def test_no_truncation_leaves_a_part_of_the_key(
+def test_truncation_never_leaves_a_part_of_the_key(
     form: str, blanks: str, served: ModelServer, server: Server
 ) -> None:
     written = FORMS[form](KEY)

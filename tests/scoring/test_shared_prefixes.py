@@ -14,7 +14,7 @@ PROMPTS = st.lists(
 
 @given(PROMPTS, st.lists(st.integers(0, 2), max_size=60).map(tuple))
 @settings(derandomize=True, database=None, deadline=None)
-def test_every_shared_prefix_saves_what_it_costs(
+def test_every_shared_prefix_saves_at_least_its_cost(
     prompts: list[tuple[int, ...]], system: tuple[int, ...]
 ) -> None:
     prompts += [system + prompt for prompt in prompts]

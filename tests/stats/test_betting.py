@@ -30,7 +30,7 @@ def test_the_bounds_meet_when_all_items_are_drawn() -> None:
     assert high == pytest.approx(suite.mean())
 
 
-def test_the_bounds_respect_what_is_certain() -> None:
+def test_the_bounds_respect_certain_values() -> None:
     """39 ones among 40 items make a mean of at least 39/40, whatever the last item is."""
     low, high = betting_bounds(np.ones(39), 40, (0.0, 1.0), 1e-12)
     assert low >= 39 / 40 - 1e-9

@@ -95,7 +95,7 @@ def test_clusters_of_single_items_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("kind", ["binary", "bounded", "unbounded"])
-def test_few_clusters_decide_nothing_whatever_their_size(kind: str) -> None:
+def test_few_clusters_decide_nothing_regardless_of_their_size(kind: str) -> None:
     span = (0.0, 1.0) if kind == "bounded" else None
     for count in (1, 2, 9):
         names = [f"c{i % count}" for i in range(90)]

@@ -49,7 +49,7 @@ def test_it_is_never_narrower_than_student_or_bca(n: int) -> None:
     assert high - low < 1.6 * max(t[1] - t[0], bca.high - bca.low)
 
 
-def test_under_skewness_the_level_is_right_where_students_is_not() -> None:
+def test_the_level_is_right_under_skewness_unlike_students() -> None:
     """Exponential differences with mean 0: how often is the upper bound below 0?"""
     generator = np.random.default_rng(5)
     suites, n = 200, 20

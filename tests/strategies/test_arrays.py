@@ -107,7 +107,7 @@ def test_a_fill_has_the_values_of_its_name(fill: Fill) -> None:
             assert np.median(sizes) < 2.0**-4
 
 
-def test_an_array_shrinks_to_ones_and_from_there_only_as_far_as_it_must() -> None:
+def test_an_array_shrinks_to_ones_except_where_the_failure_needs_other_values() -> None:
     np.testing.assert_array_equal(smallest(arrays((2, 3))), np.ones((2, 3)))
     found = smallest(arrays((2, 3)), lambda values: (values < 0).any())
     np.testing.assert_array_equal(found, np.round(found))

@@ -134,7 +134,7 @@ def test_scaling_and_bias_are_as_requested(case: LayerCase) -> None:
     assert case.rslora is (case.base_bias is None)
 
 
-def test_a_bias_of_b_brings_one_of_the_base_with_it() -> None:
+def test_a_bias_of_b_comes_with_a_bias_of_the_base() -> None:
     assert smallest(linear_cases(bias=True, base_bias=False)).base_bias is not None
 
 

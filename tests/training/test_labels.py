@@ -98,7 +98,7 @@ def test_every_token_is_learned_without_assistant_only(tokenizer: Any) -> None:
 
 def test_a_template_that_drops_the_system_turn_is_rejected(tokenizer: Any) -> None:
     tokenizer.chat_template = FIRST_RELEASE
-    with pytest.raises(DataError, match="drops turn 1, of the role system"):
+    with pytest.raises(DataError, match="drops turn 1, with the role system"):
         learned(tokenizer, TALK)
 
 

@@ -38,7 +38,7 @@ def test_a_loss_that_is_not_finite_ends_training(loss: float) -> None:
     assert watcher.entries == []
 
 
-def test_the_saved_config_depends_on_no_machine_and_no_run() -> None:
+def test_the_saved_config_is_the_same_on_every_machine_and_in_every_run() -> None:
     config = LoraConfig(target_modules=["o_proj", "down_proj", "qkv_proj"])
     config.base_model_name_or_path = "/some/folder"
     model = SimpleNamespace(peft_config={"default": config})

@@ -126,7 +126,7 @@ class BranchTrace:
             self.hints.append(hint)
 
     def uncovered(self) -> list[Condition]:
-        """Return the conditions of which a required outcome has not been seen."""
+        """Return the conditions that lack a required outcome."""
         numbered = enumerate(self.conditions)
         return [c for n, c in numbered if not set(c.required) <= self.outcomes.get(n, set())]
 
@@ -328,7 +328,7 @@ def _record_searches(environment: "ImmutableSandboxedEnvironment", trace: Branch
     tables: tuple[dict[str, Any], ...] = (environment.filters, environment.tests)
     for table in tables:
         for name, function in table.items():
-            # Some take the context, or the like, before the value.
+            # Some take the context or the environment before the value.
             table[name] = recorded(name, function, int(hasattr(function, "jinja_pass_arg")))
     call = environment.call
 

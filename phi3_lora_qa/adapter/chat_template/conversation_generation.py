@@ -192,7 +192,7 @@ def with_content_parts(case: TemplateInput) -> TemplateInput:
 def with_plain_text(case: TemplateInput) -> Iterator[TemplateInput]:
     """Yield equivalents of a non-text conversation: contents as Python's str(), and joined parts.
 
-    A harmless template may accept a list of parts where the base's template fails.
+    A harmless template may accept a list of parts although the base's template fails on it.
     """
 
     def joined(content: Any) -> str:

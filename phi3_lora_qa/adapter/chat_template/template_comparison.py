@@ -1,7 +1,7 @@
 """Compares the output of two chat templates on conversations that are generated to differ.
 
 A conversation that takes a new branch is kept, and changed towards what the templates compared in
-it. Conditions that need several things at once are thus met one after the other. The child that
+it. Conditions that need several things at once are thus met one by one. The child that
 renders templates imports this module; see `template_rendering_child`.
 """
 

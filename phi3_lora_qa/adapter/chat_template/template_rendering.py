@@ -51,8 +51,8 @@ class Rendering:
 
     Attributes:
         texts: For each conversation its text, which may contain any character, or a refusal.
-        error: Why there are no texts, printable, as a predicate ("took longer than …"); empty if
-            there are texts.
+        error: Why there are no texts, printable, such as "took longer than …"; empty if there are
+            texts.
     """
 
     texts: tuple[str | Refusal, ...] = ()
@@ -84,9 +84,9 @@ class Comparison:
             texts that are joined or not.
         conversations: The number of conversations that were tried.
         branches: The number of conditions of the first template.
-        uncovered_lines: The lines of those of its conditions that never had one of their outcomes,
-            and that the second template does not have.
-        error: Why nothing was compared, as a predicate.
+        uncovered_lines: The lines of its conditions that lacked an outcome and that the second
+            template does not have.
+        error: Why nothing was compared, such as "took longer than …"; empty if it was compared.
     """
 
     difference: Difference | None = None
@@ -132,7 +132,7 @@ def render_and_compare(
         templates: As for `render`.
         conversations: As for `render`.
         special_tokens: As for `render`.
-        pairs: Pairs of those templates: one, and the one that it should be equivalent to.
+        pairs: Pairs of templates that should be equivalent, by their texts.
 
     Returns:
         One rendering per template, and one comparison per pair.
@@ -173,7 +173,7 @@ def render_and_compare(
         else:
             if len(rendered) == count and len(compared) == len(pairs):
                 return rendered, compared
-            failure = "lost a template"
+            failure = "returned no result for a template"
     return (Rendering(error=failure),) * count, (Comparison(error=failure),) * len(pairs)
 
 
@@ -182,7 +182,7 @@ def _rendering(result: Mapping[str, Any], count: int) -> Rendering:
         return Rendering(error=escape(result["error"]))
     texts = tuple(_text(item) for item in result["texts"])
     if len(texts) != count:
-        return Rendering(error="lost a conversation")
+        return Rendering(error="returned no result for a conversation")
     return Rendering(texts=texts)
 
 

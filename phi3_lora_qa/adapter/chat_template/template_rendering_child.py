@@ -28,7 +28,7 @@ READY = b"ready\n"
 def main() -> None:
     """Read the job from stdin, and write the result to stdout."""
     sys.path.extend(sys.argv[1:])
-    stand_in_for_the_package()
+    make_folder_importable()
     from datetime import datetime
 
     from phi3_lora_qa.adapter.chat_template.template_sandbox import Clock, make_environment
@@ -44,7 +44,7 @@ def main() -> None:
     sys.stdout.buffer.write(json.dumps(results).encode("ascii"))
 
 
-def stand_in_for_the_package() -> None:
+def make_folder_importable() -> None:
     """Make the modules in this folder importable without running the package's ``__init__``."""
     from pathlib import Path
     from types import ModuleType

@@ -64,7 +64,7 @@ class TemplateMatch(StrEnum):
 
     SAME = "they render the same text, and differ only in their source"
     SEEMS_SAME = "they render the same text in all generated conversations"
-    UNREACHED_BRANCH = "they do so, but no conversation took some of the branches"
+    UNREACHED_BRANCH = "they render the same text, but some branches were never taken"
     DIFFERENT = "they render different texts, or cannot be rendered"
 
 

@@ -198,7 +198,7 @@ def explain(error: Exception) -> str:
         case MemoryError():
             return f"needed more than {MEMORY_MIB} MiB of memory"
         case RecursionError():
-            return "recurses without end, or is nested too deeply"
+            return "endless recursion, or nesting that is too deep"
         case TooLongError():
             return f"wrote more than {MAX_CHARACTERS} characters"
         case TemplateSyntaxError():

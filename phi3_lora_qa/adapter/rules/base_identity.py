@@ -1,4 +1,4 @@
-"""Family config: the base that the config names, compared with the base of the check."""
+"""Family config: the base that the config names, compared with the base of this check."""
 
 import re
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def base_name(context: LintContext) -> Iterator[Violation]:
     revision = context.config.revision or ""
     if _PULL_REQUEST.match(revision):
         yield Violation(
-            _REVISION, f"the revision is {revision}, a pull request that anybody can open"
+            _REVISION, f"the revision is {revision}, a pull request that anyone can open"
         )
     commits = revision, _commit_of(context.base) if context.has("base") else ""
     if named == given and all(map(_COMMIT.fullmatch, commits)) and commits[0] != commits[1]:
@@ -89,7 +89,7 @@ def base_name(context: LintContext) -> Iterator[Violation]:
 @rule(
     "config-base-source",
     severity=Severity.WARNING,
-    title="The config names the owner's own upload of the base, at a commit or its main branch",
+    title="The config names the original upload of the base, at a commit or on its main branch",
     why="Another owner can change their copy, and a branch can move. A program that follows the "
     "config may then load weights that were never checked.",
     fix="set base_model_name_or_path to the id of the base that was passed, and revision to null "
@@ -112,7 +112,9 @@ def base_source(context: LintContext) -> Iterator[Violation]:
         and _OTHER_FAMILY.search(named)
         and "phi" not in named.lower()
     ):
-        yield Violation(_NAME, f"the config names {named}, which is not a Phi-3 by its name")
+        yield Violation(
+            _NAME, f"the config names {named}, which is not a Phi-3, judging by its name"
+        )
     revision = context.config.revision or "main"
     if revision != "main" and not _COMMIT.fullmatch(revision) and not _PULL_REQUEST.match(revision):
         yield Violation(_REVISION, f"the revision {revision} is a branch or a tag, which can move")

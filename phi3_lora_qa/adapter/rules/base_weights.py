@@ -28,7 +28,7 @@ sqrt(out · r) · ‖a‖ with rows ‖a‖ near 0.58; ‖W‖_F near 60). A qua
 """
 
 MIN_KIND_RATIO = 1e-6
-"""The same for the modules of one kind: a hundredth of a step, since kinds may be scaled down."""
+"""The same for modules of one kind: a hundredth of a step, because kinds may be scaled down."""
 
 MIN_MODULE_RATIO = 1e-8
 """The same for one module: less than the rounding of its weight in float32."""
@@ -76,16 +76,16 @@ def delta_size(context: LintContext) -> Iterator[Violation]:
         if weight and not sized.norm <= MAX_RATIO * weight:
             yield Violation(
                 module,
-                f"the delta's norm is {sized.norm:.3g}, the weight's only {weight:.3g}",
+                f"the delta's norm is {sized.norm:.3g}, but the weight's is only {weight:.3g}",
             )
 
 
 @rule(
     "base-delta-negligible",
     severity=Severity.ERROR,
-    title="The deltas are larger than one training step would leave",
+    title="The deltas are larger than a single training step would make them",
     why="Factors that were scaled down, or trained with almost no learning rate, load without an "
-    "error. In effect the bare base runs, and merging in bfloat16 loses even the rest.",
+    "error. In effect the base runs unchanged, and merging in bfloat16 loses what little is left.",
     fix="look for a learning rate or alpha that is far too small, or for factors that were scaled "
     "during export",
     needs=["expected tensors", "base weights"],

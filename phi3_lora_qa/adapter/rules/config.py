@@ -31,8 +31,8 @@ def field_missing(context: LintContext) -> Iterator[Violation]:
     "config-value",
     severity=Severity.ERROR,
     title="Every field has a value of its type and in its range",
-    why="A rank given as text, a NaN alpha or another PEFT type fails late, or loads as something "
-    "else.",
+    why="A rank given as text, a NaN alpha or a different PEFT type fails late, or loads as "
+    "something else.",
     fix="set the field to the value used in training",
 )
 def value(context: LintContext) -> Iterator[Violation]:
@@ -43,9 +43,9 @@ def value(context: LintContext) -> Iterator[Violation]:
 @rule(
     "config-refused",
     severity=Severity.ERROR,
-    title="No field modifies the base or needs what cannot be checked",
+    title="No field modifies the base or depends on something that cannot be checked",
     why="layer_replication, PiSSA, OLoRA and others rewrite the base's weights during loading, so "
-    "that the adapter is no longer compared with the base.",
+    "the comparison would no longer be with the base.",
     fix="convert the adapter to plain LoRA, or train without the field",
 )
 def refused(context: LintContext) -> Iterator[Violation]:
@@ -134,7 +134,7 @@ def alpha_negative(context: LintContext) -> Iterator[Violation]:
     "config-task-type",
     severity=Severity.ERROR,
     title="The task type is causal language modelling",
-    why="Another task type wraps the base in another class, with a head that Phi-3 does not have.",
+    why="Another task type wraps the base in a different class, whose head Phi-3 does not have.",
     fix='set task_type to "CAUSAL_LM" if the adapter was trained on a causal language model',
     needs=["config"],
 )
@@ -149,7 +149,7 @@ def task_type(context: LintContext) -> Iterator[Violation]:
     "config-task-type-null",
     severity=Severity.INFO,
     title="The config sets the task type",
-    why="Loaders other than PeftModel choose the model class by it.",
+    why="Loaders other than PeftModel choose the model class by this field.",
     fix='set task_type to "CAUSAL_LM"',
     needs=["config"],
 )

@@ -21,7 +21,7 @@ _UNFUSED = ("o_proj", "down_proj")
     severity=Severity.ERROR,
     title="No single number outweighs all others in its factor",
     why="A flipped bit or a damaged block leaves one number that is larger than all others "
-    "together. Training changes the numbers of a factor by similar amounts.",
+    "combined. Training changes the numbers of a factor by similar amounts.",
     fix="copy the tensor from the training output again",
     needs=["expected tensors"],
 )
@@ -40,7 +40,7 @@ def spike(context: LintContext) -> Iterator[Violation]:
         if many and found.is_finite and found.has_spike:
             largest = max(-found.lowest, found.highest)
             yield Violation(
-                name, f"one of its {found.size} numbers is {largest:.3g}, the others are small"
+                name, f"one of its {found.size} numbers is {largest:.3g}, and the others are small"
             )
 
 
@@ -48,8 +48,8 @@ def spike(context: LintContext) -> Iterator[Violation]:
     "values-repeated",
     severity=Severity.ERROR,
     title="No factor consists of one repeated block",
-    why="Training never produces the same numbers twice in a tensor: one process's shard was "
-    "written in place of the others', which are lost.",
+    why="Training never produces the same numbers twice in a tensor: the shard of one process was "
+    "written in place of the other shards, which are lost.",
     fix="gather the shards of all processes before saving, and copy the tensor from there",
     needs=["expected tensors"],
 )

@@ -39,9 +39,9 @@ _TABLE_ROWS = 64
     "base-dora-magnitude",
     severity=Severity.ERROR,
     title="DoRA magnitudes are close to the norms of the base's rows",
-    why="They start as the norms of the base's rows and change little. Others were trained on "
-    "another base, or were scaled, and rescale every output of their module.",
-    fix="pass the base of the training, or copy the magnitudes from the training output again",
+    why="They start as the norms of the base's rows and change little. Magnitudes that differ were "
+    "trained on another base or were scaled, and they rescale every output of their module.",
+    fix="pass the base used in training, or copy the magnitudes from the training output again",
     needs=["expected tensors", "base weights"],
 )
 def dora_magnitude(context: LintContext) -> Iterator[Violation]:

@@ -41,7 +41,7 @@ class _Copy:
     severity=Severity.ERROR,
     title="No two modules have the same A, B, bias, magnitudes or complete weight",
     why="Training never gives two modules the same numbers: one layer was written twice, and "
-    "another one is lost.",
+    "another was lost.",
     fix="copy the tensors from the training output again",
     needs=["expected tensors"],
 )
@@ -59,7 +59,7 @@ def copied(context: LintContext) -> Iterator[Violation]:
     severity=Severity.WARNING,
     title="Every module has its own A",
     why="peft trains one A for each module. Methods that share one A over all layers (VeRA, "
-    "ShareLoRA) can be written as LoRA; otherwise the layers' own A are lost.",
+    "ShareLoRA) can be written as LoRA; otherwise each layer's own A was lost.",
     fix="copy the tensors from the training output again, unless A was shared on purpose",
     needs=["expected tensors"],
 )

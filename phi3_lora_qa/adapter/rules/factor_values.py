@@ -79,8 +79,8 @@ def inf(context: LintContext) -> Iterator[Violation]:
     "values-untrained",
     severity=Severity.ERROR,
     title="The adapter changes the base",
-    why="If every delta is zero, or too small to survive rounding in any dtype, the bare base "
-    "runs: nothing was trained, or what was trained was lost.",
+    why="If every delta is zero, or too small to survive rounding in any dtype, the base runs "
+    "unchanged: nothing was trained, or what was trained was lost.",
     fix="look for a learning rate or alpha close to 0, labels that are all -100, frozen "
     "parameters, or ZeRO-3 shards that were not gathered; then train again",
     needs=["expected tensors"],
@@ -90,13 +90,13 @@ def untrained(context: LintContext) -> Iterator[Violation]:
     dead = dead_modules(context)
     if dead and len(dead) == len(context.expected.targeted):
         cause = next(iter(dead.values()))
-        yield Violation(WEIGHTS, f"every module's delta is zero ({cause}): the bare base runs")
+        yield Violation(WEIGHTS, f"every module's delta is zero ({cause}): the base runs unchanged")
 
 
 @rule(
     "values-dead-module",
     severity=Severity.ERROR,
-    title="Every adapted module is changed",
+    title="Every adapted module has a nonzero delta",
     why="Some modules were trained and others were not: their gradients never arrived, or their "
     "tensors were lost and filled with initial values.",
     fix="remove the modules from target_modules, or find out why they got no gradient",
@@ -114,8 +114,8 @@ def dead_module(context: LintContext) -> Iterator[Violation]:
     "values-constant",
     severity=Severity.ERROR,
     title="No tensor contains a fill pattern",
-    why="Training never leaves one number everywhere, or numbers that grow by a constant step. "
-    "The trained values are missing.",
+    why="Training never leaves the same number everywhere, or numbers that grow by a constant "
+    "step. The trained values are missing.",
     fix="copy the tensor from the training output again",
     needs=["expected tensors"],
 )
@@ -198,8 +198,8 @@ def float16_subnormal(context: LintContext) -> Iterator[Violation]:
     severity=Severity.INFO,
     title="The factors fit in float16",
     why="vLLM and llama.cpp can store an adapter in float16, whose range ends at 65504 and which "
-    "loses precision below 6e-5. Factors whose product is right can still be out of range each.",
-    fix="serve it in bfloat16 or float32, or move a scale factor between A and B",
+    "loses precision below 6e-5. Each factor can be out of range even if their product is not.",
+    fix="serve it in bfloat16 or float32, or move a constant factor from A to B or from B to A",
     needs=["expected tensors"],
 )
 def float16_range(context: LintContext) -> Iterator[Violation]:
@@ -222,7 +222,7 @@ def float16_range(context: LintContext) -> Iterator[Violation]:
     "values-explosion",
     severity=Severity.ERROR,
     title="No delta is larger than in any healthy adapter",
-    why="The logits do not show weights that grew without bound, because the next norm removes "
+    why="Weights that grew without bound do not show in the logits, because the next norm removes "
     "the scale.",
     fix="train again with a lower learning rate or alpha, and with max_grad_norm",
     needs=["expected tensors"],

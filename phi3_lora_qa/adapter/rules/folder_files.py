@@ -44,7 +44,7 @@ def not_regular(context: LintContext) -> Iterator[Violation]:
         if entry.kind in (EntryKind.LINK, EntryKind.OTHER):
             yield Violation(entry.name, f"it is a {entry.kind}, and the linter does not open it")
         elif entry.kind is EntryKind.FOLDER and entry.name in EXPECTED_FILES:
-            yield Violation(entry.name, "it is a folder; a file is expected")
+            yield Violation(entry.name, "it is a folder, but a file is expected")
 
 
 @rule(
@@ -66,7 +66,7 @@ def config_missing(context: LintContext) -> Iterator[Violation]:
     "files-weights-missing",
     severity=Severity.ERROR,
     title="adapter_model.safetensors exists",
-    why="Without weights, peft takes the path for a hub id and fails with a misleading message.",
+    why="Without weights, peft mistakes the path for a hub id and fails with a misleading message.",
     fix=f"copy {WEIGHTS} from the training output to the top level of the folder",
 )
 def weights_missing(context: LintContext) -> Iterator[Violation]:
@@ -111,7 +111,7 @@ def weights_unreadable(context: LintContext) -> Iterator[Violation]:
     "files-weights-empty",
     severity=Severity.ERROR,
     title="The weights file contains LoRA tensors",
-    why="peft loads an empty file with a warning, and the result is the bare base model.",
+    why="peft loads an empty file with a warning, and the result is the unchanged base model.",
     fix="gather all shards before saving: under ZeRO-3 set "
     "stage3_gather_16bit_weights_on_model_save, under FSDP use FULL_STATE_DICT",
     needs=["weights"],
@@ -147,7 +147,7 @@ def code(context: LintContext) -> Iterator[Violation]:
     """Find programs and libraries."""
     for entry in context.folder.entries.values():
         if entry.is_code:
-            yield Violation(entry.name, "executable code, by its name")
+            yield Violation(entry.name, "executable code, judging by its name")
 
 
 @rule(
@@ -171,8 +171,8 @@ def settings(context: LintContext) -> Iterator[Violation]:
     "files-pickle-beside",
     severity=Severity.INFO,
     title="The folder contains no pickles or optimizer states next to the weights",
-    why="The linter never opens them, but others may; an optimizer state is twice the adapter's "
-    "size and useless for inference.",
+    why="The linter never opens them, but other programs may; an optimizer state is twice the "
+    "adapter's size and useless for inference.",
     fix="remove the file before you distribute the adapter",
 )
 def pickle_beside(context: LintContext) -> Iterator[Violation]:
@@ -220,7 +220,7 @@ def training_log(context: LintContext) -> Iterator[Violation]:
     "files-other-model",
     severity=Severity.INFO,
     title="The folder contains no other model",
-    why="Loaders of complete models take a folder with config.json for one. A config or weights "
+    why="Loaders of complete models treat a folder with config.json as one. A config or weights "
     "that would replace the base are a separate error (files-own-base).",
     fix="remove the file before you distribute the adapter",
 )
@@ -232,7 +232,7 @@ def other_model(context: LintContext) -> Iterator[Violation]:
         elif entry.name == MODEL_CONFIG:
             yield Violation(
                 entry.name,
-                "transformers takes the folder for a complete model, but its weights are missing",
+                "transformers treats the folder as a complete model, but its weights are missing",
             )
 
 

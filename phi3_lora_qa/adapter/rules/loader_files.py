@@ -1,4 +1,4 @@
-"""Family files: files that loaders take from the folder although no check covers them.
+"""Family files: files that loaders read from the folder although no check covers them.
 
 transformers loads the base itself from a folder with a config.json, and the generation settings.
 SGLang reads every safetensors file of an adapter's folder, and vLLM up to 0.10 reads one with
@@ -56,8 +56,8 @@ _NEUTRAL: Mapping[str, Any] = {
 @rule(
     "files-own-base",
     severity=Severity.ERROR,
-    title="No loader takes the base from the adapter's folder",
-    why="transformers' AutoModelForCausalLM and vLLM take a folder with a config.json for a "
+    title="No program loads the base from the adapter's folder",
+    why="transformers' AutoModelForCausalLM and vLLM treat a folder with a config.json as a "
     "complete model. They would run the model in the folder, not the base that the adapter was "
     "checked against.",
     fix="remove the model's config and weights from the folder; they belong to the base",
@@ -71,9 +71,9 @@ def own_base(context: LintContext) -> Iterator[Violation]:
     weights = [name for name in names if name != WEIGHTS and _WHOLE_MODEL.fullmatch(name)]
     foreign = [name for name in weights if not _equals_base_file(context, name)]
     if foreign:
-        yield Violation(config, f"a loader takes the base from {config} and {foreign[0]}")
+        yield Violation(config, f"a loader would load the base from {config} and {foreign[0]}")
     elif config == _MISTRAL_CONFIG:
-        yield Violation(config, "a loader takes the folder for a complete model")
+        yield Violation(config, "a loader treats the folder as a complete model")
     elif context.has("base"):
         try:
             found = _read(context.folder, MODEL_CONFIG)
@@ -100,7 +100,7 @@ def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: b
 @rule(
     "files-further-weights",
     severity=Severity.ERROR,
-    title="No loader takes additional adapter weights from the folder",
+    title="No program loads additional adapter weights from the folder",
     why="SGLang reads every safetensors file of the folder, and vLLM up to 0.10 reads one called "
     "new_embeddings. They load these tensors into the model, and no check has seen them.",
     fix="remove the file, or move its adapter to its own folder",
@@ -118,8 +118,8 @@ def further_weights(context: LintContext) -> Iterator[Violation]:
     "files-generation",
     severity=Severity.ERROR,
     title="The generation settings in the folder are the base's",
-    why="A program that loads them from the folder produces different answers from those that "
-    "were judged: truncated, with words suppressed, or without an end.",
+    why="A program that loads them from the folder does not give the answers that were judged: "
+    "they are truncated, lack suppressed words, or never end.",
     fix=f"remove {GENERATION_CONFIG}; the base has its own",
     needs=["base"],
 )

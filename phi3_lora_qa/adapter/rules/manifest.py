@@ -31,8 +31,8 @@ def unreadable(context: LintContext) -> Iterator[Violation]:
 @rule(
     "manifest-file-changed",
     severity=Severity.ERROR,
-    title="Every file that a loader reads is as training recorded it",
-    why="A file was damaged, exchanged, edited or added after training, so the folder is not the "
+    title="Every file that a loader reads is unchanged since training",
+    why="A file was damaged, replaced, edited or added after training, so the folder is not the "
     "adapter that was evaluated then.",
     fix="copy the folder from the training output again, or record the change in a new manifest",
     needs=["manifest"],
@@ -72,9 +72,9 @@ def contradiction(context: LintContext) -> Iterator[Violation]:
 @rule(
     "manifest-card-changed",
     severity=Severity.INFO,
-    title="The model card, and other files that no loader reads, are as training recorded them",
+    title="The model card, and other files that no loader reads, are unchanged since training",
     why="The card may be edited later, and files may be added; the adapter is the same.",
-    fix="record the change in a new manifest, or leave it",
+    fix="record the change in a new manifest, or leave it as it is",
     needs=["manifest"],
 )
 def card_changed(context: LintContext) -> Iterator[Violation]:
@@ -98,7 +98,7 @@ def _change(context: LintContext, name: str) -> str:
     title="The base is the one that the adapter was trained on",
     why="Bases of one family have the same shapes. An adapter for another base, or another "
     "revision, loads silently and changes the wrong weights.",
-    fix="pass the base of the training, or train again on this one",
+    fix="pass the base used in training, or train again on this one",
     needs=["manifest", "base"],
 )
 def base(context: LintContext) -> Iterator[Violation]:

@@ -34,8 +34,8 @@ table, where magnitudes are norms over all tokens and the elements' limit is `MA
 MIN_NEGATIVE = 0.1
 """The least size of a negative magnitude, relative to the median, that training cannot explain.
 
-A magnitude starts positive. A tiny one may cross zero; any other would first have to lose all of
-its size, and its output with it.
+A magnitude starts positive. A tiny one may cross zero; any other would first have to shrink to
+zero, and so would its output.
 """
 
 _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
@@ -44,7 +44,7 @@ _WHOLE = (Part.WEIGHT, Part.BASE_WEIGHT, Part.TOKENS)
 @rule(
     "values-zero-weight",
     severity=Severity.ERROR,
-    title="No complete module, table, set of rows or bias in the file is zero",
+    title="No complete module, table, set of rows or bias in the file is all zeros",
     why="A head, norm or table of zeros replaces the base's: all logits become equal, or tokens "
     "lose their meaning. A bias of zeros was never trained, or was lost.",
     fix="copy the complete, gathered tensor from the training output again",
@@ -66,8 +66,8 @@ def zero_weight(context: LintContext) -> Iterator[Violation]:
     severity=Severity.ERROR,
     title="No complete module, table, set of rows, bias or factor is larger than in any healthy "
     "adapter",
-    why="Values this large drown out everything else that the base computes. Factors that are "
-    "small only as a product overflow in float16 as soon as they are loaded.",
+    why="Values this large drown out everything else that the base computes. Large factors "
+    "overflow in float16 as soon as they are loaded, even if their product is small.",
     fix="train again with a lower learning rate, or copy the tensor from the training output again",
     needs=["expected tensors"],
 )

@@ -59,7 +59,7 @@ _APART, _ALIKE = 0.5, 0.9
     title="The embedding table in the file equals the base's",
     why="peft saves a copy of the table when the table is adapted, and loads it into the base. A "
     "different table changes the base for everyone who uses it afterwards.",
-    fix="use the base of the training, or remove the base_layer.weight tensors from the file",
+    fix="use the base from training, or remove the base_layer.weight tensors from the file",
     needs=["expected tensors", "base weights"],
 )
 def embedding_copy(context: LintContext) -> Iterator[Violation]:
@@ -74,10 +74,10 @@ def embedding_copy(context: LintContext) -> Iterator[Violation]:
 @rule(
     "base-saved-module",
     severity=Severity.ERROR,
-    title="Every complete module in the file is a further-trained version of the base's",
+    title="Every complete module in the file was trained starting from the base's",
     why="A module in modules_to_save replaces the base's. If its size differs, its rows are zero "
-    "or it has nothing in common with the base's, it was damaged on the way to the file.",
-    fix="copy the tensor from the training output again, and pass the base of the training",
+    "or it has nothing in common with the base's, it was damaged before or while it was saved.",
+    fix="copy the tensor from the training output again, and pass the base used in training",
     needs=["expected tensors", "base weights"],
 )
 def saved_module(context: LintContext) -> Iterator[Violation]:
@@ -92,7 +92,7 @@ def saved_module(context: LintContext) -> Iterator[Violation]:
         ours = np.concatenate([context.weights.tensor(key.name, part) for part in rows])
         base = np.concatenate([file.tensor(theirs.name, part) for part in rows])
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is too large
-            reason = _strange(ours.astype(np.float64), base.astype(np.float64))
+            reason = _why_unrelated(ours.astype(np.float64), base.astype(np.float64))
         if reason:
             yield Violation(key.name, reason)
 
@@ -125,13 +125,16 @@ def token_rows(context: LintContext) -> Iterator[Violation]:
         for token, size in zip(tokens, _row_norms(context.weights.tensor(key.name)), strict=True):
             own = slice(token, token + 1)  # empty for a token beyond the table
             if size > MAX_SIZE * usual > 0:
-                message = f"the norm of token {token}'s row is {size:.3g}, the table's {usual:.3g}"
-                yield Violation(key.name, message)
+                yield Violation(
+                    key.name,
+                    f"the norm of token {token}'s row is {size:.3g}, but those of the table are at "
+                    f"most {usual:.3g}",
+                )
             elif (
                 size <= LOST * usual
                 and (_row_norms(file.tensor(theirs.name, own)) > LOST * usual).any()
             ):
-                yield Violation(key.name, f"the row of token {token} is zero, the base's is not")
+                yield Violation(key.name, f"the row of token {token} is zero, unlike the base's")
         if moved := _exchanged(context, key, tokens, file, theirs):
             shown = ", ".join(map(str, moved[:5]))
             yield Violation(
@@ -209,7 +212,7 @@ def _rounded(array: "NDArray[np.floating]", dtype: str) -> "NDArray[np.floating]
         return array.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
 
 
-def _strange(ours: "Numbers", base: "Numbers") -> str:
+def _why_unrelated(ours: "Numbers", base: "Numbers") -> str:
     """Say why sampled rows of a module (or a norm) cannot come from the base's; "" if they can."""
     import numpy as np
 
@@ -221,7 +224,7 @@ def _strange(ours: "Numbers", base: "Numbers") -> str:
         if not cosine > MIN_NORM_COSINE:
             return f"the cosine with the base's is {cosine:.2f}"
     elif (lost := _row_norms(ours) < LOST * _row_norms(base)).any():
-        return f"{int(lost.sum())} of {len(ours)} sampled rows are zero, the base's are not"
+        return f"{int(lost.sum())} of {len(ours)} sampled rows are zero, but the base's are not"
     if not 1 / MAX_SIZE < size / usual < MAX_SIZE:
         return f"its norm is {size / usual:.3g} times the base's"
     if ours.ndim == 2 and (similarity := _similarity(ours, base)) < MIN_SIMILARITY:

@@ -1,7 +1,7 @@
 """Family export: what other programs reject, or silently leave out.
 
 None of these findings means that the adapter is bad; they are notes for users who serve it with
-another program. A project that does can turn its notes into errors (``lint_levels``).
+another program. A project that does so can turn its notes into errors (``lint_levels``).
 Sources: vLLM, vllm/lora/peft_helper.py; llama.cpp, convert_lora_to_gguf.py and its scale
 alpha / rank at run time (src/llama-adapter.h); peft 0.21.2, tuners/lora/layer.py.
 """
@@ -117,7 +117,7 @@ def tied_tables(context: LintContext) -> Iterator[Violation]:
     why="vLLM uses lora_alpha and r for every module and ignores patterns; llama.cpp divides "
     "lora_alpha by the rank and ignores use_rslora and alpha_pattern. Both do so silently, and "
     "the adapter acts too strongly or too weakly.",
-    fix="merge the adapter, or write lora_alpha so that alpha / r is the scaling of every module",
+    fix="merge the adapter, or choose lora_alpha so that alpha / r is the scaling of every module",
     needs=["expected tensors"],
 )
 def scaling(context: LintContext) -> Iterator[Violation]:

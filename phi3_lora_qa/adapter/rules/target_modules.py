@@ -108,8 +108,8 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
     count = 1 + max((layer_index(name) or 0 for name in context.expected.modules), default=0)
     for layer in context.config.layers_to_transform or ():
         if layer >= count:
-            whose = f"the base has {count}" if context.has("base") else "no Phi-3 has that many"
-            message = f"there is no layer {layer}: {whose}"
+            reason = f"the base has {count}" if context.has("base") else "no Phi-3 has that many"
+            message = f"there is no layer {layer}: {reason}"
             yield Violation(
                 f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list"
             )

@@ -53,7 +53,7 @@ def template(context: LintContext) -> Iterator[Violation]:
     severity=Severity.WARNING,
     title="The chat template has the same source text as the base's",
     why="It rendered the same text as the base's in every generated conversation. Only a review "
-    "can show whether it does so in all others.",
+    "can show whether it does so in every other conversation.",
     fix="review the template, or save the base's own tokenizer with the adapter",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
@@ -75,9 +75,9 @@ def wording(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tokenizer-template-second",
     severity=Severity.WARNING,
-    title="There is no chat template other than the default one and the base's",
+    title="The folder has no chat templates other than the default one and the base's",
     why="transformers uses the template tool_use if tools are passed, and other templates on "
-    "request. The default template then does not make the prompt.",
+    "request. The prompt is then not rendered by the default template.",
     fix="review the template, or remove it",
     needs=["tokenizer"],
 )
@@ -95,7 +95,7 @@ def second(context: LintContext) -> Iterator[Violation]:
 @rule(
     "tokenizer-template-twice",
     severity=Severity.ERROR,
-    title="Every program takes the same chat template from the folder",
+    title="Every program uses the same chat template from the folder",
     why="Older versions of transformers, and other programs, read the template from another file "
     "than newer versions do, so the prompt depends on the server.",
     fix="save the tokenizer again, and remove the unwanted template",
@@ -144,11 +144,11 @@ def _describe_difference(comparison: Comparison) -> str:
     """Describe the difference from the base's template."""
     found = comparison.difference
     if found is None:
-        return f"cannot be compared with the base's: it {comparison.error}"
+        return f"cannot be compared with the base's: {comparison.error}"
     ours, theirs = (
         "nothing" if text is None else repr(text) for text in (found.ours, found.theirs)
     )
-    return f"renders {ours} where the base's renders {theirs}, for {found.conversation}"
+    return f"renders {ours}, but the base's renders {theirs}, for {found.conversation}"
 
 
 def _quoted(template: ChatTemplate, line: int) -> str:

@@ -56,7 +56,7 @@ def fails(context: LintContext) -> Iterator[Violation]:
     severity=Severity.WARNING,
     title="The prompt contains the user's text and opens the assistant's answer",
     why="If nothing opens the answer, the model continues the user's turn. If the user's text is "
-    "missing, it answers another question.",
+    "missing, it answers a different question.",
     fix="save the base's own tokenizer with the adapter, or end the template as Phi-3's does: "
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
     needs=["tokenizer"],

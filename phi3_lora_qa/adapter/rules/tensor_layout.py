@@ -26,7 +26,7 @@ _PLAIN_DTYPES = ("F32", "F16", "BF16")
     "tensors-key",
     severity=Severity.ERROR,
     title="Every tensor has a name in peft's format",
-    why="peft ignores tensors with unknown names, and the bare base runs instead.",
+    why="peft ignores tensors with unknown names, so the base runs unchanged.",
     fix="save the adapter with peft's save_pretrained, from the unwrapped model",
     needs=["weights"],
 )
@@ -115,8 +115,8 @@ def untargeted(context: LintContext) -> Iterator[Violation]:
     "tensors-unimplied",
     severity=Severity.ERROR,
     title="The config declares every part of an adapted module",
-    why="peft silently drops a magnitude without use_dora, or a bias without lora_bias, and a "
-    "different adapter remains.",
+    why="peft silently drops a magnitude without use_dora, or a bias without lora_bias, which "
+    "leaves a different adapter.",
     fix="set use_dora, lora_bias or the variant's field to the value used in training",
     needs=["expected tensors"],
 )
@@ -161,7 +161,7 @@ def missing(context: LintContext) -> Iterator[Violation]:
     title="Every tensor has the shape that the rank and the base imply",
     why="peft raises an error for most wrong shapes, but only after it has loaded the base; it "
     "silently accepts a transposed square factor.",
-    fix="set r or rank_pattern to the ranks in the file, or use the base of the training",
+    fix="set r or rank_pattern to the ranks in the file, or use the base from training",
     needs=["expected tensors"],
 )
 def shape(context: LintContext) -> Iterator[Violation]:
@@ -183,13 +183,13 @@ def shape(context: LintContext) -> Iterator[Violation]:
     "tensors-phi3-sizes",
     severity=Severity.ERROR,
     title="The modules' sizes fit one Phi-3",
-    why="If qkv_proj reads another width than down_proj writes, no Phi-3 fits: one shard was "
-    "saved instead of the whole tensors, or files were mixed.",
+    why="If qkv_proj reads a different width from the one that down_proj writes, no Phi-3 fits: "
+    "one shard was saved instead of the whole tensors, or files were mixed.",
     fix="save the adapter from a process that has the complete tensors",
     needs=["expected tensors"],
 )
 def phi3_sizes(context: LintContext) -> Iterator[Violation]:
-    """Compare the widths on which the factors agree. With a base, base-sizes does it."""
+    """Compare the widths on which the factors agree. With a base, base-sizes does so instead."""
     if context.has("base"):
         return
     kinds = {m.leaf: m for m in context.expected.modules.values() if m.inputs or m.outputs}
@@ -276,6 +276,6 @@ def _shape_cause(actual: tuple[int, ...], expected: ExpectedTensor) -> tuple[str
             )
         if actual[at] != wanted[at]:
             return f"its rank is {actual[at]}, but the config sets {wanted[at]}", ""
-    return "the module in the base has another size", (
-        "use the base of the training, and save complete tensors, not one process's shard"
+    return "the module in the base has a different size", (
+        "use the base from training, and save complete tensors, not one process's shard"
     )

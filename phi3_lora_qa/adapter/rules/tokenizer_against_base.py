@@ -1,6 +1,6 @@
 """Family tokenizer: the files of the tokenizer in the folder compared with those of the base's.
 
-A difference that changes ids, or puts other words into answers, is an error. Other differences in
+A difference that changes ids, or the words of answers, is an error. Other differences in
 decoding are warnings. So are the differences that versions of transformers cause themselves: a
 start token before a text, and SentencePiece's spaces as a normalizer or as a pre-tokenizer.
 """
@@ -41,7 +41,7 @@ _ANY_CLASS = (
     "tokenizer-vocabulary",
     severity=Severity.ERROR,
     title="Every token has the same id as in the base",
-    why="To the model, a token with another id is another word.",
+    why="To the model, a token with a different id is a different word.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
@@ -55,7 +55,7 @@ def vocabulary(context: LintContext) -> Iterator[Violation]:
     gone = [t for t in theirs if t not in ours]
     if moved or gone:
         shown = ", ".join(map(repr, (moved or gone)[:3]))
-        text = f"{len(moved)} tokens have other ids, {len(gone)} are missing: {shown}"
+        text = f"{len(moved)} tokens have different ids, {len(gone)} are missing: {shown}"
         yield Violation(VOCABULARY, text)
 
 
@@ -114,8 +114,8 @@ def untrained_tokens(context: LintContext) -> Iterator[Violation]:
     "tokenizer-pieces",
     severity=Severity.ERROR,
     title="The tokenizer splits text into the same tokens as the base's",
-    why="With other merges, another normalizer or other flags, the same words become different "
-    "tokens from those that the base and the adapter were trained on.",
+    why="With different merges, normalizers or flags, the same words become other tokens than "
+    "those that the base and the adapter were trained on.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
@@ -177,8 +177,8 @@ def special_tokens(context: LintContext) -> Iterator[Violation]:
     "tokenizer-special-tokens-differ",
     severity=Severity.WARNING,
     title="The special tokens are the base's",
-    why="Programs that stop at the eos_token, or put the bos_token before a prompt, use other "
-    "tokens than with the base.",
+    why="Programs that stop at the eos_token, or put the bos_token before a prompt, use different "
+    "tokens from the base's.",
     fix="serve the adapter with the tokenizer in its own folder, if it was trained with it",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
@@ -203,8 +203,8 @@ def special_tokens_differ(context: LintContext) -> Iterator[Violation]:
     "tokenizer-decoding",
     severity=Severity.WARNING,
     title="Tokens are decoded as in the base, including spaces and the start of a text",
-    why="Answers look different from the base's: with other spaces, or with special tokens in "
-    "them. Some versions of transformers cause such differences themselves.",
+    why="Answers look different from the base's: their spacing differs, or they contain special "
+    "tokens. Some versions of transformers cause such differences themselves.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
@@ -238,7 +238,7 @@ def decoding(context: LintContext) -> Iterator[Violation]:
     "tokenizer-class",
     severity=Severity.ERROR,
     title="The tokenizer's class is the base's, or works with any tokenizer.json",
-    why="With another class, transformers makes a different tokenizer from the same files, or "
+    why="With a different class, transformers builds a different tokenizer from the same files, or "
     "fails.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],

@@ -27,25 +27,25 @@ _USE_BASE = "save the base's own tokenizer with the adapter, or leave the tokeni
     "tokenizer-behaviour",
     severity=Severity.ERROR,
     title="Every loader's tokenizer encodes and decodes text as the base's does",
-    why="A tokenizer's behaviour depends on its class, its settings and its files together. A "
-    "tokenizer that splits text differently makes other prompts than those that were judged.",
+    why="A tokenizer's behaviour depends on its class, its settings and its files together. If it "
+    "splits text differently, its prompts are not those that were judged.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
 def behaviour(context: LintContext) -> Iterator[Violation]:
     """Run both tokenizers on texts that take every branch of either."""
     try:
-        trial = context.tokenizer_trial
+        comparison = context.tokenizer_comparison
     except AdapterError as error:
         yield Violation(SETTINGS, error.what, error.fix)
         return
-    if trial is None:
+    if comparison is None:
         return
-    if trial.error:
-        yield Violation(SETTINGS, f"the tokenizer could not be tried: {trial.error}")
-    for way, message in trial.load_errors.items():
+    if comparison.error:
+        yield Violation(SETTINGS, f"the tokenizer could not be tested: {comparison.error}")
+    for way, message in comparison.load_errors.items():
         yield Violation(_where(way), f"{_tokenizer_of(way)} cannot be loaded: {message}")
-    for found in trial.differences:
+    for found in comparison.differences:
         if found.kind is not DifferenceKind.WHITESPACE:
             yield Violation(_where(found.loader), _describe(found))
 
@@ -55,7 +55,7 @@ def behaviour(context: LintContext) -> Iterator[Violation]:
     severity=Severity.ERROR,
     title="No ordinary word was added as a token without being trained",
     why="Added tokens are split off from every text first. The word then becomes one token that "
-    "the model has never seen, and reads as noise.",
+    "the model has never seen, so the model reads it as noise.",
     fix=_USE_BASE,
     needs=["tokenizer", "base", "base's tokenizer"],
 )
@@ -92,46 +92,46 @@ def trained_words(context: LintContext) -> Iterator[Violation]:
 )
 def versions(context: LintContext) -> Iterator[Violation]:
     """Find tokenizers that equal the base's in another version's form, and different spaces."""
-    trial = _trial(context)
-    if trial is None:
+    comparison = _comparison(context)
+    if comparison is None:
         return
-    for way, spelling in trial.matched_variants.items():
+    for way, spelling in comparison.matched_variants.items():
         yield Violation(_where(way), f"{_tokenizer_of(way)} is a variant of the base's: {spelling}")
     if context.folder.file(PIECES) and not context.base.has_file(PIECES):
         yield Violation(
             PIECES, "the base has no such file: texts were compared, but not its scores"
         )
-    for found in trial.differences:
+    for found in comparison.differences:
         if found.kind is DifferenceKind.WHITESPACE:
             yield Violation(_where(found.loader), _describe(found))
 
 
-def _trial(context: LintContext) -> TokenizerComparison | None:
+def _comparison(context: LintContext) -> TokenizerComparison | None:
     try:
-        return context.tokenizer_trial
+        return context.tokenizer_comparison
     except AdapterError:
         return None  # tokenizer-behaviour reports it
 
 
 def _words(context: LintContext, *, trained: bool) -> dict[str, int]:
-    trial = _trial(context)
+    comparison = _comparison(context)
     config = context.config if context.has("config") else None
-    if trial is None or not trial.new_words:
+    if comparison is None or not comparison.new_words:
         return {}
     rows = (
         {t for tokens in config.trainable_token_indices.values() for t in tokens} if config else ()
     )
     named = (*config.modules_to_save, *config.target_modules) if config else ()
     whole = any("embed_tokens" in name for name in named)
-    return {t: n for t, n in trial.new_words.items() if (whole or n in rows) is trained}
+    return {t: n for t, n in comparison.new_words.items() if (whole or n in rows) is trained}
 
 
 def _describe(found: Difference) -> str:
     what = {
         DifferenceKind.IDS: "encodes",
-        DifferenceKind.SPECIAL_TOKENS: "encodes, with other special tokens,",
+        DifferenceKind.SPECIAL_TOKENS: "encodes, with different special tokens,",
         DifferenceKind.TEXT: "decodes the tokens of",
-        DifferenceKind.WHITESPACE: "decodes, with other spaces, the tokens of",
+        DifferenceKind.WHITESPACE: "decodes, with different spacing, the tokens of",
     }[found.kind]
     return (
         f"{_tokenizer_of(found.loader)} {what} {found.text!r:.60} as {found.ours:.80}, but the "

@@ -59,7 +59,7 @@ def unreadable(context: LintContext) -> Iterator[Violation]:
     "tokenizer-incomplete",
     severity=Severity.ERROR,
     title="A tokenizer's settings come with its vocabulary",
-    why="transformers cannot make a tokenizer from settings alone, so loading the tokenizer from "
+    why="transformers cannot build a tokenizer from settings alone, so loading the tokenizer from "
     "this folder fails.",
     fix="save the tokenizer again with save_pretrained, or remove its other files",
     needs=["tokenizer"],
@@ -99,7 +99,7 @@ def code(context: LintContext) -> Iterator[Violation]:
     "tokenizer-contradiction",
     severity=Severity.ERROR,
     title="The tokenizer's files agree on every token's id",
-    why="Programs read different files, so the same text becomes different tokens in each.",
+    why="Programs read different files, so the same text becomes different tokens in each program.",
     fix="save the base's own tokenizer with the adapter",
     needs=["tokenizer"],
 )
@@ -110,7 +110,7 @@ def contradiction(context: LintContext) -> Iterator[Violation]:
         return  # tokenizer-unreadable reports it, or there is no vocabulary
     for token in own.file.id_mismatches if own.file else ():
         number = own.tokens[token]
-        yield Violation(VOCABULARY, f"added_tokens lists {token!r} with another id than {number}")
+        yield Violation(VOCABULARY, f"added_tokens lists {token!r} with an id other than {number}")
     for name, token, number in own.declared_ids:
         known = own.tokens.get(token)
         if known is None:
@@ -131,7 +131,7 @@ def _other_pieces(context: LintContext, tokens: Mapping[str, int]) -> Iterator[V
         return  # tokenizer-unreadable reports it
     moved = [piece[0] for n, piece in enumerate(pieces) if tokens.get(piece[0], n) != n]
     if moved:
-        text = f"{len(moved)} pieces have other ids than in {VOCABULARY}, such as {moved[0]!r}"
+        text = f"{len(moved)} pieces have different ids in {VOCABULARY}, such as {moved[0]!r}"
         yield Violation(PIECES, text)
 
 
@@ -161,7 +161,7 @@ def stop_token(context: LintContext) -> Iterator[Violation]:
     "tokenizer-settings",
     severity=Severity.ERROR,
     title="transformers accepts the tokenizer's settings",
-    why="transformers cannot make a tokenizer with an unknown padding or truncation side. A "
+    why="transformers cannot build a tokenizer with an unknown padding or truncation side. A "
     "maximum length that is too small truncates every prompt to a few words.",
     fix="save the tokenizer again with save_pretrained",
     needs=["tokenizer"],

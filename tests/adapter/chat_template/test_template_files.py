@@ -53,7 +53,7 @@ def test_the_later_of_two_templates_in_a_list_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSOR_FILES)
-def test_a_processors_template_is_shadowed_and_used_only_if_there_is_no_other(
+def test_a_processors_template_is_used_only_if_there_is_no_other_template(
     name: str, tmp_path: Path
 ) -> None:
     found = read(tmp_path / "a", **{name: "p"})

@@ -186,10 +186,10 @@ def test_the_parent_imports_jinja_never_and_subprocess_only_to_render() -> None:
         ("os.kill(os.getpid(), 11)", "exited with signal 11"),
         ("os._exit(3)", "exited with status 3"),
         ("print('{')", "ended without a result"),
-        ("print('[]')", "lost a template"),
+        ("print('[]')", "returned no result for a template"),
         ("print('[{}]')", "ended without a result"),
         ("print('[{\"texts\": [1]}]')", "ended without a result"),
-        ("print('[{\"texts\": []}]')", "lost a conversation"),
+        ("print('[{\"texts\": []}]')", "returned no result for a conversation"),
         ('print(\'[{"error": "a\\\\u001bb"}]\')', r"a\\x1bb"),
     ],
 )

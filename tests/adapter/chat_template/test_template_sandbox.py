@@ -58,7 +58,7 @@ def test_a_text_above_the_limit_is_an_error() -> None:
     ("error", "description"),
     [
         (MemoryError(), "needed more than 512 MiB of memory"),
-        (RecursionError(), "recurses without end, or is nested too deeply"),
+        (RecursionError(), "endless recursion, or nesting that is too deep"),
         (TooLongError(), "wrote more than 1048576 characters"),
         (TemplateSyntaxError("bad", 3), "syntax error in line 3: bad"),
         (ValueError("x"), "ValueError: x"),

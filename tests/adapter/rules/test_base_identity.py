@@ -36,7 +36,7 @@ MINI = "microsoft/Phi-3-mini-4k-instruct"
         ("mistralai/Mistral-7B-v0.1", MINI, "config-base-name"),
     ],
 )
-def test_a_base_other_than_the_config_names_is_reported(
+def test_a_base_other_than_the_one_in_the_config_is_reported(
     named: str | None, given: str, rule: str, tmp_path: Path
 ) -> None:
     adapter = plain()

@@ -18,7 +18,10 @@ def test_one_huge_number_is_reported_with_its_value(tmp_path: Path) -> None:
     array[3, 1] = -50
     adapter.tensors[name] = array
     found = changed(adapter, tmp_path)
-    assert ("values-spike", f"one of its {array.size} numbers is 50, the others are small") in found
+    assert (
+        "values-spike",
+        f"one of its {array.size} numbers is 50, and the others are small",
+    ) in found
 
 
 def test_a_block_of_zeros_is_reported_with_its_position(tmp_path: Path) -> None:

@@ -62,4 +62,4 @@ def test_an_untrained_adapter_is_reported_with_the_cause(tmp_path: Path) -> None
     for key in adapter.names(B):
         adapter.tensors[key] = np.zeros_like(adapter.array(key))
     (found,) = [f for f in report_on(adapter, tmp_path).findings if f.rule == "values-untrained"]
-    assert found.message == "every module's delta is zero (B is zero): the bare base runs"
+    assert found.message == "every module's delta is zero (B is zero): the base runs unchanged"

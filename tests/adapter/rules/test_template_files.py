@@ -17,7 +17,7 @@ def test_a_different_template_is_reported_with_both_texts(tmp_path: Path) -> Non
     message = messages(TEMPLATE + "{{ 'extra' }}", tmp_path)["tokenizer-template"]
     assert message.startswith("the chat template renders ")
     assert "extra" in message
-    assert " where the base's renders " in message
+    assert ", but the base's renders " in message
 
 
 def test_a_branch_that_no_conversation_takes_is_reported_with_its_line(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_prompt_that_does_not_open_the_answer_or_lacks_the_users_text_is_a_war
     assert renderings == [template]
 
 
-def test_a_template_in_its_own_file_is_reported_there(tmp_path: Path) -> None:
+def test_a_template_in_a_separate_file_is_reported_with_that_file(tmp_path: Path) -> None:
     adapter = plain()
     adapter.files = {"chat_template.jinja": b"{{ eos_token + bos_token + no.such }}"}
     (finding,) = report_on(adapter, tmp_path).findings

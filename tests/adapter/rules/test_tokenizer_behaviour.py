@@ -28,9 +28,10 @@ def difference(kind: DifferenceKind) -> Difference:
     )
 
 
-def use_trial(monkeypatch: pytest.MonkeyPatch, **results: Any) -> None:
+def use_comparison(monkeypatch: pytest.MonkeyPatch, **results: Any) -> None:
     nothing: dict[str, Any] = {"load_errors": {}, "new_words": {}, "matched_variants": {}}
-    monkeypatch.setattr(LintContext, "tokenizer_trial", TokenizerComparison(**nothing | results))
+    comparison = TokenizerComparison(**nothing | results)
+    monkeypatch.setattr(LintContext, "tokenizer_comparison", comparison)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def use_trial(monkeypatch: pytest.MonkeyPatch, **results: Any) -> None:
 def test_a_difference_is_reported_with_both_results(
     kind: DifferenceKind, message: str, context: LintContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_trial(monkeypatch, differences=(difference(kind),))
+    use_comparison(monkeypatch, differences=(difference(kind),))
     (found,) = rules.behaviour.check(context)
     assert found.message == f"transformers' tokenizer {message}"
     assert list(rules.versions.check(context)) == []
@@ -55,7 +56,7 @@ def test_a_difference_is_reported_with_both_results(
 def test_an_untrained_word_is_reported_with_its_id(
     context: LintContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_trial(monkeypatch, new_words={"refund": 99})
+    use_comparison(monkeypatch, new_words={"refund": 99})
     (found,) = rules.words.check(context)
     assert found.message == "'refund' was added as token 99, but not trained"
     assert list(rules.trained_words.check(context)) == []
@@ -67,6 +68,6 @@ def test_an_unreadable_file_is_reported_with_the_readers_fix(
     def fail(context: LintContext) -> TokenizerComparison:
         raise AdapterError("x is broken", "save x again")
 
-    monkeypatch.setattr(LintContext, "tokenizer_trial", property(fail))
+    monkeypatch.setattr(LintContext, "tokenizer_comparison", property(fail))
     (found,) = rules.behaviour.check(context)
     assert (found.message, found.fix) == ("x is broken", "save x again")

@@ -116,7 +116,7 @@ def test_a_small_folder_takes_only_some_seconds(fields: dict[str, Any], tmp_path
     assert not report.accepted
 
 
-def test_a_declared_rank_costs_no_memory(tmp_path: Path) -> None:
+def test_a_declared_rank_does_not_allocate_memory(tmp_path: Path) -> None:
     import tracemalloc
 
     adapter = plain()

@@ -22,7 +22,7 @@ def test_pieces_have_text_score_and_type() -> None:
     [b"", bytes(5_000_000), b"\x08" * 3, piece(b"a")[:-1], piece(b"a") + b"\x18\x00" * MAX_FIELDS],
     ids=["empty", "zeros", "an unterminated number", "truncated", "too many fields"],
 )
-def test_other_bytes_are_rejected(data: bytes) -> None:
+def test_bytes_that_are_not_a_model_are_rejected(data: bytes) -> None:
     with pytest.raises(AdapterError, match="not a SentencePiece model; save the tokenizer again"):
         parse_pieces(data)
 

@@ -118,7 +118,7 @@ def test_a_base_whose_tokenizer_does_not_load_is_an_error_of_the_base(tmp_path: 
         compare_tokenizers(folder, BaseFiles.open(base))
 
 
-def test_the_child_leaves_nothing_and_opens_no_socket(
+def test_the_child_leaves_no_files_and_opens_no_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "tmp"

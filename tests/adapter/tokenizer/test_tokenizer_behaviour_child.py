@@ -13,7 +13,7 @@ def test_the_allowance_grows_with_the_time_of_the_base() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
-def test_the_cpu_time_is_limited_from_now_on() -> None:
+def test_the_cpu_time_limit_starts_now() -> None:
     code = (
         "import resource\n"
         "from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour_child import limit_seconds\n"

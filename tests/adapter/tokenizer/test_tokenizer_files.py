@@ -71,7 +71,7 @@ def test_pieces_are_used_only_without_a_tokenizer_json(tmp_path: Path) -> None:
     assert both.pieces == ()
 
 
-def test_a_parsed_file_is_used_again(tmp_path: Path) -> None:
+def test_a_parsed_file_is_reused(tmp_path: Path) -> None:
     model = {"model": {"type": "BPE", "vocab": {"a": 0}}}
     folder = folder_with(tmp_path, tokenizer_json=model)
     first = read_tokenizer(folder)

@@ -25,7 +25,7 @@ def loaded(folder: Path) -> dict[str, LoadedTokenizer]:
     return found
 
 
-def test_both_loaders_of_the_tiny_base_encode_and_decode_alike() -> None:
+def test_both_loaders_of_the_tiny_base_encode_and_decode_equally() -> None:
     found = loaded(TINY)
     assert found.keys() == {TRANSFORMERS, TOKENIZERS}
     one, other = found.values()

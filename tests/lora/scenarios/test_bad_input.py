@@ -50,7 +50,7 @@ def test_factors_with_mismatched_shapes_are_refused(changed: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("part", ["A", "B"])
-def test_factors_of_another_dtype_are_refused(part: str) -> None:
+def test_factors_of_another_dtype_are_rejected(part: str) -> None:
     single = replace(F, **{part: getattr(F, part).astype(np.float32)})
     for compute in everything(single):
         with pytest.raises(InputError, match=r"must be float64: got .*float32.*; convert them"):
