@@ -155,6 +155,9 @@ def resolve(  # noqa: PLR0913  one argument for each place that a setting can be
                 continue
         _, sources[spec.name], starts[spec.name] = found or (None, DEFAULT, directory)
     settings = GateSettings(**values, sources=sources, starts=starts)  # type: ignore[arg-type]
+    if settings.baseline and os.path.isdir(settings.baseline):  # noqa: PTH112  never raises
+        # The folder of a report: its record is meant.
+        settings = replace(settings, baseline=settings.baseline / "record.json")
     if ini_directory and (table or any(value is not None for value in ini.values())):
         if forgiving and is_inside(settings.adapter, ini_directory):
             return resolve(options, environment, {}, directory, None, forgiving=True)

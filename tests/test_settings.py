@@ -236,3 +236,9 @@ def test_a_random_order_is_drawn_unless_one_is_set(tmp_path: Path) -> None:
     )
     # A seed does not set the order: it may be in a file that an adapter's author can read.
     assert with_order(settings(tmp_path, {"seed": "7"})).sources["order"] == DRAWN
+
+
+def test_a_report_folder_as_baseline_means_its_record(tmp_path: Path) -> None:
+    (tmp_path / "accepted").mkdir()
+    found = settings(tmp_path, {"adapter": ["a"], "baseline": "accepted"})
+    assert found.baseline == tmp_path / "accepted" / "record.json"

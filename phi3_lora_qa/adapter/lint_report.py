@@ -141,17 +141,18 @@ def describe_unchecked(unchecked: Iterable[UncheckedRule], *, base_option: str =
         base_option: The option with which the user passes a base.
     """
     rules = list(unchecked)
-    parts = []
+    parts: list[tuple[int, str]] = []
     for file in dict.fromkeys(rule.fix_first for rule in rules if rule.fix_first):
         blocked = [rule for rule in rules if rule.fix_first == file]
         families = Counter(family_of(rule.rule) for rule in blocked)
         names = ", ".join(f"{count} {family}" for family, count in families.items())
-        parts.append(
-            f"{len(blocked)} blocked until {file} is fixed"
-            + (f" ({names})" if len(families) > 1 else "")
-        )
+        kinds = f" ({names})" if len(families) > 1 else ""
+        parts.append((len(blocked), f"blocked until {file} is fixed{kinds}"))
     lacking = Counter(rule.missing[0] for rule in rules if not rule.fix_first)
     for part, count in lacking.most_common():
         how = f" (pass {base_option} DIR_OR_ID)" if part == "base" else ""
-        parts.append(f"{count} need{'s' * (count == 1)} the {part}{how}")
-    return f"{len(rules)} rule{'s' * (len(rules) != 1)}: {', '.join(parts)}"
+        parts.append((count, f"need{'s' * (count == 1)} the {part}{how}"))
+    all_rules = f"{len(rules)} rule{'s' * (len(rules) != 1)}"
+    if len(parts) == 1:
+        return f"{all_rules} {parts[0][1]}"
+    return f"{all_rules}: " + ", ".join(f"{count} {text}" for count, text in parts)

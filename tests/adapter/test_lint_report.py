@@ -50,7 +50,7 @@ def test_unchecked_rules_are_described_by_what_they_lack() -> None:
     )
     blocked = UncheckedRule(rule="export-vllm", missing=("config",), fix_first="c.json")
     assert describe_unchecked((*REPORT.blocked, blocked)) == (
-        "2 rules: 2 blocked until c.json is fixed (1 values, 1 export)"
+        "2 rules blocked until c.json is fixed (1 values, 1 export)"
     )
     assert describe_unchecked(REPORT.unchecked[:1] * 2, base_option="--phi3-base") == (
         "2 rules: 2 need the base (pass --phi3-base DIR_OR_ID)"
