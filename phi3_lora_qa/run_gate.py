@@ -1,4 +1,4 @@
-"""The gate as a function, for notebooks and scripts: the same checks and verdict as with pytest."""
+"""The gate as a function for notebooks and scripts: the same checks and verdict as in pytest."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,8 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
 
     Args:
         adapter: The adapter's folder.
-        base: The trusted base: a folder, a hub id or a name; by default the adapter's, if trusted.
+        base: The trusted base: a folder, a hub id or a name. By default, the one that the adapter's
+            config names, if that is trusted.
         suite: Files with quality items; by default the items that belong to a bundled base.
         thresholds: A file with the limits of the quality stage.
         stages: The stages to run.
@@ -48,7 +49,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
             ``metric=["rouge_l"]`` (docs/reference.md lists them).
 
     Returns:
-        The record; its verdict is PASS if the adapter may ship, and its reason says why.
+        The record; its verdict is PASS if the adapter is safe to ship, and its reason explains it.
 
     Raises:
         InputError: An argument or setting cannot be used, or the report cannot be written.
@@ -100,7 +101,7 @@ def _reject_unknown(settings: dict[str, object]) -> None:
         if name not in known:
             hint = did_you_mean(name, known)
             raise InputError(
-                f"there is no such setting: {escape(name, 60)}; "
+                f"unknown setting: {escape(name, 60)}; "
                 + (f"{hint} " if hint else "")
-                + f"known are {', '.join(known)}"
+                + f"use one of {', '.join(known)}"
             )

@@ -177,7 +177,7 @@ def test_an_empty_adapter_is_rejected(
     tmp_path: Path, given: dict[str, object], ini: dict[str, object], variable: str | None
 ) -> None:
     environment = {} if variable is None else {"PHI3_LORA_QA_ADAPTER": variable}
-    with pytest.raises(InputError, match="the adapter is empty, and nothing would be gated"):
+    with pytest.raises(InputError, match="the adapter's path is empty, so nothing would be gated"):
         settings(tmp_path, given, environment, ini)
 
 

@@ -9,11 +9,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import NormalDist
 
 LEVEL, POWER = 0.05, 0.80
-
-_Z = NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(POWER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +37,9 @@ def detectable_share(n: float, discordant: float) -> float:
         n: Independent items.
         discordant: The assumed share of items on which the models differ, in (0, 1].
     """
-    change = _Z * math.sqrt(discordant / n)
-    return min(1.0, change if change <= discordant else _Z**2 / n)
+    z = _quantiles()
+    change = z * math.sqrt(discordant / n)
+    return min(1.0, change if change <= discordant else z**2 / n)
 
 
 def detectable_mean(n: float, deviation: float) -> float:
@@ -51,7 +49,7 @@ def detectable_mean(n: float, deviation: float) -> float:
         n: Independent items.
         deviation: The assumed standard deviation of the paired differences.
     """
-    return _Z * deviation / math.sqrt(n)
+    return _quantiles() * deviation / math.sqrt(n)
 
 
 def independent_items(clusters: Iterable[str]) -> float:
@@ -67,3 +65,10 @@ def independent_items(clusters: Iterable[str]) -> float:
     alone = sizes.pop("", 0)
     squares = alone + sum(size**2 for size in sizes.values())
     return (alone + sum(sizes.values())) ** 2 / squares if squares else 0.0
+
+
+def _quantiles() -> float:
+    """Return the sum of the normal quantiles of the level and the power."""
+    from statistics import NormalDist  # imports random; every command imports this module
+
+    return NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(POWER)

@@ -275,7 +275,7 @@ def test_a_folder_called_as_an_installed_package_is_refused(
     shutil.copytree(good_adapter, pytester.path / "evil-1.0.dist-info")
     result = gate(pytester, "--phi3-adapter=evil-1.0.dist-info", "--phi3-only")
     assert result.ret == 2
-    assert "is a Python package by its name" in result.stderr.str()
+    assert "looks like a Python package" in result.stderr.str()
 
 
 def test_a_folder_among_compiled_modules_is_refused(

@@ -32,7 +32,7 @@ ENDS: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
     "no such baseline": (options("--phi3-baseline=no.json"), 2, "no.json"),
     "an unknown setting": (settings_file("sweet = 1\n"), 2, "unknown setting sweet"),
     "a broken settings file": (settings_file("seed =\n"), 2, "mend the TOML"),
-    "the gate switched off": (options("-p", "no:phi3-lora-qa-gate"), 2, "switch the gate off"),
+    "the gate disabled": (options("-p", "no:phi3-lora-qa-gate"), 2, "disable the gate"),
     "an option that pytest lacks": (options("--no-such-option"), 4, "had just begun"),
     "a test that is not there": (options("tests/no.py"), 4, "exit status 4"),
     "a conftest that fails": (conftest("raise ValueError('no')"), 4, "had just begun"),

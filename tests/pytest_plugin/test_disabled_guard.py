@@ -1,4 +1,4 @@
-"""A plugin that is switched off refuses a run in which an adapter is given."""
+"""A disabled plugin refuses a run with an adapter."""
 
 from pathlib import Path
 

@@ -220,7 +220,7 @@ def test_what_only_lists_or_plans_judges_nothing_and_is_not_0(
         assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
     else:
         assert result.ret == 2
-        assert result.stderr.str().count("Exit: no adapter was judged") == 1
+        assert result.stderr.str().count("Exit: no verdict") == 1
 
 
 @pytest.mark.parametrize("words", ["--help", "--version --version", "--markers"])

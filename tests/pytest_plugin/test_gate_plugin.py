@@ -55,7 +55,7 @@ def test_several_adapters_get_a_verdict_each_and_the_run_the_worst(
     assert result.ret == 1
     assert record_of(pytester, "out/adapter").verdict == "PASS"
     assert record_of(pytester, "out/nan").verdict == "FAIL"
-    result.stdout.fnmatch_lines(["FAIL for the run"])
+    result.stdout.fnmatch_lines(["verdict of the run: FAIL"])
     # The checks of one adapter are counted for it alone.
     for name in ("adapter", "nan"):
         count = len(record_of(pytester, f"out/{name}").checks)
@@ -69,7 +69,7 @@ def test_a_verdict_over_some_stages_says_which_it_leaves_out(
 ) -> None:
     assert gate(pytester, good_adapter).ret == 0
     record = record_of(pytester)
-    assert "stages left out: checkpoint, quality, export" in record.reason
+    assert "stages not run: checkpoint, quality, export" in record.reason
     assert "scored" not in record.environment
 
 
