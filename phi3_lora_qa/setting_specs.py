@@ -182,7 +182,7 @@ SPECS = (
         choices=ENGINES,
         metavar="NAME",
         help="the local scoring engine: fast, or plain (transformers' own generate and forward; "
-        "slower); plain is also used if fast does not work with the installed libraries",
+        "slower); plain is also used if fast does not work with these libraries",
     ),
     SettingSpec(
         name="dtype",

@@ -89,7 +89,7 @@ def test_the_limits_are_those_of_the_profile_or_of_the_file(tmp_path: Path) -> N
     limits = tmp_path / "limits.toml"
     limits.write_text(NO_LIMITS)
     done = run(suite, "--thresholds", limits)
-    assert (done.exit_code, f"the limits of {limits} (1)" in done.output) == (0, True), done.output
+    assert (done.exit_code, f"every limit of {limits} (1)" in done.output) == (0, True), done.output
     limits.write_text(NO_LIMITS.replace("target", "safety"))
     done = run(suite, "--thresholds", limits)
     assert done.exit_code == 1

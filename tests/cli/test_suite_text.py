@@ -15,7 +15,7 @@ GOOD = LimitFeasibility(limit=limit(), items=40, decidable=True)
 
 
 def lines(report: SuiteReport, *limits: LimitFeasibility) -> list[str]:
-    return list(report_lines(report, limits or (GOOD,), PowerAssumptions(), "the limits of x.toml"))
+    return list(report_lines(report, limits or (GOOD,), PowerAssumptions(), "x.toml"))
 
 
 def test_a_clean_suite_with_enough_items_is_ok() -> None:

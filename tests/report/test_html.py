@@ -206,7 +206,7 @@ def test_a_long_answer_is_cut_and_the_page_says_where_all_of_it_is() -> None:
 
 def test_a_record_whose_items_are_gone_says_so() -> None:
     assert "was not next to the record" in render_html(passing(), [])
-    assert "No answers were made" in render_html(incomplete(), [])
+    assert "No answers were generated" in render_html(incomplete(), [])
 
 
 def test_numbers_that_are_not_finite_do_not_break_the_page() -> None:
