@@ -37,8 +37,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
 
     Args:
         adapter: The adapter's folder.
-        base: The trusted base: a folder, a hub id or a name. By default, the one that the adapter's
-            config names, if that is trusted.
+        base: The trusted base: a folder, a hub id or a name; by default the config's, if trusted.
         suite: Files with quality items; by default the items that belong to a bundled base.
         thresholds: A file with the limits of the quality stage.
         stages: The stages to run.

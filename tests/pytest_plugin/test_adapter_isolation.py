@@ -176,7 +176,7 @@ IN_WORKERS = (
         *(pytest.param(name, ("-n2",), id=f"{name}, in workers") for name in IN_WORKERS),
     ],
 )
-def test_no_file_there_runs_whatever_leads_there(
+def test_no_file_in_an_adapters_folder_runs(
     name: str,
     workers: tuple[str, ...],
     pytester: pytest.Pytester,

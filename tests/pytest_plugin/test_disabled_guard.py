@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("asked", ["option", "environment", "configuration", "file", "empty"])
-def test_a_plugin_that_is_switched_off_ends_the_run_if_an_adapter_was_asked_for(
+def test_a_disabled_plugin_refuses_a_run_with_an_adapter(
     asked: str, pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pytester.path / "test_own.py").write_text("def test_own(): pass\n")

@@ -94,7 +94,7 @@ def test_rules_that_are_ignored_are_told_in_the_record(
     assert result.ret == 0
     record = record_of(pytester)
     assert record.settings["lint_ignore"].value == ["values-nan"]
-    assert "ignored by settings" in record.reason
+    assert "settings select, ignore or re-level" in record.reason
     (ran,) = [c for c in record.checks if c.id.endswith("linter_completed")]
     assert ran.measured["ignored"] == ["values-nan"]
 

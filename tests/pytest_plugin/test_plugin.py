@@ -111,7 +111,7 @@ def test_an_empty_adapter_ends_with_2(
     (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
     result = pytester.runpytest_subprocess(*(w.replace("GOOD", str(good_adapter)) for w in given))
     assert result.ret == 2
-    assert "adapter is empty, and nothing would be gated" in result.stderr.str()
+    assert "path is empty, so nothing would be gated" in result.stderr.str()
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", "GOOD,"])
@@ -122,7 +122,7 @@ def test_an_adapters_variable_that_expands_to_nothing_ends_with_2(
     for args in ((), ("--phi3-only",)):
         result = pytester.runpytest_subprocess(*args)
         assert result.ret == 2
-        assert "PHI3_LORA_QA_ADAPTER: the adapter is empty" in result.stderr.str()
+        assert "PHI3_LORA_QA_ADAPTER: the adapter's path is empty" in result.stderr.str()
     assert run_static(pytester, good_adapter).ret == 0  # an option goes before the environment
 
 

@@ -1,4 +1,4 @@
-"""A machine short of memory or file handles gives no verdict, one line, and no rejection."""
+"""A machine that runs out of memory or file handles gives one line, no verdict, no rejection."""
 
 import json
 import subprocess
