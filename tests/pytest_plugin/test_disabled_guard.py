@@ -30,5 +30,7 @@ def test_a_disabled_plugin_refuses_a_run_with_an_adapter(
         said = [line for line in result.stderr.lines if line.startswith("Exit: ")]
         assert len(said) == 1
         assert (
-            "is empty" if asked == "empty" else "-p no:phi3_lora_qa, but an adapter is given by"
+            "is empty"
+            if asked == "empty"
+            else "-p no:phi3_lora_qa disables the plugin, but an adapter is given by"
         ) in said[0]
