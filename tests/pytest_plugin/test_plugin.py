@@ -15,13 +15,13 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such adapter": (lambda tmp, good: [f"--phi3-adapter={tmp / 'no'}"], "no such folder"),
     "a file": (
         lambda tmp, good: [f"--phi3-adapter={good / 'adapter_config.json'}"],
-        "is no folder",
+        "is not a folder",
     ),
     "no such base": (
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-base=nothing/here"],
         "nothing/here",
     ),
-    "a base that is no Phi-3": (
+    "a base that is not a Phi-3": (
         lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-base={llama(tmp)}"],
         "llama",
     ),
@@ -53,7 +53,10 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-stage=maths"],
         "maths",
     ),
-    "an unknown id": (lambda tmp, good: [f"--phi3-adapter={good}", "phi3::static::no"], "no check"),
+    "an unknown id": (
+        lambda tmp, good: [f"--phi3-adapter={good}", "phi3::static::no"],
+        "unknown check",
+    ),
 }
 
 
@@ -172,5 +175,5 @@ def test_a_folder_of_adapters_ends_with_2_and_names_those_to_choose_from(
         shutil.copytree(good_adapter, both / name)
     result = run_static(pytester, both)
     assert result.ret == 2
-    said = result.stdout.str() + result.stderr.str()
-    assert f"give one of them: {both / 'first'}, {both / 'second'}" in said
+    shown = result.stdout.str() + result.stderr.str()
+    assert f"pass one of them: {both / 'first'}, {both / 'second'}" in shown
