@@ -1,4 +1,4 @@
-"""Fine-tune Phi-3 with LoRA, and decide with pytest whether the adapter may ship.
+"""Fine-tune Phi-3 with LoRA, and check with pytest that the adapter is safe to ship.
 
 Importing the package loads nothing heavy: the public names are resolved on first use (PEP 562).
 """

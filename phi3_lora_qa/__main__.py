@@ -1,6 +1,6 @@
 """The console script, and ``python -m phi3_lora_qa``.
 
-If memory or file handles do not suffice to load the commands, Python would end with a traceback and
+Without enough memory or file handles to load the commands, Python would end with a traceback and
 exit status 1, which means that an adapter was rejected. Here it ends with status 2.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _exit_short_of(what: bytes) -> None:
-    os.write(2, b"phi3-lora-qa: error: the machine is short of " + what + b"\n")
+    os.write(2, b"phi3-lora-qa: error: the machine ran out of " + what + b"\n")
     sys.exit(2)
 
 

@@ -50,7 +50,7 @@ class AdapterError(InputError):
 
     Attributes:
         what: What is wrong, and what was found.
-        fix: How to fix it; empty if ``what`` says so already. The error's text is ``WHAT; FIX``.
+        fix: How to fix it; empty if ``what`` contains it. The error's text is ``WHAT; FIX``.
 
     Example:
         >>> from phi3_lora_qa import AdapterError, lint
@@ -115,7 +115,7 @@ class IncompatibleLibraryError(Phi3LoraQAError, ImportError):
 
 
 class MachineError(Phi3LoraQAError):
-    """The machine is short of a resource, so nothing is known about the adapter.
+    """The machine ran out of a resource, so nothing is known about the adapter.
 
     Example:
         >>> from phi3_lora_qa import InputError, MachineError
@@ -125,10 +125,10 @@ class MachineError(Phi3LoraQAError):
 
 
 _SHORT_OF = {
-    errno.ENOMEM: "memory; free some, or raise its limit (ulimit -v, or the job's)",
-    errno.EMFILE: "file handles; close files, or raise their limit (ulimit -n)",
+    errno.ENOMEM: "memory; free some, or raise the limit (ulimit -v, or the job's limit)",
+    errno.EMFILE: "file handles; close files, or raise the limit (ulimit -n)",
     errno.ENFILE: "file handles; close files, or raise the system's limit",
-    errno.EAGAIN: "processes and threads; end some, or raise their limit (ulimit -u)",
+    errno.EAGAIN: "processes and threads; end some, or raise the limit (ulimit -u)",
     errno.ENOSPC: "disk space; free some, or set TMPDIR to a folder that has it",
     errno.EFBIG: "space for a file; raise the limit on file sizes (ulimit -f)",
     errno.EDQUOT: "disk space; free some, or set TMPDIR to a folder that has it",
@@ -145,11 +145,11 @@ _MESSAGES = (
     ("exception set", errno.ENOMEM),  # Python itself, without memory for the exception
 )
 _NATIVE = (ImportError, RuntimeError, SystemError)
-"""Kinds of errors with which native libraries report a shortage only in words."""
+"""The kinds of errors that native libraries raise for a shortage, which only their text names."""
 
 
 def shortage(error: BaseException) -> MachineError | None:
-    """Return the shortage of the machine that caused an error; None if there is another cause.
+    """Return a MachineError if an error has a shortage as its cause; None otherwise.
 
     The chain of causes is searched, since a library often raises its own error after the real one.
     """
@@ -157,11 +157,12 @@ def shortage(error: BaseException) -> MachineError | None:
         return error
     if isinstance(error, RecursionError):
         return MachineError(
-            "Python's stack is too short; find what is nested too deeply, or raise its limit"
+            "Python's recursion limit was reached: something is nested too deeply; flatten it, or "
+            "raise the limit"
         )
     numbers = filter(None, map(_errno_of, _chain(error)))
     number = next(numbers, 0)
-    return MachineError(f"the machine is short of {_SHORT_OF[number]}") if number else None
+    return MachineError(f"the machine ran out of {_SHORT_OF[number]}") if number else None
 
 
 def path_trouble(error: BaseException) -> InputError | None:
@@ -173,6 +174,11 @@ def path_trouble(error: BaseException) -> InputError | None:
         f"cannot use {shown or 'an empty path'}: {error.strerror or type(error).__name__}; "
         "use another path, or make this one readable and writable"
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's reason as text; for an OSError without its number and path."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

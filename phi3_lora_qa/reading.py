@@ -3,8 +3,8 @@
 Reading a pipe can block forever, and a device has no end. A path is therefore opened without
 blocking, and its file type is checked on the open handle before the first byte is read. Symbolic
 links are followed, because model caches use them; `adapter/folder.py` does not follow the links of
-an adapter. Every failure is an OSError: also a path with a NUL, and a path that is not a regular
-file.
+an adapter. Every failure is an OSError, including a path with a NUL and a path that is not a
+regular file.
 """
 
 import errno

@@ -1,8 +1,9 @@
 """The run record: everything that a gate run found, as frozen dataclasses and as JSON.
 
 ``record.json`` is the only input of the report, so everything that a reader sees is a field here.
-Fields hold data; sentences are made where they are shown (docs/decisions/0015). The form of the
-file is ``record.schema.json``. ``SCHEMA_VERSION`` rises whenever a reader must change.
+Fields hold data; sentences are made where they are shown (docs/decisions/0015).
+``record.schema.json`` defines the file's format. ``SCHEMA_VERSION`` is increased whenever readers
+must change.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from phi3_lora_qa.dataclass_json import Json, from_plain, to_plain
-from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.errors import InputError, escape, reason_of
 from phi3_lora_qa.function_arguments import require_path
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SourceKind
@@ -22,7 +23,7 @@ from phi3_lora_qa.setting_specs import SourceKind
 SCHEMA_VERSION = 2
 SCORED_CHECK = "phi3::quality::every_item_is_scored"
 LARGEST = 64 << 20
-"""The most bytes of a record: a hundred times what a gate of the largest Phi-3 writes."""
+"""The largest size of a record in bytes: a hundred times that of a gate of the largest Phi-3."""
 
 Rule = Literal["at_least", "at_most", "improve_by", "no_worse_than"]
 Against = Literal["base", "baseline"]
@@ -56,7 +57,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The result of one check. ``measured`` holds the numbers that the message is made of."""
+    """The result of one check. ``measured`` holds the numbers in the message."""
 
     id: str
     stage: str
@@ -69,7 +70,7 @@ class CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitEntry:
-    """A limit that a metric was judged by. ``value`` is in the metric's own unit.
+    """A limit that a metric was checked against. ``value`` is in the metric's own unit.
 
     ``at_least`` and ``at_most`` bound the tuned mean; ``improve_by`` and ``no_worse_than`` compare
     it with ``against``.
@@ -84,12 +85,12 @@ class LimitEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of one group of items, base against tuned.
+    """One metric of one group of items, for the base and the tuned model.
 
-    ``difference`` is tuned minus base, the mean over ``n`` paired items; ``low`` and ``high`` bound
-    what ``limit`` is about (the difference, or the tuned mean), by ``method``. ``limit`` and
-    ``outcome`` are None where no limit was set. ``against`` is ``base``; or ``baseline``, and then
-    ``base`` is the mean of the last accepted adapter.
+    ``difference`` is tuned minus base, the mean over ``n`` paired items; ``low`` and ``high`` are
+    the interval of what ``limit`` bounds (the difference, or the tuned mean), computed by
+    ``method``. ``limit`` and ``outcome`` are None if no limit was set. If ``against`` is
+    ``baseline``, ``base`` is the mean of the last accepted adapter.
     """
 
     group: str
@@ -120,10 +121,10 @@ class ItemRow:
 
     ``prompt`` is the turns before the answer. Losses are mean nats per reference token over
     ``tokens`` tokens. ``scores`` maps the name of a metric that applies to the item to its values
-    ``(base, tuned)``. ``base_error`` and ``tuned_error`` say why that model has no score; they are
-    empty where it has one. ``cluster`` names what the item shares with others, such as a document;
-    empty for none. ``extras`` is JSON text of the item's choices and checks, which some scores
-    depend on; empty where it has neither.
+    ``(base, tuned)``. ``base_error`` and ``tuned_error`` are the reasons why that model has no
+    score, empty if it has one. ``cluster`` names what the item shares with others, such as a
+    document; empty for none. ``extras`` is JSON text of the item's choices and checks, which some
+    scores depend on; empty if it has neither.
     """
 
     id: str
@@ -149,7 +150,7 @@ class ItemRow:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterEntry:
-    """The adapter that was gated: where it was, and the hashes of the bytes that were judged."""
+    """The adapter that was gated: where it was, and the hashes of the files that were checked."""
 
     path: str
     name: str
@@ -160,9 +161,9 @@ class AdapterEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseEntry:
-    """The base that it was compared with; ``fingerprint`` is empty where its files are not local.
+    """The base that it was compared with; ``fingerprint`` is empty if its files are not local.
 
-    ``id`` is empty where there was no base.
+    ``id`` is empty if there was no base.
     """
 
     id: str
@@ -181,7 +182,7 @@ class SettingEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long one phase took; ``tokens`` is 0 where the phase does not count any."""
+    """How long one phase took; ``tokens`` is 0 if the phase does not count tokens."""
 
     phase: str
     seconds: float
@@ -264,18 +265,18 @@ class RunRecord:
         return 0
 
     def to_json(self) -> str:
-        """Return the record as strict JSON: a NaN or an infinity becomes the string of its name."""
+        """Return the record as strict JSON: a NaN or an infinity becomes a string."""
         return json.dumps(to_plain(self), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def load_record(path: Path | str) -> RunRecord:
-    """Load what a gate run found from its ``record.json``.
+    """Load the record of a gate run from its ``record.json``.
 
     Args:
-        path: The record, or the report's folder.
+        path: The record, or the folder of the report.
 
     Returns:
-        The record. Its item rows are in a file of their own (``phi3_lora_qa.report.read_items``).
+        The record. Its item rows are in a separate file (``phi3_lora_qa.report.read_items``).
 
     Raises:
         InputError: The path is not one, the file is missing or too large, is not JSON, or is not a
@@ -335,7 +336,7 @@ _REPEATED = (
 
 
 def _gate_command(raw: Mapping[str, Json], where: str) -> str:
-    """Return the command that writes a record anew, from what can still be read of the old one."""
+    """Return the command that makes a new record, with what can be read of the old one."""
     adapter, settings = raw.get("adapter"), raw.get("settings")
     path = adapter.get("path") if isinstance(adapter, dict) else None
     words = ["pytest", "--phi3-only", f"--phi3-adapter={path or 'ADAPTER'}"]
@@ -351,5 +352,6 @@ def _gate_command(raw: Mapping[str, Json], where: str) -> str:
 
 def _unreadable(where: str, error: Exception) -> InputError:
     return InputError(
-        f"cannot read the record {where}: {error}; pass a record.json that the gate wrote"
+        f"cannot read the record {where}: {reason_of(error)}; "
+        "pass a record.json that the gate wrote"
     )

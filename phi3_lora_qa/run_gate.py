@@ -1,4 +1,4 @@
-"""The gate as a function, for notebooks and scripts: the same checks and verdict as with pytest."""
+"""The gate as a function for notebooks and scripts: the same checks and verdict as in pytest."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
 
     Args:
         adapter: The adapter's folder.
-        base: The trusted base: a folder, a hub id or a name; by default the adapter's, if trusted.
+        base: The trusted base: a folder, a hub id or a name; by default the config's, if trusted.
         suite: Files with quality items; by default the items that belong to a bundled base.
         thresholds: A file with the limits of the quality stage.
         stages: The stages to run.
@@ -49,7 +49,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
             ``metric=["rouge_l"]`` (docs/reference.md lists them).
 
     Returns:
-        The record; its verdict is PASS if the adapter may ship, and its reason says why.
+        The record; its verdict is PASS if the adapter is safe to ship, and its reason explains it.
 
     Raises:
         InputError: An argument or setting cannot be used, the report cannot be written, or the
@@ -73,12 +73,16 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
     }
     resolved = resolve({**settings, **given}, {}, {}, Path.cwd(), None)
     reject_on_import_path(resolved.adapter[0])
-    if report is None:
-        return _run(resolved, None, on_progress)
-    reports = Reports(resolved, Path.cwd())
+    return _run_with_report(resolved, on_progress)
+
+
+def _run_with_report(settings: GateSettings, on_progress: Progress) -> RunRecord:
+    if settings.report is None:
+        return _run(settings, None, on_progress)
+    reports = Reports(settings, Path.cwd())
     reports.claim(partial=False)
     try:
-        return _run(resolved, reports, on_progress)
+        return _run(settings, reports, on_progress)
     except BaseException as error:
         reports.end(f"{type(error).__name__}: {error}")
         raise
@@ -103,7 +107,7 @@ def _reject_unknown(settings: dict[str, object]) -> None:
         if name not in known:
             hint = did_you_mean(name, known)
             raise InputError(
-                f"there is no such setting: {escape(name, 60)}; "
+                f"unknown setting: {escape(name, 60)}; "
                 + (f"{hint} " if hint else "")
-                + f"known are {', '.join(known)}"
+                + f"use one of {', '.join(known)}"
             )

@@ -1,7 +1,7 @@
 """The table of all settings: name, kind, default and help. Add a new setting here.
 
-Options, environment variables, pytest's ini keys and the keys of files are generated from the
-table. ``settings.GateSettings`` has a field for each.
+Options, environment variables, pytest's ini keys and keys in files are generated from this table.
+``settings.GateSettings`` has a field for each setting.
 """
 
 from collections.abc import Callable
@@ -43,13 +43,13 @@ class SettingSpec:
     """One setting.
 
     Attributes:
-        name: Its name, in every place that it can be set in.
+        name: Its name wherever it is set.
         help: The help text of its option.
         kind: ``text``, ``path``, ``flag`` or ``number``. A path in a file is relative to the file.
         repeated: The value is a list, separated by commas in the environment.
         default: The value if it is not set.
         choices: All valid values, if they can be listed.
-        validator: Whether a value is valid, if they cannot be listed.
+        validator: Returns whether a value is valid, if the valid values cannot be listed.
         description: The values that the validator accepts, in words.
         metavar: The placeholder for the value in the help text.
     """
@@ -100,7 +100,7 @@ SPECS = (
         repeated=True,
         default=(),
         metavar="PATH",
-        help="gate the LoRA adapter in this folder (may be repeated); without it the plugin does "
+        help="gate the LoRA adapter in this folder (repeatable); without it, the plugin does "
         "nothing",
     ),
     SettingSpec(
@@ -114,15 +114,15 @@ SPECS = (
         repeated=True,
         default=(),
         metavar="FILE",
-        help="items of the quality stage: jsonl, csv, parquet or a data set folder (may be "
-        "repeated)",
+        help="evaluate these items in the quality stage: a jsonl, csv or parquet file, or a "
+        "data set folder (repeatable)",
     ),
     SettingSpec(
         name="suite_columns",
         repeated=True,
         default=(),
         metavar="FIELD=COLUMN",
-        help="the suite's column for a field, such as prompt=question (may be repeated, or a list)",
+        help="read a field from this column of the suite, such as prompt=question (repeatable)",
     ),
     SettingSpec(
         name="metric",
@@ -130,23 +130,26 @@ SPECS = (
         default=(),
         metavar="METRIC",
         help="also measure this metric: a name, MODULE:CLASS, or the path of an evaluate module "
-        "(may be repeated)",
+        "(repeatable)",
     ),
     SettingSpec(
-        name="thresholds", kind="path", metavar="FILE", help="limits for the quality stage"
+        name="thresholds",
+        kind="path",
+        metavar="FILE",
+        help="TOML file with the limits of the quality stage",
     ),
     SettingSpec(
         name="profile",
         default="default",
         choices=PROFILES,
         metavar="NAME",
-        help=f"built-in limits: {', '.join(PROFILES)}; with strict the regression test fails, too",
+        help=f"built-in limits: {', '.join(PROFILES)}; with strict, a regression alarm also fails",
     ),
     SettingSpec(
         name="baseline",
         kind="path",
         metavar="RECORD",
-        help="record.json of the last accepted adapter; the new one must be no worse",
+        help="record.json of the last accepted adapter; the new adapter must not be worse",
     ),
     SettingSpec(
         name="report",
@@ -168,22 +171,22 @@ SPECS = (
         default=STAGES,
         choices=STAGES,
         metavar="NAME",
-        help=f"run only this stage ({', '.join(STAGES)}; may be repeated)",
+        help=f"run only this stage: {', '.join(STAGES)} (repeatable)",
     ),
     SettingSpec(
         name="seed",
         kind="number",
         default=0,
         metavar="N",
-        help="the seed of everything random, except the order",
+        help="the seed for everything random except the evaluation order",
     ),
     SettingSpec(
         name="order",
         kind="number",
         default=0,
         metavar="N",
-        help="the random order in which the tuned model is evaluated; by default drawn for each "
-        "run and kept in its record, so that no adapter can be made to suit it",
+        help="the seed of the order in which the tuned model is evaluated on the items; by default "
+        "drawn for each run and recorded, so that no adapter can be tuned to it",
     ),
     SettingSpec(
         name="backend",
@@ -192,16 +195,16 @@ SPECS = (
         description=f"{LOCAL_BACKEND}, or {SERVER_PREFIX}URL with the http or https URL of a "
         f"server, such as {SERVER_PREFIX}http://localhost:8000/v1",
         metavar="NAME",
-        help="what runs the models in the quality stage: transformers, or openai:URL (vLLM or "
-        "another OpenAI-compatible server)",
+        help="what runs the models in the quality stage: transformers, or openai:URL for vLLM or "
+        "another OpenAI-compatible server",
     ),
     SettingSpec(
         name="engine",
         default="fast",
         choices=ENGINES,
         metavar="NAME",
-        help="what runs the models here: fast, or plain for transformers' own generate and forward "
-        "(slower, for diagnosis); plain replaces fast where that does not work",
+        help="the local scoring engine: fast, or plain (transformers' own generate and forward; "
+        "slower); plain is also used if fast does not work with these libraries",
     ),
     SettingSpec(
         name="dtype",
@@ -212,7 +215,7 @@ SPECS = (
     ),
     _on_by_default("cache_scores", "cache the base's scores for later runs"),
     _on_by_default(
-        "early_stop", "stop evaluating the tuned model when the result on all items is certain"
+        "early_stop", "stop evaluating the tuned model once the outcome on all items is certain"
     ),
     SettingSpec(
         name="allow_inconclusive",
@@ -225,28 +228,28 @@ SPECS = (
         repeated=True,
         default=(),
         metavar="RULE",
-        help="run only this rule or family of the static stage, or ALL (may be repeated, or a "
-        "list)",
+        help="run only this lint rule or family, or ALL (repeatable)",
     ),
     SettingSpec(
         name="lint_ignore",
         repeated=True,
         default=(),
         metavar="RULE",
-        help="do not run this rule or family; of select and ignore the more specific one applies",
+        help="skip this lint rule or family (repeatable); if select and ignore conflict, the more "
+        "specific one applies",
     ),
     SettingSpec(
         name="lint_levels",
         repeated=True,
         default=(),
         metavar="RULE=LEVEL",
-        help="set the level of a rule's findings: error, warning or info (may be repeated)",
+        help="set a rule's level: error, warning or info (repeatable)",
     ),
     SettingSpec(
         name="allow_bases",
         repeated=True,
         default=(),
         metavar="ID",
-        help="more base ids that an adapter's config may name and the gate may load",
+        help="also trust this base id if an adapter's config names it (repeatable)",
     ),
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.errors import InputError, escape, reason_of
 from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SPECS, SettingSpec, Source, SourceKind, option
 from phi3_lora_qa.strict_values import describe_type, fits, suggest
@@ -124,13 +124,12 @@ def resolve(  # noqa: PLR0913  one argument for each place that a setting can be
         directory: Where relative paths of options and of the environment start.
         ini_directory: The folder of pytest's configuration, where its relative paths start and
             where the settings file and pyproject.toml are looked for; None to read no file.
-        forgiving: Leave out invalid settings and their sources, but not those that decide where
-            the report goes: the report of a rejected run must replace an earlier report there.
+        forgiving: Ignore invalid settings and their sources, except those that decide where the
+            report goes: the report of a refused run must replace an earlier report there.
 
     Raises:
         InputError: A value has the wrong type, is empty or is not one of the choices, a file is
-            invalid, the settings are in the folder of an adapter that they are for, or nothing
-            would run.
+            invalid, the settings file is in the folder of an adapter, or nothing would run.
     """
     table, table_name = ({}, "") if ini_directory is None else _read_table(ini_directory, forgiving)
     places = _Sources(
@@ -189,8 +188,8 @@ def _require_something_to_run(settings: GateSettings) -> None:
     requested = kind in (SourceKind.OPTION, SourceKind.ENVIRONMENT)
     if settings.only and requested and not settings.adapter and not settings.layers:
         raise InputError(
-            f"{settings.sources['only']} leaves out your own tests, and there is no adapter: "
-            "nothing would run; pass one with --phi3-adapter=PATH"
+            f"nothing would run: {settings.sources['only']} skips your own tests, and no adapter "
+            "is given; pass one with --phi3-adapter=PATH"
         )
 
 
@@ -202,7 +201,7 @@ def reject_if_inside(
 ) -> None:
     """Raise if something would be read from an adapter's own folder.
 
-    An adapter must not decide how it is judged.
+    An adapter must not configure its own gate.
 
     Args:
         adapters: The folders of the adapters.
@@ -216,7 +215,7 @@ def reject_if_inside(
     if is_inside(adapters, place):
         raise InputError(
             f"the {what} in {escape(str(place))} are in the adapter's own folder, and an adapter "
-            f"must not decide how it is judged; {fix}"
+            f"must not configure its own gate; {fix}"
         )
 
 
@@ -282,7 +281,7 @@ def _read_table(directory: Path, forgiving: bool) -> tuple[Mapping[str, object],
         except (OSError, ValueError, RecursionError) as error:
             if forgiving and text and not any(name in text for name in REPORTING):
                 return {}, ""
-            raise InputError(f"cannot read {path}: {error}; fix the TOML") from error
+            raise InputError(f"cannot read {path}: {reason_of(error)}; fix the TOML") from error
         for key in keys:
             table = table.get(key, {}) if isinstance(table, dict) else {}
         if not isinstance(table, dict):
@@ -309,7 +308,7 @@ def _number(spec: SettingSpec, value: object) -> object:
 def _from_variable(spec: SettingSpec, text: str | None) -> object:
     """Read an environment variable. An empty one counts as not set, except for the adapter.
 
-    An empty adapter is a shell variable without a value, and the run would judge nothing.
+    An empty adapter is a shell variable without a value, and the run would gate nothing.
     """
     if spec.name == "adapter" and text is not None:
         return [part.strip() for part in text.split(",")]
@@ -356,8 +355,8 @@ def _checked(spec: SettingSpec, value: object, source: Source, start: Path) -> o
         raise invalid(value, "a list")
     if spec.name == "adapter" and not (parts and all(str(part).strip() for part in parts)):
         raise InputError(
-            f"{source}: the adapter is empty, and nothing would be gated; pass the path of its "
-            "folder, or leave it out"
+            f"{source}: the adapter's path is empty, so nothing would be gated; pass its folder, "
+            "or remove the setting"
         )
     if not all(isinstance(part, str | Path) and str(part) for part in parts):
         raise invalid(value, "a string")

@@ -1,4 +1,4 @@
-"""End a run on SIGTERM and SIGHUP like on Ctrl-C, so that its temporary files are removed.
+"""End a run on SIGTERM and SIGHUP as on Ctrl-C, so that its temporary files are removed.
 
 A CI server sends one of these signals to cancel a job. By default they end the process immediately,
 which leaves private copies and partial reports.
@@ -14,11 +14,11 @@ CAUGHT = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasatt
 
 
 class EndedError(KeyboardInterrupt):
-    """A signal asked the process to end; code that handles Ctrl-C handles it, too."""
+    """A signal ended the run; code that handles Ctrl-C also handles this."""
 
 
 class EndSignals:
-    """Handles the signals that have no other handler; a user's own handlers stay in place.
+    """Handles the signals that have no other handler; a user's own handlers are kept.
 
     Attributes:
         received: The number of the first signal that arrived; 0 before that.

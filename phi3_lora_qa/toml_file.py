@@ -1,10 +1,10 @@
-"""Reading a TOML file that a user named."""
+"""Reads a TOML file that a user passed."""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.errors import InputError, escape, reason_of
 from phi3_lora_qa.reading import read_text
 
 MOST_BYTES = 4 << 20
@@ -27,4 +27,5 @@ def read_toml(
     try:
         return tomllib.loads(read_text(path, MOST_BYTES, "utf-8-sig"))
     except (OSError, ValueError, RecursionError) as caught:  # bad UTF-8 and TOML: ValueError
-        raise error(f"cannot read {what} {escape(str(path))}: {caught}; pass {form}") from caught
+        shown = f"{what} {escape(str(path))}"
+        raise error(f"cannot read {shown}: {reason_of(caught)}; pass {form}") from caught

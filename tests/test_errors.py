@@ -45,12 +45,12 @@ def raised_from(error: BaseException, cause: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (MemoryError(), "short of memory"),
-        (OSError(errno.EMFILE, "too many"), "short of file handles"),
-        (RuntimeError("DefaultCPUAllocator: not enough memory"), "short of memory"),
-        (ImportError("x.so: failed to map segment"), "short of memory"),
+        (MemoryError(), "ran out of memory"),
+        (OSError(errno.EMFILE, "too many"), "ran out of file handles"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "ran out of memory"),
+        (ImportError("x.so: failed to map segment"), "ran out of memory"),
         (raised_from(ValueError("bad header"), OSError(errno.ENOSPC, "full")), "disk space"),
-        (RecursionError(), "stack is too short"),
+        (RecursionError(), "recursion limit was reached"),
     ],
 )
 def test_a_shortage_is_recognised_through_the_chain_of_causes(

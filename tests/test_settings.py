@@ -185,7 +185,7 @@ def test_an_empty_adapter_is_rejected(
     tmp_path: Path, given: dict[str, object], ini: dict[str, object], variable: str | None
 ) -> None:
     environment = {} if variable is None else {"PHI3_LORA_QA_ADAPTER": variable}
-    with pytest.raises(InputError, match="the adapter is empty, and nothing would be gated"):
+    with pytest.raises(InputError, match="the adapter's path is empty, so nothing would be gated"):
         settings(tmp_path, given, environment, ini)
 
 
@@ -198,12 +198,12 @@ def test_an_empty_list_of_adapters_is_rejected_and_other_variables_may_be_empty(
         tmp_path / "b",
     )
     (tmp_path / "phi3-lora-qa.toml").write_text("adapter = []\n")
-    with pytest.raises(InputError, match="adapter is empty"):
+    with pytest.raises(InputError, match="path is empty"):
         settings(tmp_path)
 
 
 def test_only_is_rejected_if_nothing_would_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--phi3-only .* nothing would run; pass one"):
+    with pytest.raises(InputError, match=r"nothing would run: --phi3-only .*; pass one"):
         settings(tmp_path, {"only": True})
     with pytest.raises(InputError, match="PHI3_LORA_QA_ONLY"):
         settings(tmp_path, {}, {"PHI3_LORA_QA_ONLY": "1"})

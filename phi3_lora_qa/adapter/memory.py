@@ -31,6 +31,6 @@ def require_memory_for_numpy() -> None:
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ).close()
     except OSError as error:
         raise MachineError(
-            "the machine is short of memory; free some, raise the limit (ulimit -v, or the job's "
+            "the machine ran out of memory; free some, raise the limit (ulimit -v, or the job's "
             "limit), or set OPENBLAS_NUM_THREADS=1"
         ) from error

@@ -52,14 +52,14 @@ def _flushed() -> Iterator[None]:
         if error.filename is not None:
             raise
         raise _OutputError(
-            f"the output cannot be written ({error.strerror}); write it to a file"
+            f"cannot write the output: {error.strerror}; write it to a file instead"
         ) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="phi3-lora-qa")
 def app() -> None:
-    """Fine-tune Phi-3 with LoRA, and decide whether the adapter may ship."""
+    """Fine-tune Phi-3 with LoRA, and check that the adapter is safe to ship."""
 
 
 app.add_command(base.app)
@@ -68,9 +68,15 @@ app.add_command(suite.app)
 
 
 @app.command()
-@click.option("--base", default="tiny", show_default=True, help="tiny, smollm2, or a folder.")
 @click.option(
-    "--output", type=PATH, default="demo", show_default=True, help="The folder for the results."
+    "--base", default="tiny", show_default=True, help="The base model: tiny, smollm2 or a folder."
+)
+@click.option(
+    "--output",
+    type=PATH,
+    default="demo",
+    show_default=True,
+    help="The folder to write the results to.",
 )
 def demo(base: str, output: Path) -> None:
     """Train and gate an adapter, then gate a damaged copy: one PASS, one FAIL, two reports."""
@@ -82,7 +88,11 @@ def demo(base: str, output: Path) -> None:
 @app.command()
 @click.argument("config", type=PATH)
 @click.option(
-    "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Override a value of CONFIG (repeatable).",
 )
 def train(config: Path, settings: tuple[str, ...]) -> None:
     """Fine-tune an adapter with the TOML file CONFIG, evaluate it, and save it with a manifest."""
@@ -98,13 +108,16 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
 )
 @click.option(
-    "--select", multiple=True, metavar="RULE", help="Run only these: RULE, FAMILY or ALL."
+    "--select", multiple=True, metavar="RULE", help="Run only this rule or family (repeatable)."
 )
 @click.option(
-    "--ignore", multiple=True, metavar="RULE", help="Do not run these: RULE, FAMILY or ALL."
+    "--ignore", multiple=True, metavar="RULE", help="Skip this rule, family or ALL (repeatable)."
 )
 @click.option(
-    "--level", multiple=True, metavar="RULE=LEVEL", help="Change a level: error, warning or info."
+    "--level",
+    multiple=True,
+    metavar="RULE=LEVEL",
+    help="Set a rule's level: error, warning or info (repeatable).",
 )
 def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     adapter: Path,
@@ -114,7 +127,7 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     ignore: tuple[str, ...],
     level: tuple[str, ...],
 ) -> None:
-    """Check the files of ADAPTER, without torch and without running a model."""
+    """Check the files in the folder ADAPTER without torch and without running a model."""
     from phi3_lora_qa.cli.lint import LintOptions, lint_command
 
     options = LintOptions(base=base, select=select, ignore=ignore, levels=level)
@@ -124,7 +137,7 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
 @app.command()
 @click.argument("rule")
 def explain(rule: str) -> None:
-    """Explain RULE: what it checks, why it matters and how to fix a finding; or list a family."""
+    """Explain RULE, or list the rules of a family: what is checked, why, and how to fix it."""
     from phi3_lora_qa.cli.lint import explain_command
 
     explain_command(rule)
@@ -132,9 +145,14 @@ def explain(rule: str) -> None:
 
 @app.command()
 @click.argument("record", type=PATH)
-@click.option("-o", "--output", type=PATH, help="The file to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    help="The page to write; by default report.html next to the record.",
+)
 def report(record: Path, output: Path | None) -> None:
-    """Render the HTML report again from RECORD, a record.json or the folder that contains one."""
+    """Render the HTML report again from RECORD, a record.json or its folder."""
     from phi3_lora_qa.cli.report import report_command
 
     report_command(record, output)
@@ -145,7 +163,7 @@ def main() -> None:
     if sys.stdout is None:
         sys.exit(_fail("standard output is closed; redirect it to a file"))
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot encode must not look like a rejected adapter.
+        # A name that the terminal cannot encode must not cause exit status 1, a rejection.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     signals = EndSignals()

@@ -10,12 +10,12 @@ from phi3_lora_qa.errors import BaseModelError, escape
 
 @click.group("base")
 def app() -> None:
-    """List the known bases, fetch one, or show one."""
+    """List the known base models, fetch one, or show one."""
 
 
 @app.command("list")
 def list_bases() -> None:
-    """List the known bases and their folders on this machine."""
+    """List the known base models and their folders on this machine."""
     from phi3_lora_qa.models.registry import find_folder, known_bases
 
     for known in known_bases():
@@ -31,14 +31,14 @@ def list_bases() -> None:
 @app.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Fetch the known base NAME; does nothing if it is already on this machine."""
+    """Fetch the known base model NAME, unless it is already on this machine."""
     from phi3_lora_qa.models import smollm2_build
     from phi3_lora_qa.models.registry import find_known, known_bases, resolve_base
 
     known = find_known(name)
     if known is None:
         names = ", ".join(known.name for known in known_bases())
-        raise BaseModelError(f"the base '{escape(name, 200)}' is unknown; use one of {names}")
+        raise BaseModelError(f"unknown base: '{escape(name, 200)}'; use one of {names}")
     if known.source == "built":
         smollm2_build.fetch(lambda phase, *_: click.echo(escape(phase, 2_000), err=True))
     elif known.source == "hub":
@@ -49,7 +49,7 @@ def fetch(name: str) -> None:
 @app.command()
 @click.argument("base")
 def info(base: str) -> None:
-    """Show what BASE (a known name, a hub id or a folder) is and contains."""
+    """Show the size, dtype and fingerprint of BASE: a known name, a hub id or a folder."""
     from phi3_lora_qa.models.loading import weight_files
     from phi3_lora_qa.models.registry import (
         base_fingerprint,
@@ -69,7 +69,7 @@ def info(base: str) -> None:
     rows = {
         "id": ref.id,
         "folder": ref.folder,
-        "about": known.about if known else "a folder that is not a known base",
+        "about": known.about if known else "not a known base",
         "license": known.license if known else "see the folder",
         "layers": config.get("num_hidden_layers"),
         "hidden size": config.get("hidden_size"),

@@ -25,16 +25,18 @@ _mask = click.option(
 
 @click.group("convert")
 def app() -> None:
-    """Convert LoRA files exactly: loralib to and from PEFT, split projections to fused ones."""
+    """Convert LoRA files without loss: loralib to and from PEFT, and split to fused projections."""
 
 
 @app.command("loralib-to-peft")
 @click.argument("checkpoint", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The folder of the adapter.")
-@click.option("--base", required=True, metavar="DIR_OR_ID", help="The base that it was trained on.")
-@click.option("--alpha", type=float, help="lora_alpha, if there is no description.")
+@click.option("-o", "--output", type=PATH, required=True, help="The adapter folder to write.")
+@click.option(
+    "--base", required=True, metavar="DIR_OR_ID", help="The base model that it was trained on."
+)
+@click.option("--alpha", type=float, help="lora_alpha, if the checkpoint has no description.")
 @_mask
-@click.option("--allow-pickle", is_flag=True, help="Read a file of torch.save (tensors only).")
+@click.option("--allow-pickle", is_flag=True, help="Read a torch.save file (tensors only).")
 @_force
 def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     checkpoint: Path,
@@ -45,7 +47,7 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
     allow_pickle: bool,
     force: bool,
 ) -> None:
-    """Convert CHECKPOINT, a loralib state, to a PEFT adapter with the same deltas."""
+    """Convert CHECKPOINT, a loralib state dict, to a PEFT adapter with the same deltas."""
     from dataclasses import replace
 
     from phi3_lora_qa.conversion.fused_blocks import phi3_blocks
@@ -82,8 +84,8 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
 
 @app.command("peft-to-loralib")
 @click.argument("adapter", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The .safetensors file.")
-@click.option("--base", metavar="DIR_OR_ID", help="Its base, if a mask names blocks.")
+@click.option("-o", "--output", type=PATH, required=True, help="The .safetensors file to write.")
+@click.option("--base", metavar="DIR_OR_ID", help="Its base model, needed if a mask names blocks.")
 @_mask
 @_force
 def peft_to_loralib(
@@ -106,11 +108,13 @@ def peft_to_loralib(
 
 @app.command("fuse")
 @click.argument("adapter", type=PATH)
-@click.option("--base", required=True, metavar="DIR_OR_ID", help="The Phi-3 with fused layers.")
-@click.option("-o", "--output", type=PATH, required=True, help="The folder of the fused adapter.")
+@click.option("--base", required=True, metavar="DIR_OR_ID", help="A Phi-3 with fused layers.")
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="The folder to write the fused adapter to."
+)
 @_force
 def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
-    """Convert ADAPTER with factors for q, k, v, gate, up to one for qkv_proj and gate_up_proj."""
+    """Convert ADAPTER from split projections (q, k, v, gate, up) to qkv_proj and gate_up_proj."""
     import shutil
     from dataclasses import replace
 
@@ -176,4 +180,4 @@ def _open_base(reference: str) -> "tuple[str, BaseFiles]":
 def _print_adapter(output: Path, modules: int) -> None:
     shown = escape(str(output), 1_000)
     click.echo(f"wrote adapter {shown}, {modules} modules")
-    click.echo(f"gate it with: pytest --phi3-adapter={shown}")
+    click.echo(f"to gate it: pytest --phi3-adapter={shown}")

@@ -18,7 +18,7 @@ MARK = ".phi3-lora-qa-demo"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The training config of the demo, and what it gates the adapter with."""
+    """The demo's training config, suites and thresholds."""
 
     config: Path
     suites: tuple[Path, ...]
@@ -41,12 +41,12 @@ def demo_command(base: str, output: Path) -> int:
         return trained
     _say("2/4 gating the adapter")
     first = _gate(good, base, recipe, folder / "report")
-    _say("3/4 damaging a copy of it: NaN into one lora_B")
+    _say("3/4 damaging a copy: one NaN in a lora_B weight")
     _damage(good, damaged)
     _say("4/4 gating the damaged copy")
     second = _gate(damaged, base, recipe, folder / "report-damaged")
-    _say(f"the adapter:      {first}, report {folder / 'report' / PAGE}")
-    _say(f"the damaged copy: {second}, report {folder / 'report-damaged' / PAGE}")
+    _say(f"adapter:      {first}, report: {folder / 'report' / PAGE}")
+    _say(f"damaged copy: {second}, report: {folder / 'report-damaged' / PAGE}")
     return 0 if (first, second) == (Verdict.PASS, Verdict.FAIL) else 1
 
 
@@ -68,12 +68,12 @@ def _recipe(base: str) -> Recipe:
 
 
 def _fresh(folder: Path) -> Path:
-    """Create the demo's folder anew; never delete a folder that the demo did not make."""
+    """Create the demo's folder, empty; never delete a folder that the demo did not make."""
     if folder.exists():
         if not (folder / MARK).is_file():
             raise InputError(
-                f"{folder} exists and was not made by the demo; "
-                "move it, or use a different folder with --output"
+                f"{folder} already exists, and the demo did not make it; "
+                "move it, or pass another folder with --output"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

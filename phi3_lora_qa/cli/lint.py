@@ -15,7 +15,7 @@ FORMATS = ("text", "json", "github", "sarif")
 
 @dataclass(frozen=True, kw_only=True)
 class LintOptions:
-    """The options of the command line; an empty one is taken from the project's configuration."""
+    """The options of the command line; empty ones come from the project's configuration."""
 
     base: str | None = None
     select: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
     if format not in FORMATS:
-        raise InputError(f"unknown format: {escape(format)!r}; choose one of {', '.join(FORMATS)}")
+        raise InputError(f"unknown format: {escape(format)!r}; use one of {', '.join(FORMATS)}")
     settings = _settings(adapter, options)
     report = lint_adapter(
         adapter,
@@ -67,11 +67,11 @@ def explain_command(name: str) -> None:
     print(f"{found.id} ({found.severity})\n\n{found.title}.\n")
     print(f"Why it matters: {found.why}\n\nHow to fix it: {found.fix}.")
     if "base" in found.needs:
-        print("\nThis rule runs only if a base is passed (--base).")
+        print("\nThis rule needs the base model (--base).")
 
 
 def _settings(adapter: Path, options: LintOptions) -> GateSettings:
-    """Return the settings that the gate would use here, so that both apply the same rules."""
+    """Return the settings that the gate would use here, so that lint applies the same rules."""
     selection = {
         "lint_select": options.select, "lint_ignore": options.ignore, "lint_levels": options.levels,
     }  # fmt: skip

@@ -7,10 +7,10 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: 
 
 
 def to_github(report: LintReport) -> str:
-    """Return one workflow command for each finding, and a last line for the log.
+    """Return one workflow command for each finding, and a summary line for the log.
 
-    Texts are escaped as GitHub's own toolkit does it: an untrusted text with a line break could
-    otherwise issue its own workflow command.
+    Texts are escaped like in GitHub's own toolkit: untrusted text with a line break could otherwise
+    issue a workflow command.
     """
     lines = [
         f"::{_LEVELS[f.severity]} title={_property(f'{f.rule} at {f.where}')}::"

@@ -14,8 +14,7 @@ SCHEMA_VERSION = 1
 def to_json(report: LintReport) -> str:
     """Return the report as one JSON object.
 
-    The counts in ``summary`` and ``totals`` are of places; ``findings`` lists at most ten places of
-    each rule.
+    ``summary`` and ``totals`` count all places; ``findings`` lists at most ten places of each rule.
     """
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

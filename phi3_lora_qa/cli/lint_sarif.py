@@ -59,13 +59,13 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _invocation(report: LintReport, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """Describe what the user disabled, what was not checked, and which places are not listed."""
+    """Return the rules that the user disabled, the unchecked rules and the unlisted places."""
     found: dict[str, Any] = {
         "executionSuccessful": True,
         "exitCode": 0 if report.accepted else 1,
         "ruleConfigurationOverrides": [
             {"descriptor": {"id": id, "index": numbers[id]}, "configuration": {"enabled": False}}
-            for id in report.ignored  # noqa: A001 - the word of the format
+            for id in report.ignored  # noqa: A001 - SARIF's name
         ],
         "properties": {
             "ignored": list(report.ignored),
@@ -104,12 +104,12 @@ def _note(text: str) -> dict[str, Any]:
 
 
 def _message(text: str) -> dict[str, str]:
-    """Return a literal text: its braces are not placeholders, and its brackets make no link."""
+    """Return text to be shown literally: without placeholders in braces and links in brackets."""
     return {"text": text.replace("{", "{{").replace("}", "}}").replace("](", "] (")}
 
 
 def _file(finding: Finding) -> str:
-    """Return the file of a finding: named by its place, or the one that its family checks."""
+    """Return the file of a finding: the one in its place, or the one that its family checks."""
     for name in EXPECTED_FILES:
         if finding.where == name or finding.where.startswith(f"{name}: "):
             return name

@@ -54,7 +54,7 @@ def _lines(report: LintReport) -> list[str]:
 
 
 def _rule_lines(findings: Sequence[Finding], total: int) -> list[str]:
-    """Show the findings of one rule: a single place on the rule's own line, else the first ones."""
+    """Return the lines of one rule: a single place on the rule's line, otherwise the first ones."""
     first, shown = findings[0], findings[:MAX_PLACES]
     place = first.where if total <= 1 else f"{total} places"
     severity = click.style(f"{first.severity:<8}", fg=_COLOURS[first.severity])

@@ -9,7 +9,7 @@ from phi3_lora_qa.errors import InputError
 
 
 class _NonEmptyPath(click.Path):
-    """A path that is not empty; pathlib takes the path "" of an unset variable for this folder."""
+    """A path that is not empty: pathlib reads "", an unset variable, as the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Reject an empty path.

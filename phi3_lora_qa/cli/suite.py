@@ -1,4 +1,4 @@
-"""``phi3-lora-qa suite``: which limits a suite of items can decide, and its faults."""
+"""``phi3-lora-qa suite``: the limits that a suite can decide, and its faults."""
 
 import json
 import sys
@@ -24,38 +24,38 @@ SCHEMA_VERSION = 2
 
 @click.group("suite")
 def app() -> None:
-    """Check suites of items."""
+    """Check evaluation suites."""
 
 
 @app.command()
 @click.argument("files", type=PATH, nargs=-1, required=True)
-@click.option("--train", type=PATH, help="Training data; no item may be in it.")
+@click.option("--train", type=PATH, help="Training data; report the suite's items that are in it.")
 @click.option(
     "--columns",
     multiple=True,
     metavar="FIELD=COLUMN",
-    help="The column of a field whose name differs.",
+    help="The column of a field, if its name differs (repeatable).",
 )
 @click.option("--base", metavar="DIR_OR_ID", help="Count tokens with this base's tokenizer.")
-@click.option("--thresholds", type=PATH, help="Limits as TOML, instead of those of the profile.")
+@click.option("--thresholds", type=PATH, help="A TOML file of limits, instead of a profile.")
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
     default="default",
     show_default=True,
-    help="Built-in limits that the suite must be able to decide.",
+    help="The built-in limits that the suite must be able to decide.",
 )
 @click.option(
     "--discordant",
     default=PowerAssumptions.discordant,
     show_default=True,
-    help="Assumed share of items that base and tuned model score differently.",
+    help="Assumed share of items whose score differs between base and tuned model.",
 )
 @click.option(
     "--deviation",
     default=PowerAssumptions.deviation,
     show_default=True,
-    help="Assumed standard deviation of an item's change of loss, in nats per token.",
+    help="Assumed standard deviation of the change in an item's loss, in nats per token.",
 )
 @click.option(
     "--format",
@@ -76,16 +76,17 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     deviation: float,
     format_: str,
 ) -> None:
-    """Check which limits the suite FILES can decide, and find duplicates and trained items."""
+    """Check that the suite FILES can decide every limit, and find duplicates and trained items."""
     from phi3_lora_qa.data.suite import read_suite, without_duplicates
     from phi3_lora_qa.data.suite_check import check_suite
     from phi3_lora_qa.data.training_data import read_conversations
 
-    if not (0.0 < discordant <= 1.0 and 0.0 < deviation < float("inf")):
+    if not 0.0 < discordant <= 1.0:
         raise InputError(
-            f"--discordant {discordant:g} or --deviation {deviation:g} is out of range; "
-            "pass a share above 0 and at most 1, and a positive number"
+            f"--discordant is out of range: {discordant:g}; pass a share above 0 and at most 1"
         )
+    if not 0.0 < deviation < float("inf"):
+        raise InputError(f"--deviation is out of range: {deviation:g}; pass a positive number")
     assumptions = PowerAssumptions(discordant=discordant, deviation=deviation)
     items = read_suite(files, columns)
     report = check_suite(
@@ -95,7 +96,7 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
         _token_counter(base) if base else None,
     )
     limits = _check_limits(without_duplicates(items), thresholds, profile)
-    source = f"the limits of {thresholds}" if thresholds else f"the limits of the profile {profile}"
+    source = str(thresholds) if thresholds else f"the profile {profile}"
     sound = report.is_clean and all(limit.decidable for limit in limits)
     if format_ == "json":
         found = {
@@ -113,7 +114,7 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
 def _check_limits(
     items: "Sequence[Item]", thresholds: Path | None, profile: str
 ) -> "tuple[LimitFeasibility, ...]":
-    """Judge the suite by the limits that a gate with it would have."""
+    """Check the suite against the limits that a gate with it would have."""
     from phi3_lora_qa.data.thresholds import default_limits, expand, read_thresholds
     from phi3_lora_qa.gate.comparison import select_metrics
     from phi3_lora_qa.gate.limit_feasibility import check_limits

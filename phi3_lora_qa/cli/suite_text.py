@@ -24,15 +24,15 @@ def report_lines(
     Args:
         report: The groups of the suite and its faults.
         limits: Whether each limit can be decided.
-        assumptions: The assumptions that the report's power is based on.
-        source: Where the limits come from, in words.
+        assumptions: The assumptions of the power analysis.
+        source: Where the limits come from, such as ``the profile default``.
     """
     for group in report.groups:
         yield from _group_lines(group)
     yield (
-        "assumed for the smallest detectable changes: a one-sided test at 5 %, power 80 %, scores "
-        f"that differ on {assumptions.discordant:.0%} of the items, changes of loss with a "
-        f"standard deviation of {assumptions.deviation:g} nats per token"
+        "assumptions for the smallest detectable changes: a one-sided test at 5% with a power of "
+        f"80%, scores that differ on {assumptions.discordant:.0%} of the items, and loss changes "
+        f"with a standard deviation of {assumptions.deviation:g} nats per token"
     )
     yield from _pair_lines(
         "duplicates of another item; remove them (the gate counts exact duplicates once)",
@@ -44,7 +44,7 @@ def report_lines(
     )
     for kind, found in (("", report.trained_on), ("nearly ", report.nearly_trained_on)):
         yield from _pair_lines(
-            f"items that were {kind}trained on; remove them from the suite",
+            f"items that are {kind}in the training data; remove them from the suite",
             [(it.item, f"training row {it.training_row}", it.similarity) for it in found],
         )
     for words, count in (
@@ -61,20 +61,20 @@ def report_lines(
 
 
 def _group_lines(group: "GroupReport") -> Iterator[str]:
-    worth = f" in {group.clusters} clusters, worth {group.independent:.0f} independent items"
-    yield f"{escape(group.name, 80)}: {group.items} items{worth if group.clusters else ''}"
+    size = f" in {group.clusters} clusters, equivalent to {group.independent:.0f} independent items"
+    yield f"{escape(group.name, 80)}: {group.items} items{size if group.clusters else ''}"
     if group.with_checks or group.with_choices:
         yield f"  {group.with_checks} with checks, {group.with_choices} with choices"
     yield (
-        f"  smallest detectable change: {100 * group.detectable_share:.1f} points of a share, "
-        f"{group.detectable_loss:.3f} nats per token of the loss"
+        f"  smallest detectable change: {100 * group.detectable_share:.1f} percentage points of a "
+        f"share, {group.detectable_loss:.3f} nats per token of the loss"
     )
     prompt, reference = _shown(group.prompt_words), _shown(group.reference_words)
-    yield f"  prompt {prompt} words, reference {reference}"
+    yield f"  words: prompt {prompt}, reference {reference}"
     if group.prompt_tokens and group.reference_tokens:
         yield (
-            f"  prompt {_shown(group.prompt_tokens)} tokens, "
-            f"reference {_shown(group.reference_tokens)}, without the chat template"
+            f"  tokens without the chat template: prompt {_shown(group.prompt_tokens)}, "
+            f"reference {_shown(group.reference_tokens)}"
         )
 
 
@@ -94,7 +94,7 @@ def _limit_lines(
     undecidable = [limit for limit in limits if not limit.decidable]
     if not undecidable:
         return
-    yield f"too few items for {len(undecidable)} of {len(limits)} of {source}:"
+    yield f"too few items for {len(undecidable)} of {len(limits)} limits of {source}:"
     groups = {group.name: group for group in report.groups}
     for found in undecidable:
         yield f"  {_limit_words(found)}: {_reason(found, groups.get(found.limit.group))}"
@@ -112,14 +112,14 @@ def _reason(found: "LimitFeasibility", group: "GroupReport | None") -> str:
     from phi3_lora_qa.gate.limit_feasibility import MOST_ITEMS
 
     if not found.items or group is None:
-        return "the suite has no such items; add some, or remove the limit"
+        return "the suite has no items for it; add some, or remove the limit"
     if found.attainable:
-        return f"no number of items shows this; write {limit_text(found.attainable)}"
+        return f"no number of items can show this; use {limit_text(found.attainable)}"
     unless = ", unless the adapter improves them" if found.limit.rule == "no_worse_than" else ""
     if not found.items_needed:
         return f"needs more than {MOST_ITEMS:,} items (has {found.items}); use a wider margin"
     if group.clusters:
-        have = f"{found.items} in clusters, worth {min(group.independent, found.items):.0f}"
+        have = f"{found.items} in clusters, equivalent to {min(group.independent, found.items):.0f}"
         return f"needs {found.items_needed} independent items (has {have}){unless}"
     return f"needs {found.items_needed} items (has {found.items}){unless}"
 
@@ -134,7 +134,7 @@ def _summary(report: "SuiteReport", limits: "Sequence[LimitFeasibility]", source
         return f"fix the suite: {'; '.join(faults)}"
     if not report.is_clean:
         return "no faults found, but not everything was checked"
-    return f"OK: no faults, and enough items for {source} ({len(limits)})"
+    return f"OK: no faults, and enough items for every limit of {source} ({len(limits)})"
 
 
 def _shown(lengths: "Lengths") -> str:

@@ -39,12 +39,12 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
     for note in result.notes:
         print(f"phi3-lora-qa: note: {escape(note, 2_000)}", file=sys.stderr)
     adapter = escape(str(result.adapter), 1_000)
-    print(f"adapter {adapter}")
+    print(f"adapter: {adapter}")
     print(
-        f"validation loss {result.loss_before:.4f} before, {result.loss_after:.4f} after "
-        f"{result.steps} steps in {result.seconds:.0f} s, "
-        f"{result.trainable_parameters:,} parameters trained"
+        f"validation loss: {result.loss_before:.4f} before training, {result.loss_after:.4f} after "
+        f"{result.steps} steps in {result.seconds:.0f} s; "
+        f"{result.trainable_parameters:,} trainable parameters"
     )
     if result.pushed:
         print(f"pushed to {escape(str(result.pushed), 1_000)}")
-    print(f"gate it with: pytest --phi3-adapter={adapter}")
+    print(f"to gate it: pytest --phi3-adapter={adapter}")

@@ -1,5 +1,5 @@
-"""Internal: the gate: the checks by stage, the list of what must run, and the verdict.
+"""Internal: the gate: the checks by stage, the list of those that must run, and the verdict.
 
-Nothing here knows pytest. The plugin asks ``plan`` what must run, runs each check, and lets
-``verdict`` judge what the checks themselves wrote into the journal.
+Nothing here depends on pytest. The plugin gets the list of checks from ``plan`` and runs each one;
+``verdict`` decides from the results that the checks wrote to the journal.
 """

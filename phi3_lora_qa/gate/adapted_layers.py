@@ -1,4 +1,4 @@
-"""The adapted modules, each with its factors from the file and with PEFT's layer for it."""
+"""The adapted modules, each with its factors from the file and its PEFT layer."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class LoraLayer:
 
     @cached_property
     def is_embedding(self) -> bool:
-        """Whether the module takes token ids and not vectors."""
+        """Whether the module takes token ids instead of vectors."""
         return self.adapter in self.layer.lora_embedding_A
 
     @cached_property
@@ -112,7 +112,7 @@ class LoraLayer:
 
     @contextmanager
     def _only(self, rows: Rows) -> Iterator[None]:
-        """Reduce the layer's B to some rows for a while; these rows of delta need no others.
+        """Temporarily reduce the layer's B to some rows; the same rows of delta need no others.
 
         The full delta is as large as the base's weight.
         """

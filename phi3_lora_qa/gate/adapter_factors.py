@@ -27,7 +27,7 @@ def read_factors(folder: AdapterFolder, *, stored: bool = False) -> Mapping[str,
 
     An embedding is read as the linear layer of its transposed table (dim, rows): its
     lora_embedding_A (r, rows) and lora_embedding_B (dim, r) are A and B of that layer. Modules that
-    are saved whole are not included.
+    are saved whole are left out.
 
     Args:
         folder: The adapter.

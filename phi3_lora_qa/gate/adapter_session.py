@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, eq=False)
 class AdapterSession:
-    """What the checks of one adapter share.
+    """The state that the checks of one adapter share.
 
     Attributes:
         settings: The settings of the run.
@@ -46,15 +46,15 @@ class AdapterSession:
 
     @property
     def job(self) -> AdapterJob:
-        """What to gate, and with which base and items."""
+        """The job: what to gate, with which base and items."""
         return self.adapter.job
 
     @property
     def is_compared_with_base(self) -> bool:
         """Whether the adapter's tensors are compared with a base.
 
-        The static stage does not read a base that is still to be downloaded; attaching compares
-        every name and shape with it, if a later stage is run.
+        The static stage does not read a base that must first be downloaded. If a later stage runs,
+        attaching compares every name and shape with it.
         """
         base = self.job.base
         return base is not None and (base.folder is not None or self.stages != {"static"})
@@ -89,7 +89,7 @@ class AdapterSession:
         return lora_layers(self.attach_adapter(), self.adapter.factors)
 
     def measure_modules(self) -> "Sequence[ModuleStats]":
-        """Return what the math stage measures of every adapted module; it is measured once.
+        """Return the math stage's measurements of every adapted module; measured on the first call.
 
         The weights are read from the base's files, one module after another. A base without files
         on this machine (a hub id) is loaded as a model.

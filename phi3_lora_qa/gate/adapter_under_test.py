@@ -1,6 +1,6 @@
 """The adapter under test, as files: listing, lint report, config and factors. No model is loaded.
 
-What is linted is what is loaded later: a private copy, made when the run began.
+The files that are linted are those that are loaded later: a private copy, made when the run began.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class AdapterUnderTest:
     def folder(self) -> AdapterFolder:
         """The private copy, with the listing of the user's folder.
 
-        Only files that matter were copied. The listing contains what else was in the folder
+        Only files that the gate needs were copied. The listing also contains the rest of the folder
         (links, pickles, programs), so that the rules on files see it.
         """
         copied = AdapterFolder.open(self.copy)
@@ -52,7 +52,7 @@ class AdapterUnderTest:
 
     @property
     def refusal(self) -> str:
-        """Why no model may be run with this adapter; empty if the linter found no error."""
+        """Why no model may run with this adapter; empty if the linter found no error."""
         errors = [f for f in self.lint_report.findings if f.severity is Severity.ERROR]
         return f"the static stage refused the adapter ({errors[0].rule})" if errors else ""
 

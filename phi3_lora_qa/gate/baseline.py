@@ -21,13 +21,13 @@ def read_baseline(
 ) -> tuple[ItemRow, ...]:
     """Return the last accepted adapter's row of every item, in the items' order.
 
-    Both runs must have been measured alike: with the same base, the same number format, both with
-    or both without a server, and for every item with the same prompt, reference, choices and
+    Both runs must have measured under the same conditions: the same base and number format, both
+    with or both without a server, and for every item the same prompt, reference, choices and
     checks.
 
     Args:
         path: A ``record.json``, with its table of items next to it.
-        items: This run's items. The record may have others as well.
+        items: This run's items. The record may have more.
         base: This run's base.
         settings: This run's settings.
 
@@ -53,8 +53,8 @@ def base_moved(
 ) -> float:
     """Return the base's mean now minus its mean in the record, on the same items.
 
-    The base is the same one, so this shows whether both runs measured alike: with the same
-    metrics, libraries and kind of machine.
+    The base is the same, so any difference shows that the runs measured under different conditions:
+    with other metrics, libraries or kinds of machine.
     """
     then = {row.id: row for row in accepted}
     mine = [row for row in rows if row.group == group and not row.failed]
@@ -85,9 +85,9 @@ def _require_same_measurement(
     ):
         there = record.base.fingerprint[:12] or record.base.id
         raise InputError(
-            f"the record {path} is of a different base: {escape(there, 80)} instead of "
-            f"{escape(here[:12] or base.id, 80)}; pass the record of an adapter of this base, made "
-            "where the base's files were available as they are here"
+            f"the record {path} has a different base: {escape(there, 80)} instead of "
+            f"{escape(here[:12] or base.id, 80)}; pass the record of an adapter of this base, "
+            "gated with the base's files on disk if they are on disk now"
         )
     recorded = {name: getattr(record.settings.get(name), "value", None) for name in _SCORED_BY}
     for name, kind in _SCORED_BY.items():
@@ -101,7 +101,7 @@ def _require_same_measurement(
 
 
 def _backend_kind(backend: str) -> str:
-    """Two servers may serve one model, so all servers count as the same; a local model does not."""
+    """Return the backend, but the same text for all servers, since two may serve one model."""
     return "a server" if server_of(backend) else backend
 
 
@@ -113,8 +113,8 @@ def _require_all_items(
 ) -> None:
     """Require a row for each item.
 
-    The items that early stopping left would not do: which they are depends on how the accepted
-    adapter answered.
+    The items that early stopping evaluated are not enough: the choice of these items depends on the
+    accepted adapter's answers.
     """
     missing = [item.id for item in items if escape_surrogates(item.id) not in rows]
     if not missing:
@@ -122,7 +122,7 @@ def _require_all_items(
     skipped = record.items_skipped_early
     why = f" (early stopping skipped {skipped} items in that run)" if skipped else ""
     raise InputError(
-        f"the record {path} does not have {len(missing)} of the {len(items)} items, such as "
+        f"the record {path} lacks {len(missing)} of the {len(items)} items, such as "
         f"{escape(repr(missing[0]), 60)}{why}, so the two adapters cannot be compared; "
         "gate the accepted adapter again with this suite and --phi3-early-stop off"
     )
@@ -136,7 +136,7 @@ def _row_of(item: Item, rows: Mapping[str, ItemRow], path: Path) -> ItemRow:
     if not same_texts or row.prompt != prompt_turns(item):
         fault = f"has a different prompt, reference, group, choices or checks for the item {name}"
     elif row.failed or not math.isfinite(row.tuned_loss):
-        fault = f"has no score of the item {name}"
+        fault = f"has no score for the item {name}"
     else:
         return row
     raise InputError(

@@ -1,4 +1,4 @@
-"""From the journal to the record: judges each adapter and collects all measurements."""
+"""From the journal to the record: the verdict on each adapter and all measurements."""
 
 import importlib.metadata
 import platform
@@ -14,7 +14,7 @@ from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.journal import Evidence
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, AdapterJob, snapshot_of
-from phi3_lora_qa.gate.verdict import judge
+from phi3_lora_qa.gate.verdict import decide_verdict
 from phi3_lora_qa.models.registry import base_fingerprint, read_base_config
 from phi3_lora_qa.record import (
     AdapterEntry,
@@ -48,7 +48,7 @@ def build_records(
 
     Args:
         run: The run, in the process that started it; its journal has the results of all processes.
-        chosen: The checks that must have run.
+        chosen: The checks that had to run.
         partial: Whether only selected checks were run.
         started: When the run started, ISO 8601 in UTC.
         seconds: How long it took.
@@ -57,7 +57,7 @@ def build_records(
     reported = []
     for index, target in enumerate(run.jobs):
         mine = [piece for piece in evidence if piece.adapter == index]
-        judgement = judge(
+        decided = decide_verdict(
             [planned for planned in chosen if planned.adapter == index],
             [result for adapter, result in results if adapter == index],
             partial=partial,
@@ -65,12 +65,12 @@ def build_records(
         )
         rows = tuple(next((piece.items for piece in mine if piece.items), ()))
         record = RunRecord(
-            verdict=judgement.verdict,
-            reason=judgement.reason + _left_out(run, target),
+            verdict=decided.verdict,
+            reason=decided.reason + _left_out(run, target),
             adapter=_adapter(run, index, target),
             base=_base(target),
             settings=_settings(run.settings),
-            checks=judgement.checks,
+            checks=decided.checks,
             metrics=next((piece.metrics for piece in mine if piece.metrics), ()),
             items=ITEMS_FILE if rows else "",
             spectra=next((piece.spectra for piece in mine if piece.spectra), ()),
@@ -79,17 +79,17 @@ def build_records(
             started=started,
             seconds=seconds,
         )
-        reported.append(Reported(record=record, rows=rows, accepted=judgement.accepted))
+        reported.append(Reported(record=record, rows=rows, accepted=decided.accepted))
     return reported
 
 
 def record_without_verdict(
     settings: GateSettings, *, name: str, source: Path, reason: str, started: str
 ) -> RunRecord:
-    """Return the record of an adapter while there is no verdict.
+    """Return the record of an adapter without a verdict.
 
     Args:
-        settings: The run's settings, as far as they are known.
+        settings: The known part of the run's settings.
         name: The adapter's name.
         source: Its folder; nothing in it is read.
         reason: Why there is no verdict.
@@ -138,12 +138,12 @@ def _summed(timings: Sequence[Timing]) -> list[Timing]:
 
 
 def _left_out(run: GateSession, target: AdapterJob) -> str:
-    """Return what the verdict does not cover, in words, so that it does not seem to."""
+    """Return a note on what the verdict does not cover; empty if it covers everything."""
     left = [stage for stage in STAGES if stage not in run.settings.stage]
-    words = [f"stages left out: {', '.join(left)}"] if left else []
+    words = [f"stages not run: {', '.join(left)}"] if left else []
     softened = (*run.settings.lint_select, *run.settings.lint_ignore, *run.settings.lint_levels)
     if softened and "static" in run.settings.stage:
-        words.append("rules selected or ignored by settings: see static::linter_completed")
+        words.append("settings select, ignore or re-level lint rules: see static::linter_completed")
     better = any(limit.rule != "no_worse_than" for limit in target.limits)
     if "quality" in run.settings.stage and target.items and not better:
         words.append("no limit requires an improvement over the base")
@@ -162,7 +162,7 @@ def _adapter(run: GateSession, index: int, target: AdapterJob) -> AdapterEntry:
 
 
 def _shown(value: object) -> Json:
-    """Return a setting's value as a reader in the same directory would type it."""
+    """Return a setting's value as the user would type it in this directory."""
     if isinstance(value, tuple):
         return [_shown(part) for part in value]
     if isinstance(value, Path):
@@ -175,7 +175,7 @@ def _shown(value: object) -> Json:
 
 
 def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
-    """Return a JSON file of the adapter; None where it is broken (a rule reports that)."""
+    """Return a JSON file of the adapter; None if it is invalid (a lint rule reports that)."""
     try:
         data = folder.read_bytes(name, LARGEST_JSON)
         return parse_object(data, where=name, max_bytes=LARGEST_JSON)

@@ -1,4 +1,4 @@
-"""What a check is: a function of an adapter session that returns a `CheckOutcome`."""
+"""A check: a function of an adapter session that returns a `CheckOutcome`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from phi3_lora_qa.record import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOutcome:
-    """What one check found.
+    """The result of one check's function.
 
     Attributes:
         outcome: Whether it passed.
@@ -36,7 +36,7 @@ def passed(message: str, measured: Measured = None) -> CheckOutcome:
 
 
 def failed(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
-    """Return the outcome of a check that failed: the adapter, or what serves it, has a fault."""
+    """Return the outcome of a check that failed: a fault of the adapter or its libraries."""
     return _open(Outcome.FAILED, message, fix, measured)
 
 
@@ -50,8 +50,8 @@ def not_run(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
     return _open(Outcome.NOT_RUN, message, fix, measured)
 
 
-def not_judged(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
-    """Return the outcome of a check that failed for a reason other than the adapter: an error."""
+def errored(message: str, fix: str, measured: Measured = None) -> CheckOutcome:
+    """Return the outcome of a check that could not finish, for a reason other than the adapter."""
     return _open(Outcome.ERROR, message, fix, measured)
 
 
@@ -71,8 +71,8 @@ def conclude(function: CheckFunction, session: AdapterSession) -> CheckOutcome:
     """Run a check's function and return its outcome; the only place that catches StopCheckError.
 
     Raises:
-        StopCheckError: The machine was short of something, so that the outcome says nothing about
-            the adapter.
+        StopCheckError: The machine ran out of a resource, so the outcome has no meaning for the
+            adapter.
         Exception: Whatever the function raises.
     """
     try:
@@ -91,8 +91,8 @@ class Check:
         stage: The stage.
         name: The check's name in its id.
         run: The function that does the work.
-        parameter: What the id has in brackets after the name.
-        demand: What a limit demands of which group, for people; empty without a limit.
+        parameter: The part of the id in brackets after the name.
+        demand: The limit and its group in words; empty without a limit.
     """
 
     stage: str
@@ -108,7 +108,7 @@ class Check:
 
 
 def checks_of(stage: str, *functions: CheckFunction) -> tuple[Check, ...]:
-    """Return a check for each function, named as the function is."""
+    """Return a check for each function, with the function's name."""
     return tuple(Check(stage=stage, name=function.__name__, run=function) for function in functions)
 
 

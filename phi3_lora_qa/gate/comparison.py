@@ -1,4 +1,4 @@
-"""From rows to metrics: base and tuned model compared pair by pair, and judged by the limits."""
+"""From rows to metrics: base and tuned model compared in pairs, and checked against the limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ _DECIDED = (Outcome.PASSED, Outcome.FAILED)
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionTest:
-    """The test of whether one metric of one group got worse than the base's, by however little.
+    """The test of whether one metric of one group is worse than the base's, by any amount.
 
-    ``p_value`` is one-sided and adjusted by Holm over all comparisons of the run; ``raised`` where
-    it is at most the level.
+    ``p_value`` is one-sided and adjusted by Holm's method over all comparisons of the run;
+    ``raised`` is whether it is at most the level.
     """
 
     group: str
@@ -44,7 +44,7 @@ def select_metrics(
 def measure(
     rows: Sequence[ItemRow], config: ComparisonConfig, skipped: Sequence[SkippedItem] = ()
 ) -> tuple[Metric, ...]:
-    """Compare every metric in every group that it applies to, and judge it by its limits.
+    """Compare every metric in every group that it applies to, and check it against its limits.
 
     Rows with an error are left out; the check that every item is scored fails for them. A limit
     against a baseline without the metric has no Metric, and its check reports that.
@@ -65,23 +65,23 @@ def measure(
             ]
             sides: tuple[Against, ...] = (BASE, BASELINE)
             for against in sides:
-                judged: list[Limit | None] = [limit for limit in mine if limit.against == against]
+                limits: list[Limit | None] = [limit for limit in mine if limit.against == against]
                 baseline = config.baseline if against == BASELINE else None
                 pairs = pair_scores(rows, group, info, baseline, skipped)
-                if against == BASE and not judged:
-                    judged = [None]
-                if judged and pairs:
+                if against == BASE and not limits:
+                    limits = [None]
+                if limits and pairs:
                     interval = pairs.compare(config)
-                    compared += [_metric(pairs, interval, limit) for limit in judged]
+                    compared += [_metric(pairs, interval, limit) for limit in limits]
     return tuple(compared)
 
 
 def is_decided(
     rows: Sequence[ItemRow], config: ComparisonConfig, skipped: Sequence[SkippedItem]
 ) -> bool:
-    """Return whether the outcome of all limits of a group is certain, whatever the skipped items.
+    """Return whether all limits of a group are decided, for any results of the skipped items.
 
-    It never is where an item has an error: that both models fail on it must be found out.
+    They never are if an item has an error: whether both models fail on it must be measured.
 
     Args:
         rows: The group's items that were evaluated.
@@ -96,7 +96,7 @@ def is_decided(
     if not mine or any(broken) or len(set(named)) < len(named):
         return False
     for limit in mine:
-        info, pairs = _judged(rows, limit, config, skipped)
+        info, pairs = _pairs_of(rows, limit, config, skipped)
         if pairs is None or len(pairs.ids) < full_suite_bounds.FIRST_BATCH:
             return False
         interval = pairs.compare(config)
@@ -106,8 +106,8 @@ def is_decided(
 
 
 def items_to_decide(rows: Sequence[ItemRow], limit: Limit, config: ComparisonConfig) -> int:
-    """Estimate how many items would decide a limit; 0 where it has no scores."""
-    info, pairs = _judged(rows, limit, config)
+    """Estimate how many items would decide a limit; 0 if it has no scores."""
+    info, pairs = _pairs_of(rows, limit, config)
     if pairs is None:
         return 0
     return items_needed(pairs.compare(config), limit.rule, limit.value, info.higher_is_better)
@@ -116,7 +116,7 @@ def items_to_decide(rows: Sequence[ItemRow], limit: Limit, config: ComparisonCon
 def regression_tests(
     rows: Sequence[ItemRow], config: ComparisonConfig
 ) -> tuple[RegressionTest, ...]:
-    """Test for every metric in every group whether it got worse than the base's beyond chance."""
+    """Test for every metric in every group whether it is significantly worse than the base's."""
     found = [
         pairs
         for group in sorted({row.group for row in rows})
@@ -136,13 +136,13 @@ def regression_tests(
     )
 
 
-def _judged(
+def _pairs_of(
     rows: Sequence[ItemRow],
     limit: Limit,
     config: ComparisonConfig,
     skipped: Sequence[SkippedItem] = (),
 ) -> tuple[MetricInfo, PairedScores | None]:
-    """Return a limit's metric, and the pairs that it judges."""
+    """Return a limit's metric, and the pairs that the limit applies to."""
     info = next(info for info in config.metrics if info.name == limit.metric)
     baseline = config.baseline if limit.against == BASELINE else None
     return info, pair_scores(rows, limit.group, info, baseline, skipped)

@@ -1,7 +1,7 @@
 """Early stopping: the tuned model is scored until the outcome on the whole suite is certain.
 
-The items are scored in an order that is drawn for each run and recorded: whoever knew it in advance
-could make an adapter that is right on the first items only (docs/decisions/0011).
+The items are scored in a random order that is drawn for each run and recorded. If it were known in
+advance, an adapter could be made that is right on the first items only (docs/decisions/0011).
 
 The base is always scored on all items: once for all adapters and runs, before an adapter is
 attached.

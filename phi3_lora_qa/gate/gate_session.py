@@ -24,7 +24,7 @@ class GateSession:
         settings: The settings of the run.
         jobs: The adapters to gate.
         folder: The private folder of the run.
-        stages: The stages that have a check to run: what no check needs is not computed.
+        stages: The stages that have a check to run; only what these need is computed.
         journal: Where results are written.
         models: The models, shared by all adapters.
     """

@@ -1,4 +1,4 @@
-"""A gate run from its settings to the records: prepare, plan, copy, run the checks, judge.
+"""A gate run from its settings to the records: prepare, plan, copy, run the checks, decide.
 
 The pytest plugin and `phi3_lora_qa.run_gate` both use these steps, so that both reach the same
 verdict.
@@ -21,10 +21,10 @@ from phi3_lora_qa.settings import GateSettings, with_order
 
 @dataclass(frozen=True, kw_only=True)
 class GatePlan:
-    """What a run gates, and every check that must run for it.
+    """The adapters that a run gates, and every check that must run.
 
     Attributes:
-        settings: The settings of the run; with an order that was drawn for it.
+        settings: The settings of the run, with the order that was drawn for it.
         jobs: The adapters, with their bases and items.
         planned: Every check.
     """
@@ -35,7 +35,7 @@ class GatePlan:
 
 
 def plan_gate(settings: GateSettings) -> GatePlan:
-    """Read everything that the settings name, and list the checks.
+    """Read all inputs that the settings name, and list the checks.
 
     Raises:
         InputError: A path, base, suite, metric or thresholds file cannot be used.
@@ -45,7 +45,7 @@ def plan_gate(settings: GateSettings) -> GatePlan:
 
 
 def plan_jobs(settings: GateSettings, jobs: Sequence[AdapterJob]) -> GatePlan:
-    """List the checks of jobs that were prepared already.
+    """List the checks of prepared jobs.
 
     Raises:
         InputError: Two checks have the same id.
@@ -98,7 +98,7 @@ class GateRun:
         return len(self.chosen) < len(self.plan.planned)
 
     def finish(self) -> list[Reported]:
-        """Release the models, judge every adapter, and return its record."""
+        """Release the models, decide every adapter's verdict, and return its record."""
         self.session.models.release()
         return build_records(
             self.session,

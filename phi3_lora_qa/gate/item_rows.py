@@ -1,4 +1,4 @@
-"""Item rows: the scores of base and tuned model on one item, side by side."""
+"""Item rows: the scores of base and tuned model on each item, side by side."""
 
 import json
 import math
@@ -64,14 +64,14 @@ def prompt_turns(item: Item) -> tuple[Turn, ...]:
 
 
 def extras_text(item: Item) -> str:
-    """Return an item's choices and checks as JSON text; empty where it has neither."""
+    """Return an item's choices and checks as JSON text; empty if it has neither."""
     if not item.choices and not item.checks:
         return ""
     return json.dumps({"choices": item.choices, "checks": json.loads(checks_json(item.checks))})
 
 
 def score_of(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | None:
-    """Return a metric of base and tuned model; None where it was not measured."""
+    """Return a metric of base and tuned model; None if it was not measured."""
     if row is None:
         return None
     return row.scores.get(info.name) if info.generated else (row.base_loss, row.tuned_loss)
@@ -80,7 +80,7 @@ def score_of(row: ItemRow | None, info: MetricInfo) -> tuple[float, float] | Non
 def score_side(
     info: MetricInfo, items: Sequence[Item], scores: Sequence["ItemScore"], *, base: bool
 ) -> Sequence[float]:
-    """Return a metric of one model on each item, NaN where it was not measured.
+    """Return a metric of one model on each item; NaN if it was not measured.
 
     Args:
         info: The metric.

@@ -1,8 +1,8 @@
-"""The journal: the results of the checks on disk. The verdict is computed from them alone.
+"""The journal: the results of the checks on disk, from which alone the verdict is computed.
 
-Any conftest can rewrite pytest's own reports, and under xdist they are in another process. So a
-check's result is written here the moment it ends, one small file each, and the process that started
-the run reads all of them at the end, however the run ended.
+Any conftest can rewrite pytest's own reports, and under xdist they are in another process. So each
+check's result is written to a small file here as soon as it ends, and the process that started the
+run reads all of them at the end, even if the run failed.
 """
 
 import json
@@ -19,7 +19,7 @@ from phi3_lora_qa.record import CheckResult, ItemRow, Metric, Spectrum, Timing
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a process measured for one adapter in addition to the checks' outcomes."""
+    """The measurements of one adapter in addition to the checks' outcomes."""
 
     adapter: int
     metrics: Sequence[Metric] = ()
@@ -44,7 +44,7 @@ class Journal:
         self._write("evidence", to_plain(evidence))
 
     def results(self) -> list[tuple[int, CheckResult]]:
-        """Return ``(adapter, result)`` of every check that ended, in the order of the ends."""
+        """Return ``(adapter, result)`` of every check that ended, in the order of ending."""
         return [
             (raw["adapter"], from_plain(CheckResult, raw["result"])) for raw in self._read("check")
         ]

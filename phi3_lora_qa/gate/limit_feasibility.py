@@ -1,9 +1,9 @@
-"""Which limits a suite has enough items to decide, by the gate's own intervals.
+"""Finds the limits that a suite has enough items to decide, by the gate's own intervals.
 
-A made-up result is judged as the gate judges: that of an adapter that changes nothing, or, where a
-limit requires it, of one that improves everything. If a limit is inconclusive even then, the suite
-has too few items for it. (An adapter that improves a group can pass a ``no_worse_than`` with fewer,
-but that cannot be relied on.)
+The gate's own decision is applied to a simulated result: that of an adapter that changes nothing,
+or, if a limit requires it, that of one that improves everything. If a limit is inconclusive even
+then, the suite has too few items for it. (An adapter that improves a group can pass a
+``no_worse_than`` with fewer, but that cannot be relied on.)
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from phi3_lora_qa.stats.attainable_limits import suggest_limit
 from phi3_lora_qa.stats.paired import compare, decide
 
 MOST_ITEMS = 4_096
-"""The most items that are tried when looking for the number that a limit needs."""
+"""The most items that are tried in the search for the number that a limit needs."""
 
 _FAR = 10.0
-"""How far the made-up result of a metric without a range is beyond the limit."""
+"""How far the simulated result of a metric without a range is beyond the limit."""
 
 _SPREAD = 1e-6
-"""By what its differences vary, so that the sums of two clusters differ: equal ones show less."""
+"""The variation of its differences: if the sums of clusters were equal, they would show less."""
 
 _Scores = tuple[list[float], list[float]]
 
@@ -34,11 +34,11 @@ class LimitFeasibility:
 
     Attributes:
         limit: The limit.
-        items: The items that it would be judged by: those of its group that the metric applies to.
-        decidable: Whether the made-up result passes.
+        items: The number of items that it applies to: those of its group that have the metric.
+        decidable: Whether the simulated result passes.
         items_needed: The fewest items with which it does; 0 if it passes anyway, or if no number
             up to `MOST_ITEMS` is enough.
-        attainable: A limit that can be decided where no number of items decides this one.
+        attainable: A limit that can be decided, if no number of items decides this one.
     """
 
     limit: LimitEntry
@@ -57,7 +57,7 @@ def check_limits(
     far as possible; with ``at_least`` and ``at_most``, every item has the best score.
 
     Args:
-        items: The suite, without duplicates, as the gate judges it.
+        items: The suite, without duplicates, as the gate evaluates it.
         limits: The limits, one for each group and metric (`thresholds.expand`).
         metrics: The metrics that they name.
     """
@@ -77,7 +77,7 @@ def _check(items: Sequence[Item], limit: Limit, info: MetricInfo) -> LimitFeasib
 
 
 def attainable_limit(limit: Limit, info: MetricInfo) -> LimitEntry | None:
-    """Return a limit that can be decided where no number of items decides this one; else None."""
+    """Return a limit that can be decided, if no number of items decides this one; else None."""
     other = suggest_limit(
         limit.rule,
         limit.value,
@@ -89,7 +89,7 @@ def attainable_limit(limit: Limit, info: MetricInfo) -> LimitEntry | None:
 
 
 def _items_needed(limit: Limit, info: MetricInfo) -> int:
-    """Return the fewest independent items with which the made-up result passes; 0 if too many."""
+    """Return the fewest independent items with which the simulated result passes; 0 if too many."""
     enough = 1
     while enough <= MOST_ITEMS and not _passes(limit, info, enough):
         enough *= 2

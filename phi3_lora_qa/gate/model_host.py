@@ -63,7 +63,7 @@ class ModelHost:
         """Release the base, then load a complete model from a folder. The host does not keep it.
 
         Raises:
-            BaseModelError: The folder holds no loadable model.
+            BaseModelError: The folder contains no loadable model.
         """
         from phi3_lora_qa.models.loading import load_base
 
@@ -71,7 +71,7 @@ class ModelHost:
         return load_base(resolve_base(str(folder)), self.dtype)
 
     def attach_adapter(self, ref: BaseRef, folder: Path, log: PhaseLog) -> Any:
-        """Return the base with the adapter from a folder attached; detach any other adapter.
+        """Return the base with the adapter of a folder attached; detach any other adapter.
 
         Raises:
             BaseModelError: As `load_base`.
@@ -139,8 +139,8 @@ class ModelHost:
         # A base that is loaded again (after an export) must be the one that was scored.
         if self._checksums.setdefault(ref.id, found) != found:
             raise BaseModelError(
-                f"the base {ref.id} changed on disk during the run; rerun the gate and do not "
-                "change the base's files meanwhile"
+                f"the base {ref.id} changed on disk during the run; rerun the gate, and do not "
+                "change the base's files during the run"
             )
         if ref.id not in self._probe_logits:
             self._probe_logits[ref.id] = compute_probe_logits(base.model, base.tokenizer)
@@ -168,7 +168,7 @@ def compute_probe_logits(model: Any, tokenizer: Any) -> Array:
 
 
 def layer_products(which: str, model: Any, engine: "EngineChoice") -> dict[str, Json]:
-    """Return how the layers of ``base`` or ``tuned`` multiply, by dtype, as environment notes."""
+    """Return how the layers of ``base`` or ``tuned`` multiply, by dtype, for the environment."""
     from phi3_lora_qa.scoring.prepacked_linear import matmul_backends
 
     backends = matmul_backends(model, engine.name)

@@ -51,7 +51,7 @@ class ModelScorer:
             )
         return self._base_scores[key]
 
-    def score_model(  # noqa: PLR0913  what is scored, and where it is logged
+    def score_model(  # noqa: PLR0913 - what is scored, and where it is logged
         self,
         model: Any,
         tokenizer: Any,
@@ -61,7 +61,7 @@ class ModelScorer:
         phase: str,
         log: PhaseLog,
     ) -> tuple["ItemScore", ...]:
-        """Return a model's scores on items; compared with the base's where these are known.
+        """Return a model's scores on items, compared with the base's scores if these are known.
 
         Args:
             model: The model, in this process.
@@ -74,7 +74,7 @@ class ModelScorer:
         from phi3_lora_qa.scoring.score_items import score_items
 
         known = self._base_scores.get(_key(job), ())
-        # The adapter's layers may be of another dtype than the base's.
+        # The adapter's layers may have a different dtype from the base's.
         engine = self._models.engine_of(job.require_base())
         log.add_environment(layer_products("tuned", model, engine))
         scorer = partial(score_items, model, tokenizer, items, base_scores=known)

@@ -1,4 +1,4 @@
-"""What the math stage measures in each adapted module, in one pass over the base's weights."""
+"""The math stage's measurements of each adapted module, in one pass over the base's weights."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from phi3_lora_qa.strategies import LayerCase
 
 SCALES = (2.0, 0.5, -1.0, 3.0)
 LARGEST_SAMPLE = 1 << 21
-"""The most entries of a weight that are compared; of a larger one, rows are drawn."""
+"""The most entries of a weight that are compared; rows are drawn from a larger one."""
 SCALED_MODULES = 25
 BLOCK = 1 << 16
 """Entries that are compared at a time, so that their float64 arrays stay in the CPU cache."""
@@ -42,8 +42,8 @@ class MaxError:
         ratio: error / bound.
         error: |found - expected|.
         bound: The largest error that rounding explains.
-        is_bounded: Whether any entry's bound is finite. None is where values exceed the range of a
-            dtype; the comparison then proves nothing.
+        is_bounded: Whether any entry's bound is finite. If values exceed the range of a dtype, none
+            is, and the comparison proves nothing.
     """
 
     ratio: float
@@ -90,7 +90,7 @@ def measure_modules(
         layers: The adapted modules, sorted by name; each is used before the next is taken.
         names: Their names, sorted.
         seed: Draws rows, inputs and the modules that are measured at other scalings.
-        on_progress: Called with what is done, and with the numbers of done and all modules.
+        on_progress: Called with the phase, the number of measured modules and of all modules.
     """
     generator = np.random.default_rng(seed)
     count = min(SCALED_MODULES, len(names))

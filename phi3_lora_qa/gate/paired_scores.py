@@ -28,10 +28,10 @@ class SkippedItem:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
-    """How rows are compared, and by which limits they are judged.
+    """How rows are compared, and the limits that apply.
 
     Attributes:
-        limits: One for each group and metric that is judged (`thresholds.expand`).
+        limits: One for each group and metric with a limit (`thresholds.expand`).
         metrics: The metrics that are measured.
         seed: Seed of the resampling.
         order: Seed of the order in which items are evaluated.
@@ -73,7 +73,7 @@ class PairedScores:
         return math.fsum([*self.after, *(-value for value in self.before)]) / len(self.after)
 
     def compare(self, config: ComparisonConfig) -> Interval:
-        """Return the interval of the difference: of the whole suite where items were skipped."""
+        """Return the interval of the difference: of the whole suite if items were skipped."""
         seed = config.seed
         if self.rest:
             place = [full_suite_bounds.sampling_key(name, config.order) for name in self.ids]
@@ -85,7 +85,7 @@ class PairedScores:
                 seed=seed,
                 binary=self.info.binary,
                 span=self.info.span,
-                # The range of a custom metric is known only where the metric declares it.
+                # The range of a custom metric is known only if the metric declares it.
                 likely=None if self.info.import_path else full_suite_bounds.ASSUMED_LOSS_RANGE,
             )
         return compare(
@@ -98,7 +98,7 @@ class PairedScores:
         )
 
     def worse_p_value(self, seed: int) -> float:
-        """Return the one-sided p-value of the hypothesis that nothing got worse."""
+        """Return the one-sided p-value of the null hypothesis that nothing got worse."""
         sign = 1.0 if self.info.higher_is_better else -1.0
         gains = [sign * (a - b) for b, a in zip(self.before, self.after, strict=True)]
         return worse_p_value(gains, seed=seed, clusters=self.clusters)
@@ -111,7 +111,7 @@ def pair_scores(
     baseline: Sequence[ItemRow] | None = None,
     skipped: Sequence[SkippedItem] = (),
 ) -> PairedScores | None:
-    """Pair the tuned model's scores with the base's, or with the baseline's where one is given.
+    """Pair the tuned model's scores with the base's, or with the baseline's if there is one.
 
     Items that the metric does not apply to are left out.
 
@@ -123,7 +123,7 @@ def pair_scores(
         skipped: The items that early stopping skipped.
 
     Returns:
-        None where no item is left, or where an item has no score in the baseline.
+        The pairs; None if no item is left, or if an item has no score in the baseline.
     """
     mine = [r for r in rows if r.group == group and not r.failed and score_of(r, info) is not None]
     accepted = {row.id: row for row in baseline or ()}

@@ -1,7 +1,7 @@
 """The list of the checks that must run, made before anything runs and without torch.
 
 The same settings give the same list in every process. The collector makes its items from it, and
-the verdict compares it with what ran. So a check that pytest drops, by whatever means, is missed.
+the verdict compares it with the checks that ran. So a check that pytest drops is noticed.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def plan(
 
 
 def _require_distinct(planned: Sequence[PlannedCheck], names: Sequence[str]) -> None:
-    """Refuse equal ids: names of groups and adapters may have the commas and brackets of ids."""
+    """Refuse equal ids: names of groups and adapters may contain commas and brackets."""
 
     def describe(one: PlannedCheck) -> str:
         whose = f" (adapter {escape(repr(names[one.adapter]), 80)})" if len(names) > 1 else ""
@@ -78,12 +78,12 @@ def _require_distinct(planned: Sequence[PlannedCheck], names: Sequence[str]) -> 
             raise InputError(
                 f"two checks have the id {escape(one.id, 200)}: {describe(other)}; "
                 f"and {describe(one)}; "
-                f"rename {what} without commas and brackets"
+                f"rename {what}, without commas and brackets"
             )
 
 
 def choose(planned: Sequence[PlannedCheck], ids: Sequence[str]) -> tuple[PlannedCheck, ...]:
-    """Return the checks that the command line names; an id of a stage selects all its checks.
+    """Return the checks that the command line selects; the id of a stage selects all its checks.
 
     Raises:
         InputError: An id matches no check.
@@ -94,8 +94,8 @@ def choose(planned: Sequence[PlannedCheck], ids: Sequence[str]) -> tuple[Planned
         found = [p for p in planned if p.id == given or p.id.startswith(parts)]
         if not found:
             raise InputError(
-                f"no check has the id {escape(given, 200)}; "
-                "`pytest --collect-only -q --phi3-adapter=PATH` lists them"
+                f"unknown check: {escape(given, 200)}; "
+                "list the known ones with pytest --collect-only -q --phi3-adapter=PATH"
             )
         chosen += found
     return tuple(p for p in planned if p in chosen)

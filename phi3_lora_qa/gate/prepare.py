@@ -1,7 +1,7 @@
 """Prepares the jobs of a run from its settings, before anything runs and without torch.
 
-Bad input ends the run here, with one line: a path without an adapter, a base that is not a Phi-3, a
-suite that cannot be read. The jobs are the same in every process of the run.
+Bad input ends the run here with a one-line error: a path without an adapter, a base that is not a
+Phi-3, a suite that cannot be read. The jobs are the same in every process of the run.
 """
 
 import itertools
@@ -50,11 +50,11 @@ class AdapterJob:
     Attributes:
         name: Its name in test ids and reports.
         source: The folder that the user passed.
-        listing: Its content when the run began; the rules on files see what was not copied.
+        listing: Its content when the run began, with the files that were not copied.
         base: The trusted base; None if there is none.
-        base_missing: Why there is none, with the fix; empty otherwise.
+        base_missing: Why there is no base, with the fix; empty if there is one.
         items: The quality items, without duplicates.
-        copies: How many items were left out because they repeat another.
+        copies: How many items were left out as duplicates.
         limits: The limits, one for each group and metric.
         metrics: What is measured in addition to the default metrics and those with limits.
         baseline: The last accepted adapter's rows of the same items; empty without one.
@@ -138,7 +138,7 @@ def _reject_inputs_inside_adapters(settings: GateSettings, base: BaseRef | None)
     places: dict[str, Sequence[Path | None]] = {
         "items of the suite": [Path(path) for path in settings.suite],
         "limits": [settings.thresholds],
-        # The items are looked for next to the record, not next to what a link to it leads to.
+        # The items are looked for next to the record, not next to the target of a link to it.
         "figures of the baseline": [baseline, baseline and baseline.with_name(ITEMS_FILE)],
         "cached scores of the base": [cache_folder()],
         "files of the base": [base.folder if base else None],
@@ -146,7 +146,7 @@ def _reject_inputs_inside_adapters(settings: GateSettings, base: BaseRef | None)
     for what, paths in places.items():
         for path in filter(None, paths):
             for place in (path, *_files_in(path)):
-                reject_if_inside(settings.adapter, place, what, "use others, from outside of it")
+                reject_if_inside(settings.adapter, place, what, "use files outside of it")
 
 
 def _files_in(path: Path) -> Iterator[Path]:
@@ -160,8 +160,8 @@ def _given_suite(settings: GateSettings) -> tuple[Item, ...] | None:
         return read_suite([Path(path) for path in settings.suite], settings.suite_columns)
     if settings.suite_columns:
         raise InputError(
-            "--phi3-suite-columns names columns, but there is no suite; pass it with --phi3-suite, "
-            "or leave the columns out"
+            "--phi3-suite-columns is set, but there is no suite; pass one with --phi3-suite, or "
+            "remove --phi3-suite-columns"
         )
     return None
 
@@ -178,7 +178,7 @@ def _metrics(settings: GateSettings) -> tuple[RequestedMetric, ...]:
 
 
 def snapshot(jobs: Sequence[AdapterJob], run_folder: Path) -> None:
-    """Copy every adapter to the private folder: what is linted is what will be loaded."""
+    """Copy every adapter to the private folder, so that the linted files are the loaded ones."""
     for index, job in enumerate(jobs):
         job.listing.snapshot(snapshot_of(run_folder, index))
 
@@ -189,9 +189,9 @@ def hand_over(jobs: Sequence[AdapterJob], run_folder: Path) -> None:
 
 
 def handed_over(run_folder: Path) -> tuple[AdapterJob, ...]:
-    """Return the jobs that the process that started the run wrote.
+    """Return the jobs from the process that started the run.
 
-    Suites and adapters may change on disk meanwhile: all processes must use the same ones.
+    Suites and adapters may change on disk during the run, but all processes must use the same ones.
     """
     jobs: tuple[AdapterJob, ...] = pickle.loads((run_folder / _HANDED).read_bytes())
     return jobs
@@ -213,7 +213,7 @@ def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:
-    """Return the configured base, else the adapter's if it is known or allowed by name."""
+    """Return the configured base; otherwise the adapter's, if it is known or allowed."""
     if settings.base is not None:
         base = resolve_base(settings.base, settings.starts["base"])
         read_base_config(base)
@@ -233,6 +233,6 @@ def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | N
             return base, ""
     return None, (
         "there is no trusted base for this adapter: its config names "
-        + (f"{named!r}, which is not on a list of trusted bases" if named else "none")
+        + (f"{named!r}, which is not a trusted base" if named else "none")
         + "; set one with --phi3-base DIR_OR_ID"
     )

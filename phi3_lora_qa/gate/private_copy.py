@@ -1,7 +1,7 @@
 """The private folder of a run, with the copies of the adapters and the journal.
 
-It is removed when the run ends. A folder of a process that was killed is removed by the next run,
-which recognises it by a lock that the system released with the process.
+It is removed when the run ends. The folder of a killed process is removed by the next run, which
+recognises it by its lock, which the system released with the process.
 """
 
 import os
@@ -29,13 +29,13 @@ _OWNER = f"phi3-lora-qa on {platform.node()}".encode()
 
 @contextmanager
 def private_copies(jobs: Sequence[AdapterJob]) -> Iterator[Path]:
-    """Copy the adapters, and what other processes must know, to a private folder of this run.
+    """Copy the adapters, and the jobs for other processes, to a private folder of this run.
 
     Raises:
         InputError: The folder cannot be written, or has too little space.
     """
     _remove_orphans()
-    # The name is random, and known here before the folder exists: a signal may come any time.
+    # The name is random, and known before the folder exists: a signal may arrive at any time.
     name = f"{PREFIX}{secrets.token_hex(8)}"
     folder, lock = None, None
     try:
@@ -49,7 +49,7 @@ def private_copies(jobs: Sequence[AdapterJob]) -> Iterator[Path]:
             place = folder or os.environ.get("TMPDIR") or "the folder for temporary files"
             raise InputError(
                 f"cannot copy the adapter to {escape(str(place))}: {error.strerror or error}; "
-                "free some space there, or set TMPDIR to a folder that can be written"
+                "free some space there, or set TMPDIR to a writable folder"
             ) from error
         yield folder
     finally:

@@ -30,7 +30,7 @@ class QualityComparison:
         config: How the scores are compared, and with which limits.
     """
 
-    def __init__(  # noqa: PLR0913  the two that it uses, and how
+    def __init__(  # noqa: PLR0913 - the parts that it combines
         self,
         adapter: AdapterUnderTest,
         models: ModelHost,
@@ -40,14 +40,14 @@ class QualityComparison:
         *,
         scores_base_first: bool,
     ) -> None:
-        """Compare nothing yet.
+        """Prepare the comparison; nothing is scored yet.
 
         Args:
             adapter: The adapter.
-            models: Where its models are loaded.
+            models: Loads its models.
             scorer: Scores them.
-            settings: Of the run.
-            log: Where the work is logged.
+            settings: The settings of the run.
+            log: The log of the work.
             scores_base_first: Whether the base's scores will be needed, so that they are computed
                 before the adapter is attached to it.
         """
@@ -165,7 +165,7 @@ class QualityComparison:
         return self._rows
 
     def compute_metrics(self) -> tuple[Metric, ...]:
-        """Return every metric of every group, judged where there is a limit."""
+        """Return every metric of every group, with an outcome if it has a limit."""
         if self._metrics is None:
             self._metrics = measure(self.compare_items(), self.config, self.list_skipped())
             journal = self._log.journal
@@ -173,7 +173,7 @@ class QualityComparison:
         return self._metrics
 
     def estimate_items_needed(self, limit: Limit) -> int:
-        """Return about how many items would decide a limit; 0 where no number would."""
+        """Return about how many items would decide a limit; 0 if no number would."""
         return items_to_decide(self.compare_items(), limit, self.config)
 
     def _score_tuned_items(

@@ -1,4 +1,4 @@
-"""Run one check and write its result to the journal, however it ended."""
+"""Run one check and write its result to the journal, even if it crashed."""
 
 import time
 import traceback
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from phi3_lora_qa.errors import AdapterError, Phi3LoraQAError, escape, shortage
 from phi3_lora_qa.gate.adapter_session import AdapterSession
-from phi3_lora_qa.gate.check import Check, CheckOutcome, conclude, failed, not_judged, not_run
+from phi3_lora_qa.gate.check import Check, CheckOutcome, conclude, errored, failed, not_run
 from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.models.quiet import quiet
@@ -56,7 +56,7 @@ def _run(check: Check, session: AdapterSession) -> CheckOutcome:
 
 
 def _silenced(stage: str) -> AbstractContextManager[object]:
-    """Silence other libraries' progress bars, logs and warnings, whatever the user's filters.
+    """Silence other libraries' progress bars, logs and warnings, despite the user's filters.
 
     The static stage uses no such library, and must not import one to silence it.
     """
@@ -65,15 +65,15 @@ def _silenced(stage: str) -> AbstractContextManager[object]:
 
 def _outcome_of(error: BaseException) -> CheckOutcome:
     """Return the outcome of a check that raised an error."""
-    if short := shortage(error):  # first, whatever a check or a library made of it
-        return not_judged(str(short), "see the message")
+    if short := shortage(error):  # first: a check or a library may have wrapped it
+        return errored(str(short), "see the message")
     match error:
         case AdapterError():
             return failed(escape(str(error), 2000), "see the message")
         case Phi3LoraQAError():
-            return not_judged(escape(str(error), 2000), "see the message")
+            return errored(escape(str(error), 2000), "see the message")
         case KeyboardInterrupt() | SystemExit():
-            return not_judged("the check was interrupted", "rerun the gate")
+            return errored("the check was interrupted", "rerun the gate")
     lines = "".join(traceback.format_exception(error, limit=-12)).splitlines()
     message = escape(f"the check crashed: {type(error).__name__}: {error}", 2000)
-    return not_judged(message, FIX_CRASH, {"traceback": lines})
+    return errored(message, FIX_CRASH, {"traceback": lines})

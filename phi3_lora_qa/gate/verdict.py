@@ -1,4 +1,4 @@
-"""The verdict: the checks that ran, compared with those that must run. Pure, and never lenient."""
+"""The verdict: the checks that ran, compared with those that must run. A pure function."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ NEVER_RAN = "it was deselected or skipped, or pytest or its process ended early"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """The verdict of one adapter, the reason in one sentence, and the checks that it is based on.
+class AdapterVerdict:
+    """The verdict on one adapter, the reason in one sentence, and the checks that it is based on.
 
     ``accepted`` is whether the process may exit with 0.
     """
@@ -37,19 +37,19 @@ class Judgement:
     accepted: bool
 
 
-def judge(
+def decide_verdict(
     planned: Sequence[PlannedCheck],
     results: Sequence[CheckResult],
     *,
     partial: bool,
     allow_inconclusive: bool,
-) -> Judgement:
-    """Judge one adapter.
+) -> AdapterVerdict:
+    """Decide the verdict on one adapter.
 
     Args:
         planned: Every check that must run for it.
         results: The results of this adapter's checks, in any order, repetitions included.
-        partial: Whether only selected checks were run; the verdict is then PARTIAL.
+        partial: Whether only selected checks ran; the verdict is then PARTIAL.
         allow_inconclusive: Whether an INCONCLUSIVE verdict is accepted.
     """
     checks = tuple(_worst(item, [r for r in results if r.id == item.id]) for item in planned)
@@ -59,26 +59,26 @@ def judge(
     if by[Outcome.FAILED]:
         first, count = by[Outcome.FAILED][0], len(by[Outcome.FAILED])
         verdict = Verdict.FAIL
-        reason = f"{count} of {total} checks failed; first {first.id}: {first.message}"
+        reason = f"{count} of {total} checks failed; first: {first.id}: {first.message}"
     elif unfinished or not checks:
         verdict = Verdict.INCOMPLETE
         reason = (
             f"{len(unfinished)} of {total} checks did not finish; "
-            f"first {unfinished[0].id}: {unfinished[0].message}"
+            f"first: {unfinished[0].id}: {unfinished[0].message}"
             if unfinished
             else "no check was selected"
         )
     elif by[Outcome.INCONCLUSIVE]:
         first, count = by[Outcome.INCONCLUSIVE][0], len(by[Outcome.INCONCLUSIVE])
         verdict = Verdict.INCONCLUSIVE
-        reason = f"{count} of {total} checks are inconclusive; first {first.id}: {first.message}"
+        reason = f"{count} of {total} checks are inconclusive; first: {first.id}: {first.message}"
     else:
         verdict, reason = Verdict.PASS, f"all {total} checks passed"
     accepted = verdict is Verdict.PASS or (verdict is Verdict.INCONCLUSIVE and allow_inconclusive)
     if partial:
-        reason = f"only the {total} selected checks were run: {reason}"
+        reason = f"only the {total} selected checks ran: {reason}"
         verdict = Verdict.PARTIAL
-    return Judgement(verdict=verdict, reason=reason, checks=checks, accepted=accepted)
+    return AdapterVerdict(verdict=verdict, reason=reason, checks=checks, accepted=accepted)
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

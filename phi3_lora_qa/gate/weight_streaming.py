@@ -101,7 +101,7 @@ def _parameters(layer: Any) -> Mapping[str, "torch.Tensor"]:
 
 
 def _owner_of_weight(name: str, base: BaseFiles) -> str:
-    """Return the module whose weight a module has: a tied head has the embedding's."""
+    """Return the module that a module's weight belongs to: a tied head uses the embedding's."""
     tied = bool(base.config.get("tie_word_embeddings", False))
     return "model.embed_tokens" if tied and name == "lm_head" else name
 

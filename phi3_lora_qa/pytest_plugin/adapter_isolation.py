@@ -1,8 +1,9 @@
-"""Isolates adapters' folders from pytest: nothing in them is imported, collected or obeyed.
+"""Isolates adapters' folders from pytest: nothing in them is imported, collected or configures it.
 
-Which files pytest will load is not predicted. Instead, whatever loads them is intercepted: pytest's
-only way to import a ``conftest.py``, its only way to open a collector, and Python's module finders.
-A file that would have to be obeyed, or that was imported before, ends the run.
+The files that pytest will load cannot be predicted, so their loaders are intercepted: pytest's only
+function that imports a ``conftest.py``, its only function that opens a collector, and Python's
+module finders. The run ends if pytest has read settings from a folder, or Python has imported a
+module from it.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.libraries import incompatible, part_of
 from phi3_lora_qa.settings import is_inside, real, reject_if_inside
 
-_PLUGIN = "phi3-lora-qa-apart"
+_PLUGIN = "phi3-lora-qa-isolation"
 
 
 def isolate_adapters(
@@ -38,20 +39,23 @@ def isolate_adapters(
         config: pytest's configuration.
         adapters: The folders.
         places: Where pytest reads configuration and tests from.
-        on_blocked: Called with what is wrong when the import of a module is refused.
+        on_blocked: Called with the message when the import of a module is refused.
 
     Raises:
-        InputError: A file in a folder is obeyed, or was imported, already.
+        InputError: pytest has read settings from a folder, or Python has imported a module from it.
         IncompatibleLibraryError: This version of pytest loads a conftest.py differently.
     """
-    # Removed first: refusing the run, and writing that into a report, needs imports of our own.
+    # Removed first: refusing the run, and reporting that, needs imports of our own.
     removed = [entry for entry in map(str, sys.path) if is_inside(adapters, Path(entry))]
     sys.path[:] = [entry for entry in sys.path if str(entry) not in removed]
     for place in places:
         reject_if_inside(adapters, place, "settings and tests")
     for entry in removed:
         reject_if_inside(
-            adapters, Path(entry), "modules on Python's import path", "remove that entry from it"
+            adapters,
+            Path(entry),
+            "modules on Python's import path",
+            "remove that entry from the path",
         )
     for adapter in adapters:
         _require_no_package(adapter, config.invocation_params.dir)
@@ -62,7 +66,7 @@ def isolate_adapters(
             if isolation.contains(file):
                 reject_if_inside(adapters, Path(str(file)), "modules already imported")
     if config.pluginmanager.register(isolation, _PLUGIN) is None:
-        raise InputError(f"-p no:{_PLUGIN} would load files of the adapter; leave it out")
+        raise InputError(f"-p no:{_PLUGIN} would let pytest load the adapter's files; remove it")
     _intercept_conftests(config.pluginmanager, isolation)
     sys.meta_path.insert(0, isolation)
     config.add_cleanup(isolation.remove)
@@ -76,9 +80,9 @@ def _intercept_conftests(manager: Any, isolation: "_Isolation") -> None:
 
 
 def _require_no_package(adapter: Path, directory: Path) -> None:
-    """Refuse a folder that a Python started here takes for a module or an installed package.
+    """Refuse a folder that Python, started here, would take for a module or an installed package.
 
-    xdist's workers, and ``python -m pytest``, import from the directory in which they are started,
+    xdist's workers and ``python -m pytest`` import from the directory in which they are started,
     before any plugin runs.
     """
     if "__pycache__" in real(adapter).parts:
@@ -90,8 +94,8 @@ def _require_no_package(adapter: Path, directory: Path) -> None:
     for folder in (adapter.absolute(), real(adapter)):
         if real(folder.parent) in importable and _is_package(folder):
             raise InputError(
-                f"the adapter's folder {escape(str(folder), 200)} is a Python package by its name, "
-                "in a folder from which Python imports; move it, or run from another folder"
+                f"the adapter's folder {escape(str(folder), 200)} looks like a Python package in a "
+                "folder from which Python imports; move it, or run from another folder"
             )
 
 
@@ -106,10 +110,10 @@ def _is_package(folder: Path) -> bool:
 
 
 def drop_configured_paths(config: pytest.Config, adapters: Sequence[Path]) -> None:
-    """Remove the adapters' folders from the test paths that a configuration names.
+    """Remove the adapters' folders from the test paths in a configuration.
 
-    Paths that the user typed stay. With ``--pyargs``, the named modules are searched for here, so
-    that a module in an adapter's folder is refused before the gate begins.
+    Paths that the user typed are kept. With ``--pyargs``, the named modules are searched for here,
+    so that a module in an adapter's folder is refused before the gate begins.
     """
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         directory = config.invocation_params.dir
@@ -147,7 +151,7 @@ class _Isolation:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the other finders find, unless it is in an adapter's folder."""
+        """Return the other finders' result, unless it is in an adapter's folder."""
         at = sys.meta_path.index(self) if self in sys.meta_path else -1
         for finder in sys.meta_path[at + 1 :]:
             find = getattr(finder, "find_spec", None)
@@ -179,12 +183,12 @@ class _Isolation:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Ignore the folders wherever pytest looks for tests."""
+        """Ignore the folders when pytest looks for tests."""
         return True if is_inside(self._adapters, collection_path) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Any:
-        """Collect nothing from a path in the folders, such as one that a configuration names."""
+        """Collect nothing from a path in the folders, such as one in a configuration."""
         if not isinstance(collector, pytest.File | pytest.Directory):
             return None
         if not is_inside(self._adapters, collector.path):

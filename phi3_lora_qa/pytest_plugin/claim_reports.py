@@ -1,4 +1,4 @@
-"""Claims the report folders of a full run before pytest does anything else."""
+"""Claims the report folders of a full run before anything else happens in pytest."""
 
 import os
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from phi3_lora_qa.signals import EndedError, EndSignals
 
 
 def claim_early(settings: GateSettings, directory: Path, args: Sequence[str]) -> Reports | None:
-    """Claim the reports of a run of all checks, before anything else happens.
+    """Claim the reports of a run of all checks.
 
     Args:
-        settings: The run's settings, as far as they are valid.
+        settings: The valid part of the run's settings.
         directory: The directory in which pytest was started.
         args: pytest's arguments without options.
 
     Returns:
-        The claimed reports; None where ids of checks are among the arguments.
+        The claimed reports; None if ids of checks are among the arguments.
 
     Raises:
         InputError: As `Reports.claim`.
@@ -35,7 +35,7 @@ def claim_early(settings: GateSettings, directory: Path, args: Sequence[str]) ->
             reports.claim(partial=False)
     except EndedError:
         signals.release()
-        os.kill(os.getpid(), signals.received)  # not caught any more: it ends the process
+        os.kill(os.getpid(), signals.received)  # no longer caught: it ends the process
         raise
     finally:
         signals.release()

@@ -1,21 +1,20 @@
-"""Refuses to gate where the plugin itself is switched off, as with ``-p no:phi3_lora_qa``.
+"""Refuses a run with an adapter if the plugin is disabled, as by ``-p no:phi3_lora_qa``.
 
-It is a separate plugin, because a plugin that is switched off is not imported. It does nothing
-otherwise.
+This is a separate plugin, because a disabled plugin is not imported. Otherwise it does nothing.
 """
 
 import pytest
 
 
 def _is_off(plugins: pytest.PytestPluginManager) -> bool:
-    """Whether the plugin is off: not loaded by its name, nor by its module's name."""
+    """Return whether the plugin is disabled: loaded neither by its name nor by its module."""
     return plugins.is_blocked("phi3_lora_qa") and not plugins.hasplugin(
         "phi3_lora_qa.pytest_plugin.plugin"
     )
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Add the plugin's options, to see whether an adapter is among them."""
+    """Add the plugin's options, to detect an adapter among them."""
     if _is_off(pluginmanager):
         from phi3_lora_qa.pytest_plugin import plugin
 
@@ -24,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """Refuse a run that gates nothing although an adapter was given."""
+    """Refuse a run that would not gate the given adapter."""
     if _is_off(early_config.pluginmanager):
         from phi3_lora_qa.pytest_plugin import plugin
 

@@ -1,4 +1,4 @@
-"""The exit status of a session that gates: it reflects the verdict, whatever happens in pytest.
+"""The exit status of a gate session: it reflects the verdict, even if plugins interfere.
 
 Any plugin can implement hooks, and any plugin can be unregistered. So the exit status is not
 decided in a hook of ours: an object of ours replaces the hook that pytest's exit status comes from,
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class ExitStatusGuard:
-    """Replaces ``config.hook.pytest_cmdline_main``, and holds what decides the exit status.
+    """Replaces ``config.hook.pytest_cmdline_main``, and keeps the state that decides the status.
 
     Attributes:
         settings: The user's settings, or what is wrong with them; None until they are read.
         only_listed: Whether tests are only listed.
-        only_informs: Whether pytest only prints about itself, so that nothing can be judged.
+        only_informs: Whether pytest only prints about itself, so that there is no verdict.
         refused: Why the run was refused; empty if it was not.
-        known: The part of the settings that is valid, with everything that decides about reports.
+        known: The valid part of the settings, with everything that decides where reports go.
         reports: Where the reports go, once that was claimed.
         gate: The gate; None before it began.
     """
@@ -50,7 +50,7 @@ class ExitStatusGuard:
         return getattr(self._hook, name)
 
     def watch(self) -> Phi3LoraQAError | None:
-        """Notice when pytest is left before its main part.
+        """Detect that pytest exits before its main part.
 
         Returns:
             An error if this version of pytest cleans up differently; then nothing can be gated.
@@ -67,12 +67,12 @@ class ExitStatusGuard:
         return None
 
     def block(self, why: str) -> None:
-        """Refuse the run because of an import, unless the gate began: then it judges."""
+        """Refuse the run because of an import; once the gate has begun, its verdict counts."""
         if self.gate is None:
             self.refused = self.refused or why
 
     @property
-    def owes_a_verdict(self) -> bool:
+    def must_fail(self) -> bool:
         """Whether the process must not exit with 0: an adapter was given and not accepted."""
         if isinstance(self.settings, Phi3LoraQAError) or self.refused:
             return not self.only_informs
@@ -90,12 +90,12 @@ class ExitStatusGuard:
                 config._ensure_unconfigure()
             return self.gate.signals.status if self.gate else BAD_INPUT
         except (SystemExit, pytest.exit.Exception) as left:
-            if not self.owes_a_verdict:
+            if not self.must_fail:
                 raise
             status = None
             if isinstance(left, pytest.exit.Exception):
                 self._print(left.msg)
-        if not self.owes_a_verdict:
+        if not self.must_fail:
             return status
         with contextlib.suppress(SystemExit, pytest.exit.Exception):
             # Run the remaining cleanups now: one of them could exit with 0.
@@ -103,15 +103,15 @@ class ExitStatusGuard:
         return self._status_of(status)
 
     def _leave(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Exit with the right status if the process is left before pytest's main part.
+        """Exit with the right status if pytest exits before its main part.
 
         Called when pytest releases its configuration, after all other cleanups.
         """
         error = error or sys.exc_info()[1]
-        if self._called or error is None or not self.owes_a_verdict:
+        if self._called or error is None or not self.must_fail:
             return
         if self.refused or isinstance(error, SystemExit):
-            self._print(self.refused or "pytest was left before an adapter was judged")
+            self._print(self.refused or "pytest exited before there was a verdict")
             raise SystemExit(BAD_INPUT)
 
     def _status_of(self, status: object) -> int:
@@ -127,9 +127,9 @@ class ExitStatusGuard:
         if kept not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return kept
         self._print(
-            "no adapter was judged: tests were only listed; leave out --collect-only"
+            "no verdict: tests were only listed; remove --collect-only to run the gate"
             if self.only_listed
-            else "no adapter was judged: the session ended before; see what ended it"
+            else "no verdict: the session ended before the checks ran; see the output above"
         )
         return BAD_INPUT
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from phi3_lora_qa.gate.gate_session import GateSession
 
 SESSION: "pytest.StashKey[GateSession]" = pytest.StashKey()
-"""Where a pytest session that gates adapters keeps its gate session. Checks use no fixtures."""
+"""The key of the gate session in pytest's stash. Checks use no fixtures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Answers:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that uses the adapter once for every adapter."""
+    """Run a test that uses the adapter once for each adapter."""
     session = metafunc.config.stash.get(SESSION, None)
     if session is None or len(session.jobs) < 2:
         return
@@ -51,7 +51,7 @@ def _phi3_session(request: pytest.FixtureRequest) -> "AdapterSession":
 
 @pytest.fixture(scope="session")
 def phi3_adapter(_phi3_session: "AdapterSession") -> Path:
-    """The adapter's folder: the private copy that the gate judges."""
+    """The adapter's folder: the private copy that the gate checks."""
     return _phi3_session.adapter.copy
 
 

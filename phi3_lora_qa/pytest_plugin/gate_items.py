@@ -1,4 +1,4 @@
-"""The gate's checks as pytest items, below a virtual collector that no file backs.
+"""The gate's checks as pytest items, under a virtual collector without a file.
 
 The items are not Python test functions. So the user's ``python_files``, ``python_functions`` and
 ``python_classes`` cannot filter them out, a conftest's fixture cannot substitute another adapter,
@@ -18,8 +18,8 @@ from phi3_lora_qa.pytest_plugin.virtual_items import VirtualItem
 from phi3_lora_qa.record import Outcome
 
 
-class CheckFailure(Exception):  # noqa: N818  it is shown, not caught
-    """Shown by pytest instead of a traceback: the check's message and fix."""
+class CheckFailure(Exception):  # noqa: N818 - it is shown, not caught
+    """The check's message and fix, which pytest shows instead of a traceback."""
 
 
 class CheckItem(VirtualItem):

@@ -1,7 +1,7 @@
-"""The gate inside pytest: collects the checks, judges when they have run, and writes the reports.
+"""The gate inside pytest: collects the checks, decides the verdict, and writes the reports.
 
-What ran is compared with what must run: checks that pytest dropped, for whatever reason, are
-missing in the journal, and the verdict says so.
+The checks that ran are compared with those that must run. If pytest dropped a check for any reason,
+it is missing from the journal, and the verdict is INCOMPLETE.
 """
 
 import json
@@ -37,10 +37,10 @@ class GatePlugin(VirtualRoot):
 
     Attributes:
         run: The checks of this process.
-        reports: Where the reports go; None in a worker process of xdist, which judges nothing.
+        reports: Where the reports go; None in a worker process of xdist, which decides no verdict.
         signals: Ends the session on SIGTERM and SIGHUP.
-        only_listed: Whether the user asked for the list of tests, so that nothing is run or judged.
-        reported: The records, once the adapters were judged.
+        only_listed: Whether tests are only listed, so that nothing runs.
+        reported: The records, once there is a verdict.
         write_error: Why the reports could not be written; empty if they were.
     """
 
@@ -53,7 +53,7 @@ class GatePlugin(VirtualRoot):
 
     @property
     def accepted(self) -> bool:
-        """Whether every adapter was judged and accepted, and the reports were written."""
+        """Whether every adapter was accepted, and the reports were written."""
         accepted = [reported.accepted for reported in self.reported]
         return bool(accepted) and all(accepted) and not self.write_error
 
@@ -72,7 +72,7 @@ class GatePlugin(VirtualRoot):
             config: pytest's configuration.
             settings: The settings of this run.
             reports: Where the reports go, if that was claimed already.
-            only_listed: Whether nothing is run or judged.
+            only_listed: Whether tests are only listed.
 
         Raises:
             InputError: Something that the settings name cannot be used.
@@ -111,7 +111,7 @@ class GatePlugin(VirtualRoot):
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Put the gate's items first and in their order, whatever another plugin shuffled.
+        """Put the gate's items first and in order, even if another plugin shuffled them.
 
         First, so that the base is scored before a user's test can change a shared model.
         """
@@ -123,7 +123,7 @@ class GatePlugin(VirtualRoot):
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker where the adapters' copies and the journal are, and what was chosen."""
+        """Pass the private folder, the chosen checks and the order to a worker."""
         handed = {
             "folder": str(self.run.session.folder),
             "ids": [planned.id for planned in self.run.chosen],
@@ -140,13 +140,14 @@ class GatePlugin(VirtualRoot):
 
         return GateOnOneWorker(config, log)
 
-    # Running and judging
+    # Running, and the verdict
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Judge when the loop has ended, however it ended.
+        """Decide the verdict when the loop ends, even if it ends with an exception.
 
-        Later is too late: pytest reads ``testsfailed`` for the exit status right after the loop.
+        Later would be too late: right after the loop, pytest reads ``testsfailed`` for the exit
+        status.
         """
         try:
             return (yield)
@@ -155,9 +156,9 @@ class GatePlugin(VirtualRoot):
             raise pytest.exit.Exception(str(ended)) from None
         finally:
             if not self.only_listed:
-                self._judge(session)
+                self._finish(session)
 
-    def _judge(self, session: pytest.Session) -> None:
+    def _finish(self, session: pytest.Session) -> None:
         if self.reports is None:
             return
         with self.signals.deferred():
@@ -172,13 +173,13 @@ class GatePlugin(VirtualRoot):
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write into the reports why there is no verdict; set the status of a received signal."""
+        """Write the reason for a missing verdict to the reports; set the status of a signal."""
         if self.signals.received:
             session.exitstatus = exitstatus = self.signals.status
         if self.reports and not self.only_listed and not self.reported and not self.write_error:
-            self.reports.end(f"pytest ended before the checks, with exit status {exitstatus}")
+            self.reports.end(f"pytest ended before the checks ran, with exit status {exitstatus}")
 
-    # What people read
+    # Output
 
     def pytest_report_header(self) -> list[str]:
         """Return what is gated, with which base, and where each setting came from."""
@@ -200,7 +201,7 @@ class GatePlugin(VirtualRoot):
         return lines
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Write the verdict, the reason and where the report is."""
+        """Write the verdict, its reason and the path of the report."""
         if not self.reported and not self.write_error:
             return
         terminalreporter.section("adapter gate")
@@ -220,7 +221,7 @@ class GatePlugin(VirtualRoot):
             terminalreporter.write_line(f"no report: {self.write_error}", red=True)
         if len(self.reported) > 1:
             verdict = worst([reported.record.verdict for reported in self.reported])
-            terminalreporter.write_line(f"{verdict} for the run")
+            terminalreporter.write_line(f"verdict of the run: {verdict}")
 
 
 def _join_run(settings: GateSettings, handed: Mapping[str, Any], progress: ProgressLine) -> GateRun:

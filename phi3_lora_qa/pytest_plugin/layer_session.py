@@ -45,14 +45,14 @@ class PropertyItem(VirtualItem):
                 raise
             pytest.xfail(known)
         if not result.cases:
-            pytest.skip("no case was drawn to which the property applies")
+            pytest.skip("the property applies to none of the drawn cases")
         self.user_properties += [
             ("cases", result.cases),
             ("largest_error_over_bound", result.ratio),
         ]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show a failed property by its message: a traceback is long, and slow to format."""
+        """Show only the message of a failed property: a traceback is long, and slow to format."""
         if not isinstance(excinfo.value, (PropertyFailed, pytest.xfail.Exception)):
             return super().repr_failure(excinfo, style)
         return str(excinfo.value)
@@ -89,7 +89,7 @@ class LayersPlugin(VirtualRoot):
         """Remove the suite's ids from pytest's arguments.
 
         Raises:
-            InputError: An id names no property, or no kind of layer that has it.
+            InputError: An id names an unknown property, or a kind of layer without it.
         """
         self.seed = seed
         self.profile = profile_of(config)
@@ -123,7 +123,7 @@ class LayersPlugin(VirtualRoot):
         return LayersCollector.from_parent(session, name=ROOT, nodeid=ROOT, layers=self)
 
     def pytest_report_header(self) -> str:
-        """Return the versions that are tested, and the number of cases."""
+        """Return the tested versions and the number of cases."""
         from importlib.metadata import PackageNotFoundError, version
 
         found = []

@@ -26,7 +26,7 @@ from phi3_lora_qa.settings import GateSettings, resolve
 GATE_PLUGIN = "phi3-lora-qa-gate"
 LAYERS_PLUGIN = "phi3-lora-qa-layers"
 
-# Options with which pytest prints about itself, and those with which it only lists.
+# Options that make pytest print about itself, and options that make it only list tests.
 _INFORMS = ("help", "version", "markers")
 _LISTS = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
@@ -88,19 +88,19 @@ def pytest_configure(config: pytest.Config) -> None:
             _refuse(config, str(known))
         raise
     if config.pluginmanager.register(guard.gate, GATE_PLUGIN) is None:
-        _refuse(config, f"-p no:{GATE_PLUGIN} would switch the gate off; leave it out")
+        _refuse(config, f"-p no:{GATE_PLUGIN} would disable the gate; remove it")
 
 
 def refuse_if_adapter_given(config: pytest.Config, args: list[str]) -> None:
-    """Refuse a session in which an adapter is given and this plugin is switched off."""
+    """Refuse a session in which an adapter is given and this plugin is disabled."""
     settings = _read_early(config, args)
     if isinstance(settings, GateSettings) and settings.adapter:
         _refuse_early(
             config,
             args,
             InputError(
-                f"the plugin is switched off by -p no:phi3_lora_qa, but an adapter is given by "
-                f"{settings.sources['adapter']}; leave out one of them"
+                f"-p no:phi3_lora_qa disables the plugin, but an adapter is given by "
+                f"{settings.sources['adapter']}; remove one of them"
             ),
         )
 
@@ -123,11 +123,11 @@ def _test_layers(config: pytest.Config, settings: GateSettings) -> None:
     layers = LayersPlugin(config, seed=settings.seed, only=settings.only)
     if layers.ids and settings.adapter:
         raise InputError(
-            "an id of phi3::layers was given together with an adapter, and a gate runs all checks; "
-            "run one after the other"
+            "phi3::layers was selected together with an adapter, and a gate runs all its checks; "
+            "run the two in separate commands"
         )
     if config.pluginmanager.register(layers, LAYERS_PLUGIN) is None:
-        raise InputError(f"-p no:{LAYERS_PLUGIN} would switch --phi3-layers off; leave it out")
+        raise InputError(f"-p no:{LAYERS_PLUGIN} would disable --phi3-layers; remove it")
 
 
 def _refuse(config: pytest.Config, why: str) -> NoReturn:
@@ -139,10 +139,10 @@ def _refuse(config: pytest.Config, why: str) -> NoReturn:
 
 
 def _claim_reports(config: pytest.Config) -> None:
-    """Replace earlier reports at once: whatever ends this run, they are not its reports.
+    """Replace earlier reports at once, so that none of them passes for the report of this run.
 
-    It is done even if other settings are wrong. Where ids were chosen, it is known only later which
-    report to replace.
+    This is done even if other settings are invalid. If ids of checks were selected, the report to
+    replace is known only later.
     """
     guard = config.stash[_GUARD]
     known = guard.known
@@ -194,7 +194,7 @@ def _read_settings(config: pytest.Config, given: Any, places: Sequence[Path] = (
     Args:
         config: pytest's configuration.
         given: The values of its options, with those of plugins.
-        places: Further files that pytest has read settings from.
+        places: Other files that pytest has read settings from.
     """
     guard = config.stash[_GUARD]
     guard.only_informs = any(getattr(given, name, False) for name in _INFORMS)
@@ -224,7 +224,7 @@ def _read_settings(config: pytest.Config, given: Any, places: Sequence[Path] = (
 
 
 def _places(config: pytest.Config, given: Any) -> list[Path]:
-    """Return where pytest reads options, configuration, conftest.py files and tests from."""
+    """Return the places from which pytest reads options, configuration and tests."""
     here = config.invocation_params.dir
     words = [str(word) for word in config.invocation_params.args]
     files = [here / word[1:] for word in words if word.startswith("@")]

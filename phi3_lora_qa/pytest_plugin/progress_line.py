@@ -11,7 +11,7 @@ SECONDS_BETWEEN_UPDATES = 0.2
 
 
 class ProgressLine:
-    """Writes past pytest's output capture; silent where standard output is not a terminal."""
+    """Writes past pytest's output capture; silent if standard output is not a terminal."""
 
     def __init__(self, config: "pytest.Config") -> None:
         reporter: Any = config.pluginmanager.getplugin("terminalreporter")
@@ -25,7 +25,7 @@ class ProgressLine:
         self._started: dict[str, float] = {}
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        """Show the phase, what is done and the estimated time left."""
+        """Show the phase, its progress and the estimated time left."""
         now = time.monotonic()
         first = self._started.setdefault(phase, now)
         if not self._shows or (now < self._next_update and done < total):

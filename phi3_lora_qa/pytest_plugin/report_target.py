@@ -1,7 +1,7 @@
-"""Where the reports of a run go, and what is there as long as there is no verdict.
+"""Where a run's reports go, and what they contain before there is a verdict.
 
 An earlier report must not pass for the report of a run that was killed, so it is replaced before
-anything else is done. Nothing else is replaced: no file of the user, no baseline, nothing in an
+anything else happens. Nothing else is replaced: no user file, no baseline, and nothing in an
 adapter's folder.
 """
 
@@ -14,12 +14,12 @@ from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.build_record import Reported, record_without_verdict
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, adapter_names
 from phi3_lora_qa.record import load_record
-from phi3_lora_qa.report import replace_report, require_own, take_away, write_report
+from phi3_lora_qa.report import remove_report, replace_report, require_own, write_report
 from phi3_lora_qa.settings import GateSettings, is_inside, real
 
 STILL_RUNNING = (
-    "no verdict: when this was written the run had just begun; it is still running, or it ended "
-    "before it could judge"
+    "no verdict: the run had just begun when this was written; it is still running, or it ended "
+    "early"
 )
 
 
@@ -27,14 +27,14 @@ class Reports:
     """The report folders of one run, one for each adapter.
 
     Attributes:
-        folders: Where each adapter's report goes, once that was claimed.
+        folders: The folder of each adapter's report, once it was claimed.
     """
 
     def __init__(self, settings: GateSettings, directory: Path) -> None:
         """Determine where the reports go, before a test can change the directory.
 
         Args:
-            settings: The run's settings, as far as they are valid.
+            settings: The valid part of the run's settings.
             directory: The directory in which the run was started.
         """
         self._settings = settings
@@ -45,13 +45,13 @@ class Reports:
         below = several or settings.report is None
         self._folders = [parent / name if below else parent for name in self._names]
         self.folders: tuple[Path, ...] = ()
-        self._judged: set[Path] = set()
+        self._decided: set[Path] = set()
 
     def claim(self, *, partial: bool) -> None:
-        """Replace each adapter's report with one that says that there is no verdict.
+        """Replace each adapter's report with one without a verdict.
 
         Args:
-            partial: Whether only chosen ids are run, which never replaces a full run's report.
+            partial: Whether only selected checks run; their report never replaces a full run's.
 
         Raises:
             InputError: A report must not, or cannot, be written to its folder.
@@ -67,7 +67,7 @@ class Reports:
                 try:
                     self._retract(name, source, folder, STILL_RUNNING)
                 except InputError:
-                    take_away(folder)  # it may say PASS, for another adapter
+                    remove_report(folder)  # it may contain a PASS for another adapter
                     raise
             except InputError as error:
                 faults.append(error)
@@ -75,18 +75,18 @@ class Reports:
             raise faults[0]
 
     def end(self, why: str) -> None:
-        """Write into the reports without a verdict why there will be none.
+        """Write the reason for a missing verdict to the reports that have none.
 
-        Where that cannot be written, the report from the beginning stays.
+        If that fails, the report from the start of the run stays.
         """
         for name, source, folder in zip(
             self._names, self._settings.adapter, self.folders, strict=False
         ):
-            if folder in self._judged:
+            if folder in self._decided:
                 continue
             with suppress(InputError, OSError):
                 self._require_allowed(folder)
-                reason = f"no verdict: the run ended before it could judge: {why}"
+                reason = f"no verdict: the run ended early: {why}"
                 self._retract(name, source, folder, reason)
 
     def write(self, reported: Sequence[Reported]) -> None:
@@ -99,7 +99,7 @@ class Reports:
         for one, folder in zip(reported, self.folders, strict=True):
             try:
                 write_report(one.record, one.rows, folder)
-                self._judged.add(folder)
+                self._decided.add(folder)
             except InputError as error:
                 faults.append(error)
         if faults:
@@ -126,7 +126,7 @@ class Reports:
 
 
 def _places(baseline: Path | None) -> list[Path]:
-    """Return every folder that has a part of the baseline, links followed."""
+    """Return every folder that contains a part of the baseline, with links resolved."""
     if baseline is None:
         return []
     items = ITEMS_FILE

@@ -1,9 +1,9 @@
-"""Restores pytest's root and configuration where the value of an option changed them.
+"""Restores pytest's root and configuration if the value of an option changed them.
 
 pytest determines its root and its configuration before it knows the options of plugins, and takes a
-value that is a separate word, as in ``--phi3-adapter PATH``, for a path of tests
-(https://github.com/pytest-dev/pytest/issues/1435). Then the folder of an adapter, or the project
-around it, would decide how the adapter is judged, and the user's own configuration would not.
+value that is a separate word, as in ``--phi3-adapter PATH``, for a test path
+(https://github.com/pytest-dev/pytest/issues/1435). Then the configuration in the adapter's folder,
+or in the project around it, would apply instead of the user's own.
 """
 
 import copy
@@ -25,15 +25,15 @@ from phi3_lora_qa.settings import is_inside
 def restore_rootdir(config: pytest.Config, args: list[str]) -> None:
     """Set the root and the configuration that pytest has without the values of options.
 
-    What the wrong configuration added (options, import paths) is removed, and what the right one
-    names is added, as pytest does it.
+    The options and import paths of the wrong configuration are removed, and those of the right one
+    are added, as pytest does it.
 
     Args:
         config: pytest's configuration, before the first conftest.py files are loaded.
         args: The arguments from which pytest will read its options; changed in place.
 
     Raises:
-        InputError: The wrong configuration has already loaded, or blocked, what it names.
+        InputError: The wrong configuration has already loaded or blocked plugins.
         IncompatibleLibraryError: This version of pytest stores its configuration differently.
     """
     try:
@@ -46,15 +46,16 @@ def restore_rootdir(config: pytest.Config, args: list[str]) -> None:
 
 
 def settings_folder(config: pytest.Config) -> Path:
-    """Return the folder of pytest's configuration, in which our own is looked for."""
+    """Return the folder of pytest's configuration, where our own is looked for."""
     return config.inipath.parent if config.inipath else config.rootpath
 
 
 def _restore(config: pytest.Config, args: list[str]) -> None:
-    # Where none of our options is given, nothing private of pytest is used.
+    # Without any of our options, no private part of pytest is used.
     if not _has_ours(config.known_args_namespace):
         return
-    # The configuration does not tell how many words it added: they may change it ("-o addopts=").
+    # The configuration does not record how many words it added, and they may change it
+    # ("-o addopts=").
     added, typed = _split_added(config, args)
     given = _parse(config, typed)
     if not _has_ours(given):
@@ -80,7 +81,7 @@ def _has_ours(given: Any) -> bool:
 
 
 def _split_added(config: pytest.Config, args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what a configuration added, and what the user typed or has in the environment.
+    """Return the words that a configuration added, and those from the user and the environment.
 
     In a worker of xdist nothing was added, and the environment is not used.
     """
@@ -89,7 +90,7 @@ def _split_added(config: pytest.Config, args: Sequence[str]) -> tuple[list[str],
     starts = range(len(args) - len(words), -1, -1)
     start = next((at for at in starts if list(args[at : at + len(words)]) == words), -1)
     if start < 0:
-        raise ValueError("arguments are in another order")
+        raise ValueError("the arguments are in a different order")
     environment = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
     before = start - len(environment)
     if before >= 0 and args[before:start] == environment:
@@ -116,7 +117,7 @@ def _determine_setup(
 
 
 def _remove_configuration(config: pytest.Config, added: Sequence[str]) -> None:
-    """Remove the wrong import paths; imported or blocked plugins cannot be undone."""
+    """Remove the wrong import paths; imports and blocked plugins cannot be undone."""
     wrong = [str(path) for path in config.getini("pythonpath")]
     for path in wrong:
         if path in sys.path:
@@ -126,10 +127,9 @@ def _remove_configuration(config: pytest.Config, added: Sequence[str]) -> None:
     ran = any(is_inside(removed, Path(file)) for file in files if file) if removed else False
     if ran or any(word.startswith("-p") for word in added):
         raise InputError(
-            f"pytest read its configuration from {escape(str(config.inipath), 200)}, because the "
-            "value of an option looks like a path of tests to it, and loaded or blocked plugins "
-            "that are named there; write the option and its value as one word, such as "
-            "--phi3-adapter=PATH"
+            f"pytest read the wrong configuration, {escape(str(config.inipath), 200)}, because it "
+            "took an option's value for a test path, and loaded or blocked the plugins named "
+            "there; write the option and its value as one word, such as --phi3-adapter=PATH"
         )
 
 

@@ -1,4 +1,4 @@
-"""Tests that no file backs: their ids on the command line, and their place in reports."""
+"""Tests without a file: their ids on the command line, and their location in reports."""
 
 import re
 from collections.abc import Generator, Sequence
@@ -11,7 +11,7 @@ class VirtualItem(pytest.Item):
     """A test that is not a Python function."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """Return what listings and JUnit files show."""
+        """Return the location that listings and JUnit files show."""
         return self.path, 0, self.nodeid  # pytest needs a line when a mark skips an item
 
 
@@ -36,7 +36,7 @@ class VirtualRoot:
 def split_node_ids(args: Sequence[str], root: str) -> tuple[list[str], list[str]]:
     """Split pytest's arguments into ids at or below ``root``, and the rest.
 
-    Below the root directory pytest prints the ids as paths that begin with ``../``.
+    In a folder below the root directory, pytest prints the ids with a leading ``../``.
     """
     pattern = re.compile(rf"(?:\.\./)*({root}(?:::.*)?)", re.DOTALL)
     matches = [(arg, pattern.fullmatch(arg)) for arg in args]

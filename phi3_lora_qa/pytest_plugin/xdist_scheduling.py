@@ -1,4 +1,4 @@
-"""How xdist distributes the gate and a user's tests. Imported only where xdist is used."""
+"""How xdist distributes the gate and a user's tests. Imported only if xdist is used."""
 
 from xdist.scheduler import LoadScopeScheduling
 

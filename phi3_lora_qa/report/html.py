@@ -1,8 +1,8 @@
 """The page: a pure function of the record and its items, self-contained and safe to open.
 
-There are three defences. The environment, not the template's author, escapes every expression of
-the template and makes it visible. Only numbers reach the plots. The page's own policy allows
-nothing to load and nothing to run except the style and the script with the known hashes.
+There are three defences. The template environment escapes every expression and makes invisible
+characters visible, so no template can forget it. Only numbers reach the plots. The page's content
+security policy allows only the style and the script with the known hashes.
 """
 
 import base64
@@ -24,7 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_html(record: RunRecord, rows: Sequence[ItemRow]) -> str:
-    """Render the page; the same record and items give the same text, to the last byte."""
+    """Render the page; the same record and items give the same bytes."""
     from markupsafe import Markup
 
     style, script = _asset("report.css"), _asset("report.js")
@@ -82,5 +82,5 @@ def _environment() -> "Environment":
 
 
 def _finalize(value: object) -> object:
-    """Make every value that the template writes visible; the package's own markup is kept."""
+    """Make invisible characters in a value visible; keep the package's own markup."""
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

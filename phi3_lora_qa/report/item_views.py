@@ -1,4 +1,4 @@
-"""Items as the page shows them: whether they improved, and where the two answers differ."""
+"""Items as the page shows them: whether they improved, and how the two answers differ."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from phi3_lora_qa.report.safe_text import TEXT_LIMIT, Cut, anchor, cut, one_line
 from phi3_lora_qa.report.word_diff import Segment, word_diff
 
 MAX_ITEMS = 500
-"""The most items that the page shows, the worst first; the table of items has all of them."""
+"""The most items that the page shows, the worst first; the table of items contains all."""
 
 TOLERANCE = 0.01
 """How far a loss (nats per token) or a score must move for the page to call it a change."""
@@ -22,7 +22,7 @@ NAME_LIMIT = 80
 """The most characters of an item's id or group that the page shows."""
 
 MAX_TURNS = 20
-"""The most turns before the question that the page shows of an item."""
+"""The most earlier turns of an item that the page shows."""
 
 REGRESSED, IMPROVED, DIFFERENT = "regressed", "improved", "different"
 FLAGS = (REGRESSED, IMPROVED, DIFFERENT)
@@ -80,10 +80,11 @@ class ItemView:
 
 
 def labelling_metrics(metrics: Sequence[Metric]) -> Labelling:
-    """Return by which metrics the items of each group are labelled improved or regressed.
+    """Return the metrics by which the items of each group are labelled improved or regressed.
 
-    By loss, exact match and token F1, and by every other metric that has a limit. A metric that
-    measures how far the tuned model is from the base moves with any training, so it never labels.
+    These are loss, exact match, token F1 and every other metric with a limit. A metric that
+    measures the distance between the tuned model and the base changes with any training, so it
+    never labels.
     """
     labelling = {group: {*WATCHED} for group in dict.fromkeys(m.group for m in metrics)}
     for metric in metrics:
@@ -94,7 +95,7 @@ def labelling_metrics(metrics: Sequence[Metric]) -> Labelling:
 
 
 def count_flags(rows: Sequence[ItemRow], labelling: Labelling) -> dict[str, int]:
-    """Return how many of all items each filter matches."""
+    """Return how many items each filter matches."""
     flags = [_flags(row, labelling) for row in rows]
     return {flag: sum(flag in found for found in flags) for flag in FLAGS}
 
@@ -102,8 +103,8 @@ def count_flags(rows: Sequence[ItemRow], labelling: Labelling) -> dict[str, int]
 def item_views(rows: Sequence[ItemRow], labelling: Labelling) -> tuple[ItemView, ...]:
     """Return the items to show, the largest loss increase first.
 
-    Items with an error, and those whose loss is not a finite number, come before all others:
-    nothing is known about their answers.
+    Items with an error, and those whose loss is not a finite number, come first: nothing is known
+    about their answers.
     """
     ranked = sorted(rows, key=_rank)[:MAX_ITEMS]
     seen: dict[str, int] = {}
@@ -161,7 +162,7 @@ def _split_prompt(prompt: Sequence[Turn]) -> tuple[str, list[Turn]]:
 
 
 def _turn_views(turns: Sequence[Turn]) -> tuple[TurnView, ...]:
-    """Return the turns, all of them together within the limit of one text."""
+    """Return the turns, cut so that all together are within the limit of one text."""
     views = []
     left = TEXT_LIMIT
     for turn in turns:

@@ -1,7 +1,7 @@
 """summary.md: the verdict, what to do and the metrics, for a pull request.
 
-A forge turns names into mentions, numbers into links and markup into a page, so all untrusted text
-is either escaped or put into a code span.
+A code host turns names into mentions, numbers into links and markup into a page, so all untrusted
+text is either escaped or put into a code span.
 """
 
 import re
@@ -26,8 +26,8 @@ from phi3_lora_qa.report.safe_text import NOTHING, duration, interval, number, o
 MAX_TODO = 20
 _TEXT_LIMIT = 400
 
-# Markdown's markup is escaped with a backslash; what a forge would turn into a link or a mention
-# is followed by a zero-width space.
+# Markdown's markup is escaped with a backslash; text that a code host would turn into a link or a
+# mention is followed by a zero-width space.
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&!$])")
 _LINKING = re.compile(r"@|#|(?<=www)\.|:(?=//)", re.IGNORECASE)
 
@@ -53,7 +53,7 @@ def render_markdown(record: RunRecord) -> str:
 
 
 def text(value: str) -> str:
-    """Escape untrusted text to one line that Markdown and a forge show unchanged."""
+    """Escape untrusted text to one line that Markdown and a code host show unchanged."""
     line = _MARKUP.sub(r"\\\1", one_line(value, _TEXT_LIMIT))
     return _LINKING.sub(lambda match: match[0] + "&#8203;", line)
 
@@ -79,7 +79,7 @@ def _todo(results: Sequence[CheckResult]) -> str:
         if first.fix:
             lines.append(f"  **Fix:** {text(first.fix)}")
     if len(todo) > MAX_TODO:
-        lines.append(f"- and {len(todo) - MAX_TODO} more; report.html has them all")
+        lines.append(f"- and {len(todo) - MAX_TODO} more; report.html lists all of them")
     return "\n".join(lines)
 
 

@@ -17,12 +17,12 @@ from phi3_lora_qa.report.safe_text import interval
 
 @dataclass(frozen=True, kw_only=True)
 class MetricView:
-    """One metric with its plot, where its numbers allow one; ``judged`` if it has an outcome."""
+    """One metric with its plot, if its numbers are finite; ``has_outcome`` if it was decided."""
 
     result: Metric
     limit: str
     interval: str
-    judged: bool
+    has_outcome: bool
     mark: str
     word: str
     better: str
@@ -38,7 +38,7 @@ def metric_groups(metrics: Sequence[Metric]) -> tuple[tuple[str, tuple[MetricVie
 
 
 def shown_limit(metric: Metric) -> str:
-    """Return a metric's limit in words; empty where it has none."""
+    """Return a metric's limit in words; empty if it has none."""
     return limit_text(metric.limit) if metric.limit else ""
 
 
@@ -48,7 +48,7 @@ def _view(metric: Metric) -> MetricView:
         limit=shown_limit(metric),
         interval=interval(metric.low, metric.high, of_mean=bounds_tuned_mean(metric)),
         # A metric without a limit cannot have passed.
-        judged=metric.outcome is not None
+        has_outcome=metric.outcome is not None
         and (metric.limit is not None or metric.outcome is not Outcome.PASSED),
         mark=metric_mark(metric),
         word=metric_word(metric),

@@ -1,4 +1,4 @@
-"""The words for verdicts and outcomes: a sign, a word, and what to do next."""
+"""The texts for verdicts and outcomes: a sign, a word, and the next step."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ _GROUP_LIMIT = 40
 
 
 def next_step(record: RunRecord) -> str:
-    """Return in one or two sentences what the reader does next."""
+    """Return the reader's next step in one or two sentences."""
     match record.verdict:
         case Verdict.PASS:
             return _step_after_pass(record)
@@ -56,14 +56,14 @@ def _step_after_pass(record: RunRecord) -> str:
 
 
 def _step_to_decide(record: RunRecord) -> str:
-    """Return how many items each group needs, as the inconclusive checks have estimated it."""
+    """Return how many items each group needs, by the estimates of the inconclusive checks."""
     needed: dict[str, tuple[int, int]] = {}
     for check in record.checks:
         if check.outcome is Outcome.INCONCLUSIVE and (found := _items_needed(check)):
             group, need, have = found
             needed[group] = max(needed.get(group, (0, 0)), (need, have))
     if not needed:
-        return "Nothing failed, but some limits are too close to call. Consider other limits."
+        return "Nothing failed, but some results are too close to their limits. Set other limits."
     words = [
         f"{need:,} {one_line(group, _GROUP_LIMIT)} (have {have:,})"
         for group, (need, have) in list(needed.items())[:_MOST_GROUPS]
@@ -73,7 +73,7 @@ def _step_to_decide(record: RunRecord) -> str:
 
 
 def _items_needed(check: CheckResult) -> tuple[str, int, int] | None:
-    """Return a limit's group, the items that would decide it, and the items that it had."""
+    """Return a limit's group, the number of items that would decide it, and the number it had."""
     metric: Json = check.measured.get("metric")
     if not isinstance(metric, Mapping):
         return None
@@ -84,7 +84,7 @@ def _items_needed(check: CheckResult) -> tuple[str, int, int] | None:
 
 
 def items_evaluated(record: RunRecord) -> str:
-    """Return how many items the tuned model was evaluated on; empty if this was not recorded."""
+    """Return how many items the tuned model was evaluated on; empty if not recorded."""
     scored, skipped = record.items_scored, record.items_skipped_early
     return f"{scored} of {scored + skipped} (stopped early)" if skipped else str(scored or "")
 
@@ -95,7 +95,7 @@ def word_of(outcome: Outcome) -> str:
 
 
 def metric_word(metric: Metric) -> str:
-    """Return a metric's outcome in words, ``no limit`` where it was measured and not judged."""
+    """Return a metric's outcome in words; ``no limit`` if it has no limit."""
     return word_of(metric.outcome) if metric.outcome else "no limit"
 
 

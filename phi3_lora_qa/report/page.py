@@ -1,7 +1,6 @@
-"""The record arranged for a reader: what the page shows, and in which order.
+"""The record arranged for a reader: the content of the page and its order.
 
-Everything that decides what a reader sees is decided here, as plain data; the template only
-renders it.
+Everything that a reader sees is decided here, as plain data; the template only renders it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +70,7 @@ class StageView:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterView:
-    """One filter of the items, with how many of all items match; an empty ``flag`` matches all."""
+    """One filter of the items and its number of matches; an empty ``flag`` matches all."""
 
     flag: str
     label: str
@@ -124,12 +123,12 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
 
 
 def todo_results(results: Sequence[CheckResult]) -> list[list[CheckResult]]:
-    """Return what to do: the worst first, one entry for checks with the same message and fix."""
+    """Return the checks to fix, worst first; those with the same message and fix are one entry."""
     gathered: dict[tuple[Outcome, str, str], list[CheckResult]] = {}
     for outcome in _URGENCY:
         for result in results:
             if result.outcome is outcome:
-                # Fixes that name their own check are the same apart from that name.
+                # Fixes may contain the check's id, and are otherwise the same.
                 key = (outcome, result.message, result.fix.replace(result.id, ""))
                 gathered.setdefault(key, []).append(result)
     return list(gathered.values())
@@ -192,5 +191,5 @@ def _filters(total: int, counts: Mapping[str, int]) -> tuple[FilterView, ...]:
 
 
 def rows_of(values: Json) -> list[tuple[str, Json]]:
-    """Return the pairs of a mapping in the order of their names."""
+    """Return the pairs of a mapping, sorted by name."""
     return sorted((str(key), value) for key, value in values.items())

@@ -18,7 +18,7 @@ _OF_THE_MEAN = ("at_least", "at_most")
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalPlot:
-    """Horizontal positions in SVG units; ``limit`` is None where the metric has no limit."""
+    """Horizontal positions in SVG units; ``limit`` is None if the metric has no limit."""
 
     low: float
     high: float
@@ -38,7 +38,7 @@ class BarPlot:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Return whether a metric is better if higher; an unknown one is, as nearly all are."""
+    """Return whether higher values of a metric are better; assumed for an unknown metric."""
     return metric not in known_metrics() or metric_info(metric).higher_is_better
 
 
@@ -48,7 +48,7 @@ def bounds_tuned_mean(metric: Metric) -> bool:
 
 
 def limit_value(metric: Metric) -> float | None:
-    """Return the position of the limit on the axis of differences, or None where there is none."""
+    """Return the position of the limit on the axis of differences; None if there is no limit."""
     limit = metric.limit
     if limit is None or not math.isfinite(limit.value):
         return None
@@ -61,7 +61,7 @@ def limit_value(metric: Metric) -> float | None:
 def interval_plot(metric: Metric) -> IntervalPlot | None:
     """Return the positions of one metric on its own axis; None if a number is not finite.
 
-    The axis is symmetric about zero, so that the side of an interval is seen at once.
+    The axis is symmetric about zero, so that a reader sees at once on which side an interval is.
     """
     shift = metric.base if bounds_tuned_mean(metric) else 0.0
     low, high, point = metric.low - shift, metric.high - shift, metric.difference
@@ -81,7 +81,7 @@ def interval_plot(metric: Metric) -> IntervalPlot | None:
 def bar_plot(values: Sequence[float], *, pitch: int = 5, height: int = 28) -> BarPlot:
     """Return values as bars, the largest as high as the plot.
 
-    A value that is not finite gets a bar of full height and is counted, so that it is noticed.
+    A value that is not finite gets a bar of full height, so that it is noticed, and is counted.
     """
     finite = [abs(value) for value in values if math.isfinite(value)]
     top = max(finite, default=0.0) or 1.0

@@ -1,8 +1,7 @@
 """A report's folder: which files the gate wrote there, and how they are replaced safely.
 
-``report.sha256``, which ``sha256sum -c`` understands, lists the files that the gate wrote. A file
-that it does not list, or lists with a different hash, is the user's: it is never replaced or
-removed.
+``report.sha256``, in the format of ``sha256sum``, lists the files that the gate wrote. A file that
+is not in the list, or has a different hash, is the user's: it is never replaced or removed.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from phi3_lora_qa.errors import InputError, escape
 
 RECORD, ITEMS, SUMMARY, PAGE = "record.json", "items.parquet", "summary.md", "report.html"
 NAMES = (ITEMS, PAGE, RECORD, SUMMARY)
-"""The order in which a verdict appears: the files that are read and published first come last."""
+"""The order in which the files are written: those that are read and published first come last."""
 
 WRITTEN = "report.sha256"
 FIX = "use a folder that you can write to (pytest: --phi3-report DIR, report: --output FILE)"
@@ -32,7 +31,7 @@ _Digests = Mapping[str, Collection[str]]
 
 
 def require_own(directory: Path, names: Collection[str] = NAMES) -> None:
-    """Make sure that a report would not replace a file of the user's.
+    """Check that a report would not replace a file of the user's.
 
     Raises:
         InputError: A file with one of these names was not written by the gate, was changed since,
@@ -45,14 +44,16 @@ def require_own(directory: Path, names: Collection[str] = NAMES) -> None:
             raise _foreign(directory / name)
 
 
-def put(directory: Path, files: Mapping[str, bytes], names: Sequence[str] = NAMES) -> None:
+def replace_files(
+    directory: Path, files: Mapping[str, bytes], names: Sequence[str] = NAMES
+) -> None:
     """Replace files of a report, all of them or none.
 
     Args:
         directory: The report's folder; it is created if missing.
         files: The new files by name.
-        names: Which files are replaced, in the order of their appearance; those that ``files``
-            lacks are removed.
+        names: The files to replace, in the order of their appearance; those that ``files`` lacks
+            are removed.
 
     Raises:
         InputError: The folder cannot be written, or a file there is not the gate's. The folder is
@@ -81,10 +82,10 @@ def put(directory: Path, files: Mapping[str, bytes], names: Sequence[str] = NAME
         write_whole(directory / WRITTEN, _listing({**before, **after}), FIX)
 
 
-def take_away(directory: Path) -> None:
-    """Remove the files that the gate wrote, the summary first; a full disk does not prevent that.
+def remove_report(directory: Path) -> None:
+    """Remove the files that the gate wrote, the summary first; this works on a full disk, too.
 
-    The user's files stay, and so does a file that cannot be removed.
+    The user's files are kept, and so is a file that cannot be removed.
     """
     with suppress(OSError, InputError):
         written = _written(directory)
@@ -115,7 +116,7 @@ def _listing(digests: _Digests) -> bytes:
 
 
 def _content(path: Path, cap: int | None = None) -> bytes | None:
-    """Return a file's content; None where there is none. No link, pipe or device is opened."""
+    """Return a file's content; None if there is no file. No link, pipe or device is opened."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise _foreign(path)
@@ -136,7 +137,7 @@ def _digest(data: bytes) -> str:
 
 def _foreign(path: Path) -> InputError:
     return InputError(
-        f"{escape(str(path))} was not written by the gate, or was changed since, so a report does "
-        "not replace it; move it away, or use a different path (pytest: --phi3-report DIR, report: "
+        f"a report does not replace {escape(str(path))}: the gate did not write it, or it was "
+        "changed since; move it, or use a different path (pytest: --phi3-report DIR, report: "
         "--output FILE)"
     )

@@ -9,7 +9,7 @@ from phi3_lora_qa.setting_specs import SourceKind
 
 _CHOSEN = (SourceKind.OPTION, SourceKind.ENVIRONMENT, SourceKind.DRAWN)
 
-# A rerun does not repeat how much was run and where the report was written.
+# A rerun repeats neither the selection of checks nor the folder of the report.
 _LEFT_OUT = {"adapter", "report", "stage", "only", "allow_inconclusive"}
 
 
@@ -24,7 +24,7 @@ def rerun_check(record: RunRecord, identifier: str) -> str:
 
 
 def _options(record: RunRecord) -> list[str]:
-    """Return the options that the user or the run chose; files and defaults apply again anyway."""
+    """Return the options that the user set or the run drew; files and defaults apply anyway."""
     given = record.settings.get("adapter")
     # With several adapters, ids contain the adapter's name, so all of them must be passed again.
     adapters = _values(given.value) if given else []
@@ -49,7 +49,7 @@ def _join(words: list[str]) -> str:
 
 
 def _quote(word: str) -> str:
-    # One word: before pytest knows our options, it takes a separate value for a path of tests.
+    # One word: before pytest knows our options, it takes a separate value for a test path.
     flag, equals, value = word.partition("=")
     if word.startswith("--phi3-") and equals:
         return f"{flag}={shlex.quote(value)}"

@@ -1,8 +1,8 @@
-"""Untrusted values as text that a reader can trust: nothing is invisible, nothing is endless.
+"""Untrusted values as text that is safe to read: nothing is invisible, nothing is endless.
 
 Every string of the page and of the summary passes through `visible`: a model's answer may contain
 control characters, bidirectional overrides or lone surrogates, and a reader must see them instead
-of being misled by them. Escaping for HTML or Markdown comes later and is not done here.
+of being misled by them. Escaping for HTML or Markdown is done later, elsewhere.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def one_line(text: str, limit: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """The beginning of a text; ``whole`` is the length of all of it, in characters."""
+    """The beginning of a text; ``whole`` is the length of the full text in characters."""
 
     text: str
     whole: int
@@ -115,7 +115,7 @@ def duration(value: Json) -> str:
 
 
 def format_timestamp(value: Json) -> str:
-    """Return an ISO 8601 time as a reader expects it: ``2026-11-24 07:40:12 UTC``."""
+    """Return an ISO 8601 time in a readable form: ``2026-11-24 07:40:12 UTC``."""
     try:
         when = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -124,9 +124,9 @@ def format_timestamp(value: Json) -> str:
 
 
 def brief(value: str) -> str:
-    """Return the beginning of a long text; the record has all of it."""
+    """Return the beginning of a long text; the record contains all of it."""
     piece = cut(value)
-    return f"{piece.text}… (record.json has all of it)" if piece.is_cut else piece.text
+    return f"{piece.text}… (the full text is in record.json)" if piece.is_cut else piece.text
 
 
 def plain(value: Json) -> str:

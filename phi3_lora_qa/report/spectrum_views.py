@@ -1,4 +1,4 @@
-"""What the adapter adds to each kind of module, from the first layer to the last."""
+"""The adapter's updates by kind of module, from the first layer to the last."""
 
 import re
 from collections.abc import Sequence

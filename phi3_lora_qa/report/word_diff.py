@@ -11,7 +11,7 @@ _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A run of text; ``changed`` if the other answer does not have it in this place."""
+    """A run of text; ``changed`` if the other answer does not have it at this position."""
 
     text: str
     changed: bool

@@ -1,4 +1,4 @@
-"""The report's files, made from a record, and the page rendered again from them."""
+"""Writes the report's files from a record, and renders the page again from them."""
 
 import re
 import stat
@@ -14,7 +14,15 @@ from phi3_lora_qa.reading import open_regular
 from phi3_lora_qa.record import ItemRow, RunRecord, load_record, parse_record
 from phi3_lora_qa.report.html import render_html
 from phi3_lora_qa.report.markdown import render_markdown
-from phi3_lora_qa.report.report_folder import FIX, ITEMS, NAMES, PAGE, RECORD, SUMMARY, put
+from phi3_lora_qa.report.report_folder import (
+    FIX,
+    ITEMS,
+    NAMES,
+    PAGE,
+    RECORD,
+    SUMMARY,
+    replace_files,
+)
 from phi3_lora_qa.settings import real
 
 _FILE_NAME = re.compile(r"(\w[\w.-]*)?")
@@ -29,17 +37,17 @@ def write_report(record: RunRecord, rows: Sequence[ItemRow], directory: Path) ->
         InputError: The folder cannot be created or written, or a file there was not written by the
             gate; the folder is then unchanged.
     """
-    put(directory, _files(record, rows))
+    replace_files(directory, _files(record, rows))
     return directory / PAGE
 
 
 def replace_report(record: RunRecord, directory: Path) -> None:
-    """Replace an earlier report by one without a verdict, the summary first.
+    """Replace an earlier report with one without a verdict, the summary first.
 
     Raises:
         InputError: As `write_report`.
     """
-    put(directory, _files(record, ()), tuple(reversed(NAMES)))
+    replace_files(directory, _files(record, ()), tuple(reversed(NAMES)))
 
 
 def _files(record: RunRecord, rows: Sequence[ItemRow]) -> Mapping[str, bytes]:
@@ -61,7 +69,7 @@ def _files(record: RunRecord, rows: Sequence[ItemRow]) -> Mapping[str, bytes]:
 
 
 def render_again(record_path: Path, output: Path) -> None:
-    """Render the page from a record.json and the items next to it, if they are there.
+    """Render the page from a record.json and, if they exist, the items next to it.
 
     Raises:
         InputError: The record or its items cannot be read, or ``output`` cannot be written.
@@ -71,14 +79,14 @@ def render_again(record_path: Path, output: Path) -> None:
     if not _FILE_NAME.fullmatch(name):
         # Items are read from the record's own folder only: a record may come from anywhere.
         raise InputError(
-            f"{escape(str(record_path))} names the items {escape(repr(name), 80)}; "
+            f"{escape(str(record_path))} has an invalid items file: {escape(repr(name), 80)}; "
             f'set "items" to a file name without a folder, such as "{ITEMS}"'
         )
     items = record_path.parent / name
     rows = read_items(items) if name and items.is_file() else ()
     page = _page(record, rows, str(record_path))
     if output.name == PAGE and real(output.parent) == real(record_path.parent):
-        put(record_path.parent, {PAGE: page}, (PAGE,))
+        replace_files(record_path.parent, {PAGE: page}, (PAGE,))
     else:
         _require_page(output)
         write_whole(output, page, FIX)
@@ -95,7 +103,7 @@ def _page(record: RunRecord, rows: Sequence[ItemRow], where: str) -> bytes:
 
 
 def _require_page(path: Path) -> None:
-    """Require that the path is free or a page: a typing error must not replace the record."""
+    """Require that the path is unused or a page, so that a typo cannot replace the record."""
     try:
         kind = path.lstat().st_mode
         is_page = stat.S_ISREG(kind) and _PAGE_MARK in _head(path)
@@ -104,9 +112,9 @@ def _require_page(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise unwritable(path, error, FIX) from error
     if not is_page:
-        what = "not a page of this tool" if stat.S_ISREG(kind) else "not a regular file"
+        what = "not a page of phi3-lora-qa" if stat.S_ISREG(kind) else "not a regular file"
         raise InputError(
-            f"{escape(str(path))} exists and is {what}, so it is not replaced; "
+            f"{escape(str(path))} is not replaced: it exists and is {what}; "
             "use a different name with --output FILE"
         )
 

@@ -70,7 +70,7 @@ def test_a_machine_short_of_memory_is_not_a_finding(
     monkeypatch.setattr(lint_context, place, crash)
     adapter = plain()
     adapter.files = tokenizer_files()
-    with pytest.raises(MachineError, match="short of memory; free some"):
+    with pytest.raises(MachineError, match="ran out of memory; free some"):
         report_on(adapter, tmp_path)
 
 

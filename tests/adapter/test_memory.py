@@ -31,7 +31,7 @@ def test_enough_address_space_is_accepted() -> None:
 
 def test_too_little_address_space_is_an_error_of_the_machine() -> None:
     done = run_with(100)
-    assert "MachineError: the machine is short of memory; free some" in done.stderr
+    assert "MachineError: the machine ran out of memory; free some" in done.stderr
 
 
 def test_an_imported_numpy_needs_no_more_memory() -> None:

@@ -77,7 +77,7 @@ def test_a_folder_that_is_a_package_where_pytest_starts_is_refused(
     placed = below(name)(bad_adapter, room)
     result = run(placed, WAYS[way](Path(name), room), tmp_path / "report")
     assert result.returncode == 2
-    assert "is a Python package by its name" in result.stderr
+    assert "looks like a Python package" in result.stderr
     assert not mark.exists()
 
 

@@ -65,7 +65,7 @@ def test_a_described_checkpoint_converts_to_an_adapter_and_back_exactly(
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "wrote adapter adapter, 16 modules",
-        "gate it with: pytest --phi3-adapter=adapter",
+        "to gate it: pytest --phi3-adapter=adapter",
     ]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["rank_pattern"], config["alpha_pattern"]) == (

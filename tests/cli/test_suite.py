@@ -50,7 +50,7 @@ def test_every_bundled_suite_is_sound(
     options = ["--thresholds", bundled(thresholds)] if thresholds else []
     done = run(*map(bundled, suites), "--train", bundled(train), *options)
     assert done.exit_code == 0, done.output
-    assert "OK: no faults, and enough items for the limits of" in done.output
+    assert "OK: no faults, and enough items for every limit of" in done.output
 
 
 def test_the_suite_of_the_demo_is_clean_and_relies_on_an_improvement_of_one_group() -> None:
@@ -67,7 +67,7 @@ def test_a_suite_that_is_too_small_for_the_gates_limits_is_not_sound(tmp_path: P
     """A gate with it would be inconclusive."""
     done = run(numbered(tmp_path / "s.jsonl", 5))
     assert done.exit_code == 1
-    assert "too few items for 3 of 3 of the limits of the profile default:" in done.output
+    assert "too few items for 3 of 3 limits of the profile default:" in done.output
     assert "  target loss better than the base by more than 0.05: needs 10 items (has 5)\n" in (
         done.output
     )
@@ -89,11 +89,11 @@ def test_the_limits_are_those_of_the_profile_or_of_the_file(tmp_path: Path) -> N
     limits = tmp_path / "limits.toml"
     limits.write_text(NO_LIMITS)
     done = run(suite, "--thresholds", limits)
-    assert (done.exit_code, f"the limits of {limits} (1)" in done.output) == (0, True), done.output
+    assert (done.exit_code, f"every limit of {limits} (1)" in done.output) == (0, True), done.output
     limits.write_text(NO_LIMITS.replace("target", "safety"))
     done = run(suite, "--thresholds", limits)
     assert done.exit_code == 1
-    assert "safety loss at most 10: the suite has no such items" in done.output
+    assert "safety loss at most 10: the suite has no items for it" in done.output
 
 
 def test_duplicates_and_trained_questions_end_with_one_and_are_named(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_duplicates_and_trained_questions_end_with_one_and_are_named(tmp_path: P
     train.write_text(json.dumps({"messages": turns}))
     done = run(write(tmp_path / "t.jsonl", "Is it?", "was it?"), "--train", train)
     assert done.exit_code == 1
-    assert "items that were trained on; remove them from the suite: 1" in done.output
+    assert "items that are in the training data; remove them from the suite: 1" in done.output
     assert "training row 1" in done.output
 
 

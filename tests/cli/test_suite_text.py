@@ -15,16 +15,17 @@ GOOD = LimitFeasibility(limit=limit(), items=40, decidable=True)
 
 
 def lines(report: SuiteReport, *limits: LimitFeasibility) -> list[str]:
-    return list(report_lines(report, limits or (GOOD,), PowerAssumptions(), "the limits of x.toml"))
+    return list(report_lines(report, limits or (GOOD,), PowerAssumptions(), "x.toml"))
 
 
 def test_a_clean_suite_with_enough_items_is_ok() -> None:
     shown = lines(check_suite(suite_items(40)))
     assert shown[0] == "target: 40 items"
     assert shown[1] == (
-        "  smallest detectable change: 15.5 points of a share, 0.118 nats per token of the loss"
+        "  smallest detectable change: 15.5 percentage points of a share, "
+        "0.118 nats per token of the loss"
     )
-    assert shown[-1] == "OK: no faults, and enough items for the limits of x.toml (1)"
+    assert shown[-1] == "OK: no faults, and enough items for every limit of x.toml (1)"
 
 
 @pytest.mark.parametrize(
@@ -40,12 +41,12 @@ def test_a_clean_suite_with_enough_items_is_ok() -> None:
                 limit=limit(rule="improve_by"), items=8, decidable=False, items_needed=10
             ),
             2,
-            "needs 10 independent items (has 8 in clusters, worth 4)",
+            "needs 10 independent items (has 8 in clusters, equivalent to 4)",
         ),
         (
             LimitFeasibility(limit=limit(group="safety"), items=0, decidable=False),
             0,
-            "the suite has no such items; add some, or remove the limit",
+            "the suite has no items for it; add some, or remove the limit",
         ),
         (
             LimitFeasibility(limit=limit(rule="at_most"), items=8, decidable=False),
@@ -60,7 +61,7 @@ def test_a_clean_suite_with_enough_items_is_ok() -> None:
                 attainable=limit(metric="exact_match", rule="at_least", value=0.99),
             ),
             0,
-            "no number of items shows this; write at least 0.99",
+            "no number of items can show this; use at least 0.99",
         ),
     ],
 )
@@ -68,7 +69,7 @@ def test_a_limit_that_cannot_be_decided_says_what_it_needs(
     found: LimitFeasibility, per_cluster: int, words: str
 ) -> None:
     shown = lines(check_suite(suite_items(8, per_cluster)), GOOD, found)
-    assert "too few items for 1 of 2 of the limits of x.toml:" in shown
+    assert "too few items for 1 of 2 limits of x.toml:" in shown
     assert shown[-2].endswith(f": {words}")
     assert shown[-1].startswith("fix the suite: add items, or use wider margins")
 

@@ -54,9 +54,9 @@ def test_stdout_has_the_adapter_and_stderr_the_losses(
     assert done.returncode == 0, done.stderr
     adapter = config.parent / "adapter"
     where, losses, gate = done.stdout.splitlines()
-    assert where == f"adapter {adapter}"
+    assert where == f"adapter: {adapter}"
     assert "2 steps" in losses
-    assert gate == f"gate it with: pytest --phi3-adapter={adapter}"
+    assert gate == f"to gate it: pytest --phi3-adapter={adapter}"
     assert (adapter / "lora_qa_manifest.json").is_file()
     first, second, third, note = done.stderr.splitlines()
     assert first.startswith("step 0  validation loss ")

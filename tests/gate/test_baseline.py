@@ -122,11 +122,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "a base": (
         lambda r, rows: (replace(r, base=replace(r.base, fingerprint="0" * 64)), rows),
-        "is of a different base",
+        "has a different base",
     ),
     "an unknown base": (
         lambda r, rows: (replace(r, base=replace(r.base, fingerprint="")), rows),
-        "is of a different base",
+        "has a different base",
     ),
     "a number format": (
         lambda r, rows: (
@@ -143,7 +143,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "no items": (lambda r, rows: (r, []), "does not name a table of items"),
     "an item too few": (
         lambda r, rows: (r, rows[1:]),
-        "does not have 1 of the 40 items, such as 'q0', so",
+        "lacks 1 of the 40 items, such as 'q0', so",
     ),
     "what early stopping left": (
         lambda r, rows: (
@@ -258,7 +258,7 @@ def test_a_base_that_gets_other_figures_than_then_leaves_the_comparison_incomple
     limit = run["token_f1[target,baseline]"]
     same, near, far = (with_rows(session, moved(session, share)) for share in (0.0, 0.04, 0.06))
     assert "moved" not in passes(limit.run, same)
-    assert "has moved by +0.04 since" in passes(limit.run, near)
+    assert "changed by +0.04 since" in passes(limit.run, near)
     outcome = fails(limit.run, far)
     assert outcome.outcome is Outcome.NOT_RUN
     assert "the two adapters were measured differently" in outcome.message
@@ -290,5 +290,5 @@ def test_an_alarm_is_a_warning_and_fails_only_where_the_profile_is_strict(
     else:
         assert passes(quality.no_regression_alarm, worse).startswith(f"warning: 1 of {len(JUDGED)}")
     assert passes(quality.no_regression_alarm, better).startswith(
-        f"none of {len(JUDGED)} comparisons is worse"
+        f"none of {len(JUDGED)} comparisons is significantly worse"
     )

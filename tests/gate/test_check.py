@@ -11,10 +11,10 @@ from phi3_lora_qa.gate.check import (
     StopCheckError,
     checks_of,
     conclude,
+    errored,
     failed,
     inconclusive,
     no_lora_module,
-    not_judged,
     not_run,
     passed,
 )
@@ -24,7 +24,7 @@ SESSION = cast("AdapterSession", None)
 
 
 def test_each_constructor_has_its_outcome() -> None:
-    made = [make("m", "f", {"n": 1}) for make in (failed, inconclusive, not_run, not_judged)]
+    made = [make("m", "f", {"n": 1}) for make in (failed, inconclusive, not_run, errored)]
     assert [outcome.outcome for outcome in made] == [
         Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.NOT_RUN, Outcome.ERROR,
     ]  # fmt: skip

@@ -93,7 +93,7 @@ def test_a_metric_in_the_adapters_folder_is_refused(
 def test_columns_without_a_suite_and_equal_metric_names_are_bad_input(
     tmp_path: Path, good_adapter: Path
 ) -> None:
-    with pytest.raises(InputError, match="names columns, but there is no suite"):
+    with pytest.raises(InputError, match="suite-columns is set, but there is no suite"):
         prepare_jobs(tmp_path, good_adapter, suite_columns=["prompt=question"])
     (tmp_path / "a").mkdir()
     for path in (tmp_path / "Polite.py", tmp_path / "a" / "Polite.py"):

@@ -1,7 +1,8 @@
-"""A check on a machine that runs short of something is an error: neither a failure nor a pass."""
+"""A check on a machine that runs out of a resource is an error: neither a failure nor a pass."""
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.journal import Journal
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.run_check import run_check
-from phi3_lora_qa.gate.verdict import Judgement, judge
+from phi3_lora_qa.gate.verdict import AdapterVerdict, decide_verdict
 from phi3_lora_qa.record import CheckResult, Outcome, Verdict
 
 
@@ -73,21 +74,21 @@ PLANNED = PlannedCheck(
 )
 
 
-def outcome_of(error: BaseException, journal: Journal) -> tuple[CheckResult, Judgement]:
+def outcome_of(error: BaseException, journal: Journal) -> tuple[CheckResult, AdapterVerdict]:
     def fail(session: object) -> Any:
         raise error
 
     planned = replace(PLANNED, check=replace(PLANNED.check, run=fail))
     session = SimpleNamespace(journal=journal, open_adapter=lambda _: None)
     result = run_check(planned, cast("GateSession", session))
-    return result, judge([planned], [result], partial=False, allow_inconclusive=False)
+    return result, decide_verdict([planned], [result], partial=False, allow_inconclusive=False)
 
 
 @pytest.mark.parametrize("kind", SHORT)
 def test_a_shortage_is_an_error_and_the_run_is_incomplete(kind: str, tmp_path: Path) -> None:
     result, judged = outcome_of(SHORT[kind](), Journal(folder=tmp_path))
     assert result.outcome is Outcome.ERROR
-    assert " short" in result.message
+    assert re.match(r"the machine ran out of|Python's recursion limit was reached", result.message)
     assert "; " in result.message
     assert judged.verdict is Verdict.INCOMPLETE
 

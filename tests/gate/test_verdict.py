@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from phi3_lora_qa.gate.check import Check, passed
 from phi3_lora_qa.gate.plan import PlannedCheck
-from phi3_lora_qa.gate.verdict import judge, worst
+from phi3_lora_qa.gate.verdict import decide_verdict, worst
 from phi3_lora_qa.record import CheckResult, Outcome, Verdict
 
 IDS = ("phi3::static::files", "phi3::math::a", "phi3::quality::loss[target]")
@@ -32,7 +32,7 @@ def result(identifier: str, outcome: Outcome) -> CheckResult:
 def verdict_of(*outcomes: Outcome | None, **options: bool) -> Verdict:
     results = [result(i, o) for i, o in zip(IDS, outcomes, strict=True) if o is not None]
     given_options = {"partial": False, "allow_inconclusive": False, **options}
-    return judge(planned(*IDS), results, **given_options).verdict
+    return decide_verdict(planned(*IDS), results, **given_options).verdict
 
 
 P, F, U, E, N = (
@@ -61,27 +61,27 @@ def test_the_worst_outcome_decides(outcomes: tuple[Outcome | None, ...], verdict
 def test_pass_means_that_every_check_ran_and_passed(
     results: list[tuple[str, Outcome]],
 ) -> None:
-    judgement = judge(
+    decided = decide_verdict(
         planned(*IDS),
         [result(i, o) for i, o in results],
         partial=False,
         allow_inconclusive=False,
     )
     clean = {i for i, _ in results} == set(IDS) and {o for _, o in results} == {Outcome.PASSED}
-    assert (judgement.verdict is Verdict.PASS) == clean
-    assert judgement.accepted == clean
+    assert (decided.verdict is Verdict.PASS) == clean
+    assert decided.accepted == clean
 
 
 def test_no_selected_check_is_not_a_pass() -> None:
-    judgement = judge((), [], partial=False, allow_inconclusive=True)
-    assert judgement.verdict is Verdict.INCOMPLETE
-    assert not judgement.accepted
+    decided = decide_verdict((), [], partial=False, allow_inconclusive=True)
+    assert decided.verdict is Verdict.INCOMPLETE
+    assert not decided.accepted
 
 
 def test_a_rerun_that_passes_does_not_undo_a_failure() -> None:
     results = [result(i, P) for i in IDS] + [result(IDS[0], F)] + [result(IDS[0], P)]
-    judgement = judge(planned(*IDS), results, partial=False, allow_inconclusive=False)
-    assert judgement.verdict is Verdict.FAIL
+    decided = decide_verdict(planned(*IDS), results, partial=False, allow_inconclusive=False)
+    assert decided.verdict is Verdict.FAIL
 
 
 def test_selected_ids_are_partial_whatever_their_outcome() -> None:
@@ -91,13 +91,13 @@ def test_selected_ids_are_partial_whatever_their_outcome() -> None:
 
 def test_inconclusive_is_accepted_only_when_allowed() -> None:
     for allowed in (True, False):
-        judgement = judge(
+        decided = decide_verdict(
             planned(*IDS),
             [result(i, U) for i in IDS],
             partial=False,
             allow_inconclusive=allowed,
         )
-        assert judgement.accepted is allowed
+        assert decided.accepted is allowed
 
 
 def test_the_run_is_as_bad_as_its_worst_adapter() -> None:

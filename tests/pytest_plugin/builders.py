@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def require_no_verdict(folder: Path, why: str) -> None:
-    """Require a report that says in all its files that there is no verdict."""
+    """Require a report without a verdict in all of its files."""
     record = load_record(folder / "record.json")
     assert record.verdict == "INCOMPLETE"
     assert record.reason.startswith("no verdict")

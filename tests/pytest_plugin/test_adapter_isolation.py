@@ -176,7 +176,7 @@ IN_WORKERS = (
         *(pytest.param(name, ("-n2",), id=f"{name}, in workers") for name in IN_WORKERS),
     ],
 )
-def test_no_file_there_runs_whatever_leads_there(
+def test_no_file_in_an_adapters_folder_runs(
     name: str,
     workers: tuple[str, ...],
     pytester: pytest.Pytester,
@@ -275,7 +275,7 @@ def test_a_folder_called_as_an_installed_package_is_refused(
     shutil.copytree(good_adapter, pytester.path / "evil-1.0.dist-info")
     result = gate(pytester, "--phi3-adapter=evil-1.0.dist-info", "--phi3-only")
     assert result.ret == 2
-    assert "is a Python package by its name" in result.stderr.str()
+    assert "looks like a Python package" in result.stderr.str()
 
 
 def test_a_folder_among_compiled_modules_is_refused(

@@ -26,13 +26,13 @@ def options(*args: str) -> Callable[[Path], list[str]]:
 
 ENDS: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
     "an unknown stage": (options("--phi3-stage=maths"), 2, "'maths' is not a valid stage"),
-    "a seed that is none": (options("--phi3-seed=x"), 2, "is not a valid seed"),
+    "an invalid seed": (options("--phi3-seed=x"), 2, "not a valid seed"),
     "no such suite": (options("--phi3-suite=no.jsonl"), 2, "no.jsonl"),
     "no such base": (options("--phi3-base=nothing/here"), 2, "nothing/here"),
     "no such baseline": (options("--phi3-baseline=no.json"), 2, "no.json"),
     "an unknown setting": (settings_file("sweet = 1\n"), 2, "unknown setting sweet"),
     "a broken settings file": (settings_file("seed =\n"), 2, "fix the TOML"),
-    "the gate switched off": (options("-p", "no:phi3-lora-qa-gate"), 2, "switch the gate off"),
+    "the gate disabled": (options("-p", "no:phi3-lora-qa-gate"), 2, "disable the gate"),
     "an option that pytest lacks": (options("--no-such-option"), 4, "had just begun"),
     "a test that is not there": (options("tests/no.py"), 4, "exit status 4"),
     "a conftest that fails": (conftest("raise ValueError('no')"), 4, "had just begun"),

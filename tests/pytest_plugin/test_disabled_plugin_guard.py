@@ -1,4 +1,4 @@
-"""A plugin that is switched off refuses a run in which an adapter is given."""
+"""A disabled plugin refuses a run with an adapter."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("asked", ["option", "environment", "configuration", "file", "empty"])
-def test_a_plugin_that_is_switched_off_ends_the_run_if_an_adapter_was_asked_for(
+def test_a_disabled_plugin_refuses_a_run_with_an_adapter(
     asked: str, pytester: pytest.Pytester, good_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
@@ -30,5 +30,7 @@ def test_a_plugin_that_is_switched_off_ends_the_run_if_an_adapter_was_asked_for(
         said = [line for line in result.stderr.lines if line.startswith("Exit: ")]
         assert len(said) == 1
         assert (
-            "is empty" if asked == "empty" else "-p no:phi3_lora_qa, but an adapter is given by"
+            "is empty"
+            if asked == "empty"
+            else "-p no:phi3_lora_qa disables the plugin, but an adapter is given by"
         ) in said[0]

@@ -194,9 +194,7 @@ def test_no_conftest_makes_a_bad_adapter_exit_with_0(
     assert told.verdict in ("FAIL", "INCOMPLETE")
 
 
-def test_the_gate_cannot_be_switched_off_by_name(
-    pytester: pytest.Pytester, nan_adapter: Path
-) -> None:
+def test_the_gate_cannot_be_disabled_by_name(pytester: pytest.Pytester, nan_adapter: Path) -> None:
     for name, says in (
         ("gate", "would switch the gate off"),
         ("apart", "would load files of the adapter"),
@@ -211,7 +209,7 @@ def test_the_gate_cannot_be_switched_off_by_name(
     "words", ["--collect-only", "--co -q", "--fixtures", "--fixtures-per-test", "--cache-show",
               "--setup-plan", "--setup-only", "--collect-only -n2"],
 )  # fmt: skip
-def test_what_only_lists_or_plans_judges_nothing_and_is_not_0(
+def test_listing_or_planning_gives_no_verdict_and_a_nonzero_status(
     words: str, pytester: pytest.Pytester, good_adapter: Path
 ) -> None:
     result = run_static(pytester, good_adapter, *words.split())
@@ -220,7 +218,7 @@ def test_what_only_lists_or_plans_judges_nothing_and_is_not_0(
         assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
     else:
         assert result.ret == 2
-        assert result.stderr.str().count("Exit: no adapter was judged") == 1
+        assert result.stderr.str().count("Exit: no verdict") == 1
 
 
 @pytest.mark.parametrize("words", ["--help", "--version --version", "--markers"])

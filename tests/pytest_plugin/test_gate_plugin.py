@@ -55,7 +55,7 @@ def test_several_adapters_get_a_verdict_each_and_the_run_the_worst(
     assert result.ret == 1
     assert record_of(pytester, "out/adapter").verdict == "PASS"
     assert record_of(pytester, "out/nan").verdict == "FAIL"
-    result.stdout.fnmatch_lines(["FAIL for the run"])
+    result.stdout.fnmatch_lines(["verdict of the run: FAIL"])
     # The checks of one adapter are counted for it alone.
     for name in ("adapter", "nan"):
         count = len(record_of(pytester, f"out/{name}").checks)
@@ -69,7 +69,7 @@ def test_a_verdict_over_some_stages_says_which_it_leaves_out(
 ) -> None:
     assert gate(pytester, good_adapter).ret == 0
     record = record_of(pytester)
-    assert "stages left out: checkpoint, quality, export" in record.reason
+    assert "stages not run: checkpoint, quality, export" in record.reason
     assert "scored" not in record.environment
 
 
@@ -94,7 +94,7 @@ def test_rules_that_are_ignored_are_told_in_the_record(
     assert result.ret == 0
     record = record_of(pytester)
     assert record.settings["lint_ignore"].value == ["values-nan"]
-    assert "ignored by settings" in record.reason
+    assert "settings select, ignore or re-level" in record.reason
     (ran,) = [c for c in record.checks if c.id.endswith("linter_completed")]
     assert ran.measured["ignored"] == ["values-nan"]
 

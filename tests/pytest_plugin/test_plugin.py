@@ -21,7 +21,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-base=nothing/here"],
         "nothing/here",
     ),
-    "a base that is no Phi-3": (
+    "a base that is not a Phi-3": (
         lambda tmp, good: [f"--phi3-adapter={good}", f"--phi3-base={llama(tmp)}"],
         "llama",
     ),
@@ -53,7 +53,10 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         lambda tmp, good: [f"--phi3-adapter={good}", "--phi3-stage=maths"],
         "maths",
     ),
-    "an unknown id": (lambda tmp, good: [f"--phi3-adapter={good}", "phi3::static::no"], "no check"),
+    "an unknown id": (
+        lambda tmp, good: [f"--phi3-adapter={good}", "phi3::static::no"],
+        "unknown check",
+    ),
 }
 
 
@@ -111,7 +114,7 @@ def test_an_empty_adapter_ends_with_2(
     (pytester.path / "test_own.py").write_text("def test_own(): pass\n")
     result = pytester.runpytest_subprocess(*(w.replace("GOOD", str(good_adapter)) for w in given))
     assert result.ret == 2
-    assert "adapter is empty, and nothing would be gated" in result.stderr.str()
+    assert "path is empty, so nothing would be gated" in result.stderr.str()
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", "GOOD,"])
@@ -122,7 +125,7 @@ def test_an_adapters_variable_that_expands_to_nothing_ends_with_2(
     for args in ((), ("--phi3-only",)):
         result = pytester.runpytest_subprocess(*args)
         assert result.ret == 2
-        assert "PHI3_LORA_QA_ADAPTER: the adapter is empty" in result.stderr.str()
+        assert "PHI3_LORA_QA_ADAPTER: the adapter's path is empty" in result.stderr.str()
     assert run_static(pytester, good_adapter).ret == 0  # an option goes before the environment
 
 
@@ -172,5 +175,5 @@ def test_a_folder_of_adapters_ends_with_2_and_names_those_to_choose_from(
         shutil.copytree(good_adapter, both / name)
     result = run_static(pytester, both)
     assert result.ret == 2
-    said = result.stdout.str() + result.stderr.str()
-    assert f"pass one of them: {both / 'first'}, {both / 'second'}" in said
+    shown = result.stdout.str() + result.stderr.str()
+    assert f"pass one of them: {both / 'first'}, {both / 'second'}" in shown

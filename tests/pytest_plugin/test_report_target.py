@@ -40,7 +40,7 @@ def test_files_of_the_users_own_are_refused_before_anything_is_run(
     assert result.ret == 2, result.stdout.str()
     lines = [line for line in result.stderr.lines if line.startswith("Exit: ")]
     assert len(lines) == 1
-    assert "was not written by the gate" in lines[0]
+    assert "the gate did not write it" in lines[0]
     assert "--phi3-report DIR" in lines[0]
     assert contents(folder) == before
 
@@ -57,7 +57,7 @@ def test_a_report_that_the_user_wrote_into_is_theirs(
             pytester, f"--phi3-adapter={adapter}", "--phi3-report=out", "--phi3-stage=static"
         )
         assert result.ret == 2
-        assert "summary.md was not written by the gate, or was changed" in result.stderr.str()
+        assert "summary.md: the gate did not write it, or it was changed" in result.stderr.str()
     assert contents(folder) == before
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_appears_while_the_gate_runs_is_left_and_nothing_passes(
         "--phi3-base=tiny",
     )
     assert result.ret == 1, result.stdout.str()
-    result.stdout.fnmatch_lines(["no report: *summary.md was not written by the gate*"])
+    result.stdout.fnmatch_lines(["no report: *summary.md: the gate did not write it*"])
     assert (pytester.path / "out" / "summary.md").read_text(encoding="utf-8").endswith("mine")
     assert load_record(pytester.path / "out" / "record.json").verdict == "INCOMPLETE"
 

@@ -320,7 +320,7 @@ def failing(**changes: object) -> RunRecord:
         ),
         METRICS[4],
     ]
-    reason = f"2 of {len(results)} checks failed; first {broken.id}: {broken.message}"
+    reason = f"2 of {len(results)} checks failed; first: {broken.id}: {broken.message}"
     return passing(
         **{"verdict": Verdict.FAIL, "reason": reason, "checks": results, "metrics": metrics}
         | changes

@@ -202,14 +202,14 @@ def test_a_metric_without_a_limit_is_not_said_to_have_passed() -> None:
 
 def test_a_long_answer_is_cut_and_the_page_says_where_all_of_it_is() -> None:
     page = render_html(incomplete(), [item(1, tuned_answer="w" * (TEXT_LIMIT + 1))])
-    assert "The first 2000 of 2001 characters; items.parquet has all of it." in page
+    assert "The first 2000 of 2001 characters; the full text is in items.parquet." in page
     assert "w" * (TEXT_LIMIT + 1) not in page
-    assert "items.parquet has all of it" not in render_html(incomplete(), [item(1)])
+    assert "the full text is in items.parquet" not in render_html(incomplete(), [item(1)])
 
 
 def test_a_record_whose_items_are_gone_says_so() -> None:
     assert "was not next to the record" in render_html(passing(), [])
-    assert "No answers were made" in render_html(incomplete(), [])
+    assert "No answers were generated" in render_html(incomplete(), [])
 
 
 def test_numbers_that_are_not_finite_do_not_break_the_page() -> None:
@@ -242,7 +242,7 @@ def test_a_config_of_a_megabyte_does_not_make_the_page_large() -> None:
     result = replace(failing().checks[5], message=long, fix=long, measured={"m": long})
     page = render_html(incomplete(adapter=adapter, checks=[result], reason=long), [])
     assert len(page.encode()) < 60_000
-    assert "record.json has all of it" in page
+    assert "the full text is in record.json" in page
 
 
 def test_a_report_without_a_verdict_claims_nothing_that_was_not_recorded() -> None:

@@ -141,14 +141,14 @@ def test_metrics_that_move_in_any_tuned_model_do_not_label_an_item() -> None:
     assert [view.word for view in item_views(rows, limits)] == words
 
 
-@pytest.mark.parametrize(("judged", "word"), [(True, "mixed"), (False, "improved")])
+@pytest.mark.parametrize(("has_limit", "word"), [(True, "mixed"), (False, "improved")])
 def test_a_metric_labels_the_items_of_a_group_only_where_it_has_a_limit(
-    judged: bool, word: str
+    has_limit: bool, word: str
 ) -> None:
     row = item(1, base_loss=1.0, tuned_loss=0.5, scores={"repetition": (0.1, 0.9)})
     others = limit(group="general", metric="repetition")
     metrics = [
-        metric(metric="repetition", limit=limit(metric="repetition") if judged else None),
+        metric(metric="repetition", limit=limit(metric="repetition") if has_limit else None),
         metric(group="general", metric="repetition", limit=others),
     ]
     assert item_views([row], metrics)[0].word == word

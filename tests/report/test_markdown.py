@@ -95,7 +95,7 @@ def test_a_long_list_of_things_to_do_is_cut_and_counted() -> None:
     ]
     source = render_markdown(failing(checks=results))
     assert source.count("**Fix:**") == MAX_TODO
-    assert "and 3 more; report.html has them all" in source
+    assert "and 3 more; report.html lists all of them" in source
 
 
 def test_a_measured_metric_without_a_limit_is_not_said_to_have_not_run() -> None:

@@ -19,7 +19,7 @@ def test_a_limit_is_shown_in_words_without_its_metric() -> None:
     assert shown_limit(metric(limit=limit(rule="at_least", value=0.9))) == "at least 0.9"
 
 
-def test_only_a_metric_with_an_outcome_is_judged_and_none_passes_without_a_limit() -> None:
+def test_only_a_metric_with_a_limit_passes() -> None:
     cases = {
         (True, Outcome.PASSED): True,
         (True, Outcome.INCONCLUSIVE): True,
@@ -28,10 +28,10 @@ def test_only_a_metric_with_an_outcome_is_judged_and_none_passes_without_a_limit
         (False, Outcome.PASSED): False,
         (False, Outcome.FAILED): True,
     }
-    for (has_limit, outcome), judged in cases.items():
+    for (has_limit, outcome), has_outcome in cases.items():
         one = metric(limit=limit() if has_limit else None, outcome=outcome)
         ((_, (view,)),) = metric_groups([one])
-        assert view.judged is judged, (has_limit, outcome)
+        assert view.has_outcome is has_outcome, (has_limit, outcome)
 
 
 def test_the_direction_is_the_metrics_own() -> None:

@@ -63,7 +63,7 @@ def test_a_run_that_no_number_of_items_decides_asks_for_other_limits(
     measured: Mapping[str, object],
 ) -> None:
     assert step(undecided("loss[general]", measured)) == (
-        "Nothing failed, but some limits are too close to call. Consider other limits."
+        "Nothing failed, but some results are too close to their limits. Set other limits."
     )
 
 
@@ -97,5 +97,5 @@ def test_every_outcome_has_a_word_and_a_sign_and_no_limit_is_not_one_of_them() -
     bare = metric(limit=None)
     assert (metric_word(bare), metric_mark(bare)) == ("no limit", OUTCOME_MARKS[Outcome.NOT_RUN])
     assert metric_word(bare) not in words
-    judged = replace(metric(), outcome=Outcome.FAILED)
-    assert (metric_word(judged), metric_mark(judged)) == ("failed", "✕")
+    failed = replace(metric(), outcome=Outcome.FAILED)
+    assert (metric_word(failed), metric_mark(failed)) == ("failed", "✕")

@@ -13,7 +13,7 @@ import pytest
 from phi3_lora_qa.errors import InputError
 from phi3_lora_qa.record import load_record
 from phi3_lora_qa.report import replace_report, write_report
-from phi3_lora_qa.report.report_folder import NAMES, WRITTEN, put, take_away
+from phi3_lora_qa.report.report_folder import NAMES, WRITTEN, remove_report, replace_files
 from tests.report.builders import failing, incomplete, items, passing
 
 Damage = Callable[[Path], object]
@@ -57,8 +57,13 @@ def test_a_file_that_the_user_changed_is_kept_and_named(
     write_report(passing(), items(2), tmp_path)
     CHANGES[change](tmp_path / name)
     before, kind = contents(tmp_path), (tmp_path / name).lstat().st_mode
-    for write in (lambda: write_report(failing(), [], tmp_path), lambda: put(tmp_path, {})):
-        with pytest.raises(InputError, match=rf"{name} was not written by the gate, or was chang"):
+    for write in (
+        lambda: write_report(failing(), [], tmp_path),
+        lambda: replace_files(tmp_path, {}),
+    ):
+        with pytest.raises(
+            InputError, match=rf"{name}: the gate did not write it, or it was chang"
+        ):
             write()
     assert contents(tmp_path) == before
     assert (tmp_path / name).lstat().st_mode == kind
@@ -203,7 +208,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_without_space_leaves_the_old_files(small_disk: Path) -> None:
-    put(small_disk, {"summary.md": b"none"})
+    replace_files(small_disk, {"summary.md": b"none"})
     with pytest.raises(InputError, match="No space left on device"):
         write_report(passing(), items(400), small_disk)
     assert {*contents(small_disk)} == {"summary.md", WRITTEN}
@@ -214,10 +219,10 @@ def test_the_files_of_the_gate_are_removed_without_any_space(
     small_disk: Path,
 ) -> None:
     """They may say PASS about a different adapter; removing them takes no space."""
-    put(small_disk, {"summary.md": b"PASS", "record.json": b"{}"})
+    replace_files(small_disk, {"summary.md": b"PASS", "record.json": b"{}"})
     (small_disk / "notes.txt").write_bytes(b"mine")
     with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
         for _ in range(200):
             filler.write(bytes(1024))
-    take_away(small_disk)
+    remove_report(small_disk)
     assert {*contents(small_disk)} == {"notes.txt", "filler", WRITTEN}

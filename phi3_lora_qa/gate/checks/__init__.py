@@ -1,1 +1,1 @@
-"""Internal: the checks, one module for each stage; ``checks()`` returns a stage's checks."""
+"""Internal: the checks, by stage; each module's ``checks()`` returns its checks."""

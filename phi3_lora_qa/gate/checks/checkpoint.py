@@ -56,7 +56,7 @@ def merged_matches_unmerged(session: AdapterSession) -> CheckOutcome:
     """Module by module, PEFT's merged weight is W + delta within its rounding bound.
 
     Each layer is merged in a copy, so that only one layer is in memory twice. An adapter that
-    cannot be merged passes if PEFT refuses to merge it; merging a part of it is a fault.
+    cannot be merged passes if PEFT refuses to merge it; merging only a part of it is a fault.
     """
     layers = session.list_lora_layers()
     if not layers:
@@ -76,8 +76,8 @@ def merged_matches_unmerged(session: AdapterSession) -> CheckOutcome:
     measured = {"modules": len(layers), "largest_error_over_bound": largest, "module": name}
     if largest > 1.0:
         return failed(
-            f"the merged weight of {name} differs from W + delta: by {largest:.3g} times what "
-            "rounding explains",
+            f"the merged weight of {name} differs from W + delta by {largest:.3g} times its "
+            "rounding bound",
             FIX_MERGE,
             measured,
         )
@@ -93,7 +93,7 @@ def _merging_is_refused(layers: Sequence[LoraLayer], why: str) -> CheckOutcome:
         try:
             layer.peft_merged()
         except RuntimeError as error:
-            # PEFT names the option. Another failure (such as no memory) proves nothing.
+            # PEFT names the option. Any other failure (such as a lack of memory) proves nothing.
             if "lora_bias" not in str(error):
                 raise
             continue
@@ -106,11 +106,11 @@ def _merging_is_refused(layers: Sequence[LoraLayer], why: str) -> CheckOutcome:
 
 
 def adapter_comes_back_from_merged(session: AdapterSession) -> CheckOutcome:
-    """The merged model minus the base is the adapter again, and nothing else.
+    """The merged model minus the base is the adapter's update, and nothing else.
 
     Each update is extracted from the difference as factors of its rank, and is the delta within
     the bound. Modules saved whole and trained token rows are in the merged model as in the file.
-    Every other tensor equals the base's to the bit. One tensor is merged at a time.
+    Every other tensor equals the base's bit for bit. One tensor is merged at a time.
     """
     if session.adapter.config.merge_refusal:
         return passed(f"not applicable: {session.adapter.config.merge_refusal}")
@@ -140,20 +140,20 @@ def adapter_comes_back_from_merged(session: AdapterSession) -> CheckOutcome:
     measured = {"largest_error_over_bound": largest, "module": name}
     if largest > 1.0:
         return failed(
-            f"merged minus base is another update in {name}: it differs from the file's by "
-            f"{largest:.3g} times what rounding explains",
+            f"merged minus base is a different update in {name}: it differs from the file's by "
+            f"{largest:.3g} times its rounding bound",
             FIX_MERGE,
             measured,
         )
     return passed(
-        f"merged minus base is each module's update again (the largest error is {largest:.2g} of "
-        f"its bound), and {unchanged} other tensors equal the base's or the file's to the bit",
+        f"merged minus base equals each module's update (the largest error is {largest:.2g} of "
+        f"its bound), and {unchanged} other tensors equal the base's or the file's bit for bit",
         measured,
     )
 
 
 def _require_bound(layer: LoraLayer, bound: lora.Array) -> CheckOutcome | None:
-    """Return an outcome where every bound is infinite: any error would pass."""
+    """Return an outcome if every bound is infinite: any error would pass."""
     if np.isfinite(bound).any():
         return None
     return not_run(
@@ -249,22 +249,22 @@ def _tokens_of(config: LoraAdapterConfig, module: str) -> Sequence[int]:
 
 
 def base_is_unchanged_when_attached(session: AdapterSession) -> CheckOutcome:
-    """Every byte of the base is as before the adapter was attached."""
+    """Attaching the adapter leaves every byte of the base unchanged."""
     session.attach_adapter()
     return _compare_checksum(session, "attaching the adapter")
 
 
 def base_restored_when_disabled(session: AdapterSession) -> CheckOutcome:
-    """With the adapter disabled, the logits equal the base's to the bit."""
+    """With the adapter disabled, the logits equal the base's bit for bit."""
     with session.attach_adapter().disable_adapter():
         found = session.compute_probe_logits(session.attach_adapter())
     return _compare_logits(session, found, "with the adapter disabled") or passed(
-        "with the adapter disabled, the logits equal the base's to the bit"
+        "with the adapter disabled, the logits equal the base's bit for bit"
     )
 
 
 def base_restored_when_unloaded(session: AdapterSession) -> CheckOutcome:
-    """After the adapter was unloaded, bytes and logits equal the base's. It stays unloaded.
+    """After the adapter is unloaded, bytes and logits equal the base's. It stays unloaded.
 
     PEFT leaves modules of modules_to_save in the model that it returns; the logits are compared
     with the base's modules in their place.
@@ -286,7 +286,7 @@ def base_restored_when_unloaded(session: AdapterSession) -> CheckOutcome:
     if outcome.outcome is not Outcome.PASSED:
         return outcome
     left = f", except {len(saved)} whole modules that PEFT leaves in place" if saved else ""
-    message = f"{outcome.message}, and the logits equal the base's to the bit{left}"
+    message = f"{outcome.message}, and the logits equal the base's bit for bit{left}"
     return passed(message)
 
 

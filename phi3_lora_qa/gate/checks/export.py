@@ -1,4 +1,4 @@
-"""Export stage: the exported model, loaded on its own, answers as the tuned model does."""
+"""Export stage: the exported model, loaded on its own, gives the tuned model's answers."""
 
 import tempfile
 from pathlib import Path
@@ -42,7 +42,7 @@ def exported_model_matches(session: AdapterSession) -> CheckOutcome:
     items = sorted(session.job.items, key=lambda item: sampling_key(item.id, order))[:PROBES]
     tuned = {score.item_id: score for score in session.comparison.score_tuned_locally(items)}
     is_merged = not session.adapter.config.merge_refusal
-    what = "merged model" if is_merged else "adapter, saved and loaded again,"
+    what = "merged model" if is_merged else "saved and reloaded adapter"
     with tempfile.TemporaryDirectory(prefix="phi3-lora-qa-") as folder:
         exported = Path(folder) / "exported"
         if is_merged:
@@ -52,7 +52,7 @@ def exported_model_matches(session: AdapterSession) -> CheckOutcome:
         else:
             session.attach_adapter().save_pretrained(exported, save_embedding_layers=False)
             scores = _score_saved_adapter(session, exported, items)
-    # numpy's max, unlike Python's, returns a NaN wherever it is in the list.
+    # numpy's max, unlike Python's, returns NaN if there is one anywhere in the list.
     largest = float(np.max([abs(score.loss - tuned[score.item_id].loss) for score in scores]))
     equal = sum(score.answer == tuned[score.item_id].answer for score in scores)
     measured = {"items": len(scores), "equal_answers": equal, "largest_loss_difference": largest}
@@ -70,7 +70,7 @@ def exported_model_matches(session: AdapterSession) -> CheckOutcome:
 
 
 def _merge(session: AdapterSession, folder: Path) -> CheckOutcome | None:
-    """Merge the adapter into a folder; return what is wrong with the saved vocabulary."""
+    """Merge the adapter and save the model; return a fault of the saved vocabulary, or None."""
     from phi3_lora_qa.models.merge import merge_to_folder
 
     tuned = session.attach_adapter()
@@ -106,7 +106,7 @@ def _compare_vocabularies(base: LoadedBase, folder: Path) -> CheckOutcome | None
         for name, info in open_path(path, error=BaseModelError).tensors.items():
             if info.shape != shapes[name]:
                 return failed(
-                    f"the merged model's {name} has another shape than the base's: "
+                    f"the shape of the merged model's {name} differs from the base's: "
                     f"{info.shape} instead of {shapes[name]}",
                     FIX_VOCABULARY,
                     {"tensor": name},
@@ -119,8 +119,8 @@ def _compare_vocabularies(base: LoadedBase, folder: Path) -> CheckOutcome | None
     for what, (found, expected) in counts.items():
         if found != expected:
             return failed(
-                f"the merged model's vocabulary has another size than the base's: {found} {what} "
-                f"instead of {expected}",
+                f"the size of the merged model's vocabulary differs from the base's: {found} "
+                f"{what} instead of {expected}",
                 FIX_VOCABULARY,
                 {what: found},
             )

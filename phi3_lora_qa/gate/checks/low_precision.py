@@ -1,8 +1,8 @@
 """Checkpoint stage, low precision: the adapter on a base in bfloat16, in float16, and in 4 bits.
 
 No such base is loaded. The adapter is attached to a module tree whose weights take no memory, and
-one module at a time gets its real weight, rounded. A module's own product W·x is used as the module
-computes it, whatever the hardware does; what the adapter adds is compared with the files.
+one module at a time gets its real weight, rounded. A module's own product W·x is used as computed,
+on any hardware; what the adapter adds is compared with the files.
 """
 
 from collections.abc import Iterator
@@ -247,7 +247,7 @@ def _require_float32(tensors: "dict[str, torch.Tensor]", low: str) -> CheckOutco
 
 @contextmanager
 def _weight(weightless: Any, real: Any, dtype: "torch.dtype") -> Iterator[None]:
-    """Set the rounded weight of one module of the tree without weights for a while."""
+    """Temporarily set the rounded weight of one module of the tree without weights."""
     empty = weightless.weight.data
     weightless.weight.data = real.weight.detach().to(dtype)
     try:

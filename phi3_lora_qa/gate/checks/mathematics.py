@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 25
 LARGEST_RATIO = 10.0
-FIX_PEFT = "the installed peft computes another update than the files define; pin another version"
+FIX_PEFT = "the installed peft does not compute the update in the files; pin another version"
 
 
 def checks() -> tuple[Check, ...]:
@@ -51,26 +51,28 @@ def checks() -> tuple[Check, ...]:
 
 def delta_is_scaling_times_b_times_a(session: AdapterSession) -> CheckOutcome:
     """PEFT's delta equals scaling · B·A from the files."""
-    return _judge(session, lambda m: m.delta, "PEFT's delta differs from scaling · B·A")
+    return _check_all(session, lambda m: m.delta, "PEFT's delta differs from scaling · B·A")
 
 
 def rank_is_bounded(session: AdapterSession) -> CheckOutcome:
     """The rows of PEFT's delta are in the r-dimensional row space of A."""
-    return _judge(session, lambda m: m.rank, "the delta's rank exceeds r")
+    return _check_all(session, lambda m: m.rank, "the delta's rank exceeds r")
 
 
 def delta_is_linear_in_alpha(session: AdapterSession) -> CheckOutcome:
     """With a scaling multiplied by 2, 0.5, -1 or 3 the delta is multiplied by the same factor."""
-    return _judge(session, lambda m: m.scaled, "the delta is not linear in alpha")
+    return _check_all(session, lambda m: m.scaled, "the delta is not linear in alpha")
 
 
 def forward_adds_the_delta(session: AdapterSession) -> CheckOutcome:
     """A module's output is W·x + scaling · B·(A·x), or DoRA's, for drawn inputs x."""
-    return _judge(session, lambda m: m.forward, "a module's output is not W·x + scaling · B·A·x")
+    return _check_all(
+        session, lambda m: m.forward, "a module's output is not W·x + scaling · B·A·x"
+    )
 
 
 def layer_properties_hold(session: AdapterSession) -> CheckOutcome:
-    """The properties in `phi3_lora_qa.properties` hold for this adapter's values.
+    """This adapter's values satisfy the properties in `phi3_lora_qa.properties`.
 
     hypothesis draws a module and a property. PEFT's layer gets a corner of the module's weight and
     factors, and is merged, unmerged, scaled, disabled, trained for a step, saved and loaded.
@@ -118,7 +120,7 @@ def layer_properties_hold(session: AdapterSession) -> CheckOutcome:
     properties = {tested for _, tested in seen}
     if not seen:
         return not_run(
-            "no property that was drawn applies to this adapter", "set another --phi3-seed"
+            "none of the drawn properties applies to this adapter", "set another --phi3-seed"
         )
     return passed(
         f"{len(properties)} properties passed in {len(seen)} drawn cases; the largest error is "
@@ -155,24 +157,24 @@ def update_norm_ratio(session: AdapterSession) -> CheckOutcome:
     return passed(f"the largest ‖delta‖/‖W‖ of {len(found)} modules is {found[name]:.3g}", measured)
 
 
-def _judge(
+def _check_all(
     session: AdapterSession, of: "Callable[[ModuleStats], MaxError | None]", fault: str
 ) -> CheckOutcome:
-    return judge_modules(session.measure_modules(), of, fault, session.settings.dtype)
+    return check_modules(session.measure_modules(), of, fault, session.settings.dtype)
 
 
-def judge_modules(
+def check_modules(
     modules: "Sequence[ModuleStats]",
     of: "Callable[[ModuleStats], MaxError | None]",
     fault: str,
     dtype: str,
 ) -> CheckOutcome:
-    """Judge one measurement over all modules by the error that is largest for its bound.
+    """Check one measurement of all modules by the error that is largest relative to its bound.
 
     Args:
         modules: The measurements of all modules.
-        of: Returns the measurement to judge; None for a module that lacks it.
-        fault: What is wrong where an error exceeds its bound.
+        of: Returns the measurement of a module; None if the module lacks it.
+        fault: What is wrong if an error exceeds its bound.
         dtype: The dtype of the models.
     """
     if not modules:
@@ -217,7 +219,7 @@ def _kind_of(case: "LayerCase") -> "type[UnderTest]":
 
 
 def _properties(kind: "type[UnderTest]") -> "list[Property]":
-    """Return the properties of one layer that hold for all values that a checkpoint may have."""
+    """Return the properties of one layer that any values of a checkpoint satisfy."""
     from phi3_lora_qa.properties import all_properties
 
     return [p for p in all_properties() if p.applies(kind) and p.id not in kind.known_failures]

@@ -1,8 +1,8 @@
 """Quality stage: base and tuned model on the same items; each limit is one check.
 
-Each limit is tested at its own level. That is sound because all of them must pass: a model that is
+Each limit is tested at the full level. That is sound because all of them must pass: a model that is
 too bad in one respect is accepted only if that one test errs (an intersection-union test). The
-regression alarm asks whether anything got worse, so it corrects for testing everything.
+regression alarm tests whether anything got worse, so it corrects for multiple testing.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from phi3_lora_qa.gate.check import (
     CheckFunction,
     CheckOutcome,
     checks_of,
+    errored,
     failed,
     inconclusive,
-    not_judged,
     not_run,
     passed,
 )
@@ -33,7 +33,7 @@ from phi3_lora_qa.stats.paired import MANY_ITEMS
 MOST_SHOWN = 5
 
 LARGEST_BASE_SHIFT = 0.5
-"""As a part of a limit against the last accepted adapter: how far the base may have moved."""
+"""The largest change of the base's mean since the baseline, as a share of the limit."""
 SHIFT_BY_ROUNDING = 1e-3
 
 
@@ -59,15 +59,14 @@ def every_item_is_scored(session: AdapterSession) -> CheckOutcome:
     rows = session.comparison.compare_items()
     broken = [row for row in rows if row.failed]
     if broken:
-        # An item that the base cannot do is a fault of the item, and an item that a server did
-        # not do may be the server's fault.
+        # If the base fails on an item, the item is at fault; with a server, the server may be.
         is_adapters_fault = not session.comparison.is_served and any(
             row.tuned_error and not row.base_error for row in broken
         )
-        return (failed if is_adapters_fault else not_judged)(
-            f"{len(broken)} of {len(rows)} items were not scored; first {_error_of(broken[0])}",
-            "look at these items in the report: fix those that fail with the base, too; where only "
-            "the tuned model has no finite loss, its weights are broken",
+        return (failed if is_adapters_fault else errored)(
+            f"{len(broken)} of {len(rows)} items were not scored; first: {_error_of(broken[0])}",
+            "look at these items in the report: fix the items on which the base fails, too; if "
+            "only the tuned model has no finite loss, fix its weights",
             {"items": [row.id for row in broken[:MOST_SHOWN]]},
         )
     copies = session.job.copies
@@ -80,32 +79,32 @@ def every_item_is_scored(session: AdapterSession) -> CheckOutcome:
         else ""
     )
     return passed(
-        f"{len(rows)} items were scored by base and tuned model{early}{left_out}",
+        f"{len(rows)} items were scored by the base and the tuned model{early}{left_out}",
         {"scored": len(rows), "skipped_early": skipped},
     )
 
 
 def no_regression_alarm(session: AdapterSession) -> CheckOutcome:
-    """No comparison is worse than the base beyond chance; only ``strict`` fails otherwise."""
+    """No comparison is significantly worse than the base; otherwise only ``strict`` fails."""
     rows = session.comparison.compare_items()
     if fault := _require_scored(rows):
         return fault
     tests = regression_tests(rows, session.comparison.config)
     raised = sorted((test for test in tests if test.raised), key=lambda test: test.p_value)
     measured = {"alarms": [to_plain(test) for test in tests]}
-    level = "(Holm, 5 % over all of them)"
+    level = "(Holm, 5% over all comparisons)"
     if not raised:
-        message = f"none of {len(tests)} comparisons is worse than the base beyond chance {level}"
+        message = f"none of {len(tests)} comparisons is significantly worse than the base {level}"
         return passed(message, measured)
     message = (
-        f"{len(raised)} of {len(tests)} comparisons are worse than the base beyond chance {level}: "
+        f"{len(raised)} of {len(tests)} comparisons are significantly worse than the base {level}: "
         f"{_list_tests(raised)}"
     )
     if session.settings.profile == "strict":
         return failed(
             message,
-            "fix the training data or the learning rate; or use the profile default, which allows "
-            "what the limits allow",
+            "fix the training data or the learning rate; or use the profile default, in which "
+            "only the limits decide",
             measured,
         )
     return passed(f"warning: {message}; the limits decide how much is allowed", measured)
@@ -124,7 +123,7 @@ def _error_of(row: ItemRow) -> str:
 
 
 def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
-    """Return the group, then the rule where a metric has several, then what it is compared with."""
+    """Return the group, the rule if a metric has several, and what it is compared with."""
     kind = (limit.group, limit.metric, limit.against)
     alike = [other for other in limits if (other.group, other.metric, other.against) == kind]
     parts = [limit.group, limit.rule if len(alike) > 1 else "", limit.against]
@@ -134,7 +133,7 @@ def _parameter(limit: Limit, limits: Sequence[Limit]) -> str:
 def _require_scored(rows: Sequence[ItemRow]) -> CheckOutcome | None:
     if broken := [row for row in rows if row.failed]:
         return not_run(
-            f"{len(broken)} items were not scored; first {_error_of(broken[0])}",
+            f"{len(broken)} items were not scored; first: {_error_of(broken[0])}",
             "see the check every_item_is_scored",
         )
     return None
@@ -147,19 +146,19 @@ def _limit_check(limit: Limit) -> CheckFunction:
             return fault
         if limit.against == BASELINE and not session.job.baseline:
             return not_run(
-                f"{limit.metric} on {limit.group} is to be compared with the last accepted "
-                "adapter, and there is none",
+                f"{limit.metric} on {limit.group} cannot be compared with the last accepted "
+                "adapter: no baseline is given",
                 "pass its record with --phi3-baseline RECORD, or remove the limit",
             )
         metric = _find_metric(session.comparison.compute_metrics(), limit)
         if metric is None:
             return _not_measured(session.comparison.compute_metrics(), limit)
-        return _judge(session, limit, metric)
+        return _conclude(session, limit, metric)
 
     return run
 
 
-def _judge(session: AdapterSession, limit: Limit, metric: Metric) -> CheckOutcome:
+def _conclude(session: AdapterSession, limit: Limit, metric: Metric) -> CheckOutcome:
     shift = ""
     if limit.against == BASELINE:
         info = _info_of(session, limit)
@@ -169,8 +168,8 @@ def _judge(session: AdapterSession, limit: Limit, metric: Metric) -> CheckOutcom
         shift = _describe_shift(limit, moved)
         if shift and abs(moved) > LARGEST_BASE_SHIFT * limit.value:
             return not_run(
-                f"{shift}, though it is the same base, so the two adapters were measured "
-                "differently",
+                f"{shift}, although the base is the same, so the two runs did not measure "
+                "under the same conditions",
                 "gate the accepted adapter again on this machine, with these versions and metrics "
                 "and with --phi3-early-stop off, and pass that record",
                 {"base_moved": moved},
@@ -186,23 +185,23 @@ def _judge(session: AdapterSession, limit: Limit, metric: Metric) -> CheckOutcom
         return _undecided(session, limit, message, metric)
     return failed(
         message,
-        "look at what got worse in the report; fix the training data or the learning rate, or, if "
-        "the loss is acceptable, set the limit with --phi3-thresholds",
+        "look in the report at what got worse; fix the training data or the learning rate, or, if "
+        "the result is acceptable, set another limit with --phi3-thresholds",
         measured,
     )
 
 
 def _undecided(session: AdapterSession, limit: Limit, message: str, metric: Metric) -> CheckOutcome:
-    """Say how many items would decide a limit, or that none would and what to write instead."""
+    """Return how many items would decide a limit, or, if none would, a limit that can be."""
     info = _info_of(session, limit)
     other = attainable_limit(limit, info)
     needed = 0 if other else session.comparison.estimate_items_needed(limit)
     why = "too few items to decide"
-    fix = f"about {needed} items in the group {limit.group} would decide it"
+    fix = f"use about {needed} items in the group {limit.group}, which would decide it"
     if other:
         why = "no number of items can show this, because no bound reaches the end of the range"
         fix = (
-            f"write {other.rule} {other.value:g}, which about {ITEMS} items in the group "
+            f"use {other.rule} = {other.value:g}, which about {ITEMS} items in the group "
             f"{limit.group} can show, if none falls short"
         )
     elif needed == MANY_ITEMS:
@@ -224,11 +223,11 @@ def _figures(limit: Limit, metric: Metric) -> str:
 
 
 def _describe_shift(limit: Limit, moved: float) -> str:
-    """Return how far the base is from what it was in the baseline; empty if by rounding only."""
+    """Return the base's change since the baseline in words; empty if only rounding differs."""
     if abs(moved) <= SHIFT_BY_ROUNDING:
         return ""
     return (
-        f"{limit.metric} of the base on {limit.group} has moved by {moved:+.3g} since the last "
+        f"{limit.metric} of the base on {limit.group} changed by {moved:+.3g} since the last "
         "accepted adapter was gated"
     )
 
@@ -238,14 +237,14 @@ def _info_of(session: AdapterSession, limit: Limit) -> MetricInfo:
 
 
 def _find_metric(metrics: Sequence[Metric], limit: Limit) -> Metric | None:
-    """Return the metric that was judged by a limit; None where it was not measured."""
+    """Return the metric with this limit; None if it was not measured."""
     return next((metric for metric in metrics if metric.limit == limit.entry()), None)
 
 
 def _not_measured(metrics: Sequence[Metric], limit: Limit) -> CheckOutcome:
     if all(metric.group != limit.group for metric in metrics):
         return not_run(
-            f"{limit.metric} was not measured on {limit.group}: the suite has no such items",
+            f"{limit.metric} was not measured on {limit.group}: the suite has no items in it",
             f"add items of the group {limit.group} to the suite, or remove the limit",
         )
     if limit.against == BASELINE:

@@ -1,7 +1,7 @@
 """Checkpoint stage, round trips: saving and loading by every path of PEFT and transformers.
 
 Each check saves the attached adapter into a private folder and loads it onto a second module tree
-that shares the base's tensors. So the base is in memory once, whatever is loaded.
+that shares the base's tensors. So the base is in memory only once.
 """
 
 import json
@@ -98,7 +98,7 @@ def saving_again_is_byte_stable(session: AdapterSession) -> CheckOutcome:
 
 
 def another_name_changes_nothing(session: AdapterSession) -> CheckOutcome:
-    """Under another name the adapter has the same tensors, and the same logits to the bit.
+    """Under another name the adapter has the same tensors, and the same logits bit for bit.
 
     PEFT saves a named adapter into a folder of that name; it is loaded again from there.
     """
@@ -117,7 +117,7 @@ def another_name_changes_nothing(session: AdapterSession) -> CheckOutcome:
                 return fault
     return passed(
         f"under another name, and from the folder {FIRST}/ that PEFT makes for it, "
-        f"{len(expected)} tensors and the logits are the same to the bit"
+        f"{len(expected)} tensors and the logits are the same bit for bit"
     )
 
 
@@ -153,7 +153,7 @@ def two_adapters_are_kept_apart(session: AdapterSession) -> CheckOutcome:
         ):
             return fault
     return passed(
-        "with a second adapter in the model the logits are the same to the bit, and each adapter "
+        "with a second adapter in the model the logits are the same bit for bit, and each adapter "
         f"is saved into and loaded from its own folder ({FIRST}/, {SECOND}/)"
     )
 
@@ -191,7 +191,7 @@ def transformers_loads_the_same(session: AdapterSession) -> CheckOutcome:
     if any(cast[name].dtype != tensor.dtype for name, tensor in expected.items()):
         return passed(f"{act} gives the same {len(found)} tensors, rounded to the base's dtype")
     return _compare_logits(session, model.eval(), act) or passed(
-        f"{act} gives the same {len(found)} tensors and logits, to the bit"
+        f"{act} gives the same {len(found)} tensors and logits, bit for bit"
     )
 
 

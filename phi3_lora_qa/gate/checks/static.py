@@ -34,7 +34,7 @@ def checks(selection: Selection) -> tuple[Check, ...]:
 
 
 def linter_completed(session: AdapterSession) -> CheckOutcome:
-    """No rule crashed or was prevented from running; its findings would be unknown."""
+    """No rule crashed or was blocked: its findings would be unknown."""
     report = session.adapter.lint_report
     internal = [f for f in report.findings if family_of(f.rule) not in families()]
     if internal:

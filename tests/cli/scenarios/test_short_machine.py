@@ -1,4 +1,4 @@
-"""A machine short of memory or file handles gives no verdict, one line, and no rejection."""
+"""A machine that runs out of memory or file handles gives one line, no verdict, no rejection."""
 
 import json
 import subprocess
@@ -80,5 +80,5 @@ def test_the_outcome_is_the_usual_verdict_or_one_line_and_status_2(
 
 def test_the_missing_resource_is_named_with_its_fix(tmp_path: Path) -> None:
     folder = plain().save(tmp_path)
-    assert "short of file handles; close files" in lint(("RLIMIT_NOFILE", 3), folder).stderr
-    assert "short of memory; free some" in lint(("RLIMIT_AS", 4), folder).stderr
+    assert "ran out of file handles; close files" in lint(("RLIMIT_NOFILE", 3), folder).stderr
+    assert "ran out of memory; free some" in lint(("RLIMIT_AS", 4), folder).stderr

@@ -125,7 +125,7 @@ def test_another_update_in_the_merged_model_is_found(
 ) -> None:
     change_merged("model.layers.2.mlp.down_proj.weight", change)
     outcome = fails(checkpoint.adapter_comes_back_from_merged, make_session())
-    assert "another update in model.layers.2.mlp.down_proj: " in outcome.message
+    assert "a different update in model.layers.2.mlp.down_proj: " in outcome.message
     assert outcome.measured["largest_error_over_bound"] > 10
 
 
@@ -182,4 +182,4 @@ def test_rows_with_a_dora_magnitude_of_zero_pass(make_session: MakeSession, tmp_
         tensors[name][3] = 0.0
     save_file(tensors, weights, metadata={"format": "pt"})
     session = make_session(tmp_path / "adapter")
-    assert "update again" in passes(checkpoint.adapter_comes_back_from_merged, session)
+    assert "each module's update" in passes(checkpoint.adapter_comes_back_from_merged, session)

@@ -63,7 +63,7 @@ def test_a_table_that_grows_when_the_model_is_merged_is_found(
     monkeypatch.setattr(merge, "merged_tensors", padded)
     outcome = fails(export.exported_model_matches, make_session())
     assert outcome.message.startswith(
-        "the merged model's lm_head.weight has another shape than the base's: ("
+        "the shape of the merged model's lm_head.weight differs from the base's: ("
     )
 
 
@@ -80,7 +80,7 @@ def test_another_vocabulary_size_in_the_merged_models_config_is_found(
 
     monkeypatch.setattr(Phi3Config, "save_pretrained", padded)
     outcome = fails(export.exported_model_matches, make_session())
-    assert "the merged model's vocabulary has another size" in outcome.message
+    assert "the size of the merged model's vocabulary differs" in outcome.message
     assert "rows instead of" in outcome.message
 
 

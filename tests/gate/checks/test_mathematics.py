@@ -103,7 +103,7 @@ def test_an_infinite_bound_is_not_a_pass(make_session: MakeSession) -> None:
     with quiet():
         first, *rest = session.measure_modules()
     modules = (*rest, replace(first, forward=beyond))
-    outcome = mathematics.judge_modules(modules, lambda m: m.forward, "a fault", "float32")
+    outcome = mathematics.check_modules(modules, lambda m: m.forward, "a fault", "float32")
     assert outcome.outcome is Outcome.NOT_RUN
     assert f"the values in {first.name} exceed the range of float32" in outcome.message
 
@@ -141,6 +141,6 @@ def test_an_error_in_one_module_fails_the_check(make_session: MakeSession) -> No
     with quiet():
         first, *rest = session.measure_modules()
     spoilt = replace(first, delta=max_error(np.array([np.nan]), np.ones(1)))
-    outcome = mathematics.judge_modules((*rest, spoilt), lambda m: m.delta, "a fault", "float32")
+    outcome = mathematics.check_modules((*rest, spoilt), lambda m: m.delta, "a fault", "float32")
     assert outcome.outcome is Outcome.FAILED
     assert f"in {first.name} by nan" in outcome.message

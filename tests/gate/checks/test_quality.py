@@ -220,7 +220,7 @@ def test_a_limit_that_no_number_of_items_can_show_says_what_to_write_instead(
     outcome = fails(checks["empty[target]"], session)
     assert outcome.outcome is Outcome.INCONCLUSIVE
     assert "no number of items can show this" in outcome.message
-    assert "write at_most 0.01, which about 299 items in the group target can" in outcome.fix
+    assert "use at_most = 0.01, which about 299 items in the group target can" in outcome.fix
     assert outcome.measured["items_needed"] == 0
     # Nothing changed, and a margin of 0 is just there: an improvement would show it.
     outcome = fails(checks["empty[general]"], session)

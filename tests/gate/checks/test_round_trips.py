@@ -31,7 +31,7 @@ def test_every_round_trip_passes_on_the_good_adapter_and_says_what_it_covered(
             "the same adapter_config.json",
             "from the folder first/",
             "(first/, second/)",
-            "load_adapter gives the same 32 tensors and logits, to the bit",
+            "load_adapter gives the same 32 tensors and logits, bit for bit",
         ),
         said,
         strict=True,
