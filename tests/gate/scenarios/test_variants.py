@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import AdapterError
-from phi3_lora_qa.gate.checks import checkpoint, export, mathematics
+from phi3_lora_qa.gate.checks import base_integrity, checkpoint, export, mathematics, merged_weights
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import bundled, resolve_base
 from tests.gate.builders import MakeSession, attached, fails, passes, run_quietly
@@ -114,7 +114,7 @@ def test_a_bias_that_peft_drops_when_merging_is_found(
     monkeypatch.setattr(Linear, "merge", lambda self, safe_merge=False: None)
     assert (
         "drops a part of it: lora_bias"
-        in fails(checkpoint.merged_matches_unmerged, session).message
+        in fails(merged_weights.merged_matches_unmerged, session).message
     )
 
 
@@ -130,7 +130,7 @@ def test_another_error_while_merging_is_not_a_refusal(
     session = make_session(tmp_path / "adapter")
     monkeypatch.setattr(Linear, "merge", no_memory)
     with pytest.raises(RuntimeError, match="not enough memory"):
-        run_quietly(checkpoint.merged_matches_unmerged, session)
+        run_quietly(merged_weights.merged_matches_unmerged, session)
 
 
 def test_a_whole_module_does_not_hide_a_base_that_stays_changed(
@@ -151,7 +151,7 @@ def test_a_whole_module_does_not_hide_a_base_that_stays_changed(
     monkeypatch.setattr(tuner, "unload", leaves_a_layer)
     assert (
         "after unloading, logits differ"
-        in fails(checkpoint.base_restored_when_unloaded, session).message
+        in fails(base_integrity.base_restored_when_unloaded, session).message
     )
 
 
