@@ -78,8 +78,13 @@ def find_rule(id: str) -> Rule:  # noqa: A002 - the word that users see
     """
     rules = {rule.id: rule for rule in all_rules()}
     if id not in rules:
-        similar = close_matches(id, rules, n=3, cutoff=0.4) or tuple(rules)
-        raise InputError(f"unknown rule: {escape(id)!r}; choose one of: {', '.join(similar)}")
+        similar = close_matches(id, rules, n=3, cutoff=0.4)
+        fix = (
+            f"did you mean {' or '.join(similar)}?"
+            if similar
+            else f"list a family with `phi3-lora-qa explain FAMILY`: {', '.join(families())}"
+        )
+        raise InputError(f"unknown rule: {escape(id)!r}; {fix}")
     return rules[id]
 
 

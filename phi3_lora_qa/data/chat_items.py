@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.data.answer_checks import AnswerCheck, parse_checks
-from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.errors import DataError, escape, reason_of
 from phi3_lora_qa.reading import read_text
 
 ROLES = ("system", "user", "assistant")
@@ -180,7 +180,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         text = read_text(path, MOST_BYTES, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}; pass a UTF-8 file of JSON lines") from error
+        raise DataError(
+            f"cannot read {path}: {reason_of(error)}; pass a UTF-8 file of JSON lines"
+        ) from error
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path}:{number}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from phi3_lora_qa.close_match import close_matches
 from phi3_lora_qa.data.chat_items import MOST_BYTES, Item, parse_item, read_jsonl
-from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.errors import DataError, escape, reason_of
 from phi3_lora_qa.reading import open_regular, require_regular, require_regular_below
 
 COLUMNS = ("id", "messages", "prompt", "reference", "group", "choices", "checks", "cluster")
@@ -147,7 +147,9 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
             "or pass JSON lines"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}; pass a UTF-8 CSV with a header") from error
+        raise DataError(
+            f"cannot read {path}: {reason_of(error)}; pass a UTF-8 CSV with a header"
+        ) from error
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -156,7 +158,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         require_regular(path, MOST_BYTES)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error}; pass a Parquet file") from error
+        raise DataError(f"cannot read {path}: {reason_of(error)}; pass a Parquet file") from error
     try:  # pandas would turn 3 into 3.0 in a column with a missing value
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except Exception as error:  # pyarrow raises many kinds of errors on a damaged file

@@ -15,7 +15,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.errors import DataError, escape
+from phi3_lora_qa.errors import DataError, escape, reason_of
 from phi3_lora_qa.reading import read_regular, require_regular
 from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
@@ -47,7 +47,9 @@ def find_custom(text: str, start: Path) -> tuple[str, str]:
     try:
         require_regular(script, _MOST_SOURCE_BYTES)
     except OSError as error:
-        raise DataError(f"cannot read the metric {escape(text, 200)}: {error}; {_FORMS}") from error
+        raise DataError(
+            f"cannot read the metric {escape(text, 200)}: {reason_of(error)}; {_FORMS}"
+        ) from error
     if not script.stem.isidentifier():
         raise DataError(
             f"{escape(script.stem, 80)} cannot be the name of a metric; rename the script, with "
@@ -177,7 +179,9 @@ def _source(module: str) -> str | None:
     try:
         return read_regular(spec.origin, _MOST_SOURCE_BYTES).decode("utf-8", errors="replace")
     except OSError as error:
-        raise DataError(f"cannot read {escape(spec.origin, 200)}: {error}; {_FORMS}") from error
+        raise DataError(
+            f"cannot read {escape(spec.origin, 200)}: {reason_of(error)}; {_FORMS}"
+        ) from error
 
 
 @cache

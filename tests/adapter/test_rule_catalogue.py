@@ -42,5 +42,10 @@ def test_two_rules_with_one_id_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_unknown_rule_is_an_error_that_lists_similar_ones() -> None:
     assert find_rule("values-nan").id == "values-nan"
-    with pytest.raises(InputError, match="unknown rule: 'values-nann'; choose one of: values-nan"):
+    with pytest.raises(InputError, match="unknown rule: 'values-nann'; did you mean values-nan"):
         find_rule("values-nann")
+
+
+def test_an_id_like_no_other_is_answered_with_the_families() -> None:
+    with pytest.raises(InputError, match=r"unknown rule: 'x'; list a family with .*: files, config"):
+        find_rule("x")

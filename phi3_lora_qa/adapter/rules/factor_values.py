@@ -56,7 +56,7 @@ def nan(context: LintContext) -> Iterator[Violation]:
     """Find NaN in any tensor."""
     for name, found in context.tensor_stats.items():
         if found.nan:
-            yield Violation(name, f"{found.nan} values are NaN")
+            yield Violation(name, f"{found.nan} of {found.size} values are NaN")
 
 
 @rule(
@@ -72,7 +72,7 @@ def inf(context: LintContext) -> Iterator[Violation]:
     """Find infinities in any tensor."""
     for name, found in context.tensor_stats.items():
         if found.infinite:
-            yield Violation(name, f"{found.infinite} values are infinite")
+            yield Violation(name, f"{found.infinite} of {found.size} values are infinite")
 
 
 @rule(

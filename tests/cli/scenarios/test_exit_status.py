@@ -28,7 +28,7 @@ def test_output_that_cannot_be_written_is_not_a_rejection(
     os.close(output)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert line.startswith("phi3-lora-qa: error: the output cannot be written")
+    assert line.startswith("phi3-lora-qa: error: cannot write the output")
 
 
 def test_an_internal_error_is_not_a_rejection(tmp_path: Path) -> None:
