@@ -20,7 +20,7 @@ def test_a_folder_that_the_demo_did_not_make_is_left(tmp_path: Path) -> None:
     mine = tmp_path / "tiny"
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"was not made by the demo; .* --output"):
+    with pytest.raises(InputError, match=r"the demo did not make it; .* --output"):
         demo.demo_command("tiny", tmp_path)
     assert (mine / "notes.txt").read_text() == "mine"
 
