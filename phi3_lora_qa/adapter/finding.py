@@ -31,6 +31,7 @@ class Finding:
         where: The place: a file, ``FILE: FIELD`` or the name of a tensor or module.
         message: What is wrong.
         fix: How to fix it.
+        file: The file, if the place is a field of one; else empty.
     """
 
     rule: str
@@ -38,12 +39,24 @@ class Finding:
     where: str
     message: str
     fix: str
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class FieldOf:
+    """A field of a file, as the place of a fault."""
+
+    file: str
+    field: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.field}"
 
 
 @dataclass(frozen=True)
 class Violation:
     """What a rule's function yields for each fault. An empty ``fix`` means the rule's own fix."""
 
-    where: str
+    where: str | FieldOf
     message: str
     fix: str = ""

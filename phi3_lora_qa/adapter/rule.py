@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from phi3_lora_qa.adapter.finding import Finding, Severity, Violation, family_of
+from phi3_lora_qa.adapter.finding import FieldOf, Finding, Severity, Violation, family_of
 from phi3_lora_qa.adapter.lint_context import LintContext, Need
 from phi3_lora_qa.errors import escape
 
@@ -40,9 +40,10 @@ class Rule:
         return Finding(
             rule=self.id,
             severity=self.severity,
-            where=escape(violation.where) or '""',  # a name from the file may be empty
+            where=escape(str(violation.where)) or '""',  # a name from the file may be empty
             message=escape(violation.message),
             fix=escape(violation.fix or self.fix),
+            file=violation.where.file if isinstance(violation.where, FieldOf) else "",
         )
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from phi3_lora_qa.adapter.finding import Severity
+from phi3_lora_qa.adapter.finding import Finding, Severity
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
 from phi3_lora_qa.adapter.rule_catalogue import find_rule
 
@@ -20,7 +20,7 @@ def to_json(report: LintReport) -> str:
         "schema_version": SCHEMA_VERSION,
         "adapter": report.adapter,
         "verdict": report.verdict,
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [_finding(finding) for finding in report.findings],
         "totals": dict(report.totals),
         "unchecked": [asdict(rule) for rule in report.unchecked],
         "summary": {
@@ -34,6 +34,17 @@ def to_json(report: LintReport) -> str:
         },
     }
     return json.dumps(content, indent=2)
+
+
+def _finding(finding: Finding) -> dict[str, str]:
+    """Return the five fields that other programs rely on."""
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity,
+        "where": finding.where,
+        "message": finding.message,
+        "fix": finding.fix,
+    }
 
 
 def _sentence(rule: UncheckedRule) -> str:

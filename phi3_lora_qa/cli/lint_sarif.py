@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
 from phi3_lora_qa.adapter.folder import CONFIG, EXPECTED_FILES, WEIGHTS
 from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
 from phi3_lora_qa.adapter.rule import Rule
@@ -110,12 +110,12 @@ def _message(text: str) -> dict[str, str]:
 
 def _file(finding: Finding) -> str:
     """Return the file of a finding: the one in its place, or the one that its family checks."""
-    for name in EXPECTED_FILES:
-        if finding.where == name or finding.where.startswith(f"{name}: "):
-            return name
-    if finding.rule.startswith("files-"):
+    if finding.file:
+        return finding.file
+    family = family_of(finding.rule)
+    if family == "files" or finding.where in EXPECTED_FILES:
         return finding.where
-    return CONFIG if finding.rule.startswith("config-") else WEIGHTS
+    return CONFIG if family == "config" else WEIGHTS
 
 
 def _uri(adapter: str, name: str) -> str:

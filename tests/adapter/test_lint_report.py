@@ -53,6 +53,6 @@ def test_unchecked_rules_are_described_by_what_they_lack() -> None:
         "2 rules blocked until c.json is fixed (1 values, 1 export)"
     )
     assert describe_unchecked(REPORT.unchecked[:1] * 2, base_option="--phi3-base") == (
-        "2 rules: 2 need the base (pass --phi3-base DIR_OR_ID)"
+        "2 rules need the base (pass --phi3-base DIR_OR_ID)"
     )
     assert describe_unchecked(REPORT.unchecked[:1]).startswith("1 rule: ")

@@ -47,5 +47,7 @@ def test_an_unknown_rule_is_an_error_that_lists_similar_ones() -> None:
 
 
 def test_an_id_like_no_other_is_answered_with_the_families() -> None:
-    with pytest.raises(InputError, match=r"unknown rule: 'x'; list a family with .*: files, config"):
+    with pytest.raises(
+        InputError, match=r"unknown rule: 'x'; list a family with .*: files, config"
+    ):
         find_rule("x")

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.finding import Severity, Violation
+from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
 
-_NAME, _REVISION = f"{CONFIG}: base_model_name_or_path", f"{CONFIG}: revision"
+_NAME, _REVISION = FieldOf(CONFIG, "base_model_name_or_path"), FieldOf(CONFIG, "revision")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHORT_ID = re.compile(r"\w[\w.-]*")
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -40,7 +40,7 @@ def machine_path(context: LintContext) -> Iterator[Violation]:
     name = context.config.base_model_name_or_path or ""
     if name.startswith(("/", "./", "../", "~")) or "\\" in name or name[1:2] == ":":
         yield Violation(
-            f"{CONFIG}: base_model_name_or_path",
+            FieldOf(CONFIG, "base_model_name_or_path"),
             f"the config names the base by a local path: {name}",
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.config import ProblemKind
-from phi3_lora_qa.adapter.finding import Severity, Violation
+from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
@@ -107,7 +107,7 @@ def alpha_zero(context: LintContext) -> Iterator[Violation]:
     if context.has("expected tensors"):
         idle = {f"{field}[{pattern}]" for field, pattern in context.unused_patterns}
     for field, alpha in _alphas(context):
-        where = f"{CONFIG}: {field}"
+        where = FieldOf(CONFIG, field)
         if alpha == 0 and field not in idle:
             yield Violation(where, f"{field} is 0, so the adapter has no effect")
 
@@ -126,7 +126,7 @@ def alpha_negative(context: LintContext) -> Iterator[Violation]:
     for field, alpha in _alphas(context):
         if alpha < 0:
             yield Violation(
-                f"{CONFIG}: {field}", f"{field} is {alpha:g}, which negates the adapter"
+                FieldOf(CONFIG, field), f"{field} is {alpha:g}, which negates the adapter"
             )
 
 
@@ -142,7 +142,7 @@ def task_type(context: LintContext) -> Iterator[Violation]:
     """Find other task types. Null is accepted, because peft then loads the adapter as it is."""
     task = context.config.task_type
     if task not in (None, "CAUSAL_LM"):
-        yield Violation(f"{CONFIG}: task_type", f"task_type is {task!r}, not CAUSAL_LM")
+        yield Violation(FieldOf(CONFIG, "task_type"), f"task_type is {task!r}, not CAUSAL_LM")
 
 
 @rule(
@@ -156,7 +156,7 @@ def task_type(context: LintContext) -> Iterator[Violation]:
 def task_type_null(context: LintContext) -> Iterator[Violation]:
     """Find configs without a task type."""
     if context.config.task_type is None:
-        yield Violation(f"{CONFIG}: task_type", "task_type is null")
+        yield Violation(FieldOf(CONFIG, "task_type"), "task_type is null")
 
 
 def _alphas(context: LintContext) -> Iterator[tuple[str, float]]:

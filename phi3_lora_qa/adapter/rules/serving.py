@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Severity, Violation
+from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
@@ -46,22 +46,23 @@ def vllm(context: LintContext) -> Iterator[Violation]:
     """Find what vLLM rejects."""
     config = context.config
     for field in _unsupported_fields(config):
-        yield Violation(f"{CONFIG}: {field}", f"vLLM rejects an adapter with {field}")
+        yield Violation(FieldOf(CONFIG, field), f"vLLM rejects an adapter with {field}")
     for module in context.expected.targeted.values():
         if module.leaf in TABLES:
             yield Violation(
-                f"{CONFIG}: target_modules", f"vLLM does not support factors for {module.leaf}"
+                FieldOf(CONFIG, "target_modules"),
+                f"vLLM does not support factors for {module.leaf}",
             )
     largest = max(map(context.matching.rank, context.expected.targeted), default=0)
     if largest > LARGEST_VLLM_RANK:
         yield Violation(
-            f"{CONFIG}: r",
+            FieldOf(CONFIG, "r"),
             f"the rank is {largest}, but vLLM supports ranks up to {LARGEST_VLLM_RANK}",
         )
     elif largest > DEFAULT_VLLM_RANK:
         fix = f"start vLLM with --max-lora-rank {largest} or more"
         yield Violation(
-            f"{CONFIG}: r",
+            FieldOf(CONFIG, "r"),
             f"the rank is {largest}, but vLLM's default limit is {DEFAULT_VLLM_RANK}",
             fix,
         )
@@ -106,7 +107,8 @@ def tied_tables(context: LintContext) -> Iterator[Violation]:
     changed = [m for m in (*implied.targeted, *implied.saved) if m.endswith(TABLES)]
     if changed:
         yield Violation(
-            f"{CONFIG}: target_modules", f"the adapter changes {', '.join(changed)} separately"
+            FieldOf(CONFIG, "target_modules"),
+            f"the adapter changes {', '.join(changed)} separately",
         )
 
 

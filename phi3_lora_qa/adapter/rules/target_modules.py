@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
-from phi3_lora_qa.adapter.finding import Severity, Violation
+from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.module_names import matches_suffix, name_suffixes
@@ -43,14 +43,16 @@ def target_unsupported(context: LintContext) -> Iterator[Violation]:
     shares = config.ensure_weight_tying and _ties_tables(context)
     for module in expected.targeted.values():
         if reason := _unadaptable(module, config, shares=shares):
-            yield Violation(f"{CONFIG}: target_modules", f"{module.name} {reason}")
+            yield Violation(FieldOf(CONFIG, "target_modules"), f"{module.name} {reason}")
     for name in expected.adapted_twice:
         message = f"target_modules and target_parameters both name {name}"
-        yield Violation(f"{CONFIG}: target_parameters", message, "name it in only one of the two")
+        yield Violation(
+            FieldOf(CONFIG, "target_parameters"), message, "name it in only one of the two"
+        )
     if not expected.targeted:
         message = "the config's targets match no module, so peft rejects the adapter"
         fix = "name some of Phi-3's modules: qkv_proj, o_proj, gate_up_proj, down_proj"
-        yield Violation(f"{CONFIG}: target_modules", message, fix)
+        yield Violation(FieldOf(CONFIG, "target_modules"), message, fix)
 
 
 @rule(
@@ -63,7 +65,7 @@ def target_unsupported(context: LintContext) -> Iterator[Violation]:
 )
 def token_rows(context: LintContext) -> Iterator[Violation]:
     """Find unknown tables, and tokens beyond the last row."""
-    where = f"{CONFIG}: trainable_token_indices"
+    where = FieldOf(CONFIG, "trainable_token_indices")
     for name, tokens in context.config.trainable_token_indices.items():
         tables = [m for n, m in context.expected.modules.items() if matches_suffix(n, name)]
         if not any(m.leaf in TABLES for m in tables):
@@ -93,25 +95,25 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
         for target in sorted(set(targets) - ends):
             near = SPLIT.get(target.rpartition(".")[2])
             fix = f"train again with {near} instead of {target}" if near else ""
-            yield Violation(f"{CONFIG}: target_modules", f"{target} matches no module", fix)
+            yield Violation(FieldOf(CONFIG, "target_modules"), f"{target} matches no module", fix)
     excluded = context.config.exclude_modules
     if isinstance(excluded, tuple):
         ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
         for name in sorted(set(excluded) - ends):
             fix = f"correct or remove {name} in exclude_modules"
-            yield Violation(f"{CONFIG}: exclude_modules", f"{name} matches no module", fix)
+            yield Violation(FieldOf(CONFIG, "exclude_modules"), f"{name} matches no module", fix)
     weights = [f"{module}.weight" for module in context.expected.modules]
     for name in context.config.target_parameters:
         if not any(matches_suffix(weight, name) for weight in weights):
             fix = f"correct or remove {name} in target_parameters"
-            yield Violation(f"{CONFIG}: target_parameters", f"{name} matches no weight", fix)
+            yield Violation(FieldOf(CONFIG, "target_parameters"), f"{name} matches no weight", fix)
     count = 1 + max((layer_index(name) or 0 for name in context.expected.modules), default=0)
     for layer in context.config.layers_to_transform or ():
         if layer >= count:
             reason = f"the base has {count}" if context.has("base") else "no Phi-3 has that many"
             message = f"there is no layer {layer}: {reason}"
             yield Violation(
-                f"{CONFIG}: layers_to_transform", message, f"remove {layer} from the list"
+                FieldOf(CONFIG, "layers_to_transform"), message, f"remove {layer} from the list"
             )
     parts = [module.split(".") for module in context.expected.modules]
     names = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
@@ -119,10 +121,10 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
         if not any(module.endswith(name) for module in names):
             message = f"{name} matches no module, so it was neither trained nor saved"
             fix = f"correct {name} and train again, or remove it from modules_to_save"
-            yield Violation(f"{CONFIG}: modules_to_save", message, fix)
+            yield Violation(FieldOf(CONFIG, "modules_to_save"), message, fix)
     for field, pattern in context.unused_patterns:
         fix = f"correct or remove the entry in {field}"
-        yield Violation(f"{CONFIG}: {field}", f"{pattern} matches no adapted module", fix)
+        yield Violation(FieldOf(CONFIG, field), f"{pattern} matches no adapted module", fix)
 
 
 def _ties_tables(context: LintContext) -> bool:
