@@ -55,4 +55,4 @@ def test_unchecked_rules_are_described_by_what_they_lack() -> None:
     assert describe_unchecked(REPORT.unchecked[:1] * 2, base_option="--phi3-base") == (
         "2 rules need the base (pass --phi3-base DIR_OR_ID)"
     )
-    assert describe_unchecked(REPORT.unchecked[:1]).startswith("1 rule: ")
+    assert describe_unchecked(REPORT.unchecked[:1]).startswith("1 rule needs the base ")
