@@ -261,7 +261,7 @@ def test_a_base_that_gets_other_figures_than_then_leaves_the_comparison_incomple
     assert "changed by +0.04 since" in passes(limit.run, near)
     outcome = fails(limit.run, far)
     assert outcome.outcome is Outcome.NOT_RUN
-    assert "the two adapters were measured differently" in outcome.message
+    assert "the two runs did not measure under the same conditions" in outcome.message
 
 
 @pytest.mark.slow

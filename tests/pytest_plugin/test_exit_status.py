@@ -196,7 +196,7 @@ def test_no_conftest_makes_a_bad_adapter_exit_with_0(
 
 def test_the_gate_cannot_be_disabled_by_name(pytester: pytest.Pytester, nan_adapter: Path) -> None:
     for name, says in (
-        ("gate", "would switch the gate off"),
+        ("gate", "would disable the gate"),
         ("apart", "would load files of the adapter"),
         ("layers", "would switch --phi3-layers off"),
     ):

@@ -249,7 +249,7 @@ def test_a_conditional_difference_is_rejected_with_its_condition(
     assert of(report, Severity.ERROR) == {("tokenizer-template", FILE)}
     message = report.findings[0].message
     assert "renders 'Say thanks.<|" in message
-    assert "where the base's renders '<|" in message
+    assert "but the base's renders '<|" in message
     assert {"tools": "tools=", "a year": "the date 2031"}.get(kind, "user: ") in message
 
 

@@ -169,6 +169,6 @@ def test_a_table_of_another_base_is_refused_by_both_stages(
     session = make_session(tmp_path / "adapter")
     assert "base-embedding-copy" in session.adapter.refusal
     with pytest.raises(
-        AdapterError, match=r"would replace model\.embed_tokens of the base by another table"
+        AdapterError, match=r"would replace model\.embed_tokens of the base with another table"
     ):
         session.attach_adapter()
