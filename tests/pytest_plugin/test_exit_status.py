@@ -197,8 +197,8 @@ def test_no_conftest_makes_a_bad_adapter_exit_with_0(
 def test_the_gate_cannot_be_disabled_by_name(pytester: pytest.Pytester, nan_adapter: Path) -> None:
     for name, says in (
         ("gate", "would disable the gate"),
-        ("apart", "would load files of the adapter"),
-        ("layers", "would switch --phi3-layers off"),
+        ("isolation", "would load files of the adapter"),
+        ("layers", "would disable --phi3-layers"),
     ):
         result = run_static(pytester, nan_adapter, "-p", f"no:phi3-lora-qa-{name}", "--phi3-layers")
         assert result.ret == 2
