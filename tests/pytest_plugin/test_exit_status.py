@@ -197,7 +197,7 @@ def test_no_conftest_makes_a_bad_adapter_exit_with_0(
 def test_the_gate_cannot_be_disabled_by_name(pytester: pytest.Pytester, nan_adapter: Path) -> None:
     for name, says in (
         ("gate", "would disable the gate"),
-        ("isolation", "would load files of the adapter"),
+        ("isolation", "would let pytest load the adapter's files"),
         ("layers", "would disable --phi3-layers"),
     ):
         result = run_static(pytester, nan_adapter, "-p", f"no:phi3-lora-qa-{name}", "--phi3-layers")
