@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -37,6 +38,21 @@ def test_the_wheel_contains_the_bundled_data(wheel: Path) -> None:
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "fixtures/"))]
     assert wheel.stat().st_size < 4_000_000
+
+
+def test_the_source_archive_has_the_bundled_data_once(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert [name for name in names if name.endswith("tiny/base/model.safetensors")] == [
+        "phi3_lora_qa/bundled/tiny/base/model.safetensors"
+    ]
+    assert "phi3_lora_qa/record.schema.json" in names
 
 
 def test_the_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
