@@ -73,7 +73,8 @@ def decide_verdict(
         verdict = Verdict.INCONCLUSIVE
         reason = f"{count} of {total} checks are inconclusive; first: {first.id}: {first.message}"
     else:
-        verdict, reason = Verdict.PASS, f"all {total} checks passed"
+        verdict = Verdict.PASS
+        reason = f"all {total} checks passed" if total > 1 else "the only check passed"
     accepted = verdict is Verdict.PASS or (verdict is Verdict.INCONCLUSIVE and allow_inconclusive)
     if partial:
         reason = f"only the {total} selected checks ran: {reason}"

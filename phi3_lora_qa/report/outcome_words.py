@@ -49,7 +49,7 @@ def _step_after_pass(record: RunRecord) -> str:
     stage = record.settings.get("stage")
     if stage and stage.kind is not SourceKind.DEFAULT:
         return (
-            f"All {len(record.checks)} checks of the chosen stages ({plain(stage.value)}) passed. "
+            f"All checks of the chosen stages ({plain(stage.value)}) passed. "
             "Run the gate with all stages before you ship."
         )
     return f"All {len(record.checks)} checks passed. OK to ship."

@@ -72,6 +72,12 @@ def test_pass_means_that_every_check_ran_and_passed(
     assert decided.accepted == clean
 
 
+def test_one_check_is_not_called_all_checks() -> None:
+    done = [result(IDS[0], Outcome.PASSED)]
+    found = decide_verdict(planned(IDS[0]), done, partial=False, allow_inconclusive=False)
+    assert (found.verdict, found.reason) == (Verdict.PASS, "the only check passed")
+
+
 def test_no_selected_check_is_not_a_pass() -> None:
     decided = decide_verdict((), [], partial=False, allow_inconclusive=True)
     assert decided.verdict is Verdict.INCOMPLETE
