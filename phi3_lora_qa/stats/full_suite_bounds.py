@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from phi3_lora_qa.stats.betting import betting_bounds
 from phi3_lora_qa.stats.bounded_mean import bounded_interval
+from phi3_lora_qa.stats.distributions import share_interval
 from phi3_lora_qa.stats.paired import CONFIDENCE, Interval, difference_span, exact_mean
 from phi3_lora_qa.stats.paired_binary import exact_interval
 from phi3_lora_qa.stats.unbounded_mean import unbounded_interval
@@ -118,12 +119,10 @@ def _binary_change(change: "Numbers", total: int, level: float) -> Bounds:
 
 
 def _binary_share(after: "Numbers", total: int, level: float) -> Bounds:
-    from scipy import stats
-
     fewest, most = _counts(after, total, level)
-    low = stats.binomtest(fewest, total).proportion_ci(CONFIDENCE, method="exact").low
-    high = stats.binomtest(most, total).proportion_ci(CONFIDENCE, method="exact").high
-    return float(low), float(high)
+    low, _ = share_interval(fewest, total, CONFIDENCE)
+    _, high = share_interval(most, total, CONFIDENCE)
+    return low, high
 
 
 def _continuous(  # noqa: PLR0913 - scores, their ranges, and two settings

@@ -8,6 +8,7 @@ smallest, so they must be adjusted for the number of comparisons.
 from collections.abc import Sequence
 
 from phi3_lora_qa.stats.clusters import are_clustered, cluster_totals
+from phi3_lora_qa.stats.distributions import coin_tail
 
 LEVEL = 0.05
 """Largest probability of any false alarm if the tuned model equals the base."""
@@ -40,7 +41,6 @@ def worse_p_value(
     686-692, for differences that are not symmetric.
     """
     import numpy as np
-    from scipy import stats
 
     values = np.asarray(improvements, dtype=np.float64)
     if clusters is not None and are_clustered(clusters, values.size):
@@ -51,7 +51,7 @@ def worse_p_value(
     sizes, better = np.abs(moved), moved > 0.0
     if np.ptp(sizes) == 0.0:
         worse = int((~better).sum())
-        return float(stats.binomtest(worse, moved.size, 0.5, alternative="greater").pvalue)
+        return coin_tail(worse, moved.size)
     # A sum is at most the observed one if its positive part is; the tolerance allows for rounding.
     seen = float(sizes[better].sum()) + 1e-12 * float(sizes.sum())
     if moved.size <= _MOST_ENUMERATED:

@@ -17,6 +17,7 @@ from phi3_lora_qa.stats.clusters import (
     linearize_ratio,
     standard_error,
 )
+from phi3_lora_qa.stats.distributions import share_interval
 from phi3_lora_qa.stats.paired_binary import exact_interval
 from phi3_lora_qa.stats.unbounded_mean import MIN_EQUAL_ITEMS, MIN_ITEMS, unbounded_interval
 
@@ -240,17 +241,14 @@ def _deviation(change: "Numbers") -> float:
 
 
 def _binary_bounds(before: "Numbers", after: "Numbers") -> _Bounds:
-    from scipy import stats
-
     n, right = int(after.size), int(after.sum())
     low, high = exact_interval(
         int((after > before).sum()), int((after < before).sum()), n, CONFIDENCE
     )
-    share = stats.binomtest(right, n).proportion_ci(CONFIDENCE, method="exact") if n else (0.0, 1.0)
     return _Bounds(
         method="exact unconditional (Tango's score)",
         difference=(low, high),
-        tuned=(float(share[0]), float(share[1])),
+        tuned=share_interval(right, n, CONFIDENCE),
         deviation=_deviation(after - before),
         observations=n,
     )

@@ -10,6 +10,8 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from phi3_lora_qa.stats.distributions import binomial_tail, x_log_y
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -77,22 +79,28 @@ def _p_value(gained: int, lost: int, n: int, difference: float) -> float:
     of losses the tail starts at a smallest number of gains, and is one binomial tail.
     """
     import numpy as np
-    from scipy import special
 
     losses = np.arange(n + 1)
     fewest = _fewest_gains(losses, n, difference, tango_score(gained, lost, n, difference))
     p_lost = np.linspace(max(0.0, -difference), (1.0 - difference) / 2.0, _NUISANCE_STEPS)[:, None]
     p_gained = np.clip(p_lost + difference, 0.0, 1.0)
-    log_choose = math.lgamma(n + 1) - special.gammaln(losses + 1) - special.gammaln(n - losses + 1)
-    p_losses = np.exp(
-        log_choose + special.xlogy(losses, p_lost) + special.xlog1py(n - losses, -p_lost)
-    )
+    kept = n - losses
+    p_losses = np.exp(_log_choose(n) + x_log_y(losses, p_lost) + x_log_y(kept, 1.0 - p_lost))
     given = np.clip(p_gained / np.maximum(1.0 - p_lost, 1e-300), 0.0, 1.0)
     tail = np.zeros_like(p_losses) + (fewest == 0)
     # The tail is expensive to compute, and most numbers of losses have negligible probability.
-    row, losing = np.nonzero((p_losses > _NEGLIGIBLE) & (fewest > 0) & (fewest <= n - losses))
-    tail[row, losing] = special.bdtrc(fewest[losing] - 1.0, (n - losses)[losing], given[row, 0])
+    row, losing = np.nonzero((p_losses > _NEGLIGIBLE) & (fewest > 0) & (fewest <= kept))
+    tail[row, losing] = binomial_tail(fewest[losing], kept[losing], given[row, 0])
     return float((p_losses * tail).sum(axis=1).max())
+
+
+@lru_cache(maxsize=64)
+def _log_choose(n: int) -> "NDArray[np.float64]":
+    """Return the logarithm of the binomial coefficients of n."""
+    import numpy as np
+
+    log_factorials = np.array([math.lgamma(number + 1) for number in range(n + 1)])
+    return np.asarray(log_factorials[-1] - log_factorials - log_factorials[::-1])
 
 
 def _fewest_gains(

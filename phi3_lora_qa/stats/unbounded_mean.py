@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.stats.clusters import degrees_of_freedom, standard_error
+from phi3_lora_qa.stats.distributions import normal_quantile, normal_tail, student_quantile
 
 if TYPE_CHECKING:
     from phi3_lora_qa.stats.clusters import Numbers
@@ -43,9 +44,9 @@ def unbounded_interval(
     Returns:
         The lower and the upper bound.
 
-    Sources: BCa: Efron, JASA 82 (1987) 171-185, through ``scipy.stats.bootstrap``. Bootstrap-t:
-    Hall, Annals of Statistics 16 (1988) 927-953; of clusters: A. Cameron, J. Gelbach, D. Miller,
-    Review of Economics and Statistics 90 (2008) 414-427.
+    Sources: BCa: Efron, JASA 82 (1987) 171-185. Bootstrap-t: Hall, Annals of Statistics 16 (1988)
+    927-953; of clusters: A. Cameron, J. Gelbach, D. Miller, Review of Economics and Statistics 90
+    (2008) 414-427.
     """
     import numpy as np
 
@@ -57,67 +58,74 @@ def unbounded_interval(
         return -math.inf, math.inf
     if equal:
         return float(values.min()), float(values.max())
+    means, errors = _resample(sums, sizes, seed)
     bounds = (
         _student(sums, sizes, confidence),
-        _bootstrap_t(sums, sizes, confidence, seed),
-        _bca(sums, sizes, confidence, seed),
+        _bootstrap_t(sums, sizes, confidence, means, errors),
+        _bca(sums, sizes, confidence, means),
     )
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
-def _student(sums: "Numbers", sizes: "Numbers", confidence: float) -> tuple[float, float]:
-    from scipy import stats
+def _resample(sums: "Numbers", sizes: "Numbers", seed: int) -> tuple["Numbers", "Numbers"]:
+    """Return the mean and the standard error of every resample of the clusters."""
+    import numpy as np
 
+    n, generator = sums.size, np.random.default_rng(seed)
+    rows = max(1, _CELLS_AT_ONCE // n)
+    means, errors = [], []
+    for start in range(0, _RESAMPLES, rows):
+        drawn = generator.integers(0, n, (min(rows, _RESAMPLES - start), n))
+        sample, of = sums[drawn], sizes[drawn] if np.ptp(sizes) else sizes
+        means.append(_mean(sample, of))
+        errors.append(standard_error(sample, of))
+    return np.concatenate(means), np.concatenate(errors)
+
+
+def _student(sums: "Numbers", sizes: "Numbers", confidence: float) -> tuple[float, float]:
     mean = float(_mean(sums, sizes))
-    quantile = float(stats.t.ppf((1.0 + confidence) / 2.0, degrees_of_freedom(sizes)))
+    quantile = student_quantile(confidence, float(degrees_of_freedom(sizes)))
     reach = quantile * float(standard_error(sums, sizes))
     return mean - reach, mean + reach
 
 
 def _bootstrap_t(
-    sums: "Numbers", sizes: "Numbers", confidence: float, seed: int
+    sums: "Numbers", sizes: "Numbers", confidence: float, means: "Numbers", errors: "Numbers"
 ) -> tuple[float, float]:
     import numpy as np
 
-    n, mean = sums.size, float(_mean(sums, sizes))
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CELLS_AT_ONCE // n)
-    ratios = []
-    for start in range(0, _RESAMPLES, rows):
-        drawn = generator.integers(0, n, (min(rows, _RESAMPLES - start), n))
-        sample, of = sums[drawn], sizes[drawn] if np.ptp(sizes) else sizes
-        error = standard_error(sample, of)
-        spread = error > 0.0
-        ratios.append((_mean(sample, of)[spread] - mean) / error[spread])
+    mean, spread = float(_mean(sums, sizes)), errors > 0.0
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(np.concatenate(ratios), (tail, 1.0 - tail))
+    ratios = (means[spread] - mean) / errors[spread]
+    low, high = np.quantile(ratios, (tail, 1.0 - tail))
     scale = float(standard_error(sums, sizes))
     return mean - float(high) * scale, mean - float(low) * scale
 
 
-def _bca(sums: "Numbers", sizes: "Numbers", confidence: float, seed: int) -> tuple[float, float]:
-    import warnings
+def _bca(
+    sums: "Numbers", sizes: "Numbers", confidence: float, means: "Numbers"
+) -> tuple[float, float]:
+    """Return the BCa interval; the mean for degenerate data, so that the others decide.
 
+    Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), equations 14.9 to
+    14.15.
+    """
     import numpy as np
-    from scipy import stats
 
-    with warnings.catch_warnings():
-        # Degenerate data has NaN bounds, which are replaced by the mean, so the other two decide.
-        warnings.simplefilter("ignore")
-        uneven = bool(np.ptp(sizes))
-        found = stats.bootstrap(
-            (sums, sizes) if uneven else (sums / sizes,),
-            _mean if uneven else np.mean,
-            paired=uneven,
-            confidence_level=confidence,
-            method="BCa",
-            n_resamples=_RESAMPLES,
-            batch=max(1, _CELLS_AT_ONCE // sums.size),
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    mean = float(_mean(sums, sizes))
-    low, high = float(found.low), float(found.high)
-    return (low if math.isfinite(low) else mean), (high if math.isfinite(high) else mean)
+    mean, n = float(_mean(sums, sizes)), sums.size
+    without = (sums.sum() - sums) / (sizes.sum() - sizes)  # the jackknife's means
+    pull = (n - 1.0) / n * (without.mean() - without)
+    with np.errstate(all="ignore"):
+        acceleration = float((pull**3).sum() / (6.0 * (pull**2).sum() ** 1.5))
+    below = ((means < mean).mean() + (means <= mean).mean()) / 2.0
+    bias = normal_quantile(float(below))
+    found = []
+    for tail in ((1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0):
+        reach = bias + normal_quantile(tail)
+        shrink = 1.0 - acceleration * reach
+        at = bias + reach / shrink if shrink else math.nan
+        found.append(float(np.quantile(means, normal_tail(at))) if math.isfinite(at) else mean)
+    return found[0], found[1]
 
 
 def _mean(sums: "Numbers", sizes: "Numbers", axis: int = -1) -> "Numbers":
