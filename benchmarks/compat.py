@@ -7,6 +7,7 @@ the versions that error messages name. Usage: python benchmarks/compat.py [--pyt
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -38,7 +39,7 @@ STEPS = {
     "`--phi3-layers`": "layers",
 }
 SHOWN = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "tokenizers",
-         "safetensors", "numpy", "pandas", "scipy", "pytest", "hypothesis")  # fmt: skip
+         "safetensors", "numpy", "pandas", "pytest", "hypothesis")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def _install(place: Path, wheel: Path, interpreter: Path, python: str, which: st
     uv, pins, venv = _tool("uv"), place / "pins.txt", place / "venv"
     pip = [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python")]
     commands = [
-        [uv, "pip", "compile", "--quiet", "--extra", "loralib", "--output-file", str(pins),
+        [uv, "pip", "compile", "--quiet", "--extra", "all", "--output-file", str(pins),
          "--python-version", python, "--resolution", RESOLUTIONS[which],
          str(ROOT / "pyproject.toml")],
         [uv, "venv", "--quiet", "--python", str(interpreter), str(venv)],
@@ -223,8 +224,9 @@ def _required() -> set[str]:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]["loralib"]
-    return {Requirement(text).name for text in (*project["dependencies"], *extras)}
+    extras = [project["optional-dependencies"][name] for name in ("gate", "train", "loralib")]
+    texts = (*project["dependencies"], *itertools.chain(*extras))
+    return {Requirement(text).name for text in texts} - {project["name"]}
 
 
 def _page(results: Sequence[SetResult]) -> str:

@@ -160,7 +160,7 @@ def shortage(error: BaseException) -> MachineError | None:
             "Python's recursion limit was reached: something is nested too deeply; flatten it, or "
             "raise the limit"
         )
-    numbers = filter(None, map(_errno_of, _chain(error)))
+    numbers = filter(None, map(_errno_of, causes(error)))
     number = next(numbers, 0)
     return MachineError(f"the machine ran out of {_SHORT_OF[number]}") if number else None
 
@@ -181,7 +181,8 @@ def reason_of(error: BaseException) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, that error's cause, and so on."""
     for _ in range(20):  # a chain of causes may be circular
         if error is None:
             return

@@ -40,6 +40,8 @@ def lint_adapter(
             inside the adapter's folder.
         AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
         BaseModelError: The base is unknown, not on this machine, or cannot be read.
+        MissingDependencyError: No rule found an error, and one needs a package that is not
+            installed.
         MachineError: The machine ran out of memory, file handles or the like.
 
     Example:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phi3_lora_qa.close_match import did_you_mean
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.extras import require_extra
 from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.gate.gate_steps import GateRun, plan_gate
 from phi3_lora_qa.gate.private_copy import private_copies
@@ -54,6 +55,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
     Raises:
         InputError: An argument or setting cannot be used, the report cannot be written, or the
             adapter's folder is on ``sys.path``.
+        MissingDependencyError: The packages of the extra ``gate`` are not installed.
 
     Example:
         >>> from phi3_lora_qa.models.registry import bundled
@@ -61,6 +63,7 @@ def gate_adapter(  # noqa: PLR0913  the most used settings by name
         >>> str(record.verdict)
         'PASS'
     """
+    require_extra("gate", "the gate")
     _reject_unknown(settings)
     given = {
         "adapter": [str(require_path(adapter, "adapter"))],

@@ -16,7 +16,8 @@ LAYERS = {
     "errors": -2, "setting_specs": -2, "reading": -2, "close_match": -2, "progress": -2,
     "unicode_surrogates": -2, "exit_codes": -2, "dataclass_json": -2,
     # These import only the ones above.
-    "staged_output": -1, "strict_values": -1, "function_arguments": -1, "toml_file": -1,
+    "extras": -1, "staged_output": -1, "strict_values": -1, "function_arguments": -1,
+    "toml_file": -1,
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
     "atomic_write": 0, "lora_scaling": 0, "record_schema": 1,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,

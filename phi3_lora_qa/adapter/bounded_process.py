@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from phi3_lora_qa.adapter import bounded_process_start
 from phi3_lora_qa.errors import MissingDependencyError
+from phi3_lora_qa.extras import extra_of, is_installed, pip_command
 
 if TYPE_CHECKING:
     import subprocess
@@ -105,16 +106,19 @@ def folders_of(*packages: str) -> list[str]:
     """Return the folders that these packages are imported from, for a child's `sys.path`.
 
     Args:
-        *packages: Names of packages; installing the first one also installs the others.
+        *packages: Names of packages; installing the first one also installs the others, unless an
+            extra of this package brings them.
 
     Raises:
         MissingDependencyError: One of them is not installed.
     """
     folders = []
     for name in packages:
-        spec = find_spec(name)
+        spec = find_spec(name) if is_installed(name) else None
         if spec is None or spec.origin is None:
-            raise MissingDependencyError(f"{name} is not installed; run: pip install {packages[0]}")
+            extra = extra_of(name)
+            how = pip_command(extra) if extra else f"pip install {packages[0]}"
+            raise MissingDependencyError(f"{name} is not installed; run: {how}")
         folders.append(str(Path(spec.origin).resolve().parents[1]))
     return list(dict.fromkeys(folders))
 

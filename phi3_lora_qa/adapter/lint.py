@@ -9,7 +9,7 @@ from dataclasses import replace
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import Finding, Severity
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.lint_context import OPTIONAL, LintContext, Need
+from phi3_lora_qa.adapter.lint_context import LIBRARIES, OPTIONAL, LintContext, Need
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
@@ -28,7 +28,7 @@ MAX_FINDINGS = 10
 """The most findings of one rule that a report lists; the others are only counted."""
 
 INTERNAL = "lint-internal-error"
-_NOT_ABOUT_THE_ADAPTER = (BaseModelError, MissingDependencyError, IncompatibleLibraryError)
+_NOT_ABOUT_THE_ADAPTER = (BaseModelError, IncompatibleLibraryError)
 """Errors that say nothing about the adapter. They end the run without a verdict."""
 
 
@@ -47,6 +47,8 @@ def lint(
 
     Raises:
         BaseModelError: A file of the base cannot be read.
+        MissingDependencyError: No rule found an error, and one needs a package that is not
+            installed.
         MachineError: The machine ran out of memory, file handles or the like.
     """
     return _Run(folder, base, selection or Selection()).report()
@@ -64,6 +66,7 @@ class _Run:
         self.totals: dict[str, int] = {}
         self.rules_run: list[str] = []
         self.unchecked: list[UncheckedRule] = []
+        self.lacking: MissingDependencyError | None = None
 
     def report(self) -> LintReport:
         for rule in filter(self.selection.includes, all_rules()):
@@ -82,6 +85,12 @@ class _Run:
             # A rule that could not run, with no error that says why, must not look like a pass.
             others = f" and {len(blocked) - 1} other rules" if len(blocked) > 1 else ""
             self.findings.append(_internal_error(f"{blocked[0].rule}{others} could not run"))
+        if self.lacking and all(f.severity is not Severity.ERROR for f in self.findings):
+            count = sum(LIBRARIES in rule.missing for rule in self.unchecked)
+            raise MissingDependencyError(
+                f"there is no verdict: {count} rule{'s' * (count != 1)} on the adapter's own "
+                f"tokenizer could not run, since {self.lacking}"
+            )
         if internal := sum(finding.rule == INTERNAL for finding in self.findings):
             self.totals[INTERNAL] = internal
         order = list(Severity)
@@ -98,7 +107,7 @@ class _Run:
         if need not in self.has:
             try:
                 self.has[need] = self.context.has(need)
-            except _NOT_ABOUT_THE_ADAPTER:
+            except (*_NOT_ABOUT_THE_ADAPTER, MissingDependencyError):
                 raise
             except Exception as error:  # any error that an untrusted file causes is a finding
                 self._record_crash(f"reading the {need}", error)
@@ -134,6 +143,10 @@ class _Run:
             unlisted = sum(1 for _ in violations)
         except _NOT_ABOUT_THE_ADAPTER:
             raise
+        except MissingDependencyError as error:
+            self.lacking = error
+            self.rules_run.remove(rule.id)
+            self.unchecked.append(UncheckedRule(rule=rule.id, missing=(LIBRARIES,)))
         except Exception as error:  # a crash is a finding, never a pass
             self._record_crash(rule.id, error)
         if listed:

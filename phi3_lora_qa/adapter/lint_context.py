@@ -66,6 +66,9 @@ Need = Literal[
 OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
 """The parts that a good adapter may lack."""
 
+LIBRARIES: Literal["libraries of the gate"] = "libraries of the gate"
+"""What else a rule may lack: the tokenizers' libraries, which the package alone does not bring."""
+
 
 class LintContext:
     """One adapter, as the rules see it.

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
-from phi3_lora_qa.adapter.lint_context import Need
+from phi3_lora_qa.adapter.lint_context import LIBRARIES, Need
+from phi3_lora_qa.extras import pip_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class UncheckedRule:
     """
 
     rule: str
-    missing: tuple[Need, ...]
+    missing: tuple[Need | Literal["libraries of the gate"], ...]
     fix_first: str = ""
 
 
@@ -151,6 +153,7 @@ def describe_unchecked(unchecked: Iterable[UncheckedRule], *, base_option: str =
     lacking = Counter(rule.missing[0] for rule in rules if not rule.fix_first)
     for part, count in lacking.most_common():
         how = f" (pass {base_option} DIR_OR_ID)" if part == "base" else ""
+        how = f" ({pip_command('gate')})" if part == LIBRARIES else how
         parts.append((count, f"need{'s' * (count == 1)} the {part}{how}"))
     all_rules = f"{len(rules)} rule{'s' * (len(rules) != 1)}"
     if len(parts) == 1:

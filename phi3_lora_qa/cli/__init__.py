@@ -19,6 +19,7 @@ from phi3_lora_qa.cli import base, convert, suite
 from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
 from phi3_lora_qa.exit_codes import BAD_INPUT, STOPPED
+from phi3_lora_qa.extras import missing_module
 from phi3_lora_qa.signals import EndSignals
 
 
@@ -134,6 +135,25 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     sys.exit(lint_command(adapter, options, format_))
 
 
+@app.command("lint-files")
+@click.argument("files", type=PATH, nargs=-1)
+@click.option("--base", metavar="DIR_OR_ID", help="The base model of the adapters.")
+@click.option(
+    "--select", multiple=True, metavar="RULE", help="Run only this rule or family (repeatable)."
+)
+@click.option(
+    "--ignore", multiple=True, metavar="RULE", help="Skip this rule, family or ALL (repeatable)."
+)
+def lint_files(
+    files: tuple[Path, ...], base: str | None, select: tuple[str, ...], ignore: tuple[str, ...]
+) -> None:
+    """Lint each adapter folder that one of the FILES is in; for pre-commit."""
+    from phi3_lora_qa.cli.lint import LintOptions
+    from phi3_lora_qa.cli.lint_files import lint_files_command
+
+    sys.exit(lint_files_command(files, LintOptions(base=base, select=select, ignore=ignore)))
+
+
 @app.command()
 @click.argument("rule")
 def explain(rule: str) -> None:
@@ -198,7 +218,7 @@ def _status() -> int:
 
 
 def _unexpected(error: Exception) -> str:
-    if known := shortage(error) or path_trouble(error):
+    if known := shortage(error) or path_trouble(error) or missing_module(error):
         return str(known)
     import traceback
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.extras import require_extra
 from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.record import Verdict, load_record
 from phi3_lora_qa.report.report_folder import PAGE, RECORD
@@ -28,6 +29,7 @@ class Recipe:
 
 def demo_command(base: str, output: Path) -> int:
     """Train, gate, damage, gate; return 0 if the adapter passed and the damaged copy failed."""
+    require_extra("train", "the demo")
     recipe = _recipe(base)
     folder = _fresh(output / (base if base in ("tiny", "smollm2") else Path(base).name))
     good, damaged = folder / "adapter", folder / "damaged"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phi3_lora_qa.errors import escape
 from phi3_lora_qa.exit_codes import STOPPED
+from phi3_lora_qa.extras import require_extra
 
 
 def train_command(config: Path, set_: Sequence[str]) -> None:
@@ -21,6 +22,7 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
         InputError: The config, the data or the base cannot be used.
         MissingDependencyError: A setting needs a package that is not installed.
     """
+    require_extra("train", "training")
     from phi3_lora_qa.training.train import train_from_config
     from phi3_lora_qa.training.training_config import load_config
     from phi3_lora_qa.training.training_progress import progress_bar

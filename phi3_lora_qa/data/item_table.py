@@ -2,20 +2,19 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from phi3_lora_qa.data.parquet_columns import UnsupportedParquetError, read_columns
 from phi3_lora_qa.dataclass_json import from_plain
-from phi3_lora_qa.errors import InputError, escape
-from phi3_lora_qa.reading import require_regular
+from phi3_lora_qa.errors import InputError, MissingDependencyError, escape
+from phi3_lora_qa.extras import is_installed, pip_command
+from phi3_lora_qa.reading import read_regular, require_regular
 from phi3_lora_qa.record import ItemRow, Turn
 from phi3_lora_qa.unicode_surrogates import escape_surrogates
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEXTS = (
     "id", "group", "prompt", "reference", "base_answer", "tuned_answer", "base_error",
@@ -23,6 +22,9 @@ TEXTS = (
 )  # fmt: skip
 NUMBERS = ("base_loss", "tuned_loss")
 _BASE, _TUNED = ".base", ".tuned"
+_MOST_BYTES = 1 << 30
+
+Columns = Mapping[str, Iterable[Any]]
 
 
 def items_as_parquet(rows: Sequence[ItemRow]) -> bytes:
@@ -55,15 +57,16 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
     Raises:
         InputError: The file is missing, is not parquet, or is not a table that `items_as_parquet`
             made.
+        MissingDependencyError: pyarrow is not installed, and another program wrote the file.
     """
-    import pandas as pd
-    from pyarrow import ArrowException
-
+    read = _read_any if is_installed("pandas") and is_installed("pyarrow") else _read_own
     try:
-        if isinstance(path, Path):
-            require_regular(path)
-        frame = pd.read_parquet(path)
-        return tuple(_rows(frame))
+        return tuple(_rows(read(path)))
+    except UnsupportedParquetError as error:
+        raise MissingDependencyError(
+            f"the items {escape(str(path))} need pyarrow, which is not installed: {error}; "
+            f"run: {pip_command('gate')}"
+        ) from error
     except (
         OSError,
         ValueError,
@@ -72,7 +75,6 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
         AttributeError,
         OverflowError,
         RecursionError,
-        ArrowException,
     ) as error:
         raise InputError(
             f"cannot read the items {escape(str(path))}: {escape(str(error), 200)}; "
@@ -80,8 +82,34 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
         ) from error
 
 
-def _rows(frame: "pd.DataFrame") -> list[ItemRow]:
-    metrics = [name.removesuffix(_BASE) for name in frame.columns if name.endswith(_BASE)]
+def _read_any(path: Path | BytesIO) -> Columns:
+    """Return the columns of any parquet file."""
+    import pandas as pd
+    from pyarrow import ArrowException
+
+    if isinstance(path, Path):
+        require_regular(path)
+    try:
+        frame = pd.read_parquet(path)
+    except ArrowException as error:
+        raise ValueError(str(error)) from error
+    return {name: frame[name] for name in frame.columns}
+
+
+def _read_own(path: Path | BytesIO) -> Columns:
+    """Return the columns of a file that `items_as_parquet` wrote; pandas is not installed."""
+    data = read_regular(path, _MOST_BYTES) if isinstance(path, Path) else path.getvalue()
+    columns = read_columns(data)
+    if incomplete := [name for name in TEXTS if None in columns[name]]:
+        raise ValueError(f"a value of the column {incomplete[0]} is missing")
+    return {  # pandas writes NaN as a missing value
+        name: values if name in TEXTS else [math.nan if v is None else v for v in values]
+        for name, values in columns.items()
+    }
+
+
+def _rows(frame: Columns) -> list[ItemRow]:
+    metrics = [name.removesuffix(_BASE) for name in frame if name.endswith(_BASE)]
     texts = zip(*([str(value) for value in frame[name]] for name in TEXTS), strict=True)
     losses = zip(*([float(value) for value in frame[name]] for name in NUMBERS), strict=True)
     scores = [

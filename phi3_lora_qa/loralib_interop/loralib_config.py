@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from phi3_lora_qa.conversion.fused_blocks import Mask
 from phi3_lora_qa.errors import InputError, MissingDependencyError, escape
+from phi3_lora_qa.extras import is_installed, pip_command
 
 LoralibClass = Literal["Linear", "MergedLinear", "Embedding", "Conv2d"]
 """loralib's layer classes, by name."""
@@ -129,9 +130,5 @@ def require_loralib() -> None:
     Example:
         >>> require_loralib()
     """
-    from importlib.util import find_spec
-
-    if find_spec("loralib") is None:
-        raise MissingDependencyError(
-            'loralib is not installed; run: pip install "phi3-lora-qa[loralib]"'
-        )
+    if not is_installed("loralib"):
+        raise MissingDependencyError(f"loralib is not installed; run: {pip_command('loralib')}")

@@ -32,6 +32,18 @@ def bundled(name: str) -> Path:
     )
 
 
+def hub_cache() -> Path:
+    """Return the folder in which the hub's client keeps what it downloaded.
+
+    The client finds it by the same variables; looking there does not need it to be installed.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    hub = os.environ.get("HF_HOME", f"{home}/huggingface")
+    cache = os.environ.get("HUGGINGFACE_HUB_CACHE", f"{hub}/hub")
+    chosen = os.path.expandvars(os.environ.get("HF_HUB_CACHE", cache))
+    return Path(os.path.expanduser(chosen))  # noqa: PTH111 - it leaves an unknown user as it is
+
+
 def cache_folder() -> Path:
     """Return the folder of built bases: ``PHI3_LORA_QA_CACHE``, or else the user's cache folder.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.extras import is_installed
 from phi3_lora_qa.models import smollm2
-from phi3_lora_qa.models.paths import bundled, cache_folder
+from phi3_lora_qa.models.paths import bundled, cache_folder, hub_cache
 from phi3_lora_qa.reading import read_text
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_REVISION_BYTES = 200
 _GENERAL_SUITE, _GENERAL_THRESHOLDS = "general/suite.jsonl", "general/thresholds.toml"
 
 
@@ -225,7 +227,15 @@ def _choices() -> str:
 
 
 def _hub_snapshot(identifier: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
+    if is_installed("huggingface_hub"):
+        from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(identifier, CONFIG_FILE)
-    return Path(path).parent if isinstance(path, str) else None
+        path = try_to_load_from_cache(identifier, CONFIG_FILE)
+        return Path(path).parent if isinstance(path, str) else None
+    repository = hub_cache() / f"models--{identifier.replace('/', '--')}"
+    try:
+        revision = read_text(repository / "refs" / "main", _MAX_REVISION_BYTES)
+        folder = repository / "snapshots" / revision
+        return folder if (folder / CONFIG_FILE).is_file() else None
+    except (OSError, ValueError):  # it was never downloaded
+        return None

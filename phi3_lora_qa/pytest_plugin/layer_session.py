@@ -1,6 +1,5 @@
 """`pytest --phi3-layers`: tests the properties of LoRA layers on the installed libraries."""
 
-import importlib.util
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.errors import InputError, escape
+from phi3_lora_qa.extras import extra_of, is_installed, pip_command
 from phi3_lora_qa.properties.layer_kinds import LayerKind, layer_kinds
 from phi3_lora_qa.properties.layer_property import Property
 from phi3_lora_qa.properties.property_runner import PROFILES, Profile, PropertyFailed, run_property
@@ -28,8 +28,8 @@ class PropertyItem(VirtualItem):
     def runtest(self) -> None:
         """Draw cases; a known failure of the library is expected to fail."""
         library = self._kind.library
-        if importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed; pip install {library}")
+        if not is_installed(library):
+            pytest.skip(f"{library} is not installed; run: {pip_command(extra_of(library))}")
         known = self._kind.under_test.known_failures.get(self._tested.id)
         try:
             result = run_property(

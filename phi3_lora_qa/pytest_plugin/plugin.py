@@ -17,6 +17,7 @@ import pytest
 
 from phi3_lora_qa.errors import InputError, Phi3LoraQAError, path_trouble, shortage
 from phi3_lora_qa.exit_codes import BAD_INPUT
+from phi3_lora_qa.extras import require_extra
 from phi3_lora_qa.pytest_plugin import fixtures
 from phi3_lora_qa.pytest_plugin.exit_status import ExitStatusGuard
 from phi3_lora_qa.pytest_plugin.rootdir import restore_rootdir, settings_folder
@@ -215,6 +216,9 @@ def _read_settings(config: pytest.Config, given: Any, places: Sequence[Path] = (
 
             everywhere = (*places, *_places(config, given), config.rootpath)
             isolate_adapters(config, settings.adapter, everywhere, guard.block)
+            require_extra("gate", "--phi3-adapter")
+        if settings.layers:
+            require_extra("gate", "--phi3-layers")
         guard.settings = settings
     except Phi3LoraQAError as error:
         guard.settings = error

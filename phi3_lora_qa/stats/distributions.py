@@ -43,7 +43,7 @@ def coin_tail(least: int, tosses: int) -> float:
     for heads in range(least, tosses + 1):
         total += ways
         ways = ways * (tosses - heads) // (heads + 1)
-    return total / 2**tosses
+    return float(total / 2**tosses)
 
 
 def share_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:

@@ -1,16 +1,14 @@
 """QLoRA: the base in 4 or 8 bits, through the optional package bitsandbytes."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.errors import BaseModelError, InputError, MissingDependencyError, escape
+from phi3_lora_qa.extras import is_installed, pip_command
 from phi3_lora_qa.models.registry import BaseRef
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, Phi3ForCausalLM
-
-PIP_COMMAND = 'pip install "phi3-lora-qa[qlora]"'
 
 
 def require_bitsandbytes(setting: str) -> None:
@@ -19,9 +17,10 @@ def require_bitsandbytes(setting: str) -> None:
     Raises:
         MissingDependencyError: Names the setting and the pip command.
     """
-    if find_spec("bitsandbytes") is None:
+    if not is_installed("bitsandbytes"):
         raise MissingDependencyError(
-            f"{setting} needs the package bitsandbytes, which is not installed; run: {PIP_COMMAND}"
+            f"{setting} needs the package bitsandbytes, which is not installed; "
+            f"run: {pip_command('qlora')}"
         )
 
 

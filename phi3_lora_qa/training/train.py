@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.data.training_data import TrainingData, load_training_data
+from phi3_lora_qa.extras import require_extra
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.training.check_job import check_job
 from phi3_lora_qa.training.hub_push import push_adapter
@@ -99,6 +100,7 @@ def train_from_config(
         InputError: As :func:`train`.
         MissingDependencyError: As :func:`train`.
     """
+    require_extra("train", "training")
     began = time.monotonic()
     calls = callbacks or TrainingCallbacks()
     calls.on_progress("reading the data", 0, 0)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from phi3_lora_qa.data import item_table
 from phi3_lora_qa.data.item_table import items_as_parquet, read_items
-from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.errors import InputError, MissingDependencyError
 from phi3_lora_qa.record import Turn
 from tests.report.builders import item, items
 
@@ -29,6 +30,40 @@ def test_any_text_and_any_number_come_back(
     row = item(1, base_answer=answer, prompt=prompt, tuned_loss=loss)
     (tmp_path / "items.parquet").write_bytes(items_as_parquet([row]))
     assert read_items(tmp_path / "items.parquet") == (row,)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(TEXT, st.floats(), st.floats(allow_nan=False)), min_size=1))
+def test_without_pandas_the_same_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[tuple[str, float, float]]
+) -> None:
+    rows = [
+        item(i, base_answer=text, tuned_loss=loss, scores={"f1": (0.5, score), f"m{i % 2}": (1, 0)})
+        for i, (text, score, loss) in enumerate(cells)
+    ]
+    path = tmp_path / "items.parquet"
+    path.write_bytes(items_as_parquet(rows))
+    with monkeypatch.context() as without:
+        expected = repr(read_items(path))  # NaN is not equal to itself
+        without.setattr(item_table, "is_installed", lambda module: False)
+        assert repr(read_items(path)) == expected
+
+
+def test_without_pandas_a_file_of_another_program_needs_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pandas as pd
+
+    path = tmp_path / "items.parquet"
+    path.write_bytes(items_as_parquet(items(3)))
+    pd.read_parquet(path).to_parquet(path, compression="zstd")
+    assert read_items(path) == tuple(items(3))
+    monkeypatch.setattr(item_table, "is_installed", lambda module: False)
+    with pytest.raises(MissingDependencyError, match=r"compressed.*pip install .*\[gate\]"):
+        read_items(path)
+    path.write_bytes(items_as_parquet(items(3))[:-100])
+    with pytest.raises(InputError, match="run the gate again"):
+        read_items(path)
 
 
 def test_a_lone_surrogate_stays_readable(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.models import registry
 from phi3_lora_qa.models.registry import (
     BaseRef,
     bundled,
@@ -166,3 +167,24 @@ def test_a_phi3_config_is_returned_whole(
     config = read_base_config(toy_ref)
     assert (config["hidden_size"], config["mine"]) == (32, [1])
     assert "evil" not in sys.modules
+
+
+def test_a_download_is_found_without_the_hubs_client(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = next(known for known in known_bases() if known.id == MINI)
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub_cache))
+    repository = hub_cache / "models--microsoft--Phi-3-mini-4k-instruct"
+    snapshot = repository / "snapshots" / "abc123"
+    for prepare in (
+        lambda: (repository / "refs").mkdir(parents=True),
+        lambda: (repository / "refs" / "main").write_text("abc123"),
+        lambda: snapshot.mkdir(parents=True),
+        lambda: (snapshot / "config.json").write_text("{}"),
+    ):
+        prepare()
+        with monkeypatch.context() as light:
+            theirs = find_folder(known)
+            light.setattr(registry, "is_installed", lambda module: False)
+            assert find_folder(known) == theirs
+    assert find_folder(known) == snapshot

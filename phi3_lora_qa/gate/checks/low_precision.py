@@ -8,7 +8,6 @@ on any hardware; what the adapter adds is compared with the files.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.tensor_names import TRAINED
 from phi3_lora_qa.errors import AdapterError
+from phi3_lora_qa.extras import is_installed, pip_command
 from phi3_lora_qa.gate.adapted_layers import LoraLayer
 from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.check import (
@@ -83,10 +83,9 @@ def quantised_base_is_within_bounds(session: AdapterSession) -> CheckOutcome:
 
     bitsandbytes is an optional package: without it the check is not applicable, and passes.
     """
-    if find_spec("bitsandbytes") is None:
-        return passed(
-            'not applicable: bitsandbytes is not installed (pip install "phi3-lora-qa[qlora]")'
-        )
+    if not is_installed("bitsandbytes"):
+        how = pip_command("qlora")
+        return passed(f"not applicable: bitsandbytes is not installed ({how})")
     if refused := _refused_in_four_bits(session.adapter.config):
         return passed(f"not applicable: on 4 bits PEFT refuses an adapter with {refused}")
     linear = part_of("peft", "peft.tuners.lora.layer", "Linear")
