@@ -16,7 +16,7 @@ SEED ?= 0
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
-.PHONY: demo test test-fast thorough lint docs schema fuzz attack fixtures sample-report mutants simulate bench compat clean browser help
+.PHONY: demo test test-fast thorough lint docs schema fuzz attack fixtures sample-report mutants simulate bench compat release clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -110,6 +110,10 @@ mutants: .venv/ready ## mutate lora and properties and count undetected mutants 
 compat: .venv/ready ## run the package with the lowest and newest libraries on Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compat]'
 	$(BIN)/python benchmarks/compat.py
+
+release: .venv/ready ## build the archives in dist/, check them, and try the wheel in a clean environment
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	$(BIN)/python benchmarks/release.py
 
 clean: ## remove everything that the targets made
 	rm -rf .compat-* .venv .venv-lm-eval bench demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants.log

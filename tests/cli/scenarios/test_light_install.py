@@ -20,7 +20,7 @@ MODULES = {module for names in EXTRAS.values() for module in names} | {"scipy"}
 TINY = bundled("tiny")
 SAMPLE = Path(__file__).parents[3] / "reports" / "sample"
 
-WORKS = {
+WORKS: dict[str, list[list[str]]] = {
     "lint": [["adapter"], ["adapter", "--base", "tiny"]],
     "lint-files": [["adapter/adapter_config.json"]],
     "explain": [["values-nan"]],
@@ -30,7 +30,7 @@ WORKS = {
     "base info": [["tiny"]],
     "base fetch": [["tiny"]],
 }
-NEEDS = {
+NEEDS: dict[str, tuple[list[list[str]], str]] = {
     "train": ([["train.toml"]], "train"),
     "demo": ([[]], "train"),
     "convert fuse": ([["adapter", "--base", "tiny", "-o", "x"]], "gate"),
