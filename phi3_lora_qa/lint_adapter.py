@@ -14,13 +14,14 @@ from phi3_lora_qa.settings import reject_if_inside
 __all__ = ["lint_adapter"]
 
 
-def lint_adapter(
+def lint_adapter(  # noqa: PLR0913 - all but the first are optional
     adapter: str | Path,
     base: str | Path | None = None,
     *,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     levels: Sequence[str] = (),
+    any_base: bool = False,
 ) -> LintReport:
     """Check the files of an adapter, without torch and without running a model.
 
@@ -30,6 +31,8 @@ def lint_adapter(
             it, rules that compare the adapter with its base do not run.
         select: Ids or families of the rules to run; if empty, all.
         ignore: Ids or families of the rules not to run.
+        any_base: Whether to accept a base that is not a Phi-3: Llama, Mistral, Qwen2, Qwen3 or
+            Gemma.
         levels: Severities that replace the rules' own, such as ``files-code=error``.
 
     Returns:
@@ -39,7 +42,7 @@ def lint_adapter(
         InputError: An argument has a wrong type, a rule or a level is unknown, or the base is
             inside the adapter's folder.
         AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
-        BaseModelError: The base is unknown, not on this machine, or cannot be read.
+        BaseModelError: The base is unknown, not on this machine, not a Phi-3, or cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
 
     Example:
@@ -57,6 +60,11 @@ def lint_adapter(
     folder = AdapterFolder.open(place)
     base_files = None if base is None else _open_base(str(require_path(base, "base")))
     if base_files:
+        base_files.require_consistent()
+        from phi3_lora_qa.models.registry import require_phi_files
+
+        if not any_base:
+            require_phi_files(base_files, "--any-base")
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
     return lint(folder, base_files, selection)
 

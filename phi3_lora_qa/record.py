@@ -329,8 +329,8 @@ def parse_record(text: str, where: str) -> RunRecord:
 
 
 _REPEATED = (
-    "base", "allow_bases", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline",
-    "stage", "seed", "dtype", "backend", "lint_select", "lint_ignore", "lint_levels",
+    "base", "allow_bases", "any_base", "suite", "suite_columns", "thresholds", "metric", "profile",
+    "baseline", "stage", "seed", "dtype", "backend", "lint_select", "lint_ignore", "lint_levels",
 )  # fmt: skip
 """The settings without which a new record would be about something else."""
 
@@ -345,7 +345,8 @@ def _gate_command(raw: Mapping[str, Json], where: str) -> str:
         value = entry.get("value") if isinstance(entry, dict) else None
         if value and entry and entry.get("source") != "default":
             option = f"--phi3-{name.replace('_', '-')}"
-            words += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
+            values = value if isinstance(value, list) else [value]
+            words += [option if one is True else f"{option}={one}" for one in values]
     words.append(f"--phi3-report={Path(where).parent}")
     return " ".join(shlex.quote(escape(word, 300)) for word in words)
 

@@ -252,4 +252,10 @@ SPECS = (
         metavar="ID",
         help="also trust this base id if an adapter's config names it (repeatable)",
     ),
+    SettingSpec(
+        name="any_base",
+        kind="flag",
+        default=False,
+        help="accept a base that is not a Phi-3: Llama, Mistral, Qwen2, Qwen3 or Gemma",
+    ),
 )

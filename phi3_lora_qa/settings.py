@@ -60,6 +60,7 @@ class GateSettings:
     lint_ignore: tuple[str, ...]
     lint_levels: tuple[str, ...]
     allow_bases: tuple[str, ...]
+    any_base: bool
     sources: Mapping[str, Source]
     starts: Mapping[str, Path]
 

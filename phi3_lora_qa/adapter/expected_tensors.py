@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, phi3_skeleton
+from phi3_lora_qa.adapter.architecture import PHI3
+from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind, skeleton
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.adapter.safetensors_file import TensorInfo
@@ -126,7 +127,7 @@ def assumed_modules(
         {
             name: replace(module, inputs=sizes.get((module.leaf, "in")),
                           outputs=sizes.get((module.leaf, "out")))
-            for name, module in phi3_skeleton(count).items()
+            for name, module in skeleton(PHI3, count).items()
         }
     )  # fmt: skip
 

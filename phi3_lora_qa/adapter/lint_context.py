@@ -337,7 +337,7 @@ class LintContext:
         modules = (
             self._base.modules if self._base else assumed_modules(config, self.keys.values(), infos)
         )
-        tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
+        tied = self._base.is_tied if self._base else None
 
         def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
             expected = derive_expected_tensors(config, matching, modules, tied=tied)

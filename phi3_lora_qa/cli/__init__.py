@@ -104,6 +104,7 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 @app.command()
 @click.argument("adapter", type=PATH)
 @click.option("--base", metavar="DIR_OR_ID", help="The base model of the adapter.")
+@click.option("--any-base", is_flag=True, help="Accept a base that is not a Phi-3.")
 @click.option(
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
 )
@@ -122,6 +123,7 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     adapter: Path,
     base: str | None,
+    any_base: bool,
     format_: str,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -130,7 +132,7 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     """Check the files in the folder ADAPTER without torch and without running a model."""
     from phi3_lora_qa.cli.lint import LintOptions, lint_command
 
-    options = LintOptions(base=base, select=select, ignore=ignore, levels=level)
+    options = LintOptions(base=base, select=select, ignore=ignore, levels=level, any_base=any_base)
     sys.exit(lint_command(adapter, options, format_))
 
 

@@ -21,6 +21,7 @@ class LintOptions:
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
+    any_base: bool = False
 
 
 def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> int:  # noqa: A002
@@ -47,6 +48,7 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         select=settings.lint_select,
         ignore=settings.lint_ignore,
         levels=settings.lint_levels,
+        any_base=settings.any_base,
     )
     print(_write(report, format).rstrip("\n"))
     return 0 if report.accepted else 1
@@ -77,7 +79,10 @@ def _settings(adapter: Path, options: LintOptions) -> GateSettings:
     }  # fmt: skip
     here = Path.cwd()
     passed = {name: list(value) or None for name, value in selection.items()}
-    return resolve({"adapter": [adapter], **passed}, os.environ, {}, here, here)
+    any_base = options.any_base or None
+    return resolve(
+        {"adapter": [adapter], "any_base": any_base, **passed}, os.environ, {}, here, here
+    )
 
 
 def _write(report: LintReport, format: str) -> str:  # noqa: A002

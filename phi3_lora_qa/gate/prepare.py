@@ -34,6 +34,7 @@ from phi3_lora_qa.models.registry import (
     cache_folder,
     known_bases,
     read_base_config,
+    require_phi,
     resolve_base,
 )
 from phi3_lora_qa.record import ItemRow
@@ -212,11 +213,17 @@ def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _require_accepted(base: BaseRef, settings: GateSettings) -> None:
+    read_base_config(base)
+    if not settings.any_base:
+        require_phi(base, "--phi3-any-base")
+
+
 def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:
     """Return the configured base; otherwise the adapter's, if it is known or allowed."""
     if settings.base is not None:
         base = resolve_base(settings.base, settings.starts["base"])
-        read_base_config(base)
+        _require_accepted(base, settings)
         return base, ""
     try:
         named = read_config(folder).base_model_name_or_path
@@ -226,7 +233,7 @@ def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | N
     if named and named in trusted | set(settings.allow_bases):
         try:
             base = resolve_base(named)
-            read_base_config(base)
+            _require_accepted(base, settings)
         except BaseModelError as error:
             return None, str(error)
         else:

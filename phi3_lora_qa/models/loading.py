@@ -1,16 +1,19 @@
-"""Load a base from safetensors with Phi-3's own class: no remote code, pickle or log output."""
+"""Load a base from safetensors with transformers' own class: no remote code, pickle or log."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, indexed_files
+from phi3_lora_qa.adapter.architecture import PHI3
+from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, BaseFiles, indexed_files
 from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.models.model_class import causal_lm_class
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config
 
 if TYPE_CHECKING:
-    from transformers import Phi3ForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -22,7 +25,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class LoadedBase:
     """A base in memory: the model in eval mode, its tokenizer, and its reference."""
 
-    model: "Phi3ForCausalLM"
+    model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     ref: BaseRef
 
@@ -39,18 +42,18 @@ def load_base(ref: BaseRef, dtype: str = "float32") -> LoadedBase:
         The model with SDPA attention and ``use_cache``, in eval mode, on the CPU.
 
     Raises:
-        BaseModelError: The base is not a Phi-3, lacks a file, or its weights do not match its
-            config.
+        BaseModelError: The architecture is unknown, a file is missing, or the weights do not
+            match the config.
     """
     if dtype not in DTYPES:
         raise BaseModelError(
             f"the dtype is unknown: {escape(repr(dtype), 40)}; use one of {', '.join(DTYPES)}"
         )
-    read_base_config(ref)
     source = _source(ref)
     with quiet():
         try:
-            model, tokenizer = _load(source, dtype)
+            _require_consistent(source)
+            model, tokenizer = _load(source, dtype, read_base_config(ref))
         except BaseModelError:
             raise
         except Exception as error:  # whatever a library raises on a damaged folder
@@ -128,11 +131,14 @@ def _require_tokenizer(folder: Path) -> None:
         )
 
 
-def _load(source: str, dtype: str) -> "tuple[Phi3ForCausalLM, PreTrainedTokenizerBase]":
+def _load(
+    source: str, dtype: str, config: "Mapping[str, object]"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
-    from transformers import Phi3ForCausalLM
 
-    loaded: Any = Phi3ForCausalLM.from_pretrained(
+    # A hub id that is not on this machine is one of the known bases, which are Phi-3s.
+    model_class = causal_lm_class(config or {"model_type": PHI3.model_type})
+    loaded: Any = model_class.from_pretrained(
         source,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         attn_implementation="sdpa",
@@ -156,6 +162,17 @@ def _tokenizer(source: str, vocabulary: int | None) -> "PreTrainedTokenizerBase"
             f"the model has {vocabulary}; use a base with its own tokenizer"
         )
     return tokenizer
+
+
+def _require_consistent(source: str) -> None:
+    """Reject weights that are not the config's before transformers allocates what it describes."""
+    if not Path(source).is_dir():
+        return  # a hub id
+    try:
+        base = BaseFiles.open(source)
+    except BaseModelError:
+        return  # loading says what is wrong with a file
+    base.require_consistent()
 
 
 def _require_all_loaded(source: str, report: dict[str, Any]) -> None:

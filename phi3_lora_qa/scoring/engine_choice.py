@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.architecture import ARCHITECTURES
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.scoring.engine_probe import fast_engine_fault
 from phi3_lora_qa.setting_specs import ENGINES
@@ -39,8 +40,14 @@ def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
         raise InputError(
             f"the engine is unknown: {escape(repr(requested), 40)}; use one of {', '.join(ENGINES)}"
         )
-    model_class: Any = type(model)
-    fault = fast_engine_fault(model_class) if requested == FAST else ""
-    if fault:
+    if requested == FAST and (fault := _fault(type(model))):
         return EngineChoice(name=PLAIN, fallback=fault)
     return EngineChoice(name=requested)
+
+
+def _fault(model_class: Any) -> str:
+    """Return why the fast engine cannot score models of a class; empty if it can."""
+    known = {a.class_name: a for a in ARCHITECTURES.values()}.get(model_class.__name__)
+    if known and not known.is_scored_fast:
+        return f"{known.name} computes more than the fast engine does"
+    return fast_engine_fault(model_class)

@@ -8,7 +8,8 @@ are compared with the base in `saved_modules`.
 import math
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import ModuleKind, sample_rows
+from phi3_lora_qa.adapter.base_files import sample_rows
+from phi3_lora_qa.adapter.base_modules import ModuleKind
 from phi3_lora_qa.adapter.expected_tensors import majority_sizes
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import WEIGHTS

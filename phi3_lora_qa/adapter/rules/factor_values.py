@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import ModuleKind
+from phi3_lora_qa.adapter.base_modules import ModuleKind
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext

@@ -101,7 +101,7 @@ def llama_cpp(context: LintContext) -> Iterator[Violation]:
 def tied_tables(context: LintContext) -> Iterator[Violation]:
     """Find adapters that change one table of a base that ties them."""
     config = context.config
-    if not context.base.config.get("tie_word_embeddings") or config.ensure_weight_tying:
+    if not context.base.is_tied or config.ensure_weight_tying:
         return
     implied = context.expected
     changed = [m for m in (*implied.targeted, *implied.saved) if m.endswith(TABLES)]

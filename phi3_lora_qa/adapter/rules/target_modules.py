@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
+from phi3_lora_qa.adapter.architecture import FUSED_OF
+from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
@@ -12,12 +13,6 @@ from phi3_lora_qa.adapter.module_names import matches_suffix, name_suffixes
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.target_matching import layer_index
 from phi3_lora_qa.adapter.tensor_names import FACTORS
-
-SPLIT = {
-    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
-}  # fmt: skip
-"""Llama's names of the projections that Phi-3 fuses, and the names of the fused ones."""
 
 _LINEAR_ONLY = (
     "lora_bias",
@@ -93,7 +88,7 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
     if isinstance(targets, tuple):
         ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
         for target in sorted(set(targets) - ends):
-            near = SPLIT.get(target.rpartition(".")[2])
+            near = FUSED_OF.get(target.rpartition(".")[2])
             fix = f"train again with {near} instead of {target}" if near else ""
             yield Violation(FieldOf(CONFIG, "target_modules"), f"{target} matches no module", fix)
     excluded = context.config.exclude_modules
@@ -130,7 +125,7 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
 def _ties_tables(context: LintContext) -> bool:
     """Whether the base ties its tables; without a base, whether the file has factors for both."""
     if context.has("base"):
-        return bool(context.base.config.get("tie_word_embeddings"))
+        return context.base.is_tied
     factors = (key.module for key in context.keys.values() if key.part in FACTORS)
     return len({module for module in factors if module.endswith(TABLES)}) > 1
 

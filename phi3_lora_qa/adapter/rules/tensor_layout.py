@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 
+from phi3_lora_qa.adapter.architecture import FUSED_OF
 from phi3_lora_qa.adapter.expected_tensors import ExpectedTensor, Shape
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.module_names import name_suffixes
 from phi3_lora_qa.adapter.rule import rule
-from phi3_lora_qa.adapter.rules.target_modules import SPLIT
 from phi3_lora_qa.adapter.tensor_names import FACTORS, LORA_PARTS, Part, TensorKey
 
 _FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
@@ -248,8 +248,8 @@ def _unexpected(context: LintContext) -> Iterator[TensorKey]:
 
 def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
-    if leaf in SPLIT:
-        return f"convert it to {SPLIT[leaf]}, the fused projection of Phi-3: run {_FUSE}"
+    if leaf in FUSED_OF:
+        return f"convert it to {FUSED_OF[leaf]}, the fused projection of Phi-3: run {_FUSE}"
     known = next((by_tail[t] for t in name_suffixes(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 
