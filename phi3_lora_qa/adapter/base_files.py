@@ -17,6 +17,7 @@ from phi3_lora_qa.adapter.base_modules import (
     modules_from_config,
     modules_from_shapes,
 )
+from phi3_lora_qa.adapter.phi_models import OTHER_ARCHITECTURES
 from phi3_lora_qa.adapter.safetensors_file import READABLE, SafetensorsFile, TensorInfo, open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
@@ -179,9 +180,16 @@ def unknown_architecture(place: str, config: Mapping[str, Any]) -> str:
         config: The content of its config.json.
     """
     names = ", ".join(ARCHITECTURES)
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and (other := OTHER_ARCHITECTURES.get(model_type)):
+        return (
+            f"{escape(place)} is a {other}, which has another architecture than Phi-3 (model type "
+            f"{model_type!r}) and is not supported; pass a Phi-3, Phi-3.5 or Phi-4 "
+            "(`base list` shows them)"
+        )
     return (
         f"{escape(place)} is not a Phi-3: its model type is "
-        f"{escape(repr(config.get('model_type')), 60)}; pass the folder of a Phi-3 (other model "
+        f"{escape(repr(model_type), 60)}; pass the folder of a Phi-3 (other model "
         f"types that can be accepted: {names.removeprefix('phi3, ')})"
     )
 

@@ -9,6 +9,7 @@ from typing import Literal
 from phi3_lora_qa.adapter.architecture import architecture_of
 from phi3_lora_qa.adapter.base_files import BaseFiles, unknown_architecture
 from phi3_lora_qa.adapter.phi_family import is_phi
+from phi3_lora_qa.adapter.phi_models import PHI_MODELS
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.models import smollm2
 from phi3_lora_qa.models.paths import bundled, cache_folder
@@ -63,10 +64,6 @@ class KnownBase:
     thresholds: str = _GENERAL_THRESHOLDS
 
 
-def _microsoft(name: str, model: str, about: str) -> KnownBase:
-    return KnownBase(name=name, id=f"microsoft/{model}", source="hub", license="MIT", about=about)
-
-
 _KNOWN = (
     KnownBase(
         name="tiny",
@@ -84,11 +81,10 @@ _KNOWN = (
         license="Apache-2.0",
         about="SmolLM2-135M-Instruct in Phi-3's layout, from the package index",
     ),
-    _microsoft("phi3-mini-4k", "Phi-3-mini-4k-instruct", "3.8 billion parameters"),
-    _microsoft("phi3-mini-128k", "Phi-3-mini-128k-instruct", "3.8 billion, long context"),
-    _microsoft("phi3.5-mini", "Phi-3.5-mini-instruct", "3.8 billion, long context"),
-    _microsoft("phi3-medium-4k", "Phi-3-medium-4k-instruct", "14 billion parameters"),
-    _microsoft("phi3-medium-128k", "Phi-3-medium-128k-instruct", "14 billion, long context"),
+    *(
+        KnownBase(name=phi.name, id=phi.id, source="hub", license="MIT", about=phi.about)
+        for phi in PHI_MODELS
+    ),
 )
 
 
