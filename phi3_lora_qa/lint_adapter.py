@@ -66,7 +66,7 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
         if not any_base:
             require_phi_files(base_files, "--any-base")
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
-    return lint(folder, base_files, selection)
+    return lint(folder, base_files, selection, any_base=any_base)
 
 
 def _open_base(reference: str) -> BaseFiles:

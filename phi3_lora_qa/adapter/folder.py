@@ -131,7 +131,7 @@ class AdapterFolder:
         if not stat.S_ISDIR(mode):
             raise AdapterError(
                 f"the adapter {shown} is not a folder",
-                f"pass the folder that contains {CONFIG}, not a file in it",
+                f"pass the folder that contains {CONFIG}, not a file in it{_kohya(folder)}",
             )
         try:
             entries = {entry.name: entry for entry in _list(folder)}
@@ -274,6 +274,16 @@ def is_loaded(name: str) -> bool:
     weights = name.endswith((".safetensors", ".safetensors.index.json"))
     inner = name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")
     return weights or inner or name in _LOADED_FILES
+
+
+def _kohya(file: Path) -> str:
+    """Return the fix for a single file of kohya's sd-scripts, which may be what was passed."""
+    if not file.name.endswith(".safetensors"):
+        return ""
+    return (
+        "; if it is a single file of kohya's sd-scripts, convert it: "
+        "phi3-lora-qa convert kohya-to-peft FILE --base BASE -o DIR"
+    )
 
 
 def _list(folder: Path) -> Iterator[Entry]:

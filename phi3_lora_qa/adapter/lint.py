@@ -9,8 +9,9 @@ from dataclasses import replace
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import Finding, Severity
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.lint_context import OPTIONAL, LintContext, Need
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
+from phi3_lora_qa.adapter.needs import IDENTITY, OPTIONAL, Need
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.adapter.rule_selection import Selection
@@ -33,7 +34,11 @@ _NOT_ABOUT_THE_ADAPTER = (BaseModelError, MissingDependencyError, IncompatibleLi
 
 
 def lint(
-    folder: AdapterFolder, base: BaseFiles | None = None, selection: Selection | None = None
+    folder: AdapterFolder,
+    base: BaseFiles | None = None,
+    selection: Selection | None = None,
+    *,
+    any_base: bool = False,
 ) -> LintReport:
     """Check an adapter without running it.
 
@@ -41,6 +46,7 @@ def lint(
         folder: The adapter. Nothing in it is trusted.
         base: The files of the base model. Without them, rules that need a base do not run.
         selection: Which rules run, and at which severity; by default all, at their own severity.
+        any_base: Whether the adapter may be for a base of the table other than a Phi-3.
 
     Returns:
         The report. A crash of a rule is a finding in it.
@@ -49,16 +55,16 @@ def lint(
         BaseModelError: A file of the base cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
     """
-    return _Run(folder, base, selection or Selection()).report()
+    return _Run(LintContext(folder, base, any_base=any_base), selection or Selection()).report()
 
 
 class _Run:
     """One run of the linter over one adapter."""
 
-    def __init__(self, folder: AdapterFolder, base: BaseFiles | None, selection: Selection) -> None:
-        self.folder = folder
+    def __init__(self, context: LintContext, selection: Selection) -> None:
+        self.folder = context.folder
         self.selection = selection
-        self.context = LintContext(folder, base)
+        self.context = context
         self.has: dict[Need, bool] = {}
         self.findings: list[Finding] = []
         self.totals: dict[str, int] = {}
@@ -106,7 +112,10 @@ class _Run:
         return self.has[need]
 
     def _blocker(self, need: Need) -> str:
-        """Return the file to fix before a missing part can be read; empty if it is optional."""
+        """Return the file or the finding to fix before a rule can run; empty if it is optional."""
+        if need in IDENTITY:
+            has_format = self._has("LoRA adapter of PEFT")
+            return IDENTITY[need if has_format else "LoRA adapter of PEFT"]
         if need in OPTIONAL and need not in self.context.errors:
             return ""
         match need:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
@@ -25,8 +25,11 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
+from phi3_lora_qa.adapter.identity.adapter_identity import AdapterIdentity
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
+from phi3_lora_qa.adapter.needs import Need
+from phi3_lora_qa.adapter.required_parts import as_base_error, required
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
     SafetensorsFile,
@@ -41,7 +44,7 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
     read_object,
     read_tokenizer,
 )
-from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
+from phi3_lora_qa.errors import AdapterError, shortage
 
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.chat_template.template_results import TemplateResults
@@ -50,21 +53,6 @@ if TYPE_CHECKING:
     from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats
 
 T = TypeVar("T")
-
-Need = Literal[
-    "config",
-    "weights",
-    "expected tensors",
-    "base",
-    "base weights",
-    "tokenizer",
-    "base's tokenizer",
-    "manifest",
-]
-"""A part of the `LintContext` that a rule may need to run."""
-
-OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
-"""The parts that a good adapter may lack."""
 
 
 class LintContext:
@@ -78,16 +66,23 @@ class LintContext:
         errors: Why a part could not be read, by the part's name; one rule reports each.
     """
 
-    def __init__(self, folder: AdapterFolder, base: BaseFiles | None) -> None:
+    def __init__(
+        self, folder: AdapterFolder, base: BaseFiles | None, *, any_base: bool = False
+    ) -> None:
         self.folder = folder
         self._base = base
+        self._any_base = any_base
         self.errors: dict[str, AdapterError] = {}
 
     def has(self, need: Need) -> bool:
         """Whether a part exists and could be read."""
         match need:
+            case "LoRA adapter of PEFT":
+                found: object = self.identity.foreign_format is None
+            case "base that the adapter is for":
+                found = not self.identity.foreign_format and not self.identity.base_fault
             case "config":
-                found: object = self._config is not None
+                found = self._config is not None
             case "weights":
                 found = self._weights is not None
             case "expected tensors":
@@ -106,38 +101,50 @@ class LintContext:
                 found = self._manifest is not None
         return bool(found)
 
+    @cached_property
+    def identity(self) -> AdapterIdentity:
+        """What the folder is, and which base its adapter is for."""
+        return AdapterIdentity(
+            folder=self.folder,
+            raw_config=self._raw_config,
+            config=self._config,
+            weights=self._weights,
+            base=self._base,
+            any_base=self._any_base,
+        )
+
     @property
     def base(self) -> BaseFiles:
         """The base's files (need: base, or base weights)."""
-        return _required(self._base)
+        return required(self._base)
 
     @property
     def config(self) -> LoraAdapterConfig:
         """The config (need: config)."""
-        return _required(self._config)
+        return required(self._config)
 
     @property
     def matching(self) -> Matching:
         """The config's patterns, compiled (need: expected tensors)."""
-        return _required(self._matching)
+        return required(self._matching)
 
     @property
     def weights(self) -> SafetensorsFile:
         """The checked header of the weights (need: weights)."""
-        return _required(self._weights)
+        return required(self._weights)
 
     @property
     def expected(self) -> ExpectedLayout:
         """The tensors that the config implies for the base (need: expected tensors).
 
-        Without a base, they are those for the Phi-3 that the file seems to be for.
+        Without a base, they are those for the architecture that the file seems to be for.
         """
-        return _required(self._expected)
+        return required(self._expected)
 
     @property
     def manifest(self) -> Manifest:
         """The manifest (need: manifest)."""
-        return _required(self._manifest)
+        return required(self._manifest)
 
     @property
     def keys(self) -> Mapping[str, TensorKey]:
@@ -222,7 +229,7 @@ class LintContext:
         """
         own = self._tokenizer
         like = (own[1], own[0].file) if own and own[0].file else None
-        found = _as_base_error(lambda: read_tokenizer(self.base, like))
+        found = as_base_error(lambda: read_tokenizer(self.base, like))
         return found[0] if found else None
 
     @cached_property
@@ -259,7 +266,7 @@ class LintContext:
         Raises:
             BaseModelError: A template cannot be read.
         """
-        return _as_base_error(lambda: read_templates(self.base))
+        return as_base_error(lambda: read_templates(self.base))
 
     @cached_property
     def template_results(self) -> "TemplateResults":
@@ -288,9 +295,14 @@ class LintContext:
     @cached_property
     def reading(self) -> ParsedConfig | None:
         """adapter_config.json with its problems; None if it is missing or not valid JSON."""
+        raw = self._raw_config
+        return None if raw is None else parse_config(raw)
+
+    @cached_property
+    def _raw_config(self) -> Mapping[str, Any] | None:
         if self.folder.file(CONFIG) is None:
             return None
-        return self._try("config", lambda: parse_config(read_raw_config(self.folder)))
+        return self._try("config", lambda: read_raw_config(self.folder))
 
     @cached_property
     def _config(self) -> LoraAdapterConfig | None:
@@ -321,7 +333,7 @@ class LintContext:
 
         (need: expected tensors)
         """
-        return _required(self._matched)[1]
+        return required(self._matched)[1]
 
     @property
     def _expected(self) -> ExpectedLayout | None:
@@ -334,9 +346,11 @@ class LintContext:
         if config is None or matching is None:
             return None
         infos = self._weights.tensors if self._weights else {}
-        modules = (
-            self._base.modules if self._base else assumed_modules(config, self.keys.values(), infos)
-        )
+        if self._base:
+            modules = self._base.modules
+        else:
+            architecture = self.identity.assumed_architecture
+            modules = assumed_modules(config, self.keys.values(), infos, architecture)
         tied = self._base.is_tied if self._base else None
 
         def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
@@ -370,16 +384,3 @@ class LintContext:
                 raise short from error
             self.errors[part] = error
             return None
-
-
-def _as_base_error(read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except AdapterError as error:
-        raise BaseModelError(f"the base's tokenizer: {error}") from error
-
-
-def _required(part: T | None) -> T:
-    if part is None:
-        raise LookupError("a rule uses a part that it does not declare in its needs")
-    return part

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
-from phi3_lora_qa.adapter.lint_context import Need
+from phi3_lora_qa.adapter.needs import Need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,9 @@ class UncheckedRule:
     Attributes:
         rule: The rule's id.
         missing: The parts that it needs and that are missing.
-        fix_first: The file that must be fixed before the rule can run; empty if nothing is wrong
-            and the missing part is optional (no base was passed, the folder has no tokenizer, …).
+        fix_first: The file, or the rule whose finding must be fixed before the rule can run; empty
+            if nothing is wrong and the missing part is optional (no base was passed, the folder
+            has no tokenizer, …).
     """
 
     rule: str

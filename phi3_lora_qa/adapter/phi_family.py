@@ -39,5 +39,10 @@ def is_phi(config: Mapping[str, Any], name: str, folder: Folder) -> bool:
         return architecture is PHI3
     if is_phi_name(name) or is_phi_name(str(config.get("_name_or_path") or "")):
         return True
+    return has_phi_markers(folder)
+
+
+def has_phi_markers(folder: Folder) -> bool:
+    """Whether the tokenizer in a folder has the chat tokens of a Phi-3 or Phi-4."""
     texts = [folder.read_bytes(file, _MAX_TOKENIZER) or b"" for file in _MARKED_FILES]
     return any(all(marker in text for marker in pair) for pair in _MARKERS for text in texts)

@@ -5,8 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from phi3_lora_qa.adapter.finding import FieldOf, Finding, Severity, Violation, family_of
-from phi3_lora_qa.adapter.lint_context import LintContext, Need
+from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.needs import IDENTITY, Need
 from phi3_lora_qa.errors import escape
+
+_ABOUT_THE_FOLDER = ("files", "manifest", "lint")
+"""The families whose rules do not depend on the base that the adapter is for, ..."""
+
+_ABOUT_THE_BASE = frozenset[Need](("base", "base weights", "base's tokenizer", "expected tensors"))
+"""... unless they need one of these parts."""
 
 CheckFunction = Callable[[LintContext], Iterator[Violation]]
 
@@ -55,14 +62,25 @@ def rule(  # noqa: PLR0913 - a rule has this many fields
     why: str,
     fix: str,
     needs: Iterable[Need] = (),
+    any_folder: bool = False,
+    any_base: bool = False,
 ) -> Callable[[CheckFunction], Rule]:
     """Make the decorated function a `Rule`; the first word of the id is its family.
+
+    A rule runs only on a LoRA adapter of PEFT, unless ``any_folder`` is set, and only if the
+    adapter is for the base of the check. The latter does not apply if ``any_base`` is set, and to
+    rules of the families files and manifest that need nothing of the base.
 
     Raises:
         ValueError: The id is not in kebab case with at least two words.
     """
     if not re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", id):
         raise ValueError(f"invalid rule id {id!r}; use kebab case, starting with the family")
+
+    own = tuple(needs)
+    identity: tuple[Need, ...] = () if any_folder else tuple(IDENTITY)
+    if any_base or (family_of(id) in _ABOUT_THE_FOLDER and not _ABOUT_THE_BASE & set(own)):
+        identity = identity[:1]
 
     def decorate(check: CheckFunction) -> Rule:
         return Rule(
@@ -72,7 +90,7 @@ def rule(  # noqa: PLR0913 - a rule has this many fields
             title=title,
             why=why,
             fix=fix,
-            needs=tuple(needs),
+            needs=tuple(dict.fromkeys((*identity, *own))),
             check=check,
         )
 

@@ -12,10 +12,12 @@ from phi3_lora_qa.adapter.rules import (
     duplicate_modules,
     factor_values,
     folder_files,
+    foreign_formats,
     internal,
     loader_files,
     manifest,
     non_factor_weights,
+    other_bases,
     saved_modules,
     serving,
     target_modules,
@@ -30,9 +32,11 @@ from phi3_lora_qa.close_match import close_matches
 from phi3_lora_qa.errors import InputError, escape
 
 _MODULES = (
-    folder_files,  # family files
+    foreign_formats,  # family files
+    folder_files,
     loader_files,
-    config,  # family config
+    other_bases,  # family config
+    config,
     base_identity,
     base_weights,  # family base
     saved_modules,

@@ -48,7 +48,7 @@ class AdapterUnderTest:
         """The lint report, compared with the base's files where they are on disk."""
         base = self.job.base
         files = BaseFiles.open(base.folder, id=base.id) if base and base.folder else None
-        return lint(self.folder, files, self.selection)
+        return lint(self.folder, files, self.selection, any_base=self.job.any_base)
 
     @property
     def refusal(self) -> str:

@@ -58,6 +58,7 @@ class AdapterJob:
         copies: How many items were left out as duplicates.
         limits: The limits, one for each group and metric.
         metrics: What is measured in addition to the default metrics and those with limits.
+        any_base: Whether the base may be another model than a Phi-3.
         baseline: The last accepted adapter's rows of the same items; empty without one.
     """
 
@@ -70,6 +71,7 @@ class AdapterJob:
     copies: int
     limits: tuple[Limit, ...]
     metrics: tuple[RequestedMetric, ...] = ()
+    any_base: bool = False
     baseline: tuple[ItemRow, ...] = ()
 
     def require_base(self) -> BaseRef:
@@ -125,6 +127,7 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
                 copies=len(items) - len(distinct),
                 limits=expand(limits, groups),
                 metrics=metrics,
+                any_base=settings.any_base,
                 baseline=read_baseline(settings.baseline, distinct, base, settings)
                 if settings.baseline and base
                 else (),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter import lint_context
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.needs import OPTIONAL
 from tests.adapter.adapters import Adapter, plain
 from tests.adapter.tiny_base import tokenizer_files, write_base
 
@@ -20,8 +20,7 @@ def context_of(adapter: Adapter, folder: Path, base: Path | None = None) -> Lint
 def test_the_parts_of_a_plain_adapter(tmp_path: Path) -> None:
     context = context_of(plain(), tmp_path / "a")
     assert all(context.has(need) for need in ("config", "weights", "expected tensors"))
-    optional = lint_context.OPTIONAL
-    assert not any(context.has(need) for need in optional)
+    assert not any(context.has(need) for need in OPTIONAL)
     with pytest.raises(LookupError):
         _ = context.base
     based = context_of(plain(), tmp_path / "b", write_base(tmp_path / "base"))

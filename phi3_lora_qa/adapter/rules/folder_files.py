@@ -37,6 +37,7 @@ _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
     why="A link can point outside the folder, a pipe can block its reader, and what was checked "
     "may differ from what is loaded.",
     fix="copy the folder with `cp -rL`, which replaces each link with the file that it points to",
+    any_folder=True,
 )
 def not_regular(context: LintContext) -> Iterator[Violation]:
     """Find links, pipes, sockets and devices, and folders where a file is expected."""
@@ -142,6 +143,7 @@ def config_unreadable(context: LintContext) -> Iterator[Violation]:
     title="The folder contains no program",
     why="An adapter needs no code, and a loader with trust_remote_code would run it.",
     fix="remove the file; the linter never runs it",
+    any_folder=True,
 )
 def code(context: LintContext) -> Iterator[Violation]:
     """Find programs and libraries."""
@@ -157,6 +159,7 @@ def code(context: LintContext) -> Iterator[Violation]:
     why="pytest and this tool read settings from the folder that they are started in, so an "
     "adapter could choose the rules by which it is judged. This tool refuses to run there.",
     fix="remove the file, and keep your settings in your own project's folder",
+    any_folder=True,
 )
 def settings(context: LintContext) -> Iterator[Violation]:
     """Find configuration files of pytest and of this tool. A conftest.py counts as a program."""

@@ -61,6 +61,7 @@ _NEUTRAL: Mapping[str, Any] = {
     "complete model. They would run the model in the folder, not the base that the adapter was "
     "checked against.",
     fix="remove the model's config and weights from the folder; they belong to the base",
+    needs=["base that the adapter is for"],
 )
 def own_base(context: LintContext) -> Iterator[Violation]:
     """Find the config of a model that is not the base's, and a model's weights next to it."""

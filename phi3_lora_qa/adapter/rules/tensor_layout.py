@@ -19,6 +19,12 @@ _FIELDS = {
     Part.DEVIATION_PRIOR: "monteclora_config",
 }  # fmt: skip
 """The config's field that declares a part other than the factors."""
+_TABLES = {
+    "unembed_tokens": "lm_head", "embed_out": "lm_head", "output_layer": "lm_head",
+    "wte": "model.embed_tokens", "tok_embeddings": "model.embed_tokens",
+    "word_embeddings": "model.embed_tokens",
+}  # fmt: skip
+"""Other programs' names for the two tables, with Phi-3's."""
 _PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
@@ -250,6 +256,12 @@ def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
     if leaf in FUSED_OF:
         return f"convert it to {FUSED_OF[leaf]}, the fused projection of Phi-3: run {_FUSE}"
+    if leaf in _TABLES:
+        name = _TABLES[leaf]
+        return (
+            f"rename {module} to {name}, its name in the base, and list the adapted modules in "
+            f"target_modules, with {name.rpartition('.')[2]}"
+        )
     known = next((by_tail[t] for t in name_suffixes(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 

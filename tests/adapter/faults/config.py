@@ -27,7 +27,7 @@ CONFIG: dict[str, Fault] = {
     "alpha text": Fault(rule="config-value", apply=config(lora_alpha="8")),
     "alpha beyond float32": Fault(rule="config-value", apply=config(lora_alpha=1e300)),
     "dropout one": Fault(rule="config-value", apply=config(lora_dropout=1.0)),
-    "another peft type": Fault(rule="config-value", apply=config(peft_type="IA3")),
+    "another peft type": Fault(rule="files-format", apply=config(peft_type="IA3")),
     "targets null": Fault(rule="config-value", apply=config(target_modules=None)),
     "rslora a number": Fault(rule="config-value", apply=config(use_rslora=1)),
     "init unknown": Fault(rule="config-value", apply=config(init_lora_weights="magic")),

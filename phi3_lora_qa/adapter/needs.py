@@ -1,0 +1,30 @@
+"""The parts of an adapter and its base that a lint rule may need to run."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+Need = Literal[
+    "LoRA adapter of PEFT",
+    "base that the adapter is for",
+    "config",
+    "weights",
+    "expected tensors",
+    "base",
+    "base weights",
+    "tokenizer",
+    "base's tokenizer",
+    "manifest",
+]
+"""A part of the `LintContext` that a rule may need to run."""
+
+IDENTITY: Mapping[Need, str] = MappingProxyType(
+    {
+        "LoRA adapter of PEFT": "files-format",
+        "base that the adapter is for": "config-other-base",
+    }
+)
+"""What must be true before the content can be judged, with the rule that reports otherwise."""
+
+OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
+"""The parts that a good adapter may lack."""
