@@ -37,6 +37,7 @@ class LintReport:
         rules_run: The ids of the rules that ran.
         unchecked: The rules that did not run because something was missing, in rule order.
         ignored: The ids of the rules that the user's selection leaves out.
+        base_findings: What is wrong with the base itself; it is no fault of the adapter.
 
     Example:
         >>> report = LintReport(
@@ -53,6 +54,7 @@ class LintReport:
     rules_run: tuple[str, ...]
     unchecked: tuple[UncheckedRule, ...]
     ignored: tuple[str, ...]
+    base_findings: tuple[Finding, ...] = ()
 
     @property
     def accepted(self) -> bool:

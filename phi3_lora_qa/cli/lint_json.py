@@ -21,6 +21,7 @@ def to_json(report: LintReport) -> str:
         "adapter": report.adapter,
         "verdict": report.verdict,
         "findings": [_finding(finding) for finding in report.findings],
+        "base_findings": [_finding(finding) for finding in report.base_findings],
         "totals": dict(report.totals),
         "unchecked": [asdict(rule) for rule in report.unchecked],
         "summary": {
