@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.check_base import check_base
+from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.finding import Finding
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
@@ -63,18 +62,22 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
     )
     folder = AdapterFolder.open(place)
     base_files = None if base is None else _open_base(str(require_path(base, "base")))
-    base_findings: tuple[Finding, ...] = ()
+    about_base = BaseReport()
     if base_files:
         view = BaseView(base_files.path, id=base_files.id, files=base_files, is_thorough=False)
         about_base = check_base(view, selection)
         about_base.require_usable()
-        base_findings = about_base.findings
         from phi3_lora_qa.models.registry import require_phi_files
 
         if not any_base:
             require_phi_files(base_files, "--any-base")
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
-    return replace(lint(folder, base_files, selection), base_findings=base_findings)
+    report = lint(folder, base_files, selection)
+    return replace(
+        report,
+        base_findings=about_base.findings,
+        ignored=(*report.ignored, *about_base.ignored),
+    )
 
 
 def _open_base(reference: str) -> BaseFiles:

@@ -72,8 +72,8 @@ def all_rules() -> tuple[Rule, ...]:
 
 
 def documented_rules() -> tuple[DocumentedRule, ...]:
-    """Return the rules on the base, and every rule of the linter."""
-    return (*base_catalogue.base_rules(), *all_rules())
+    """Return every rule of the linter, and the rules on the base."""
+    return (*all_rules(), *base_catalogue.base_rules())
 
 
 def find_rule(id: str) -> DocumentedRule:  # noqa: A002 - the word that users see
@@ -104,5 +104,5 @@ def families() -> tuple[str, ...]:
 
 
 def documented_families() -> tuple[str, ...]:
-    """Return the family of the rules on the base, and those of the rules on an adapter."""
-    return (base_catalogue.FAMILY, *families())
+    """Return the families of the rules on an adapter, and that of the rules on the base."""
+    return (*families(), base_catalogue.FAMILY)

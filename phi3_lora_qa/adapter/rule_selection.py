@@ -7,8 +7,8 @@ from types import MappingProxyType
 from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.rule import DocumentedRule
 from phi3_lora_qa.adapter.rule_catalogue import (
+    all_rules,
     documented_families,
-    documented_rules,
     find_rule,
 )
 from phi3_lora_qa.errors import InputError, escape
@@ -44,8 +44,8 @@ class Selection:
         return self.levels[names[-1]] if names else rule.severity
 
     def excluded(self) -> tuple[str, ...]:
-        """Return the ids of all rules that do not run."""
-        return tuple(rule.id for rule in documented_rules() if not self.includes(rule))
+        """Return the ids of the rules on an adapter that do not run."""
+        return tuple(rule.id for rule in all_rules() if not self.includes(rule))
 
 
 def _selectors(rule: DocumentedRule) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ def to_json(report: LintReport) -> str:
     """Return the report as one JSON object.
 
     ``summary`` and ``totals`` count all places; ``findings`` lists at most ten places of each rule.
+    ``base_findings`` is there only if something is wrong with the base itself.
     """
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "adapter": report.adapter,
         "verdict": report.verdict,
         "findings": [_finding(finding) for finding in report.findings],
-        "base_findings": [_finding(finding) for finding in report.base_findings],
         "totals": dict(report.totals),
         "unchecked": [asdict(rule) for rule in report.unchecked],
         "summary": {
@@ -34,6 +34,8 @@ def to_json(report: LintReport) -> str:
             "ignored": list(report.ignored),
         },
     }
+    if report.base_findings:
+        content["base_findings"] = [_finding(finding) for finding in report.base_findings]
     return json.dumps(content, indent=2)
 
 

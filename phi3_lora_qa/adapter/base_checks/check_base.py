@@ -26,11 +26,13 @@ class BaseReport:
         unseen: For each prompt of which the template leaves turns out, its roles and the positions
             of these turns.
         affected: How many items of the suite the model sees incompletely or not at all.
+        ignored: The ids of the rules that the user's selection leaves out.
     """
 
     findings: tuple[Finding, ...] = ()
     unseen: tuple[tuple[Roles, tuple[int, ...]], ...] = ()
     affected: int = 0
+    ignored: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -71,21 +73,25 @@ def check_base(
     """
     chosen = selection or Selection()
     findings: list[Finding] = []
+    required = {rule for rule in base_rules() if rule.severity is Severity.ERROR}
+    ignored = tuple(
+        rule.id for rule in base_rules() if rule not in required and not chosen.includes(rule)
+    )
     for rule in base_rules():
-        is_required = rule.severity is Severity.ERROR  # nothing can be compared without it
-        if not is_required and not chosen.includes(rule):
+        if rule.id in ignored:
             continue
         severity = _severity(rule, chosen, uses)
         found = list(_findings(rule, base, severity))
         findings += found
-        if found and is_required:
-            return BaseReport(findings=tuple(findings))
+        if found and rule in required:  # nothing else can be read
+            return BaseReport(findings=tuple(findings), ignored=ignored)
     order = list(Severity)
     drops = (base.trial.unseen or {}) if chosen.includes(every_turn_is_shown) else {}
     refuses = (base.trial.refusals or {}) if chosen.includes(no_shape_is_refused) else {}
     return BaseReport(
         findings=tuple(sorted(findings, key=lambda finding: order.index(finding.severity))),
         unseen=tuple(sorted(drops.items())),
+        ignored=ignored,
         affected=sum(n for roles, n in base.shapes.items() if roles in drops or roles in refuses),
     )
 

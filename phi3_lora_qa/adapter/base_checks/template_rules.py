@@ -168,10 +168,8 @@ def _affected(
     """Say how many items of the suite are affected; empty without a suite."""
     if not base.shapes:
         return ""
-    total, count = sum(base.shapes.values()), affected_items(base, found)
+    total = sum(base.shapes.values())
+    count = sum(number for roles, number in base.shapes.items() if roles in found)
+    if not count:
+        return "; no item of the suite is affected"
     return f"; {count} of {total} items of the suite {what}"
-
-
-def affected_items(base: BaseView, found: Collection[Roles]) -> int:
-    """Return how many items of the suite have the roles of one of these prompts."""
-    return sum(count for roles, count in base.shapes.items() if roles in found)

@@ -40,18 +40,22 @@ def basemodel(session: AdapterSession) -> CheckOutcome:
     report = session.adapter.base_report
     if report is None:
         return _no_base(session) or passed("not checked: a later stage downloads the base")
-    measured = {
+    measured: dict[str, Json] = {
         "findings": [to_plain(finding) for finding in report.findings],
         "unseen": [{"roles": list(roles), "turns": list(turns)} for roles, turns in report.unseen],
     }
     if errors := report.errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         return errored(f"{describe(errors[0], with_fix=False)}{more}", errors[0].fix, measured)
+    left_out = f"; ignored by your settings: {', '.join(report.ignored)}" if report.ignored else ""
+    measured["ignored"] = list(report.ignored)
     if not report.findings:
-        return passed("no findings about the base", measured)
+        return passed(f"no findings about the base{left_out}", measured)
     first = report.findings[0]
     more = f" (and {len(report.findings) - 1} more)" if len(report.findings) > 1 else ""
-    return passed(f"{first.severity} about the base: {first.rule}: {first.message}{more}", measured)
+    return passed(
+        f"{first.severity} about the base: {first.rule}: {first.message}{more}{left_out}", measured
+    )
 
 
 def linter_completed(session: AdapterSession) -> CheckOutcome:

@@ -20,4 +20,4 @@ def test_what_cannot_be_read_comes_first() -> None:
 
 def test_no_rule_on_the_base_is_one_of_the_linters() -> None:
     assert not set(base_rules()) & set(all_rules())
-    assert documented_rules() == (*base_rules(), *all_rules())
+    assert documented_rules() == (*all_rules(), *base_rules())

@@ -38,8 +38,12 @@ def test_a_base_without_tokenizer_and_template_has_neither(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [(GENERATION, "generation"), ("tokenizer.json", "tokenizer"), ("tokenizer_config.json", "template")],
-)  # fmt: skip
+    [
+        (GENERATION, "generation"),
+        ("tokenizer.json", "tokenizer"),
+        ("tokenizer_config.json", "template"),
+    ],
+)
 def test_a_file_that_is_not_valid_is_the_bases_fault(name: str, part: str, tmp_path: Path) -> None:
     base = copy_base(tmp_path / "base")
     (base / name).write_text('{"a": 1, "a": 2}')

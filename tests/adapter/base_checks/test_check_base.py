@@ -58,7 +58,7 @@ def test_rules_can_be_ignored_and_levelled(base: Path) -> None:
     ignored = Selection(ignore=("basemodel-penalties", "basemodel-template-drops-turns"))
     report = check_base(BaseView(base, prompts=SUITE), ignored)
     assert {f.rule for f in report.findings} == {"basemodel-stop-tokens", "basemodel-sampling"}
-    assert (report.unseen, report.affected) == ((), 0)
+    assert (report.unseen, report.affected, report.ignored) == ((), 0, ignored.ignore[::-1])
     levels = {"basemodel-stop-tokens": Severity.INFO, "basemodel": Severity.WARNING}
     levelled = Selection(levels=MappingProxyType(levels))
     found = check_base(BaseView(base), levelled, list(BaseUse)).findings
@@ -84,7 +84,8 @@ def test_a_base_that_cannot_be_read_is_found_whatever_is_ignored(tmp_path: Path)
 def test_an_empty_report_is_of_a_usable_base() -> None:
     report = BaseReport()
     report.require_usable()
-    assert report.is_readable and not report.errors
+    assert report.is_readable
+    assert not report.errors
 
 
 def test_a_finding_as_an_error_has_its_fix_at_the_end(base: Path) -> None:
