@@ -49,5 +49,5 @@ def _fault(model_class: Any) -> str:
     """Return why the fast engine cannot score models of a class; empty if it can."""
     known = {a.class_name: a for a in ARCHITECTURES.values()}.get(model_class.__name__)
     if known and not known.is_scored_fast:
-        return f"{known.name} computes more than the fast engine does"
+        return f"the fast engine does not support {known.name}"
     return fast_engine_fault(model_class)
