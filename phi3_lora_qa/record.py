@@ -162,7 +162,7 @@ class AdapterEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseFinding:
-    """A finding about the base itself; it is no fault of the adapter."""
+    """A finding about the base itself, and not about the adapter."""
 
     rule: str
     severity: str

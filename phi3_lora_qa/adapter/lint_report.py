@@ -37,7 +37,7 @@ class LintReport:
         rules_run: The ids of the rules that ran.
         unchecked: The rules that did not run because something was missing, in rule order.
         ignored: The ids of the rules that the user's selection leaves out.
-        base_findings: What is wrong with the base itself; it is no fault of the adapter.
+        base_findings: What is wrong with the base itself, and not with the adapter.
 
     Example:
         >>> report = LintReport(
