@@ -121,3 +121,27 @@ def test_a_split_base_may_have_the_other_types(
     assert bool(found) is is_named
     if not is_named:
         LlamaConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "fields"),
+    [
+        (3072, 32, {}),  # Phi-3-mini and 3.5-mini: heads of 96
+        (5120, 40, {"factors": 64}),  # Phi-3-medium: heads of 128
+        (3072, 24, {"partial_rotary_factor": 0.75}),  # Phi-4-mini: 96 of 128
+    ],
+)
+def test_microsofts_own_bases_have_no_finding(
+    hidden: int, heads: int, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    count = fields.pop("factors", 48)
+    scaling = {"type": "longrope", "short_factor": [1.0] * count, "long_factor": [2.5] * count}
+    config = {
+        "model_type": "phi3", "hidden_size": hidden, "num_attention_heads": heads,
+        "intermediate_size": 8192, "num_hidden_layers": 2, "vocab_size": 32064,
+        "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+        "rope_scaling": scaling, **fields,
+    }  # fmt: skip
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    assert "basemodel-rope" not in {found.rule for found in findings_on(tmp_path)}
+    assert not is_refused(tmp_path)
