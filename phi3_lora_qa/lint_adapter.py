@@ -1,13 +1,16 @@
 """The public function that lints an adapter: opens the folder and the base, and runs the rules."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from phi3_lora_qa.adapter.base_checks.base_view import BaseView
+from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
-from phi3_lora_qa.adapter.rule_selection import read_selection
+from phi3_lora_qa.adapter.rule_selection import Selection, read_selection
 from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.settings import reject_if_inside
 
@@ -59,14 +62,16 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
     )
     folder = AdapterFolder.open(place)
     base_files = None if base is None else _open_base(str(require_path(base, "base")))
+    about_base = BaseReport()
     if base_files:
-        base_files.require_consistent()
-        from phi3_lora_qa.models.registry import require_phi_files
-
-        if not any_base:
-            require_phi_files(base_files, "--any-base")
+        about_base = _require_usable(base_files, selection, any_base=any_base)
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
-    return lint(folder, base_files, selection, any_base=any_base)
+    report = lint(folder, base_files, selection, any_base=any_base)
+    return replace(
+        report,
+        base_findings=about_base.findings,
+        ignored=(*report.ignored, *about_base.ignored),
+    )
 
 
 def _open_base(reference: str) -> BaseFiles:
@@ -77,3 +82,15 @@ def _open_base(reference: str) -> BaseFiles:
         return open_hub_base(reference)
     ref = resolve_base(reference)
     return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder, id=ref.id)
+
+
+def _require_usable(base: BaseFiles, selection: Selection, *, any_base: bool) -> BaseReport:
+    """Return what is wrong with a base that can be used."""
+    from phi3_lora_qa.models.registry import require_phi_files
+
+    view = BaseView(base.path, id=base.id, files=base, is_thorough=False)
+    report = check_base(view, selection)
+    report.require_usable()
+    if not any_base:
+        require_phi_files(base, "--any-base")
+    return report

@@ -21,6 +21,7 @@ from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SourceKind
 
 SCHEMA_VERSION = 2
+BASE_CHECK = "phi3::static::basemodel"
 SCORED_CHECK = "phi3::quality::every_item_is_scored"
 LARGEST = 64 << 20
 """The largest size of a record in bytes: a hundred times that of a gate of the largest Phi-3."""
@@ -160,15 +161,40 @@ class AdapterEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseFinding:
+    """A finding about the base itself, and not about the adapter."""
+
+    rule: str
+    severity: str
+    where: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenTurns:
+    """The turns that the base's chat template leaves out of a prompt with these roles.
+
+    ``turns`` are positions from 0.
+    """
+
+    roles: tuple[str, ...]
+    turns: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseEntry:
     """The base that it was compared with; ``fingerprint`` is empty if its files are not local.
 
-    ``id`` is empty if there was no base.
+    ``id`` is empty if there was no base. ``findings`` and ``unseen`` are empty if the static stage
+    did not run.
     """
 
     id: str
     fingerprint: str
     config: Mapping[str, Json]
+    findings: tuple[BaseFinding, ...] = ()
+    unseen: tuple[UnseenTurns, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.adapter.architecture import ARCHITECTURES, Architecture, architecture_of, is_tied
+from phi3_lora_qa.adapter.base_checks.foreign_files import require_own_files
 from phi3_lora_qa.adapter.base_fingerprint import fingerprint
 from phi3_lora_qa.adapter.base_modules import (
     EMBEDDING,
@@ -66,6 +67,7 @@ class BaseFiles:
             BaseModelError: The folder is unreadable, or its architecture is unknown.
         """
         folder = Path(path)
+        require_own_files(folder)
         config = _read_object(folder, "config.json", _MAX_CONFIG)
         architecture = architecture_of(config)
         if architecture is None:
@@ -98,19 +100,45 @@ class BaseFiles:
         """Whether the head is the embedding table."""
         return is_tied(self.config)
 
+    def first_mismatch(self) -> str:
+        """Say where the weights are not those that config.json describes; empty if nowhere."""
+        if not self.files or _is_quantised(self.config, self.files):
+            return ""
+        try:
+            return first_mismatch(self.modules, self.config)
+        except (KeyError, TypeError, ValueError) as error:
+            return f"config.json is not valid: {error}"
+
     def require_consistent(self) -> None:
         """Raise BaseModelError if the weights are not those that config.json describes."""
-        if not self.files or _is_quantised(self.config, self.files):
-            return
-        try:
-            mismatch = first_mismatch(self.modules, self.config)
-        except (KeyError, TypeError, ValueError) as error:
-            mismatch = f"config.json is not valid: {error}"
-        if mismatch:
+        if mismatch := self.first_mismatch():
             raise BaseModelError(
                 f"the weights of {escape(str(self.path))} do not match its config.json: "
                 f"{escape(mismatch, 200)}; use a base whose config.json matches its weights"
             )
+
+    def has_other_head(self) -> bool:
+        """Whether the weights have a head that differs from the embedding table, in some rows."""
+        import numpy as np
+
+        head, table = (self._stored(module) for module in (HEAD, EMBEDDING))
+        if head is None or table is None:
+            return False
+        if head[1].shape != table[1].shape:
+            return True
+        (head_file, head_info), (table_file, table_info) = head, table
+        return any(
+            not np.array_equal(
+                head_file.tensor(head_info.name, rows), table_file.tensor(table_info.name, rows)
+            )
+            for rows in sample_rows(head_info.shape[0])
+        )
+
+    def _stored(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
+        """Return the file and entry of the weight with exactly this name, if it can be decoded."""
+        name = f"{module}.weight"
+        found = ((f, f.tensors[name]) for f in self.files if name in f.tensors)
+        return next((item for item in found if item[1].dtype in READABLE), None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -123,9 +151,7 @@ class BaseFiles:
         None if there are no weights, or they are quantised and cannot be compared.
         """
         tied = module == HEAD and self.is_tied
-        names = [f"{module}.weight", *([f"{EMBEDDING}.weight"] if tied else [])]
-        found = ((f, f.tensors[name]) for name in names for f in self.files if name in f.tensors)
-        return next((item for item in found if item[1].dtype in READABLE), None)
+        return self._stored(module) or (self._stored(EMBEDDING) if tied else None)
 
     def has_file(self, name: str) -> bool:
         """Whether the folder has an entry with this name."""

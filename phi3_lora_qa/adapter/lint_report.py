@@ -38,6 +38,7 @@ class LintReport:
         rules_run: The ids of the rules that ran.
         unchecked: The rules that did not run because something was missing, in rule order.
         ignored: The ids of the rules that the user's selection leaves out.
+        base_findings: What is wrong with the base itself, and not with the adapter.
 
     Example:
         >>> report = LintReport(
@@ -54,6 +55,7 @@ class LintReport:
     rules_run: tuple[str, ...]
     unchecked: tuple[UncheckedRule, ...]
     ignored: tuple[str, ...]
+    base_findings: tuple[Finding, ...] = ()
 
     @property
     def accepted(self) -> bool:

@@ -19,28 +19,29 @@ CheckFunction = Callable[[LintContext], Iterator[Violation]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """A rule: its id, its documentation, and the function that finds its violations.
+class DocumentedRule:
+    """The id and the documentation of a rule, on an adapter or on a base.
 
     Attributes:
         id: In kebab case; the first word is the family.
-        family: The group in which its findings are shown.
         severity: The severity of its findings.
-        title: What is true of a good adapter, as a sentence.
+        title: What is true of a good adapter or base, as a sentence.
         why: What goes wrong if the rule is violated.
         fix: How to fix a violation in general; a violation may give a more specific fix.
         needs: The parts of the `LintContext` without which the rule cannot run.
-        check: Yields a `Violation` for each fault.
     """
 
     id: str
-    family: str
     severity: Severity
     title: str
     why: str
     fix: str
-    needs: tuple[Need, ...]
-    check: CheckFunction
+    needs: tuple[Need, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The group in which its findings are shown: the first word of its id."""
+        return family_of(self.id)
 
     def finding(self, violation: Violation) -> Finding:
         """Make a finding from a violation. It escapes all texts, so call it only for shown ones."""
@@ -52,6 +53,13 @@ class Rule:
             fix=escape(violation.fix or self.fix),
             file=violation.where.file if isinstance(violation.where, FieldOf) else "",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(DocumentedRule):
+    """A rule on an adapter: ``check`` yields a `Violation` for each fault."""
+
+    check: CheckFunction
 
 
 def rule(  # noqa: PLR0913 - a rule has this many fields
@@ -74,8 +82,7 @@ def rule(  # noqa: PLR0913 - a rule has this many fields
     Raises:
         ValueError: The id is not in kebab case with at least two words.
     """
-    if not re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", id):
-        raise ValueError(f"invalid rule id {id!r}; use kebab case, starting with the family")
+    require_id(id)
 
     own = tuple(needs)
     identity: tuple[Need, ...] = () if any_folder else tuple(IDENTITY)
@@ -85,7 +92,6 @@ def rule(  # noqa: PLR0913 - a rule has this many fields
     def decorate(check: CheckFunction) -> Rule:
         return Rule(
             id=id,
-            family=family_of(id),
             severity=severity,
             title=title,
             why=why,
@@ -95,3 +101,9 @@ def rule(  # noqa: PLR0913 - a rule has this many fields
         )
 
     return decorate
+
+
+def require_id(id: str) -> None:  # noqa: A002 - the word that users see
+    """Raise ValueError unless a rule's id is in kebab case with at least two words."""
+    if not re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", id):
+        raise ValueError(f"invalid rule id {id!r}; use kebab case, starting with the family")

@@ -28,6 +28,7 @@ MAX_TENSORS = 16384
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 36
 _AGAIN = "save the adapter again, because the file is damaged or incomplete"
+_BASE_AGAIN = "download the base again, because the file is damaged or incomplete"
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -122,7 +123,7 @@ def open_safetensors(
     except AdapterError as problem:
         if error is AdapterError:
             raise
-        raise error(str(problem)) from problem
+        raise error(f"the base cannot be read: {problem.what}; {_BASE_AGAIN}") from problem
     return SafetensorsFile(
         label=label, tensors=tensors, metadata=metadata, size=size, opener=opener
     )

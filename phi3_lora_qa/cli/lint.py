@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.adapter.lint import LintReport
-from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
+from phi3_lora_qa.adapter.rule_catalogue import documented_rules, find_rule
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lint_adapter import lint_adapter
 from phi3_lora_qa.settings import GateSettings, resolve
@@ -60,7 +60,7 @@ def explain_command(name: str) -> None:
     Raises:
         InputError: There is no such rule or family; the message names similar ones.
     """
-    family = [rule for rule in all_rules() if rule.family == name]
+    family = [rule for rule in documented_rules() if rule.family == name]
     for rule in family:
         print(f"{rule.id} ({rule.severity}): {rule.title}")
     if family:

@@ -16,6 +16,7 @@ from phi3_lora_qa.errors import BaseModelError, InputError, escape
 from phi3_lora_qa.setting_specs import PROFILES
 
 if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.base_checks.check_base import BaseReport
     from phi3_lora_qa.data.chat_items import Item
     from phi3_lora_qa.gate.limit_feasibility import LimitFeasibility
 
@@ -89,6 +90,7 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
         raise InputError(f"--deviation is out of range: {deviation:g}; pass a positive number")
     assumptions = PowerAssumptions(discordant=discordant, deviation=deviation)
     items = read_suite(files, columns)
+    about_base = _check_base(base, items) if base else None
     report = check_suite(
         items,
         read_conversations(train) if train else (),
@@ -97,7 +99,8 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     )
     limits = _check_limits(without_duplicates(items), thresholds, profile)
     source = str(thresholds) if thresholds else f"the profile {profile}"
-    sound = report.is_clean and all(limit.decidable for limit in limits)
+    suits = about_base is None or not (about_base.errors or about_base.affected)
+    sound = report.is_clean and suits and all(limit.decidable for limit in limits)
     if format_ == "json":
         found = {
             "schema_version": SCHEMA_VERSION,
@@ -105,10 +108,32 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
             "assumed": asdict(assumptions),
             "limits": [asdict(limit) for limit in limits],
         }
+        if about_base:
+            found["base_findings"] = [asdict(finding) for finding in about_base.findings]
         print(json.dumps(found | asdict(report), indent=2))
     else:
-        print("\n".join(report_lines(report, limits, assumptions, source)))
+        print("\n".join(report_lines(report, limits, assumptions, source, about_base)))
     sys.exit(0 if sound else 1)
+
+
+def _check_base(base: str, items: "Sequence[Item]") -> "BaseReport":
+    """Check the base with which the suite will be used, and its template with the suite's turns."""
+    from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
+    from phi3_lora_qa.adapter.base_checks.base_view import BaseView
+    from phi3_lora_qa.adapter.base_checks.check_base import check_base
+    from phi3_lora_qa.models.registry import resolve_base
+
+    ref = resolve_base(base)
+    if ref.folder is None:
+        raise BaseModelError(
+            f"the base {escape(ref.name, 200)} is not on this machine; fetch it "
+            f"(phi3-lora-qa base fetch {escape(ref.name, 200)}), or leave out --base"
+        )
+    prompts = [tuple(turn.role for turn in item.prompt) for item in items]
+    report = check_base(BaseView(ref.folder, id=ref.id, prompts=prompts), uses=[BaseUse.ANSWERS])
+    if not report.is_readable:
+        report.require_usable()
+    return report
 
 
 def _check_limits(

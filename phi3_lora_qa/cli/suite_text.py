@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import click
+
+from phi3_lora_qa.cli.lint_text import finding_lines
 from phi3_lora_qa.data.power import PowerAssumptions
 from phi3_lora_qa.errors import escape
 
 if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.base_checks.check_base import BaseReport
     from phi3_lora_qa.data.suite_check import GroupReport, Lengths, SuiteReport
     from phi3_lora_qa.gate.limit_feasibility import LimitFeasibility
 
@@ -18,6 +22,7 @@ def report_lines(
     limits: "Sequence[LimitFeasibility]",
     assumptions: PowerAssumptions,
     source: str,
+    about_base: "BaseReport | None" = None,
 ) -> Iterator[str]:
     """Yield the lines of the report.
 
@@ -26,6 +31,7 @@ def report_lines(
         limits: Whether each limit can be decided.
         assumptions: The assumptions of the power analysis.
         source: Where the limits come from, such as ``the profile default``.
+        about_base: What is wrong with the base; None if there is no base.
     """
     for group in report.groups:
         yield from _group_lines(group)
@@ -57,7 +63,10 @@ def report_lines(
                 "are similar; check the suite in parts"
             )
     yield from _limit_lines(limits, report, source)
-    yield _summary(report, limits, source)
+    if about_base and about_base.findings:
+        yield "the base model (not the suite):"
+        yield from map(click.unstyle, finding_lines(about_base.findings))
+    yield _summary(report, limits, source, about_base)
 
 
 def _group_lines(group: "GroupReport") -> Iterator[str]:
@@ -124,8 +133,20 @@ def _reason(found: "LimitFeasibility", group: "GroupReport | None") -> str:
     return f"needs {found.items_needed} items (has {found.items}){unless}"
 
 
-def _summary(report: "SuiteReport", limits: "Sequence[LimitFeasibility]", source: str) -> str:
+def _summary(
+    report: "SuiteReport",
+    limits: "Sequence[LimitFeasibility]",
+    source: str,
+    about_base: "BaseReport | None",
+) -> str:
     faults = []
+    if about_base and about_base.errors:
+        return f"fix the base first: {about_base.errors[0].rule}"
+    if about_base and about_base.affected:
+        faults.append(
+            f"change the {about_base.affected} items with turns that the base's template drops or "
+            "refuses"
+        )
     if report.has_faults:
         faults.append("remove duplicates and trained items")
     if any(not limit.decidable for limit in limits):

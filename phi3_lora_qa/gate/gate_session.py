@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
 from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.adapter_under_test import AdapterUnderTest
@@ -13,7 +14,7 @@ from phi3_lora_qa.gate.phase_log import PhaseLog
 from phi3_lora_qa.gate.prepare import AdapterJob, snapshot_of
 from phi3_lora_qa.gate.quality_comparison import QualityComparison
 from phi3_lora_qa.progress import Progress, silent
-from phi3_lora_qa.setting_specs import STAGES
+from phi3_lora_qa.setting_specs import STAGES, server_of
 from phi3_lora_qa.settings import GateSettings
 
 
@@ -53,7 +54,10 @@ class GateSession:
     def _new_session(self, index: int) -> AdapterSession:
         job = self.jobs[index]
         adapter = AdapterUnderTest(
-            job, snapshot_of(self.folder, index), selection_of(self.settings)
+            job,
+            snapshot_of(self.folder, index),
+            selection_of(self.settings),
+            _uses(self.stages, self.settings),
         )
         log = PhaseLog(
             journal=self.journal, adapter=index, name=job.name, on_progress=self._on_progress
@@ -74,3 +78,10 @@ class GateSession:
             comparison=comparison,
             log=log,
         )
+
+
+def _uses(stages: frozenset[str], settings: GateSettings) -> frozenset[BaseUse]:
+    """Return what the stages do with the base; a server loads it elsewhere."""
+    loading = stages - {"static"} - ({"quality"} if server_of(settings.backend) else set())
+    answers = {BaseUse.ANSWERS} if "quality" in stages else set()
+    return frozenset(answers | ({BaseUse.LOADING} if loading else set()))

@@ -122,7 +122,7 @@ def render_templates(
     texts, pairs = _unknown(own, base)
     if not texts:
         return TemplateResults()
-    rendered, compared = render_and_compare(texts, CONVERSATIONS, _special_tokens(folders), pairs)
+    rendered, compared = render_and_compare(texts, CONVERSATIONS, special_tokens(folders), pairs)
     return TemplateResults(
         rendered=dict(zip(texts, rendered, strict=True)),
         compared=dict(zip(pairs, compared, strict=True)),
@@ -157,7 +157,7 @@ def _unknown(
     return list(dict.fromkeys(texts)), list(dict.fromkeys(pairs))
 
 
-def _special_tokens(folders: Iterable[AdapterFolder | BaseFiles]) -> dict[str, str]:
+def special_tokens(folders: Iterable[AdapterFolder | BaseFiles]) -> dict[str, str]:
     """Return the values of bos_token etc. for the templates; a token set to null is undefined."""
     tokens = dict(_PHI3_TOKENS)
     for folder in folders:
