@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.config import ProblemKind, parse_config, read_config
+from phi3_lora_qa.adapter.config import parse_config, read_config
+from phi3_lora_qa.adapter.config_problem import ProblemKind
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.adapters import base_config, old_config, plain
