@@ -86,7 +86,8 @@ def parse_config(raw: Mapping[str, Any]) -> ParsedConfig:
     kind = raw.get("peft_type")
     if isinstance(kind, str) and kind != "LORA":  # its other fields mean something else
         return ParsedConfig(config=None, problems=(_other_type(kind),))
-    problems = check_other_fields(raw)
+    # Without a type it is not a config of peft, and its other fields are those of another program.
+    problems = check_other_fields(raw) if "peft_type" in raw else []
     values: dict[str, Any] = {}
     for name, spec in FIELDS.items():
         if name == "target_modules" and raw.get(name) is None and raw.get("target_parameters"):
