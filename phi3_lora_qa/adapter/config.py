@@ -168,9 +168,9 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
     pairs = (
         (label == "orthogonal" and has_odd_rank,
          "init_lora_weights", 'may be "orthogonal" only with even ranks'),
-        (by_pattern and config.layers_to_transform is not None,
+        (by_pattern and config.raw.get("layers_to_transform") is not None,
          "layers_to_transform", "works only with a list as target_modules"),
-        (by_pattern and bool(config.layers_pattern),
+        (by_pattern and config.raw.get("layers_pattern") is not None,
          "layers_pattern", "works only with a list as target_modules"),
         (bool(config.layers_pattern) and config.layers_to_transform is None,
          "layers_pattern", "needs layers_to_transform"),

@@ -1,5 +1,6 @@
 """Replace patterns that may run forever in PEFT by the names of the modules that they select."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
@@ -8,6 +9,7 @@ from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import parse_keys
+from phi3_lora_qa.errors import AdapterError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -47,6 +49,8 @@ def _matching(folder: AdapterFolder) -> Matching | None:
     own = parse_config(read_raw_config(folder)).config
     if own is None:
         return None
+    with suppress(AdapterError):
+        return Matching(own)  # every pattern can be matched without the weights file
     weights = open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
     keys, _ = parse_keys(weights.tensors)
     return Matching(own, ranks_in_file(keys.values(), weights.tensors))

@@ -63,6 +63,11 @@ CONFIG: dict[str, Fault] = {
         apply=config(layers_to_transform=[0]),
         fits=only("all-linear", "regex"),
     ),
+    "empty layers need a list": Fault(
+        rule="config-conflict",
+        apply=config(layers_to_transform=[]),
+        fits=only("all-linear", "regex"),
+    ),
     "pattern without layers": Fault(
         rule="config-conflict",
         apply=config(layers_pattern=["layers"]),
