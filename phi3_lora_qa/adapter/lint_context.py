@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
 from phi3_lora_qa.adapter.config import (
@@ -310,8 +311,11 @@ class LintContext:
 
     @cached_property
     def _matching(self) -> Matching | None:
-        config = self._config
-        return None if config is None else self._try("matching", lambda: Matching(config))
+        config, weights = self._config, self._weights
+        if config is None:
+            return None
+        in_file = ranks_in_file(self.keys.values(), weights.tensors if weights else {})
+        return self._try("matching", lambda: Matching(config, in_file))
 
     @cached_property
     def _weights(self) -> SafetensorsFile | None:
@@ -355,6 +359,7 @@ class LintContext:
 
         def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
             expected = derive_expected_tensors(config, matching, modules, tied=tied)
+            matching.require_bounded_re(modules)
             return expected, tuple(matching.unused_patterns(expected.targeted))
 
         return self._try("matching", match)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
 from phi3_lora_qa.adapter.base_modules import BaseModule
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
@@ -122,7 +123,7 @@ def read_adapter(path: Path) -> PeftAdapter:
     keys, bad = parse_keys(tensors)
     if bad:
         raise _misplaced_tensor(bad[0])
-    matching = Matching(config)
+    matching = Matching(config, ranks_in_file(keys.values(), tensors))
     parts: dict[str, dict[Part, Tensor]] = {}
     for key in keys.values():
         parts.setdefault(key.module, {})[key.part] = tensors[key.name]

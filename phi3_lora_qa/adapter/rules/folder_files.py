@@ -1,7 +1,9 @@
 """Family files: the files in the folder, before their content is interpreted."""
 
 import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import (
@@ -26,6 +28,9 @@ _SETTINGS = (
     SETTINGS_FILE, "pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini",
     "tox.ini", "setup.cfg",
 )  # fmt: skip
+
+_REWARDS = re.compile(r"reward|reward_std|completion_length|(completions|objective)/.*")
+"""What trainers of reinforcement learning log (GRPO, RLOO, PPO); those of preferences do not."""
 
 _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
 
@@ -189,13 +194,18 @@ def pickle_beside(context: LintContext) -> Iterator[Violation]:
 @rule(
     "files-training-log",
     severity=Severity.WARNING,
-    title="The training log has only finite losses, and the last one is not zero",
-    why="After a NaN or infinite loss the weights are damaged. A loss of exactly 0 means that "
-    "every label was masked, or that the model memorised the data.",
+    title="The training log has only finite losses and gradients, and the last loss is not zero",
+    why="After a NaN or infinite loss the weights are damaged. If all gradient norms are NaN, no "
+    "step trained anything, or each one damaged the weights. A loss of exactly 0 means that every "
+    "label was masked, or that the model memorised the data.",
     fix="check the learning rate and the label masking, and train again",
 )
 def training_log(context: LintContext) -> Iterator[Violation]:
-    """Check the losses in the log of transformers' Trainer, unless the log is unusually large."""
+    """Check the log of transformers' Trainer, unless it is unusually large.
+
+    A single gradient norm that is not finite is normal: mixed precision skips that step. The loss
+    of reinforcement learning is near 0 by design, and says nothing.
+    """
     log = context.folder.file(TRAINING_LOG)
     if log is None or log.size > MAX_LOG_BYTES:
         return
@@ -209,14 +219,32 @@ def training_log(context: LintContext) -> Iterator[Violation]:
         return
     history = state.get("log_history")
     entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+    by_reward = any(_REWARDS.fullmatch(str(name)) for entry in entries for name in entry)
     for name in ("loss", "eval_loss"):
-        losses = [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
+        losses = _logged(entries, name)
         for loss, step in losses:
-            if loss != loss or abs(loss) == math.inf:  # noqa: PLR0124 - math.isnan needs a float
+            if not _is_finite(loss):
                 yield Violation(TRAINING_LOG, f"{name} is {loss} at step {step!r}")
                 break
-        if losses and losses[-1][0] == 0:
+        if losses and losses[-1][0] == 0 and not by_reward:
             yield Violation(TRAINING_LOG, f"{name} is 0 at the last logged step")
+    norms = [norm for norm, _ in _logged(entries, "grad_norm")]
+    if len(norms) > 1 and not any(map(_is_finite, norms)):
+        yield Violation(
+            TRAINING_LOG,
+            f"grad_norm is never finite in {len(norms)} logged steps ({norms[-1]} at the last one)",
+            "train again in bfloat16 or float32, or with a lower learning rate",
+        )
+
+
+def _logged(entries: list[dict[str, Any]], name: str) -> list[tuple[int | float, Any]]:
+    """Return the values of one quantity, each with its step."""
+    return [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
+
+
+def _is_finite(value: int | float) -> bool:
+    """Whether a number is finite; unlike `math.isfinite`, also for an integer of any size."""
+    return value == value and abs(value) != math.inf  # noqa: PLR0124 - NaN differs from itself
 
 
 @rule(

@@ -13,6 +13,18 @@ from tests.adapter.healthy import HEALTHY
 @pytest.mark.parametrize(
     ("state", "words"),
     [
+        ('{"log_history": [{"loss": 1, "grad_norm": 2}, {"loss": 1, "grad_norm": NaN}]}', ""),
+        (
+            '{"log_history": [{"loss": 1, "grad_norm": NaN}, {"loss": 1, "grad_norm": NaN}]}',
+            "grad_norm is never finite in 2 logged steps (nan at the last one)",
+        ),
+        ('{"log_history": [{"loss": 0.0, "reward": 0.5, "kl": 0.1, "step": 1}]}', ""),
+        ('{"log_history": [{"loss": 0.0, "completions/mean_length": 9.5}]}', ""),
+        (
+            '{"log_history": [{"loss": 0.0, "rewards/chosen": 9.5}]}',
+            "loss is 0 at the last logged step",
+        ),
+        ('{"log_history": [{"loss": NaN, "reward": 0.5, "step": 1}]}', "loss is nan at step 1"),
         ('{"log_history": [{"loss": 1.0, "step": 1}, {"loss": NaN, "step": 2}]}', "nan at step 2"),
         ('{"log_history": [{"eval_loss": -Infinity}]}', "eval_loss is -inf"),
         ('{"log_history": [{"loss": 1.0}, {"loss": 0.0}]}', "loss is 0 at the last logged step"),

@@ -54,6 +54,8 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "files-other-model": lambda a: a.after.append(lambda f: write_file(f, "merged.gguf")),
     "config-base-source": lambda a: a.config.update(revision="develop"),
     "files-subfolders": lambda a: a.after.append(lambda f: (f / "checkpoint-1").mkdir()),
+    "config-field-ignored": lambda a: a.config.update(lora_scale=4.0),
+    "config-pattern-unmatched": lambda a: a.config.update(target_modules=r"model(\.).*\1.*_proj"),
     "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),
     "config-task-type-null": lambda a: a.config.update(task_type=None),
     "config-machine-path": lambda a: a.config.update(base_model_name_or_path="/home/me/phi3"),
