@@ -17,6 +17,7 @@ from phi3_lora_qa.adapter.expected_tensors import (
     assumed_modules,
     derive_expected_tensors,
 )
+from phi3_lora_qa.adapter.file_kind import FileKind
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,
@@ -25,6 +26,7 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
+from phi3_lora_qa.adapter.foreign_files import foreign_files
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
 from phi3_lora_qa.adapter.safetensors_file import (
@@ -171,6 +173,17 @@ class LintContext:
         return self.weights.tensor(self.keys[name].name, rows)
 
     @cached_property
+    def foreign_files(self) -> Mapping[str, FileKind]:
+        """The files that are not what their names say, of those that programs read."""
+        return foreign_files(self.folder)
+
+    @property
+    def foreign_tokenizer_files(self) -> Mapping[str, FileKind]:
+        """The tokenizer's files that are not what their names say; tokenizer-unreadable reports."""
+        names = (*TOKENIZER_FILES, *OTHER_VOCABULARIES, *self.folder.templates)
+        return {name: kind for name, kind in self.foreign_files.items() if name in names}
+
+    @cached_property
     def tensor_stats(self) -> "Mapping[str, TensorStats]":
         """The statistics of every expected tensor of a readable dtype, by its canonical name.
 
@@ -245,6 +258,8 @@ class LintContext:
         """
         from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
 
+        if self.foreign_tokenizer_files:
+            return None
         return compare_tokenizers(self.folder, self.base)
 
     @cached_property

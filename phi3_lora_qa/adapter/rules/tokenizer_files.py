@@ -46,6 +46,10 @@ _FILE_FIELDS = (
 def unreadable(context: LintContext) -> Iterator[Violation]:
     """Find files that are not strict JSON, not UTF-8, or not in the format of their name."""
     reported: set[str] = set()
+    for name, kind in context.foreign_tokenizer_files.items():
+        what = f"{name} is {kind}"
+        reported.add(what)
+        yield Violation(name, what, kind.fix)
     for name, read in _READERS.items():
         try:
             read(context)
@@ -213,7 +217,8 @@ _READERS: Mapping[str, Callable[[LintContext], object]] = {
     SETTINGS: lambda context: read_object(context.folder, SETTINGS),
     SPECIAL_MAP: lambda context: read_object(context.folder, SPECIAL_MAP),
     ADDED_TOKENS: lambda context: read_object(context.folder, ADDED_TOKENS),
-    VOCABULARY: lambda context: context.tokenizer or read_tokenizer(context.folder),
+    # Before tokenizer.json: if that is missing, its reader reads tokenizer.model.
     PIECES: lambda context: (data := _own_pieces(context)) and parse_pieces(data),
+    VOCABULARY: lambda context: context.tokenizer or read_tokenizer(context.folder),
     TEMPLATE: lambda context: context.templates or read_templates(context.folder),
 }
