@@ -43,6 +43,7 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
     read_object,
     read_tokenizer,
 )
+from phi3_lora_qa.adapter.tokenizer.unused_tokens import unused_tokens
 from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class LintContext:
     @property
     def foreign_tokenizer_files(self) -> Mapping[str, FileKind]:
         """The tokenizer's files that are not what their names say; tokenizer-unreadable reports."""
-        names = (*TOKENIZER_FILES, *OTHER_VOCABULARIES, *self.folder.templates)
+        names = {*TOKENIZER_FILES, *OTHER_VOCABULARIES, *self.folder.templates}
         return {name: kind for name, kind in self.foreign_files.items() if name in names}
 
     @cached_property
@@ -260,7 +261,8 @@ class LintContext:
 
         if self.foreign_tokenizer_files:
             return None
-        return compare_tokenizers(self.folder, self.base)
+        spare = unused_tokens(self.tokenizer, self.base_tokenizer)
+        return compare_tokenizers(self.folder, self.base, spare)
 
     @cached_property
     def templates(self) -> ChatTemplates | None:

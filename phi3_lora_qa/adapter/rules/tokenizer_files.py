@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from phi3_lora_qa.adapter.chat_template.template_files import TEMPLATE, read_templates
-from phi3_lora_qa.adapter.finding import Severity, Violation
+from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import OTHER_VOCABULARIES
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
@@ -28,6 +28,9 @@ from phi3_lora_qa.errors import AdapterError
 _TURN_END = "<|end|>"
 MIN_LENGTH = 16
 """The least useful model_max_length; Phi-3's template alone uses six tokens for a question."""
+
+_LENGTHS = {"truncation": "every text is cut to", "padding": "every text is padded to"}
+"""What a program does that applies the settings in tokenizer.json, by their names."""
 
 _FILE_FIELDS = (
     "tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file", "tokenizer_object",
@@ -183,6 +186,30 @@ def settings(context: LintContext) -> Iterator[Violation]:
         yield Violation(SETTINGS, f"model_max_length must be a number: it is {length!r}")
     elif not length >= MIN_LENGTH:
         yield Violation(SETTINGS, f"model_max_length is too small for any prompt: it is {length}")
+
+
+@rule(
+    "tokenizer-length",
+    severity=Severity.WARNING,
+    title="tokenizer.json neither truncates nor pads",
+    why="A trainer leaves its maximum length in tokenizer.json. transformers resets it with each "
+    "call, but a program that reads the file with the tokenizers library alone applies it: it "
+    "cuts long prompts, and pads short ones to that length.",
+    fix='set "truncation" and "padding" to null in tokenizer.json; or call '
+    "tokenizer.backend_tokenizer.no_truncation() and .no_padding() before save_pretrained",
+    needs=["tokenizer"],
+)
+def length(context: LintContext) -> Iterator[Violation]:
+    """Find truncation and padding that are stored in the file, unless the base has the same."""
+    own = context.tokenizer.file if context.tokenizer else None
+    base = context.base_tokenizer if context.has("base's tokenizer") else None
+    based = base.file.length_settings if base and base.file else {}
+    for part, size in (own.length_settings if own else {}).items():
+        if based.get(part) != size:
+            yield Violation(
+                FieldOf(VOCABULARY, part),
+                f"{_LENGTHS[part]} {size}; transformers resets this, and other programs apply it",
+            )
 
 
 @rule(
