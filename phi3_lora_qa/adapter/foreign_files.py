@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from phi3_lora_qa.adapter.file_kind import FileKind, foreign_kind
 from phi3_lora_qa.adapter.folder import (
     MANIFEST,
+    OTHER_VOCABULARIES,
     PICKLED_WEIGHTS,
+    TOKENIZER_FILES,
     WEIGHTS,
     AdapterFolder,
     is_loaded,
@@ -40,3 +42,9 @@ def foreign_files(folder: AdapterFolder) -> Mapping[str, FileKind]:
         if kind is not None:
             found[name] = kind
     return found
+
+
+def of_tokenizer(folder: AdapterFolder, found: Mapping[str, FileKind]) -> Mapping[str, FileKind]:
+    """Return those of some files that belong to the folder's tokenizer, with their kinds."""
+    names = {*TOKENIZER_FILES, *OTHER_VOCABULARIES, *folder.templates}
+    return {name: kind for name, kind in found.items() if name in names}

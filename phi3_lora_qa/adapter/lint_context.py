@@ -26,7 +26,7 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
-from phi3_lora_qa.adapter.foreign_files import foreign_files
+from phi3_lora_qa.adapter.foreign_files import foreign_files, of_tokenizer
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
 from phi3_lora_qa.adapter.safetensors_file import (
@@ -181,8 +181,7 @@ class LintContext:
     @property
     def foreign_tokenizer_files(self) -> Mapping[str, FileKind]:
         """The tokenizer's files that are not what their names say; tokenizer-unreadable reports."""
-        names = {*TOKENIZER_FILES, *OTHER_VOCABULARIES, *self.folder.templates}
-        return {name: kind for name, kind in self.foreign_files.items() if name in names}
+        return of_tokenizer(self.folder, self.foreign_files)
 
     @cached_property
     def tensor_stats(self) -> "Mapping[str, TensorStats]":
@@ -249,9 +248,7 @@ class LintContext:
 
     @cached_property
     def tokenizer_comparison(self) -> "TokenizerComparison | None":
-        """How the tokenizer behaves, compared with the base's.
-
-        (need: tokenizer, base, base's tokenizer)
+        """How the tokenizer behaves next to the base's (need: tokenizer, base, base's tokenizer).
 
         Raises:
             AdapterError: A file that a loader reads cannot be read.
@@ -261,8 +258,8 @@ class LintContext:
 
         if self.foreign_tokenizer_files:
             return None
-        spare = unused_tokens(self.tokenizer, self.base_tokenizer)
-        return compare_tokenizers(self.folder, self.base, spare)
+        leave_out = unused_tokens(self.tokenizer, self.base_tokenizer)
+        return compare_tokenizers(self.folder, self.base, leave_out)
 
     @cached_property
     def templates(self) -> ChatTemplates | None:

@@ -36,13 +36,17 @@ def trained(model: Any, folder: Path, **config: Any) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer
 
-    settings = {"target_modules": ["qkv_proj", "o_proj"], "task_type": "CAUSAL_LM", "r": 4} | config
+    settings: dict[str, Any] = {
+        "target_modules": ["qkv_proj", "o_proj"],
+        "task_type": "CAUSAL_LM",
+        "r": 4,
+    } | config
     with quiet():
         tuned = get_peft_model(model, LoraConfig(**settings))
         for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.01 * torch.randn_like(parameter)
-        tuned.save_pretrained(folder, save_embedding_layers=config == {})
+        tuned.save_pretrained(str(folder), save_embedding_layers=config == {})
         tokenizer = AutoTokenizer.from_pretrained(TINY)
         tokenizer.add_tokens(["<|tool|>"], special_tokens=True)
         tokenizer.save_pretrained(folder)

@@ -26,13 +26,14 @@ TEMPLATE = (
 """As unsloth writes it: without the end token, and with every role."""
 
 
-def saved(folder: Path, template: str = TEMPLATE, **flags: dict[str, bool]) -> Path:
-    """Copy the tiny adapter with a tokenizer as unsloth saves it; flags by the token's name."""
+def saved(folder: Path, template: str = TEMPLATE, *, loose: str = "") -> Path:
+    """Copy the tiny adapter with a tokenizer as unsloth saves it; one token's rstrip is false."""
     shutil.copytree(TINY / "adapter", folder)
     (folder / "lora_qa_manifest.json").unlink()
     tokenizer: dict[str, Any] = json.loads((TINY / "base/tokenizer.json").read_text())
     tokenizer["added_tokens"] = [
-        token | flags.get(token["content"].strip("<|>"), {}) for token in tokenizer["added_tokens"]
+        token | ({"rstrip": False} if token["content"] == loose else {})
+        for token in tokenizer["added_tokens"]
     ]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = json.loads((TINY / "base/tokenizer_config.json").read_text())
@@ -47,7 +48,7 @@ def linted(folder: Path) -> LintReport:
 
 
 def test_a_spare_token_and_a_finished_chat_are_only_mentioned(tmp_path: Path) -> None:
-    report = linted(saved(tmp_path / "a", placeholder6={"rstrip": False}))
+    report = linted(saved(tmp_path / "a", loose=PAD))
     assert {(f.rule, f.severity) for f in report.findings} == {
         ("tokenizer-spare-token", Severity.INFO),
         ("tokenizer-template-training", Severity.INFO),
@@ -68,9 +69,9 @@ def test_any_pad_token_of_published_adapters_is_accepted(pad: str, tmp_path: Pat
     assert {f.severity for f in linted(folder).findings} == {Severity.INFO}
 
 
-@pytest.mark.parametrize("token", ["user", "end", "assistant"])
+@pytest.mark.parametrize("token", ["<|user|>", "<|end|>", "<|assistant|>"])
 def test_a_token_of_the_prompt_with_other_flags_is_rejected(token: str, tmp_path: Path) -> None:
-    report = linted(saved(tmp_path / "a", **{token: {"rstrip": False}}))
+    report = linted(saved(tmp_path / "a", loose=token))
     assert "tokenizer-pieces" in {
         f.rule for f in report.findings if f.severity is Severity.ERROR
     }  # fmt: skip
