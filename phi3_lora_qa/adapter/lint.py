@@ -7,7 +7,7 @@ import itertools
 from dataclasses import replace
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.finding import FieldOf, Finding, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
@@ -15,6 +15,7 @@ from phi3_lora_qa.adapter.needs import IDENTITY, OPTIONAL, Need
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.adapter.rule_selection import Selection
+from phi3_lora_qa.adapter.rules.folder_files import WRONG_KIND
 from phi3_lora_qa.errors import (
     BaseModelError,
     IncompatibleLibraryError,
@@ -70,8 +71,13 @@ class _Run:
         self.totals: dict[str, int] = {}
         self.rules_run: list[str] = []
         self.unchecked: list[UncheckedRule] = []
+        self.foreign: frozenset[str] = frozenset()
 
     def report(self) -> LintReport:
+        wrong_kind = find_rule(WRONG_KIND)
+        is_error = self.selection.severity(wrong_kind) is Severity.ERROR
+        if is_error and self.selection.includes(wrong_kind):
+            self.foreign = frozenset(self.context.foreign_files)
         for rule in filter(self.selection.includes, all_rules()):
             missing = tuple([need for need in rule.needs if not self._has(need)])
             if missing:
@@ -134,6 +140,8 @@ class _Run:
         An untrusted folder decides how many there are.
         """
         violations = rule.check(self.context)
+        if rule.id != WRONG_KIND:
+            violations = (v for v in violations if _file_of(v) not in self.foreign)
         severity = self.selection.severity(rule)
         listed = unlisted = 0
         try:
@@ -153,6 +161,11 @@ class _Run:
             raise short from error
         message = f"{what} failed with {type(error).__name__}: {error}"
         self.findings.append(_internal_error(message))
+
+
+def _file_of(violation: Violation) -> str:
+    where = violation.where
+    return where.file if isinstance(where, FieldOf) else where
 
 
 def _internal_error(message: str) -> Finding:

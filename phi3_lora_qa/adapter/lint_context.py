@@ -18,6 +18,7 @@ from phi3_lora_qa.adapter.expected_tensors import (
     assumed_modules,
     derive_expected_tensors,
 )
+from phi3_lora_qa.adapter.file_kind import FileKind
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,
@@ -26,6 +27,7 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
+from phi3_lora_qa.adapter.foreign_files import foreign_files, of_tokenizer
 from phi3_lora_qa.adapter.identity.adapter_identity import AdapterIdentity
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
@@ -45,6 +47,7 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
     read_object,
     read_tokenizer,
 )
+from phi3_lora_qa.adapter.tokenizer.unused_tokens import unused_tokens
 from phi3_lora_qa.errors import AdapterError, shortage
 
 if TYPE_CHECKING:
@@ -179,6 +182,16 @@ class LintContext:
         return self.weights.tensor(self.keys[name].name, rows)
 
     @cached_property
+    def foreign_files(self) -> Mapping[str, FileKind]:
+        """The files that are not what their names say, of those that programs read."""
+        return foreign_files(self.folder)
+
+    @property
+    def foreign_tokenizer_files(self) -> Mapping[str, FileKind]:
+        """The tokenizer's files that are not what their names say; tokenizer-unreadable reports."""
+        return of_tokenizer(self.folder, self.foreign_files)
+
+    @cached_property
     def tensor_stats(self) -> "Mapping[str, TensorStats]":
         """The statistics of every expected tensor of a readable dtype, by its canonical name.
 
@@ -243,9 +256,7 @@ class LintContext:
 
     @cached_property
     def tokenizer_comparison(self) -> "TokenizerComparison | None":
-        """How the tokenizer behaves, compared with the base's.
-
-        (need: tokenizer, base, base's tokenizer)
+        """How the tokenizer behaves next to the base's (need: tokenizer, base, base's tokenizer).
 
         Raises:
             AdapterError: A file that a loader reads cannot be read.
@@ -253,7 +264,10 @@ class LintContext:
         """
         from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
 
-        return compare_tokenizers(self.folder, self.base)
+        if self.foreign_tokenizer_files:
+            return None
+        leave_out = unused_tokens(self.tokenizer, self.base_tokenizer)
+        return compare_tokenizers(self.folder, self.base, leave_out)
 
     @cached_property
     def templates(self) -> ChatTemplates | None:

@@ -64,6 +64,7 @@ class TemplateMatch(StrEnum):
 
     SAME = "they render the same text, and differ only in their source"
     SEEMS_SAME = "they render the same text in all generated conversations"
+    UNRENDERED_TEXT = "they render the same text, but one has a text that was never rendered"
     UNREACHED_BRANCH = "they render the same text, but some branches were never taken"
     DIFFERENT = "they render different texts, or cannot be rendered"
 
@@ -98,11 +99,11 @@ class TemplateResults:
         elif found.same_form:
             match = TemplateMatch.SAME
         else:
-            match = (
-                TemplateMatch.UNREACHED_BRANCH
-                if found.uncovered_lines
-                else TemplateMatch.SEEMS_SAME
-            )
+            match = TemplateMatch.SEEMS_SAME
+            if found.uncovered_lines:
+                match = TemplateMatch.UNREACHED_BRANCH
+            elif found.unrendered:
+                match = TemplateMatch.UNRENDERED_TEXT
         return MatchedTemplates(match, found)
 
 

@@ -31,6 +31,8 @@ _SETTINGS = (
 
 _REWARDS = re.compile(r"reward|reward_std|completion_length|(completions|objective)/.*")
 """What trainers of reinforcement learning log (GRPO, RLOO, PPO); those of preferences do not."""
+WRONG_KIND = "files-wrong-kind"
+"""The rule whose findings replace all others about the same files."""
 
 _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
 
@@ -51,6 +53,24 @@ def not_regular(context: LintContext) -> Iterator[Violation]:
             yield Violation(entry.name, f"it is a {entry.kind}, and the linter does not open it")
         elif entry.kind is EntryKind.FOLDER and entry.name in EXPECTED_FILES:
             yield Violation(entry.name, "it is a folder, but a file is expected")
+
+
+@rule(
+    WRONG_KIND,
+    severity=Severity.ERROR,
+    title="Each file is what its name says",
+    why="git without git-lfs leaves a pointer in place of a file, a browser saves the page around "
+    "it, and a server answers with a message. A loader then fails with an error about the content, "
+    "or uses something else.",
+    fix="copy or download the file again",
+)
+def wrong_kind(context: LintContext) -> Iterator[Violation]:
+    """Find pointers, web pages, archives and other formats under the name of a file that is read.
+
+    Other findings about the content of such a file say nothing more, and are left out.
+    """
+    for name, kind in context.foreign_files.items():
+        yield Violation(name, f"it is {kind}", kind.fix)
 
 
 @rule(

@@ -20,13 +20,13 @@ from tests.adapter.packing import pack
 FILES: dict[str, Fault] = {
     "truncated": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d[:-7])),
     "trailing bytes": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d + b"\0")),
-    "empty file": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: b"")),
+    "empty file": Fault(rule="files-wrong-kind", apply=rewrite(lambda d: b"")),
     "git-lfs pointer": Fault(
-        rule="files-weights-unreadable",
+        rule="files-wrong-kind",
         apply=rewrite(lambda d: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     ),
     "renamed pickle": Fault(
-        rule="files-weights-unreadable", apply=rewrite(lambda d: b"PK\x03\x04" + bytes(99))
+        rule="files-wrong-kind", apply=rewrite(lambda d: b"PK\x03\x04" + bytes(99))
     ),
     "no tensors": Fault(rule="files-weights-empty", apply=rewrite(lambda d: pack({}))),
     "weights missing": Fault(

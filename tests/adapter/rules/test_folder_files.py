@@ -77,6 +77,6 @@ def test_the_fix_for_a_git_lfs_pointer_is_the_readers_own(tmp_path: Path) -> Non
     folder = plain().save(tmp_path)
     (folder / "adapter_model.safetensors").write_bytes(b"version https://git-lfs.github.com/x")
     found = lint(AdapterFolder.open(folder)).findings[0]
-    assert found.rule == "files-weights-unreadable"
-    assert found.fix == "run `git lfs pull` in the folder"
+    assert (found.rule, found.message) == ("files-wrong-kind", "it is a git-lfs pointer")
+    assert found.fix.startswith("run `git lfs pull` in the clone that it comes from")
     assert "git lfs pull" not in found.message
