@@ -68,7 +68,9 @@ def _family_check(name: str) -> CheckFunction:
                 "machine",
                 "pass a base that is on this machine with --phi3-base DIR_OR_ID",
             )
-        measured = {"findings": [to_plain(f) for f in report.findings]}
+        measured: dict[str, Json] = {"findings": [to_plain(f) for f in report.findings]}
+        if warnings := report.count(Severity.WARNING):
+            measured["warnings"] = warnings
         if errors := report.count(Severity.ERROR):
             first = report.findings[0]
             more = f" (and {errors - 1} more)" if errors > 1 else ""
