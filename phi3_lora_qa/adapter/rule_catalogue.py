@@ -25,6 +25,7 @@ from phi3_lora_qa.adapter.rules import (
     tokenizer_against_base,
     tokenizer_behaviour,
     tokenizer_files,
+    unread_paths,
 )
 from phi3_lora_qa.close_match import close_matches
 from phi3_lora_qa.errors import InputError, escape
@@ -33,6 +34,7 @@ _MODULES = (
     folder_files,  # family files
     loader_files,
     config,  # family config
+    unread_paths,
     base_identity,
     base_weights,  # family base
     saved_modules,
