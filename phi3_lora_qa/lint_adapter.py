@@ -7,20 +7,23 @@ from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.parent_adapter import StoredAdapter, open_parent
 from phi3_lora_qa.adapter.rule_selection import read_selection
+from phi3_lora_qa.errors import AdapterError, InputError
 from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.settings import reject_if_inside
 
 __all__ = ["lint_adapter"]
 
 
-def lint_adapter(
+def lint_adapter(  # noqa: PLR0913  one argument for each option of the command
     adapter: str | Path,
     base: str | Path | None = None,
     *,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     levels: Sequence[str] = (),
+    parent: str | Path | None = None,
 ) -> LintReport:
     """Check the files of an adapter, without torch and without running a model.
 
@@ -31,13 +34,15 @@ def lint_adapter(
         select: Ids or families of the rules to run; if empty, all.
         ignore: Ids or families of the rules not to run.
         levels: Severities that replace the rules' own, such as ``files-code=error``.
+        parent: The folder of the adapter that this one was trained from, or of the last one that
+            was shipped. An adapter that equals it is rejected.
 
     Returns:
         The report: the findings, the rules that ran, and those that could not.
 
     Raises:
-        InputError: An argument has a wrong type, a rule or a level is unknown, or the base is
-            inside the adapter's folder.
+        InputError: An argument has a wrong type, a rule or a level is unknown, the base or
+            the parent is inside the adapter's folder, or the parent cannot be read.
         AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
         BaseModelError: The base is unknown, not on this machine, or cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
@@ -58,7 +63,22 @@ def lint_adapter(
     base_files = None if base is None else _open_base(str(require_path(base, "base")))
     if base_files:
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
-    return lint(folder, base_files, selection)
+    start = None if parent is None else open_parent_of([place], require_path(parent, "parent"))
+    return lint(folder, base_files, selection, start)
+
+
+def open_parent_of(adapters: Sequence[Path], parent: Path) -> StoredAdapter:
+    """Open the parent of some adapters, which must not be inside any of them.
+
+    Raises:
+        InputError: It is inside an adapter's folder, or its weights cannot be read.
+    """
+    reject_if_inside(adapters, parent, "weights of the parent", "pass a parent outside of it")
+    try:
+        folder = AdapterFolder.open(parent)
+    except AdapterError as error:
+        raise InputError(f"the parent: {error}") from error
+    return open_parent(folder)
 
 
 def _open_base(reference: str) -> BaseFiles:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import Finding, Severity
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.lint_context import OPTIONAL, LintContext, Need
+from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.lint_needs import OPTIONAL, Need
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
+from phi3_lora_qa.adapter.parent_adapter import StoredAdapter
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.adapter.rule_selection import Selection
@@ -33,7 +35,10 @@ _NOT_ABOUT_THE_ADAPTER = (BaseModelError, MissingDependencyError, IncompatibleLi
 
 
 def lint(
-    folder: AdapterFolder, base: BaseFiles | None = None, selection: Selection | None = None
+    folder: AdapterFolder,
+    base: BaseFiles | None = None,
+    selection: Selection | None = None,
+    parent: StoredAdapter | None = None,
 ) -> LintReport:
     """Check an adapter without running it.
 
@@ -41,6 +46,8 @@ def lint(
         folder: The adapter. Nothing in it is trusted.
         base: The files of the base model. Without them, rules that need a base do not run.
         selection: Which rules run, and at which severity; by default all, at their own severity.
+        parent: The adapter that this one was trained from. Without it, the rules that compare the
+            two are left out.
 
     Returns:
         The report. A crash of a rule is a finding in it.
@@ -49,16 +56,22 @@ def lint(
         BaseModelError: A file of the base cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
     """
-    return _Run(folder, base, selection or Selection()).report()
+    return _Run(folder, base, selection or Selection(), parent).report()
 
 
 class _Run:
     """One run of the linter over one adapter."""
 
-    def __init__(self, folder: AdapterFolder, base: BaseFiles | None, selection: Selection) -> None:
+    def __init__(
+        self,
+        folder: AdapterFolder,
+        base: BaseFiles | None,
+        selection: Selection,
+        parent: StoredAdapter | None,
+    ) -> None:
         self.folder = folder
         self.selection = selection
-        self.context = LintContext(folder, base)
+        self.context = LintContext(folder, base, parent)
         self.has: dict[Need, bool] = {}
         self.findings: list[Finding] = []
         self.totals: dict[str, int] = {}
@@ -67,6 +80,8 @@ class _Run:
 
     def report(self) -> LintReport:
         for rule in filter(self.selection.includes, all_rules()):
+            if "parent" in rule.needs and not self._has("parent"):
+                continue  # nobody asked for the comparison, so it is not missing
             missing = tuple([need for need in rule.needs if not self._has(need)])
             if missing:
                 self.unchecked.append(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
@@ -25,8 +25,10 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
+from phi3_lora_qa.adapter.lint_needs import Need
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
+from phi3_lora_qa.adapter.parent_adapter import Change, StoredAdapter
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
     SafetensorsFile,
@@ -51,21 +53,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Need = Literal[
-    "config",
-    "weights",
-    "expected tensors",
-    "base",
-    "base weights",
-    "tokenizer",
-    "base's tokenizer",
-    "manifest",
-]
-"""A part of the `LintContext` that a rule may need to run."""
-
-OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
-"""The parts that a good adapter may lack."""
-
 
 class LintContext:
     """One adapter, as the rules see it.
@@ -78,9 +65,15 @@ class LintContext:
         errors: Why a part could not be read, by the part's name; one rule reports each.
     """
 
-    def __init__(self, folder: AdapterFolder, base: BaseFiles | None) -> None:
+    def __init__(
+        self,
+        folder: AdapterFolder,
+        base: BaseFiles | None,
+        parent: StoredAdapter | None = None,
+    ) -> None:
         self.folder = folder
         self._base = base
+        self._parent = parent
         self.errors: dict[str, AdapterError] = {}
 
     def has(self, need: Need) -> bool:
@@ -104,6 +97,8 @@ class LintContext:
                 found = base is not None and any(map(base.has_file, TOKENIZER_FILES))
             case "manifest":
                 found = self._manifest is not None
+            case "parent":
+                found = self._parent is not None
         return bool(found)
 
     @property
@@ -138,6 +133,19 @@ class LintContext:
     def manifest(self) -> Manifest:
         """The manifest (need: manifest)."""
         return _required(self._manifest)
+
+    @cached_property
+    def parent_changes(self) -> Mapping[str, Change]:
+        """What training did to each module since the parent (need: weights, parent).
+
+        Raises:
+            AdapterError: A file became shorter while it was read.
+        """
+        from phi3_lora_qa.adapter.parent_comparison import compare_with_parent
+
+        scaling = self._matching.scaling if self._matching else None
+        own = StoredAdapter(weights=self.weights, keys=self.keys, scaling=scaling)
+        return compare_with_parent(own, _required(self._parent))
 
     @property
     def keys(self) -> Mapping[str, TensorKey]:

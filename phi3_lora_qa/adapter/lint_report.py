@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
-from phi3_lora_qa.adapter.lint_context import Need
+from phi3_lora_qa.adapter.lint_needs import Need
 
 
 @dataclass(frozen=True, kw_only=True)

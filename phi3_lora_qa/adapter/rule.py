@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from phi3_lora_qa.adapter.finding import FieldOf, Finding, Severity, Violation, family_of
-from phi3_lora_qa.adapter.lint_context import LintContext, Need
+from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.lint_needs import Need
 from phi3_lora_qa.errors import escape
 
 CheckFunction = Callable[[LintContext], Iterator[Violation]]

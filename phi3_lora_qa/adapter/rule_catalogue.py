@@ -16,6 +16,7 @@ from phi3_lora_qa.adapter.rules import (
     loader_files,
     manifest,
     non_factor_weights,
+    parent,
     saved_modules,
     serving,
     target_modules,
@@ -45,6 +46,7 @@ _MODULES = (
     duplicate_modules,
     corruption,
     non_factor_weights,
+    parent,
     template_rendering,  # family tokenizer
     template_files,
     tokenizer_files,

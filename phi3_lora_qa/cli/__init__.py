@@ -105,6 +105,12 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 @click.argument("adapter", type=PATH)
 @click.option("--base", metavar="DIR_OR_ID", help="The base model of the adapter.")
 @click.option(
+    "--parent",
+    type=PATH,
+    metavar="DIR",
+    help="The adapter that this one was trained from; one that equals it is rejected.",
+)
+@click.option(
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
 )
 @click.option(
@@ -122,6 +128,7 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     adapter: Path,
     base: str | None,
+    parent: Path | None,
     format_: str,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -130,7 +137,7 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     """Check the files in the folder ADAPTER without torch and without running a model."""
     from phi3_lora_qa.cli.lint import LintOptions, lint_command
 
-    options = LintOptions(base=base, select=select, ignore=ignore, levels=level)
+    options = LintOptions(base=base, select=select, ignore=ignore, levels=level, parent=parent)
     sys.exit(lint_command(adapter, options, format_))
 
 

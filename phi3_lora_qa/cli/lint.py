@@ -21,6 +21,7 @@ class LintOptions:
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
+    parent: Path | None = None
 
 
 def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> int:  # noqa: A002
@@ -35,7 +36,8 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         The exit status: 0 for an accepted adapter, 1 for a rejected one.
 
     Raises:
-        InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
+        InputError: The format or a rule is unknown, or the folder of the adapter or of its parent
+            cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
     if format not in FORMATS:
@@ -47,6 +49,7 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         select=settings.lint_select,
         ignore=settings.lint_ignore,
         levels=settings.lint_levels,
+        parent=options.parent or settings.parent,
     )
     print(_write(report, format).rstrip("\n"))
     return 0 if report.accepted else 1

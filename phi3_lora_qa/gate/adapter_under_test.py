@@ -14,6 +14,7 @@ from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.parent_adapter import open_parent
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
 from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors
@@ -48,7 +49,8 @@ class AdapterUnderTest:
         """The lint report, compared with the base's files where they are on disk."""
         base = self.job.base
         files = BaseFiles.open(base.folder, id=base.id) if base and base.folder else None
-        return lint(self.folder, files, self.selection)
+        parent = open_parent(self.job.parent) if self.job.parent else None
+        return lint(self.folder, files, self.selection, parent)
 
     @property
     def refusal(self) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter import lint_context
+from phi3_lora_qa.adapter import lint_needs
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
@@ -20,7 +20,7 @@ def context_of(adapter: Adapter, folder: Path, base: Path | None = None) -> Lint
 def test_the_parts_of_a_plain_adapter(tmp_path: Path) -> None:
     context = context_of(plain(), tmp_path / "a")
     assert all(context.has(need) for need in ("config", "weights", "expected tensors"))
-    optional = lint_context.OPTIONAL
+    optional = lint_needs.OPTIONAL
     assert not any(context.has(need) for need in optional)
     with pytest.raises(LookupError):
         _ = context.base

@@ -48,6 +48,17 @@ def test_a_pickle_beside_the_weights_is_reported(
     assert any("optimizer.pt" in finding.where + finding.message for finding in findings)
 
 
+def test_an_adapter_that_equals_its_parent_fails(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    session = make_session(adapter_copy("new"), parent=str(adapter_copy("old")))
+    check = next(c for c in static.checks(Selection()) if c.name == "values")
+    found = check.run(session)
+    assert found.outcome is Outcome.FAILED
+    assert found.message.startswith("values-parent-equal: adapter_model.safetensors: nothing was")
+    assert outcome_of(make_session(adapter_copy("alone")), "values") is Outcome.PASSED
+
+
 def test_warnings_are_counted_in_what_a_check_measured(
     make_session: MakeSession, adapter_copy: Copy
 ) -> None:
