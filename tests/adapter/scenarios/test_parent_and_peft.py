@@ -1,4 +1,4 @@
-"""Training that continues from an adapter, with peft itself: frozen by default, and as the fix says."""
+"""Training that continues from an adapter, with peft: frozen by default, and as the fix says."""
 
 from pathlib import Path
 
