@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from phi3_lora_qa.cli import base, convert, suite
+from phi3_lora_qa.cli import base, convert, convert_shards, suite
 from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
 from phi3_lora_qa.exit_codes import BAD_INPUT, STOPPED
@@ -62,6 +62,7 @@ def app() -> None:
     """Fine-tune Phi-3 with LoRA, and check that the adapter is safe to ship."""
 
 
+convert.app.add_command(convert_shards.join_shards_command)
 app.add_command(base.app)
 app.add_command(convert.app)
 app.add_command(suite.app)
