@@ -146,9 +146,10 @@ def _idle_targets(context: LintContext) -> Iterator[Violation]:
     all_linear = {m.leaf for m in context.expected.modules.values() if m.kind is ModuleKind.LINEAR}
     only = "" if all_linear - {"lm_head"} <= set(trained) else "only "
     where = "the base" if context.has("base") else "a Phi-3"
+    exist = "exists" if len(named) - len(idle) == 1 else "exist"
     message = (
         f"{only}{_joined(trained)} {'were' if len(trained) > 1 else 'was'} trained: "
-        f"{len(named) - len(idle)} of the {len(named)} names in target_modules exist in {where}, "
+        f"{len(named) - len(idle)} of the {len(named)} names in target_modules {exist} in {where}, "
         f"and {_joined(idle)} {'match' if len(idle) > 1 else 'matches'} no module"
     )
     yield Violation(FieldOf(CONFIG, "target_modules"), message, _idle_fix(idle))
@@ -174,8 +175,9 @@ def _idle_fix(idle: list[str]) -> str:
     others = [name for name in idle if name.rpartition(".")[2] not in SPLIT]
     parts = [f"{near} instead of {_joined(names)}" for near, names in fused.items()]
     again = f"train again with {', and '.join(parts)}" if parts else ""
-    correct = f"correct {_joined(others)} in target_modules and train again" if others else ""
-    steps = " and ".join(filter(None, (again, correct)))
+    correct = f"correct {_joined(others)} in target_modules" if others else ""
+    correct += "" if again or not others else " and train again"
+    steps = ", and ".join(filter(None, (again, correct)))
     return f"{steps}, or remove the names that match nothing if this is what you wanted to train"
 
 
