@@ -10,7 +10,9 @@ from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.parent_adapter import StoredAdapter, open_parent
 from phi3_lora_qa.adapter.rule_selection import Selection, read_selection
+from phi3_lora_qa.errors import AdapterError, InputError
 from phi3_lora_qa.function_arguments import require_path, require_texts
 from phi3_lora_qa.settings import reject_if_inside
 
@@ -25,6 +27,7 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
     ignore: Sequence[str] = (),
     levels: Sequence[str] = (),
     any_base: bool = False,
+    parent: str | Path | None = None,
 ) -> LintReport:
     """Check the files of an adapter, without torch and without running a model.
 
@@ -37,13 +40,15 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
         any_base: Whether to accept a base that is not a Phi-3: Llama, Mistral, Qwen2, Qwen3 or
             Gemma.
         levels: Severities that replace the rules' own, such as ``files-code=error``.
+        parent: The folder of the adapter that this one was trained from, or of the last one that
+            was shipped. An adapter that equals it is rejected.
 
     Returns:
         The report: the findings, the rules that ran, and those that could not.
 
     Raises:
-        InputError: An argument has a wrong type, a rule or a level is unknown, or the base is
-            inside the adapter's folder.
+        InputError: An argument has a wrong type, a rule or a level is unknown, the base or
+            the parent is inside the adapter's folder, or the parent cannot be read.
         AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
         BaseModelError: The base is unknown, not on this machine, not a Phi-3, or cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
@@ -66,12 +71,27 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
     if base_files:
         about_base = _require_usable(base_files, selection, any_base=any_base)
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
-    report = lint(folder, base_files, selection, any_base=any_base)
+    start = None if parent is None else open_parent_of([place], require_path(parent, "parent"))
+    report = lint(folder, base_files, selection, any_base=any_base, parent=start)
     return replace(
         report,
         base_findings=about_base.findings,
         ignored=(*report.ignored, *about_base.ignored),
     )
+
+
+def open_parent_of(adapters: Sequence[Path], parent: Path) -> StoredAdapter:
+    """Open the parent of some adapters, which must not be inside any of them.
+
+    Raises:
+        InputError: It is inside an adapter's folder, or its weights cannot be read.
+    """
+    reject_if_inside(adapters, parent, "weights of the parent", "pass a parent outside of it")
+    try:
+        folder = AdapterFolder.open(parent)
+    except AdapterError as error:
+        raise InputError(f"the parent: {error}") from error
+    return open_parent(folder)
 
 
 def _open_base(reference: str) -> BaseFiles:

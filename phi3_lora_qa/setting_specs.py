@@ -152,6 +152,13 @@ SPECS = (
         help="record.json of the last accepted adapter; the new adapter must not be worse",
     ),
     SettingSpec(
+        name="parent",
+        kind="path",
+        metavar="DIR",
+        help="the adapter that this one was trained from, or the last one that was shipped; an "
+        "adapter that equals it fails",
+    ),
+    SettingSpec(
         name="report",
         kind="path",
         metavar="DIR",

@@ -44,6 +44,7 @@ class GateSettings:
     thresholds: Path | None
     profile: str
     baseline: Path | None
+    parent: Path | None
     report: Path | None
     layers: bool
     only: bool
@@ -384,5 +385,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "adapter": Path,
     "thresholds": Path,
     "baseline": Path,
+    "parent": Path,
     "report": Path,
 }

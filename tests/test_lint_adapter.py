@@ -43,6 +43,21 @@ def test_invalid_input_is_a_typed_error(tmp_path: Path) -> None:
         lint_adapter(ADAPTER, select=["no-such-rule"])
 
 
+def test_a_parent_is_compared_and_must_be_a_readable_other_folder(tmp_path: Path) -> None:
+    folder, parent = plain().save(tmp_path / "own"), plain().save(tmp_path / "parent")
+    report = lint_adapter(folder, parent=parent)
+    assert [finding.rule for finding in report.findings] == ["values-parent-equal"]
+    assert lint_adapter(folder, parent=str(ADAPTER)).accepted
+    for inside in (folder, plain().save(folder / "parent")):
+        with pytest.raises(InputError, match="pass a parent outside of it"):
+            lint_adapter(folder, parent=inside)
+    with pytest.raises(InputError, match="the parent: "):
+        lint_adapter(folder, parent=tmp_path / "missing")
+    (parent / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot read the parent"):
+        lint_adapter(folder, parent=parent)
+
+
 def test_a_base_inside_the_adapters_folder_is_rejected(tmp_path: Path) -> None:
     from tests.adapter.tiny_base import write_base
 

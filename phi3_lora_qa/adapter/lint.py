@@ -12,6 +12,7 @@ from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
 from phi3_lora_qa.adapter.needs import IDENTITY, OPTIONAL, Need
+from phi3_lora_qa.adapter.parent_adapter import StoredAdapter
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.adapter.rule_selection import Selection
@@ -40,6 +41,7 @@ def lint(
     selection: Selection | None = None,
     *,
     any_base: bool = False,
+    parent: StoredAdapter | None = None,
 ) -> LintReport:
     """Check an adapter without running it.
 
@@ -48,6 +50,8 @@ def lint(
         base: The files of the base model. Without them, rules that need a base do not run.
         selection: Which rules run, and at which severity; by default all, at their own severity.
         any_base: Whether the adapter may be for a base of the table other than a Phi-3.
+        parent: The adapter that this one was trained from. Without it, the rules that compare the
+            two are left out.
 
     Returns:
         The report. A crash of a rule is a finding in it.
@@ -56,7 +60,8 @@ def lint(
         BaseModelError: A file of the base cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
     """
-    return _Run(LintContext(folder, base, any_base=any_base), selection or Selection()).report()
+    context = LintContext(folder, base, any_base=any_base, parent=parent)
+    return _Run(context, selection or Selection()).report()
 
 
 class _Run:
@@ -79,6 +84,8 @@ class _Run:
         if is_error and self.selection.includes(wrong_kind):
             self.foreign = frozenset(self.context.foreign_files)
         for rule in filter(self.selection.includes, all_rules()):
+            if "parent" in rule.needs and not self._has("parent"):
+                continue  # nobody asked for the comparison, so it is not missing
             missing = tuple([need for need in rule.needs if not self._has(need)])
             if missing:
                 self.unchecked.append(

@@ -32,6 +32,7 @@ from phi3_lora_qa.adapter.identity.adapter_identity import AdapterIdentity
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
 from phi3_lora_qa.adapter.needs import Need
+from phi3_lora_qa.adapter.parent_adapter import Change, StoredAdapter
 from phi3_lora_qa.adapter.required_parts import as_base_error, required
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
@@ -71,11 +72,17 @@ class LintContext:
     """
 
     def __init__(
-        self, folder: AdapterFolder, base: BaseFiles | None, *, any_base: bool = False
+        self,
+        folder: AdapterFolder,
+        base: BaseFiles | None,
+        *,
+        any_base: bool = False,
+        parent: StoredAdapter | None = None,
     ) -> None:
         self.folder = folder
         self._base = base
         self._any_base = any_base
+        self._parent = parent
         self.errors: dict[str, AdapterError] = {}
 
     def has(self, need: Need) -> bool:
@@ -103,6 +110,8 @@ class LintContext:
                 found = base is not None and any(map(base.has_file, TOKENIZER_FILES))
             case "manifest":
                 found = self._manifest is not None
+            case "parent":
+                found = self._parent is not None
         return bool(found)
 
     @cached_property
@@ -149,6 +158,19 @@ class LintContext:
     def manifest(self) -> Manifest:
         """The manifest (need: manifest)."""
         return required(self._manifest)
+
+    @cached_property
+    def parent_changes(self) -> Mapping[str, Change]:
+        """What training did to each module since the parent (need: weights, parent).
+
+        Raises:
+            AdapterError: A file became shorter while it was read.
+        """
+        from phi3_lora_qa.adapter.parent_comparison import compare_with_parent
+
+        scaling = self._matching.scaling if self._matching else None
+        own = StoredAdapter(weights=self.weights, keys=self.keys, scaling=scaling)
+        return compare_with_parent(own, required(self._parent))
 
     @property
     def keys(self) -> Mapping[str, TensorKey]:

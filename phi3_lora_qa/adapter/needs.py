@@ -15,6 +15,7 @@ Need = Literal[
     "tokenizer",
     "base's tokenizer",
     "manifest",
+    "parent",
 ]
 """A part of the `LintContext` that a rule may need to run."""
 
@@ -26,5 +27,12 @@ IDENTITY: Mapping[Need, str] = MappingProxyType(
 )
 """What must be true before the content can be judged, with the rule that reports otherwise."""
 
-OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
+OPTIONAL: tuple[Need, ...] = (
+    "base",
+    "base weights",
+    "tokenizer",
+    "base's tokenizer",
+    "manifest",
+    "parent",
+)
 """The parts that a good adapter may lack."""

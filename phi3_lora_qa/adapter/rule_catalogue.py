@@ -19,6 +19,7 @@ from phi3_lora_qa.adapter.rules import (
     manifest,
     non_factor_weights,
     other_bases,
+    parent,
     saved_modules,
     serving,
     target_modules,
@@ -28,6 +29,7 @@ from phi3_lora_qa.adapter.rules import (
     tokenizer_against_base,
     tokenizer_behaviour,
     tokenizer_files,
+    unread_paths,
 )
 from phi3_lora_qa.close_match import close_matches
 from phi3_lora_qa.errors import InputError, escape
@@ -38,6 +40,7 @@ _MODULES = (
     loader_files,
     other_bases,  # family config
     config,
+    unread_paths,
     base_identity,
     base_weights,  # family base
     saved_modules,
@@ -48,6 +51,7 @@ _MODULES = (
     duplicate_modules,
     corruption,
     non_factor_weights,
+    parent,
     template_rendering,  # family tokenizer
     template_files,
     tokenizer_files,

@@ -22,6 +22,7 @@ class LintOptions:
     ignore: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
     any_base: bool = False
+    parent: Path | None = None
 
 
 def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> int:  # noqa: A002
@@ -36,7 +37,8 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         The exit status: 0 for an accepted adapter, 1 for a rejected one.
 
     Raises:
-        InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
+        InputError: The format or a rule is unknown, or the folder of the adapter or of its parent
+            cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
     if format not in FORMATS:
@@ -49,6 +51,7 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         ignore=settings.lint_ignore,
         levels=settings.lint_levels,
         any_base=settings.any_base,
+        parent=options.parent or settings.parent,
     )
     print(_write(report, format).rstrip("\n"))
     return 0 if report.accepted else 1

@@ -18,6 +18,7 @@ from phi3_lora_qa.setting_specs import PROFILES
 if TYPE_CHECKING:
     from phi3_lora_qa.adapter.base_checks.check_base import BaseReport
     from phi3_lora_qa.data.chat_items import Item
+    from phi3_lora_qa.data.turn_tokens import TurnTokens
     from phi3_lora_qa.gate.limit_feasibility import LimitFeasibility
 
 SCHEMA_VERSION = 2
@@ -37,7 +38,7 @@ def app() -> None:
     metavar="FIELD=COLUMN",
     help="The column of a field, if its name differs (repeatable).",
 )
-@click.option("--base", metavar="DIR_OR_ID", help="Count tokens with this base's tokenizer.")
+@click.option("--base", metavar="DIR_OR_ID", help="Use this base's tokenizer.")
 @click.option("--thresholds", type=PATH, help="A TOML file of limits, instead of a profile.")
 @click.option(
     "--profile",
@@ -96,6 +97,7 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
         read_conversations(train) if train else (),
         assumptions,
         _token_counter(base) if base else None,
+        turn_tokens=_turn_tokens(base),
     )
     limits = _check_limits(without_duplicates(items), thresholds, profile)
     source = str(thresholds) if thresholds else f"the profile {profile}"
@@ -153,6 +155,15 @@ def _check_limits(
     )
     expanded = expand(limits, groups)
     return check_limits(items, expanded, select_metrics((), expanded))
+
+
+def _turn_tokens(base: str | None) -> "TurnTokens":
+    """Return the special tokens that no answer may contain: the base's or the well-known."""
+    from phi3_lora_qa.data.turn_tokens import WELL_KNOWN
+    from phi3_lora_qa.models.base_turn_tokens import read_turn_tokens
+    from phi3_lora_qa.models.registry import resolve_base
+
+    return (read_turn_tokens(resolve_base(base)) if base else None) or WELL_KNOWN
 
 
 def _token_counter(base: str) -> Callable[[str], int]:

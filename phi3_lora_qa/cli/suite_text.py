@@ -53,6 +53,7 @@ def report_lines(
             f"items that are {kind}in the training data; remove them from the suite",
             [(it.item, f"training row {it.training_row}", it.similarity) for it in found],
         )
+    yield from _marked_lines(report)
     for words, count in (
         ("with all others for near duplicates", report.not_compared),
         ("with all training rows", report.not_compared_with_training),
@@ -95,6 +96,25 @@ def _pair_lines(title: str, pairs: Sequence[tuple[str, str, float]]) -> Iterator
         yield f"  {escape(item, 80)} is {similarity:.0%} similar to {escape(other, 80)}"
     if len(pairs) > MOST_SHOWN:
         yield f"  and {len(pairs) - MOST_SHOWN} more; --format json lists all"
+
+
+def _marked_lines(report: "SuiteReport") -> Iterator[str]:
+    if not report.marked:
+        return
+    yield (
+        f"answers with a special token of a chat template, which no model could give: "
+        f"{len(report.marked)}; remove the tokens, or pass --base if its tokenizer does not have "
+        "them"
+    )
+    for found in report.marked[:MOST_SHOWN]:
+        what = "ends an answer" if found.ends_answer else "begins a turn"
+        part = "an earlier turn" if found.part == "turn" else f"the {found.part}"
+        yield (
+            f"  {escape(found.where or found.item, 200)}: {part} contains "
+            f"{escape(repr(found.token), 60)}, which {what}"
+        )
+    if len(report.marked) > MOST_SHOWN:
+        yield f"  and {len(report.marked) - MOST_SHOWN} more; --format json lists all"
 
 
 def _limit_lines(
@@ -148,7 +168,7 @@ def _summary(
             "refuses"
         )
     if report.has_faults:
-        faults.append("remove duplicates and trained items")
+        faults.append(_items_to_fix(report))
     if any(not limit.decidable for limit in limits):
         faults.append("add items, or use wider margins (--thresholds FILE, --profile smoke)")
     if faults:
@@ -156,6 +176,17 @@ def _summary(
     if not report.is_clean:
         return "no faults found, but not everything was checked"
     return f"OK: no faults, and enough items for every limit of {source} ({len(limits)})"
+
+
+def _items_to_fix(report: "SuiteReport") -> str:
+    repeated = (
+        report.duplicates,
+        report.near_duplicates,
+        report.trained_on,
+        report.nearly_trained_on,
+    )
+    steps = ["remove duplicates and trained items"] if any(repeated) else []
+    return "; ".join([*steps, *(["remove special tokens from answers"] if report.marked else [])])
 
 
 def _shown(lengths: "Lengths") -> str:

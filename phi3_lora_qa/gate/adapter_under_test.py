@@ -17,6 +17,7 @@ from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.parent_adapter import open_parent
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
 from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors
@@ -84,7 +85,8 @@ class AdapterUnderTest:
         files = None
         if base and base.folder and report and report.is_readable:
             files = BaseFiles.open(base.folder, id=base.id)
-        return lint(self.folder, files, self.selection, any_base=self.job.any_base)
+        parent = open_parent(self.job.parent) if self.job.parent else None
+        return lint(self.folder, files, self.selection, any_base=self.job.any_base, parent=parent)
 
     @property
     def refusal(self) -> str:

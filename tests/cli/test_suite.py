@@ -138,6 +138,43 @@ def test_a_search_that_ends_early_says_what_was_not_checked_and_ends_with_one(
     assert (found["sound"], found["not_compared"]) == (False, 1)
 
 
+@pytest.mark.parametrize("base", [(), ("--base", "tiny")])
+def test_a_stop_token_in_an_answer_is_a_fault_with_file_and_line(
+    base: Sequence[str], tmp_path: Path
+) -> None:
+    suite = numbered(tmp_path / "s.jsonl", 300)
+    text = suite.read_text()
+    options = (suite, *base, "--profile", "smoke", "--format", "json")
+    assert json.loads(run(*options).output)["marked"] == []
+    suite.write_text(text.replace('"yes"', '"yes<|end|>"', 1))
+    found = json.loads(run(*options).output)
+    assert not found["sound"]
+    assert found["marked"] == [
+        {
+            "item": "s What is 0?",
+            "where": f"{suite}:1",
+            "part": "reference",
+            "token": "<|end|>",
+            "ends_answer": True,
+        }
+    ]
+    shown = run(suite, *base)
+    assert shown.exit_code == 1
+    assert f"{suite}:1: the reference contains '<|end|>', which ends an answer" in shown.output
+
+
+def test_with_a_base_only_its_own_tokens_count(tmp_path: Path) -> None:
+    """As the text output says: ChatML's token is ordinary text for a Phi-3."""
+    suite = write(tmp_path / "s.jsonl", "What ends a turn in ChatML?")
+    suite.write_text(suite.read_text().replace("yes", "<|im_end|>"))
+    alone, based = (
+        json.loads(run(suite, *base, "--format", "json").output)["marked"]
+        for base in ((), ("--base", "tiny"))
+    )
+    assert [found["token"] for found in alone] == ["<|im_end|>"]
+    assert based == []
+
+
 def test_json_has_the_whole_report(tmp_path: Path) -> None:
     questions = [f"{n}?" for n in range(12)]
     suite = write(tmp_path / "s.jsonl", *questions, *(f" {text}" for text in questions))

@@ -8,6 +8,7 @@ from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.path_texts import looks_like_path
 from phi3_lora_qa.adapter.rule import rule
 
 _NAME, _REVISION = FieldOf(CONFIG, "base_model_name_or_path"), FieldOf(CONFIG, "revision")
@@ -36,12 +37,12 @@ _OTHER_FAMILY = re.compile(
     needs=["config"],
 )
 def machine_path(context: LintContext) -> Iterator[Violation]:
-    """Find absolute and relative paths in place of the base's id."""
+    """Find paths and addresses in place of the base's id."""
     name = context.config.base_model_name_or_path or ""
-    if name.startswith(("/", "./", "../", "~")) or "\\" in name or name[1:2] == ":":
+    if looks_like_path(name) or name.startswith("~") or "\\" in name or name[1:2] == ":":
         yield Violation(
             FieldOf(CONFIG, "base_model_name_or_path"),
-            f"the config names the base by a local path: {name}",
+            f"the config names the base by a path or an address: {name}",
         )
 
 

@@ -21,6 +21,7 @@ from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.tensor_names import Part
+from phi3_lora_qa.adapter.weight_shards import WeightShards, find_shards
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.settings import SETTINGS_FILE
 
@@ -98,11 +99,46 @@ def config_missing(context: LintContext) -> Iterator[Violation]:
 def weights_missing(context: LintContext) -> Iterator[Violation]:
     """Find a folder without weights of any kind."""
     names = context.folder.entries
-    if WEIGHTS in names or PICKLED_WEIGHTS in names:
-        return
+    if WEIGHTS in names or PICKLED_WEIGHTS in names or shards_of(context):
+        return  # files-weights-sharded reports shards
     inside = [e.name for e in names.values() if e.kind is EntryKind.FOLDER]
     hint = f"; it may be in {', '.join(inside[:3])}" if inside else ""
     yield Violation(WEIGHTS, f"the folder has no {WEIGHTS}{hint}")
+
+
+@rule(
+    "files-weights-sharded",
+    severity=Severity.ERROR,
+    title="The weights are in one file",
+    why="transformers' save_pretrained splits an adapter that is larger than max_shard_size. peft, "
+    "vLLM and transformers' own load_adapter read only adapter_model.safetensors, and peft fails "
+    "with a message about a hub id.",
+    fix="join the files: phi3-lora-qa convert join-shards ADAPTER -o DIR",
+)
+def weights_sharded(context: LintContext) -> Iterator[Violation]:
+    """Find weights in several files in the place of the one that loaders read."""
+    if not (found := shards_of(context)):
+        return
+    missing = f", of which {found.missing} are not in the folder" if found.missing else ""
+    message = f"the weights are split into {found.total} files{missing}, which peft does not load"
+    if found.is_pickle:
+        fix = "save the adapter again with peft's save_pretrained, which writes one file"
+    elif found.missing:
+        fix = (
+            "copy the missing files from the training output, then join them: "
+            "phi3-lora-qa convert join-shards ADAPTER -o DIR"
+        )
+    else:
+        fix = ""
+    yield Violation(found.names[0], message, fix)
+
+
+def shards_of(context: LintContext) -> WeightShards | None:
+    """Return the shards that are in the folder in the place of its weights."""
+    folder = context.folder
+    if WEIGHTS in folder.entries or PICKLED_WEIGHTS in folder.entries:
+        return None
+    return find_shards(filter(folder.file, folder.entries))
 
 
 @rule(
@@ -205,8 +241,10 @@ def settings(context: LintContext) -> Iterator[Violation]:
 )
 def pickle_beside(context: LintContext) -> Iterator[Violation]:
     """Find training_args.bin, optimizer.pt and the like."""
+    shards = shards_of(context)
     for entry in context.folder.entries.values():
         alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in context.folder.entries
+        alone |= shards is not None and entry.name in shards.names
         if entry.is_pickle and not alone:
             yield Violation(entry.name, f"possibly a pickle ({entry.size} bytes); not opened")
 
@@ -277,7 +315,10 @@ def _is_finite(value: int | float) -> bool:
 )
 def other_model(context: LintContext) -> Iterator[Violation]:
     """Find a model's config, and weights under another name."""
+    shards = shards_of(context)
     for entry in context.folder.entries.values():
+        if shards and entry.name in shards.names:
+            continue
         if entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS:
             yield Violation(entry.name, "weights of another model; not checked")
         elif entry.name == MODEL_CONFIG:

@@ -86,7 +86,9 @@ def _family_check(name: str) -> CheckFunction:
         report = session.adapter.lint_report.of_family(name)
         if name == "base" and (lacking := _no_base(session) or _unreadable_base(session)):
             return lacking
-        measured = {"findings": [to_plain(f) for f in report.findings]}
+        measured: dict[str, Json] = {"findings": [to_plain(f) for f in report.findings]}
+        if warnings := report.count(Severity.WARNING):
+            measured["warnings"] = warnings
         if errors := report.count(Severity.ERROR):
             first = report.findings[0]
             more = f" (and {errors - 1} more)" if errors > 1 else ""

@@ -32,6 +32,12 @@ FILES: dict[str, Fault] = {
     "weights missing": Fault(
         rule="files-weights-missing", apply=afterwards(lambda f: (f / WEIGHTS).unlink())
     ),
+    "weights in parts": Fault(
+        rule="files-weights-sharded",
+        apply=afterwards(
+            lambda f: (f / WEIGHTS).rename(f / "adapter_model-00001-of-00002.safetensors")
+        ),
+    ),
     "only a pickle": Fault(rule="files-pickled-weights", apply=afterwards(only_pickle)),
     "config missing": Fault(
         rule="files-config-missing", apply=afterwards(lambda f: (f / CONFIG).unlink())

@@ -8,6 +8,7 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from tests.adapter.adapters import plain, report_on
 from tests.adapter.healthy import HEALTHY
+from tests.adapter.shards import save_shards
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,33 @@ def test_the_fix_for_a_git_lfs_pointer_is_the_readers_own(tmp_path: Path) -> Non
     assert (found.rule, found.message) == ("files-wrong-kind", "it is a git-lfs pointer")
     assert found.fix.startswith("run `git lfs pull` in the clone that it comes from")
     assert "git lfs pull" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("missing", "suffix", "message", "fix"),
+    [
+        (0, ".safetensors", "split into 3 files, which peft does not load", "join the files: "),
+        (1, ".safetensors", "split into 3 files, of which 1 are not in", "copy the missing files"),
+        (0, ".bin", "split into 3 files, which peft does not load", "save the adapter again with"),
+    ],
+)
+def test_shards_are_one_finding_with_the_way_to_one_file(
+    missing: int, suffix: str, message: str, fix: str, tmp_path: Path
+) -> None:
+    names = save_shards(plain(), tmp_path)
+    for name in names[:missing]:
+        (tmp_path / name).unlink()
+    for name in names[missing:]:
+        (tmp_path / name).rename((tmp_path / name).with_suffix(suffix))
+    (found,) = lint(AdapterFolder.open(tmp_path)).findings
+    assert found.rule == "files-weights-sharded"
+    assert message in found.message
+    assert found.fix.startswith(fix)
+
+
+def test_shards_next_to_complete_weights_are_further_weights(tmp_path: Path) -> None:
+    save_shards(plain(), tmp_path)
+    plain().save(tmp_path)
+    rules = {finding.rule for finding in lint(AdapterFolder.open(tmp_path)).findings}
+    assert "files-further-weights" in rules
+    assert "files-weights-sharded" not in rules

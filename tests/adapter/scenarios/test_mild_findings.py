@@ -59,6 +59,7 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),
     "config-task-type-null": lambda a: a.config.update(task_type=None),
     "config-machine-path": lambda a: a.config.update(base_model_name_or_path="/home/me/phi3"),
+    "config-unread-path": lambda a: a.config.update(corda_config={"cache_file": "/home/me/x.pt"}),
     "tensors-adapter-name": lambda a: a.rename(lambda n: n.replace(".weight", ".default.weight")),
     "tensors-float64": double,
     "tensors-target-idle": split_names,
@@ -70,7 +71,7 @@ MILD: dict[str, Callable[[Adapter], object]] = {
 
 ELSEWHERE = {
     "manifest-card-changed", "files-oversized", "files-sampling", "values-shared-a",
-    "base-saved-unchanged",
+    "base-saved-unchanged", "values-parent-unchanged",
 }  # fmt: skip
 """Their cases are in the tests of their own modules."""
 

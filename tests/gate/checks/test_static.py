@@ -57,6 +57,29 @@ def test_a_pickle_beside_the_weights_is_reported(
     assert any("optimizer.pt" in finding.where + finding.message for finding in findings)
 
 
+def test_an_adapter_that_equals_its_parent_fails(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    session = make_session(adapter_copy("new"), parent=str(adapter_copy("old")))
+    check = next(c for c in static.checks(Selection()) if c.name == "values")
+    found = check.run(session)
+    assert found.outcome is Outcome.FAILED
+    assert found.message.startswith("values-parent-equal: adapter_model.safetensors: nothing was")
+    assert outcome_of(make_session(adapter_copy("alone")), "values") is Outcome.PASSED
+
+
+def test_warnings_are_counted_in_what_a_check_measured(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    folder = adapter_copy("with settings")
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    session = make_session(folder)
+    found = {c.name: c.run(session) for c in static.checks(Selection())}
+    assert found["files"].outcome is Outcome.PASSED
+    assert found["files"].measured["warnings"] == 1
+    assert "warnings" not in found["config"].measured
+
+
 def test_without_a_base_the_family_base_is_not_run(
     make_session: MakeSession, adapter_copy: Copy
 ) -> None:
