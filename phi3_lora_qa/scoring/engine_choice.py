@@ -31,7 +31,7 @@ def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
 
     Args:
         requested: ``fast`` or ``plain``.
-        model: A causal language model without PEFT's outer wrapper. Only its class matters.
+        model: A causal language model without PEFT's outer wrapper. Its class and device matter.
 
     Raises:
         InputError: There is no engine of this name.
@@ -40,14 +40,14 @@ def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
         raise InputError(
             f"the engine is unknown: {escape(repr(requested), 40)}; use one of {', '.join(ENGINES)}"
         )
-    if requested == FAST and (fault := _fault(type(model))):
+    if requested == FAST and (fault := _fault(type(model), str(model.device))):
         return EngineChoice(name=PLAIN, fallback=fault)
     return EngineChoice(name=requested)
 
 
-def _fault(model_class: Any) -> str:
+def _fault(model_class: Any, device: str) -> str:
     """Return why the fast engine cannot score models of a class; empty if it can."""
     known = {a.class_name: a for a in ARCHITECTURES.values()}.get(model_class.__name__)
     if known and not known.is_scored_fast:
         return f"{known.name} computes more than the fast engine does"
-    return fast_engine_fault(model_class)
+    return fast_engine_fault(model_class, device)
