@@ -83,6 +83,12 @@ def find_devices() -> FoundDevices:
     return FoundDevices(names=tuple(names), reason="; ".join(reasons))
 
 
+def usable_gpus() -> tuple[int, ...]:
+    """Return the numbers of the GPUs that work."""
+    names = (name.partition(":") for name in find_devices().names)
+    return tuple(int(number) for kind, _, number in names if kind == CUDA)
+
+
 def default_dtype(device: str) -> str:
     """Return the dtype in which models are scored on a device unless another one is set.
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from phi3_lora_qa.models.devices import usable_gpus
 from phi3_lora_qa.setting_specs import CPU, CUDA, MPS
 
 _V1_LIMIT, _V1_USED = "memory.limit_in_bytes", "memory.usage_in_bytes"
@@ -22,7 +23,7 @@ def free_bytes(device: str) -> int | None:
     import torch
 
     if device == CUDA:
-        return sum(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
+        return sum(torch.cuda.mem_get_info(number)[0] for number in usable_gpus())
     if device.startswith(CUDA):
         return torch.cuda.mem_get_info(torch.device(device))[0]
     if device == MPS:

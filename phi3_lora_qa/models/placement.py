@@ -6,6 +6,7 @@ from typing import Any
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.models.devices import usable_gpus
 from phi3_lora_qa.models.model_size import model_size
 from phi3_lora_qa.setting_specs import CPU, CUDA
 
@@ -28,7 +29,7 @@ def placement(device: str, source: str, dtype: str, quantization: str) -> Mappin
         return {"device_map": {"": device}}
     import torch
 
-    free = {n: torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count())}
+    free = {n: torch.cuda.mem_get_info(n)[0] for n in usable_gpus()}
     return distributed(free, _weights(source, dtype, quantization))
 
 

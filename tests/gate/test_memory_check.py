@@ -18,22 +18,18 @@ from phi3_lora_qa.settings import GateSettings
 from tests.gate.builders import make_settings
 
 
-def huge_base(folder: Path, rows: int) -> Path:
-    """Write the tiny base with a file that claims many rows; it is sparse and takes no space."""
+def huge_base(folder: Path, copies: int) -> Path:
+    """Write the tiny base with a file of large tables; it is sparse and takes no space."""
     shutil.copytree(bundled("tiny") / "base", folder)
     file = folder / "model.safetensors"
     length = struct.unpack("<Q", file.read_bytes()[:8])[0]
     header = json.loads(file.read_bytes()[8 : 8 + length])
-    header["model.embed_tokens.weight"]["shape"][0] = rows
-    at = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            size = entry["data_offsets"][1] - entry["data_offsets"][0]
-            if name == "model.embed_tokens.weight":
-                width = {"F32": 4, "BF16": 2, "F16": 2}[entry["dtype"]]
-                size = width * rows * entry["shape"][1]
-            entry["data_offsets"] = [at, at + size]
-            at += size
+    at = max(entry["data_offsets"][1] for name, entry in header.items() if name[0] != "_")
+    size = 4 << 28
+    for number in range(copies):
+        offsets = [at, at := at + size]
+        table = {"dtype": "F32", "shape": [1 << 18, 1 << 10], "data_offsets": offsets}
+        header[f"model.table_{number}.weight"] = table
     text = json.dumps(header).encode()
     with file.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
@@ -49,7 +45,7 @@ def job_of(settings: GateSettings) -> AdapterJob:
 def test_a_huge_base_is_refused_with_its_sizes_and_nothing_is_loaded(
     good_adapter: Path, tmp_path: Path
 ) -> None:
-    base = huge_base(tmp_path / "base", 2 * 10**9)
+    base = huge_base(tmp_path / "base", 900)
     settings = make_settings(good_adapter, tmp_path, base=str(base), device="cpu")
     words = (
         r"does not fit into the memory: the stages checkpoint, quality, export need at least "

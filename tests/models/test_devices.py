@@ -13,6 +13,7 @@ from phi3_lora_qa.models.devices import (
     devices_of,
     find_devices,
     hardware_name,
+    usable_gpus,
 )
 
 HAS_GPU = len(find_devices().names) > 1
@@ -45,6 +46,7 @@ def test_auto_is_the_first_kind_of_gpu_that_was_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(devices, "_may_have_gpu", lambda: True)
     chosen = [choose_device(name) for name in ("auto", "cuda", "cuda:2")]
     assert chosen == ["cuda", "cuda", "cuda:2"]
+    assert usable_gpus() == (1, 2)
     with pytest.raises(InputError, match=r"torch can use cpu, cuda:1, cuda:2 \(cuda:0 is not"):
         choose_device("cuda:0")
 

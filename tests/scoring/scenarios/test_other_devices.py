@@ -16,7 +16,7 @@ from phi3_lora_qa.scoring.kv_cache import KVCache, Span
 from tests.scoring.builders import assert_same_scores, item, longrope
 from tests.scoring.pretend_device import moved, pretended_devices
 
-OPTIONS = {"max_new_tokens": 20, "token_budget": 600}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "token_budget": 600}
 
 
 @pytest.fixture(autouse=True)
