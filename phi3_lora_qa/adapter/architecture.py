@@ -36,6 +36,7 @@ class Architecture:
         norms: The norms of a layer, by their names in it.
         attention_bias: Whether q, k and v have a bias; None if config.json says so.
         tied_by_default: Whether the head is the embedding table if config.json does not say so.
+        attention: The attention implementation of transformers that computes what the model does.
         is_scored_fast: Whether the fast engine computes what the class does: the decoder's last
             state times the head, one attention window, and nothing else.
     """
@@ -47,6 +48,7 @@ class Architecture:
     norms: tuple[str, ...] = _NORMS
     attention_bias: bool | None = None
     tied_by_default: bool = False
+    attention: str = "sdpa"
     is_scored_fast: bool = False
 
     @property
@@ -100,6 +102,7 @@ _ALL = (
         class_name="Gemma2ForCausalLM",
         norms=_GEMMA_NORMS,
         tied_by_default=True,
+        attention="eager",  # sdpa has no soft cap on the scores
     ),
     Architecture(
         model_type="gemma3_text",

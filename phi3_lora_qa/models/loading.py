@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.architecture import PHI3
+from phi3_lora_qa.adapter.architecture import PHI3, architecture_of
 from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, BaseFiles, indexed_files
 from phi3_lora_qa.errors import BaseModelError, escape, shortage
 from phi3_lora_qa.models.model_class import causal_lm_class
@@ -47,7 +47,7 @@ def load_base(
         quantization: ``none``, or ``nf4`` or ``int8`` for linear layers in 4 or 8 bits.
 
     Returns:
-        The model with SDPA attention and ``use_cache``, in eval mode.
+        The model with its architecture's attention implementation and ``use_cache``, in eval mode.
 
     Raises:
         BaseModelError: The architecture is unknown, a file is missing, or the weights do not
@@ -152,11 +152,11 @@ def _load(
     import torch
 
     # A hub id that is not on this machine is one of the known bases, which are Phi-3s.
-    model_class = causal_lm_class(config or {"model_type": PHI3.model_type})
-    loaded: Any = model_class.from_pretrained(
+    architecture = architecture_of(config) or PHI3
+    loaded: Any = causal_lm_class(architecture).from_pretrained(
         source,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        attn_implementation="sdpa",
+        attn_implementation=architecture.attention,
         use_cache=True,
         use_safetensors=True,
         trust_remote_code=False,

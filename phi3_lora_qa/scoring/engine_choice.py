@@ -54,5 +54,5 @@ def _fault(model: Any) -> str:
         return "products in 8 bits depend on all rows of a batch, so items are scored one by one"
     known = {a.class_name: a for a in ARCHITECTURES.values()}.get(model_class.__name__)
     if known and not known.is_scored_fast:
-        return f"{known.name} computes more than the fast engine does"
+        return f"the fast engine does not support {known.name}"
     return fast_engine_fault(model_class, str(model.device))
