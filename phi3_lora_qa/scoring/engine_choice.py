@@ -48,7 +48,7 @@ def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
 
 def _fault(model: Any) -> str:
     """Return why the fast engine cannot score a model; empty if it can."""
-    model_class = type(model)
+    model_class: Any = type(model)
     if getattr(model, "is_loaded_in_8bit", False):
         # bitsandbytes computes in float16 each column in which any row of the batch is large.
         return "products in 8 bits depend on all rows of a batch, so items are scored one by one"
