@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from phi3_lora_qa.models.devices import usable_gpus
+from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import CPU, CUDA, MPS
 
+_MOST_BYTES = 1 << 20
 _V1_LIMIT, _V1_USED = "memory.limit_in_bytes", "memory.usage_in_bytes"
 _V2_LIMIT, _V2_USED = "memory.max", "memory.current"
 
@@ -40,7 +42,7 @@ def free_ram(root: Path = Path("/")) -> int | None:
         root: Where ``proc`` and ``sys`` are.
     """
     try:
-        text = (root / "proc/meminfo").read_text(encoding="utf-8")
+        text = read_text(root / "proc/meminfo", _MOST_BYTES)
     except OSError:  # not Linux
         return _whole_ram()
     kilobytes = {name: int(size) for name, size in re.findall(r"(\w+):\s+(\d+) kB", text)}
@@ -59,7 +61,7 @@ def _whole_ram() -> int | None:
 def _of_groups(root: Path) -> Iterator[int]:
     """Yield what is left in this process's control group, and in each group around it."""
     try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = read_text(root / "proc/self/cgroup", _MOST_BYTES).splitlines()
     except OSError:
         return
     for line in lines:
@@ -77,8 +79,8 @@ def _of_groups(root: Path) -> Iterator[int]:
 
 def _left_in(group: Path, limit: str, used: str) -> Iterator[int]:
     try:
-        most, current = (int((group / name).read_text("utf-8")) for name in (limit, used))
-        stat = (group / "memory.stat").read_text("utf-8")
+        most, current = (int(read_text(group / name, _MOST_BYTES)) for name in (limit, used))
+        stat = read_text(group / "memory.stat", _MOST_BYTES)
     except (OSError, ValueError):  # no such group, or "max": no limit
         return
     # The file cache counts as used and is given up on demand. Version 1 has totals of their own.
