@@ -356,7 +356,8 @@ def parse_record(text: str, where: str) -> RunRecord:
 
 _REPEATED = (
     "base", "allow_bases", "any_base", "suite", "suite_columns", "thresholds", "metric", "profile",
-    "baseline", "stage", "seed", "dtype", "backend", "lint_select", "lint_ignore", "lint_levels",
+    "baseline", "stage", "seed", "dtype", "device", "quantization", "backend", "lint_select",
+    "lint_ignore", "lint_levels",
 )  # fmt: skip
 """The settings without which a new record would be about something else."""
 

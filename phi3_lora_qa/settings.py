@@ -54,6 +54,8 @@ class GateSettings:
     backend: str
     engine: str
     dtype: str
+    device: str
+    quantization: str
     cache_scores: str
     early_stop: str
     allow_inconclusive: bool

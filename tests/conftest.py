@@ -25,10 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
-    """Disable the score cache and early stopping; the tests of these enable them."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Disable the score cache and early stopping; the tests of these enable them.
+
+    All other tests are about the CPU, so a GPU is hidden unless only those for it run.
+    """
     os.environ["PHI3_LORA_QA_CACHE_SCORES"] = "off"
     os.environ["PHI3_LORA_QA_EARLY_STOP"] = "off"
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

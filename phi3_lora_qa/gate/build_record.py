@@ -12,6 +12,7 @@ from phi3_lora_qa.dataclass_json import Json, hints_of, to_plain
 from phi3_lora_qa.errors import AdapterError, BaseModelError, Phi3LoraQAError
 from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.journal import Evidence
+from phi3_lora_qa.gate.machine_settings import describe_machine
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, AdapterJob, snapshot_of
 from phi3_lora_qa.gate.verdict import decide_verdict
@@ -231,7 +232,7 @@ def _environment(run: GateSession, evidence: Sequence[Evidence]) -> Mapping[str,
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "dtype": run.settings.dtype,
+        **describe_machine(run.settings),
         **({"scored": scored} if any(piece.items for piece in evidence) else {}),
         **{name: _version(name) for name in ("phi3-lora-qa", *PACKAGES)},
         **measured,

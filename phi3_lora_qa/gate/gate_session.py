@@ -8,6 +8,7 @@ from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.adapter_under_test import AdapterUnderTest
 from phi3_lora_qa.gate.journal import Journal
+from phi3_lora_qa.gate.machine_settings import on_this_machine
 from phi3_lora_qa.gate.model_host import ModelHost
 from phi3_lora_qa.gate.model_scorer import ModelScorer
 from phi3_lora_qa.gate.phase_log import PhaseLog
@@ -22,7 +23,7 @@ class GateSession:
     """The models, the adapters and the comparisons of one process that gates.
 
     Attributes:
-        settings: The settings of the run.
+        settings: The settings of the run, with the device and the dtype of this machine.
         jobs: The adapters to gate.
         folder: The private folder of the run.
         stages: The stages that have a check to run; only what these need is computed.
@@ -38,9 +39,11 @@ class GateSession:
         stages: frozenset[str] = frozenset(STAGES),
         on_progress: Progress = silent,
     ) -> None:
-        self.settings, self.jobs, self.folder, self.stages = settings, jobs, folder, stages
+        settings = on_this_machine(settings)
+        self.settings, self.jobs = settings, jobs
+        self.folder, self.stages = folder, stages
         self.journal = Journal(folder=folder)
-        self.models = ModelHost(settings.dtype, settings.engine)
+        self.models = ModelHost(settings)
         self._scorer = ModelScorer(settings, self.models)
         self._on_progress = on_progress
         self._adapters: dict[int, AdapterSession] = {}

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.architecture import PHI3, architecture_of
 from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, BaseFiles, indexed_files
-from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.errors import BaseModelError, escape, shortage
 from phi3_lora_qa.models.model_class import causal_lm_class
+from phi3_lora_qa.models.placement import placement
+from phi3_lora_qa.models.quantized_base import keep_weights_as_stored, quantization_of
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config
+from phi3_lora_qa.setting_specs import CPU, UNQUANTIZED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,34 +33,45 @@ class LoadedBase:
     ref: BaseRef
 
 
-def load_base(ref: BaseRef, dtype: str = "float32") -> LoadedBase:
+def load_base(
+    ref: BaseRef, dtype: str = "float32", device: str = CPU, quantization: str = UNQUANTIZED
+) -> LoadedBase:
     """Load a base for scoring or training.
 
     Args:
         ref: The base, from :func:`~phi3_lora_qa.models.registry.resolve_base`. A hub id that is
             not on this machine is downloaded.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the checkpoint's own.
+        device: Where the model runs, as `choose_device` returns it. With ``cuda`` a model that one
+            GPU cannot hold is distributed over all of them.
+        quantization: ``none``, or ``nf4`` or ``int8`` for linear layers in 4 or 8 bits.
 
     Returns:
-        The model with its architecture's attention implementation and ``use_cache``, in eval mode,
-        on the CPU.
+        The model with its architecture's attention implementation and ``use_cache``, in eval mode.
 
     Raises:
         BaseModelError: The architecture is unknown, a file is missing, or the weights do not
             match the config.
+        MachineError: The device has too little memory.
+        MissingDependencyError: bitsandbytes is needed, and is not installed.
     """
     if dtype not in DTYPES:
         raise BaseModelError(
             f"the dtype is unknown: {escape(repr(dtype), 40)}; use one of {', '.join(DTYPES)}"
         )
     source = _source(ref)
+    options = dict(placement(device, source, dtype, quantization))
+    if (config := quantization_of(quantization, dtype)) is not None:
+        options["quantization_config"] = config
     with quiet():
         try:
             _require_consistent(source)
-            model, tokenizer = _load(source, dtype, read_base_config(ref))
+            model, tokenizer = _load(source, dtype, read_base_config(ref), options)
         except BaseModelError:
             raise
         except Exception as error:  # whatever a library raises on a damaged folder
+            if short := shortage(error):
+                raise short from error
             raise BaseModelError(_failure(ref, source, error)) from error
     return LoadedBase(model=model, tokenizer=tokenizer, ref=ref)
 
@@ -133,7 +147,7 @@ def _require_tokenizer(folder: Path) -> None:
 
 
 def _load(
-    source: str, dtype: str, config: "Mapping[str, object]"
+    source: str, dtype: str, config: "Mapping[str, object]", options: Mapping[str, Any]
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
 
@@ -147,9 +161,11 @@ def _load(
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **options,
     )
     model, report = loaded
     _require_all_loaded(source, report)
+    keep_weights_as_stored(model)
     return model.eval(), _tokenizer(source, model.config.vocab_size)
 
 

@@ -1,6 +1,7 @@
 """Everything about a training config that can be checked before a base model is loaded."""
 
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.models.quantized_base import require_bitsandbytes
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import read_base_config, require_phi, resolve_base
 from phi3_lora_qa.training.job import Job
@@ -11,7 +12,6 @@ from phi3_lora_qa.training.library_arguments import (
     require_loralib_settings,
     training_arguments,
 )
-from phi3_lora_qa.training.quantization import require_bitsandbytes
 from phi3_lora_qa.training.target_check import check_targets, linear_modules
 from phi3_lora_qa.training.training_config import TrainConfig
 

@@ -1,28 +1,14 @@
 """QLoRA: the base in 4 or 8 bits, through the optional package bitsandbytes."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.errors import BaseModelError, InputError, MissingDependencyError, escape
+from phi3_lora_qa.errors import BaseModelError, InputError, escape
+from phi3_lora_qa.models.quantized_base import require_bitsandbytes
 from phi3_lora_qa.models.registry import BaseRef
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, Phi3ForCausalLM
-
-PIP_COMMAND = 'pip install "phi3-lora-qa[qlora]"'
-
-
-def require_bitsandbytes(setting: str) -> None:
-    """Raise unless bitsandbytes is installed.
-
-    Raises:
-        MissingDependencyError: Names the setting and the pip command.
-    """
-    if find_spec("bitsandbytes") is None:
-        raise MissingDependencyError(
-            f"{setting} needs the package bitsandbytes, which is not installed; run: {PIP_COMMAND}"
-        )
 
 
 def quantization_config(values: Mapping[str, Any]) -> "BitsAndBytesConfig":
