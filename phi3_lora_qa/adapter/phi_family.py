@@ -31,13 +31,13 @@ def is_phi(config: Mapping[str, Any], name: str, folder: Folder) -> bool:
 
     Args:
         config: The content of its config.json.
-        name: Its hub id; empty if it is unknown.
+        name: Its public id; empty if it is unknown.
         folder: Its files. The tokenizer of a base in Llama's layout shows what it is.
     """
     architecture = architecture_of(config)
     if architecture not in (LLAMA, MISTRAL):
         return architecture is PHI3
-    if is_phi_name(name) or is_phi_name(str(config.get("_name_or_path") or "")):
+    if is_phi_name(name):
         return True
     texts = [folder.read_bytes(file, _MAX_TOKENIZER) or b"" for file in _MARKED_FILES]
     return any(all(marker in text for marker in pair) for pair in _MARKERS for text in texts)

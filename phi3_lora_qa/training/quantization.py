@@ -5,10 +5,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.errors import BaseModelError, InputError, MissingDependencyError, escape
-from phi3_lora_qa.models.registry import BaseRef
+from phi3_lora_qa.models.model_class import causal_lm_class
+from phi3_lora_qa.models.registry import BaseRef, read_base_config
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig, Phi3ForCausalLM
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 PIP_COMMAND = 'pip install "phi3-lora-qa[qlora]"'
 
@@ -41,7 +42,7 @@ def quantization_config(values: Mapping[str, Any]) -> "BitsAndBytesConfig":
         raise InputError(f"[quantization]: {error}; fix that value") from error
 
 
-def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "Phi3ForCausalLM":
+def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "PreTrainedModel":
     """Return the quantized base, prepared for training.
 
     Args:
@@ -54,10 +55,10 @@ def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "
     """
     import torch
     from peft import prepare_model_for_kbit_training
-    from transformers import Phi3ForCausalLM
 
+    model_class = causal_lm_class(read_base_config(base))
     try:
-        model = Phi3ForCausalLM.from_pretrained(
+        model = model_class.from_pretrained(
             _source(base),
             quantization_config=config,
             dtype=getattr(torch, dtype),
