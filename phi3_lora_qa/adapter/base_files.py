@@ -26,6 +26,8 @@ from phi3_lora_qa.reading import open_regular, read_regular
 
 _MAX_CONFIG = 4 << 20
 _MAX_INDEX = 32 << 20
+_CACHED = "models--"
+"""How the names of folders in the hub's cache start."""
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -94,6 +96,20 @@ class BaseFiles:
             vocabulary=vocabulary,
             files=files,
         )
+
+    @property
+    def public_id(self) -> str:
+        """The base's id: as it was passed, or from the hub's cache, or from its config; else empty.
+
+        A path is not an id.
+        """
+        if self.id and not Path(self.id).is_absolute():
+            return self.id
+        cached = [part for part in self.path.parts if part.startswith(_CACHED)]
+        if cached:
+            return cached[-1].removeprefix(_CACHED).replace("--", "/")
+        name = self.config.get("_name_or_path")
+        return name if isinstance(name, str) else ""
 
     @property
     def is_tied(self) -> bool:

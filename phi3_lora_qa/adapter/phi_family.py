@@ -31,13 +31,13 @@ def is_phi(config: Mapping[str, Any], name: str, folder: Folder) -> bool:
 
     Args:
         config: The content of its config.json.
-        name: Its hub id; empty if it is unknown.
+        name: Its public id; empty if it is unknown.
         folder: Its files. The tokenizer of a base in Llama's layout shows what it is.
     """
     architecture = architecture_of(config)
     if architecture not in (LLAMA, MISTRAL):
         return architecture is PHI3
-    if is_phi_name(name) or is_phi_name(str(config.get("_name_or_path") or "")):
+    if is_phi_name(name):
         return True
     return has_phi_markers(folder)
 

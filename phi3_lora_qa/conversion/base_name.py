@@ -6,7 +6,6 @@ from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.models.hub_base import is_hub_id
 from phi3_lora_qa.models.registry import find_known, known_bases
 
-_CACHED = "models--"
 _VARIANT = re.compile(
     r"[-_.](unsloth|bnb|mlx|[48]bit|bf16|fp16|gptq|awq|int[48]|nf4|fp8|dynamic)(?=[-_.]|$)"
 )
@@ -33,14 +32,7 @@ def public_base_name(identity: str, files: BaseFiles, trained_on: str = "") -> s
     """
     if find_known(identity) or is_hub_id(identity):
         return identity
-    cached = [part for part in files.path.parts if part.startswith(_CACHED)]
-    own = files.config.get("_name_or_path")
-    names = (
-        cached[-1].removeprefix(_CACHED).replace("--", "/") if cached else "",
-        own if isinstance(own, str) else "",
-        known_original(trained_on),
-        trained_on,
-    )
+    names = (files.public_id, known_original(trained_on), trained_on)
     return next((name for name in names if find_known(name) or is_hub_id(name)), "")
 
 

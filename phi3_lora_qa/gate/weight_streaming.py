@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phi3_lora_qa.adapter.architecture import PHI3, architecture_of
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.base_modules import EMBEDDING, HEAD
 from phi3_lora_qa.errors import AdapterError, BaseModelError
@@ -82,7 +81,7 @@ def _skeleton(ref: BaseRef, folder: "AdapterFolder", dtype: str) -> Any:
     from phi3_lora_qa.models.peft_config import read_lora_config
 
     raw = read_base_config(ref)
-    model_class = causal_lm_class(architecture_of(raw) or PHI3)
+    model_class = causal_lm_class(raw)
     config = model_class.config_class.from_dict(dict(raw))
     with torch.device("meta"):
         model = model_class(config).to(getattr(torch, dtype))

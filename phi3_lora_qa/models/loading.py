@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.architecture import PHI3, architecture_of
 from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, BaseFiles, indexed_files
 from phi3_lora_qa.errors import BaseModelError, escape, shortage
-from phi3_lora_qa.models.model_class import causal_lm_class
+from phi3_lora_qa.models.model_class import base_architecture, causal_lm_class
 from phi3_lora_qa.models.placement import placement
 from phi3_lora_qa.models.quantized_base import keep_weights_as_stored, quantization_of
 from phi3_lora_qa.models.quiet import quiet
@@ -151,12 +150,10 @@ def _load(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
 
-    # A hub id that is not on this machine is one of the known bases, which are Phi-3s.
-    architecture = architecture_of(config) or PHI3
-    loaded: Any = causal_lm_class(architecture).from_pretrained(
+    loaded: Any = causal_lm_class(config).from_pretrained(
         source,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        attn_implementation=architecture.attention,
+        attn_implementation=base_architecture(config).attention,
         use_cache=True,
         use_safetensors=True,
         trust_remote_code=False,

@@ -202,8 +202,7 @@ def require_phi(ref: BaseRef, option: str = "") -> None:
 
 def require_phi_files(base: BaseFiles, option: str = "") -> None:
     """Raise BaseModelError unless opened files are those of a Phi-3, as `require_phi` does."""
-    name = "" if Path(base.id).is_absolute() else base.id
-    if not is_phi(base.config, name, base):
+    if not is_phi(base.config, base.public_id, base):
         what = base.architecture.name
         raise BaseModelError(
             f"{escape(base.id or str(base.path), 300)} is not a Phi-3: it is a {what}; pass a "

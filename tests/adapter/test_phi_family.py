@@ -33,7 +33,6 @@ def test_a_phi_is_told_from_other_models(
     model_type: str, name: str, files: Files, expected: bool
 ) -> None:
     assert is_phi({"model_type": model_type}, name, files) is expected
-    assert is_phi({"model_type": model_type, "_name_or_path": name}, "", files) is expected
 
 
 @pytest.mark.parametrize(

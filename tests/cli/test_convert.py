@@ -177,7 +177,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi4"], "neither a known name"),
+        (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi9"], "neither a known name"),
         (["loralib-to-peft", "absent.pt", "--base", "tiny"], "cannot read absent.pt: No such file"),
         (["loralib-to-peft", "SOURCE/lora.pt", "--base", "tiny"], "pass --allow-pickle"),
         (["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny"], "pass the --alpha"),

@@ -174,7 +174,7 @@ def test_invalid_settings_are_rejected_and_nothing_is_saved(
 
 def test_an_unknown_base_is_rejected(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="neither a known name nor an existing folder"):
-        train("phi4", rows, {}, {}, tmp_path / "adapter")
+        train("phi9", rows, {}, {}, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("side", ["data", "validation"])

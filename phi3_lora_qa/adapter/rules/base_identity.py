@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
@@ -136,16 +136,7 @@ def _base_in_config(context: LintContext) -> str:
 
 
 def _base_checked(context: LintContext) -> str:
-    return _id_of(context.base) if context.has("base") else ""
-
-
-def _id_of(base: BaseFiles) -> str:
-    """Return the base's id: as it was passed, or from the hub's cache, or from its config."""
-    cached = [part for part in base.path.parts if part.startswith("models--")]
-    if base.id and not Path(base.id).is_absolute():
-        return base.id
-    name = base.config.get("_name_or_path")
-    return cached[-1][8:].replace("--", "/") if cached else name if isinstance(name, str) else ""
+    return context.base.public_id if context.has("base") else ""
 
 
 def _commit_of(base: BaseFiles) -> str:
