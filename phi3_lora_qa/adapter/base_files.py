@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3_lora_qa.adapter.architecture import ARCHITECTURES, Architecture, architecture_of, is_tied
-from phi3_lora_qa.adapter.base_checks.foreign_files import require_own_files
+from phi3_lora_qa.adapter.base_checks.base_foreign_files import require_own_files
 from phi3_lora_qa.adapter.base_fingerprint import fingerprint
 from phi3_lora_qa.adapter.base_modules import (
     EMBEDDING,

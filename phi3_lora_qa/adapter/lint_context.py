@@ -1,12 +1,11 @@
 """The input of the lint rules: an adapter folder and optionally a base, each part read once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
 from phi3_lora_qa.adapter.config import (
     LoraAdapterConfig,
     ParsedConfig,
@@ -18,7 +17,6 @@ from phi3_lora_qa.adapter.expected_tensors import (
     assumed_modules,
     derive_expected_tensors,
 )
-from phi3_lora_qa.adapter.file_kind import FileKind
 from phi3_lora_qa.adapter.folder import (
     CONFIG,
     MANIFEST,
@@ -27,13 +25,12 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
-from phi3_lora_qa.adapter.foreign_files import foreign_files, of_tokenizer
 from phi3_lora_qa.adapter.identity.adapter_identity import AdapterIdentity
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
 from phi3_lora_qa.adapter.needs import Need
 from phi3_lora_qa.adapter.parent_adapter import Change, StoredAdapter
-from phi3_lora_qa.adapter.required_parts import as_base_error, required
+from phi3_lora_qa.adapter.required_parts import required
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
     SafetensorsFile,
@@ -42,25 +39,14 @@ from phi3_lora_qa.adapter.safetensors_file import (
 )
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import BadKey, Part, TensorKey, parse_keys, tensor_name
-from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
-    SETTINGS,
-    Tokenizer,
-    read_object,
-    read_tokenizer,
-)
-from phi3_lora_qa.adapter.tokenizer.unused_tokens import unused_tokens
-from phi3_lora_qa.errors import AdapterError, shortage
+from phi3_lora_qa.adapter.text_context import TextContext
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.adapter.chat_template.template_results import TemplateResults
     from phi3_lora_qa.adapter.safetensors_file import Array
-    from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import TokenizerComparison
     from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats
 
-T = TypeVar("T")
 
-
-class LintContext:
+class LintContext(TextContext):
     """One adapter, as the rules see it.
 
     A rule declares what it needs and runs only if `has` is true for every need. Access to a missing
@@ -79,11 +65,9 @@ class LintContext:
         any_base: bool = False,
         parent: StoredAdapter | None = None,
     ) -> None:
-        self.folder = folder
-        self._base = base
+        super().__init__(folder, base)
         self._any_base = any_base
         self._parent = parent
-        self.errors: dict[str, AdapterError] = {}
 
     def has(self, need: Need) -> bool:
         """Whether a part exists and could be read."""
@@ -125,11 +109,6 @@ class LintContext:
             base=self._base,
             any_base=self._any_base,
         )
-
-    @property
-    def base(self) -> BaseFiles:
-        """The base's files (need: base, or base weights)."""
-        return required(self._base)
 
     @property
     def config(self) -> LoraAdapterConfig:
@@ -204,16 +183,6 @@ class LintContext:
         return self.weights.tensor(self.keys[name].name, rows)
 
     @cached_property
-    def foreign_files(self) -> Mapping[str, FileKind]:
-        """The files that are not what their names say, of those that programs read."""
-        return foreign_files(self.folder)
-
-    @property
-    def foreign_tokenizer_files(self) -> Mapping[str, FileKind]:
-        """The tokenizer's files that are not what their names say; tokenizer-unreadable reports."""
-        return of_tokenizer(self.folder, self.foreign_files)
-
-    @cached_property
     def tensor_stats(self) -> "Mapping[str, TensorStats]":
         """The statistics of every expected tensor of a readable dtype, by its canonical name.
 
@@ -250,84 +219,6 @@ class LintContext:
             if sized is not None:
                 found[module] = sized
         return found
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        """The adapter's own tokenizer; None if it has none that can be read."""
-        return self._tokenizer[0] if self._tokenizer else None
-
-    @cached_property
-    def base_tokenizer(self) -> Tokenizer | None:
-        """The base's tokenizer; None if it has none with a vocabulary (need: base).
-
-        Raises:
-            BaseModelError: The tokenizer cannot be read.
-        """
-        own = self._tokenizer
-        like = (own[1], own[0].file) if own and own[0].file else None
-        found = as_base_error(lambda: read_tokenizer(self.base, like))
-        return found[0] if found else None
-
-    @cached_property
-    def tokenizer_settings(self) -> Mapping[str, Any]:
-        """The adapter's tokenizer_config.json; empty if it is missing or cannot be read."""
-        try:
-            return read_object(self.folder, SETTINGS)
-        except AdapterError:
-            return {}  # tokenizer-unreadable reports it
-
-    @cached_property
-    def tokenizer_comparison(self) -> "TokenizerComparison | None":
-        """How the tokenizer behaves next to the base's (need: tokenizer, base, base's tokenizer).
-
-        Raises:
-            AdapterError: A file that a loader reads cannot be read.
-            BaseModelError: The base's tokenizer cannot be loaded.
-        """
-        from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
-
-        if self.foreign_tokenizer_files:
-            return None
-        leave_out = unused_tokens(self.tokenizer, self.base_tokenizer)
-        return compare_tokenizers(self.folder, self.base, leave_out)
-
-    @cached_property
-    def templates(self) -> ChatTemplates | None:
-        """The adapter's own chat templates; None if one cannot be read."""
-        return self._try("templates", lambda: read_templates(self.folder))
-
-    @cached_property
-    def base_templates(self) -> ChatTemplates:
-        """The base's chat templates (need: base).
-
-        Raises:
-            BaseModelError: A template cannot be read.
-        """
-        return as_base_error(lambda: read_templates(self.base))
-
-    @cached_property
-    def template_results(self) -> "TemplateResults":
-        """The renderings of the adapter's chat templates, and their comparison with the base's.
-
-        Raises:
-            BaseModelError: A template of the base cannot be read.
-            MachineError: The process that renders templates could not be started.
-        """
-        from phi3_lora_qa.adapter.chat_template.template_results import (
-            TemplateResults,
-            render_templates,
-        )
-
-        own = self.templates
-        if own is None or not (own.active or own.shadowed):
-            return TemplateResults()
-        if self._base is None:
-            return render_templates(own, None, (self.folder,))
-        return render_templates(own, self.base_templates, (self._base, self.folder))
-
-    @cached_property
-    def _tokenizer(self) -> tuple[Tokenizer, bytes] | None:
-        return self._try("tokenizer", lambda: read_tokenizer(self.folder))
 
     @cached_property
     def reading(self) -> ParsedConfig | None:
@@ -416,12 +307,3 @@ class LintContext:
         if MANIFEST not in self.folder.entries:
             return None
         return self._try("manifest", lambda: read_manifest(self.folder))
-
-    def _try(self, part: str, read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except AdapterError as error:
-            if short := shortage(error):
-                raise short from error
-            self.errors[part] = error
-            return None

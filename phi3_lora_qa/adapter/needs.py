@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
-Need = Literal[
-    "LoRA adapter of PEFT",
-    "base that the adapter is for",
-    "config",
-    "weights",
-    "expected tensors",
-    "base",
-    "base weights",
-    "tokenizer",
-    "base's tokenizer",
-    "manifest",
-    "parent",
+OptionalNeed = Literal[
+    "base", "base weights", "tokenizer", "base's tokenizer", "manifest", "parent"
 ]
+"""A part that a good adapter may lack."""
+
+Need = (
+    Literal[
+        "LoRA adapter of PEFT",
+        "base that the adapter is for",
+        "config",
+        "weights",
+        "expected tensors",
+    ]
+    | OptionalNeed
+)
 """A part of the `LintContext` that a rule may need to run."""
 
 IDENTITY: Mapping[Need, str] = MappingProxyType(
@@ -27,12 +29,5 @@ IDENTITY: Mapping[Need, str] = MappingProxyType(
 )
 """What must be true before the content can be judged, with the rule that reports otherwise."""
 
-OPTIONAL: tuple[Need, ...] = (
-    "base",
-    "base weights",
-    "tokenizer",
-    "base's tokenizer",
-    "manifest",
-    "parent",
-)
-"""The parts that a good adapter may lack."""
+OPTIONAL: tuple[Need, ...] = get_args(OptionalNeed)
+"""Every part that a good adapter may lack."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from phi3_lora_qa.adapter.architecture import architecture_of
-from phi3_lora_qa.adapter.base_checks.foreign_files import require_own_files
+from phi3_lora_qa.adapter.base_checks.base_foreign_files import require_own_files
 from phi3_lora_qa.adapter.base_files import BaseFiles, unknown_architecture
 from phi3_lora_qa.adapter.phi_family import is_phi
 from phi3_lora_qa.adapter.phi_models import PHI_MODELS

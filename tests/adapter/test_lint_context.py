@@ -9,7 +9,7 @@ from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.needs import OPTIONAL
 from tests.adapter.adapters import Adapter, plain
-from tests.adapter.tiny_base import tokenizer_files, write_base
+from tests.adapter.tiny_base import write_base
 
 
 def context_of(adapter: Adapter, folder: Path, base: Path | None = None) -> LintContext:
@@ -36,16 +36,3 @@ def test_an_unreadable_part_leaves_its_error_with_a_fix(tmp_path: Path) -> None:
     assert "empty" in error.what
     assert error.fix
     assert str(error) == f"{error.what}; {error.fix}"
-
-
-def test_the_settings_of_an_unreadable_tokenizer_are_empty(tmp_path: Path) -> None:
-    adapter = plain()
-    adapter.files = tokenizer_files()
-    assert context_of(adapter, tmp_path / "a").tokenizer_settings["eos_token"]
-    adapter.files["tokenizer_config.json"] = b"{"
-    assert context_of(adapter, tmp_path / "b").tokenizer_settings == {}
-
-
-def test_without_a_template_nothing_is_rendered(tmp_path: Path) -> None:
-    results = context_of(plain(), tmp_path).template_results
-    assert (results.rendered, results.compared) == ({}, {})

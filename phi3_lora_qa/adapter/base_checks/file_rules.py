@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from phi3_lora_qa.adapter.base_checks.base_foreign_files import foreign_files
 from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse, base_rule
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.foreign_files import foreign_files
 from phi3_lora_qa.adapter.base_modules import HEAD
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 

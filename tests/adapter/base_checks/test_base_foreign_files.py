@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.base_checks.foreign_files import foreign_files, require_own_files
+from phi3_lora_qa.adapter.base_checks.base_foreign_files import foreign_files, require_own_files
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.errors import BaseModelError
 from tests.adapter.base_variants import POINTER, TINY, copy_base
