@@ -16,7 +16,7 @@ SEED ?= 0
 ADAPTER ?= bench/adapter
 ITEMS ?=
 
-.PHONY: demo test test-fast thorough lint docs schema fuzz attack fixtures sample-report mutants simulate bench compat release clean browser help
+.PHONY: demo test test-fast test-gpu thorough lint docs schema fuzz attack fixtures sample-report mutants simulate bench compat release clean browser help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,9 @@ browser:
 
 test: .venv/ready browser lint ## lint, type checks and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+test-gpu: .venv/ready ## the tests that need a GPU, with its speed and peak memory; skipped without one
+	$(BIN)/python -m pytest -q -rs -s -m cuda tests/cuda
 
 test-fast: .venv/ready ## only the fast tests, for use while you work
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow"

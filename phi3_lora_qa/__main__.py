@@ -16,6 +16,10 @@ def main() -> None:
         commands()
     except MemoryError:
         _exit_short_of(b"memory; free some, or raise its limit (ulimit -v)")
+    except SystemError as error:  # Python itself had no memory for the exception
+        if "exception" not in str(error):
+            raise
+        _exit_short_of(b"memory; free some, or raise its limit (ulimit -v)")
     except OSError as error:
         import errno  # built in, so importing it opens no file
 

@@ -143,6 +143,7 @@ _MESSAGES = (
     ("resource temporarily unavailable", errno.EAGAIN),
     ("no space left on device", errno.ENOSPC),
     ("exception set", errno.ENOMEM),  # Python itself, without memory for the exception
+    ("without setting an exception", errno.ENOMEM),
 )
 _NATIVE = (ImportError, RuntimeError, SystemError)
 """The kinds of errors that native libraries raise for a shortage, which only their text names."""

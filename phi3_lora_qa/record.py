@@ -21,6 +21,7 @@ from phi3_lora_qa.reading import read_text
 from phi3_lora_qa.setting_specs import SourceKind
 
 SCHEMA_VERSION = 2
+BASE_CHECK = "phi3::static::basemodel"
 SCORED_CHECK = "phi3::quality::every_item_is_scored"
 LARGEST = 64 << 20
 """The largest size of a record in bytes: a hundred times that of a gate of the largest Phi-3."""
@@ -160,15 +161,40 @@ class AdapterEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseFinding:
+    """A finding about the base itself, and not about the adapter."""
+
+    rule: str
+    severity: str
+    where: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenTurns:
+    """The turns that the base's chat template leaves out of a prompt with these roles.
+
+    ``turns`` are positions from 0.
+    """
+
+    roles: tuple[str, ...]
+    turns: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseEntry:
     """The base that it was compared with; ``fingerprint`` is empty if its files are not local.
 
-    ``id`` is empty if there was no base.
+    ``id`` is empty if there was no base. ``findings`` and ``unseen`` are empty if the static stage
+    did not run.
     """
 
     id: str
     fingerprint: str
     config: Mapping[str, Json]
+    findings: tuple[BaseFinding, ...] = ()
+    unseen: tuple[UnseenTurns, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,8 +355,9 @@ def parse_record(text: str, where: str) -> RunRecord:
 
 
 _REPEATED = (
-    "base", "allow_bases", "suite", "suite_columns", "thresholds", "metric", "profile", "baseline",
-    "stage", "seed", "dtype", "backend", "lint_select", "lint_ignore", "lint_levels",
+    "base", "allow_bases", "any_base", "suite", "suite_columns", "thresholds", "metric", "profile",
+    "baseline", "stage", "seed", "dtype", "device", "quantization", "backend", "lint_select",
+    "lint_ignore", "lint_levels",
 )  # fmt: skip
 """The settings without which a new record would be about something else."""
 
@@ -345,7 +372,8 @@ def _gate_command(raw: Mapping[str, Json], where: str) -> str:
         value = entry.get("value") if isinstance(entry, dict) else None
         if value and entry and entry.get("source") != "default":
             option = f"--phi3-{name.replace('_', '-')}"
-            words += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
+            values = value if isinstance(value, list) else [value]
+            words += [option if one is True else f"{option}={one}" for one in values]
     words.append(f"--phi3-report={Path(where).parent}")
     return " ".join(shlex.quote(escape(word, 300)) for word in words)
 

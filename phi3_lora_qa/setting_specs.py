@@ -4,13 +4,19 @@ Options, environment variables, pytest's ini keys and keys in files are generate
 ``settings.GateSettings`` has a field for each setting.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 STAGES = ("static", "math", "checkpoint", "quality", "export")
-DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16", "float16")
+CPU, CUDA, MPS = "cpu", "cuda", "mps"
+DEVICE = re.compile(rf"{AUTO}|{CPU}|{CUDA}(:(0|[1-9][0-9]?))?|{MPS}")
+UNQUANTIZED = "none"
+QUANTIZATIONS = (UNQUANTIZED, "nf4", "int8")
 PROFILES = ("strict", "default", "smoke")
 LOCAL_BACKEND = "transformers"
 ENGINES = ("fast", "plain")
@@ -152,6 +158,13 @@ SPECS = (
         help="record.json of the last accepted adapter; the new adapter must not be worse",
     ),
     SettingSpec(
+        name="parent",
+        kind="path",
+        metavar="DIR",
+        help="the adapter that this one was trained from, or the last one that was shipped; an "
+        "adapter that equals it fails",
+    ),
+    SettingSpec(
         name="report",
         kind="path",
         metavar="DIR",
@@ -208,10 +221,28 @@ SPECS = (
     ),
     SettingSpec(
         name="dtype",
-        default="float32",
+        default=AUTO,
         choices=DTYPES,
         metavar="DTYPE",
-        help=f"the dtype in which the models are scored: {', '.join(DTYPES)}",
+        help=f"the dtype in which the models are scored: {', '.join(DTYPES)} (float32 on a CPU, "
+        "bfloat16 or float16 on a GPU)",
+    ),
+    SettingSpec(
+        name="device",
+        default=AUTO,
+        validator=lambda text: DEVICE.fullmatch(text) is not None,
+        description=f"{AUTO}, {CPU}, {CUDA}, {CUDA}:N with the number of a GPU, or {MPS}",
+        metavar="DEVICE",
+        help=f"where models run: {AUTO} (a GPU if there is one), {CPU}, {CUDA} (several GPUs if "
+        f"one is too small), {CUDA}:N, {MPS}",
+    ),
+    SettingSpec(
+        name="quantization",
+        default=UNQUANTIZED,
+        choices=QUANTIZATIONS,
+        metavar="KIND",
+        help="score on the base in 4 or 8 bits, as bitsandbytes quantizes it: "
+        f"{', '.join(QUANTIZATIONS)}",
     ),
     _on_by_default("cache_scores", "cache the base's scores for later runs"),
     _on_by_default(
@@ -251,5 +282,11 @@ SPECS = (
         default=(),
         metavar="ID",
         help="also trust this base id if an adapter's config names it (repeatable)",
+    ),
+    SettingSpec(
+        name="any_base",
+        kind="flag",
+        default=False,
+        help="accept a base that is not a Phi-3: Llama, Mistral, Qwen2, Qwen3 or Gemma",
     ),
 )

@@ -44,6 +44,7 @@ class GateSettings:
     thresholds: Path | None
     profile: str
     baseline: Path | None
+    parent: Path | None
     report: Path | None
     layers: bool
     only: bool
@@ -53,6 +54,8 @@ class GateSettings:
     backend: str
     engine: str
     dtype: str
+    device: str
+    quantization: str
     cache_scores: str
     early_stop: str
     allow_inconclusive: bool
@@ -60,6 +63,7 @@ class GateSettings:
     lint_ignore: tuple[str, ...]
     lint_levels: tuple[str, ...]
     allow_bases: tuple[str, ...]
+    any_base: bool
     sources: Mapping[str, Source]
     starts: Mapping[str, Path]
 
@@ -383,5 +387,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "adapter": Path,
     "thresholds": Path,
     "baseline": Path,
+    "parent": Path,
     "report": Path,
 }

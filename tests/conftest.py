@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from phi3_lora_qa.models.registry import bundled
+from phi3_lora_qa.models.registry import bundled, find_folder, find_known
 
 if TYPE_CHECKING:
     from phi3_lora_qa.models.loading import LoadedBase
@@ -25,10 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
-    """Disable the score cache and early stopping; the tests of these enable them."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Disable the score cache and early stopping; the tests of these enable them.
+
+    All other tests are about the CPU, so a GPU is hidden unless only those for it run.
+    """
     os.environ["PHI3_LORA_QA_CACHE_SCORES"] = "off"
     os.environ["PHI3_LORA_QA_EARLY_STOP"] = "off"
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,6 +48,16 @@ def pytest_collection_finish() -> None:
     """Exclude imported modules from garbage collection: they stay, and scanning them takes long."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The folder of the real base that is built from the package index."""
+    known = find_known("smollm2")
+    found = find_folder(known) if known else None
+    if found is None:
+        pytest.skip("smollm2 is not on this machine; run: phi3-lora-qa base fetch smollm2")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ def raised_from(error: BaseException, cause: BaseException) -> BaseException:
         (OSError(errno.EMFILE, "too many"), "ran out of file handles"),
         (RuntimeError("DefaultCPUAllocator: not enough memory"), "ran out of memory"),
         (ImportError("x.so: failed to map segment"), "ran out of memory"),
+        (SystemError("<f> returned NULL without setting an exception"), "ran out of memory"),
         (raised_from(ValueError("bad header"), OSError(errno.ENOSPC, "full")), "disk space"),
         (RecursionError(), "recursion limit was reached"),
     ],

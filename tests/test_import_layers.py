@@ -19,7 +19,7 @@ LAYERS = {
     "extras": -1, "staged_output": -1, "strict_values": -1, "function_arguments": -1,
     "toml_file": -1,
     "settings": 0, "record": 0, "libraries": 0, "patterns": 0, "signals": 0,
-    "atomic_write": 0, "lora_scaling": 0, "record_schema": 1,
+    "atomic_write": 0, "lora_scaling": 0, "record_schema": 1, "record_warnings": 1,
     "adapter": 1, "lora": 1, "stats": 1, "data": 1,
     "metrics": 2, "strategies": 2,
     "models": 2,

@@ -22,20 +22,21 @@ def _repeat(atom: str, quantifier: str) -> str:
 
 
 PIECES = st.builds(_repeat, ATOMS, QUANTIFIERS)
-PATTERNS = st.recursive(
+GROUPS = st.recursive(
     st.lists(PIECES, max_size=4).map("".join),
     lambda inner: (
         st.builds(
             lambda parts, opening, quantifier: opening + "|".join(parts) + ")" + quantifier,
             st.lists(inner, min_size=1, max_size=3),
-            st.sampled_from(["(", "(?:", "(?P<x>"]),
+            st.sampled_from(["(", "(?:", "(?P<x>", "(?=", "(?!", "(?<=", "(?<!", "(?i:", "(?s:"]),
             QUANTIFIERS,
         )
         | st.builds("".join, st.lists(inner, max_size=3))
     ),
     max_leaves=6,
 )
-TEXTS = st.text(alphabet="ab.c_0-9 layers", max_size=12)
+PATTERNS = st.builds("".join, st.tuples(st.sampled_from(["", "", "(?i)", "(?s)"]), GROUPS))
+TEXTS = st.text(alphabet="aAb.c_0-9 layers", max_size=12)
 
 
 @pytest.mark.slow
@@ -68,7 +69,17 @@ def test_any_accepted_pattern_matches_like_pythons_re(text: str, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["(a|a)*b", "(a*)*b", "((a+)+)+b", "(.*)*x(.*)*y", "(a?){60}a{60}b", "(x+x+)+y"]
+    "text",
+    [
+        "(?=(a|a)*b)a*",
+        "a*(?<=(a|a){30}b)",
+        "(a|a)*b",
+        "(a*)*b",
+        "((a+)+)+b",
+        "(.*)*x(.*)*y",
+        "(a?){60}a{60}b",
+        "(x+x+)+y",
+    ],
 )
 def test_patterns_with_exponential_time_in_re_are_fast(text: str) -> None:
     start = time.perf_counter()
@@ -80,7 +91,8 @@ def test_patterns_with_exponential_time_in_re_are_fast(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "(?=a)", "(?!a)", "(?<=a)b", r"(a)\1", "(?i)a", "(?P=x)", "(?>a)", "a*+", "a**", "*a", "a{",
+        "(?<=a*)b", "(?<!a|bb)c", r"(a)\1", "(?m)a", "a(?i)", "(?P=x)", "(?=a", "(?(1)a)",
+        "(?i-s:a)", "(?#a)", "(?>a)", "a*+", "a**", "*a", "a{",
         "a{2,1}", "(", ")", "[a", "[b-a]", "[[a]", "\\", r"\q", r"\x41", "(" * 50 + ")" * 50,
         "a" * 9000, "((a{100}){100}){100}", "(?P<1>a)", "^*", "a{99999}",
         "(?P<a>x)(?P<a>y)", "(?P<a>x(?P<a>y))", "(?P<a>x)|(?P<a>y)", "((?P<a>x)|b)*(?P<a>y)",
@@ -91,6 +103,19 @@ def test_unsupported_patterns_are_rejected_quickly(text: str) -> None:
     with pytest.raises(PatternError):
         Pattern(text)
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(.|.)*!", "([a-z]+)+!", "(.*)*!", "(?=(.|.)*!)x", "x*(?<=(.|.){38}!)", ".*.*.*.*.*.*.*!"],
+)
+def test_a_pattern_that_is_slow_in_re_has_many_steps(text: str) -> None:
+    assert Pattern(text).steps_in_re("x" * 40, 10_000, whole=True) > 10_000
+
+
+@pytest.mark.parametrize("text", ["x*", ".*.x", "(?=x).*", "(x|y)*", "(x?){3}.*", "(x*)*"])
+def test_a_pattern_that_is_fast_in_re_has_few_steps(text: str) -> None:
+    assert Pattern(text).steps_in_re("x" * 40, 10_000, whole=True) < 1000
 
 
 def test_groups_with_the_same_name_are_rejected_as_in_re() -> None:

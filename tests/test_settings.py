@@ -31,7 +31,7 @@ def test_without_any_setting_the_defaults_apply(tmp_path: Path) -> None:
     found = settings(tmp_path)
     assert found.adapter == ()
     assert found.stage == STAGES
-    assert (found.seed, found.dtype, found.only) == (0, "float32", False)
+    assert (found.seed, found.dtype, found.device, found.only) == (0, "auto", "auto", False)
     assert set(found.sources.values()) == {DEFAULT}
 
 

@@ -24,7 +24,7 @@ NO_UNIT_TEST = {
     "__main__.py": "the console script, which tests/cli runs",
 }
 """Modules without a test file of their own, each with the place that tests them."""
-SCENARIOS = ("attack", "fixtures", "scenarios")
+SCENARIOS = ("attack", "cuda", "fixtures", "scenarios")
 """Folders of tests that belong to no single module."""
 
 

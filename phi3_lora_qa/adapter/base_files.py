@@ -1,16 +1,24 @@
 """Reads the config and tensor headers of a base model, without loading the model."""
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from phi3_lora_qa.adapter.architecture import ARCHITECTURES, Architecture, architecture_of, is_tied
+from phi3_lora_qa.adapter.base_checks.base_foreign_files import require_own_files
 from phi3_lora_qa.adapter.base_fingerprint import fingerprint
+from phi3_lora_qa.adapter.base_modules import (
+    EMBEDDING,
+    HEAD,
+    BaseModule,
+    first_mismatch,
+    modules_from_config,
+    modules_from_shapes,
+)
+from phi3_lora_qa.adapter.phi_models import OTHER_ARCHITECTURES
 from phi3_lora_qa.adapter.safetensors_file import READABLE, SafetensorsFile, TensorInfo, open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, BaseModelError, escape
@@ -18,36 +26,10 @@ from phi3_lora_qa.reading import open_regular, read_regular
 
 _MAX_CONFIG = 4 << 20
 _MAX_INDEX = 32 << 20
+_CACHED = "models--"
+"""How the names of folders in the hub's cache start."""
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-
-
-class ModuleKind(StrEnum):
-    """The kind of a base module; it determines the shapes of the LoRA factors."""
-
-    LINEAR = "linear"
-    EMBEDDING = "embedding"
-    NORM = "norm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseModule:
-    """A module with a weight. Sizes are None if there is no base.
-
-    The weight of a linear module has the shape (outputs, inputs), that of an embedding (inputs,
-    outputs), and that of a norm (outputs,).
-    """
-
-    name: str
-    kind: ModuleKind
-    inputs: int | None = None
-    outputs: int | None = None
-    bias: bool = False
-
-    @property
-    def leaf(self) -> str:
-        """The last part of the name, such as ``qkv_proj``."""
-        return self.name.rpartition(".")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +41,7 @@ class BaseFiles:
 
     path: Path
     id: str
+    architecture: Architecture
     config: Mapping[str, Any]
     modules: Mapping[str, BaseModule]
     vocabulary: int
@@ -83,49 +66,108 @@ class BaseFiles:
             id: The name of the base, if it is known.
 
         Raises:
-            BaseModelError: The folder is unreadable, or is not a Phi-3.
+            BaseModelError: The folder is unreadable, or its architecture is unknown.
         """
         folder = Path(path)
+        require_own_files(folder)
         config = _read_object(folder, "config.json", _MAX_CONFIG)
-        if config.get("model_type") != "phi3":
-            raise BaseModelError(
-                f"{escape(str(folder))} is not a Phi-3: its model type is "
-                f"{escape(str(config.get('model_type')))!r}; pass the folder of a Phi-3"
-            )
+        architecture = architecture_of(config)
+        if architecture is None:
+            raise BaseModelError(unknown_architecture(str(folder), config))
         files = weights or tuple(map(_open_weights, _weight_files(folder)))
-        tied = bool(config.get("tie_word_embeddings", False))
         try:
-            readable = bool(files) and not _is_quantised(config, files)
-            modules = _from_tensors(files, tied=tied) if readable else phi3_modules(config)
+            if files and not _is_quantised(config, files):
+                shapes = {name: info.shape for file in files for name, info in file.tensors.items()}
+                modules = modules_from_shapes(shapes, tied=is_tied(config))
+            else:
+                modules = modules_from_config(config)
         except (KeyError, TypeError, ValueError) as error:
             raise BaseModelError(
-                f"config.json in {escape(str(folder))} is not valid for a Phi-3: {error}; "
-                "download it again"
+                f"config.json in {escape(str(folder))} is not valid for a {architecture.name}: "
+                f"{error}; download it again"
             ) from error
         vocabulary = _embedding_rows(modules)
         return cls(
             path=folder,
             id=id,
+            architecture=architecture,
             config=config,
             modules=modules,
             vocabulary=vocabulary,
             files=files,
         )
 
+    @property
+    def public_id(self) -> str:
+        """The base's id: as it was passed, or from the hub's cache, or from its config; else empty.
+
+        A path is not an id.
+        """
+        if self.id and not Path(self.id).is_absolute():
+            return self.id
+        cached = [part for part in self.path.parts if part.startswith(_CACHED)]
+        if cached:
+            return cached[-1].removeprefix(_CACHED).replace("--", "/")
+        name = self.config.get("_name_or_path")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the head is the embedding table."""
+        return is_tied(self.config)
+
+    def first_mismatch(self) -> str:
+        """Say where the weights are not those that config.json describes; empty if nowhere."""
+        if not self.files or _is_quantised(self.config, self.files):
+            return ""
+        try:
+            return first_mismatch(self.modules, self.config)
+        except (KeyError, TypeError, ValueError) as error:
+            return f"config.json is not valid: {error}"
+
+    def require_consistent(self) -> None:
+        """Raise BaseModelError if the weights are not those that config.json describes."""
+        if mismatch := self.first_mismatch():
+            raise BaseModelError(
+                f"the weights of {escape(str(self.path))} do not match its config.json: "
+                f"{escape(mismatch, 200)}; use a base whose config.json matches its weights"
+            )
+
+    def has_other_head(self) -> bool:
+        """Whether the weights have a head that differs from the embedding table, in some rows."""
+        import numpy as np
+
+        head, table = (self._stored(module) for module in (HEAD, EMBEDDING))
+        if head is None or table is None:
+            return False
+        if head[1].shape != table[1].shape:
+            return True
+        (head_file, head_info), (table_file, table_info) = head, table
+        return any(
+            not np.array_equal(
+                head_file.tensor(head_info.name, rows), table_file.tensor(table_info.name, rows)
+            )
+            for rows in sample_rows(head_info.shape[0])
+        )
+
+    def _stored(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
+        """Return the file and entry of the weight with exactly this name, if it can be decoded."""
+        name = f"{module}.weight"
+        found = ((f, f.tensors[name]) for f in self.files if name in f.tensors)
+        return next((item for item in found if item[1].dtype in READABLE), None)
+
     @cached_property
     def fingerprint(self) -> str:
         """The hash of the base weights (see `base_fingerprint`); empty if there are none."""
-        return fingerprint(self.files, tied=bool(self.config.get("tie_word_embeddings", False)))
+        return fingerprint(self.files, tied=self.is_tied)
 
     def tensor(self, module: str) -> tuple[SafetensorsFile, TensorInfo] | None:
         """Return the file and entry of a module's weight; a tied head uses the embedding table.
 
         None if there are no weights, or they are quantised and cannot be compared.
         """
-        tied = module == "lm_head" and self.config.get("tie_word_embeddings")
-        names = [f"{module}.weight", *(["model.embed_tokens.weight"] if tied else [])]
-        found = ((f, f.tensors[name]) for name in names for f in self.files if name in f.tensors)
-        return next((item for item in found if item[1].dtype in READABLE), None)
+        tied = module == HEAD and self.is_tied
+        return self._stored(module) or (self._stored(EMBEDDING) if tied else None)
 
     def has_file(self, name: str) -> bool:
         """Whether the folder has an entry with this name."""
@@ -172,58 +214,25 @@ def sample_rows(rows: int, *, each: int = 8) -> tuple[slice, ...]:
     return tuple(slice(start, start + each) for start in starts)
 
 
-def phi3_skeleton(layers: int) -> Mapping[str, BaseModule]:
-    """Return the modules of a Phi-3 with this number of layers, without sizes."""
-    kinds = {
-        "self_attn.qkv_proj": ModuleKind.LINEAR,
-        "self_attn.o_proj": ModuleKind.LINEAR,
-        "mlp.gate_up_proj": ModuleKind.LINEAR,
-        "mlp.down_proj": ModuleKind.LINEAR,
-        "input_layernorm": ModuleKind.NORM,
-        "post_attention_layernorm": ModuleKind.NORM,
-    }
-    inner = {f"model.layers.{i}.{n}": kind for i in range(layers) for n, kind in kinds.items()}
-    named = (
-        {"model.embed_tokens": ModuleKind.EMBEDDING}
-        | inner
-        | {
-            "model.norm": ModuleKind.NORM,
-            "lm_head": ModuleKind.LINEAR,
-        }
-    )
-    return MappingProxyType({n: BaseModule(name=n, kind=kind) for n, kind in named.items()})
+def unknown_architecture(place: str, config: Mapping[str, Any]) -> str:
+    """Return the message for a base whose architecture is not in the table.
 
-
-def phi3_modules(config: Mapping[str, Any]) -> Mapping[str, BaseModule]:
-    """Return the modules of the Phi-3 that a config.json describes.
-
-    Raises:
-        KeyError, ValueError: A size is missing or invalid.
+    Args:
+        place: The folder or file, for people.
+        config: The content of its config.json.
     """
-    hidden, middle = _size(config, "hidden_size"), _size(config, "intermediate_size")
-    heads, vocabulary = _size(config, "num_attention_heads"), _size(config, "vocab_size")
-    groups = config.get("num_key_value_heads") or heads
-    head = config.get("head_dim") or hidden // heads
-    sizes = {
-        "qkv_proj": (hidden, (heads + 2 * groups) * head),
-        "o_proj": (heads * head, hidden),
-        "gate_up_proj": (hidden, 2 * middle),
-        "down_proj": (middle, hidden),
-        "embed_tokens": (vocabulary, hidden),
-        "lm_head": (hidden, vocabulary),
-    }
-    bias = bool(config.get("attention_bias", False))
-    return MappingProxyType(
-        {
-            name: BaseModule(
-                name=name,
-                kind=module.kind,
-                inputs=sizes.get(module.leaf, (hidden, hidden))[0],
-                outputs=sizes.get(module.leaf, (hidden, hidden))[1],
-                bias=bias and module.leaf in ("qkv_proj", "o_proj"),
-            )
-            for name, module in phi3_skeleton(_size(config, "num_hidden_layers")).items()
-        }
+    names = ", ".join(ARCHITECTURES)
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and (other := OTHER_ARCHITECTURES.get(model_type)):
+        return (
+            f"{escape(place)} is a {other}, which has another architecture than Phi-3 (model type "
+            f"{model_type!r}) and is not supported; pass a Phi-3, Phi-3.5 or Phi-4 "
+            "(`base list` shows them)"
+        )
+    return (
+        f"{escape(place)} is not a Phi-3: its model type is "
+        f"{escape(repr(model_type), 60)}; pass the folder of a Phi-3 (other model "
+        f"types that can be accepted: {names.removeprefix('phi3, ')})"
     )
 
 
@@ -236,38 +245,8 @@ def _is_quantised(config: Mapping[str, Any], files: tuple[SafetensorsFile, ...])
     )
 
 
-def _from_tensors(files: tuple[SafetensorsFile, ...], *, tied: bool) -> Mapping[str, BaseModule]:
-    shapes = {name: info.shape for file in files for name, info in file.tensors.items()}
-    modules = {}
-    for name, shape in shapes.items():
-        module, _, part = name.rpartition(".")
-        if part != "weight" or len(shape) not in (1, 2):
-            continue
-        embedding = module.endswith("embed_tokens")
-        kind = ModuleKind.EMBEDDING if embedding else ModuleKind.LINEAR
-        first, last = shape[0], shape[-1]
-        modules[module] = BaseModule(
-            name=module,
-            kind=kind if len(shape) == 2 else ModuleKind.NORM,
-            inputs=first if embedding else last,
-            outputs=last if embedding else first,
-            bias=f"{module}.bias" in shapes,
-        )
-    embedding_module = modules.get("model.embed_tokens")
-    if tied and embedding_module and "lm_head" not in modules:
-        modules["lm_head"] = BaseModule(
-            name="lm_head",
-            kind=ModuleKind.LINEAR,
-            inputs=embedding_module.outputs,
-            outputs=embedding_module.inputs,
-        )
-    if not embedding_module:
-        raise ValueError("the weights have no model.embed_tokens")
-    return MappingProxyType(modules)
-
-
 def _embedding_rows(modules: Mapping[str, BaseModule]) -> int:
-    module = modules.get("model.embed_tokens")
+    module = modules.get(EMBEDDING)
     return module.inputs if module and module.inputs else 0
 
 
@@ -317,10 +296,3 @@ def _unreadable(path: Path, error: OSError) -> BaseModelError:
         f"cannot read {escape(str(path))}: {error.strerror}; "
         "pass a folder with a config.json, or a name that `base list` shows"
     )
-
-
-def _size(config: Mapping[str, Any], name: str) -> int:
-    value = config[name]
-    if type(value) is not int or not 0 < value < 1 << 24 or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}")
-    return value

@@ -1,16 +1,26 @@
 """Parses adapter_config.json into one typed value; no field is ignored silently."""
 
-import re
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from phi3_lora_qa.adapter.config_schema import CHANGES_BASE, FIELDS, REFUSED, SET_WHEN_EMPTY
+from phi3_lora_qa.adapter.config_other_fields import check_other_fields
+from phi3_lora_qa.adapter.config_problem import ConfigProblem, ProblemKind
+from phi3_lora_qa.adapter.config_schema import CHANGES_BASE, FIELDS
 from phi3_lora_qa.adapter.folder import CONFIG, AdapterFolder
 from phi3_lora_qa.adapter.lora_variants import BlockDiagonal
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, escape
+
+__all__ = [
+    "LoraAdapterConfig",
+    "ParsedConfig",
+    "ProblemKind",
+    "parse_config",
+    "read_config",
+    "read_raw_config",
+]
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -19,8 +29,8 @@ MAX_CONFIG_BYTES = 1 << 20
 class LoraAdapterConfig:
     """The fields of peft's LoraConfig that an accepted adapter may use.
 
-    Every other field is null, false or empty (see `config_schema.REFUSED`), or peft ignores it for
-    all accepted values of ``init_lora_weights``. ``velora_config`` is the number of groups and
+    Every other field is null, false or empty (see `config_schema.REFUSED`), or peft ignores it
+    (see `config_other_fields`). ``velora_config`` is the number of groups and
     ``monteclora_config`` the number of samples; both are 0 if the variant is not used. ``raw`` is
     the content of the file.
     """
@@ -63,26 +73,6 @@ class LoraAdapterConfig:
         return ""
 
 
-class ProblemKind(StrEnum):
-    """What is wrong with a field."""
-
-    MISSING = "missing"
-    VALUE = "value"
-    REFUSED = "refused"
-    UNKNOWN = "unknown"
-    CONFLICT = "conflict"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfigProblem:
-    """One problem with one field."""
-
-    kind: ProblemKind
-    field: str
-    message: str
-    fix: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class ParsedConfig:
     """The result of parsing: the config if its values are readable, and all problems."""
@@ -93,13 +83,20 @@ class ParsedConfig:
 
 def parse_config(raw: Mapping[str, Any]) -> ParsedConfig:
     """Parse the content of an adapter_config.json and collect every problem with it."""
-    problems = list(_unsupported_fields(raw))
+    kind = raw.get("peft_type")
+    if isinstance(kind, str) and kind != "LORA":  # its other fields mean something else
+        return ParsedConfig(config=None, problems=(_other_type(kind),))
+    # Without a type it is not a config of peft, and its other fields are those of another program.
+    problems = check_other_fields(raw) if "peft_type" in raw else []
     values: dict[str, Any] = {}
     for name, spec in FIELDS.items():
+        if name == "target_modules" and raw.get(name) is None and raw.get("target_parameters"):
+            values[name] = ()  # peft then adapts the parameters alone
+            continue
         if name not in raw:
             values[name] = spec.default
             if spec.required:
-                problems.append(_missing(name))
+                problems.append(_missing(name, spec.if_missing))
             continue
         try:
             values[name] = spec.read(raw[name])
@@ -120,8 +117,9 @@ def read_config(folder: AdapterFolder) -> LoraAdapterConfig:
             the first such field.
     """
     parsed = parse_config(read_raw_config(folder))
-    if parsed.problems or parsed.config is None:
-        first = parsed.problems[0]
+    rejecting = [problem for problem in parsed.problems if problem.kind.rejects]
+    if rejecting or parsed.config is None:
+        first = rejecting[0]
         raise AdapterError(f"{CONFIG}: {escape(first.message)}", escape(first.fix))
     return parsed.config
 
@@ -134,48 +132,6 @@ def read_raw_config(folder: AdapterFolder) -> dict[str, Any]:
     """
     data = folder.read_bytes(CONFIG, MAX_CONFIG_BYTES)
     return parse_object(data, where=CONFIG, max_bytes=MAX_CONFIG_BYTES)
-
-
-def _unsupported_fields(raw: Mapping[str, Any]) -> list[ConfigProblem]:
-    found = []
-    for name, value in raw.items():
-        if name in FIELDS or value is None or (not value and name not in SET_WHEN_EMPTY):
-            continue
-        if name == "auto_mapping" and _is_harmless_mapping(value, raw.get("task_type")):
-            continue
-        reason = REFUSED.get(name)
-        if name == "auto_mapping":
-            reason = "it names code that loads the base"
-        if reason:
-            fix = f"train without {name}, or set it to null if it was set by mistake"
-            message = f"{name} is set: {reason}"
-            found.append(_problem(ProblemKind.REFUSED, name, message, fix))
-        else:
-            message = f"the unknown field {name} is set, so it may change the adapter"
-            fix = "remove the field if nothing reads it, or save with a supported version of peft"
-            found.append(_problem(ProblemKind.UNKNOWN, name, message, fix))
-    return found
-
-
-def _is_harmless_mapping(value: Any, task_type: Any) -> bool:
-    """Whether auto_mapping is what peft writes without a task type: one of Phi-3's own classes.
-
-    Only AutoPeftModel reads it, if there is no task type, and loads the base with the class that it
-    names. That class must then be the one that was checked. Other tools add flags to the two names
-    (Unsloth: unsloth_fixed).
-    """
-    if not isinstance(value, dict):
-        return False
-    names = ("parent_library", "base_model_class")
-    library, name = map(value.get, names)
-    flags = [item for key, item in value.items() if key not in names]
-    return (
-        library in ("transformers.models.phi3", "transformers.models.phi3.modeling_phi3")
-        and isinstance(name, str)
-        and re.fullmatch(r"Phi3[A-Za-z0-9]+", name, re.ASCII) is not None
-        and (name == "Phi3ForCausalLM" or task_type is not None)
-        and all(item is None or isinstance(item, bool) for item in flags)
-    )
 
 
 def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
@@ -212,9 +168,9 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
     pairs = (
         (label == "orthogonal" and has_odd_rank,
          "init_lora_weights", 'may be "orthogonal" only with even ranks'),
-        (by_pattern and config.layers_to_transform is not None,
+        (by_pattern and config.raw.get("layers_to_transform") is not None,
          "layers_to_transform", "works only with a list as target_modules"),
-        (by_pattern and bool(config.layers_pattern),
+        (by_pattern and config.raw.get("layers_pattern") is not None,
          "layers_pattern", "works only with a list as target_modules"),
         (bool(config.layers_pattern) and config.layers_to_transform is None,
          "layers_pattern", "needs layers_to_transform"),
@@ -236,18 +192,32 @@ def _conflicts(config: LoraAdapterConfig) -> list[ConfigProblem]:
     return found
 
 
-def _missing(name: str) -> ConfigProblem:
+def _missing(name: str, consequence: str) -> ConfigProblem:
     return _problem(
         ProblemKind.MISSING,
         name,
-        f"{name} is missing, and peft would silently use its default",
+        f"{name} is missing, and {consequence}",
         "copy the complete adapter_config.json that peft wrote in training",
     )
 
 
+def _other_type(kind: str) -> ConfigProblem:
+    return _problem(
+        ProblemKind.VALUE,
+        "peft_type",
+        f"peft_type is {kind!r}, and only LoRA adapters can be checked",
+        "pass a LoRA adapter",
+    )
+
+
 def _bad_value(name: str, value: Any, requirement: str) -> ConfigProblem:
-    if name == "target_modules" and value is None:
-        requirement = "must be set: peft has no default for Phi-3"
+    spec = FIELDS[name]
+    if value is None:
+        fails = spec.if_missing if name == "target_modules" else "peft raises an error for it"
+        default = dict(spec.default) if isinstance(spec.default, Mapping) else spec.default
+        known = "the value used in training" if default is None else json.dumps(default)
+        message, fix = f"{name} is null, and {fails}", f"set {name} to {known}"
+        return _problem(ProblemKind.VALUE, name, message, fix)
     shown = value if isinstance(value, (str, int, float, bool)) else type(value).__name__
     return _problem(
         ProblemKind.VALUE,

@@ -18,11 +18,15 @@ MAX_PATTERNS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """How to read one field; ``default`` is the value of a missing field."""
+    """How to read one field; ``default`` is the value of a missing field.
+
+    ``if_missing`` says what peft does without a required field.
+    """
 
     read: Callable[[Any], Any]
     default: Any = None
     required: bool = False
+    if_missing: str = ""
 
 
 def boolean(value: Any) -> bool:
@@ -30,6 +34,11 @@ def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
+
+
+def flag(value: Any) -> bool:
+    """Read true or false; peft treats null like false, and some programs write it."""
+    return value is not None and boolean(value)
 
 
 def rank(value: Any) -> int:

@@ -1,7 +1,8 @@
 """Derives from a config the exact set of tensors that an adapter must contain: names and shapes.
 
-With a base, its modules are used. Without a base, the modules are those of a Phi-3 with as many
-layers as the file and the config mention, and the majority of the tensors determines the sizes.
+With a base, its modules are used. Without a base, the modules are those of the architecture that
+the file seems to be for, with as many layers as the file and the config mention, and the majority
+of the tensors determines the sizes.
 """
 
 import re
@@ -10,14 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, phi3_skeleton
+from phi3_lora_qa.adapter.architecture import PHI3, Architecture
+from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind, skeleton
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
+from phi3_lora_qa.adapter.lora_variants import BlockDiagonal
 from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.adapter.safetensors_file import TensorInfo
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import Part, TensorKey, tensor_name
 
 Shape = tuple[int | None, ...]
+Sizes = Mapping[tuple[str, str], int]
+"""Sizes by (last part of the module name, ``in`` or ``out``)."""
 
 MAX_LAYERS = 256
 """More than any Phi-3 has; a tensor of a later layer belongs to no module."""
@@ -111,9 +116,19 @@ def _by_name(tensors: Iterable[ExpectedTensor]) -> dict[str, ExpectedTensor]:
 
 
 def assumed_modules(
-    config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
+    config: LoraAdapterConfig,
+    keys: Iterable[TensorKey],
+    infos: Mapping[str, TensorInfo],
+    architecture: Architecture = PHI3,
 ) -> Mapping[str, BaseModule]:
-    """Return the modules to compare with if there is no base."""
+    """Return the modules to compare with if there is no base.
+
+    Args:
+        config: The adapter's config.
+        keys: The tensors of the file.
+        infos: The header of the file.
+        architecture: The architecture that the adapter is for.
+    """
     known = list(keys)
     texts = [key.module for key in known]
     if not isinstance(config.target_modules, str):
@@ -121,23 +136,27 @@ def assumed_modules(
     layers = [int(found[1]) for text in texts if (found := _LAYER.search(text))]
     layers.extend(index for index in config.layers_to_transform or () if index < PHI3_MEDIUM_LAYERS)
     count = 1 + max((index for index in layers if index < MAX_LAYERS), default=0)
-    sizes = majority_sizes(config, known, infos)
+    sizes = majority_sizes(known, infos, config.use_bdlora)
     return MappingProxyType(
         {
             name: replace(module, inputs=sizes.get((module.leaf, "in")),
                           outputs=sizes.get((module.leaf, "out")))
-            for name, module in phi3_skeleton(count).items()
+            for name, module in skeleton(architecture, count).items()
         }
     )  # fmt: skip
 
 
 def majority_sizes(
-    config: LoraAdapterConfig, keys: Iterable[TensorKey], infos: Mapping[str, TensorInfo]
-) -> dict[tuple[str, str], int]:
+    keys: Iterable[TensorKey],
+    infos: Mapping[str, TensorInfo],
+    blocks: BlockDiagonal | None = None,
+) -> Sizes:
     """Return the most common input and output size of each kind of module.
 
-    Returns:
-        Sizes by (last part of the module name, ``in`` or ``out``).
+    Args:
+        keys: The tensors of the file.
+        infos: The header of the file.
+        blocks: The config's block-diagonal factors, whose stored size is a part of the module's.
     """
     votes: dict[tuple[str, str], Counter[int]] = {}
     for key in keys:
@@ -146,7 +165,6 @@ def majority_sizes(
             continue
         leaf = key.module.rpartition(".")[2]
         if key.part in (Part.A, Part.EMBEDDING_A):
-            blocks = config.use_bdlora
             parts = blocks.blocks if blocks and blocks.splits_a(key.module) else 1
             votes.setdefault((leaf, "in"), Counter())[parts * shape[1]] += 1
         elif key.part in (Part.B, Part.EMBEDDING_B):

@@ -13,6 +13,7 @@ from enum import StrEnum
 from io import FileIO
 from pathlib import Path
 
+from phi3_lora_qa.adapter.file_kind import HEAD_BYTES
 from phi3_lora_qa.errors import AdapterError, escape, shortage
 
 CONFIG = "adapter_config.json"
@@ -131,7 +132,7 @@ class AdapterFolder:
         if not stat.S_ISDIR(mode):
             raise AdapterError(
                 f"the adapter {shown} is not a folder",
-                f"pass the folder that contains {CONFIG}, not a file in it",
+                f"pass the folder that contains {CONFIG}, not a file in it{_kohya(folder)}",
             )
         try:
             entries = {entry.name: entry for entry in _list(folder)}
@@ -175,13 +176,33 @@ class AdapterFolder:
             AdapterError: It is missing, not a regular file, a pickle, too large, or has changed.
         """
         entry = self.file(name)
-        where = f"{escape(name)} in {escape(str(self.path))}"
         if entry is None or entry.is_pickle or entry.size > MAX_FILE_BYTES:
+            where = f"{escape(name)} in {escape(str(self.path))}"
             raise AdapterError(
                 f"cannot read {where}: missing, not a regular file, a pickle, or larger than "
                 f"{MAX_FILE_BYTES >> 30} GiB",
                 "save the adapter again",
             )
+        return self._open(entry)
+
+    def read_head(self, name: str) -> bytes:
+        """Return the first bytes of a regular file, which may be a pickle: it is not interpreted.
+
+        Raises:
+            AdapterError: It is missing, not a regular file, cannot be opened, or has changed.
+        """
+        entry = self.file(name)
+        if entry is None:
+            raise AdapterError(
+                f"cannot read {escape(name)}: missing, or not a regular file",
+                "save the adapter again",
+            )
+        with self._open(entry) as handle:
+            return handle.read(HEAD_BYTES)
+
+    def _open(self, entry: Entry) -> FileIO:
+        name = entry.name
+        where = f"{escape(name)} in {escape(str(self.path))}"
         # Non-blocking: if the file has been replaced by a pipe, opening it must not hang.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -274,6 +295,16 @@ def is_loaded(name: str) -> bool:
     weights = name.endswith((".safetensors", ".safetensors.index.json"))
     inner = name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")
     return weights or inner or name in _LOADED_FILES
+
+
+def _kohya(file: Path) -> str:
+    """Return the fix for a single file of kohya's sd-scripts, which may be what was passed."""
+    if not file.name.endswith(".safetensors"):
+        return ""
+    return (
+        "; if it is a single file of kohya's sd-scripts, convert it: "
+        "phi3-lora-qa convert kohya-to-peft FILE --base BASE -o DIR"
+    )
 
 
 def _list(folder: Path) -> Iterator[Entry]:

@@ -7,13 +7,16 @@ import itertools
 from dataclasses import replace
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.finding import Finding, Severity
+from phi3_lora_qa.adapter.finding import FieldOf, Finding, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.lint_context import LIBRARIES, OPTIONAL, LintContext, Need
+from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.lint_report import LintReport, UncheckedRule
+from phi3_lora_qa.adapter.needs import IDENTITY, LIBRARIES, OPTIONAL, Need
+from phi3_lora_qa.adapter.parent_adapter import StoredAdapter
 from phi3_lora_qa.adapter.rule import Rule
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
 from phi3_lora_qa.adapter.rule_selection import Selection
+from phi3_lora_qa.adapter.rules.folder_files import WRONG_KIND
 from phi3_lora_qa.errors import (
     BaseModelError,
     IncompatibleLibraryError,
@@ -33,7 +36,12 @@ _NOT_ABOUT_THE_ADAPTER = (BaseModelError, IncompatibleLibraryError)
 
 
 def lint(
-    folder: AdapterFolder, base: BaseFiles | None = None, selection: Selection | None = None
+    folder: AdapterFolder,
+    base: BaseFiles | None = None,
+    selection: Selection | None = None,
+    *,
+    any_base: bool = False,
+    parent: StoredAdapter | None = None,
 ) -> LintReport:
     """Check an adapter without running it.
 
@@ -41,6 +49,9 @@ def lint(
         folder: The adapter. Nothing in it is trusted.
         base: The files of the base model. Without them, rules that need a base do not run.
         selection: Which rules run, and at which severity; by default all, at their own severity.
+        any_base: Whether the adapter may be for a base of the table other than a Phi-3.
+        parent: The adapter that this one was trained from. Without it, the rules that compare the
+            two are left out.
 
     Returns:
         The report. A crash of a rule is a finding in it.
@@ -51,25 +62,33 @@ def lint(
             installed.
         MachineError: The machine ran out of memory, file handles or the like.
     """
-    return _Run(folder, base, selection or Selection()).report()
+    context = LintContext(folder, base, any_base=any_base, parent=parent)
+    return _Run(context, selection or Selection()).report()
 
 
 class _Run:
     """One run of the linter over one adapter."""
 
-    def __init__(self, folder: AdapterFolder, base: BaseFiles | None, selection: Selection) -> None:
-        self.folder = folder
+    def __init__(self, context: LintContext, selection: Selection) -> None:
+        self.folder = context.folder
         self.selection = selection
-        self.context = LintContext(folder, base)
+        self.context = context
         self.has: dict[Need, bool] = {}
         self.findings: list[Finding] = []
         self.totals: dict[str, int] = {}
         self.rules_run: list[str] = []
         self.unchecked: list[UncheckedRule] = []
         self.lacking: MissingDependencyError | None = None
+        self.foreign: frozenset[str] = frozenset()
 
     def report(self) -> LintReport:
+        wrong_kind = find_rule(WRONG_KIND)
+        is_error = self.selection.severity(wrong_kind) is Severity.ERROR
+        if is_error and self.selection.includes(wrong_kind):
+            self.foreign = frozenset(self.context.foreign_files)
         for rule in filter(self.selection.includes, all_rules()):
+            if "parent" in rule.needs and not self._has("parent"):
+                continue  # nobody asked for the comparison, so it is not missing
             missing = tuple([need for need in rule.needs if not self._has(need)])
             if missing:
                 self.unchecked.append(
@@ -115,7 +134,10 @@ class _Run:
         return self.has[need]
 
     def _blocker(self, need: Need) -> str:
-        """Return the file to fix before a missing part can be read; empty if it is optional."""
+        """Return the file or the finding to fix before a rule can run; empty if it is optional."""
+        if need in IDENTITY:
+            has_format = self._has("LoRA adapter of PEFT")
+            return IDENTITY[need if has_format else "LoRA adapter of PEFT"]
         if need in OPTIONAL and need not in self.context.errors:
             return ""
         match need:
@@ -134,6 +156,8 @@ class _Run:
         An untrusted folder decides how many there are.
         """
         violations = rule.check(self.context)
+        if rule.id != WRONG_KIND:
+            violations = (v for v in violations if _file_of(v) not in self.foreign)
         severity = self.selection.severity(rule)
         listed = unlisted = 0
         try:
@@ -157,6 +181,11 @@ class _Run:
             raise short from error
         message = f"{what} failed with {type(error).__name__}: {error}"
         self.findings.append(_internal_error(message))
+
+
+def _file_of(violation: Violation) -> str:
+    where = violation.where
+    return where.file if isinstance(where, FieldOf) else where
 
 
 def _internal_error(message: str) -> Finding:

@@ -1,11 +1,11 @@
 """The input of the lint rules: an adapter folder and optionally a base, each part read once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.chat_template.template_files import ChatTemplates, read_templates
 from phi3_lora_qa.adapter.config import (
     LoraAdapterConfig,
     ParsedConfig,
@@ -25,8 +25,12 @@ from phi3_lora_qa.adapter.folder import (
     WEIGHTS,
     AdapterFolder,
 )
+from phi3_lora_qa.adapter.identity.adapter_identity import AdapterIdentity
 from phi3_lora_qa.adapter.manifest import Manifest, read_manifest
 from phi3_lora_qa.adapter.memory import require_memory_for_numpy
+from phi3_lora_qa.adapter.needs import Need
+from phi3_lora_qa.adapter.parent_adapter import Change, StoredAdapter
+from phi3_lora_qa.adapter.required_parts import required
 from phi3_lora_qa.adapter.safetensors_file import (
     READABLE,
     SafetensorsFile,
@@ -35,42 +39,14 @@ from phi3_lora_qa.adapter.safetensors_file import (
 )
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import BadKey, Part, TensorKey, parse_keys, tensor_name
-from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
-    SETTINGS,
-    Tokenizer,
-    read_object,
-    read_tokenizer,
-)
-from phi3_lora_qa.errors import AdapterError, BaseModelError, shortage
+from phi3_lora_qa.adapter.text_context import TextContext
 
 if TYPE_CHECKING:
-    from phi3_lora_qa.adapter.chat_template.template_results import TemplateResults
     from phi3_lora_qa.adapter.safetensors_file import Array
-    from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import TokenizerComparison
     from phi3_lora_qa.adapter.weight_stats import DeltaStats, TensorStats
 
-T = TypeVar("T")
 
-Need = Literal[
-    "config",
-    "weights",
-    "expected tensors",
-    "base",
-    "base weights",
-    "tokenizer",
-    "base's tokenizer",
-    "manifest",
-]
-"""A part of the `LintContext` that a rule may need to run."""
-
-OPTIONAL: tuple[Need, ...] = ("base", "base weights", "tokenizer", "base's tokenizer", "manifest")
-"""The parts that a good adapter may lack."""
-
-LIBRARIES: Literal["libraries of the gate"] = "libraries of the gate"
-"""What else a rule may lack: the tokenizers' libraries, which the package alone does not bring."""
-
-
-class LintContext:
+class LintContext(TextContext):
     """One adapter, as the rules see it.
 
     A rule declares what it needs and runs only if `has` is true for every need. Access to a missing
@@ -81,16 +57,27 @@ class LintContext:
         errors: Why a part could not be read, by the part's name; one rule reports each.
     """
 
-    def __init__(self, folder: AdapterFolder, base: BaseFiles | None) -> None:
-        self.folder = folder
-        self._base = base
-        self.errors: dict[str, AdapterError] = {}
+    def __init__(
+        self,
+        folder: AdapterFolder,
+        base: BaseFiles | None,
+        *,
+        any_base: bool = False,
+        parent: StoredAdapter | None = None,
+    ) -> None:
+        super().__init__(folder, base)
+        self._any_base = any_base
+        self._parent = parent
 
     def has(self, need: Need) -> bool:
         """Whether a part exists and could be read."""
         match need:
+            case "LoRA adapter of PEFT":
+                found: object = self.identity.foreign_format is None
+            case "base that the adapter is for":
+                found = not self.identity.foreign_format and not self.identity.base_fault
             case "config":
-                found: object = self._config is not None
+                found = self._config is not None
             case "weights":
                 found = self._weights is not None
             case "expected tensors":
@@ -107,40 +94,62 @@ class LintContext:
                 found = base is not None and any(map(base.has_file, TOKENIZER_FILES))
             case "manifest":
                 found = self._manifest is not None
+            case "parent":
+                found = self._parent is not None
         return bool(found)
 
-    @property
-    def base(self) -> BaseFiles:
-        """The base's files (need: base, or base weights)."""
-        return _required(self._base)
+    @cached_property
+    def identity(self) -> AdapterIdentity:
+        """What the folder is, and which base its adapter is for."""
+        return AdapterIdentity(
+            folder=self.folder,
+            raw_config=self._raw_config,
+            config=self._config,
+            weights=self._weights,
+            base=self._base,
+            any_base=self._any_base,
+        )
 
     @property
     def config(self) -> LoraAdapterConfig:
         """The config (need: config)."""
-        return _required(self._config)
+        return required(self._config)
 
     @property
     def matching(self) -> Matching:
         """The config's patterns, compiled (need: expected tensors)."""
-        return _required(self._matching)
+        return required(self._matching)
 
     @property
     def weights(self) -> SafetensorsFile:
         """The checked header of the weights (need: weights)."""
-        return _required(self._weights)
+        return required(self._weights)
 
     @property
     def expected(self) -> ExpectedLayout:
         """The tensors that the config implies for the base (need: expected tensors).
 
-        Without a base, they are those for the Phi-3 that the file seems to be for.
+        Without a base, they are those for the architecture that the file seems to be for.
         """
-        return _required(self._expected)
+        return required(self._expected)
 
     @property
     def manifest(self) -> Manifest:
         """The manifest (need: manifest)."""
-        return _required(self._manifest)
+        return required(self._manifest)
+
+    @cached_property
+    def parent_changes(self) -> Mapping[str, Change]:
+        """What training did to each module since the parent (need: weights, parent).
+
+        Raises:
+            AdapterError: A file became shorter while it was read.
+        """
+        from phi3_lora_qa.adapter.parent_comparison import compare_with_parent
+
+        scaling = self._matching.scaling if self._matching else None
+        own = StoredAdapter(weights=self.weights, keys=self.keys, scaling=scaling)
+        return compare_with_parent(own, required(self._parent))
 
     @property
     def keys(self) -> Mapping[str, TensorKey]:
@@ -212,88 +221,16 @@ class LintContext:
         return found
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        """The adapter's own tokenizer; None if it has none that can be read."""
-        return self._tokenizer[0] if self._tokenizer else None
-
-    @cached_property
-    def base_tokenizer(self) -> Tokenizer | None:
-        """The base's tokenizer; None if it has none with a vocabulary (need: base).
-
-        Raises:
-            BaseModelError: The tokenizer cannot be read.
-        """
-        own = self._tokenizer
-        like = (own[1], own[0].file) if own and own[0].file else None
-        found = _as_base_error(lambda: read_tokenizer(self.base, like))
-        return found[0] if found else None
-
-    @cached_property
-    def tokenizer_settings(self) -> Mapping[str, Any]:
-        """The adapter's tokenizer_config.json; empty if it is missing or cannot be read."""
-        try:
-            return read_object(self.folder, SETTINGS)
-        except AdapterError:
-            return {}  # tokenizer-unreadable reports it
-
-    @cached_property
-    def tokenizer_comparison(self) -> "TokenizerComparison | None":
-        """How the tokenizer behaves, compared with the base's.
-
-        (need: tokenizer, base, base's tokenizer)
-
-        Raises:
-            AdapterError: A file that a loader reads cannot be read.
-            BaseModelError: The base's tokenizer cannot be loaded.
-        """
-        from phi3_lora_qa.adapter.tokenizer.tokenizer_behaviour import compare_tokenizers
-
-        return compare_tokenizers(self.folder, self.base)
-
-    @cached_property
-    def templates(self) -> ChatTemplates | None:
-        """The adapter's own chat templates; None if one cannot be read."""
-        return self._try("templates", lambda: read_templates(self.folder))
-
-    @cached_property
-    def base_templates(self) -> ChatTemplates:
-        """The base's chat templates (need: base).
-
-        Raises:
-            BaseModelError: A template cannot be read.
-        """
-        return _as_base_error(lambda: read_templates(self.base))
-
-    @cached_property
-    def template_results(self) -> "TemplateResults":
-        """The renderings of the adapter's chat templates, and their comparison with the base's.
-
-        Raises:
-            BaseModelError: A template of the base cannot be read.
-            MachineError: The process that renders templates could not be started.
-        """
-        from phi3_lora_qa.adapter.chat_template.template_results import (
-            TemplateResults,
-            render_templates,
-        )
-
-        own = self.templates
-        if own is None or not (own.active or own.shadowed):
-            return TemplateResults()
-        if self._base is None:
-            return render_templates(own, None, (self.folder,))
-        return render_templates(own, self.base_templates, (self._base, self.folder))
-
-    @cached_property
-    def _tokenizer(self) -> tuple[Tokenizer, bytes] | None:
-        return self._try("tokenizer", lambda: read_tokenizer(self.folder))
-
-    @cached_property
     def reading(self) -> ParsedConfig | None:
         """adapter_config.json with its problems; None if it is missing or not valid JSON."""
+        raw = self._raw_config
+        return None if raw is None else parse_config(raw)
+
+    @cached_property
+    def _raw_config(self) -> Mapping[str, Any] | None:
         if self.folder.file(CONFIG) is None:
             return None
-        return self._try("config", lambda: parse_config(read_raw_config(self.folder)))
+        return self._try("config", lambda: read_raw_config(self.folder))
 
     @cached_property
     def _config(self) -> LoraAdapterConfig | None:
@@ -301,8 +238,11 @@ class LintContext:
 
     @cached_property
     def _matching(self) -> Matching | None:
-        config = self._config
-        return None if config is None else self._try("matching", lambda: Matching(config))
+        config, weights = self._config, self._weights
+        if config is None:
+            return None
+        in_file = ranks_in_file(self.keys.values(), weights.tensors if weights else {})
+        return self._try("matching", lambda: Matching(config, in_file))
 
     @cached_property
     def _weights(self) -> SafetensorsFile | None:
@@ -324,7 +264,7 @@ class LintContext:
 
         (need: expected tensors)
         """
-        return _required(self._matched)[1]
+        return required(self._matched)[1]
 
     @property
     def _expected(self) -> ExpectedLayout | None:
@@ -337,13 +277,16 @@ class LintContext:
         if config is None or matching is None:
             return None
         infos = self._weights.tensors if self._weights else {}
-        modules = (
-            self._base.modules if self._base else assumed_modules(config, self.keys.values(), infos)
-        )
-        tied = bool(self._base.config.get("tie_word_embeddings")) if self._base else None
+        if self._base:
+            modules = self._base.modules
+        else:
+            architecture = self.identity.assumed_architecture
+            modules = assumed_modules(config, self.keys.values(), infos, architecture)
+        tied = self._base.is_tied if self._base else None
 
         def match() -> tuple[ExpectedLayout, tuple[tuple[str, str], ...]]:
             expected = derive_expected_tensors(config, matching, modules, tied=tied)
+            matching.require_bounded_re(modules)
             return expected, tuple(matching.unused_patterns(expected.targeted))
 
         return self._try("matching", match)
@@ -364,25 +307,3 @@ class LintContext:
         if MANIFEST not in self.folder.entries:
             return None
         return self._try("manifest", lambda: read_manifest(self.folder))
-
-    def _try(self, part: str, read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except AdapterError as error:
-            if short := shortage(error):
-                raise short from error
-            self.errors[part] = error
-            return None
-
-
-def _as_base_error(read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except AdapterError as error:
-        raise BaseModelError(f"the base's tokenizer: {error}") from error
-
-
-def _required(part: T | None) -> T:
-    if part is None:
-        raise LookupError("a rule uses a part that it does not declare in its needs")
-    return part

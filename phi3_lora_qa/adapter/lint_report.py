@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
-from phi3_lora_qa.adapter.lint_context import LIBRARIES, Need
+from phi3_lora_qa.adapter.needs import LIBRARIES, Need
 from phi3_lora_qa.extras import pip_command
 
 
@@ -17,8 +17,9 @@ class UncheckedRule:
     Attributes:
         rule: The rule's id.
         missing: The parts that it needs and that are missing.
-        fix_first: The file that must be fixed before the rule can run; empty if nothing is wrong
-            and the missing part is optional (no base was passed, the folder has no tokenizer, …).
+        fix_first: The file, or the rule whose finding must be fixed before the rule can run; empty
+            if nothing is wrong and the missing part is optional (no base was passed, the folder
+            has no tokenizer, …).
     """
 
     rule: str
@@ -39,6 +40,7 @@ class LintReport:
         rules_run: The ids of the rules that ran.
         unchecked: The rules that did not run because something was missing, in rule order.
         ignored: The ids of the rules that the user's selection leaves out.
+        base_findings: What is wrong with the base itself, and not with the adapter.
 
     Example:
         >>> report = LintReport(
@@ -55,6 +57,7 @@ class LintReport:
     rules_run: tuple[str, ...]
     unchecked: tuple[UncheckedRule, ...]
     ignored: tuple[str, ...]
+    base_findings: tuple[Finding, ...] = ()
 
     @property
     def accepted(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
 from phi3_lora_qa.adapter.chat_template.template_files import chat_template
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import (
@@ -134,9 +135,9 @@ def read_manifest(folder: AdapterFolder) -> Manifest | None:
 
 def scaling_table(folder: AdapterFolder) -> dict[str, float]:
     """Return the scaling of every module that has factors in the weights file."""
-    matching = Matching(read_config(folder))
     file = open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)
     keys = [key for key in map(parse_key, file.tensors) if isinstance(key, TensorKey)]
+    matching = Matching(read_config(folder), ranks_in_file(keys, file.tensors))
     modules = sorted({key.module for key in keys if key.part in FACTORS})
     return {module: matching.scaling(module) for module in modules}
 

@@ -1,8 +1,9 @@
-"""All rules of the linter, in the order in which they run and are shown."""
+"""All rules, in the order in which they run and are shown: those on the base, then the linter's."""
 
 from functools import cache
 
-from phi3_lora_qa.adapter.rule import Rule
+from phi3_lora_qa.adapter.base_checks import base_catalogue
+from phi3_lora_qa.adapter.rule import DocumentedRule, Rule
 from phi3_lora_qa.adapter.rules import (
     base_identity,
     base_weights,
@@ -12,10 +13,13 @@ from phi3_lora_qa.adapter.rules import (
     duplicate_modules,
     factor_values,
     folder_files,
+    foreign_formats,
     internal,
     loader_files,
     manifest,
     non_factor_weights,
+    other_bases,
+    parent,
     saved_modules,
     serving,
     target_modules,
@@ -25,14 +29,18 @@ from phi3_lora_qa.adapter.rules import (
     tokenizer_against_base,
     tokenizer_behaviour,
     tokenizer_files,
+    unread_paths,
 )
 from phi3_lora_qa.close_match import close_matches
 from phi3_lora_qa.errors import InputError, escape
 
 _MODULES = (
-    folder_files,  # family files
+    foreign_formats,  # family files
+    folder_files,
     loader_files,
-    config,  # family config
+    other_bases,  # family config
+    config,
+    unread_paths,
     base_identity,
     base_weights,  # family base
     saved_modules,
@@ -43,6 +51,7 @@ _MODULES = (
     duplicate_modules,
     corruption,
     non_factor_weights,
+    parent,
     template_rendering,  # family tokenizer
     template_files,
     tokenizer_files,
@@ -57,7 +66,7 @@ _MODULES = (
 
 @cache
 def all_rules() -> tuple[Rule, ...]:
-    """Return every rule, family by family, in the order in which they run.
+    """Return every rule on an adapter, family by family, in the order in which they run.
 
     Raises:
         ValueError: Two rules have the same id.
@@ -70,27 +79,38 @@ def all_rules() -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def find_rule(id: str) -> Rule:  # noqa: A002 - the word that users see
-    """Return the rule with this id.
+def documented_rules() -> tuple[DocumentedRule, ...]:
+    """Return every rule of the linter, and the rules on the base."""
+    return (*all_rules(), *base_catalogue.base_rules())
+
+
+def find_rule(id: str) -> DocumentedRule:  # noqa: A002 - the word that users see
+    """Return the rule with this id, on the base or on an adapter.
 
     Raises:
         InputError: There is no such rule; the message lists similar ids.
     """
-    rules = {rule.id: rule for rule in all_rules()}
+    rules = {rule.id: rule for rule in documented_rules()}
     if id not in rules:
         similar = close_matches(id, rules, n=3, cutoff=0.4)
         fix = (
             f"did you mean {' or '.join(similar)}?"
             if similar
-            else f"list a family with `phi3-lora-qa explain FAMILY`: {', '.join(families())}"
+            else f"list a family with `phi3-lora-qa explain FAMILY`: "
+            f"{', '.join(documented_families())}"
         )
         raise InputError(f"unknown rule: {escape(id)!r}; {fix}")
     return rules[id]
 
 
 def families() -> tuple[str, ...]:
-    """Return the families of rules in the order in which they run.
+    """Return the families of rules on an adapter, in the order in which they run.
 
     Family lint is not among them: its only rule reports faults of the linter, not of an adapter.
     """
     return tuple(dict.fromkeys(rule.family for rule in all_rules() if rule.family != "lint"))
+
+
+def documented_families() -> tuple[str, ...]:
+    """Return the families of the rules on an adapter, and that of the rules on the base."""
+    return (*families(), base_catalogue.FAMILY)

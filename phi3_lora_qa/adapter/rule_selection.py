@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from phi3_lora_qa.adapter.finding import Severity
-from phi3_lora_qa.adapter.rule import Rule
-from phi3_lora_qa.adapter.rule_catalogue import all_rules, families, find_rule
+from phi3_lora_qa.adapter.rule import DocumentedRule
+from phi3_lora_qa.adapter.rule_catalogue import (
+    all_rules,
+    documented_families,
+    find_rule,
+)
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.settings import GateSettings
 
@@ -28,28 +32,28 @@ class Selection:
     ignore: tuple[str, ...] = ()
     levels: Mapping[str, Severity] = field(default_factory=lambda: MappingProxyType({}))
 
-    def includes(self, rule: Rule) -> bool:
+    def includes(self, rule: DocumentedRule) -> bool:
         """Whether a rule runs. Family lint, which reports the linter's own faults, always does."""
         return rule.family == "lint" or _specificity(self.select, rule) > _specificity(
             self.ignore, rule
         )
 
-    def severity(self, rule: Rule) -> Severity:
+    def severity(self, rule: DocumentedRule) -> Severity:
         """Return the severity of a rule's findings."""
         names = [name for name in _selectors(rule) if name in self.levels]
         return self.levels[names[-1]] if names else rule.severity
 
     def excluded(self) -> tuple[str, ...]:
-        """Return the ids of all rules that do not run."""
+        """Return the ids of the rules on an adapter that do not run."""
         return tuple(rule.id for rule in all_rules() if not self.includes(rule))
 
 
-def _selectors(rule: Rule) -> tuple[str, ...]:
+def _selectors(rule: DocumentedRule) -> tuple[str, ...]:
     """Return the selectors that match a rule, the most specific last."""
     return (ALL, rule.family, rule.id)
 
 
-def _specificity(selectors: tuple[str, ...], rule: Rule) -> int:
+def _specificity(selectors: tuple[str, ...], rule: DocumentedRule) -> int:
     """Return how specific the most specific matching selector is; -1 if none matches."""
     return max((n for n, name in enumerate(_selectors(rule)) if name in selectors), default=-1)
 
@@ -97,4 +101,4 @@ def _split(texts: Sequence[str]) -> list[str]:
 
 
 def _selector(name: str) -> str:
-    return name if name in (ALL, *families(), "lint") else find_rule(name).id
+    return name if name in (ALL, *documented_families(), "lint") else find_rule(name).id

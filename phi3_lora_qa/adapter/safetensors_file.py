@@ -13,6 +13,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from phi3_lora_qa.adapter.file_kind import HEAD_BYTES, foreign_kind
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError, escape
 from phi3_lora_qa.reading import open_regular
@@ -28,6 +29,7 @@ MAX_TENSORS = 16384
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 36
 _AGAIN = "save the adapter again, because the file is damaged or incomplete"
+_BASE_AGAIN = "download the base again, because the file is damaged or incomplete"
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -122,7 +124,7 @@ def open_safetensors(
     except AdapterError as problem:
         if error is AdapterError:
             raise
-        raise error(str(problem)) from problem
+        raise error(f"the base cannot be read: {problem.what}; {_BASE_AGAIN}") from problem
     return SafetensorsFile(
         label=label, tensors=tensors, metadata=metadata, size=size, opener=opener
     )
@@ -134,20 +136,12 @@ def open_path(path: Path, *, error: type[Exception]) -> SafetensorsFile:
 
 
 def _read_header(handle: RawIOBase, size: int, label: str) -> bytes:
-    start = handle.read(128) or b""
-    if not start:
-        raise AdapterError(f"{label} is empty (0 bytes)", _AGAIN)
-    if start.startswith(b"version https://git-lfs"):
-        raise AdapterError(
-            f"{label} is a git-lfs pointer, not the weights", "run `git lfs pull` in the folder"
-        )
+    start = handle.read(HEAD_BYTES) or b""
+    if kind := foreign_kind(".safetensors", start):
+        raise AdapterError(f"{label} is {kind}", kind.fix)
     if len(start) < 8:
         raise AdapterError(f"{label} has only {len(start)} bytes", _AGAIN)
     length = int.from_bytes(start[:8], "little")
-    if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":
-        raise AdapterError(
-            f"{label} is a pickle with the wrong file name", "save with safe_serialization=True"
-        )
     if length > MAX_HEADER_BYTES:
         raise AdapterError(
             f"{label} declares a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed",

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from phi3_lora_qa.adapter.file_kind import HEAD_BYTES, foreign_kind
 from phi3_lora_qa.errors import AdapterError, escape
 from phi3_lora_qa.strict_values import reject_json_constant
 
@@ -61,6 +62,9 @@ def parse_json(
             f"{name} is nested deeper than {max_depth} levels", "save it again with peft"
         ) from None
     except ValueError as error:
+        kind = foreign_kind("a.json", data[:HEAD_BYTES])
+        if kind is not None:
+            raise AdapterError(f"{name} is {kind}", kind.fix) from error
         raise AdapterError(
             f"{name} is not valid JSON: {escape(str(error))}",
             "save it again, because it may be incomplete",

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from phi3_lora_qa.cli import base, convert, suite
+from phi3_lora_qa.cli import base, convert, convert_shards, suite
 from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import Phi3LoraQAError, escape, path_trouble, shortage
 from phi3_lora_qa.exit_codes import BAD_INPUT, STOPPED
@@ -63,6 +63,7 @@ def app() -> None:
     """Fine-tune Phi-3 with LoRA, and check that the adapter is safe to ship."""
 
 
+convert.app.add_command(convert_shards.join_shards_command)
 app.add_command(base.app)
 app.add_command(convert.app)
 app.add_command(suite.app)
@@ -105,6 +106,13 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 @app.command()
 @click.argument("adapter", type=PATH)
 @click.option("--base", metavar="DIR_OR_ID", help="The base model of the adapter.")
+@click.option("--any-base", is_flag=True, help="Accept a base that is not a Phi-3.")
+@click.option(
+    "--parent",
+    type=PATH,
+    metavar="DIR",
+    help="The adapter that this one was trained from; one that equals it is rejected.",
+)
 @click.option(
     "--format", "format_", default="text", show_default=True, help="text, json, github or sarif."
 )
@@ -123,6 +131,8 @@ def train(config: Path, settings: tuple[str, ...]) -> None:
 def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     adapter: Path,
     base: str | None,
+    any_base: bool,
+    parent: Path | None,
     format_: str,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -131,7 +141,9 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     """Check the files in the folder ADAPTER without torch and without running a model."""
     from phi3_lora_qa.cli.lint import LintOptions, lint_command
 
-    options = LintOptions(base=base, select=select, ignore=ignore, levels=level)
+    options = LintOptions(
+        base=base, select=select, ignore=ignore, levels=level, any_base=any_base, parent=parent
+    )
     sys.exit(lint_command(adapter, options, format_))
 
 

@@ -49,7 +49,11 @@ def fetch(name: str) -> None:
 @app.command()
 @click.argument("base")
 def info(base: str) -> None:
-    """Show the size, dtype and fingerprint of BASE: a known name, a hub id or a folder."""
+    """Show BASE, a known name, a hub id or a folder: size, dtype, fingerprint and findings."""
+    from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
+    from phi3_lora_qa.adapter.base_checks.base_view import BaseView
+    from phi3_lora_qa.adapter.base_checks.check_base import check_base
+    from phi3_lora_qa.cli.lint_text import finding_lines
     from phi3_lora_qa.models.loading import weight_files
     from phi3_lora_qa.models.registry import (
         base_fingerprint,
@@ -63,6 +67,9 @@ def info(base: str) -> None:
         raise BaseModelError(
             f"the base {ref.name} is not on this machine; run: phi3-lora-qa base fetch {ref.name}"
         )
+    report = check_base(BaseView(ref.folder, id=ref.id), uses=list(BaseUse))
+    if not report.is_readable:
+        report.require_usable()
     config, known = read_base_config(ref), find_known(ref.id)
     sizes, dtypes = _weights(weight_files(ref.folder))
     bytes_on_disk = sum(f.stat().st_size for f in ref.folder.rglob("*") if f.is_file())
@@ -83,6 +90,11 @@ def info(base: str) -> None:
     }
     for label, value in rows.items():
         click.echo(f"{label:<14} {escape(str(value))}")
+    if not report.findings:
+        click.echo(f"{'findings':<14} none")
+    for line in finding_lines(report.findings):
+        click.echo(line)
+    report.require_usable()
 
 
 def _weights(files: tuple[Path, ...]) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3_lora_qa.adapter.lint import LintReport
-from phi3_lora_qa.adapter.rule_catalogue import all_rules, find_rule
+from phi3_lora_qa.adapter.rule_catalogue import documented_rules, find_rule
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.lint_adapter import lint_adapter
 from phi3_lora_qa.settings import GateSettings, resolve
@@ -21,6 +21,8 @@ class LintOptions:
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
+    any_base: bool = False
+    parent: Path | None = None
 
 
 def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> int:  # noqa: A002
@@ -35,7 +37,8 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         The exit status: 0 for an accepted adapter, 1 for a rejected one.
 
     Raises:
-        InputError: The format or a rule is unknown, or the adapter's folder cannot be read at all.
+        InputError: The format or a rule is unknown, or the folder of the adapter or of its parent
+            cannot be read at all.
         BaseModelError: The base is unknown, not on this machine, or unreadable.
     """
     if format not in FORMATS:
@@ -47,6 +50,8 @@ def lint_command(adapter: Path, options: LintOptions, format: str = "text") -> i
         select=settings.lint_select,
         ignore=settings.lint_ignore,
         levels=settings.lint_levels,
+        any_base=settings.any_base,
+        parent=options.parent or settings.parent,
     )
     print(_write(report, format).rstrip("\n"))
     return 0 if report.accepted else 1
@@ -58,7 +63,7 @@ def explain_command(name: str) -> None:
     Raises:
         InputError: There is no such rule or family; the message names similar ones.
     """
-    family = [rule for rule in all_rules() if rule.family == name]
+    family = [rule for rule in documented_rules() if rule.family == name]
     for rule in family:
         print(f"{rule.id} ({rule.severity}): {rule.title}")
     if family:
@@ -77,7 +82,10 @@ def _settings(adapter: Path, options: LintOptions) -> GateSettings:
     }  # fmt: skip
     here = Path.cwd()
     passed = {name: list(value) or None for name, value in selection.items()}
-    return resolve({"adapter": [adapter], **passed}, os.environ, {}, here, here)
+    any_base = options.any_base or None
+    return resolve(
+        {"adapter": [adapter], "any_base": any_base, **passed}, os.environ, {}, here, here
+    )
 
 
 def _write(report: LintReport, format: str) -> str:  # noqa: A002

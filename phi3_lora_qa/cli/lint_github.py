@@ -15,7 +15,7 @@ def to_github(report: LintReport) -> str:
     lines = [
         f"::{_LEVELS[f.severity]} title={_property(f'{f.rule} at {f.where}')}::"
         f"{_data(f'{f.message}. Fix: {f.fix}')}"
-        for f in report.findings
+        for f in (*report.findings, *report.base_findings)
     ]
     for rule, count in report.unlisted().items():
         lines.append(_notice(f"{rule} in other places", f"{count} more places are not listed"))

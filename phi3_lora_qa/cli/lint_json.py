@@ -15,6 +15,7 @@ def to_json(report: LintReport) -> str:
     """Return the report as one JSON object.
 
     ``summary`` and ``totals`` count all places; ``findings`` lists at most ten places of each rule.
+    ``base_findings`` is there only if something is wrong with the base itself.
     """
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -33,6 +34,8 @@ def to_json(report: LintReport) -> str:
             "ignored": list(report.ignored),
         },
     }
+    if report.base_findings:
+        content["base_findings"] = [_finding(finding) for finding in report.base_findings]
     return json.dumps(content, indent=2)
 
 

@@ -16,8 +16,8 @@ from urllib.parse import quote
 from phi3_lora_qa.adapter.finding import Finding, Severity, family_of
 from phi3_lora_qa.adapter.folder import CONFIG, EXPECTED_FILES, WEIGHTS
 from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
-from phi3_lora_qa.adapter.rule import Rule
-from phi3_lora_qa.adapter.rule_catalogue import all_rules
+from phi3_lora_qa.adapter.rule import DocumentedRule
+from phi3_lora_qa.adapter.rule_catalogue import documented_rules
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -25,7 +25,7 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: 
 
 def to_sarif(report: LintReport) -> str:
     """Return the report as one SARIF log with one run."""
-    rules = all_rules()
+    rules = documented_rules()
     numbers = {rule.id: number for number, rule in enumerate(rules)}
     driver = {
         "name": "phi3-lora-qa",
@@ -47,7 +47,7 @@ def to_sarif(report: LintReport) -> str:
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rule: DocumentedRule) -> dict[str, Any]:
     return {
         "id": rule.id,
         "shortDescription": _message(f"{rule.title}."),
@@ -85,18 +85,22 @@ def _invocation(report: LintReport, numbers: Mapping[str, int]) -> dict[str, Any
 def _results(report: LintReport, numbers: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for finding in report.findings:
         file = {"uri": _uri(report.adapter, _file(finding))}
-        yield {
-            "ruleId": finding.rule,
-            "ruleIndex": numbers[finding.rule],
-            "level": _LEVELS[finding.severity],
-            "message": _message(f"{finding.message}. Fix: {finding.fix}"),
-            "locations": [
-                {
-                    "physicalLocation": {"artifactLocation": file},
-                    "logicalLocations": [{"fullyQualifiedName": finding.where}],
-                }
-            ],
-        }
+        yield _result(finding, numbers, {"physicalLocation": {"artifactLocation": file}})
+    for finding in report.base_findings:  # of files that are not in the adapter's folder
+        yield _result(finding, numbers, {}, "The base model, not the adapter: ")
+
+
+def _result(
+    finding: Finding, numbers: Mapping[str, int], location: Mapping[str, Any], about: str = ""
+) -> dict[str, Any]:
+    place = {**location, "logicalLocations": [{"fullyQualifiedName": finding.where}]}
+    return {
+        "ruleId": finding.rule,
+        "ruleIndex": numbers[finding.rule],
+        "level": _LEVELS[finding.severity],
+        "message": _message(f"{about}{finding.message}. Fix: {finding.fix}"),
+        "locations": [place],
+    }
 
 
 def _note(text: str) -> dict[str, Any]:

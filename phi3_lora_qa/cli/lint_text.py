@@ -42,6 +42,9 @@ def _lines(report: LintReport) -> list[str]:
             family = own
             lines.append(f"\n{_bold(family)}")
         lines.extend(_rule_lines(list(group), report.totals[rule]))
+    if report.base_findings:
+        lines += ["", f"{_bold('the base model')} (not the adapter)"]
+        lines += finding_lines(report.base_findings)
     if report.ignored or report.unchecked:
         lines.append("")
     if report.ignored:
@@ -51,6 +54,19 @@ def _lines(report: LintReport) -> list[str]:
     if not report.accepted:
         lines += ["", _fix_first(report.findings[0])]
     return lines
+
+
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of findings that are all listed, such as those about a base."""
+    return [
+        line
+        for _, group in groupby(findings, key=lambda finding: finding.rule)
+        for line in _lines_of(list(group))
+    ]
+
+
+def _lines_of(findings: Sequence[Finding]) -> list[str]:
+    return _rule_lines(findings, len(findings))
 
 
 def _rule_lines(findings: Sequence[Finding], total: int) -> list[str]:

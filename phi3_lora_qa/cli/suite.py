@@ -16,7 +16,9 @@ from phi3_lora_qa.errors import BaseModelError, InputError, escape
 from phi3_lora_qa.setting_specs import PROFILES
 
 if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.base_checks.check_base import BaseReport
     from phi3_lora_qa.data.chat_items import Item
+    from phi3_lora_qa.data.turn_tokens import TurnTokens
     from phi3_lora_qa.gate.limit_feasibility import LimitFeasibility
 
 SCHEMA_VERSION = 2
@@ -36,7 +38,7 @@ def app() -> None:
     metavar="FIELD=COLUMN",
     help="The column of a field, if its name differs (repeatable).",
 )
-@click.option("--base", metavar="DIR_OR_ID", help="Count tokens with this base's tokenizer.")
+@click.option("--base", metavar="DIR_OR_ID", help="Use this base's tokenizer.")
 @click.option("--thresholds", type=PATH, help="A TOML file of limits, instead of a profile.")
 @click.option(
     "--profile",
@@ -89,15 +91,18 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
         raise InputError(f"--deviation is out of range: {deviation:g}; pass a positive number")
     assumptions = PowerAssumptions(discordant=discordant, deviation=deviation)
     items = read_suite(files, columns)
+    about_base = _check_base(base, items) if base else None
     report = check_suite(
         items,
         read_conversations(train) if train else (),
         assumptions,
         _token_counter(base) if base else None,
+        turn_tokens=_turn_tokens(base),
     )
     limits = _check_limits(without_duplicates(items), thresholds, profile)
     source = str(thresholds) if thresholds else f"the profile {profile}"
-    sound = report.is_clean and all(limit.decidable for limit in limits)
+    suits = about_base is None or not (about_base.errors or about_base.affected)
+    sound = report.is_clean and suits and all(limit.decidable for limit in limits)
     if format_ == "json":
         found = {
             "schema_version": SCHEMA_VERSION,
@@ -105,10 +110,32 @@ def check(  # noqa: PLR0913, PLR0917 - click makes options of arguments
             "assumed": asdict(assumptions),
             "limits": [asdict(limit) for limit in limits],
         }
+        if about_base:
+            found["base_findings"] = [asdict(finding) for finding in about_base.findings]
         print(json.dumps(found | asdict(report), indent=2))
     else:
-        print("\n".join(report_lines(report, limits, assumptions, source)))
+        print("\n".join(report_lines(report, limits, assumptions, source, about_base)))
     sys.exit(0 if sound else 1)
+
+
+def _check_base(base: str, items: "Sequence[Item]") -> "BaseReport":
+    """Check the base with which the suite will be used, and its template with the suite's turns."""
+    from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
+    from phi3_lora_qa.adapter.base_checks.base_view import BaseView
+    from phi3_lora_qa.adapter.base_checks.check_base import check_base
+    from phi3_lora_qa.models.registry import resolve_base
+
+    ref = resolve_base(base)
+    if ref.folder is None:
+        raise BaseModelError(
+            f"the base {escape(ref.name, 200)} is not on this machine; fetch it "
+            f"(phi3-lora-qa base fetch {escape(ref.name, 200)}), or leave out --base"
+        )
+    prompts = [tuple(turn.role for turn in item.prompt) for item in items]
+    report = check_base(BaseView(ref.folder, id=ref.id, prompts=prompts), uses=[BaseUse.ANSWERS])
+    if not report.is_readable:
+        report.require_usable()
+    return report
 
 
 def _check_limits(
@@ -128,6 +155,15 @@ def _check_limits(
     )
     expanded = expand(limits, groups)
     return check_limits(items, expanded, select_metrics((), expanded))
+
+
+def _turn_tokens(base: str | None) -> "TurnTokens":
+    """Return the special tokens that no answer may contain: the base's or the well-known."""
+    from phi3_lora_qa.data.turn_tokens import WELL_KNOWN
+    from phi3_lora_qa.models.base_turn_tokens import read_turn_tokens
+    from phi3_lora_qa.models.registry import resolve_base
+
+    return (read_turn_tokens(resolve_base(base)) if base else None) or WELL_KNOWN
 
 
 def _token_counter(base: str) -> Callable[[str], int]:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import click
+
+from phi3_lora_qa.cli.lint_text import finding_lines
 from phi3_lora_qa.data.power import PowerAssumptions
 from phi3_lora_qa.errors import escape
 
 if TYPE_CHECKING:
+    from phi3_lora_qa.adapter.base_checks.check_base import BaseReport
     from phi3_lora_qa.data.suite_check import GroupReport, Lengths, SuiteReport
     from phi3_lora_qa.gate.limit_feasibility import LimitFeasibility
 
@@ -18,6 +22,7 @@ def report_lines(
     limits: "Sequence[LimitFeasibility]",
     assumptions: PowerAssumptions,
     source: str,
+    about_base: "BaseReport | None" = None,
 ) -> Iterator[str]:
     """Yield the lines of the report.
 
@@ -26,6 +31,7 @@ def report_lines(
         limits: Whether each limit can be decided.
         assumptions: The assumptions of the power analysis.
         source: Where the limits come from, such as ``the profile default``.
+        about_base: What is wrong with the base; None if there is no base.
     """
     for group in report.groups:
         yield from _group_lines(group)
@@ -47,6 +53,7 @@ def report_lines(
             f"items that are {kind}in the training data; remove them from the suite",
             [(it.item, f"training row {it.training_row}", it.similarity) for it in found],
         )
+    yield from _marked_lines(report)
     for words, count in (
         ("with all others for near duplicates", report.not_compared),
         ("with all training rows", report.not_compared_with_training),
@@ -57,7 +64,10 @@ def report_lines(
                 "are similar; check the suite in parts"
             )
     yield from _limit_lines(limits, report, source)
-    yield _summary(report, limits, source)
+    if about_base and about_base.findings:
+        yield "the base model (not the suite):"
+        yield from map(click.unstyle, finding_lines(about_base.findings))
+    yield _summary(report, limits, source, about_base)
 
 
 def _group_lines(group: "GroupReport") -> Iterator[str]:
@@ -86,6 +96,25 @@ def _pair_lines(title: str, pairs: Sequence[tuple[str, str, float]]) -> Iterator
         yield f"  {escape(item, 80)} is {similarity:.0%} similar to {escape(other, 80)}"
     if len(pairs) > MOST_SHOWN:
         yield f"  and {len(pairs) - MOST_SHOWN} more; --format json lists all"
+
+
+def _marked_lines(report: "SuiteReport") -> Iterator[str]:
+    if not report.marked:
+        return
+    yield (
+        f"answers with a special token of a chat template, which no model could give: "
+        f"{len(report.marked)}; remove the tokens, or pass --base if its tokenizer does not have "
+        "them"
+    )
+    for found in report.marked[:MOST_SHOWN]:
+        what = "ends an answer" if found.ends_answer else "begins a turn"
+        part = "an earlier turn" if found.part == "turn" else f"the {found.part}"
+        yield (
+            f"  {escape(found.where or found.item, 200)}: {part} contains "
+            f"{escape(repr(found.token), 60)}, which {what}"
+        )
+    if len(report.marked) > MOST_SHOWN:
+        yield f"  and {len(report.marked) - MOST_SHOWN} more; --format json lists all"
 
 
 def _limit_lines(
@@ -124,10 +153,22 @@ def _reason(found: "LimitFeasibility", group: "GroupReport | None") -> str:
     return f"needs {found.items_needed} items (has {found.items}){unless}"
 
 
-def _summary(report: "SuiteReport", limits: "Sequence[LimitFeasibility]", source: str) -> str:
+def _summary(
+    report: "SuiteReport",
+    limits: "Sequence[LimitFeasibility]",
+    source: str,
+    about_base: "BaseReport | None",
+) -> str:
     faults = []
+    if about_base and about_base.errors:
+        return f"fix the base first: {about_base.errors[0].rule}"
+    if about_base and about_base.affected:
+        faults.append(
+            f"change the {about_base.affected} items with turns that the base's template drops or "
+            "refuses"
+        )
     if report.has_faults:
-        faults.append("remove duplicates and trained items")
+        faults.append(_items_to_fix(report))
     if any(not limit.decidable for limit in limits):
         faults.append("add items, or use wider margins (--thresholds FILE, --profile smoke)")
     if faults:
@@ -135,6 +176,17 @@ def _summary(report: "SuiteReport", limits: "Sequence[LimitFeasibility]", source
     if not report.is_clean:
         return "no faults found, but not everything was checked"
     return f"OK: no faults, and enough items for every limit of {source} ({len(limits)})"
+
+
+def _items_to_fix(report: "SuiteReport") -> str:
+    repeated = (
+        report.duplicates,
+        report.near_duplicates,
+        report.trained_on,
+        report.nearly_trained_on,
+    )
+    steps = ["remove duplicates and trained items"] if any(repeated) else []
+    return "; ".join([*steps, *(["remove special tokens from answers"] if report.marked else [])])
 
 
 def _shown(lengths: "Lengths") -> str:

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base_files import BaseModule
+from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
+from phi3_lora_qa.adapter.base_modules import BaseModule
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
-from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.target_matching import Matching
 from phi3_lora_qa.adapter.tensor_names import BadKey, Part, parse_keys, tensor_name
+from phi3_lora_qa.conversion.read_tensors import read_folder_tensors
 from phi3_lora_qa.errors import AdapterError, InputError, escape
 from phi3_lora_qa.lora.scaling import alpha_for
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_WEIGHTS_BYTES = 8 << 30
 _PLAIN = {
     "use_dora": False,
     "lora_bias": False,
@@ -46,6 +46,7 @@ class PeftModule:
         B: Tensor (out, r), (dim, r), or (out, r, 1, 1), of the dtype of A.
         scaling: s of the delta s · B·A.
         is_embedding: Whether the factors are those of an embedding.
+        magnitude: DoRA's magnitudes, a tensor (out,); None without DoRA.
 
     Example:
         >>> import torch
@@ -60,6 +61,7 @@ class PeftModule:
     B: "Tensor"
     scaling: float
     is_embedding: bool = False
+    magnitude: "Tensor | None" = None
 
     @property
     def rank(self) -> int:
@@ -74,7 +76,7 @@ class PeftModule:
 
 @dataclass(frozen=True, kw_only=True)
 class PeftAdapter:
-    """A whole plain adapter.
+    """A whole adapter of factors, and with DoRA of magnitudes.
 
     Attributes:
         modules: The adapted modules.
@@ -117,11 +119,11 @@ def read_adapter(path: Path) -> PeftAdapter:
     folder = AdapterFolder.open(path)
     config = read_config(folder)
     _require_plain(path, config)
-    tensors = _read_tensors(folder)
+    tensors = read_folder_tensors(folder, WEIGHTS)
     keys, bad = parse_keys(tensors)
     if bad:
         raise _misplaced_tensor(bad[0])
-    matching = Matching(config)
+    matching = Matching(config, ranks_in_file(keys.values(), tensors))
     parts: dict[str, dict[Part, Tensor]] = {}
     for key in keys.values():
         parts.setdefault(key.module, {})[key.part] = tensors[key.name]
@@ -171,6 +173,7 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
         lora_dropout=adapter.dropout,
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
+        use_dora=any(module.magnitude is not None for module in adapter.modules),
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
@@ -184,6 +187,9 @@ def write_adapter(folder: Path, adapter: PeftAdapter, layers: Iterable[str]) -> 
         part_b = Part.EMBEDDING_B if embedding else Part.B
         tensors[tensor_name(module.name, part_a)] = module.A.detach().cpu().contiguous()
         tensors[tensor_name(module.name, part_b)] = module.B.detach().cpu().contiguous()
+        if module.magnitude is not None:
+            magnitude = module.magnitude.detach().cpu().contiguous()
+            tensors[tensor_name(module.name, Part.MAGNITUDE)] = magnitude
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # safetensors restricts the file to its owner; give it the permissions of the config.
     (folder / WEIGHTS).chmod((folder / "adapter_config.json").stat().st_mode)
@@ -238,14 +244,6 @@ def _require_plain(path: Path, config: LoraAdapterConfig) -> None:
                 f"cannot convert the adapter {escape(str(path), 200)}: it sets {name}, and a "
                 "conversion supports only plain LoRA factors; convert an adapter without it"
             )
-
-
-def _read_tensors(folder: AdapterFolder) -> "dict[str, Tensor]":
-    from safetensors.torch import load
-
-    open_safetensors(lambda: folder.open_file(WEIGHTS), WEIGHTS)  # validates the header
-    # The library returns them in an order that changes between runs.
-    return dict(sorted(load(folder.read_bytes(WEIGHTS, MAX_WEIGHTS_BYTES)).items()))
 
 
 def _module(name: str, found: "dict[Part, Tensor]", matching: Matching) -> PeftModule:

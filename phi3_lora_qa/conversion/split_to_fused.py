@@ -1,12 +1,16 @@
 """Adapters of split projections (q, k, v; gate, up) as adapters of Phi-3's fused ones, exactly."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from phi3_lora_qa.conversion.peft_adapter import PeftAdapter, PeftModule
 from phi3_lora_qa.errors import AdapterError, InputError, escape
 from phi3_lora_qa.lora.factors import Factors
 from phi3_lora_qa.lora.fused import Layout, fuse
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fuse_adapter(adapter: PeftAdapter, layouts: Mapping[str, Layout]) -> PeftAdapter:
@@ -45,6 +49,11 @@ def fuse_adapter(adapter: PeftAdapter, layouts: Mapping[str, Layout]) -> PeftAda
             groups.setdefault(name, {})[module.leaf] = module
         else:
             kept.append(module)
+    if not layouts:
+        raise AdapterError(
+            "there is nothing to fuse: this base has no fused projections",
+            "use the adapter unchanged",
+        )
     if not groups:
         raise AdapterError(
             "there is nothing to fuse: the adapter has none of the split layers "
@@ -78,8 +87,24 @@ def _fused(name: str, parts: Mapping[str, PeftModule], layouts: Mapping[str, Lay
             f"{escape(name, 120)}: B with the folded scaling is not exact in {dtype}; "
             "save the adapter in float32 first"
         )
-    return PeftModule(name=name, A=A, B=B, scaling=result.scaling)
+    m = result.magnitude
+    magnitude = None if m is None else torch.from_numpy(m).to(_magnitude_dtype(parts.values()))
+    return PeftModule(name=name, A=A, B=B, scaling=result.scaling, magnitude=magnitude)
+
+
+def _magnitude_dtype(parts: Iterable[PeftModule]) -> "torch.dtype":
+    """Return a dtype in which the magnitudes of all parts are exact."""
+    import torch
+
+    dtypes = {part.magnitude.dtype for part in parts if part.magnitude is not None}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def _factors(module: PeftModule) -> Factors:
-    return Factors(A=module.A.double().numpy(), B=module.B.double().numpy(), scaling=module.scaling)
+    m = module.magnitude
+    return Factors(
+        A=module.A.double().numpy(),
+        B=module.B.double().numpy(),
+        scaling=module.scaling,
+        magnitude=None if m is None else m.double().numpy(),
+    )

@@ -18,8 +18,8 @@ from phi3_lora_qa.strict_values import describe_type, fits, suggest
 class Regex:
     """The pattern matches somewhere in the answer; with ``absent`` it must not match anywhere.
 
-    ``^`` and ``$`` match the answer's start and end. Look-around, back references and flags are
-    rejected, since they cannot be matched in bounded time.
+    ``^`` and ``$`` match the answer's start and end. Back references, and flags other than ``i``
+    and ``s``, are rejected, since they cannot be matched in bounded time.
     """
 
     kind: ClassVar = "regex"
@@ -32,7 +32,7 @@ class Regex:
         except PatternError as error:
             raise DataError(
                 f"the pattern {escape(repr(self.pattern), 80)} is not supported ({error}); "
-                "write a small one without look-around, back references and flags"
+                "write a small one without back references and conditions"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a suite can detect, and its faults: duplicates, and items that were trained on."""
+"""What a suite can detect, and its faults: duplicates, trained items, stop tokens in answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from phi3_lora_qa.data.power import (
     independent_items,
 )
 from phi3_lora_qa.data.suite import without_duplicates
+from phi3_lora_qa.data.turn_tokens import WELL_KNOWN, MarkedItem, TurnTokens, find_marked_items
 
 Conversation = tuple[Message, ...]
 
@@ -71,6 +72,7 @@ class TrainedItem:
 class SuiteReport:
     """The whole suite.
 
+    ``marked`` are the items in which an answer contains a token of a chat template.
     ``not_compared`` counts the items for which the search for near duplicates ended early, and
     ``not_compared_with_training`` those for which the search of the training rows did.
     """
@@ -80,6 +82,7 @@ class SuiteReport:
     near_duplicates: tuple[DuplicateItem, ...]
     trained_on: tuple[TrainedItem, ...]
     nearly_trained_on: tuple[TrainedItem, ...]
+    marked: tuple[MarkedItem, ...]
     not_compared: int
     not_compared_with_training: int
 
@@ -87,7 +90,11 @@ class SuiteReport:
     def has_faults(self) -> bool:
         """Whether an item must be fixed."""
         return bool(
-            self.duplicates or self.near_duplicates or self.trained_on or self.nearly_trained_on
+            self.duplicates
+            or self.near_duplicates
+            or self.trained_on
+            or self.nearly_trained_on
+            or self.marked
         )
 
     @property
@@ -96,14 +103,16 @@ class SuiteReport:
         return not (self.has_faults or self.not_compared or self.not_compared_with_training)
 
 
-def check_suite(
+def check_suite(  # noqa: PLR0913  the inputs of the check, most of them optional
     items: Sequence[Item],
     trained: Sequence[Conversation] = (),
     assumptions: PowerAssumptions | None = None,
     count_tokens: Callable[[str], int] | None = None,
     budget: int = MOST_COMPARISONS,
+    *,
+    turn_tokens: TurnTokens = WELL_KNOWN,
 ) -> SuiteReport:
-    """Check a suite for duplicates and for items that were trained on.
+    """Check a suite for duplicates, items that were trained on, and answers with stop tokens.
 
     Prompts are duplicates if they differ only in case and spacing, and near duplicates if their
     word 3-shingles are similar (`near_duplicates`) and their system turns are the same. Near
@@ -115,6 +124,7 @@ def check_suite(
         assumptions: The assumptions for the power.
         count_tokens: Counts the tokens of a text, for the lengths.
         budget: The most comparisons of two texts, among the items and with the training rows.
+        turn_tokens: The tokens of the base's chat template, which no answer may contain.
     """
     assumptions = assumptions or PowerAssumptions()
     first: dict[object, str] = {}
@@ -139,6 +149,7 @@ def check_suite(
         near_duplicates=near,
         trained_on=same,
         nearly_trained_on=similar,
+        marked=find_marked_items(items, turn_tokens),
         not_compared=unseen,
         not_compared_with_training=unseen_rows,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.data.chat_items import Message, got, parse_conversation, read_jsonl
-from phi3_lora_qa.errors import DataError
+from phi3_lora_qa.data.turn_tokens import TurnTokens, find_marked_turn
+from phi3_lora_qa.errors import DataError, escape
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -81,6 +82,38 @@ def read_conversations(path: Path) -> list[Conversation]:
     if not found:
         raise DataError(f'{path} has no rows; write one {{"messages": [...]}} per line')
     return found
+
+
+def require_plain_answers(paths: Sequence[Path], tokens: TurnTokens) -> None:
+    """Raise if a turn of the assistant contains a token of the base's chat template.
+
+    Args:
+        paths: Files of training data, already checked by `read_conversations`.
+        tokens: The tokens that end an answer or begin a turn.
+
+    Raises:
+        DataError: The message has the file and line, the token, and the number of such rows.
+    """
+    found = [
+        (where, *marked)
+        for path in paths
+        for where, row in read_jsonl(path)
+        if (marked := find_marked_turn(_conversation(row, where), tokens))
+    ]
+    if not found:
+        return
+    where, number, token = found[0]
+    shown = escape(repr(token.text), 60)
+    if token.ends_answer:
+        words = f"the stop token {shown}, so the model would learn to go on after an answer's end"
+        fix = "remove it, because the chat template writes the one that ends the turn"
+    else:
+        words = f"{shown}, with which the chat template begins a turn"
+        fix = "remove it, or split the text into turns"
+    others = len(found) - 1
+    rows = "1 more row has such a token" if others == 1 else f"{others} more rows have such tokens"
+    more = f" ({rows})" if others else ""
+    raise DataError(f"{where}: turn {number + 1}, of the assistant, contains {words}; {fix}{more}")
 
 
 def _conversation(row: object, where: str) -> Conversation:

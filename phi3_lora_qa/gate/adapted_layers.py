@@ -78,8 +78,9 @@ class LoraLayer:
         import torch
 
         weight = self._weight.detach().to(torch.float32)
-        right, left = torch.ones(weight.shape[1]) / weight.shape[1] ** 0.5, torch.zeros(len(weight))
-        small, beta = torch.zeros(3, 3), torch.zeros(())
+        right, left = weight.new_ones(weight.shape[1]), weight.new_zeros(len(weight))
+        right /= weight.shape[1] ** 0.5
+        small, beta = weight.new_zeros(3, 3), weight.new_zeros(())
         for step in range(3):
             left = weight @ right - beta * left
             alpha = left.norm()
@@ -151,7 +152,7 @@ class LoraLayer:
             else torch.from_numpy(x).to(self._weight.dtype)[None]
         )
         with torch.inference_mode():
-            return to_float64(self.layer(value)[0])
+            return to_float64(self.layer(value.to(self._weight.device))[0])
 
     def _as_linear(self, weight: "torch.Tensor", rows: Rows | None = None) -> Array:
         linear = weight.T if self.is_embedding else weight

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile, open_safetensors
@@ -38,9 +39,9 @@ def read_factors(folder: AdapterFolder, *, stored: bool = False) -> Mapping[str,
         AdapterError: The config or the weights cannot be read.
     """
     config = read_config(folder)
-    matching = Matching(config)
     weights = open_weights(folder)
     keys, _ = parse_keys(weights.tensors)
+    matching = Matching(config, ranks_in_file(keys.values(), weights.tensors))
     parts = {(key.module, key.part): key.name for key in keys.values()}
 
     def read(module: str, part: Part) -> Array | None:

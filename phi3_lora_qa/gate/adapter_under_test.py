@@ -8,12 +8,16 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
+from phi3_lora_qa.adapter.base_checks.base_view import BaseView
+from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
 from phi3_lora_qa.adapter.lint_report import LintReport
+from phi3_lora_qa.adapter.parent_adapter import open_parent
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
 from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors
@@ -28,10 +32,17 @@ class AdapterUnderTest:
         job: What to gate, and with which base.
         copy: The private copy's folder.
         selection: The lint rules that are run.
+        uses: What the run does with the base.
     """
 
-    def __init__(self, job: AdapterJob, copy: Path, selection: Selection) -> None:
-        self.job, self.copy, self.selection = job, copy, selection
+    def __init__(
+        self,
+        job: AdapterJob,
+        copy: Path,
+        selection: Selection,
+        uses: frozenset[BaseUse] = frozenset(),
+    ) -> None:
+        self.job, self.copy, self.selection, self.uses = job, copy, selection, uses
 
     @cached_property
     def folder(self) -> AdapterFolder:
@@ -44,17 +55,56 @@ class AdapterUnderTest:
         return replace(copied, entries={**self.job.listing.entries, **copied.entries})
 
     @cached_property
-    def lint_report(self) -> LintReport:
-        """The lint report, compared with the base's files where they are on disk."""
+    def base_report(self) -> BaseReport | None:
+        """What is wrong with the base itself; None if its files are not on this machine."""
         base = self.job.base
-        files = BaseFiles.open(base.folder, id=base.id) if base and base.folder else None
-        return lint(self.folder, files, self.selection)
+        if base is None or base.folder is None:
+            return None
+        prompts = [tuple(turn.role for turn in item.prompt) for item in self.job.items]
+        return check_base(
+            BaseView(base.folder, id=base.id, prompts=prompts), self.selection, self.uses
+        )
+
+    @property
+    def unseen_items(self) -> str:
+        """How many items have a turn that no model sees, as a sentence; empty for none."""
+        unseen = {roles for roles, _ in self.base_report.unseen} if self.base_report else set()
+        items = self.job.items
+        count = sum(tuple(turn.role for turn in item.prompt) in unseen for item in items)
+        if not count:
+            return ""
+        return (
+            f"the base's chat template leaves out a turn of {count} of {len(items)} items, so that "
+            "no model sees it"
+        )
+
+    @cached_property
+    def lint_report(self) -> LintReport:
+        """The lint report, compared with the base's files where they can be compared."""
+        base, report = self.job.base, self.base_report
+        files = None
+        if base and base.folder and report and report.is_readable:
+            files = BaseFiles.open(base.folder, id=base.id)
+        parent = open_parent(self.job.parent) if self.job.parent else None
+        return lint(self.folder, files, self.selection, any_base=self.job.any_base, parent=parent)
 
     @property
     def refusal(self) -> str:
-        """Why no model may run with this adapter; empty if the linter found no error."""
+        """Why no model may run with this base and adapter; empty if no error was found."""
+        if refused := self._base_error:
+            return f"the base cannot be used ({refused})"
         errors = [f for f in self.lint_report.findings if f.severity is Severity.ERROR]
         return f"the static stage refused the adapter ({errors[0].rule})" if errors else ""
+
+    @property
+    def refusal_fix(self) -> str:
+        """What must be fixed before a model may run."""
+        return "fix the base first" if self._base_error else "fix the adapter's files first"
+
+    @property
+    def _base_error(self) -> str:
+        errors = self.base_report.errors if self.base_report else ()
+        return errors[0].rule if errors else ""
 
     @cached_property
     def config(self) -> LoraAdapterConfig:

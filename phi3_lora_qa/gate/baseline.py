@@ -8,10 +8,11 @@ from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.item_table import read_items
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.gate.item_rows import extras_text, prompt_turns, score_of
+from phi3_lora_qa.gate.machine_settings import on_this_machine
 from phi3_lora_qa.metrics import MetricInfo
 from phi3_lora_qa.models.registry import BaseRef, base_fingerprint
 from phi3_lora_qa.record import ItemRow, RunRecord, Verdict, load_record
-from phi3_lora_qa.setting_specs import server_of
+from phi3_lora_qa.setting_specs import CPU, UNQUANTIZED, server_of
 from phi3_lora_qa.settings import GateSettings
 from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
@@ -21,9 +22,9 @@ def read_baseline(
 ) -> tuple[ItemRow, ...]:
     """Return the last accepted adapter's row of every item, in the items' order.
 
-    Both runs must have measured under the same conditions: the same base and number format, both
-    with or both without a server, and for every item the same prompt, reference, choices and
-    checks.
+    Both runs must have measured under the same conditions: the same base, number format and kind of
+    device, both with or both without a server, and for every item the same prompt, reference,
+    choices and checks.
 
     Args:
         path: A ``record.json``, with its table of items next to it.
@@ -35,6 +36,7 @@ def read_baseline(
         InputError: The record or its items cannot be read, its adapter was not accepted, or it
             cannot be compared with this run.
     """
+    settings = on_this_machine(settings)
     record = load_record(path)
     _require_accepted(record, path)
     _require_same_measurement(record, path, base, settings)
@@ -90,13 +92,17 @@ def _require_same_measurement(
             "gated with the base's files on disk if they are on disk now"
         )
     recorded = {name: getattr(record.settings.get(name), "value", None) for name in _SCORED_BY}
+    is_served = bool(server_of(settings.backend))
     for name, kind in _SCORED_BY.items():
-        there, ours = kind(str(recorded[name])), kind(str(getattr(settings, name)))
+        if is_served and name in _SERVERS_OWN:
+            continue
+        before = str(recorded[name] or _BEFORE.get(name))
+        there, ours = kind(before), kind(str(getattr(settings, name)))
         if there != ours:
             raise InputError(
-                f"the record {path} was scored with a different {name}: "
-                f"{escape(str(recorded[name]), 80)}; gate the accepted adapter again with "
-                f"{getattr(settings, name)}"
+                f"the record {path} was scored with a different {name}: {escape(before, 80)}; gate "
+                f"the accepted adapter again with --phi3-{name} {getattr(settings, name)}, or this "
+                f"one with --phi3-{name} {escape(before, 80)}"
             )
 
 
@@ -105,7 +111,21 @@ def _backend_kind(backend: str) -> str:
     return "a server" if server_of(backend) else backend
 
 
-_SCORED_BY: Mapping[str, Callable[[str], str]] = {"dtype": str, "backend": _backend_kind}
+def _device_kind(device: str) -> str:
+    """Return the kind of a device: two GPUs of one machine compute alike."""
+    return device.partition(":")[0]
+
+
+_SCORED_BY: Mapping[str, Callable[[str], str]] = {
+    "dtype": str,
+    "backend": _backend_kind,
+    "device": _device_kind,
+    "quantization": str,
+}
+_SERVERS_OWN = ("device", "quantization")
+"""What a server chooses, whatever the settings are."""
+_BEFORE: Mapping[str, str] = {"device": CPU, "quantization": UNQUANTIZED}
+"""What applied to records that do not state it."""
 
 
 def _require_all_items(

@@ -8,21 +8,26 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.folder import CONFIG, MANIFEST, AdapterFolder
 from phi3_lora_qa.adapter.strict_json import parse_object
-from phi3_lora_qa.dataclass_json import Json, to_plain
-from phi3_lora_qa.errors import AdapterError, BaseModelError
+from phi3_lora_qa.dataclass_json import Json, hints_of, to_plain
+from phi3_lora_qa.errors import AdapterError, BaseModelError, Phi3LoraQAError
 from phi3_lora_qa.gate.gate_session import GateSession
 from phi3_lora_qa.gate.journal import Evidence
+from phi3_lora_qa.gate.machine_settings import describe_machine
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.gate.prepare import ITEMS_FILE, AdapterJob, snapshot_of
 from phi3_lora_qa.gate.verdict import decide_verdict
 from phi3_lora_qa.models.registry import base_fingerprint, read_base_config
 from phi3_lora_qa.record import (
+    BASE_CHECK,
     AdapterEntry,
     BaseEntry,
+    BaseFinding,
+    CheckResult,
     ItemRow,
     RunRecord,
     SettingEntry,
     Timing,
+    UnseenTurns,
     Verdict,
 )
 from phi3_lora_qa.setting_specs import SPECS, STAGES, server_of
@@ -66,9 +71,9 @@ def build_records(
         rows = tuple(next((piece.items for piece in mine if piece.items), ()))
         record = RunRecord(
             verdict=decided.verdict,
-            reason=decided.reason + _left_out(run, target),
+            reason=decided.reason + _left_out(run, index),
             adapter=_adapter(run, index, target),
-            base=_base(target),
+            base=_base(target, decided.checks),
             settings=_settings(run.settings),
             checks=decided.checks,
             metrics=next((piece.metrics for piece in mine if piece.metrics), ()),
@@ -137,17 +142,27 @@ def _summed(timings: Sequence[Timing]) -> list[Timing]:
     return found
 
 
-def _left_out(run: GateSession, target: AdapterJob) -> str:
+def _left_out(run: GateSession, index: int) -> str:
     """Return a note on what the verdict does not cover; empty if it covers everything."""
+    target = run.jobs[index]
     left = [stage for stage in STAGES if stage not in run.settings.stage]
     words = [f"stages not run: {', '.join(left)}"] if left else []
     softened = (*run.settings.lint_select, *run.settings.lint_ignore, *run.settings.lint_levels)
     if softened and "static" in run.settings.stage:
         words.append("settings select, ignore or re-level lint rules: see static::linter_completed")
+    if "static" in run.settings.stage and "quality" in run.settings.stage:
+        words += filter(None, [_unseen_items(run, index)])
     better = any(limit.rule != "no_worse_than" for limit in target.limits)
     if "quality" in run.settings.stage and target.items and not better:
         words.append("no limit requires an improvement over the base")
     return f" ({'; '.join(words)})" if words else ""
+
+
+def _unseen_items(run: GateSession, index: int) -> str:
+    try:
+        return run.open_adapter(index).adapter.unseen_items
+    except Phi3LoraQAError:  # the check of the base reported it
+        return ""
 
 
 def _adapter(run: GateSession, index: int, target: AdapterJob) -> AdapterEntry:
@@ -183,14 +198,27 @@ def _json_file(folder: AdapterFolder, name: str) -> Mapping[str, Json] | None:
         return None
 
 
-def _base(target: AdapterJob) -> BaseEntry:
+def _base(target: AdapterJob, checks: Sequence[CheckResult]) -> BaseEntry:
     if target.base is None:
         return BaseEntry(id="", fingerprint="", config={})
     try:
         config, identity = read_base_config(target.base), base_fingerprint(target.base)
     except BaseModelError:
         config, identity = {}, ""
-    return BaseEntry(id=target.base.id, fingerprint=identity, config=config)
+    measured = next((c.measured for c in checks if c.id.startswith(BASE_CHECK)), {})
+    return BaseEntry(
+        id=target.base.id,
+        fingerprint=identity,
+        config=config,
+        findings=tuple(
+            BaseFinding(**{name: found[name] for name in hints_of(BaseFinding)})
+            for found in measured.get("findings", ())
+        ),
+        unseen=tuple(
+            UnseenTurns(roles=tuple(found["roles"]), turns=tuple(found["turns"]))
+            for found in measured.get("unseen", ())
+        ),
+    )
 
 
 def _environment(run: GateSession, evidence: Sequence[Evidence]) -> Mapping[str, Json]:
@@ -204,7 +232,7 @@ def _environment(run: GateSession, evidence: Sequence[Evidence]) -> Mapping[str,
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "dtype": run.settings.dtype,
+        **describe_machine(run.settings),
         **({"scored": scored} if any(piece.items for piece in evidence) else {}),
         **{name: _version(name) for name in ("phi3-lora-qa", *PACKAGES)},
         **measured,

@@ -13,6 +13,8 @@ from pathlib import Path
 from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.gate.build_record import Reported, build_records
 from phi3_lora_qa.gate.gate_session import GateSession
+from phi3_lora_qa.gate.machine_settings import on_this_machine
+from phi3_lora_qa.gate.memory_check import require_memory
 from phi3_lora_qa.gate.plan import PlannedCheck, plan
 from phi3_lora_qa.gate.prepare import AdapterJob, prepare
 from phi3_lora_qa.progress import Progress, silent
@@ -38,10 +40,14 @@ def plan_gate(settings: GateSettings) -> GatePlan:
     """Read all inputs that the settings name, and list the checks.
 
     Raises:
-        InputError: A path, base, suite, metric or thresholds file cannot be used.
+        InputError: A path, base, suite, metric or thresholds file or a device cannot be used.
+        MachineError: A base does not fit into the memory.
+        MissingDependencyError: A setting needs a package that is not installed.
     """
-    settings = with_order(settings)
-    return plan_jobs(settings, prepare(settings))
+    settings = on_this_machine(with_order(settings))
+    jobs = prepare(settings)
+    require_memory(jobs, settings)
+    return plan_jobs(settings, jobs)
 
 
 def plan_jobs(settings: GateSettings, jobs: Sequence[AdapterJob]) -> GatePlan:

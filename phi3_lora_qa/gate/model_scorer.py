@@ -7,12 +7,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.chat_items import Item
-from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.errors import BaseModelError, MachineError, escape
+from phi3_lora_qa.gate.memory_check import as_gigabytes, needed_bytes
 from phi3_lora_qa.gate.model_host import ModelHost, layer_products
 from phi3_lora_qa.gate.phase_log import PhaseLog
 from phi3_lora_qa.gate.prepare import AdapterJob
+from phi3_lora_qa.gate.quantization_effect import QuantizationEffect, compare_quantized
+from phi3_lora_qa.models.free_memory import free_bytes
 from phi3_lora_qa.models.paths import cache_folder
-from phi3_lora_qa.setting_specs import server_of
+from phi3_lora_qa.setting_specs import CUDA, UNQUANTIZED, server_of
 from phi3_lora_qa.settings import GateSettings
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class ModelScorer:
             self._base_scores[key] = (
                 self.score_served("base", job, log)
                 if self.server
-                else self._score_loaded_base(job, log)
+                else self._score_base_here(job, log)
             )
         return self._base_scores[key]
 
@@ -107,19 +110,55 @@ class ModelScorer:
             self._server_errors[log.adapter] = str(error)
             raise
 
-    def _score_loaded_base(self, job: AdapterJob, log: PhaseLog) -> tuple["ItemScore", ...]:
+    def _score_base_here(self, job: AdapterJob, log: PhaseLog) -> tuple["ItemScore", ...]:
+        """Score the base; if it is quantized, also measure what that changes.
+
+        The base that is not quantized is scored first, so that the other one remains loaded.
+        """
+        quantization = self._settings.quantization
+        if quantization == UNQUANTIZED:
+            return self._score_loaded_base(job, log)
+        plain, reason = self._score_unquantized(job, log)
+        scores = self._score_loaded_base(job, log, quantization)
+        effect = (
+            QuantizationEffect(not_measured=reason) if reason else compare_quantized(plain, scores)
+        )
+        log.add_environment(effect.notes())
+        return scores
+
+    def _score_unquantized(
+        self, job: AdapterJob, log: PhaseLog
+    ) -> tuple[tuple["ItemScore", ...], str]:
+        """Return the scores of the base as it is, or why there are none."""
+        self._models.release()
+        need = needed_bytes(job, self._settings, UNQUANTIZED)
+        free = free_bytes(self._settings.device)
+        if free is not None and need > free:
+            return (), (
+                f"the base that is not quantized needs {as_gigabytes(need)}, and the device has "
+                f"{as_gigabytes(free)} free"
+            )
+        try:
+            return self._score_loaded_base(job, log), ""
+        except MachineError as error:
+            return (), str(error)
+
+    def _score_loaded_base(
+        self, job: AdapterJob, log: PhaseLog, quantization: str = UNQUANTIZED
+    ) -> tuple["ItemScore", ...]:
         from phi3_lora_qa.scoring.score_cache import ScoreCache
         from phi3_lora_qa.scoring.score_items import score_items
 
-        base = self._models.load_untouched_base(job.require_base(), log)
+        base = self._models.load_untouched_base(job.require_base(), log, quantization)
         engine = self._models.engine_of(base.ref)
         cache = None
         if self._settings.cache_scores == "on":
-            checksum = self._models.original_checksum(base.ref)
+            checksum = self._models.original_checksum(base.ref, quantization)
             conditions = _cache_conditions(base, checksum, engine)
             cache = ScoreCache(cache_folder() / "scores", conditions)
         scorer = partial(score_items, base.model, base.tokenizer, job.items, cache=cache)
-        scores = self._score("score base", log, scorer)
+        phase = "score base" + ("" if quantization == UNQUANTIZED else f" in {quantization}")
+        scores = self._score(phase, log, scorer)
         hits, trouble = (cache.hits, cache.write_error) if cache else (0, "")
         lost = f", and new scores cannot be cached ({escape(trouble, 200)})" if trouble else ""
         notes = {"base_scores_cached": f"{hits} of {len(scores)}{lost}", "engine": engine.name}
@@ -164,5 +203,24 @@ def _cache_conditions(
         "processor": torch.backends.cpu.get_cpu_capability(),
         "products": dict(matmul_backends(base.model, engine.name)),
         "threads": torch.get_num_threads(),
+        **_device_conditions(base.model),
         **({"engine": engine.name} if engine.name != "fast" else {}),
     }
+
+
+def _device_conditions(model: Any) -> dict[str, object]:
+    """Return what a score depends on besides the model's numbers: where and how it is computed."""
+    import torch
+
+    from phi3_lora_qa.models.devices import devices_of, hardware_name
+    from phi3_lora_qa.models.quantized_base import is_quantized_here
+
+    devices = devices_of(model)
+    found: dict[str, object] = {"devices": [(name, hardware_name(name)) for name in devices]}
+    found["dtype"] = str(model.dtype)
+    if any(name.startswith(CUDA) for name in devices):
+        precision = torch.get_float32_matmul_precision()
+        found["cuda"] = [torch.version.cuda, torch.version.hip, precision]
+    if is_quantized_here(model):
+        found["bitsandbytes"] = version("bitsandbytes")
+    return found

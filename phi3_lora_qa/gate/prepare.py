@@ -13,6 +13,7 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import AdapterFolder
+from phi3_lora_qa.adapter.parent_adapter import open_parent
 from phi3_lora_qa.adapter.rule_selection import selection_of
 from phi3_lora_qa.data.chat_items import Item
 from phi3_lora_qa.data.suite import read_suite, without_duplicates
@@ -34,6 +35,7 @@ from phi3_lora_qa.models.registry import (
     cache_folder,
     known_bases,
     read_base_config,
+    require_phi,
     resolve_base,
 )
 from phi3_lora_qa.record import ItemRow
@@ -57,7 +59,10 @@ class AdapterJob:
         copies: How many items were left out as duplicates.
         limits: The limits, one for each group and metric.
         metrics: What is measured in addition to the default metrics and those with limits.
+        any_base: Whether the base may be another model than a Phi-3.
         baseline: The last accepted adapter's rows of the same items; empty without one.
+        parent: The content of the folder of the adapter that this one was trained from; None if it
+            is not compared with one.
     """
 
     name: str
@@ -69,7 +74,9 @@ class AdapterJob:
     copies: int
     limits: tuple[Limit, ...]
     metrics: tuple[RequestedMetric, ...] = ()
+    any_base: bool = False
     baseline: tuple[ItemRow, ...] = ()
+    parent: AdapterFolder | None = None
 
     def require_base(self) -> BaseRef:
         """Return the base.
@@ -95,6 +102,7 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
     shares, path = share_metrics(), settings.thresholds
     own_limits = read_thresholds(path, known, shares) if path else None
     given = _given_suite(settings)
+    parent = _parent(settings)
     jobs = []
     for name, source in zip(adapter_names(settings.adapter), settings.adapter, strict=True):
         listing = AdapterFolder.open(source)
@@ -124,9 +132,11 @@ def prepare(settings: GateSettings) -> tuple[AdapterJob, ...]:
                 copies=len(items) - len(distinct),
                 limits=expand(limits, groups),
                 metrics=metrics,
+                any_base=settings.any_base,
                 baseline=read_baseline(settings.baseline, distinct, base, settings)
                 if settings.baseline and base
                 else (),
+                parent=parent,
             )
         )
     return tuple(jobs)
@@ -140,6 +150,7 @@ def _reject_inputs_inside_adapters(settings: GateSettings, base: BaseRef | None)
         "limits": [settings.thresholds],
         # The items are looked for next to the record, not next to the target of a link to it.
         "figures of the baseline": [baseline, baseline and baseline.with_name(ITEMS_FILE)],
+        "weights of the parent": [settings.parent],
         "cached scores of the base": [cache_folder()],
         "files of the base": [base.folder if base else None],
     }
@@ -153,6 +164,23 @@ def _files_in(path: Path) -> Iterator[Path]:
     """Yield the files of a folder: they may be links to another folder, as in a hub's cache."""
     with suppress(OSError, ValueError):
         yield from (entry for entry in path.iterdir() if not entry.is_dir())
+
+
+def _parent(settings: GateSettings) -> AdapterFolder | None:
+    """Return the listing of the parent's folder, whose weights can be read."""
+    if settings.parent is None:
+        return None
+    if "static" not in settings.stage:
+        raise InputError(
+            "--phi3-parent is set, but the stage static, which compares the adapter with its "
+            "parent, does not run; add --phi3-stage=static, or remove --phi3-parent"
+        )
+    try:
+        folder = AdapterFolder.open(settings.parent)
+    except AdapterError as error:
+        raise InputError(f"the parent: {error}") from error
+    open_parent(folder)
+    return folder
 
 
 def _given_suite(settings: GateSettings) -> tuple[Item, ...] | None:
@@ -212,11 +240,17 @@ def adapter_names(paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _require_accepted(base: BaseRef, settings: GateSettings) -> None:
+    read_base_config(base)
+    if not settings.any_base:
+        require_phi(base, "--phi3-any-base")
+
+
 def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | None, str]:
     """Return the configured base; otherwise the adapter's, if it is known or allowed."""
     if settings.base is not None:
         base = resolve_base(settings.base, settings.starts["base"])
-        read_base_config(base)
+        _require_accepted(base, settings)
         return base, ""
     try:
         named = read_config(folder).base_model_name_or_path
@@ -226,7 +260,7 @@ def _base_of(folder: AdapterFolder, settings: GateSettings) -> tuple[BaseRef | N
     if named and named in trusted | set(settings.allow_bases):
         try:
             base = resolve_base(named)
-            read_base_config(base)
+            _require_accepted(base, settings)
         except BaseModelError as error:
             return None, str(error)
         else:

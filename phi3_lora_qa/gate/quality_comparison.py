@@ -16,6 +16,7 @@ from phi3_lora_qa.gate.model_scorer import ModelScorer
 from phi3_lora_qa.gate.paired_scores import ComparisonConfig, SkippedItem
 from phi3_lora_qa.gate.phase_log import PhaseLog
 from phi3_lora_qa.record import ItemRow, Metric
+from phi3_lora_qa.setting_specs import UNQUANTIZED
 from phi3_lora_qa.settings import GateSettings
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class QualityComparison:
         """
         self._adapter, self._models, self._scorer = adapter, models, scorer
         self._log, self._scores_base_first = log, scores_base_first
+        self._quantization = settings.quantization
         self._stops_early = settings.early_stop == "on" and settings.profile != "strict"
         job = adapter.job
         self.config = ComparisonConfig(
@@ -74,14 +76,19 @@ class QualityComparison:
     def attach_adapter(self) -> Any:
         """Return the tuned model; the base is scored before the adapter is first attached.
 
+        Its base is not quantized: checkpoint and export are about the numbers that are saved.
+
         Raises:
             BaseModelError: There is no base, or it cannot be loaded.
             AdapterError: The adapter cannot be attached.
         """
+        return self._attach(UNQUANTIZED)
+
+    def _attach(self, quantization: str) -> Any:
         ref = self._adapter.job.require_base()
         if self._scores_base_first and not self.is_served:
             self.score_base()
-        return self._models.attach_adapter(ref, self._adapter.copy, self._log)
+        return self._models.attach_adapter(ref, self._adapter.copy, self._log, quantization)
 
     def score_base(self) -> tuple["ItemScore", ...]:
         """Return the base's scores on all items."""
@@ -104,13 +111,14 @@ class QualityComparison:
     def score_tuned_locally(self, items: Sequence[Item]) -> Sequence["ItemScore"]:
         """Return the scores of the tuned model in this process, on the given items or more.
 
-        An exported model is scored in this process, too: only the same arithmetic is comparable.
+        An exported model is scored in this process, too, and is not quantized: only the same
+        arithmetic is comparable.
         """
-        if not self.is_served:
+        if not self.is_served and self._quantization == UNQUANTIZED:
             scored = {score.item_id for score in self.score_tuned()}
             if scored.issuperset(item.id for item in items):
                 return self.score_tuned()
-        return self._score_tuned_items(items, "score tuned here")
+        return self._score_tuned_items(items, "score tuned here", UNQUANTIZED)
 
     def score_exported(
         self, base: "LoadedBase", model: Any, items: Sequence[Item], phase: str
@@ -177,9 +185,11 @@ class QualityComparison:
         return items_to_decide(self.compare_items(), limit, self.config)
 
     def _score_tuned_items(
-        self, items: Sequence[Item], phase: str = "score tuned"
+        self, items: Sequence[Item], phase: str = "score tuned", quantization: str | None = None
     ) -> tuple["ItemScore", ...]:
+        """Score items under the tuned model, on the base as the settings quantize it by default."""
         job = self._adapter.job
-        tuned = self.attach_adapter()
-        tokenizer = self._models.load_base(job.require_base(), self._log).tokenizer
+        kind = self._quantization if quantization is None else quantization
+        tuned = self._attach(kind)
+        tokenizer = self._models.load_base(job.require_base(), self._log, kind).tokenizer
         return self._scorer.score_model(tuned, tokenizer, job, items, phase=phase, log=self._log)

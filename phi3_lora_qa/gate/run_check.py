@@ -45,12 +45,12 @@ def run_check(planned: PlannedCheck, session: GateSession) -> CheckResult:
 
 
 def _run(check: Check, session: AdapterSession) -> CheckOutcome:
-    """Run a check, unless it needs a model and the linter refused the adapter."""
+    """Run a check, unless it needs a model and the base or the adapter was refused."""
     if check.stage != "static":
         with _silenced("static"):
             refusal = session.adapter.refusal
         if refusal:
-            return not_run(f"not run: {refusal}", "fix the adapter's files first")
+            return not_run(f"not run: {refusal}", session.adapter.refusal_fix)
     with _silenced(check.stage):
         return conclude(check.run, session)
 

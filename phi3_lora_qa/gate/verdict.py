@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from phi3_lora_qa.gate.plan import PlannedCheck
 from phi3_lora_qa.record import CheckResult, Outcome, Verdict
+from phi3_lora_qa.record_warnings import describe_warnings
 
 # The worst outcome counts if a check ran twice (a rerun plugin, --dist=each).
 _WORST_FIRST = (
@@ -75,6 +76,8 @@ def decide_verdict(
     else:
         verdict = Verdict.PASS
         reason = f"all {total} checks passed" if total > 1 else "the only check passed"
+        if warnings := describe_warnings(checks):
+            reason = f"{reason}, {warnings}"
     accepted = verdict is Verdict.PASS or (verdict is Verdict.INCONCLUSIVE and allow_inconclusive)
     if partial:
         reason = f"only the {total} selected checks ran: {reason}"

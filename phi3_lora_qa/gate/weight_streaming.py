@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.base_modules import EMBEDDING, HEAD
 from phi3_lora_qa.errors import AdapterError, BaseModelError
 from phi3_lora_qa.gate.adapted_layers import LoraLayer, adapted_modules
+from phi3_lora_qa.models.model_class import causal_lm_class
 from phi3_lora_qa.models.registry import BaseRef, read_base_config
 
 if TYPE_CHECKING:
@@ -75,13 +77,14 @@ def _skeleton(ref: BaseRef, folder: "AdapterFolder", dtype: str) -> Any:
     """Return PEFT's model on torch's meta device: shapes and dtypes only."""
     import torch
     from peft import PeftModelForCausalLM
-    from transformers import Phi3Config, Phi3ForCausalLM
 
     from phi3_lora_qa.models.peft_config import read_lora_config
 
-    config = Phi3Config.from_dict(dict(read_base_config(ref)))
+    raw = read_base_config(ref)
+    model_class = causal_lm_class(raw)
+    config = model_class.config_class.from_dict(dict(raw))
     with torch.device("meta"):
-        model = Phi3ForCausalLM(config).to(getattr(torch, dtype))
+        model = model_class(config).to(getattr(torch, dtype))
         lora = read_lora_config(folder.path)
         return PeftModelForCausalLM(model, lora, _ADAPTER, low_cpu_mem_usage=True)
 
@@ -102,8 +105,7 @@ def _parameters(layer: Any) -> Mapping[str, "torch.Tensor"]:
 
 def _owner_of_weight(name: str, base: BaseFiles) -> str:
     """Return the module that a module's weight belongs to: a tied head uses the embedding's."""
-    tied = bool(base.config.get("tie_word_embeddings", False))
-    return "model.embed_tokens" if tied and name == "lm_head" else name
+    return EMBEDDING if base.is_tied and name == HEAD else name
 
 
 def _stored_part(adapter: "AdapterUnderTest", name: str, part: str) -> Stored:

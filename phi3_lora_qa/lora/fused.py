@@ -230,7 +230,7 @@ def _ratio(name: str, factors: Factors, common: float, *, rounded: bool) -> floa
     raise InputError(
         f"the parts have scalings whose ratio is not a power of two: {factors.scaling!r} for "
         f"{name}, {common!r} for another part, so a fused B would have to be rounded; train them "
-        "with the same alpha/r, or fuse with rounded=True"
+        "with the same alpha/r, or fuse in Python with phi3_lora_qa.lora.fuse(…, rounded=True)"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
+from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind
 from phi3_lora_qa.conversion.fused_blocks import Blocks, Mask, expand_mask, find_mask, require_used
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.loralib_interop.loralib_config import LayerSpec, LoralibClass
@@ -70,7 +70,7 @@ def infer_layers(
 
     Example:
         >>> import torch
-        >>> from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
+        >>> from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind
         >>> linear = BaseModule(name="o_proj", kind=ModuleKind.LINEAR, inputs=4, outputs=3)
         >>> tensors = {"o_proj.lora_A": torch.ones(2, 4), "o_proj.lora_B": torch.ones(3, 2)}
         >>> base = {"o_proj": linear}

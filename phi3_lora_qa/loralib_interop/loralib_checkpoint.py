@@ -5,7 +5,6 @@ Such a file is read on request; the caller then supplies what it lacks.
 """
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.safetensors_file import open_path
 from phi3_lora_qa.adapter.strict_json import parse_object
+from phi3_lora_qa.conversion.read_tensors import is_pickle, unpickle
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.loralib_interop.loralib_config import LORALIB_CLASSES, LayerSpec
-from phi3_lora_qa.reading import open_regular, read_regular
+from phi3_lora_qa.reading import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 SUFFIX = ".safetensors"
 _MAX_JSON = 4 << 20
-_MAGIC = (b"PK\x03\x04", b"\x80")
+_SAVE_AGAIN = "save lora_state_dict(model) again, with safetensors.torch.save_file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,20 +143,18 @@ def read_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     """
     shown = escape(str(path))
     try:
-        with open_regular(path) as handle:
-            head = handle.read(9)
+        pickled = is_pickle(path)
     except OSError as error:
         raise InputError(
             f"cannot read {shown}: {error.strerror}; "
             "pass the file in which loralib's state was saved"
         ) from error
-    is_pickle = head.startswith(_MAGIC) and head[8:9] != b"{"
-    if is_pickle and not allow_pickle:
+    if pickled and not allow_pickle:
         raise InputError(
             f"{shown} was written by torch.save: it is a pickle, which can run code when it is "
             "read; if you trust its source, pass --allow-pickle (torch then loads only tensors)"
         )
-    tensors = _unpickle(path, shown) if is_pickle else _load(path)
+    tensors = unpickle(path, _SAVE_AGAIN) if pickled else _load(path)
     layers = _read_layers(description_path(path)) if description_path(path).is_file() else None
     return Checkpoint(tensors=tensors, layers=layers)
 
@@ -167,24 +165,6 @@ def _load(path: Path) -> "dict[str, Tensor]":
     open_path(path, error=InputError)  # validates the header
     # The library returns them in an order that changes between runs.
     return dict(sorted(load_file(path, device="cpu").items()))
-
-
-def _unpickle(path: Path, shown: str) -> "dict[str, Tensor]":
-    import torch
-
-    fix = "save lora_state_dict(model) again, with safetensors.torch.save_file"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle formats
-            content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a hostile pickle can raise anything
-        reason = escape(str(error).partition("\n")[0], 200)
-        raise InputError(f"cannot load only tensors from {shown}: {reason}; {fix}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in content.items()
-    ):
-        raise InputError(f"{shown} is not a dictionary of tensors; {fix}")
-    return dict(content)
 
 
 def _read_layers(path: Path) -> tuple[LayerSpec, ...]:

@@ -27,6 +27,7 @@ from phi3_lora_qa.models.attached_tensors import (
 )
 from phi3_lora_qa.models.checksum import require_plain
 from phi3_lora_qa.models.peft_config import read_lora_config
+from phi3_lora_qa.models.quantized_base import is_quantized, shared_parameter, tensors_of_state
 from phi3_lora_qa.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def weightless_copy(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrain
     """
     import torch
 
-    return _copy_tree(model, lambda parameter: torch.zeros((), dtype=dtype).expand(parameter.shape))
+    return _copy_tree(
+        model, lambda old: torch.zeros((), dtype=dtype, device=old.device).expand(old.shape)
+    )
 
 
 def adapter_tensors(
@@ -126,10 +129,14 @@ def _copy_tree(
     from torch import nn
 
     memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter_of(parameter), requires_grad=False)
+        id(parameter): shared_parameter(parameter)
+        if is_quantized(parameter)
+        else nn.Parameter(parameter_of(parameter), requires_grad=False)
         for parameter in model.parameters()
     }
     memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}
+    for module in model.modules():
+        memo |= {id(tensor): tensor for tensor in tensors_of_state(module)}
     return copy.deepcopy(model, memo)
 
 

@@ -1,13 +1,15 @@
 """A model's identity as one hash: proof that a base is the same, and was not changed."""
 
 import hashlib
+from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.models.quantized_base import is_quantized_here
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def checksum(model: "nn.Module") -> str:
@@ -30,9 +32,12 @@ def checksum(model: "nn.Module") -> str:
 
     require_plain(model)
     digest = hashlib.sha256()
-    tensors = chain(
+    tensors: Iterable[tuple[str, Tensor]] = chain(
         model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
     )
+    if is_quantized_here(model):  # with the scales, which are neither parameters nor buffers
+        state = model.state_dict().items()
+        tensors = [(name, tensor) for name, tensor in state if hasattr(tensor, "detach")]
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         head = f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0"
         digest.update(head.encode())

@@ -1,16 +1,21 @@
-"""Load a base from safetensors with Phi-3's own class: no remote code, pickle or log output."""
+"""Load a base from safetensors with transformers' own class: no remote code, pickle or log."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, indexed_files
-from phi3_lora_qa.errors import BaseModelError, escape
+from phi3_lora_qa.adapter.base_files import WEIGHTS, WEIGHTS_INDEX, BaseFiles, indexed_files
+from phi3_lora_qa.errors import BaseModelError, escape, shortage
+from phi3_lora_qa.models.model_class import base_architecture, causal_lm_class
+from phi3_lora_qa.models.placement import placement
+from phi3_lora_qa.models.quantized_base import keep_weights_as_stored, quantization_of
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.models.registry import BaseRef, find_known, read_base_config
+from phi3_lora_qa.setting_specs import CPU, UNQUANTIZED
 
 if TYPE_CHECKING:
-    from transformers import Phi3ForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -22,38 +27,50 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class LoadedBase:
     """A base in memory: the model in eval mode, its tokenizer, and its reference."""
 
-    model: "Phi3ForCausalLM"
+    model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     ref: BaseRef
 
 
-def load_base(ref: BaseRef, dtype: str = "float32") -> LoadedBase:
+def load_base(
+    ref: BaseRef, dtype: str = "float32", device: str = CPU, quantization: str = UNQUANTIZED
+) -> LoadedBase:
     """Load a base for scoring or training.
 
     Args:
         ref: The base, from :func:`~phi3_lora_qa.models.registry.resolve_base`. A hub id that is
             not on this machine is downloaded.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the checkpoint's own.
+        device: Where the model runs, as `choose_device` returns it. With ``cuda`` a model that one
+            GPU cannot hold is distributed over all of them.
+        quantization: ``none``, or ``nf4`` or ``int8`` for linear layers in 4 or 8 bits.
 
     Returns:
-        The model with SDPA attention and ``use_cache``, in eval mode, on the CPU.
+        The model with its architecture's attention implementation and ``use_cache``, in eval mode.
 
     Raises:
-        BaseModelError: The base is not a Phi-3, lacks a file, or its weights do not match its
-            config.
+        BaseModelError: The architecture is unknown, a file is missing, or the weights do not
+            match the config.
+        MachineError: The device has too little memory.
+        MissingDependencyError: bitsandbytes is needed, and is not installed.
     """
     if dtype not in DTYPES:
         raise BaseModelError(
             f"the dtype is unknown: {escape(repr(dtype), 40)}; use one of {', '.join(DTYPES)}"
         )
-    read_base_config(ref)
     source = _source(ref)
+    options = dict(placement(device, source, dtype, quantization))
+    if (config := quantization_of(quantization, dtype)) is not None:
+        options["quantization_config"] = config
     with quiet():
         try:
-            model, tokenizer = _load(source, dtype)
+            _require_consistent(source)
+            model, tokenizer = _load(source, dtype, read_base_config(ref), options)
         except BaseModelError:
             raise
         except Exception as error:  # whatever a library raises on a damaged folder
+            if short := shortage(error):
+                raise short from error
             raise BaseModelError(_failure(ref, source, error)) from error
     return LoadedBase(model=model, tokenizer=tokenizer, ref=ref)
 
@@ -128,21 +145,24 @@ def _require_tokenizer(folder: Path) -> None:
         )
 
 
-def _load(source: str, dtype: str) -> "tuple[Phi3ForCausalLM, PreTrainedTokenizerBase]":
+def _load(
+    source: str, dtype: str, config: "Mapping[str, object]", options: Mapping[str, Any]
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
-    from transformers import Phi3ForCausalLM
 
-    loaded: Any = Phi3ForCausalLM.from_pretrained(
+    loaded: Any = causal_lm_class(config).from_pretrained(
         source,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        attn_implementation="sdpa",
+        attn_implementation=base_architecture(config).attention,
         use_cache=True,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **options,
     )
     model, report = loaded
     _require_all_loaded(source, report)
+    keep_weights_as_stored(model)
     return model.eval(), _tokenizer(source, model.config.vocab_size)
 
 
@@ -156,6 +176,17 @@ def _tokenizer(source: str, vocabulary: int | None) -> "PreTrainedTokenizerBase"
             f"the model has {vocabulary}; use a base with its own tokenizer"
         )
     return tokenizer
+
+
+def _require_consistent(source: str) -> None:
+    """Reject weights that are not the config's before transformers allocates what it describes."""
+    if not Path(source).is_dir():
+        return  # a hub id
+    try:
+        base = BaseFiles.open(source)
+    except BaseModelError:
+        return  # loading says what is wrong with a file
+    base.require_consistent()
 
 
 def _require_all_loaded(source: str, report: dict[str, Any]) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi3_lora_qa.adapter.config import read_raw_config
-from phi3_lora_qa.adapter.config_schema import SAFE_INIT
+from phi3_lora_qa.adapter.config_other_fields import check_other_fields
+from phi3_lora_qa.adapter.config_problem import ProblemKind
+from phi3_lora_qa.adapter.config_schema import FIELDS, SAFE_INIT
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.errors import AdapterError, IncompatibleLibraryError, escape
 from phi3_lora_qa.libraries import is_older
+from phi3_lora_qa.models.peft_config_patterns import replace_unmatched_patterns
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -21,6 +24,8 @@ _REWRITING_FIELDS = ("layer_replication", "megatron_config", "arrow_config")
 
 def read_lora_config(folder: Path) -> "LoraConfig":
     """Read an adapter's config with PEFT itself.
+
+    A pattern that only Python's `re` can match is replaced by the names of the modules.
 
     Raises:
         AdapterError: It is not a LoRA for a causal language model, or would rewrite the base.
@@ -51,6 +56,7 @@ def read_lora_config(folder: Path) -> "LoraConfig":
                 f"train it without {name}"
             )
     _require_known_fields(folder, config)
+    replace_unmatched_patterns(config, AdapterFolder.open(folder))
     config.inference_mode = True
     if samples := getattr(config, "monteclora_config", None):  # since peft 0.21
         # Samples are drawn when a layer is created, and used only in training.
@@ -59,10 +65,15 @@ def read_lora_config(folder: Path) -> "LoraConfig":
 
 
 def _require_known_fields(folder: Path, config: "LoraConfig") -> None:
-    """Reject fields that the installed PEFT does not know: it would ignore them silently."""
+    """Reject fields that the installed PEFT does not know: it would ignore their effect."""
     values = read_raw_config(AdapterFolder.open(folder))
     known = {field.name for field in fields(config)}
-    unknown = sorted(name for name, value in values.items() if value and name not in known)
+    unknown = sorted(name for name in FIELDS if values.get(name) and name not in known)
+    for problem in check_other_fields(values):
+        if problem.kind is ProblemKind.REFUSED and problem.field not in known:
+            raise AdapterError(f"the adapter {folder}: {escape(problem.message, 300)}", problem.fix)
+        if problem.kind is ProblemKind.UNKNOWN:
+            unknown.append(problem.field)
     if config.init_lora_weights == "mica" and is_older("peft", "0.20"):
         unknown.append("init_lora_weights to mica")
     if unknown:

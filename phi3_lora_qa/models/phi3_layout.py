@@ -6,6 +6,8 @@ and up. Everything else has the same name and shape in both.
 
 from typing import TYPE_CHECKING
 
+from phi3_lora_qa.adapter.architecture import FUSED_PARTS
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaConfig, Phi3Config
@@ -48,12 +50,8 @@ def fuse(llama: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """
     import torch
 
-    parts = {
-        "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
-    }
     fused = dict(llama)
-    for whole, pieces in parts.items():
+    for whole, pieces in FUSED_PARTS.items():
         for name in [name for name in llama if f".{pieces[0]}." in name]:
             rows = [fused.pop(name.replace(pieces[0], piece)) for piece in pieces]
             fused[name.replace(pieces[0], whole)] = torch.cat(rows)

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from phi3_lora_qa.adapter.architecture import architecture_of
+from phi3_lora_qa.adapter.base_checks.base_foreign_files import require_own_files
+from phi3_lora_qa.adapter.base_files import BaseFiles, unknown_architecture
+from phi3_lora_qa.adapter.phi_family import is_phi
+from phi3_lora_qa.adapter.phi_models import PHI_MODELS
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.extras import is_installed
 from phi3_lora_qa.models import smollm2
@@ -24,6 +29,8 @@ __all__ = [
     "find_known",
     "known_bases",
     "read_base_config",
+    "require_phi",
+    "require_phi_files",
     "resolve_base",
 ]
 
@@ -60,10 +67,6 @@ class KnownBase:
     thresholds: str = _GENERAL_THRESHOLDS
 
 
-def _microsoft(name: str, model: str, about: str) -> KnownBase:
-    return KnownBase(name=name, id=f"microsoft/{model}", source="hub", license="MIT", about=about)
-
-
 _KNOWN = (
     KnownBase(
         name="tiny",
@@ -81,11 +84,10 @@ _KNOWN = (
         license="Apache-2.0",
         about="SmolLM2-135M-Instruct in Phi-3's layout, from the package index",
     ),
-    _microsoft("phi3-mini-4k", "Phi-3-mini-4k-instruct", "3.8 billion parameters"),
-    _microsoft("phi3-mini-128k", "Phi-3-mini-128k-instruct", "3.8 billion, long context"),
-    _microsoft("phi3.5-mini", "Phi-3.5-mini-instruct", "3.8 billion, long context"),
-    _microsoft("phi3-medium-4k", "Phi-3-medium-4k-instruct", "14 billion parameters"),
-    _microsoft("phi3-medium-128k", "Phi-3-medium-128k-instruct", "14 billion, long context"),
+    *(
+        KnownBase(name=phi.name, id=phi.id, source="hub", license="MIT", about=phi.about)
+        for phi in PHI_MODELS
+    ),
 )
 
 
@@ -153,8 +155,6 @@ def base_fingerprint(ref: BaseRef) -> str:
     Raises:
         BaseModelError: A file of the base cannot be read.
     """
-    from phi3_lora_qa.adapter.base_files import BaseFiles
-
     known = find_known(ref.id)
     folder = ref.folder or (find_folder(known) if known else None)
     return BaseFiles.open(folder).fingerprint if folder else ""
@@ -167,10 +167,12 @@ def read_base_config(ref: BaseRef) -> Mapping[str, object]:
         The whole object, or an empty mapping while a hub id is not on this machine.
 
     Raises:
-        BaseModelError: The file cannot be read, is not a JSON object, or is not a Phi-3's.
+        BaseModelError: The file cannot be read, is not a JSON object, or its architecture is not
+            in the table.
     """
     if ref.folder is None:
         return {}
+    require_own_files(ref.folder)
     path = ref.folder / CONFIG_FILE
     try:
         config = json.loads(read_text(path, _MAX_CONFIG_BYTES))
@@ -180,12 +182,34 @@ def read_base_config(ref: BaseRef) -> Mapping[str, object]:
         ) from error
     if not isinstance(config, dict):
         raise BaseModelError(f"{path} is not a JSON object; pass the folder of a Phi-3 model")
-    if config.get("model_type") != "phi3":
-        raise BaseModelError(
-            f"{path} does not describe a Phi-3: its model type is "
-            f"{escape(repr(config.get('model_type')), 60)}, not 'phi3'; pass {_choices()}"
-        )
+    if architecture_of(config) is None:
+        raise BaseModelError(unknown_architecture(str(path), config))
     return config
+
+
+def require_phi(ref: BaseRef, option: str = "") -> None:
+    """Raise unless a base is a Phi-3, in its own layout or in Llama's.
+
+    Args:
+        ref: The base. A known base, or a hub id that is not on this machine, is not opened.
+        option: The option with which the user accepts other models; empty if there is none.
+
+    Raises:
+        BaseModelError: It is another model.
+    """
+    if ref.folder is None or find_known(ref.id):
+        return
+    require_phi_files(BaseFiles.open(ref.folder, id=ref.id), option)
+
+
+def require_phi_files(base: BaseFiles, option: str = "") -> None:
+    """Raise BaseModelError unless opened files are those of a Phi-3, as `require_phi` does."""
+    if not is_phi(base.config, base.public_id, base):
+        what = base.architecture.name
+        raise BaseModelError(
+            f"{escape(base.id or str(base.path), 300)} is not a Phi-3: it is a {what}; pass a "
+            f"Phi-3{f', or accept this base with {option}' if option else ''}"
+        )
 
 
 def _resolve_folder(reference: str, start: Path) -> BaseRef:

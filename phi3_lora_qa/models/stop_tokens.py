@@ -36,7 +36,7 @@ def stop_tokens_from_files(base: BaseRef, template_stop: int) -> frozenset[int]:
 
     Without a generation_config.json, config.json names the stop tokens, as in transformers.
     """
-    from transformers import GenerationConfig, Phi3Config
+    from transformers import AutoConfig, GenerationConfig
 
     known = find_known(base.id)
     source = str(base.folder or base.id)
@@ -46,7 +46,7 @@ def stop_tokens_from_files(base: BaseRef, template_stop: int) -> frozenset[int]:
     try:
         config = GenerationConfig.from_pretrained(source)
     except OSError:
-        config = Phi3Config.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     return _named_or(config.eos_token_id, template_stop)
 
 

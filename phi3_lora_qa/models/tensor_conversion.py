@@ -26,8 +26,9 @@ def to_float64(tensor: "torch.Tensor") -> Array:
     """
     import torch
 
-    # Without copy, the array would share the memory of a float64 tensor.
-    return np.asarray(tensor.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy())
+    # Without copy, the array would share the memory of a float64 tensor. It is moved first, because
+    # some devices have no float64.
+    return np.asarray(tensor.detach().cpu().to(torch.float64, copy=True).numpy())
 
 
 def to_tensor(values: Array, dtype: str, device: "torch.device | str" = "cpu") -> "torch.Tensor":

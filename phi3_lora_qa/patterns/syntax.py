@@ -1,6 +1,8 @@
 """Parses a safe subset of Python's regular expressions into the states of an automaton."""
 
+import re
 import string
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -11,6 +13,9 @@ MAX_NESTING = 40
 MAX_RANGES = 32
 MAX_WORK = 100_000
 """Characters of sets that are parsed; those of a repeated set count each time."""
+
+MAX_LOOKS = 32
+_UNSUPPORTED = "back references, conditions, atomic groups and these flags are not supported"
 
 
 class PatternError(ValueError):
@@ -30,11 +35,28 @@ class Anchor(Enum):
 
 @dataclass(slots=True)
 class State:
-    """One state: it consumes a character (``test``), requires an anchor, or is an empty move."""
+    """One state: it consumes a character (``test``), has a condition, or is an empty move.
+
+    The condition is an anchor, or ``look``: the index of a look-around.
+    """
 
     out: list[int] = field(default_factory=list)
     test: Test | None = None
     anchor: Anchor | None = None
+    look: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look-around: the states of its inner pattern, and whether it is negated.
+
+    ``width`` is the number of characters that a look-behind looks at; None for a look-ahead.
+    """
+
+    start: int
+    accept: int
+    is_negated: bool
+    width: int | None = None
 
 
 def is_word(char: str) -> bool:
@@ -63,6 +85,9 @@ class Parser:
     nesting: int = 0
     work: int = 0
     names: dict[str, int] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
+    ignore_case: bool = False
+    dot_all: bool = False
 
     def parse(self) -> tuple[int, int]:
         """Return the start state and the accepting state of the whole pattern.
@@ -70,15 +95,24 @@ class Parser:
         Raises:
             PatternError: The pattern is invalid, or uses unsupported syntax.
         """
+        if flags := re.match(r"\(\?([isu]+)\)", self.text):
+            self.position = flags.end()
+            self._set_flags(flags[1])
         part = self._alternatives()
         if self.position != len(self.text):
             raise PatternError("unbalanced parenthesis")
         return part
 
-    def _add(self, *, test: Test | None = None, anchor: Anchor | None = None) -> int:
+    def _set_flags(self, flags: str) -> None:
+        self.ignore_case |= "i" in flags
+        self.dot_all |= "s" in flags
+
+    def _add(
+        self, *, test: Test | None = None, anchor: Anchor | None = None, look: int | None = None
+    ) -> int:
         if len(self.states) >= MAX_STATES:
             raise PatternError("the pattern is too large")
-        self.states.append(State(test=test, anchor=anchor))
+        self.states.append(State(test=test, anchor=anchor, look=look))
         return len(self.states) - 1
 
     def _count_work(self, steps: int) -> None:
@@ -190,7 +224,7 @@ class Parser:
             case "[":
                 return self._character(self._bracket())
             case ".":
-                return self._character(lambda c: c != "\n")
+                return self._character(_any if self.dot_all else _any_in_line)
             case "^":
                 return self._anchored(Anchor.START)
             case "$":
@@ -203,21 +237,14 @@ class Parser:
             case "*" | "+" | "?" | "{":
                 raise PatternError("nothing to repeat")
             case _:
-                return self._character(char.__eq__)
+                ignored = self.ignore_case
+                return self._character(_ignoring_case(re.escape(char)) if ignored else char.__eq__)
 
     def _group(self) -> tuple[int, int]:
-        if self._peek() == "?":
-            rest = self.text[self.position :]
-            name = rest[3 : rest.find(">")] if rest.startswith("?P<") and ">" in rest else ""
-            if rest.startswith("?:"):
-                self.position += 2
-            elif self.names.get(name, self.position) != self.position:  # not a repeat of one group
-                raise PatternError("two groups have the same name")
-            elif name.isidentifier():
-                self.names[name] = self.position
-                self.position += len(name) + 4
-            else:
-                raise PatternError("look-around, flags and back references are not supported")
+        look = self._look_opening()
+        flags = (self.ignore_case, self.dot_all)
+        if not look and self._peek() == "?":
+            self._group_opening()
         self.nesting += 1
         if self.nesting > MAX_NESTING:
             raise PatternError("groups are nested too deeply")
@@ -226,7 +253,61 @@ class Parser:
         if self._peek() != ")":
             raise PatternError("missing )")
         self.position += 1
-        return part
+        self.ignore_case, self.dot_all = flags
+        return self._look(part, look) if look else part
+
+    def _look_opening(self) -> str:
+        """Skip the start of a look-around and return it; empty if this is another group."""
+        for opening in ("?=", "?!", "?<=", "?<!"):
+            if self.text.startswith(opening, self.position):
+                self.position += len(opening)
+                return opening
+        return ""
+
+    def _group_opening(self) -> None:
+        """Skip the start of a group: a name, flags, or the mark that it captures nothing."""
+        rest = self.text[self.position :]
+        if flags := re.match(r"\?([isu]*):", rest):
+            self.position += flags.end()
+            self._set_flags(flags[1])
+            return
+        name = rest[3 : rest.find(">")] if rest.startswith("?P<") and ">" in rest else ""
+        if self.names.get(name, self.position) != self.position:  # not a repeat of one group
+            raise PatternError("two groups have the same name")
+        if not name.isidentifier():
+            raise PatternError(_UNSUPPORTED)
+        self.names[name] = self.position
+        self.position += len(name) + 4
+
+    def _look(self, part: tuple[int, int], opening: str) -> tuple[int, int]:
+        if len(self.looks) >= MAX_LOOKS:
+            raise PatternError("the pattern has too many look-arounds")
+        width = self._width(part) if "<" in opening else None
+        self.looks.append(Look(*part, is_negated="!" in opening, width=width))
+        first, last = self._add(look=len(self.looks) - 1), self._add()
+        self._link(first, last)
+        return first, last
+
+    def _width(self, part: tuple[int, int]) -> int:
+        """Return the length of everything that a part matches.
+
+        Raises:
+            PatternError: The lengths differ, which Python's `re` rejects, too.
+        """
+        start, accept = part
+        widths, todo = {start: 0}, [start]
+        while todo:
+            index = todo.pop()
+            if index == accept:
+                continue
+            state = self.states[index]
+            width = widths[index] + (state.test is not None)
+            for target in state.out:
+                if target not in widths:
+                    todo.append(target)
+                if widths.setdefault(target, width) != width:
+                    raise PatternError("look-behind requires fixed-width pattern")
+        return widths.get(accept, 0)
 
     def _character(self, test: Test) -> tuple[int, int]:
         first, last = self._add(test=test), self._add()
@@ -268,6 +349,8 @@ class Parser:
         if len(tests) > MAX_RANGES:
             raise PatternError("a character set has too many ranges")
         self._count_work(self.position - begin)
+        if self.ignore_case:
+            return _ignoring_case(self.text[begin - 1 : self.position])
         return lambda char: (
             (char in characters or any(test(char) for test in tests.values())) != negated
         )
@@ -282,6 +365,22 @@ class Parser:
             return char, char.__eq__
         escaped = self._take_escaped()
         return "" if escaped in _CLASSES else escaped, _escape_test(escaped)
+
+
+def _any(char: str) -> bool:
+    return True
+
+
+def _any_in_line(char: str) -> bool:
+    return char != "\n"
+
+
+def _ignoring_case(one: str) -> Test:
+    """Return the test of a pattern for one character, which `re` matches in constant time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matches = re.compile(one, re.IGNORECASE).fullmatch
+    return lambda char: matches(char) is not None
 
 
 def _range_test(low: str, high: str) -> Test:

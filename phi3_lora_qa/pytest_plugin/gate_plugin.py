@@ -29,6 +29,8 @@ from phi3_lora_qa.settings import DEFAULT, DRAWN, GateSettings
 from phi3_lora_qa.signals import EndedError, EndSignals
 
 WORKER_INPUT = "phi3_lora_qa"
+HANDED = ("order", "device", "dtype")
+"""The settings that the process that starts a run determines for all processes."""
 
 
 @dataclass(eq=False)  # pluggy keeps plugins in sets
@@ -123,11 +125,11 @@ class GatePlugin(VirtualRoot):
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Pass the private folder, the chosen checks and the order to a worker."""
+        """Pass a worker the private folder, the chosen checks, and what was determined."""
         handed = {
             "folder": str(self.run.session.folder),
             "ids": [planned.id for planned in self.run.chosen],
-            "order": self.run.plan.settings.order,
+            **{name: getattr(self.run.plan.settings, name) for name in HANDED},
         }
         node.workerinput[WORKER_INPUT] = json.dumps(handed)
 
@@ -227,6 +229,7 @@ class GatePlugin(VirtualRoot):
 def _join_run(settings: GateSettings, handed: Mapping[str, Any], progress: ProgressLine) -> GateRun:
     """Return a worker's share of a run that another process prepared."""
     folder = Path(handed["folder"])
-    plan = plan_jobs(replace(settings, order=handed["order"]), handed_over(folder))
+    settings = replace(settings, **{name: handed[name] for name in HANDED})
+    plan = plan_jobs(settings, handed_over(folder))
     ids = set(handed["ids"])
     return GateRun.start(plan, [p for p in plan.planned if p.id in ids], folder, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from phi3_lora_qa.data.item_table import error_text
 from phi3_lora_qa.data.thresholds import WATCHED
 from phi3_lora_qa.metrics import known_metrics, metric_info
-from phi3_lora_qa.record import ItemRow, Metric, Turn
+from phi3_lora_qa.record import ItemRow, Metric, Turn, UnseenTurns
 from phi3_lora_qa.report.plots import higher_is_better
 from phi3_lora_qa.report.safe_text import TEXT_LIMIT, Cut, anchor, cut, one_line
 from phi3_lora_qa.report.word_diff import Segment, word_diff
@@ -43,10 +43,11 @@ class ScoreView:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnView:
-    """One turn of the prompt."""
+    """One turn of the prompt; the base's chat template may leave it out."""
 
     role: str
     text: Cut
+    is_unseen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,9 @@ class ItemView:
     """One item as the page shows it.
 
     ``question`` is the last user turn; ``context`` are the other turns, shown folded, without the
-    ``turns_left_out`` of a very long conversation. ``flags`` are the filters that show the item.
+    ``turns_left_out`` of a very long conversation. ``unseen_turns`` is how many turns of the prompt
+    the base's chat template leaves out, so that no model sees them. ``flags`` are the filters that
+    show the item.
     """
 
     anchor: str
@@ -64,6 +67,8 @@ class ItemView:
     question: Cut
     context: tuple[TurnView, ...]
     turns_left_out: int
+    question_is_unseen: bool
+    unseen_turns: int
     reference: Cut
     base: tuple[Segment, ...]
     tuned: tuple[Segment, ...]
@@ -100,12 +105,15 @@ def count_flags(rows: Sequence[ItemRow], labelling: Labelling) -> dict[str, int]
     return {flag: sum(flag in found for found in flags) for flag in FLAGS}
 
 
-def item_views(rows: Sequence[ItemRow], labelling: Labelling) -> tuple[ItemView, ...]:
+def item_views(
+    rows: Sequence[ItemRow], labelling: Labelling, unseen: Sequence[UnseenTurns] = ()
+) -> tuple[ItemView, ...]:
     """Return the items to show, the largest loss increase first.
 
     Items with an error, and those whose loss is not a finite number, come first: nothing is known
     about their answers.
     """
+    unseen_of = {entry.roles: frozenset(entry.turns) for entry in unseen}
     ranked = sorted(rows, key=_rank)[:MAX_ITEMS]
     seen: dict[str, int] = {}
     views = []
@@ -113,7 +121,9 @@ def item_views(rows: Sequence[ItemRow], labelling: Labelling) -> tuple[ItemView,
         name = anchor("item", row.id)
         seen[name] = seen.get(name, 0) + 1
         unique = name if seen[name] == 1 else f"{name}.{seen[name]}"
-        views.append(_view(row, unique, _flags(row, labelling)))
+        roles = tuple(turn.role for turn in row.prompt)
+        lost = unseen_of.get(roles, frozenset())
+        views.append(_view(row, unique, _flags(row, labelling), lost))
     return tuple(views)
 
 
@@ -123,18 +133,21 @@ def _rank(row: ItemRow) -> tuple[bool, float, str, str]:
     return (not broken, 0.0 if broken else -change, row.id, row.group)
 
 
-def _view(row: ItemRow, name: str, flags: tuple[str, ...]) -> ItemView:
+def _view(row: ItemRow, name: str, flags: tuple[str, ...], unseen: frozenset[int]) -> ItemView:
     base_answer, tuned_answer = cut(row.base_answer), cut(row.tuned_answer)
     base, tuned = word_diff(base_answer.text, tuned_answer.text)
-    question, context = _split_prompt(row.prompt)
+    place, question = _last_question(row.prompt)
+    context = [n for n in range(len(row.prompt)) if n != place]
     return ItemView(
         anchor=name,
         id=one_line(row.id, NAME_LIMIT),
         group=one_line(row.group, NAME_LIMIT),
         excerpt=one_line(question, 110),
         question=cut(question),
-        context=_turn_views(context[:MAX_TURNS]),
+        context=_turn_views(row.prompt, context[:MAX_TURNS], unseen),
         turns_left_out=max(0, len(context) - MAX_TURNS),
+        question_is_unseen=place in unseen,
+        unseen_turns=len(unseen),
         reference=cut(row.reference),
         base=base,
         tuned=tuned,
@@ -154,20 +167,22 @@ def _view(row: ItemRow, name: str, flags: tuple[str, ...]) -> ItemView:
     )
 
 
-def _split_prompt(prompt: Sequence[Turn]) -> tuple[str, list[Turn]]:
-    """Return the last user turn's text, and the other turns."""
+def _last_question(prompt: Sequence[Turn]) -> tuple[int, str]:
+    """Return the position and the text of the last user turn."""
     places = [n for n, turn in enumerate(prompt) if turn.role == "user"] or [len(prompt) - 1]
-    question = prompt[places[-1]].content if prompt else ""
-    return question, [turn for n, turn in enumerate(prompt) if n != places[-1]]
+    return places[-1], prompt[places[-1]].content if prompt else ""
 
 
-def _turn_views(turns: Sequence[Turn]) -> tuple[TurnView, ...]:
+def _turn_views(
+    prompt: Sequence[Turn], places: Sequence[int], unseen: frozenset[int]
+) -> tuple[TurnView, ...]:
     """Return the turns, cut so that all together are within the limit of one text."""
     views = []
     left = TEXT_LIMIT
-    for turn in turns:
-        text = cut(turn.content, left)
-        views.append(TurnView(role=one_line(turn.role, NAME_LIMIT), text=text))
+    for place in places:
+        text = cut(prompt[place].content, left)
+        role = one_line(prompt[place].role, NAME_LIMIT)
+        views.append(TurnView(role=role, text=text, is_unseen=place in unseen))
         left -= len(text.text)
     return tuple(views)
 

@@ -7,7 +7,7 @@ text is either escaped or put into a code span.
 import re
 from collections.abc import Sequence
 
-from phi3_lora_qa.record import CheckResult, Metric, RunRecord
+from phi3_lora_qa.record import BaseFinding, CheckResult, Metric, RunRecord
 from phi3_lora_qa.report.metric_views import shown_limit
 from phi3_lora_qa.report.outcome_words import (
     MARKS,
@@ -46,6 +46,7 @@ def render_markdown(record: RunRecord) -> str:
         else "",
         f"### What to do\n\n{text(next_step(record))}",
         _todo(record.checks),
+        _about_base(record.base.findings),
         _metrics(record.metrics),
         f"Rerun the gate: {code(rerun_all(record), limit=2_000)}",
     ]
@@ -81,6 +82,19 @@ def _todo(results: Sequence[CheckResult]) -> str:
     if len(todo) > MAX_TODO:
         lines.append(f"- and {len(todo) - MAX_TODO} more; report.html lists all of them")
     return "\n".join(lines)
+
+
+def _about_base(findings: Sequence[BaseFinding]) -> str:
+    if not findings:
+        return ""
+    lines = [
+        f"- {text(found.severity)}: {code(found.rule)} at {code(found.where)}: "
+        f"{text(found.message)}\n  **Fix:** {text(found.fix)}"
+        for found in findings[:MAX_TODO]
+    ]
+    if len(findings) > MAX_TODO:
+        lines.append(f"- and {len(findings) - MAX_TODO} more; report.html lists all of them")
+    return "\n".join(["### About the base, not the adapter", "", *lines])
 
 
 def _metrics(metrics: Sequence[Metric]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from phi3_lora_qa.dataclass_json import Json
 from phi3_lora_qa.record import CheckResult, Metric, Outcome, RunRecord, Verdict
+from phi3_lora_qa.record_warnings import count_warnings
 from phi3_lora_qa.report.safe_text import NOTHING, one_line, plain
 from phi3_lora_qa.setting_specs import SourceKind
 
@@ -51,6 +52,12 @@ def _step_after_pass(record: RunRecord) -> str:
         return (
             f"All checks of the chosen stages ({plain(stage.value)}) passed. "
             "Run the gate with all stages before you ship."
+        )
+    if warnings := count_warnings(record.checks):
+        return (
+            f"All {len(record.checks)} checks passed, with {warnings} "
+            f"warning{'s' * (warnings > 1)}. Read {'them' if warnings > 1 else 'it'} before you "
+            "ship."
         )
     return f"All {len(record.checks)} checks passed. OK to ship."
 

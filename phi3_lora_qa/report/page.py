@@ -3,6 +3,7 @@
 Everything that a reader sees is decided here, as plain data; the template only renders it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,7 @@ class Page:
     evaluated: str
     filters: tuple[FilterView, ...]
     kinds: tuple[KindView, ...]
+    base_notes: str
 
 
 def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
@@ -113,13 +115,21 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
         todo=_todo(checks, rerun_all(record)),
         groups=metric_groups(record.metrics),
         stages=_stages(checks),
-        items=item_views(rows, labelling),
+        items=item_views(rows, labelling, record.base.unseen),
         item_count=len(rows),
         labelled_by=", ".join(dict.fromkeys((*WATCHED, *limited))),
         evaluated=items_evaluated(record) or str(len(rows) or "none"),
         filters=_filters(len(rows), count_flags(rows, labelling)),
         kinds=kind_views(record.spectra),
+        base_notes=base_notes(record),
     )
+
+
+def base_notes(record: RunRecord) -> str:
+    """Return the number of findings about the base, such as ``1 warning``; empty for none."""
+    counts = Counter(finding.severity for finding in record.base.findings)
+    parts = (f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
+    return ", ".join(parts)
 
 
 def todo_results(results: Sequence[CheckResult]) -> list[list[CheckResult]]:

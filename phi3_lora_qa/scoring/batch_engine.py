@@ -19,6 +19,7 @@ from phi3_lora_qa.scoring.kv_cache import KVCache, Prefix, Span, run_decoder
 from phi3_lora_qa.scoring.losses import greedy_tokens, logit_blocks, token_losses
 from phi3_lora_qa.scoring.prompts import TokenizedItem
 from phi3_lora_qa.scoring.shared_prefixes import shared_prefixes
+from phi3_lora_qa.setting_specs import CPU
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,8 @@ Tokens = Sequence[int]
 PREFILL_TOKENS = 768
 """Tokens of a prefill pass, unless one row has more: enough for full speed, and few enough that the
 activations stay in the processor's cache. Decoding runs all rows together."""
+GPU_PREFILL_TOKENS = 8192
+"""The same on a GPU, which needs more rows for its full speed."""
 FIRST_DRAFT_TOKENS = 4
 """How many draft tokens are verified first; the number doubles each time all are accepted."""
 
@@ -116,7 +119,7 @@ class BatchEngine:
         kv_cache = self._new_cache([item.length for item in batch])
         hidden = self._read_items(kv_cache, batch, count)
         blocks = logit_blocks(self._model, hidden)
-        scored = score_references(blocks, batch, base_outputs, hidden.device)
+        scored = score_references(blocks, batch, base_outputs)
         for row, (_, predicted) in zip(rows, scored, strict=True):
             row.accept_matching(row.item.reference, predicted, self._stops)
         choices = self._read_choices(kv_cache, batch)
@@ -184,7 +187,7 @@ class BatchEngine:
             hidden = self._read(choices_cache, spans, tokens)
             targets = torch.tensor([token for choice in item.choices for token in choice])
             blocks = logit_blocks(self._model, hidden)
-            losses = token_losses(blocks, targets.to(hidden.device)).double()
+            losses = token_losses(blocks, targets).cpu().double()
             likelihoods.append(tuple(-float(own.sum()) for own in losses.split(sizes)))
         return likelihoods
 
@@ -258,7 +261,9 @@ class BatchEngine:
         import torch
 
         states = []
-        for start, end in _passes([span.tokens for span in spans]):
+        is_on_cpu = self._model.device.type == CPU
+        most = PREFILL_TOKENS if is_on_cpu else GPU_PREFILL_TOKENS
+        for start, end in _passes([span.tokens for span in spans], most):
             kv_cache.set_spans(spans[start:end])
             positions = [torch.arange(span.start, span.end) for span in spans[start:end]]
             ids = torch.tensor([token for own in tokens[start:end] for token in own])
@@ -271,15 +276,16 @@ class BatchEngine:
         return KVCache(lengths, getattr(self._model.config, "sliding_window", None))
 
 
-def _passes(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _passes(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
     """Yield the first and the end index of the spans that are read in one pass.
 
     Args:
         sizes: The tokens of each span.
+        most: The most tokens of a pass, unless one span has more.
     """
     start = total = 0
     for end, size in enumerate(sizes):
-        if end > start and total + size > PREFILL_TOKENS:
+        if end > start and total + size > most:
             yield start, end
             start, total = end, 0
         total += size

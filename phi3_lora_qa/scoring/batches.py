@@ -13,6 +13,10 @@ KV_CACHE_BYTES = 1536 << 20
 MIN_TOKENS, MAX_TOKENS = 2048, 32_768
 """With fewer tokens, a large model would get only a row or two; more tokens gain nothing."""
 
+GPU_SHARE = 0.5
+"""The share of a GPU's free memory for a batch's KV cache; activations and drafts need the rest."""
+MAX_GPU_TOKENS = 131_072
+
 
 def plan_batches(
     items: Sequence[TokenizedItem], token_budget: int, alone_above: int | None = None
@@ -40,10 +44,18 @@ def plan_batches(
     return (*batches, tuple(batch)) if batch else tuple(batches)
 
 
-def default_token_budget(model: "PreTrainedModel") -> int:
-    """Return how many tokens a batch may have, from the size of a token's keys and values."""
+def default_token_budget(model: "PreTrainedModel", free: int | None = None) -> int:
+    """Return how many tokens a batch may have, from the size of a token's keys and values.
+
+    Args:
+        model: The model.
+        free: The free bytes of the device that it is on; None for a CPU, where the limit is one of
+            speed and does not depend on the free memory, so that equal runs give equal results.
+    """
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = config.num_key_value_heads or config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    return max(MIN_TOKENS, min(MAX_TOKENS, KV_CACHE_BYTES // token))
+    if free is None:
+        return max(MIN_TOKENS, min(MAX_TOKENS, KV_CACHE_BYTES // token))
+    return max(MIN_TOKENS, min(MAX_GPU_TOKENS, int(free * GPU_SHARE) // token))

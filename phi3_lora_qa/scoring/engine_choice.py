@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from phi3_lora_qa.adapter.architecture import ARCHITECTURES
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.scoring.engine_probe import fast_engine_fault
 from phi3_lora_qa.setting_specs import ENGINES
@@ -30,7 +31,8 @@ def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
 
     Args:
         requested: ``fast`` or ``plain``.
-        model: A causal language model without PEFT's outer wrapper. Only its class matters.
+        model: A causal language model without PEFT's outer wrapper. Its class, device and
+            quantization matter.
 
     Raises:
         InputError: There is no engine of this name.
@@ -39,8 +41,18 @@ def choose_engine(requested: str, model: "PreTrainedModel") -> EngineChoice:
         raise InputError(
             f"the engine is unknown: {escape(repr(requested), 40)}; use one of {', '.join(ENGINES)}"
         )
-    model_class: Any = type(model)
-    fault = fast_engine_fault(model_class) if requested == FAST else ""
-    if fault:
+    if requested == FAST and (fault := _fault(model)):
         return EngineChoice(name=PLAIN, fallback=fault)
     return EngineChoice(name=requested)
+
+
+def _fault(model: Any) -> str:
+    """Return why the fast engine cannot score a model; empty if it can."""
+    model_class: Any = type(model)
+    if getattr(model, "is_loaded_in_8bit", False):
+        # bitsandbytes computes in float16 each column in which any row of the batch is large.
+        return "products in 8 bits depend on all rows of a batch, so items are scored one by one"
+    known = {a.class_name: a for a in ARCHITECTURES.values()}.get(model_class.__name__)
+    if known and not known.is_scored_fast:
+        return f"the fast engine does not support {known.name}"
+    return fast_engine_fault(model_class, str(model.device))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.libraries import incompatible
 from phi3_lora_qa.scoring.kv_cache import KVCache, Span, run_decoder
+from phi3_lora_qa.setting_specs import CPU
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +21,14 @@ _TOLERANCE = 0.01
 
 
 @cache
-def fast_engine_fault(model_class: Any) -> str:
+def fast_engine_fault(model_class: Any, device: str = CPU) -> str:
     """Return why the fast engine cannot run models of a class; empty if it can.
 
     A tiny model of the class is run with the engine's KV cache and attention, and without them.
 
     Args:
         model_class: The class of the model to be scored, a ``PreTrainedModel``.
+        device: The device that will score it.
 
     Returns:
         The library, its version, what failed, and versions that work.
@@ -36,7 +38,8 @@ def fast_engine_fault(model_class: Any) -> str:
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(0)
         try:
-            same = _states_agree(model_class(_tiny_config(model_class)).eval())
+            model = model_class(_tiny_config(model_class)).eval()
+            same = _states_agree(model.to(device))
         except Exception as error:  # a changed library may raise anything
             reason = f"{type(error).__name__}: {error}"
             fault = f"does not accept a custom KV cache and attention function ({reason})"
@@ -51,7 +54,8 @@ def _states_agree(model: "PreTrainedModel") -> bool:
     import torch
 
     decoder: Any = model.get_decoder()
-    expected = [decoder(torch.tensor([row])).last_hidden_state[0] for row in _ROWS]
+    rows = [torch.tensor([row], device=model.device) for row in _ROWS]
+    expected = [decoder(row).last_hidden_state[0] for row in rows]
     pairs = zip(_fast_states(model), expected, strict=True)
     return all(bool(((found - state).abs() <= _TOLERANCE).all()) for found, state in pairs)
 

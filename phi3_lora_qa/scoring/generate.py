@@ -25,6 +25,7 @@ def generate_answer(
         return_tensors="pt",
         return_dict=True,
     )
+    inputs = inputs.to(model.device)
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     answer = output[0, inputs["input_ids"].shape[1] :]

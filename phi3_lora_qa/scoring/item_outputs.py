@@ -3,13 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from phi3_lora_qa.scoring.losses import LogitBlocks, TopKLogprobs, score_targets
 from phi3_lora_qa.scoring.prompts import TokenizedItem
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,6 @@ def score_references(
     blocks: LogitBlocks,
     batch: Sequence[TokenizedItem],
     base_outputs: BaseOutputs,
-    device: "torch.device",
 ) -> list[tuple[ItemOutput, list[int]]]:
     """Return each item's output without its answer, and the greedy token at each position.
 
@@ -47,11 +42,10 @@ def score_references(
         blocks: The logits that predict the tokens of the references, item after item.
         batch: The items.
         base_outputs: The base's outputs by item id.
-        device: Where the logits are.
     """
     import torch
 
-    targets = torch.tensor([token for item in batch for token in item.reference], device=device)
+    targets = torch.tensor([token for item in batch for token in item.reference])
     known = [base_outputs[item.id].top_k for item in batch if item.id in base_outputs]
     top_ks = [top_k for top_k in known if top_k is not None]
     other = _concatenate(top_ks) if len(top_ks) == len(batch) else None

@@ -9,12 +9,13 @@ of a row is ever read.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -110,7 +111,7 @@ class KVCache:
         self.spans: Sequence[Span] = ()
         self._slots = [lengths[row - row % _ROWS_PER_BLOCK] for row in range(self.rows)]
         self._starts = [0, *accumulate(self._slots)]
-        self._masks: dict[tuple[int, int], Tensor | None] = {}
+        self._masks: dict[tuple[int, int, str], Tensor] = {}
         self._step: _Step | None = None
 
     def set_spans(self, spans: Sequence[Span]) -> None:
@@ -146,7 +147,8 @@ class KVCache:
         """Store a layer's keys and values; return the handle that `_attend` receives."""
         for slots, new in zip(self._layer(layer, keys), (keys, values), strict=True):
             if self._step is not None:
-                slots.index_copy_(1, self._step.slots, new[:, :, 0].transpose(0, 1))
+                at_rows = self._step.on(new.device).slots
+                slots.index_copy_(1, at_rows, new[:, :, 0].transpose(0, 1))
                 continue
             at = 0
             for span in self.spans:
@@ -166,7 +168,7 @@ class KVCache:
         """
         if self._step is None:
             return self._attend_spans(query, layer, scaling)
-        return self._attend_step(self._step, query, layer, scaling)
+        return self._attend_step(self._step.on(query.device), query, layer, scaling)
 
     def load_prefix(self, row: int, prefix: Prefix) -> None:
         """Fill a row's first slots with a prefix that was computed before."""
@@ -212,7 +214,7 @@ class KVCache:
         for span in self.spans:
             own = query[:, :, at : at + span.tokens]
             at += span.tokens
-            mask = self._mask(span)
+            mask = self._mask(span, query.device)
             keys, values = (
                 self._row(slots, span.row)[None, :, : span.end] for slots in self.layers[layer]
             )
@@ -230,15 +232,16 @@ class KVCache:
             )
         return torch.cat(parts, dim=2).transpose(1, 2)
 
-    def _mask(self, span: Span) -> "Tensor | None":
+    def _mask(self, span: Span, device: "torch.device") -> "Tensor | None":
         """Return what a span's tokens see, (tokens, end); None if the causal mask suffices."""
         import torch
 
         if span.start == 0 and (self.window is None or span.end <= self.window):
             return None
-        shape = (span.start, span.tokens)
+        shape = (span.start, span.tokens, str(device))
         if shape not in self._masks:
-            distance = torch.arange(span.start, span.end)[:, None] - torch.arange(span.end)
+            own = torch.arange(span.start, span.end, device=device)
+            distance = own[:, None] - torch.arange(span.end, device=device)
             seen = distance >= 0
             self._masks[shape] = seen if self.window is None else seen & (distance < self.window)
         return self._masks[shape]
@@ -280,6 +283,15 @@ class _Step:
 
     slots: "Tensor"
     masks: "Sequence[Tensor]"
+    copies: "dict[str, _Step]" = field(default_factory=dict)
+    """On other devices: the layers of a model may be on several."""
+
+    def on(self, device: "torch.device") -> "_Step":
+        """Return this step with its tensors on a layer's device."""
+        if str(device) not in self.copies:
+            masks = [mask.to(device) for mask in self.masks]
+            self.copies[str(device)] = _Step(self.slots.to(device), masks)
+        return self.copies[str(device)]
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,15 @@ def greedy_tokens(blocks: LogitBlocks) -> "Tensor":
 
 
 def token_losses(blocks: LogitBlocks, targets: "Tensor") -> "Tensor":
-    """Return ``logsumexp(logits) - logit[target]`` of each position: nats, float32, (tokens,)."""
+    """Return ``logsumexp(logits) - logit[target]`` of each position: nats, float32, (tokens,).
+
+    The losses are where the logits are; the targets may be elsewhere.
+    """
     import torch
 
     losses = []
     for rows, logits in blocks:
-        picked = logits.gather(-1, targets[rows, None])[:, 0]
+        picked = logits.gather(-1, targets[rows, None].to(logits.device))[:, 0]
         losses.append(torch.logsumexp(logits, dim=-1) - picked)
     return torch.cat(losses)
 
@@ -92,6 +95,9 @@ def score_targets(
     events can only reduce it (Cover and Thomas, Elements of Information Theory, theorem 2.8.1), so
     it is a lower bound. The bound is tight where the top k have nearly all of the probability.
 
+    The scores are on the CPU, whatever device the logits are on: they are small, and some devices
+    have no float64.
+
     Args:
         blocks: The logits at the positions that predict the targets.
         targets: The target tokens, (tokens,), int64.
@@ -104,11 +110,11 @@ def score_targets(
         # The argmax of the logits, as in decoding: after normalising, rounding may cause ties.
         predicted.append(logits.argmax(dim=-1))
         largest = logits.amax(dim=-1, keepdim=True)
-        target_logits = logits.gather(-1, targets[rows, None])
+        target_logits = logits.gather(-1, targets[rows, None].to(logits.device))
         if other is None:
             top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
         else:
-            at_other = logits.gather(-1, other.tokens[rows].long())
+            at_other = logits.gather(-1, other.tokens[rows].long().to(logits.device))
         # This is log_softmax, but in place and only for the tokens that are needed.
         norms = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_()
         losses.append((norms - (target_logits - largest))[:, 0])
@@ -116,16 +122,16 @@ def score_targets(
             tops.append((top.indices.int(), top.values - largest - norms))
         else:
             own = at_other - largest - norms
-            divergences.append(_divergence(other.log_probabilities[rows], own))
-    scores = torch.cat(losses), torch.cat(predicted)
+            divergences.append(_divergence(other.log_probabilities[rows].cpu(), own.cpu()))
+    scores = torch.cat(losses).cpu(), torch.cat(predicted).cpu()
     if other is None:
         nan = torch.full_like(scores[0], math.nan)
         top_k = TopKLogprobs(
-            tokens=torch.cat([indices for indices, _ in tops]),
-            log_probabilities=torch.cat([values for _, values in tops]),
+            tokens=torch.cat([indices for indices, _ in tops]).cpu(),
+            log_probabilities=torch.cat([values for _, values in tops]).cpu(),
         )
         return TargetScores(*scores, nan, nan, top_k)
-    agreement = (scores[1] == other.tokens[:, 0]).float()
+    agreement = (scores[1] == other.tokens[:, 0].cpu()).float()
     return TargetScores(*scores, torch.cat(divergences), agreement, None)
 
 

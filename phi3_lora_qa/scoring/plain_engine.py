@@ -78,15 +78,14 @@ def score_alone(
     """
     import torch
 
-    device = model.device
     blocks = answer_logits(model, item.prompt, item.reference)
-    ((output, _),) = score_references(blocks, [item], base_outputs, device)
+    ((output, _),) = score_references(blocks, [item], base_outputs)
     choices = []
     for choice in item.choices:
         blocks = answer_logits(model, item.prompt, choice)
-        losses = token_losses(blocks, torch.tensor(choice, device=device))
-        choices.append(-float(losses.double().sum()))
-    prompt = torch.tensor([item.prompt], device=device)
+        losses = token_losses(blocks, torch.tensor(choice))
+        choices.append(-float(losses.cpu().double().sum()))
+    prompt = torch.tensor([item.prompt], device=model.device)
     generate: Any = model.generate  # a decorator of torch hides its type
     generated = generate(
         input_ids=prompt,

@@ -14,6 +14,12 @@ from phi3_lora_qa.progress import Progress, silent
 from phi3_lora_qa.scoring.batch_engine import BatchEngine
 from phi3_lora_qa.scoring.batches import default_token_budget, plan_batches
 from phi3_lora_qa.scoring.decoding import decode_answer
+from phi3_lora_qa.scoring.device_memory import (
+    free_on,
+    is_out_of_memory,
+    release_unused,
+    too_large_alone,
+)
 from phi3_lora_qa.scoring.engine_choice import PLAIN, choose_engine
 from phi3_lora_qa.scoring.item_outputs import BaseOutputs, ItemOutput
 from phi3_lora_qa.scoring.item_score import (
@@ -104,16 +110,27 @@ def _score_remaining(
     token_budget: int | None,
     report: Callable[[float], None],
 ) -> None:
-    """Score the items that are not in ``scores``, batch by batch, and add them."""
+    """Score the items that are not in ``scores``, batch by batch, and add them.
+
+    If a batch does not fit into the memory, it and all later ones are halved.
+    """
     report(len(scores))
-    budget = token_budget or default_token_budget(run.model)
-    batches = plan_batches(items, budget, longrope_threshold(run.model))
-    if not batches:
+    budget = token_budget or default_token_budget(run.model, free_on(run.model.device))
+    alone_above = longrope_threshold(run.model)
+    waiting = list(plan_batches(items, budget, alone_above))
+    if not waiting:
         return
     with run.speedup():
-        for batch in batches:
+        while waiting:
+            batch = waiting[0]
             on_progress = _as_items(report, len(scores), len(batch))
             new = _score_batch(run, batch, on_progress)
+            if new is None:
+                budget = sum(item.length for item in batch) // 2
+                left = [item for part in waiting for item in part]
+                waiting = list(plan_batches(left, budget, alone_above))
+                continue
+            del waiting[0]
             scores |= {score.item_id: score for score in new}
             report(len(scores))
 
@@ -203,21 +220,29 @@ def _as_items(report: Callable[[float], None], done: int, size: int) -> Progress
 
 def _score_batch(
     run: _Run, batch: Sequence[TokenizedItem], on_progress: Progress
-) -> list[ItemScore]:
-    """Score a batch; if it fails, score each half, so that only the faulty item fails."""
+) -> list[ItemScore] | None:
+    """Score a batch; if it fails, score each half, so that only the faulty item fails.
+
+    None if the batch does not fit into the memory; one item that does not is the machine's fault.
+    """
     try:
         outputs = run.outputs(batch, on_progress)
-    except Exception as error:  # torch may raise anything, such as running out of memory
+    except Exception as error:  # torch may raise anything
         if len(batch) == 1:
+            if is_out_of_memory(error):
+                raise too_large_alone(batch[0], run.model) from error
             _raise_if_machine(error)
             return [failed_score(batch[0].id, len(batch[0].reference), error)]
-        half = len(batch) // 2
-        return [
-            score
-            for part in (batch[:half], batch[half:])
-            for score in _score_batch(run, part, silent)
-        ]
-    return [_score(run, item, output) for item, output in zip(batch, outputs, strict=True)]
+        is_too_large = is_out_of_memory(error)
+    else:
+        return [_score(run, item, output) for item, output in zip(batch, outputs, strict=True)]
+    # Only here: until its handler ends, an error keeps the tensors of the failed batch.
+    release_unused(run.model.device)
+    if is_too_large:
+        return None
+    half = len(batch) // 2
+    parts = [_score_batch(run, part, silent) for part in (batch[:half], batch[half:])]
+    return None if None in parts else [score for part in parts if part for score in part]
 
 
 def _raise_if_machine(error: Exception) -> None:

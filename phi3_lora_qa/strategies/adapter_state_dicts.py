@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from phi3_lora_qa.adapter.base_files import phi3_modules
+from phi3_lora_qa.adapter.base_modules import modules_from_config
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, parse_config
 from phi3_lora_qa.adapter.expected_tensors import (
     TABLES,
@@ -78,7 +78,7 @@ def adapter_state_dicts(
     """
     config = _read(lora_config)
     matching = Matching(config)
-    modules = phi3_modules(phi3_config.to_dict())
+    modules = modules_from_config(phi3_config.to_dict())
     implied = derive_expected_tensors(
         config, matching, modules, tied=phi3_config.tie_word_embeddings
     )

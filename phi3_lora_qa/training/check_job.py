@@ -1,8 +1,9 @@
 """Everything about a training config that can be checked before a base model is loaded."""
 
 from phi3_lora_qa.errors import InputError
+from phi3_lora_qa.models.quantized_base import require_bitsandbytes
 from phi3_lora_qa.models.quiet import quiet
-from phi3_lora_qa.models.registry import read_base_config, resolve_base
+from phi3_lora_qa.models.registry import read_base_config, require_phi, resolve_base
 from phi3_lora_qa.training.job import Job
 from phi3_lora_qa.training.library_arguments import (
     Arguments,
@@ -11,8 +12,7 @@ from phi3_lora_qa.training.library_arguments import (
     require_loralib_settings,
     training_arguments,
 )
-from phi3_lora_qa.training.quantization import require_bitsandbytes
-from phi3_lora_qa.training.target_check import check_targets, phi3_modules
+from phi3_lora_qa.training.target_check import check_targets, linear_modules
 from phi3_lora_qa.training.training_config import TrainConfig
 
 
@@ -36,7 +36,8 @@ def check_job(config: TrainConfig) -> Job:
     if "8bit" in optimizer or "paged" in optimizer or "bnb" in optimizer:
         require_bitsandbytes(f"[training] optim = '{optimizer}'")
     base = resolve_base(config.model.base)
-    modules = phi3_modules(read_base_config(base))
+    require_phi(base)
+    modules = linear_modules(read_base_config(base))
     if modules:
         check_targets(peft.values["target_modules"], modules)
     return Job(config=config, base=base, training=training, peft=peft, quantization=quantization)

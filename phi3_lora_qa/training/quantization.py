@@ -3,25 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from phi3_lora_qa.errors import BaseModelError, InputError, MissingDependencyError, escape
-from phi3_lora_qa.extras import is_installed, pip_command
-from phi3_lora_qa.models.registry import BaseRef
+from phi3_lora_qa.errors import BaseModelError, InputError, escape
+from phi3_lora_qa.models.model_class import causal_lm_class
+from phi3_lora_qa.models.quantized_base import require_bitsandbytes
+from phi3_lora_qa.models.registry import BaseRef, read_base_config
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig, Phi3ForCausalLM
-
-
-def require_bitsandbytes(setting: str) -> None:
-    """Raise unless bitsandbytes is installed.
-
-    Raises:
-        MissingDependencyError: Names the setting and the pip command.
-    """
-    if not is_installed("bitsandbytes"):
-        raise MissingDependencyError(
-            f"{setting} needs the package bitsandbytes, which is not installed; "
-            f"run: {pip_command('qlora')}"
-        )
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 def quantization_config(values: Mapping[str, Any]) -> "BitsAndBytesConfig":
@@ -40,7 +28,7 @@ def quantization_config(values: Mapping[str, Any]) -> "BitsAndBytesConfig":
         raise InputError(f"[quantization]: {error}; fix that value") from error
 
 
-def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "Phi3ForCausalLM":
+def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "PreTrainedModel":
     """Return the quantized base, prepared for training.
 
     Args:
@@ -53,10 +41,10 @@ def load_quantized(base: BaseRef, config: "BitsAndBytesConfig", dtype: str) -> "
     """
     import torch
     from peft import prepare_model_for_kbit_training
-    from transformers import Phi3ForCausalLM
 
+    model_class = causal_lm_class(read_base_config(base))
     try:
-        model = Phi3ForCausalLM.from_pretrained(
+        model = model_class.from_pretrained(
             _source(base),
             quantization_config=config,
             dtype=getattr(torch, dtype),

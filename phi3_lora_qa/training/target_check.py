@@ -11,27 +11,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from phi3_lora_qa.adapter.architecture import FUSED_OF, PHI3, architecture_of
 from phi3_lora_qa.adapter.module_names import matches_suffix
 from phi3_lora_qa.errors import InputError, escape
 from phi3_lora_qa.strict_values import suggest
 
-FUSED = {
-    "q_proj": "qkv_proj",
-    "k_proj": "qkv_proj",
-    "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj",
-    "up_proj": "gate_up_proj",
-}
-"""The split layers of other architectures, and the fused layer of Phi-3 that contains each."""
 
-_PHI3_LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-
-
-def phi3_modules(config: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the full names of the layers that LoRA can target, from a Phi-3 config.json."""
+def linear_modules(config: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the full names of the layers that LoRA can target, from a base's config.json."""
+    architecture = architecture_of(config) or PHI3
     layers = config.get("num_hidden_layers")
     count = layers if isinstance(layers, int) else 0
-    return tuple(f"model.layers.{i}.{name}" for i in range(count) for name in _PHI3_LINEARS)
+    return tuple(f"model.layers.{i}.{name}" for i in range(count) for name in architecture.linears)
 
 
 def linear_names(model: Any) -> list[str]:
@@ -88,7 +79,7 @@ def _check_pattern(pattern: str, modules: Sequence[str]) -> tuple[str, ...]:
     # A pattern with split names may still match o_proj and down_proj, which hides the rest.
     split = [
         name
-        for name in FUSED
+        for name in FUSED_OF
         if re.search(rf"(?<![A-Za-z0-9_]){name}\b", pattern) and not _matches(name, modules)
     ]
     if split:
@@ -100,9 +91,9 @@ def _unmatched(missed: Sequence[str], targets: Sequence[str], modules: Sequence[
     names = ", ".join(escape(str(name), 60) for name in missed)
     text = f"target_modules: no linear layer of the base is called {names}"
     existing = _last_parts(modules)
-    fused = {name: FUSED[name] for name in missed if FUSED.get(name) in existing}
+    fused = {name: FUSED_OF[name] for name in missed if FUSED_OF.get(name) in existing}
     if fused:
-        corrected = [FUSED.get(name, name) if name in missed else name for name in targets]
+        corrected = [FUSED_OF.get(name, name) if name in missed else name for name in targets]
         valid = [name for name in dict.fromkeys(corrected) if _matches(name, modules)]
         where = ", ".join(f"{old} in {new}" for old, new in fused.items())
         return f"{text}; Phi-3 has {where}: use target_modules = {_toml(valid)}"

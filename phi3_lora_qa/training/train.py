@@ -7,8 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi3_lora_qa.data.training_data import TrainingData, load_training_data
+from phi3_lora_qa.data.training_data import (
+    TrainingData,
+    load_training_data,
+    require_plain_answers,
+)
+from phi3_lora_qa.data.turn_tokens import WELL_KNOWN
 from phi3_lora_qa.extras import require_extra
+from phi3_lora_qa.models.base_turn_tokens import read_turn_tokens
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.training.check_job import check_job
 from phi3_lora_qa.training.hub_push import push_adapter
@@ -112,6 +118,8 @@ def train_from_config(
     )
     calls.on_progress("checking the settings", 0, 0)
     job = check_job(config)
+    files = filter(None, (config.data.train, config.data.validation))
+    require_plain_answers(tuple(files), read_turn_tokens(job.base) or WELL_KNOWN)
     with training_folders(config.output, job.resume) as folders, quiet():
         from phi3_lora_qa.training.save_adapter import write_adapter
         from phi3_lora_qa.training.training_run import run_training

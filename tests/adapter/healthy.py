@@ -166,6 +166,11 @@ UNSLOTH_PATTERN = (
     r"(?:(?:qkv_proj|o_proj|gate_up_proj|down_proj)))"
 )
 
+LOOK_AHEAD = r"^(model(?=\.).*\.(qkv_proj|o_proj|gate_up_proj|down_proj))$"
+"""What ms-swift 3 writes."""
+
+MISTRAL = "transformers.models.mistral.modeling_mistral"
+
 HEALTHY: dict[str, Callable[[], Adapter]] = {
     "plain": plain,
     "rslora": _with(use_rslora=True),
@@ -181,6 +186,11 @@ HEALTHY: dict[str, Callable[[], Adapter]] = {
     "all-linear": _with(target_modules="all-linear"),
     "regex": _with(
         factors(module_names(("qkv_proj", "down_proj"))), target_modules=r".*\.(qkv|down)_proj"
+    ),
+    "look_ahead": _with(target_modules=LOOK_AHEAD),
+    "look_around": _with(
+        factors(module_names(("o_proj", "down_proj"))),
+        target_modules=r"(?i:MODEL)(?!.*lm_head).*?(?<!qkv)(?<!_up)_proj",
     ),
     "unsloth_regex": _with(target_modules=UNSLOTH_PATTERN),
     "full_names": _with(target_modules=module_names()),
@@ -212,6 +222,42 @@ HEALTHY: dict[str, Callable[[], Adapter]] = {
             "unsloth_fixed": True,
         }
     ),
+    "split_mapping": _with(
+        auto_mapping={
+            "base_model_class": "MistralForCausalLM",
+            "parent_library": MISTRAL,
+            "unsloth_fixed": True,
+        }
+    ),
+    "stacked_mapping": _with(
+        auto_mapping={
+            "base_model_class": "PeftModelForCausalLM",
+            "parent_library": "peft.peft_model",
+        },
+    ),
+    "remote_mapping": _with(
+        auto_mapping={
+            "base_model_class": "Phi3ForCausalLM",
+            "parent_library": "transformers_modules.microsoft.Phi-3.5-mini.0a1b.modeling_phi3",
+        },
+    ),
+    "short_mapping": _with(auto_mapping={"base_model_class": "Phi3ForCausalLM"}),
+    "null_flags": _with(
+        fan_in_fan_out=None,
+        use_dora=None,
+        use_rslora=None,
+        lora_bias=None,
+        inference_mode=None,
+        ensure_weight_tying=None,
+        init_lora_weights=None,
+        use_qalora=None,
+        qalora_group_size=None,
+        megatron_core=None,
+        loftq_config=None,
+    ),
+    "ms_swift": _with(swift_type="LORA", lorap_lr_ratio=16.0, lorap_emb_lr=1e-6, lora_dtype="bf16"),
+    "peft_0_2": _with(enable_lora=None, merge_weights=True),
+    "repeated_fields": _with(alpha=8, rank=RANK, runtime_config={"ephemeral_gpu_offload": False}),
     "future_fields": _with(use_something=False, something_config=None, somethings=[], note=""),
     "trained_tokens": trained_tokens,
     "block_diagonal": block_diagonal,

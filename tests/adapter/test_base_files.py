@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter.base_files import BaseFiles, ModuleKind
+from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.base_modules import ModuleKind
 from phi3_lora_qa.errors import BaseModelError
 from tests.adapter.packing import pack
 from tests.adapter.tiny_base import HIDDEN, MIDDLE, VOCABULARY, base_tensors, write_base
@@ -78,7 +79,7 @@ def test_a_tied_head_has_the_sizes_of_the_table(tmp_path: Path) -> None:
     [
         ("config.json", None),
         ("config.json", b"{"),
-        ("config.json", b'{"model_type": "llama"}'),
+        ("config.json", b'{"model_type": "gpt2"}'),
         ("config.json", b"[]"),
         ("model.safetensors", b"damaged"),
         ("model.safetensors", pack({})),

@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.adapter.base_files import BaseFiles, phi3_skeleton
+from phi3_lora_qa.adapter.architecture import LLAMA, PHI3
+from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.base_modules import skeleton
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, parse_config
 from phi3_lora_qa.adapter.expected_tensors import (
     ExpectedLayout,
@@ -77,15 +79,17 @@ def test_without_a_base_layers_and_sizes_follow_from_the_file(tmp_path: Path) ->
     file = weights(plain(), tmp_path)
     keys, _ = parse_keys(file.tensors)
     modules = assumed_modules(config(), keys.values(), file.tensors)
-    assert modules.keys() == phi3_skeleton(2).keys()
+    assert modules.keys() == skeleton(PHI3, 2).keys()
     down = modules["model.layers.1.mlp.down_proj"]
     assert (down.inputs, down.outputs) == (MIDDLE, HIDDEN)
-    sizes = majority_sizes(config(), keys.values(), file.tensors)
+    sizes = majority_sizes(keys.values(), file.tensors)
     assert sizes["down_proj", "in"] == MIDDLE
 
 
 def test_a_layer_that_only_the_config_mentions_counts() -> None:
     named = config(target_modules=["model.layers.5.mlp.down_proj"])
-    assert assumed_modules(named, [], {}).keys() == phi3_skeleton(6).keys()
+    assert assumed_modules(named, [], {}).keys() == skeleton(PHI3, 6).keys()
+    split = assumed_modules(named, [], {}, LLAMA)
+    assert split.keys() == skeleton(LLAMA, 6).keys()
     listed = config(layers_to_transform=[7, 99])
-    assert assumed_modules(listed, [], {}).keys() == phi3_skeleton(8).keys()
+    assert assumed_modules(listed, [], {}).keys() == skeleton(PHI3, 8).keys()

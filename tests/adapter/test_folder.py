@@ -173,3 +173,12 @@ def test_a_partial_copy_is_an_error(
     command = [sys.executable, "-B", "-c", code, str(place), str(tmp_path / "copy")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "cannot copy the adapter" in done.stderr
+
+
+def test_a_single_file_is_answered_with_the_command_for_kohyas_format(tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_bytes(b"")
+    with pytest.raises(AdapterError, match="convert kohya-to-peft FILE --base BASE -o DIR"):
+        AdapterFolder.open(tmp_path / "lora.safetensors")
+    (tmp_path / "x.json").write_bytes(b"")
+    with pytest.raises(AdapterError, match=r"not a file in it$"):
+        AdapterFolder.open(tmp_path / "x.json")

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from phi3_lora_qa.adapter import lint_context
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.needs import OPTIONAL
 from tests.adapter.adapters import Adapter, plain
-from tests.adapter.tiny_base import tokenizer_files, write_base
+from tests.adapter.tiny_base import write_base
 
 
 def context_of(adapter: Adapter, folder: Path, base: Path | None = None) -> LintContext:
@@ -20,8 +20,7 @@ def context_of(adapter: Adapter, folder: Path, base: Path | None = None) -> Lint
 def test_the_parts_of_a_plain_adapter(tmp_path: Path) -> None:
     context = context_of(plain(), tmp_path / "a")
     assert all(context.has(need) for need in ("config", "weights", "expected tensors"))
-    optional = lint_context.OPTIONAL
-    assert not any(context.has(need) for need in optional)
+    assert not any(context.has(need) for need in OPTIONAL)
     with pytest.raises(LookupError):
         _ = context.base
     based = context_of(plain(), tmp_path / "b", write_base(tmp_path / "base"))
@@ -37,16 +36,3 @@ def test_an_unreadable_part_leaves_its_error_with_a_fix(tmp_path: Path) -> None:
     assert "empty" in error.what
     assert error.fix
     assert str(error) == f"{error.what}; {error.fix}"
-
-
-def test_the_settings_of_an_unreadable_tokenizer_are_empty(tmp_path: Path) -> None:
-    adapter = plain()
-    adapter.files = tokenizer_files()
-    assert context_of(adapter, tmp_path / "a").tokenizer_settings["eos_token"]
-    adapter.files["tokenizer_config.json"] = b"{"
-    assert context_of(adapter, tmp_path / "b").tokenizer_settings == {}
-
-
-def test_without_a_template_nothing_is_rendered(tmp_path: Path) -> None:
-    results = context_of(plain(), tmp_path).template_results
-    assert (results.rendered, results.compared) == ({}, {})

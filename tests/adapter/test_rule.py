@@ -6,6 +6,7 @@ import pytest
 
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.needs import IDENTITY, Need
 from phi3_lora_qa.adapter.rule import rule
 
 
@@ -15,7 +16,21 @@ def example(context: LintContext) -> Iterator[Violation]:
 
 
 def test_the_decorator_makes_a_rule_whose_family_is_the_first_word() -> None:
-    assert (example.id, example.family, example.needs) == ("files-example", "files", ("config",))
+    assert (example.id, example.family) == ("files-example", "files")
+
+
+def test_a_rule_runs_only_on_what_it_is_about() -> None:
+    def needs(id: str, *own: Need, **options: bool) -> tuple[Need, ...]:  # noqa: A002
+        texts = {"severity": Severity.INFO, "title": "t", "why": "w", "fix": "f"}
+        made = rule(id, needs=own, **texts, **options)(example.check)  # type: ignore[arg-type]
+        return made.needs
+
+    lora, base = IDENTITY
+    assert example.needs == (lora, "config")
+    assert needs("files-x", "base") == (lora, base, "base")
+    assert needs("values-x") == needs("tokenizer-x") == (lora, base)
+    assert needs("config-x", any_base=True) == (lora,)
+    assert needs("files-x", any_folder=True) == ()
 
 
 def test_a_finding_has_the_rules_fix_unless_the_violation_has_its_own() -> None:

@@ -35,7 +35,7 @@ def test_two_rules_with_one_id_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     copy.rule = all_rules()[0]  # type: ignore[attr-defined]
     monkeypatch.setattr(rule_catalogue, "_MODULES", (*rule_catalogue._MODULES, copy))
     all_rules.cache_clear()
-    with pytest.raises(ValueError, match="two rules have the id 'files-not-regular'"):
+    with pytest.raises(ValueError, match="two rules have the id 'files-format'"):
         all_rules()
     all_rules.cache_clear()
 

@@ -11,6 +11,8 @@ from phi3_lora_qa.adapter.config import LoraAdapterConfig, parse_config
 from phi3_lora_qa.adapter.target_matching import Matching, layer_index
 from phi3_lora_qa.errors import AdapterError
 from tests.adapter.adapters import base_config
+from tests.adapter.healthy import LOOK_AHEAD, UNSLOTH_PATTERN
+from tests.adapter.tiny_base import module_names
 
 PARTS = ["model", "layers", "0", "1", "11", "self_attn", "mlp", "qkv_proj", "o_proj", "norm",
          "experts", "lm_head", "x_norm"]  # fmt: skip
@@ -97,13 +99,83 @@ def test_the_layer_index_is_the_first_number_inside_the_name() -> None:
     "fields",
     [
         {"target_modules": r"(a)\1"},
-        {"exclude_modules": "(?=a)"},
+        {"exclude_modules": r"(a)\1"},
         {"rank_pattern": {"(": 4}},
-        {"alpha_pattern": {"(?!x)": 4}},
-        {"modules_to_save": ["lm_head(?<!x)"]},
+        {"alpha_pattern": {r"(a)\1": 4}},
+        {"modules_to_save": [r"(a)\2"]},
         {"layers_pattern": ["layers.*"], "layers_to_transform": [0]},
     ],
 )
 def test_an_unsupported_pattern_is_an_error_that_names_the_field(fields: dict[str, Any]) -> None:
     with pytest.raises(AdapterError, match=next(iter(fields))):
         Matching(config(**fields))
+
+
+IN_FILE = {"model.layers.0.mlp.down_proj": 3, "model.layers.1.mlp.down_proj": 5}
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("target_modules", {"target_modules": r"(m).*\1lp.*"}),
+        (
+            "exclude_modules",
+            {"target_modules": ["down_proj", "o_proj"], "exclude_modules": r"(m).*\1lp.*"},
+        ),
+        (
+            "layers_pattern",
+            {
+                "target_modules": ["down_proj", "o_proj"],
+                "layers_pattern": ["l(ayers)?"],
+                "layers_to_transform": 1,
+            },
+        ),
+        ("rank_pattern", {"target_modules": ["down_proj"], "rank_pattern": {r"(m).*\1lp.*": 4}}),
+    ],
+)
+def test_the_file_decides_where_a_pattern_cannot_be_matched(
+    field: str, fields: dict[str, Any]
+) -> None:
+    matching = Matching(config(**fields), IN_FILE)
+    names = [*IN_FILE, "model.layers.0.self_attn.o_proj"]
+    assert [name for name in names if matching.targets(name)] == list(IN_FILE)
+    assert [found.field for found in matching.unmatched] == [field]
+    if field == "rank_pattern":
+        assert [matching.rank(name) for name in IN_FILE] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"alpha_pattern": {r"(a)\1": 4}},
+        {"modules_to_save": [r"(a)\1"]},
+        {"target_modules": "*x"},
+        {"exclude_modules": r"(a)\2"},
+        {"layers_pattern": ["l("], "layers_to_transform": [0]},
+    ],
+)
+def test_the_file_cannot_say_alphas_and_does_not_excuse_invalid_patterns(
+    fields: dict[str, Any],
+) -> None:
+    with pytest.raises(AdapterError, match=next(iter(fields))):
+        Matching(config(**fields), IN_FILE)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": "([a-z_.0-9]+)+!"},
+        {"exclude_modules": "(?=(.|.)*!)x"},
+        {"rank_pattern": {"(.|.)*!": 4}},
+        {"alpha_pattern": {".*.*.*.*.*.*.*!": 4}},
+    ],
+)
+def test_a_pattern_on_which_pythons_re_takes_too_long_is_an_error(fields: dict[str, Any]) -> None:
+    matching = Matching(config(**fields))
+    with pytest.raises(AdapterError, match=f"{next(iter(fields))}.*(steps on|too long)"):
+        matching.require_bounded_re(["model.layers.10.self_attn.qkv_proj", "lm_head"])
+
+
+def test_patterns_of_real_adapters_take_few_steps() -> None:
+    for pattern in (UNSLOTH_PATTERN, LOOK_AHEAD, r".*\.(qkv|down)_proj"):
+        Matching(config(target_modules=pattern)).require_bounded_re(module_names())

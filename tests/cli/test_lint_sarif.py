@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from phi3_lora_qa.adapter.rule_catalogue import all_rules
+from phi3_lora_qa.adapter.rule_catalogue import documented_rules
+from phi3_lora_qa.models.paths import bundled
 from tests.adapter.adapters import plain
+from tests.adapter.base_variants import GENERATION, copy_base, edit_json
 from tests.adapter.faults import spoil
 from tests.cli.builders import hostile_adapter, run, sarif_run, with_programs
 
@@ -20,7 +22,7 @@ def test_every_rule_is_named_and_every_finding_has_a_place(tmp_path: Path) -> No
         assert log["version"] == "2.1.0"
         (one,) = log["runs"]
         rules = one["tool"]["driver"]["rules"]
-        assert [rule["id"] for rule in rules] == [rule.id for rule in all_rules()]
+        assert [rule["id"] for rule in rules] == [rule.id for rule in documented_rules()]
         assert one["results"]
         for found in one["results"]:
             assert rules[found["ruleIndex"]]["id"] == found["ruleId"]
@@ -70,3 +72,18 @@ def test_a_finding_is_placed_in_the_file_that_it_names(tmp_path: Path) -> None:
     (text,) = [r["message"]["text"] for r in results if r["ruleId"] == "config-value"]
     assert "{{0}}" in text
     assert "](" not in text
+
+
+def test_a_finding_about_the_base_is_a_result_without_a_file_of_the_adapter(
+    tmp_path: Path,
+) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, min_length=3)
+    result = run("lint", bundled("tiny") / "adapter", "--base", base, "--format", "sarif")
+    (one,) = json.loads(result.stdout)["runs"]
+    (found,) = one["results"]
+    rules = one["tool"]["driver"]["rules"]
+    assert rules[found["ruleIndex"]]["id"] == found["ruleId"] == "basemodel-penalties"
+    assert found["message"]["text"].startswith("The base model, not the adapter: ")
+    (place,) = found["locations"]
+    assert set(place) == {"logicalLocations"}
+    assert result.exit_code == 0

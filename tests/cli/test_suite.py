@@ -12,6 +12,14 @@ from phi3_lora_qa.cli import app
 from phi3_lora_qa.data import suite_check
 from phi3_lora_qa.errors import DataError, Phi3LoraQAError
 from phi3_lora_qa.models.registry import bundled
+from tests.adapter.base_variants import (
+    GENERATION,
+    POINTER,
+    WITHOUT_SYSTEM,
+    copy_base,
+    edit_json,
+    write_template,
+)
 
 NO_LIMITS = """
 [[limit]]
@@ -130,6 +138,43 @@ def test_a_search_that_ends_early_says_what_was_not_checked_and_ends_with_one(
     assert (found["sound"], found["not_compared"]) == (False, 1)
 
 
+@pytest.mark.parametrize("base", [(), ("--base", "tiny")])
+def test_a_stop_token_in_an_answer_is_a_fault_with_file_and_line(
+    base: Sequence[str], tmp_path: Path
+) -> None:
+    suite = numbered(tmp_path / "s.jsonl", 300)
+    text = suite.read_text()
+    options = (suite, *base, "--profile", "smoke", "--format", "json")
+    assert json.loads(run(*options).output)["marked"] == []
+    suite.write_text(text.replace('"yes"', '"yes<|end|>"', 1))
+    found = json.loads(run(*options).output)
+    assert not found["sound"]
+    assert found["marked"] == [
+        {
+            "item": "s What is 0?",
+            "where": f"{suite}:1",
+            "part": "reference",
+            "token": "<|end|>",
+            "ends_answer": True,
+        }
+    ]
+    shown = run(suite, *base)
+    assert shown.exit_code == 1
+    assert f"{suite}:1: the reference contains '<|end|>', which ends an answer" in shown.output
+
+
+def test_with_a_base_only_its_own_tokens_count(tmp_path: Path) -> None:
+    """As the text output says: ChatML's token is ordinary text for a Phi-3."""
+    suite = write(tmp_path / "s.jsonl", "What ends a turn in ChatML?")
+    suite.write_text(suite.read_text().replace("yes", "<|im_end|>"))
+    alone, based = (
+        json.loads(run(suite, *base, "--format", "json").output)["marked"]
+        for base in ((), ("--base", "tiny"))
+    )
+    assert [found["token"] for found in alone] == ["<|im_end|>"]
+    assert based == []
+
+
 def test_json_has_the_whole_report(tmp_path: Path) -> None:
     questions = [f"{n}?" for n in range(12)]
     suite = write(tmp_path / "s.jsonl", *questions, *(f" {text}" for text in questions))
@@ -177,3 +222,37 @@ def test_an_unknown_choice_is_a_usage_error(arguments: list[str], tmp_path: Path
     done = run(write(tmp_path / "s.jsonl", "Is it?"), *arguments)
     assert done.exit_code == 2
     assert arguments[1] in done.output
+
+
+def test_turns_that_the_base_drops_make_a_suite_unsound(tmp_path: Path) -> None:
+    base = write_template(copy_base(tmp_path / "base"), WITHOUT_SYSTEM)
+    options = [bundled("tiny/suite.jsonl"), "--thresholds", bundled("tiny/thresholds.toml")]
+    assert run(*options, "--base", "tiny").exit_code == 0
+    result = run(*options, "--base", base)
+    assert result.exit_code == 1
+    assert "the base model (not the suite):" in result.stdout
+    assert "205 of 300 items of the suite have a turn that the model never sees" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("fix the suite: change the 205 items")
+    content = json.loads(run(*options, "--base", base, "--format", "json").stdout)
+    (found,) = content["base_findings"]
+    assert (found["rule"], content["sound"]) == ("basemodel-template-drops-turns", False)
+
+
+def test_a_base_whose_answers_cannot_end_is_fixed_first(tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, eos_token_id=741)
+    options = [bundled("tiny/suite.jsonl"), "--thresholds", bundled("tiny/thresholds.toml")]
+    result = run(*options, "--base", base)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == "fix the base first: basemodel-stop-tokens"
+    edit_json(base, GENERATION, eos_token_id=748, repetition_penalty=1.1)
+    result = run(*options, "--base", base)
+    assert result.exit_code == 0  # a penalty says nothing about the suite
+    assert "basemodel-penalties" in result.stdout
+
+
+def test_a_base_with_a_pointer_is_refused(tmp_path: Path) -> None:
+    base = copy_base(tmp_path / "base")
+    (base / "tokenizer.json").write_bytes(POINTER)
+    result = run(numbered(tmp_path / "a.jsonl", 3), "--base", base)
+    assert isinstance(result.exception, Phi3LoraQAError)
+    assert "basemodel-files" in str(result.exception)

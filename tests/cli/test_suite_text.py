@@ -7,6 +7,7 @@ import pytest
 from phi3_lora_qa.cli.suite_text import report_lines
 from phi3_lora_qa.data.power import PowerAssumptions
 from phi3_lora_qa.data.suite_check import DuplicateItem, SuiteReport, TrainedItem, check_suite
+from phi3_lora_qa.data.turn_tokens import MarkedItem
 from phi3_lora_qa.gate.limit_feasibility import LimitFeasibility
 from tests.gate.rows import suite_items
 from tests.report.builders import limit
@@ -92,6 +93,18 @@ def test_every_fault_is_listed_up_to_ten() -> None:
     assert "  d is 90% similar to training row 9" in shown
     assert shown[-1] == "fix the suite: remove duplicates and trained items"
     assert not any("\n" in line for line in shown)
+
+
+def test_answers_with_special_tokens_are_listed_with_what_the_token_does() -> None:
+    ends = MarkedItem(
+        item="a", where="s.jsonl:3", part="reference", token="<|end|>", ends_answer=True
+    )
+    opens = replace(ends, part="turn", token="<|user|>", ends_answer=False, where="")
+    shown = lines(replace(check_suite(suite_items(3)), marked=(ends, *[opens] * 11)))
+    assert "  s.jsonl:3: the reference contains '<|end|>', which ends an answer" in shown
+    assert "  a: an earlier turn contains '<|user|>', which begins a turn" in shown
+    assert "  and 2 more; --format json lists all" in shown
+    assert shown[-1] == "fix the suite: remove special tokens from answers"
 
 
 def test_a_suite_that_was_not_compared_is_not_called_ok() -> None:

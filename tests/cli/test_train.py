@@ -106,7 +106,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_partial_adapter(config: Path) -> None:
         (["train.toml", "--set", "training.max_stps=3"], "did you mean 'max_steps'?"),
         (["train.toml", "--set", "max_steps=3"], "is invalid; write it as table.key=value"),
         (["train.toml", "--set", "data.train=absent.jsonl"], "cannot read absent.jsonl"),
-        (["train.toml", "--set", "model.base=phi4"], "neither a known name nor an existing folder"),
+        (["train.toml", "--set", "model.base=phi9"], "neither a known name nor an existing folder"),
         (["train.toml", "--set", 'peft.target_modules=["q_proj"]'], 'use target_modules = ["qkv_'),
         (["train.toml", "--set", "engine.name=lorax"], "engine.name is 'lorax'"),
         (["train.toml", "--set", "output.dir=rows.jsonl"], "is a file; choose a folder"),

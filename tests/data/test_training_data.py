@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from phi3_lora_qa.data.training_data import TrainingData, load_training_data
+from phi3_lora_qa.data.training_data import (
+    TrainingData,
+    load_training_data,
+    require_plain_answers,
+)
+from phi3_lora_qa.data.turn_tokens import WELL_KNOWN
 from phi3_lora_qa.errors import DataError
 
 
@@ -142,3 +147,22 @@ def test_a_validation_set_without_new_prompts_is_rejected(tmp_path: Path, many: 
     held_out = write(tmp_path / "held.jsonl", [row("question 1"), row("question 2")])
     with pytest.raises(DataError, match="the prompts of all 2 validation rows"):
         load_training_data(many, held_out)
+
+
+def test_a_stop_token_in_an_answer_is_rejected_with_its_line_and_a_fix(tmp_path: Path) -> None:
+    clean = write(tmp_path / "clean.jsonl", [row("a"), row("<|end|>")])
+    require_plain_answers([clean], WELL_KNOWN)
+    rows = [row("a"), row("b", "yes<|end|>"), row("c", "<|end|>")]
+    with pytest.raises(DataError) as caught:
+        require_plain_answers([clean, write(tmp_path / "rows.jsonl", rows)], WELL_KNOWN)
+    assert str(caught.value) == (
+        f"{tmp_path}/rows.jsonl:2: turn 2, of the assistant, contains the stop token '<|end|>', so "
+        "the model would learn to go on after an answer's end; remove it, because the chat "
+        "template writes the one that ends the turn (1 more row has such a token)"
+    )
+
+
+def test_a_token_that_begins_a_turn_is_rejected_in_an_answer(tmp_path: Path) -> None:
+    rows = [row("a", "yes\n<|user|> and b?")]
+    with pytest.raises(DataError, match=r"begins a turn; remove it, or split the text into turns$"):
+        require_plain_answers([write(tmp_path / "rows.jsonl", rows)], WELL_KNOWN)

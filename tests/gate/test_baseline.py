@@ -96,6 +96,11 @@ def changed(rows: list[ItemRow], **changes: object) -> list[ItemRow]:
     return [replace(rows[0], **changes), *rows[1:]]  # type: ignore[arg-type]
 
 
+def with_setting(record: RunRecord, name: str, value: str) -> RunRecord:
+    entry = SettingEntry(value=value, source="x", kind=SourceKind.OPTION)
+    return replace(record, settings={**record.settings, name: entry})
+
+
 FAULTS: dict[str, tuple[Change, str]] = {
     "a server": (
         lambda r, rows: (
@@ -138,7 +143,16 @@ FAULTS: dict[str, tuple[Change, str]] = {
             ),
             rows,
         ),
-        "a different dtype: bfloat16; gate the accepted adapter again with float32",
+        "a different dtype: bfloat16; gate the accepted adapter again with --phi3-dtype float32, "
+        "or this one with --phi3-dtype bfloat16",
+    ),
+    "a device": (
+        lambda r, rows: (with_setting(r, "device", "cuda:1"), rows),
+        "a different device: cuda:1; gate the accepted adapter again with --phi3-device cpu, or",
+    ),
+    "a quantization": (
+        lambda r, rows: (with_setting(r, "quantization", "nf4"), rows),
+        "a different quantization: nf4; gate the accepted adapter again with --phi3-quantization",
     ),
     "no items": (lambda r, rows: (r, []), "does not name a table of items"),
     "an item too few": (

@@ -83,6 +83,17 @@ def test_checksum_and_probe_logits_are_those_of_the_base_alone(make_session: Mak
         assert session.models.original_checksum(ref) == checksum(base.model)
 
 
+def test_the_record_says_where_the_base_is_and_in_which_dtype(make_session: MakeSession) -> None:
+    session = make_session(dtype="bfloat16")
+    with quiet():
+        session.load_base()
+    notes: dict[str, object] = {}
+    for piece in session.log.journal.evidence():
+        notes |= piece.environment
+    assert (notes["device"], notes["dtype"]) == ("cpu", "bfloat16")
+    assert "device_name" not in notes
+
+
 def test_a_base_that_changes_on_disk_during_the_run_is_refused(
     make_session: MakeSession, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """The base is scored once for many adapters and runs; the cache returns nothing else."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from phi3_lora_qa.models import devices
 from phi3_lora_qa.models.quiet import quiet
 from phi3_lora_qa.scoring import prepacked_linear
 from tests.gate.builders import MakeSession
@@ -61,10 +63,23 @@ def test_another_base_finds_nothing_in_the_cache(
     assert all(b.loss != a.loss for b, a in zip(before, after, strict=True))
 
 
-def test_a_base_that_multiplies_differently_is_scored_again(
-    make_session: MakeSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def multiplies_differently(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on another processor, or with another build of torch."""
+    monkeypatch.setattr(prepacked_linear, "_why_not_packed", lambda dtype: "not here")
+
+
+def is_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another GPU under the same name."""
+    monkeypatch.setattr(devices, "hardware_name", lambda device: "another one")
+
+
+@pytest.mark.parametrize("change", [multiplies_differently, is_another_device])
+def test_a_base_that_is_computed_differently_is_scored_again(
+    change: Callable[[pytest.MonkeyPatch], None],
+    make_session: MakeSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PHI3_LORA_QA_CACHE", str(tmp_path / "cache"))
 
     def cached() -> tuple[object, ...]:
@@ -77,7 +92,7 @@ def test_a_base_that_multiplies_differently_is_scored_again(
     cached()
     (again,) = cached()
     assert not str(again).startswith("0 of")
-    monkeypatch.setattr(prepacked_linear, "_why_not_packed", lambda dtype: "not here")
+    change(monkeypatch)
     (other,) = cached()
     assert str(other).startswith("0 of")
 

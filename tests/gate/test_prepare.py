@@ -115,6 +115,7 @@ THEIRS = {
     "thresholds": ("limits.toml", "limits"),
     "baseline": ("accepted/record.json", "figures of the baseline"),
     "base": ("base", "files of the base"),
+    "parent": ("base", "weights of the parent"),
 }
 
 
@@ -136,6 +137,26 @@ def test_inputs_in_an_adapters_folder_are_refused(
     given: object = [str(place)] if setting == "suite" else str(place)
     with pytest.raises(InputError, match=rf"^the {words} in .* adapter's own folder, .* outside"):
         prepare_jobs(tmp_path, adapter, **{setting: given})
+
+
+def test_a_parent_is_listed_and_handed_over(tmp_path: Path, good_adapter: Path) -> None:
+    shutil.copytree(good_adapter, tmp_path / "parent")
+    found = prepare_jobs(tmp_path, good_adapter, parent="parent")
+    assert found[0].parent
+    assert found[0].parent.path == tmp_path / "parent"
+    hand_over(found, tmp_path)
+    assert handed_over(tmp_path) == found
+
+
+def test_a_parent_that_cannot_be_compared_is_bad_input(tmp_path: Path, good_adapter: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"cannot read the parent .*pass the folder"):
+        prepare_jobs(tmp_path, good_adapter, parent="empty")
+    with pytest.raises(InputError, match=r"the parent: cannot read .*no such folder"):
+        prepare_jobs(tmp_path, good_adapter, parent="nowhere")
+    shutil.copytree(good_adapter, tmp_path / "parent")
+    with pytest.raises(InputError, match=r"the stage static.* does not run; add --phi3-stage"):
+        prepare_jobs(tmp_path, good_adapter, parent="parent", stage=["quality"])
 
 
 def test_links_into_an_adapters_folder_are_refused(

@@ -118,7 +118,9 @@ def test_a_crash_has_its_traceback_and_a_fix(tmp_path: Path) -> None:
 
 def test_a_refused_adapter_is_run_by_the_static_stage_only(tmp_path: Path) -> None:
     def open_adapter(index: int) -> Any:
-        return SimpleNamespace(adapter=SimpleNamespace(refusal="refused (weights-nan)"))
+        return SimpleNamespace(
+            adapter=SimpleNamespace(refusal="refused (weights-nan)", refusal_fix="fix it")
+        )
 
     journal = Journal(folder=tmp_path)
     session = cast("GateSession", SimpleNamespace(journal=journal, open_adapter=open_adapter))
@@ -126,5 +128,5 @@ def test_a_refused_adapter_is_run_by_the_static_stage_only(tmp_path: Path) -> No
         planned = replace(PLANNED, check=replace(PLANNED.check, stage=stage))
         result = run_check(planned, session)
         assert result.outcome is expected
-    assert result.message == "not run: refused (weights-nan)"
+    assert (result.message, result.fix) == ("not run: refused (weights-nan)", "fix it")
     assert len(journal.results()) == 2

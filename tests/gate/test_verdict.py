@@ -57,6 +57,26 @@ def test_the_worst_outcome_decides(outcomes: tuple[Outcome | None, ...], verdict
     assert verdict_of(*outcomes) is verdict
 
 
+def test_the_reason_of_a_pass_counts_the_warnings_and_names_the_first() -> None:
+    finding = {"rule": "tensors-target-idle", "severity": "warning", "message": "only o_proj"}
+    warned = CheckResult(
+        id=IDS[0],
+        stage="static",
+        outcome=P,
+        message="",
+        measured={"findings": [finding], "warnings": 1},
+    )
+    found = decide_verdict(
+        planned(*IDS),
+        [warned, *(result(i, P) for i in IDS[1:])],
+        partial=False,
+        allow_inconclusive=False,
+    )
+    assert found.verdict is Verdict.PASS
+    assert found.accepted
+    assert found.reason == ("all 3 checks passed, with 1 warning: tensors-target-idle: only o_proj")
+
+
 @given(st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(Outcome)), max_size=12))
 def test_pass_means_that_every_check_ran_and_passed(
     results: list[tuple[str, Outcome]],

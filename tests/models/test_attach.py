@@ -52,6 +52,25 @@ def test_storage_is_shared_and_parameters_are_not(
     assert all(ours[pointer] is not theirs[pointer] for pointer in ours)
 
 
+def test_the_hooks_of_a_distributed_base_work_in_the_copy(
+    loaded: LoadedBase, toy_ref: BaseRef, make_adapter: MakeAdapter
+) -> None:
+    from accelerate import dispatch_model
+
+    adapter = make_adapter()
+    expected = logits(attach(loaded.model, adapter))
+    # As for several GPUs, with all layers on the CPU.
+    base = load_base(toy_ref).model
+    parts = ("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head")
+    dispatch_model(base, dict.fromkeys(parts, "cpu"), force_hooks=True)
+    tuned = attach(base, adapter)
+    assert torch.equal(logits(tuned), expected)
+    assert torch.equal(logits(base), logits(loaded.model))
+    for path, module in tuned.get_base_model().named_modules():
+        if hooked := getattr(module.forward, "args", None):
+            assert hooked[0] is module, path
+
+
 def test_the_tuned_model_is_ready_for_scoring(
     loaded: LoadedBase, make_adapter: MakeAdapter
 ) -> None:

@@ -103,11 +103,14 @@ def test_an_adapter_is_compared_with_a_base_on_the_hub(hub: Hub, tmp_path: Path)
 
 
 def test_the_model_is_never_downloaded(hub: Hub, tmp_path: Path) -> None:
-    rows = {"model.embed_tokens.weight": 200_000}
+    rows = {"model.embed_tokens.weight": 200_000, "lm_head.weight": 200_000}
     tensors = base_tensors()
     for name, count in rows.items():
         tensors[name] = tensors[name].repeat(count // len(tensors[name]) + 1, axis=0)
     (hub.folder / "model.safetensors").write_bytes(pack(tensors))
+    config = json.loads((hub.folder / "config.json").read_text())
+    config["vocab_size"] = len(tensors["model.embed_tokens.weight"])
+    (hub.folder / "config.json").write_text(json.dumps(config))
     size = (hub.folder / "model.safetensors").stat().st_size
     assert size > 20_000_000
     status, report, errors = lint(hub, plain().save(tmp_path / "good"))

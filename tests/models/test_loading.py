@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer as WordTokenizer
 from tokenizers import models
 from torch import Tensor, nn
-from transformers import LlamaConfig, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.errors import BaseModelError
@@ -101,7 +107,11 @@ def test_missing_files_are_named(toy: Path) -> None:
 
 def test_another_architecture_is_refused_before_anything_is_loaded(toy: Path) -> None:
     LlamaConfig().save_pretrained(toy)
-    assert_refused(toy, r"model type is 'llama', not 'phi3'; pass one of tiny, ")
+    assert_refused(toy, r"embed_tokens is 32000x4096 in config.json and 64x32 in the weights; use")
+    LlamaConfig(hidden_size=32, vocab_size=64, intermediate_size=48).save_pretrained(toy)
+    assert_refused(toy, r"the weights have no model.layers.0.self_attn.q_proj; use a base whose")
+    GPT2Config().save_pretrained(toy)
+    assert_refused(toy, r"is not a Phi-3: its model type is 'gpt2'; pass the folder of a Phi-3")
 
 
 def test_a_missing_weight_is_not_initialized_randomly(toy: Path, edit_tensors: EditTensors) -> None:
@@ -120,13 +130,18 @@ def test_weights_that_the_config_does_not_describe_are_refused(
 
 
 @pytest.mark.parametrize(
-    "change", [{"intermediate_size": 40}, {"num_attention_heads": 5}, {"hidden_size": "many"}]
+    ("change", "reason"),
+    [
+        ({"intermediate_size": 40}, r"gate_up_proj is 80x32 in config.json and 96x32 in the"),
+        ({"num_attention_heads": 5}, r"qkv_proj is 54x32 in config.json and 64x32 in the"),
+        ({"hidden_size": "many"}, r"config.json is not valid: hidden_size is 'many'"),
+    ],
 )
 def test_a_config_with_other_shapes_is_refused(
-    toy: Path, edit_config: EditConfig, change: dict[str, object]
+    toy: Path, edit_config: EditConfig, change: dict[str, object], reason: str
 ) -> None:
     edit_config(toy / "config.json", **change)
-    assert_refused(toy, r"cannot load the base from .*: .*; download it again$")
+    assert_refused(toy, rf"weights of .* do not match its config.json: .*{reason}.*; use a base")
 
 
 def test_truncated_weights_are_refused(toy: Path) -> None:

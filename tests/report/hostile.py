@@ -5,12 +5,14 @@ from dataclasses import replace
 from phi3_lora_qa.record import (
     AdapterEntry,
     BaseEntry,
+    BaseFinding,
     CheckResult,
     ItemRow,
     Outcome,
     RunRecord,
     SettingEntry,
     Timing,
+    UnseenTurns,
 )
 from phi3_lora_qa.setting_specs import SourceKind
 from tests.report.builders import failing, item, limit, metric, prompt, spectra
@@ -67,7 +69,13 @@ def hostile_record() -> RunRecord:
         adapter=AdapterEntry(
             path=evil, name=evil, sha256={evil: evil}, config={evil: [evil]}, manifest={evil: evil}
         ),
-        base=BaseEntry(id=evil, fingerprint=evil, config={evil: evil}),
+        base=BaseEntry(
+            id=evil,
+            fingerprint=evil,
+            config={evil: evil},
+            findings=(BaseFinding(rule=evil, severity=evil, where=evil, message=evil, fix=evil),),
+            unseen=(UnseenTurns(roles=(evil,), turns=(0,)),),
+        ),
         settings={evil: SettingEntry(value=evil, source="--phi3-" + evil, kind=SourceKind.OPTION)},
         checks=[check, replace(check, id=f"{evil}::2", stage=evil)],
         metrics=[

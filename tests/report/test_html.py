@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from phi3_lora_qa.record import (
     AdapterEntry,
     BaseEntry,
+    BaseFinding,
     Outcome,
     RunRecord,
     SettingEntry,
+    Turn,
+    UnseenTurns,
     Verdict,
 )
 from phi3_lora_qa.report import render_html, render_markdown
@@ -257,3 +260,35 @@ def test_a_report_without_a_verdict_claims_nothing_that_was_not_recorded() -> No
     summary = render_markdown(record)
     assert "There is no verdict." in summary
     assert "0 checks" not in summary
+
+
+def shown_text(page: str) -> str:
+    return " ".join(text for texts in Parsed(page).texts.values() for text in texts)
+
+
+def with_base_warning(record: RunRecord) -> RunRecord:
+    finding = BaseFinding(
+        rule="basemodel-template-drops-turns",
+        severity="warning",
+        where="chat_template.jinja",
+        message="the chat template leaves out system turns",
+        fix="use another base",
+    )
+    unseen = (UnseenTurns(roles=("system", "user"), turns=(0,)),)
+    return replace(record, base=replace(record.base, findings=(finding,), unseen=unseen))
+
+
+def test_findings_about_the_base_are_shown_as_such() -> None:
+    record = with_base_warning(passing())
+    prompt_of = tuple(Turn(role=role, content=role) for role in ("system", "user"))
+    page = shown_text(render_html(record, [item(1, prompt=prompt_of)]))
+    assert "1 warning about it" in page
+    assert "About the base, not the adapter" in page
+    assert "basemodel-template-drops-turns at chat_template.jinja" in page
+    assert "no model saw this turn: the base's chat template leaves it out" in page
+    summary = render_markdown(record)
+    assert "### About the base, not the adapter" in summary
+    assert "- warning: `basemodel-template-drops-turns` at `chat_template.jinja`" in summary
+    clean = shown_text(render_html(passing(), items()))
+    assert "About the base" not in clean
+    assert "About the base" not in render_markdown(passing())

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from phi3_lora_qa.record import ItemRow, Metric, Turn
+from phi3_lora_qa.record import ItemRow, Metric, Turn, UnseenTurns
 from phi3_lora_qa.report import item_views as module
 from phi3_lora_qa.report.item_views import (
     DIFFERENT,
@@ -161,3 +161,17 @@ def test_the_filters_count_all_items_and_not_only_those_on_the_page() -> None:
     assert len(views) == MAX_ITEMS
     assert sum(IMPROVED in view.flags for view in views) == 0
     assert count_flags([*better, *worse], {}) == {REGRESSED: 900, IMPROVED: 1_100, DIFFERENT: 2_000}
+
+
+def test_a_turn_that_the_base_leaves_out_is_marked() -> None:
+    prompt_of = tuple(Turn(role=role, content=role) for role in ("system", "user"))
+    unseen = [UnseenTurns(roles=("system", "user"), turns=(0,))]
+    labelling = labelling_metrics(())
+    (view,) = module.item_views([item(1, prompt=prompt_of)], labelling, unseen)
+    assert [turn.is_unseen for turn in view.context] == [True]
+    assert (view.unseen_turns, view.question_is_unseen) == (1, False)
+    (other,) = module.item_views([item(1, prompt=prompt_of[1:])], labelling, unseen)
+    assert (other.unseen_turns, other.question_is_unseen) == (0, False)
+    lost = [UnseenTurns(roles=("system", "user"), turns=(1,))]
+    (view,) = module.item_views([item(1, prompt=prompt_of)], labelling, lost)
+    assert view.question_is_unseen

@@ -76,6 +76,19 @@ def test_many_groups_are_cut_and_a_long_name_stays_one_short_line() -> None:
     assert len(words) < 400
 
 
+def test_a_pass_with_warnings_asks_to_read_them() -> None:
+    warned = CheckResult(
+        id="phi3::static::files",
+        stage="static",
+        outcome=Outcome.PASSED,
+        message="",
+        measured={"warnings": 2},
+    )
+    assert next_step(passing(checks=checks([warned]))) == (
+        "All 21 checks passed, with 2 warnings. Read them before you ship."
+    )
+
+
 def test_the_next_step_of_each_verdict() -> None:
     assert next_step(passing()) == "All 21 checks passed. OK to ship."
     assert next_step(failing()) == "Fix these in order, then rerun the gate."

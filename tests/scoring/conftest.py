@@ -9,7 +9,7 @@ import pytest
 from phi3_lora_qa.data.chat_items import Item, Message
 from phi3_lora_qa.data.suite import read_suite
 from phi3_lora_qa.models.loading import LoadedBase
-from phi3_lora_qa.models.registry import bundled, resolve_base
+from phi3_lora_qa.models.registry import bundled
 from phi3_lora_qa.scoring.completions_client import READ_BACK_ITEMS
 from phi3_lora_qa.scoring.remote_scoring import Server
 from tests.scoring.builders import item
@@ -65,14 +65,6 @@ def ragged(suite: tuple[Item, ...]) -> tuple[Item, ...]:
         ),
     ]
     return tuple(some)
-
-
-@pytest.fixture(scope="session")
-def smollm2_folder() -> Path:
-    found = resolve_base("smollm2").folder
-    if found is None:
-        pytest.skip("smollm2 is not on this machine; run: phi3-lora-qa base fetch smollm2")
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ BATCH = [
 def scored(seed: int, base: dict[str, ItemOutput]) -> list[tuple[ItemOutput, list[int]]]:
     logits = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(seed))
     blocks = [(slice(0, 3), logits[:3].clone()), (slice(3, 6), logits[3:].clone())]
-    return score_references(blocks, BATCH, base, torch.device("cpu"))
+    return score_references(blocks, BATCH, base)
 
 
 def test_every_item_has_the_mean_loss_of_its_own_reference() -> None:

@@ -44,4 +44,4 @@ def test_an_invalid_setting_is_rejected(changes: dict[str, Any], says: str) -> N
 
 def test_an_unknown_base_is_rejected() -> None:
     with pytest.raises(BaseModelError):
-        check_job(config(model={"base": "phi4"}))
+        check_job(config(model={"base": "phi9"}))

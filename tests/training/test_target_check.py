@@ -1,9 +1,9 @@
 import pytest
 
 from phi3_lora_qa.errors import InputError
-from phi3_lora_qa.training.target_check import check_targets, phi3_modules
+from phi3_lora_qa.training.target_check import check_targets, linear_modules
 
-MODULES = phi3_modules({"num_hidden_layers": 2})
+MODULES = linear_modules({"num_hidden_layers": 2})
 LLAMA = ["k_proj", "q_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj"]
 
 

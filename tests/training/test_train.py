@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from phi3_lora_qa.data.training_data import load_training_data
-from phi3_lora_qa.errors import BaseModelError, InputError
+from phi3_lora_qa.errors import BaseModelError, DataError, InputError
 from phi3_lora_qa.models.attach import attach
 from phi3_lora_qa.models.loading import LoadedBase
 from phi3_lora_qa.training import TrainResult, train
@@ -174,7 +174,27 @@ def test_invalid_settings_are_rejected_and_nothing_is_saved(
 
 def test_an_unknown_base_is_rejected(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="neither a known name nor an existing folder"):
-        train("phi4", rows, {}, {}, tmp_path / "adapter")
+        train("phi9", rows, {}, {}, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("side", ["data", "validation"])
+def test_a_stop_token_in_an_answer_is_rejected_before_anything_is_loaded(
+    side: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    lines = rows.read_text().splitlines()
+    turns = json.loads(lines[2])["messages"]
+    turns[-1]["content"] += "<|end|>"
+    turns[0]["content"] += " (held out)"
+    lines[2] = json.dumps({"messages": turns})
+    bad.write_text("\n".join(lines))
+    data, validation = (bad, None) if side == "data" else (rows, bad)
+    monkeypatch.delattr("phi3_lora_qa.training.training_run.run_training")  # it loads the base
+    with pytest.raises(
+        DataError, match=r"bad.jsonl:3: turn \d, of the assistant, contains the stop"
+    ):
+        train("tiny", data, output_dir=tmp_path / "adapter", validation=validation)
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_an_existing_adapter_is_rejected_before_anything_is_loaded(

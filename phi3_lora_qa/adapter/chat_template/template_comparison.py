@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from phi3_lora_qa.adapter.chat_template.branch_tracing import TracedTemplate
+from phi3_lora_qa.adapter.chat_template.content_conditions import own_texts, triggers
 from phi3_lora_qa.adapter.chat_template.conversation_generation import (
     TemplateInput,
     Vocabulary,
@@ -24,13 +25,14 @@ from phi3_lora_qa.adapter.chat_template.conversation_generation import (
 )
 from phi3_lora_qa.adapter.chat_template.conversation_mutation import mutations
 from phi3_lora_qa.adapter.chat_template.template_sandbox import Clock
+from phi3_lora_qa.adapter.chat_template.tolerated_differences import ToleratedKind, tolerated_kind
 
 SECONDS = 1.4
 """CPU time of the child in seconds, after which a comparison is stopped."""
 
 MAX_VOCABULARY_INPUTS, MAX_INPUTS, MAX_MUTATIONS = 1600, 3200, 80
 MAX_WORK = 500_000  # conversations times conditions, to which the time is proportional
-_SHOWN, _CONTEXT, _MAX_SUMMARY = 50, 12, 160
+_SHOWN, _CONTEXT, _MAX_SUMMARY, _MAX_TRIGGERS = 50, 12, 160, 16
 
 
 class TimeLimitError(Exception):
@@ -57,10 +59,13 @@ def compare(
         until: The CPU time of the process, in seconds, at which the comparison is stopped.
 
     Returns:
-        ``conversation``, ``ours`` and ``theirs`` if they differ: a summary of the conversation, and
-        the outputs around the first difference (None: no output). Else ``same_form``,
-        ``conversations`` (their number), ``branches``, and ``uncovered_lines``: the lines of our
-        conditions of which an outcome was not seen, except those that their template also has.
+        ``conversation``, ``ours`` and ``theirs`` if prompts differ: a summary of the conversation,
+        and the outputs around the first difference (None: no output). Else ``same_form``,
+        ``conversations`` (their number), ``branches``; ``uncovered_lines``: the lines of our
+        conditions of which an outcome was not seen, except those that their template also has;
+        ``unrendered``: our own texts that no output contained; and ``tolerated``: by kind, the
+        first difference that affects no prompt of ordinary turns (see `tolerated_differences`).
+        In any case ``triggers``, which their template does not have, with ``line`` and ``value``.
 
     Raises:
         TimeLimitError: It took too long.
@@ -70,7 +75,7 @@ def compare(
     try:
         _search(pair, tokens)
     except Difference as found:
-        return _description(found)
+        return {**_description(found), "triggers": _own_triggers(pair)}
     first, second = pair.ours.trace, pair.theirs.trace
     shared = {condition.form for condition in second.uncovered()}
     lines = sorted({c.line for c in first.uncovered() if c.form not in shared})
@@ -79,7 +84,16 @@ def compare(
         "conversations": pair.count,
         "branches": len(first.conditions),
         "uncovered_lines": lines[:8],
+        "unrendered": sorted(text[:_SHOWN] for text in pair.unrendered)[:8],
+        "tolerated": {str(k): _description(found) for k, found in pair.tolerated.items()},
+        "triggers": _own_triggers(pair),
     }
+
+
+def _own_triggers(pair: "_Pair") -> list[dict[str, Any]]:
+    known = {trigger.value for trigger in triggers(pair.theirs.tree)}
+    own = [t for t in triggers(pair.ours.tree) if t.value not in known]
+    return [{"line": t.line, "value": t.value[:_SHOWN]} for t in own[:_MAX_TRIGGERS]]
 
 
 class _Pair:
@@ -90,6 +104,8 @@ class _Pair:
     ) -> None:
         self.ours, self.theirs, self.clock, self.until = ours, theirs, clock, until
         self.count = 0
+        self.tolerated: dict[ToleratedKind, Difference] = {}
+        self.unrendered = set(own_texts(ours.tree, theirs.tree))
         self._seen: set[bytes] = set()
 
     def run(self, case: TemplateInput) -> bool:
@@ -108,7 +124,7 @@ class _Pair:
         if not are_equal or has_new:  # only the untraced output counts
             hints = self.ours.trace.hints, self.theirs.trace.hints
             if not self._are_equal(case, untraced=True):
-                raise Difference(case, *self.texts(case, untraced=True))
+                self._report(Difference(case, *self.texts(case, untraced=True)))
             self.ours.trace.hints, self.theirs.trace.hints = hints
         return has_new
 
@@ -119,10 +135,22 @@ class _Pair:
         first = self.ours.text(mine.variables, untraced=True)
         second = self.theirs.text(other.variables, untraced=True)
         if first != second:
-            raise Difference(case, first, second)
+            self._report(Difference(case, first, second))
+
+    def _report(self, found: Difference) -> None:
+        """Keep a difference that affects no ordinary prompt, and raise any other one."""
+        kind = tolerated_kind(found.case, found.ours, found.theirs, self._untraced)
+        if kind is None:
+            raise found
+        self.tolerated.setdefault(kind, found)
+
+    def _untraced(self, case: TemplateInput) -> tuple[str | None, str | None]:
+        return self.texts(case, untraced=True)
 
     def is_covered(self) -> bool:
-        return self.ours.trace.is_covered() and self.theirs.trace.is_covered()
+        return (
+            not self.unrendered and self.ours.trace.is_covered() and self.theirs.trace.is_covered()
+        )
 
     def _are_equal(self, case: TemplateInput, *, untraced: bool) -> bool:
         ours, theirs = self.texts(case, untraced=untraced)
@@ -138,6 +166,9 @@ class _Pair:
             raise TimeLimitError
         self.clock.fixed_text, self.clock.choice = case.clock_text, case.choice
         ours = self.ours.text(case.variables, untraced=untraced)
+        if ours and self.unrendered:
+            folded = ours.casefold()
+            self.unrendered -= {t for t in self.unrendered if t.casefold() in folded}
         return ours, self.theirs.text(case.variables, untraced=untraced)
 
 

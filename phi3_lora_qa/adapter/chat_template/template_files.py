@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.file_kind import HEAD_BYTES, foreign_kind
 from phi3_lora_qa.adapter.folder import TEMPLATE_FOLDER, AdapterFolder
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS, read_object, read_small
 from phi3_lora_qa.errors import AdapterError
@@ -103,6 +104,8 @@ def _in_files(folder: AdapterFolder | BaseFiles) -> Iterator[ChatTemplate]:
 def _from_file(folder: AdapterFolder | BaseFiles, name: str, path: str) -> Iterator[ChatTemplate]:
     data = read_small(folder, path, _MAX_TEMPLATE)
     if data is not None:
+        if kind := foreign_kind(path, data[:HEAD_BYTES]):
+            raise AdapterError(f"{path} is {kind}", kind.fix)
         try:
             yield ChatTemplate(name=name, text=_trimmed(data.decode("utf-8")), file=path)
         except UnicodeDecodeError as error:

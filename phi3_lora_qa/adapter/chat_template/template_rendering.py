@@ -15,6 +15,7 @@ from phi3_lora_qa.adapter.bounded_process import Limits, folders_of, run_child
 from phi3_lora_qa.adapter.chat_template import template_rendering_child
 from phi3_lora_qa.adapter.chat_template.template_rendering_child import READY
 from phi3_lora_qa.adapter.chat_template.template_sandbox import MAX_CHARACTERS, MEMORY_MIB
+from phi3_lora_qa.adapter.chat_template.tolerated_differences import ToleratedKind
 from phi3_lora_qa.errors import MachineError, escape
 
 LIMITS = Limits(
@@ -74,6 +75,19 @@ class Difference:
     theirs: str | None
 
 
+@dataclass(frozen=True)
+class OwnTrigger:
+    """A text or number that only one of two templates compares with what a message says.
+
+    Attributes:
+        line: The line in the template.
+        value: The text or number, which may contain any character.
+    """
+
+    line: int
+    value: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The result of comparing two templates.
@@ -86,6 +100,11 @@ class Comparison:
         branches: The number of conditions of the first template.
         uncovered_lines: The lines of its conditions that lacked an outcome and that the second
             template does not have.
+        unrendered: Texts that only the first template has and that it never output.
+        finished_chat: The first difference at the end of a finished chat, if there is one and
+            prompts do not differ.
+        other_role: The same for a role that the second template leaves out.
+        triggers: What only the first template compares with what a message says.
         error: Why nothing was compared, such as "took longer than …"; empty if it was compared.
     """
 
@@ -94,6 +113,10 @@ class Comparison:
     conversations: int = 0
     branches: int = 0
     uncovered_lines: tuple[int, ...] = ()
+    unrendered: tuple[str, ...] = ()
+    finished_chat: Difference | None = None
+    other_role: Difference | None = None
+    triggers: tuple[OwnTrigger, ...] = ()
     error: str = ""
 
 
@@ -189,16 +212,26 @@ def _rendering(result: Mapping[str, Any], count: int) -> Rendering:
 def _comparison(result: Mapping[str, Any]) -> Comparison:
     if "error" in result:
         return Comparison(error=escape(result["error"]))
+    triggers = tuple(OwnTrigger(int(t["line"]), str(t["value"])) for t in result["triggers"])
     if "conversation" in result:
-        texts = (result["conversation"], result["ours"], result["theirs"])
-        conversation, ours, theirs = (None if text is None else str(text) for text in texts)
-        return Comparison(difference=Difference(conversation or "", ours, theirs))
+        return Comparison(difference=_difference(result), triggers=triggers)
+    tolerated = {kind: _difference(found) for kind, found in result["tolerated"].items()}
     return Comparison(
         same_form=bool(result["same_form"]),
         conversations=int(result["conversations"]),
         branches=int(result["branches"]),
         uncovered_lines=tuple(map(int, result["uncovered_lines"])),
+        unrendered=tuple(map(str, result["unrendered"])),
+        finished_chat=tolerated.get(ToleratedKind.FINISHED_CHAT),
+        other_role=tolerated.get(ToleratedKind.OTHER_ROLE),
+        triggers=triggers,
     )
+
+
+def _difference(result: Mapping[str, Any]) -> Difference:
+    texts = (result["conversation"], result["ours"], result["theirs"])
+    conversation, ours, theirs = (None if text is None else str(text) for text in texts)
+    return Difference(conversation or "", ours, theirs)
 
 
 def _text(item: Any) -> str | Refusal:

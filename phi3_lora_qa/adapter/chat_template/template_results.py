@@ -64,6 +64,7 @@ class TemplateMatch(StrEnum):
 
     SAME = "they render the same text, and differ only in their source"
     SEEMS_SAME = "they render the same text in all generated conversations"
+    UNRENDERED_TEXT = "they render the same text, but one has a text that was never rendered"
     UNREACHED_BRANCH = "they render the same text, but some branches were never taken"
     DIFFERENT = "they render different texts, or cannot be rendered"
 
@@ -98,11 +99,11 @@ class TemplateResults:
         elif found.same_form:
             match = TemplateMatch.SAME
         else:
-            match = (
-                TemplateMatch.UNREACHED_BRANCH
-                if found.uncovered_lines
-                else TemplateMatch.SEEMS_SAME
-            )
+            match = TemplateMatch.SEEMS_SAME
+            if found.uncovered_lines:
+                match = TemplateMatch.UNREACHED_BRANCH
+            elif found.unrendered:
+                match = TemplateMatch.UNRENDERED_TEXT
         return MatchedTemplates(match, found)
 
 
@@ -122,7 +123,7 @@ def render_templates(
     texts, pairs = _unknown(own, base)
     if not texts:
         return TemplateResults()
-    rendered, compared = render_and_compare(texts, CONVERSATIONS, _special_tokens(folders), pairs)
+    rendered, compared = render_and_compare(texts, CONVERSATIONS, special_tokens(folders), pairs)
     return TemplateResults(
         rendered=dict(zip(texts, rendered, strict=True)),
         compared=dict(zip(pairs, compared, strict=True)),
@@ -157,7 +158,7 @@ def _unknown(
     return list(dict.fromkeys(texts)), list(dict.fromkeys(pairs))
 
 
-def _special_tokens(folders: Iterable[AdapterFolder | BaseFiles]) -> dict[str, str]:
+def special_tokens(folders: Iterable[AdapterFolder | BaseFiles]) -> dict[str, str]:
     """Return the values of bos_token etc. for the templates; a token set to null is undefined."""
     tokens = dict(_PHI3_TOKENS)
     for folder in folders:

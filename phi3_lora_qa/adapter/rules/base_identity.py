@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.path_texts import looks_like_path
 from phi3_lora_qa.adapter.rule import rule
 
 _NAME, _REVISION = FieldOf(CONFIG, "base_model_name_or_path"), FieldOf(CONFIG, "revision")
@@ -36,12 +37,12 @@ _OTHER_FAMILY = re.compile(
     needs=["config"],
 )
 def machine_path(context: LintContext) -> Iterator[Violation]:
-    """Find absolute and relative paths in place of the base's id."""
+    """Find paths and addresses in place of the base's id."""
     name = context.config.base_model_name_or_path or ""
-    if name.startswith(("/", "./", "../", "~")) or "\\" in name or name[1:2] == ":":
+    if looks_like_path(name) or name.startswith("~") or "\\" in name or name[1:2] == ":":
         yield Violation(
             FieldOf(CONFIG, "base_model_name_or_path"),
-            f"the config names the base by a local path: {name}",
+            f"the config names the base by a path or an address: {name}",
         )
 
 
@@ -135,16 +136,7 @@ def _base_in_config(context: LintContext) -> str:
 
 
 def _base_checked(context: LintContext) -> str:
-    return _id_of(context.base) if context.has("base") else ""
-
-
-def _id_of(base: BaseFiles) -> str:
-    """Return the base's id: as it was passed, or from the hub's cache, or from its config."""
-    cached = [part for part in base.path.parts if part.startswith("models--")]
-    if base.id and not Path(base.id).is_absolute():
-        return base.id
-    name = base.config.get("_name_or_path")
-    return cached[-1][8:].replace("--", "/") if cached else name if isinstance(name, str) else ""
+    return context.base.public_id if context.has("base") else ""
 
 
 def _commit_of(base: BaseFiles) -> str:

@@ -8,7 +8,8 @@ are compared with the base in `saved_modules`.
 import math
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import ModuleKind, sample_rows
+from phi3_lora_qa.adapter.base_files import sample_rows
+from phi3_lora_qa.adapter.base_modules import ModuleKind
 from phi3_lora_qa.adapter.expected_tensors import majority_sizes
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import WEIGHTS
@@ -45,7 +46,9 @@ MIN_MODULE_RATIO = 1e-8
 )
 def sizes(context: LintContext) -> Iterator[Violation]:
     """Compare the sizes on which the factors agree with the base's; report the first difference."""
-    found = majority_sizes(context.config, context.keys.values(), context.weights.tensors)
+    found = majority_sizes(
+        context.keys.values(), context.weights.tensors, context.config.use_bdlora
+    )
     for module in {m.leaf: m for m in context.base.modules.values()}.values():
         is_table = module.kind is ModuleKind.EMBEDDING
         for way, size in (("in", module.inputs), ("out", module.outputs)):

@@ -19,7 +19,8 @@ def _problems(context: LintContext, *kinds: ProblemKind) -> Iterator[Violation]:
     "config-field-missing",
     severity=Severity.ERROR,
     title="The config sets rank, alpha, target modules and PEFT type",
-    why="peft sets a missing r or lora_alpha to 8, which changes the adapter's scaling.",
+    why="peft sets a missing r or lora_alpha to 8, which changes the adapter's scaling. It fails "
+    "without the other two.",
     fix="copy the complete adapter_config.json that peft wrote in training",
 )
 def field_missing(context: LintContext) -> Iterator[Violation]:
@@ -56,13 +57,27 @@ def refused(context: LintContext) -> Iterator[Violation]:
 @rule(
     "config-unknown-field",
     severity=Severity.ERROR,
-    title="No unknown field is set",
-    why="peft drops unknown fields with a warning, together with their effect.",
-    fix="save with a peft version that this tool knows, or remove the field",
+    title="No unknown field switches something on",
+    why="peft drops unknown fields with a warning, together with their effect: a variant of LoRA "
+    "that the installed version does not know loads as plain LoRA.",
+    fix="remove the field if it was for training only; otherwise train without it",
 )
 def unknown_field(context: LintContext) -> Iterator[Violation]:
-    """Find fields that no known version of peft has, and that have a value."""
+    """Find fields of unknown variants: flags, objects called _config, and those of newer peft."""
     yield from _problems(context, ProblemKind.UNKNOWN)
+
+
+@rule(
+    "config-field-ignored",
+    severity=Severity.WARNING,
+    title="peft reads every field that has a value",
+    why="peft drops unknown fields with a warning. What peft loads is what was checked, but not "
+    "necessarily what was trained, if the field changed the model in training.",
+    fix="remove the field if it was for training only; otherwise train without it",
+)
+def field_ignored(context: LintContext) -> Iterator[Violation]:
+    """Find fields of no known version of peft that do not look like switches."""
+    yield from _problems(context, ProblemKind.IGNORED)
 
 
 @rule(
@@ -80,17 +95,42 @@ def conflict(context: LintContext) -> Iterator[Violation]:
 @rule(
     "config-pattern",
     severity=Severity.ERROR,
-    title="Every pattern can be matched in bounded time",
+    title="Every pattern is valid, and Python's re matches it in bounded time",
     why="peft passes patterns to Python's re, where a short pattern can run longer than any CI "
     "job.",
     fix="write the modules' names as a list",
     needs=["config"],
 )
 def pattern(context: LintContext) -> Iterator[Violation]:
-    """Find invalid patterns, and patterns outside the safe syntax."""
+    """Find invalid patterns, slow ones, and ones that say what the weights file does not."""
     if not context.has("expected tensors") and "matching" in context.errors:
         error = context.errors["matching"]
         yield Violation(CONFIG, error.what, error.fix)
+
+
+@rule(
+    "config-pattern-unmatched",
+    severity=Severity.INFO,
+    title="Every pattern is of a kind that can be matched in linear time",
+    why="A pattern with a back reference, for example, can only be matched by Python's re, which "
+    "may take forever. The linter does not do that: it takes what the weights file says, and the "
+    "gate loads the adapter with the names from there.",
+    fix="write the names of the modules as a list instead",
+    needs=["expected tensors"],
+)
+def pattern_unmatched(context: LintContext) -> Iterator[Violation]:
+    """Find patterns that were resolved with the tensors in the weights file."""
+    for found in context.matching.unmatched:
+        assumed = (
+            "the rank of each module was taken from its tensors"
+            if found.field == "rank_pattern"
+            else "the modules with factors in the weights file were taken as the adapted ones"
+        )
+        yield Violation(
+            FieldOf(CONFIG, found.field),
+            f"{found.field} was not matched, because it may take too long ({found.reason}): "
+            f"{assumed}",
+        )
 
 
 @rule(

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind, sample_rows
+from phi3_lora_qa.adapter.base_files import sample_rows
+from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule

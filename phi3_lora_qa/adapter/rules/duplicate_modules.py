@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from phi3_lora_qa.adapter.architecture import FUSED_OF
 from phi3_lora_qa.adapter.expected_tensors import TABLES
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import WEIGHTS
@@ -48,9 +49,11 @@ class _Copy:
 def copied(context: LintContext) -> Iterator[Violation]:
     """Find tensors equal to another module's, up to some elements or one factor."""
     copies = list(_copies(context))
-    shared = _is_shared(context, copies)
+    by_kind, by_projection = _is_shared(context, copies), _is_cut(context, copies)
     for copy in copies:
-        if not (shared and context.keys[copy.name].part is Part.A):
+        one, other = context.keys[copy.first], context.keys[copy.name]
+        same_projection = by_projection and _projection(one.module) == _projection(other.module)
+        if not (other.part is Part.A and (by_kind or same_projection)):
             yield Violation(copy.name, f"copy of {copy.first}")
 
 
@@ -79,6 +82,27 @@ def _is_shared(context: LintContext, copies: list[_Copy]) -> bool:
     several = [names for names in kinds.values() if len(names) > 1]
     same = {copy.name for copy in copies}
     return bool(several) and all(name in same for names in several for name in names[1:])
+
+
+def _is_cut(context: LintContext, copies: list[_Copy]) -> bool:
+    """Whether the adapter of a fused base was cut into q, k, v and gate, up: these share one A.
+
+    That holds in every layer or in none: a single copy is a fault.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, key in context.keys.items():
+        if key.part is Part.A and (projection := _projection(key.module)):
+            groups.setdefault(projection, []).append(name)
+    same = {copy.name for copy in copies}
+    several = [names for names in groups.values() if len(names) > 1]
+    layers = {projection.rpartition(".")[0] for projection in groups}
+    return len(layers) > 1 and all(len(same & {*names}) == len(names) - 1 for names in several)
+
+
+def _projection(module: str) -> str:
+    """Return the fused projection that a split one is a part of; empty for other modules."""
+    parent, _, leaf = module.rpartition(".")
+    return f"{parent}.{FUSED_OF[leaf]}" if leaf in FUSED_OF else ""
 
 
 def _copies(context: LintContext) -> Iterator[_Copy]:

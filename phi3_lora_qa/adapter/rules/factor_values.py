@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import ModuleKind
+from phi3_lora_qa.adapter.base_modules import ModuleKind
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
@@ -251,8 +251,11 @@ def explosion(context: LintContext) -> Iterator[Violation]:
     needs=["expected tensors"],
 )
 def rank_collapse(context: LintContext) -> Iterator[Violation]:
-    """Find an adapter most of whose deltas have an effective rank of one."""
-    ranks = {module: context.matching.rank(module) for module in context.delta_stats}
+    """Find an adapter most of whose deltas have an effective rank of one.
+
+    Ranks that are zero in a factor do not count, since padding to a larger rank adds them.
+    """
+    ranks = {module: _used_ranks(context, module) for module in context.delta_stats}
     used = [
         delta.effective_rank
         for module, delta in context.delta_stats.items()
@@ -281,6 +284,15 @@ def dead_modules(context: LintContext) -> dict[str, str]:
         elif gain < MIN_GAIN and context.matching.alpha(module) != 0:
             dead[module] = f"its gain is only {gain:.3g}, because a factor or alpha is almost zero"
     return dead
+
+
+def _used_ranks(context: LintContext, module: str) -> int:
+    """Count the ranks that are zero in neither factor."""
+    pair = context.factors(module)
+    if pair is None or pair[0].gram is None or pair[1].gram is None:
+        return context.matching.rank(module)
+    a, b = (found.gram.diagonal() for found in pair if found.gram is not None)
+    return int(((a > 0) & (b > 0)).sum()) if len(a) == len(b) else context.matching.rank(module)
 
 
 def _idle_ranks(context: LintContext, module: str) -> int:

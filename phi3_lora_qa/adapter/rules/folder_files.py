@@ -1,7 +1,9 @@
 """Family files: the files in the folder, before their content is interpreted."""
 
 import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import (
@@ -19,6 +21,7 @@ from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.adapter.tensor_names import Part
+from phi3_lora_qa.adapter.weight_shards import WeightShards, find_shards
 from phi3_lora_qa.errors import AdapterError
 from phi3_lora_qa.settings import SETTINGS_FILE
 
@@ -26,6 +29,11 @@ _SETTINGS = (
     SETTINGS_FILE, "pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini",
     "tox.ini", "setup.cfg",
 )  # fmt: skip
+
+_REWARDS = re.compile(r"reward|reward_std|completion_length|(completions|objective)/.*")
+"""What trainers of reinforcement learning log (GRPO, RLOO, PPO); those of preferences do not."""
+WRONG_KIND = "files-wrong-kind"
+"""The rule whose findings replace all others about the same files."""
 
 _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
 
@@ -37,6 +45,7 @@ _WEIGHTS = (".safetensors", ".gguf", ".ggml", ".onnx", ".msgpack")
     why="A link can point outside the folder, a pipe can block its reader, and what was checked "
     "may differ from what is loaded.",
     fix="copy the folder with `cp -rL`, which replaces each link with the file that it points to",
+    any_folder=True,
 )
 def not_regular(context: LintContext) -> Iterator[Violation]:
     """Find links, pipes, sockets and devices, and folders where a file is expected."""
@@ -45,6 +54,24 @@ def not_regular(context: LintContext) -> Iterator[Violation]:
             yield Violation(entry.name, f"it is a {entry.kind}, and the linter does not open it")
         elif entry.kind is EntryKind.FOLDER and entry.name in EXPECTED_FILES:
             yield Violation(entry.name, "it is a folder, but a file is expected")
+
+
+@rule(
+    WRONG_KIND,
+    severity=Severity.ERROR,
+    title="Each file is what its name says",
+    why="git without git-lfs leaves a pointer in place of a file, a browser saves the page around "
+    "it, and a server answers with a message. A loader then fails with an error about the content, "
+    "or uses something else.",
+    fix="copy or download the file again",
+)
+def wrong_kind(context: LintContext) -> Iterator[Violation]:
+    """Find pointers, web pages, archives and other formats under the name of a file that is read.
+
+    Other findings about the content of such a file say nothing more, and are left out.
+    """
+    for name, kind in context.foreign_files.items():
+        yield Violation(name, f"it is {kind}", kind.fix)
 
 
 @rule(
@@ -72,11 +99,46 @@ def config_missing(context: LintContext) -> Iterator[Violation]:
 def weights_missing(context: LintContext) -> Iterator[Violation]:
     """Find a folder without weights of any kind."""
     names = context.folder.entries
-    if WEIGHTS in names or PICKLED_WEIGHTS in names:
-        return
+    if WEIGHTS in names or PICKLED_WEIGHTS in names or shards_of(context):
+        return  # files-weights-sharded reports shards
     inside = [e.name for e in names.values() if e.kind is EntryKind.FOLDER]
     hint = f"; it may be in {', '.join(inside[:3])}" if inside else ""
     yield Violation(WEIGHTS, f"the folder has no {WEIGHTS}{hint}")
+
+
+@rule(
+    "files-weights-sharded",
+    severity=Severity.ERROR,
+    title="The weights are in one file",
+    why="transformers' save_pretrained splits an adapter that is larger than max_shard_size. peft, "
+    "vLLM and transformers' own load_adapter read only adapter_model.safetensors, and peft fails "
+    "with a message about a hub id.",
+    fix="join the files: phi3-lora-qa convert join-shards ADAPTER -o DIR",
+)
+def weights_sharded(context: LintContext) -> Iterator[Violation]:
+    """Find weights in several files in the place of the one that loaders read."""
+    if not (found := shards_of(context)):
+        return
+    missing = f", of which {found.missing} are not in the folder" if found.missing else ""
+    message = f"the weights are split into {found.total} files{missing}, which peft does not load"
+    if found.is_pickle:
+        fix = "save the adapter again with peft's save_pretrained, which writes one file"
+    elif found.missing:
+        fix = (
+            "copy the missing files from the training output, then join them: "
+            "phi3-lora-qa convert join-shards ADAPTER -o DIR"
+        )
+    else:
+        fix = ""
+    yield Violation(found.names[0], message, fix)
+
+
+def shards_of(context: LintContext) -> WeightShards | None:
+    """Return the shards that are in the folder in the place of its weights."""
+    folder = context.folder
+    if WEIGHTS in folder.entries or PICKLED_WEIGHTS in folder.entries:
+        return None
+    return find_shards(filter(folder.file, folder.entries))
 
 
 @rule(
@@ -142,6 +204,7 @@ def config_unreadable(context: LintContext) -> Iterator[Violation]:
     title="The folder contains no program",
     why="An adapter needs no code, and a loader with trust_remote_code would run it.",
     fix="remove the file; the linter never runs it",
+    any_folder=True,
 )
 def code(context: LintContext) -> Iterator[Violation]:
     """Find programs and libraries."""
@@ -157,6 +220,7 @@ def code(context: LintContext) -> Iterator[Violation]:
     why="pytest and this tool read settings from the folder that they are started in, so an "
     "adapter could choose the rules by which it is judged. This tool refuses to run there.",
     fix="remove the file, and keep your settings in your own project's folder",
+    any_folder=True,
 )
 def settings(context: LintContext) -> Iterator[Violation]:
     """Find configuration files of pytest and of this tool. A conftest.py counts as a program."""
@@ -177,8 +241,10 @@ def settings(context: LintContext) -> Iterator[Violation]:
 )
 def pickle_beside(context: LintContext) -> Iterator[Violation]:
     """Find training_args.bin, optimizer.pt and the like."""
+    shards = shards_of(context)
     for entry in context.folder.entries.values():
         alone = entry.name == PICKLED_WEIGHTS and WEIGHTS not in context.folder.entries
+        alone |= shards is not None and entry.name in shards.names
         if entry.is_pickle and not alone:
             yield Violation(entry.name, f"possibly a pickle ({entry.size} bytes); not opened")
 
@@ -186,13 +252,18 @@ def pickle_beside(context: LintContext) -> Iterator[Violation]:
 @rule(
     "files-training-log",
     severity=Severity.WARNING,
-    title="The training log has only finite losses, and the last one is not zero",
-    why="After a NaN or infinite loss the weights are damaged. A loss of exactly 0 means that "
-    "every label was masked, or that the model memorised the data.",
+    title="The training log has only finite losses and gradients, and the last loss is not zero",
+    why="After a NaN or infinite loss the weights are damaged. If all gradient norms are NaN, no "
+    "step trained anything, or each one damaged the weights. A loss of exactly 0 means that every "
+    "label was masked, or that the model memorised the data.",
     fix="check the learning rate and the label masking, and train again",
 )
 def training_log(context: LintContext) -> Iterator[Violation]:
-    """Check the losses in the log of transformers' Trainer, unless the log is unusually large."""
+    """Check the log of transformers' Trainer, unless it is unusually large.
+
+    A single gradient norm that is not finite is normal: mixed precision skips that step. The loss
+    of reinforcement learning is near 0 by design, and says nothing.
+    """
     log = context.folder.file(TRAINING_LOG)
     if log is None or log.size > MAX_LOG_BYTES:
         return
@@ -206,14 +277,32 @@ def training_log(context: LintContext) -> Iterator[Violation]:
         return
     history = state.get("log_history")
     entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+    by_reward = any(_REWARDS.fullmatch(str(name)) for entry in entries for name in entry)
     for name in ("loss", "eval_loss"):
-        losses = [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
+        losses = _logged(entries, name)
         for loss, step in losses:
-            if loss != loss or abs(loss) == math.inf:  # noqa: PLR0124 - math.isnan needs a float
+            if not _is_finite(loss):
                 yield Violation(TRAINING_LOG, f"{name} is {loss} at step {step!r}")
                 break
-        if losses and losses[-1][0] == 0:
+        if losses and losses[-1][0] == 0 and not by_reward:
             yield Violation(TRAINING_LOG, f"{name} is 0 at the last logged step")
+    norms = [norm for norm, _ in _logged(entries, "grad_norm")]
+    if len(norms) > 1 and not any(map(_is_finite, norms)):
+        yield Violation(
+            TRAINING_LOG,
+            f"grad_norm is never finite in {len(norms)} logged steps ({norms[-1]} at the last one)",
+            "train again in bfloat16 or float32, or with a lower learning rate",
+        )
+
+
+def _logged(entries: list[dict[str, Any]], name: str) -> list[tuple[int | float, Any]]:
+    """Return the values of one quantity, each with its step."""
+    return [(e[name], e.get("step")) for e in entries if type(e.get(name)) in (int, float)]
+
+
+def _is_finite(value: int | float) -> bool:
+    """Whether a number is finite; unlike `math.isfinite`, also for an integer of any size."""
+    return value == value and abs(value) != math.inf  # noqa: PLR0124 - NaN differs from itself
 
 
 @rule(
@@ -226,7 +315,10 @@ def training_log(context: LintContext) -> Iterator[Violation]:
 )
 def other_model(context: LintContext) -> Iterator[Violation]:
     """Find a model's config, and weights under another name."""
+    shards = shards_of(context)
     for entry in context.folder.entries.values():
+        if shards and entry.name in shards.names:
+            continue
         if entry.name.lower().endswith(_WEIGHTS) and entry.name != WEIGHTS:
             yield Violation(entry.name, "weights of another model; not checked")
         elif entry.name == MODEL_CONFIG:

@@ -14,6 +14,7 @@ from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import GENERATION_CONFIG, MODEL_CONFIG, WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
+from phi3_lora_qa.adapter.rules.folder_files import shards_of
 from phi3_lora_qa.adapter.safetensors_file import open_safetensors
 from phi3_lora_qa.adapter.strict_json import parse_object
 from phi3_lora_qa.errors import AdapterError
@@ -61,6 +62,7 @@ _NEUTRAL: Mapping[str, Any] = {
     "complete model. They would run the model in the folder, not the base that the adapter was "
     "checked against.",
     fix="remove the model's config and weights from the folder; they belong to the base",
+    needs=["base that the adapter is for"],
 )
 def own_base(context: LintContext) -> Iterator[Violation]:
     """Find the config of a model that is not the base's, and a model's weights next to it."""
@@ -107,7 +109,10 @@ def _other_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, whole: b
 )
 def further_weights(context: LintContext) -> Iterator[Violation]:
     """Find other files with factors, and additional embeddings."""
+    shards = shards_of(context)
     for name in context.folder.entries:
+        if shards and name in shards.names:
+            continue  # files-weights-sharded reports them
         if name in _EXTRA_EMBEDDINGS:
             yield Violation(name, "vLLM loads these embeddings with the adapter")
         elif name.endswith(".safetensors") and name != WEIGHTS and _has_factors(context, name):

@@ -47,7 +47,7 @@ still has 44 on Phi-3-mini (n = 64, d = 3072).
 MIN_NORM_COSINE = 0.3
 """The least cosine of a norm's weights with the base's; they are positive and change little."""
 
-_BLOCK_ROWS = 4096
+_BLOCK_NUMBERS = 1 << 20
 _MOST_COMPARED = 256
 _APART, _ALIKE = 0.5, 0.9
 """The largest cosine of rows of two tokens, and the least cosine of rows of the same token."""
@@ -95,6 +95,32 @@ def saved_module(context: LintContext) -> Iterator[Violation]:
             reason = _why_unrelated(ours.astype(np.float64), base.astype(np.float64))
         if reason:
             yield Violation(key.name, reason)
+
+
+@rule(
+    "base-saved-unchanged",
+    severity=Severity.WARNING,
+    title="Every complete module in the file was trained",
+    why="A module in modules_to_save that equals the base's bit for bit was not trained: its "
+    "training had no effect, or a copy of the base was saved. It takes the memory of a complete "
+    "module, and a server loads it for each adapter.",
+    fix="remove the module from modules_to_save, and its tensor from the file; if it was meant to "
+    "be trained, check that the optimizer has its parameters, and train again",
+    needs=["expected tensors", "base weights"],
+)
+def saved_unchanged(context: LintContext) -> Iterator[Violation]:
+    """Compare every number of a complete module with the base's, up to rounding.
+
+    A module is read completely only if its first rows are equal. A norm is skipped: it is small,
+    and rounding can undo its training.
+    """
+    for key, info, file, theirs in _pairs(context, Part.WEIGHT):
+        is_matrix = len(info.shape) == 2 and info.shape == theirs.shape
+        if is_matrix and _same(context, info, file, theirs):
+            size = (info.stop - info.start) / 2**20
+            yield Violation(
+                key.name, f"it equals the base's in every number, and takes {size:.1f} MiB"
+            )
 
 
 @rule(
@@ -189,8 +215,9 @@ def _same(
     import numpy as np
 
     here = there = True
-    for start in range(0, ours.shape[0], _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
+    rows = max(1, _BLOCK_NUMBERS * ours.shape[0] // max(ours.size, 1))
+    for start in range(0, ours.shape[0], rows):
+        block = slice(start, start + rows)
         mine = context.weights.tensor(ours.name, block)
         base = file.tensor(theirs.name, block)
         here = here and np.array_equal(mine, _rounded(base, ours.dtype))

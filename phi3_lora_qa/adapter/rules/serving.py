@@ -16,7 +16,10 @@ from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.tensor_names import FACTORS, Part
 
-LARGEST_VLLM_RANK = 512
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM's --max-lora-rank accepts (vllm/config/lora.py; later versions add 1)."""
+
+LARGEST_VLLM_RANK = VLLM_RANKS[-1]
 DEFAULT_VLLM_RANK = 16
 
 
@@ -60,7 +63,8 @@ def vllm(context: LintContext) -> Iterator[Violation]:
             f"the rank is {largest}, but vLLM supports ranks up to {LARGEST_VLLM_RANK}",
         )
     elif largest > DEFAULT_VLLM_RANK:
-        fix = f"start vLLM with --max-lora-rank {largest} or more"
+        enough = next(rank for rank in VLLM_RANKS if rank >= largest)
+        fix = f"start vLLM with --max-lora-rank {enough} or more"
         yield Violation(
             FieldOf(CONFIG, "r"),
             f"the rank is {largest}, but vLLM's default limit is {DEFAULT_VLLM_RANK}",
@@ -101,7 +105,7 @@ def llama_cpp(context: LintContext) -> Iterator[Violation]:
 def tied_tables(context: LintContext) -> Iterator[Violation]:
     """Find adapters that change one table of a base that ties them."""
     config = context.config
-    if not context.base.config.get("tie_word_embeddings") or config.ensure_weight_tying:
+    if not context.base.is_tied or config.ensure_weight_tying:
         return
     implied = context.expected
     changed = [m for m in (*implied.targeted, *implied.saved) if m.endswith(TABLES)]

@@ -1,8 +1,10 @@
 """Family tensors: the modules, layers and token rows that the config names."""
 
+import re
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import BaseModule, ModuleKind
+from phi3_lora_qa.adapter.architecture import FUSED_OF
+from phi3_lora_qa.adapter.base_modules import BaseModule, ModuleKind
 from phi3_lora_qa.adapter.config import LoraAdapterConfig
 from phi3_lora_qa.adapter.expected_tensors import TABLES
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
@@ -13,11 +15,11 @@ from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.target_matching import layer_index
 from phi3_lora_qa.adapter.tensor_names import FACTORS
 
-SPLIT = {
-    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
-}  # fmt: skip
-"""Llama's names of the projections that Phi-3 fuses, and the names of the fused ones."""
+PROJECTIONS = (
+    "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj",
+    "down_proj",
+)  # fmt: skip
+"""The names of projections that a pattern for Phi-3 or Llama may contain."""
 
 _LINEAR_ONLY = (
     "lora_bias",
@@ -82,20 +84,15 @@ def token_rows(context: LintContext) -> Iterator[Violation]:
     "tensors-target-idle",
     severity=Severity.WARNING,
     title="Every target names a module of the base",
-    why="Phi-3 fuses its projections: q_proj, k_proj, v_proj, gate_proj and up_proj match "
-    "nothing, so attention's input and the MLP were not trained.",
+    why="Phi-3 fuses its projections: q_proj, k_proj, v_proj, gate_proj and up_proj match nothing, "
+    "and peft trains the other targets without a warning, often only o_proj and down_proj. The "
+    "adapter loads and answers, but most of what was to be trained was not.",
     fix="train again with qkv_proj, o_proj, gate_up_proj and down_proj",
     needs=["expected tensors"],
 )
 def target_idle(context: LintContext) -> Iterator[Violation]:
     """Find names, layers and patterns that match nothing."""
-    targets = context.matching.config.target_modules
-    if isinstance(targets, tuple):
-        ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
-        for target in sorted(set(targets) - ends):
-            near = SPLIT.get(target.rpartition(".")[2])
-            fix = f"train again with {near} instead of {target}" if near else ""
-            yield Violation(FieldOf(CONFIG, "target_modules"), f"{target} matches no module", fix)
+    yield from _idle_targets(context)
     excluded = context.config.exclude_modules
     if isinstance(excluded, tuple):
         ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
@@ -127,10 +124,70 @@ def target_idle(context: LintContext) -> Iterator[Violation]:
         yield Violation(FieldOf(CONFIG, field), f"{pattern} matches no adapted module", fix)
 
 
+def _idle_targets(context: LintContext) -> Iterator[Violation]:
+    """Find targets without a module, and say what was trained instead, in one finding.
+
+    A name whose factors are in the file was trained, on another base: tensors-unknown-module
+    reports those. If nothing was matched, tensors-target-unsupported reports that.
+    """
+    named = _named_targets(context)
+    ends = {tail for name in context.expected.modules for tail in name_suffixes(name)}
+    stored = (key.module for key in context.keys.values() if key.part in FACTORS)
+    ends |= {tail for name in stored for tail in name_suffixes(name)}
+    idle = [name for name in named if name not in ends]
+    trained = list(dict.fromkeys(module.leaf for module in context.expected.targeted.values()))
+    if not idle or not trained:
+        return
+    all_linear = {m.leaf for m in context.expected.modules.values() if m.kind is ModuleKind.LINEAR}
+    only = "" if all_linear - {"lm_head"} <= set(trained) else "only "
+    where = "the base" if context.has("base") else "a Phi-3"
+    exist = "exists" if len(named) - len(idle) == 1 else "exist"
+    message = (
+        f"{only}{_joined(trained)} {'were' if len(trained) > 1 else 'was'} trained: "
+        f"{len(named) - len(idle)} of the {len(named)} names in target_modules {exist} in {where}, "
+        f"and {_joined(idle)} {'match' if len(idle) > 1 else 'matches'} no module"
+    )
+    yield Violation(FieldOf(CONFIG, "target_modules"), message, _idle_fix(idle))
+
+
+def _named_targets(context: LintContext) -> list[str]:
+    """Return the names in target_modules; of a pattern, the names of projections that are in it."""
+    targets = context.config.target_modules
+    if isinstance(targets, tuple):
+        return list(dict.fromkeys(targets))
+    if context.matching.all_linear:
+        return []
+    words = set(re.findall(r"[A-Za-z0-9_]+", targets))
+    return [name for name in PROJECTIONS if name in words]
+
+
+def _idle_fix(idle: list[str]) -> str:
+    """Return the fix for names that match nothing: the fused names, or another spelling."""
+    fused: dict[str, list[str]] = {}
+    for name in idle:
+        if near := FUSED_OF.get(name.rpartition(".")[2]):
+            fused.setdefault(near, []).append(name)
+    others = [name for name in idle if name.rpartition(".")[2] not in FUSED_OF]
+    parts = [f"{near} instead of {_joined(names)}" for near, names in fused.items()]
+    again = f"train again with {', and '.join(parts)}" if parts else ""
+    correct = f"correct {_joined(others)} in target_modules" if others else ""
+    correct += "" if again or not others else " and train again"
+    steps = ", and ".join(filter(None, (again, correct)))
+    return f"{steps}, or remove the names that match nothing if this is what you wanted to train"
+
+
+def _joined(names: list[str], most: int = 8) -> str:
+    """Return names as a list in words, shortened."""
+    shown = [f"{name:.120}" for name in names[:most]]
+    if more := len(names) - len(shown):
+        shown.append(f"{more} more")
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
 def _ties_tables(context: LintContext) -> bool:
     """Whether the base ties its tables; without a base, whether the file has factors for both."""
     if context.has("base"):
-        return bool(context.base.config.get("tie_word_embeddings"))
+        return context.base.is_tied
     factors = (key.module for key in context.keys.values() if key.part in FACTORS)
     return len({module for module in factors if module.endswith(TABLES)}) > 1
 

@@ -40,8 +40,15 @@ def template(context: LintContext) -> Iterator[Violation]:
             yield Violation(
                 ours.file,
                 f"{_label(ours)} has a branch that the base's lacks and that none of "
-                f"{comparison.conversations} conversations took, in line {line}: "
-                f"{_quoted(ours, line)}{recorded}",
+                f"{comparison.conversations} conversations took, in line {line}"
+                f"{_named(comparison, line)}{_hidden(comparison)}{recorded}",
+            )
+        elif result.match is TemplateMatch.UNRENDERED_TEXT:
+            yield Violation(
+                ours.file,
+                f"{_label(ours)} has a text that the base's lacks and that none of "
+                f"{comparison.conversations} conversations showed: {comparison.unrendered[0]!r}"
+                f"{recorded}",
             )
     found = context.templates
     if found and not found.active and context.base_templates.default and context.tokenizer:
@@ -49,10 +56,34 @@ def template(context: LintContext) -> Iterator[Violation]:
 
 
 @rule(
-    "tokenizer-template-wording",
+    "tokenizer-template-branches",
     severity=Severity.WARNING,
+    title="The chat template has no branch of its own on what a message says",
+    why="The template looks for a word, a length or the like that the base's does not look for. It "
+    "rendered the same text as the base's in every generated conversation, with and without the "
+    "word; but a template that reads messages is the place to hide text for some of them.",
+    fix="review the branch, or save the base's own tokenizer with the adapter",
+    needs=["tokenizer", "base", "base's tokenizer"],
+)
+def branches(context: LintContext) -> Iterator[Violation]:
+    """Find templates that render the same text but compare more with the contents of messages."""
+    for ours, theirs in _pairs(context):
+        result = context.template_results.match(ours, theirs)
+        found = result.comparison
+        if result.match is TemplateMatch.SEEMS_SAME and found.triggers:
+            shown = ", ".join(f"{t.value!r} in line {t.line}" for t in found.triggers[:3])
+            yield Violation(
+                ours.file,
+                f"{_label(ours)} compares what a message says with {shown}; it rendered the same "
+                f"text as the base's in {found.conversations} conversations",
+            )
+
+
+@rule(
+    "tokenizer-template-wording",
+    severity=Severity.INFO,
     title="The chat template has the same source text as the base's",
-    why="It rendered the same text as the base's in every generated conversation. Only a review "
+    why="It rendered the same prompts as the base's in every generated conversation. Only a review "
     "can show whether it does so in every other conversation.",
     fix="review the template, or save the base's own tokenizer with the adapter",
     needs=["tokenizer", "base", "base's tokenizer"],
@@ -61,15 +92,43 @@ def wording(context: LintContext) -> Iterator[Violation]:
     """Find templates that may render differently from the base's in some conversation."""
     for ours, theirs in _pairs(context):
         result = context.template_results.match(ours, theirs)
-        if result.match is TemplateMatch.SEEMS_SAME:
-            at = _first_difference(ours.text, theirs.text)
-            found = result.comparison
+        found = result.comparison
+        is_tolerated = found.finished_chat or found.other_role
+        if result.match is TemplateMatch.SEEMS_SAME and not found.triggers and not is_tolerated:
             yield Violation(
                 ours.file,
-                f"{_label(ours)} rendered the same text as the base's in {found.conversations} "
-                f"conversations, which took every branch of its {found.branches} conditions, but "
-                f"its source differs from {ours.text[at : at + 60]!r} on",
+                f"{_label(ours)} is written differently from the base's, and rendered the same "
+                f"text in {found.conversations} conversations, which took every branch of its "
+                f"{found.branches} conditions",
             )
+
+
+@rule(
+    "tokenizer-template-training",
+    severity=Severity.INFO,
+    title="The chat template renders finished chats and other roles as the base's does",
+    why="Every prompt of system, user and assistant turns is the base's. A finished chat is only "
+    "rendered for training: its last token is the one after the last answer. A role that the "
+    "base's template leaves out is rendered like a user's turn.",
+    fix="nothing to do; if you train again, train with the base's own template",
+    needs=["tokenizer", "base", "base's tokenizer"],
+)
+def training(context: LintContext) -> Iterator[Violation]:
+    """Find differences that affect no prompt of ordinary turns."""
+    for ours, theirs in _pairs(context):
+        result = context.template_results.match(ours, theirs)
+        if result.match is TemplateMatch.DIFFERENT:
+            continue
+        for what, found in (
+            ("prompts are the base's, but a finished chat", result.comparison.finished_chat),
+            ("a role that the base's template leaves out", result.comparison.other_role),
+        ):
+            if found is not None:
+                yield Violation(
+                    ours.file,
+                    f"{what} is rendered as {found.ours!r}, by the base's as {found.theirs!r}, for "
+                    f"{found.conversation}",
+                )
 
 
 @rule(
@@ -109,7 +168,7 @@ def twice(context: LintContext) -> Iterator[Violation]:
         if taken is None or ours.name != DEFAULT or _counterpart(context, ours):
             continue  # each is compared with the base's
         match = context.template_results.match(ours, taken).match
-        if match in (TemplateMatch.DIFFERENT, TemplateMatch.UNREACHED_BRANCH):
+        if match not in (TemplateMatch.SAME, TemplateMatch.SEEMS_SAME):
             yield Violation(ours.file, f"{_label(ours)} here differs from that in {taken.file}")
 
 
@@ -148,15 +207,17 @@ def _describe_difference(comparison: Comparison) -> str:
     ours, theirs = (
         "nothing" if text is None else repr(text) for text in (found.ours, found.theirs)
     )
-    return f"renders {ours}, but the base's renders {theirs}, for {found.conversation}"
+    said = [t for t in comparison.triggers if t.value in found.conversation]
+    looks = f" (line {said[0].line} looks for {said[0].value!r})" if said else ""
+    return f"renders {ours}, but the base's renders {theirs}, for {found.conversation}{looks}"
 
 
-def _quoted(template: ChatTemplate, line: int) -> str:
-    lines = template.text.splitlines()
-    return repr(lines[line - 1].strip()[:60]) if 0 < line <= len(lines) else "''"
+def _named(comparison: Comparison, line: int) -> str:
+    """Name what the condition in a line compares with what a message says, if it does so."""
+    values = [t.value for t in comparison.triggers if t.line == line]
+    return f", where it looks for {', '.join(map(repr, values[:3]))}" if values else ""
 
 
-def _first_difference(ours: str, theirs: str) -> int:
-    pairs = zip(ours, theirs, strict=False)
-    length = min(len(ours), len(theirs))
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), length)
+def _hidden(comparison: Comparison) -> str:
+    """Name a text that only this template has and that it never output."""
+    return f"; it never showed {comparison.unrendered[0]!r}" if comparison.unrendered else ""

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 
+from phi3_lora_qa.adapter.architecture import FUSED_OF
 from phi3_lora_qa.adapter.expected_tensors import ExpectedTensor, Shape
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.module_names import name_suffixes
 from phi3_lora_qa.adapter.rule import rule
-from phi3_lora_qa.adapter.rules.target_modules import SPLIT
 from phi3_lora_qa.adapter.tensor_names import FACTORS, LORA_PARTS, Part, TensorKey
+
+TABLES = ("embed_tokens", "lm_head")
+"""The modules with a row for each token."""
 
 _FUSE = "phi3-lora-qa convert fuse ADAPTER --base BASE -o DIR"
 _FIELDS = {
@@ -19,6 +22,12 @@ _FIELDS = {
     Part.DEVIATION_PRIOR: "monteclora_config",
 }  # fmt: skip
 """The config's field that declares a part other than the factors."""
+_TABLES = {
+    "unembed_tokens": "lm_head", "embed_out": "lm_head", "output_layer": "lm_head",
+    "wte": "model.embed_tokens", "tok_embeddings": "model.embed_tokens",
+    "word_embeddings": "model.embed_tokens",
+}  # fmt: skip
+"""Other programs' names for the two tables, with Phi-3's."""
 _PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
@@ -64,7 +73,15 @@ def adapter_name(context: LintContext) -> Iterator[Violation]:
 def base_weight(context: LintContext) -> Iterator[Violation]:
     """Find complete weights that the config does not declare."""
     for key in _unexpected(context):
-        if key.part not in LORA_PARTS:
+        if key.part in LORA_PARTS:
+            continue
+        shape, rows = context.info(key).shape, context.base.vocabulary if context.has("base") else 0
+        leaf = key.module.rpartition(".")[2]
+        if leaf in TABLES and len(shape) == 2 and rows and shape[0] != rows:
+            message = f"{_resized(shape[0], rows)}; the config does not name {leaf}"
+            fix = f"list {leaf} in modules_to_save, and {_pass_resized(shape[0])}"
+            yield Violation(key.name, message, fix)
+        else:
             yield Violation(key.name, f"the tensor would overwrite {key.module} of the base")
 
 
@@ -248,8 +265,14 @@ def _unexpected(context: LintContext) -> Iterator[TensorKey]:
 
 def _nearest_fix(module: str, by_tail: Mapping[str, str]) -> str:
     leaf = module.rpartition(".")[2]
-    if leaf in SPLIT:
-        return f"convert it to {SPLIT[leaf]}, the fused projection of Phi-3: run {_FUSE}"
+    if leaf in FUSED_OF:
+        return f"convert it to {FUSED_OF[leaf]}, the fused projection of Phi-3: run {_FUSE}"
+    if leaf in _TABLES:
+        name = _TABLES[leaf]
+        return (
+            f"rename {module} to {name}, its name in the base, and list the adapted modules in "
+            f"target_modules, with {name.rpartition('.')[2]}"
+        )
     known = next((by_tail[t] for t in name_suffixes(module) if "." in t and t in by_tail), None)
     return f"rename {module} to {known}, its name in the base" if known else ""
 
@@ -276,6 +299,25 @@ def _shape_cause(actual: tuple[int, ...], expected: ExpectedTensor) -> tuple[str
             )
         if actual[at] != wanted[at]:
             return f"its rank is {actual[at]}, but the config sets {wanted[at]}", ""
+    axis = 1 if expected.part is Part.EMBEDDING_A else 0
+    is_table = expected.module.rpartition(".")[2] in TABLES
+    if is_table and _differs_only_at(axis, actual, wanted):
+        return _resized(actual[axis], wanted[axis]), _pass_resized(actual[axis])
     return "the module in the base has a different size", (
         "use the base from training, and save complete tensors, not one process's shard"
     )
+
+
+def _resized(rows: int, wanted: int | None) -> str:
+    return f"the vocabulary was resized to {rows} rows, and the base has {wanted}"
+
+
+def _pass_resized(rows: int) -> str:
+    return (
+        f"pass the resized base: load the base, call resize_token_embeddings({rows}), and save it "
+        "in a folder together with the adapter's tokenizer"
+    )
+
+
+def _differs_only_at(axis: int, actual: tuple[int, ...], wanted: Shape) -> bool:
+    return all((a == w) is (n != axis) for n, (a, w) in enumerate(zip(actual, wanted, strict=True)))

@@ -26,6 +26,7 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import (
     read_small,
 )
 from phi3_lora_qa.adapter.tokenizer.tokenizer_json import VOCABULARY
+from phi3_lora_qa.adapter.tokenizer.unused_tokens import unused_tokens
 from phi3_lora_qa.errors import AdapterError
 
 _USE_BASE = "save the base's own tokenizer with the adapter"
@@ -125,6 +126,7 @@ def pieces(context: LintContext) -> Iterator[Violation]:
     if pair is None:
         return
     ours, theirs = pair
+    spare = unused_tokens(ours, theirs)
     for name in _other_parts(ours, theirs):
         if name != "decoder" and not _depends_on_version(name, ours, theirs):
             yield Violation(VOCABULARY, f"its {name} differs from the base's")
@@ -133,16 +135,32 @@ def pieces(context: LintContext) -> Iterator[Violation]:
     yield from _other_model(context)
     for token, entry in ours.added.items():
         other = theirs.added.get(token)
-        if other and entry.flags != other.flags:
-            pairs = zip(_FLAGS, entry.flags, other.flags, strict=True)
-            names = ", ".join(name for name, mine, its in pairs if mine != its)
-            message = f"the token {token!r} is matched differently from the base: {names}"
-            yield Violation(VOCABULARY, message)
+        if other and entry.flags != other.flags and token not in spare:
+            yield Violation(VOCABULARY, _matched_differently(token, entry.flags, other.flags))
     for token in theirs.added:
         if token not in ours.added and token in ours.tokens:
             yield Violation(
                 VOCABULARY, f"the token {token!r} is split as ordinary text, unlike in the base"
             )
+
+
+@rule(
+    "tokenizer-spare-token",
+    severity=Severity.INFO,
+    title="Spare tokens are matched as in the base",
+    why="A tool that uses a spare token such as <|placeholder6|> for padding saves it with other "
+    "flags. Only a text that contains this literal is split differently, and no prompt does.",
+    fix="nothing to do",
+    needs=["tokenizer", "base", "base's tokenizer"],
+)
+def spare_token(context: LintContext) -> Iterator[Violation]:
+    """Find spare tokens whose flags differ from the base's."""
+    pair = _pair(context)
+    if pair is None:
+        return
+    ours, theirs = pair
+    for token, flags in unused_tokens(ours, theirs).items():
+        yield Violation(VOCABULARY, _matched_differently(token, flags, theirs.added[token].flags))
 
 
 @rule(
@@ -217,11 +235,6 @@ def decoding(context: LintContext) -> Iterator[Violation]:
     for name in _other_parts(ours, theirs):
         if name == "decoder" or _depends_on_version(name, ours, theirs):
             yield Violation(VOCABULARY, f"its {name} differs from the base's")
-    for part in ours.file.length_settings if ours.file else ():
-        if not theirs.file or part not in theirs.file.length_settings:
-            yield Violation(
-                VOCABULARY, f"{part} is set, and a program that reads only this file applies it"
-            )
     name = "clean_up_tokenization_spaces"
     mine, its = context.tokenizer_settings.get(name), read_object(context.base, SETTINGS).get(name)
     if mine is True and its is False:
@@ -252,6 +265,12 @@ def tokenizer_class(context: LintContext) -> Iterator[Violation]:
     known = [*_ANY_CLASS, *([base.removesuffix("Fast")] if isinstance(base, str) else [])]
     if not isinstance(own, str) or not {own, own.removesuffix("Fast")} & set(known):
         yield Violation(SETTINGS, f"tokenizer_class is {own!r}, but {base!r} in the base")
+
+
+def _matched_differently(token: str, mine: tuple[bool, ...], its: tuple[bool, ...]) -> str:
+    flags = zip(_FLAGS, mine, its, strict=True)
+    names = ", ".join(name for name, one, other in flags if one != other)
+    return f"the token {token!r} is matched differently from the base: {names}"
 
 
 def _pair(context: LintContext) -> tuple[Tokenizer, Tokenizer] | None:

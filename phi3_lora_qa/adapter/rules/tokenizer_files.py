@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from phi3_lora_qa.adapter.chat_template.template_files import TEMPLATE, read_templates
-from phi3_lora_qa.adapter.finding import Severity, Violation
+from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import OTHER_VOCABULARIES
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.rule import rule
@@ -29,6 +29,9 @@ _TURN_END = "<|end|>"
 MIN_LENGTH = 16
 """The least useful model_max_length; Phi-3's template alone uses six tokens for a question."""
 
+_LENGTHS = {"truncation": "every text is cut to", "padding": "every text is padded to"}
+"""What a program does that applies the settings in tokenizer.json, by their names."""
+
 _FILE_FIELDS = (
     "tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file", "tokenizer_object",
 )  # fmt: skip
@@ -46,6 +49,10 @@ _FILE_FIELDS = (
 def unreadable(context: LintContext) -> Iterator[Violation]:
     """Find files that are not strict JSON, not UTF-8, or not in the format of their name."""
     reported: set[str] = set()
+    for name, kind in context.foreign_tokenizer_files.items():
+        what = f"{name} is {kind}"
+        reported.add(what)
+        yield Violation(name, what, kind.fix)
     for name, read in _READERS.items():
         try:
             read(context)
@@ -182,6 +189,30 @@ def settings(context: LintContext) -> Iterator[Violation]:
 
 
 @rule(
+    "tokenizer-length",
+    severity=Severity.WARNING,
+    title="tokenizer.json neither truncates nor pads",
+    why="A trainer leaves its maximum length in tokenizer.json. transformers resets it with each "
+    "call, but a program that reads the file with the tokenizers library alone applies it: it "
+    "cuts long prompts, and pads short ones to that length.",
+    fix='set "truncation" and "padding" to null in tokenizer.json; or call '
+    "tokenizer.backend_tokenizer.no_truncation() and .no_padding() before save_pretrained",
+    needs=["tokenizer"],
+)
+def length(context: LintContext) -> Iterator[Violation]:
+    """Find truncation and padding that are stored in the file, unless the base has the same."""
+    own = context.tokenizer.file if context.tokenizer else None
+    base = context.base_tokenizer if context.has("base's tokenizer") else None
+    based = base.file.length_settings if base and base.file else {}
+    for part, size in (own.length_settings if own else {}).items():
+        if based.get(part) != size:
+            yield Violation(
+                FieldOf(VOCABULARY, part),
+                f"{_LENGTHS[part]} {size}; transformers resets this, and other programs apply it",
+            )
+
+
+@rule(
     "tokenizer-pad-is-stop",
     severity=Severity.WARNING,
     title="The padding token does not end a turn, unless it does so in the base",
@@ -213,7 +244,8 @@ _READERS: Mapping[str, Callable[[LintContext], object]] = {
     SETTINGS: lambda context: read_object(context.folder, SETTINGS),
     SPECIAL_MAP: lambda context: read_object(context.folder, SPECIAL_MAP),
     ADDED_TOKENS: lambda context: read_object(context.folder, ADDED_TOKENS),
-    VOCABULARY: lambda context: context.tokenizer or read_tokenizer(context.folder),
+    # Before tokenizer.json: if that is missing, its reader reads tokenizer.model.
     PIECES: lambda context: (data := _own_pieces(context)) and parse_pieces(data),
+    VOCABULARY: lambda context: context.tokenizer or read_tokenizer(context.folder),
     TEMPLATE: lambda context: context.templates or read_templates(context.folder),
 }

@@ -8,6 +8,7 @@ import itertools
 import struct
 from collections.abc import Iterator
 
+from phi3_lora_qa.adapter.file_kind import HEAD_BYTES, foreign_kind
 from phi3_lora_qa.errors import AdapterError
 
 PIECES = "tokenizer.model"
@@ -25,8 +26,8 @@ def parse_pieces(data: bytes) -> tuple[Piece, ...]:
     Raises:
         AdapterError: The file is not a SentencePiece model.
     """
-    if data.startswith(b"version https://git-lfs"):
-        raise AdapterError(f"{PIECES} is a git-lfs pointer, not the file", "run `git lfs pull`")
+    if data and (kind := foreign_kind(PIECES, data[:HEAD_BYTES])):
+        raise AdapterError(f"{PIECES} is {kind}", kind.fix)
     try:
         count = itertools.count(1)
         fields = _fields(data, count)

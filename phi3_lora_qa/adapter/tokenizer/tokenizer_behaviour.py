@@ -96,8 +96,15 @@ class TokenizerComparison:
     error: str = ""
 
 
-def compare_tokenizers(folder: AdapterFolder, base: BaseFiles) -> TokenizerComparison | None:
+def compare_tokenizers(
+    folder: AdapterFolder, base: BaseFiles, leave_out: Iterable[str] = ()
+) -> TokenizerComparison | None:
     """Load the tokenizers of both folders and compare them; takes about two seconds.
+
+    Args:
+        folder: The adapter's folder.
+        base: The base's files.
+        leave_out: Tokens in texts that are not compared, because no prompt contains them.
 
     Returns:
         The differences, or None if the folder has no tokenizer, or the base's own files.
@@ -110,7 +117,10 @@ def compare_tokenizers(folder: AdapterFolder, base: BaseFiles) -> TokenizerCompa
     if not _has_tokenizer(folder) or _is_identical(folder, base):
         return None
     with _private_copies(folder, base) as (own, bare):
-        job = {"base": str(base.path), "bare": str(bare), "folder": str(own), "texts": TEXTS}
+        job = {
+            "base": str(base.path), "bare": str(bare), "folder": str(own), "texts": TEXTS,
+            "leave_out": sorted(leave_out),
+        }  # fmt: skip
         program = Path(tokenizer_behaviour_child.__file__).resolve()
         output, failure = run_child(
             program, folders_of(*_LIBRARIES), json.dumps(job).encode("ascii"), LIMITS

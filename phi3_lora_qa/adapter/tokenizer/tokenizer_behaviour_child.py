@@ -2,9 +2,9 @@
 
 It is run by its path, in an interpreter without environment and site-packages; its arguments are
 the folders of transformers, transformers' dependencies, and this package. On stdin it takes one
-JSON object: ``base``, ``bare`` (the base's files without its config.json), ``folder``, and
-``texts``. On stdout it writes `READY` when the base's tokenizers are loaded, then one JSON object
-(see `tokenizer_comparison.compare_folders`).
+JSON object: ``base``, ``bare`` (the base's files without its config.json), ``folder``, ``texts``,
+and ``leave_out``. On stdout it writes `READY` when the base's tokenizers are loaded, then one JSON
+object (see `tokenizer_comparison.compare_folders`).
 """
 
 import json

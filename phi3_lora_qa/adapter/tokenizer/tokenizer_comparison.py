@@ -161,8 +161,8 @@ def compare_folders(job: Mapping[str, Any], base: dict[str, LoadedTokenizer]) ->
     """Load the folder's tokenizers, and compare each with the base's.
 
     Args:
-        job: ``texts``, and paths by name: ``folder``, ``base``, and ``bare``, which has the base's
-            files without its config.json.
+        job: ``texts``, ``leave_out`` (tokens in texts that are not compared), and paths by name:
+            ``folder``, ``base``, and ``bare``, which has the base's files without its config.json.
         base: The base's tokenizers.
 
     Returns:
@@ -186,8 +186,10 @@ def compare_folders(job: Mapping[str, Any], base: dict[str, LoadedTokenizer]) ->
     variants = {"no config.json": lambda: load_all(job["bare"], {}, FILES).get(TRANSFORMERS)}
     variants |= blank_variants(base)
 
+    left_out = [*markers, *job["leave_out"]]
+
     def without_markers(texts: Iterable[str]) -> list[str]:
-        return [text for text in texts if not any(marker in text for marker in markers)]
+        return [text for text in texts if not any(marker in text for marker in left_out)]
 
     texts = without_markers(build_probe_texts(job["texts"], [*base.values(), *own.values()], new))
     differences = []

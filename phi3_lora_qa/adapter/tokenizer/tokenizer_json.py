@@ -5,7 +5,7 @@ their defaults, and merges may be strings or pairs.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from phi3_lora_qa.adapter.strict_json import parse_object
@@ -77,7 +77,7 @@ class TokenizerFile:
     added: Mapping[str, AddedToken]
     parts: Mapping[str, Any]
     id_mismatches: tuple[str, ...]
-    length_settings: tuple[str, ...] = ()
+    length_settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -116,8 +116,20 @@ def parse_tokenizer(data: bytes) -> TokenizerFile:
         added=added,
         parts=parts,
         id_mismatches=id_mismatches,
-        length_settings=tuple(name for name in ("truncation", "padding") if raw.get(name)),
+        length_settings={
+            name: _length(raw[name]) for name in ("truncation", "padding") if raw.get(name)
+        },
     )
+
+
+def _length(settings: Any) -> str:
+    """Say to which length a setting cuts or pads, as text."""
+    if not isinstance(settings, dict):
+        return "a length of its own"
+    strategy = settings.get("strategy")
+    fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
+    size = settings.get("max_length", fixed)
+    return f"{size} tokens" if type(size) is int else "the longest text"
 
 
 def flags_of(raw: Mapping[str, Any]) -> tuple[bool, bool, bool, bool]:

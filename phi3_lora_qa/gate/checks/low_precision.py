@@ -31,6 +31,7 @@ from phi3_lora_qa.gate.checks.round_trips import saved
 from phi3_lora_qa.libraries import part_of
 from phi3_lora_qa.lora import Approximation, Arithmetic, Array, Factors, exact, ratios
 from phi3_lora_qa.lora.weight_bounds import approximate_delta, approximate_gain
+from phi3_lora_qa.models.quantized_base import keep_weights_as_stored
 from phi3_lora_qa.models.tensor_conversion import to_float64
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def _error_and_bound(layer: LoraLayer, module: Any, low: str, seed: int) -> tupl
 
     plain = module.get_base_layer()
     x, stored_x = _draw(layer, low, seed)
+    stored_x = stored_x.to(plain.weight.device)
     with torch.inference_mode():
         own, found = to_float64(plain(stored_x)), to_float64(module(stored_x))
     weight = None if layer.factors.magnitude is None else _weight_of(plain, layer)
@@ -271,9 +273,10 @@ def _in_four_bits(layer: LoraLayer, config: Any) -> Any:
         quant_type="nf4",
     )
     four.weight = bnb.nn.Params4bit(
-        plain.weight.detach().to(torch.float32), requires_grad=False, quant_type="nf4"
+        plain.weight.detach().to("cpu", torch.float32), requires_grad=False, quant_type="nf4"
     )
     four.to("cpu")  # this quantises the weight
+    keep_weights_as_stored(four)
     leaf = layer.name.rpartition(".")[2]
     box: Any = torch.nn.ModuleDict({leaf: four})
     box.is_loaded_in_4bit = True  # PEFT chooses its layer by this

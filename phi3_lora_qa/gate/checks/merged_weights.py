@@ -195,9 +195,9 @@ def _compare_merged_as_saved(
     whole = f"{PREFIX}{name}"
     expected, source = plain, "the base's"
     if whole in weights.tensors:
-        expected, source = torch.from_numpy(weights.tensor(whole)).to(plain.dtype), "the file's"
+        expected, source = torch.from_numpy(weights.tensor(whole)).to(plain), "the file's"
     elif owner := _rows_owner(session, name.rpartition(".")[0], weights.tensors):
-        rows = torch.from_numpy(weights.tensor(tensor_name(owner, Part.TOKENS))).to(plain.dtype)
+        rows = torch.from_numpy(weights.tensor(tensor_name(owner, Part.TOKENS))).to(plain)
         expected, source = plain.clone(), "the base's with the file's rows"
         expected[list(_tokens_of(session.adapter.config, owner))] = rows
     if torch.equal(expected, merged):

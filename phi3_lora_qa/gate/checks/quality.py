@@ -183,10 +183,12 @@ def _conclude(session: AdapterSession, limit: Limit, metric: Metric) -> CheckOut
         return passed(message, measured)
     if metric.outcome is Outcome.INCONCLUSIVE:
         return _undecided(session, limit, message, metric)
+    unseen = session.adapter.unseen_items
     return failed(
         message,
-        "look in the report at what got worse; fix the training data or the learning rate, or, if "
-        "the result is acceptable, set another limit with --phi3-thresholds",
+        (f"{unseen}: see the check static::basemodel first; then " if unseen else "")
+        + "look in the report at what got worse; fix the training data or the learning rate, or, "
+        "if the result is acceptable, set another limit with --phi3-thresholds",
         measured,
     )
 

@@ -169,12 +169,17 @@ def transformers_loads_the_same(session: AdapterSession) -> CheckOutcome:
     from importlib.metadata import version
 
     from phi3_lora_qa.models.attach import shared_copy
+    from phi3_lora_qa.models.peft_config import read_lora_config
+    from phi3_lora_qa.models.peft_config_patterns import has_unmatched_patterns
 
     act = f"transformers {version('transformers')}'s load_adapter"
     expected = _adapter(session.attach_adapter())
     model = shared_copy(session.load_base().model)
+    folder = session.adapter.copy
+    # Otherwise transformers reads the config itself, as a user's program does.
+    own: Any = read_lora_config(folder) if has_unmatched_patterns(session.adapter.folder) else None
     with _must_load(act, FIX_TRANSFORMERS):
-        model.load_adapter(str(session.adapter.copy), adapter_kwargs={"local_files_only": True})
+        model.load_adapter(str(folder), peft_config=own, adapter_kwargs={"local_files_only": True})
     found = {PREFIX + name: tensor for name, tensor in _adapter(model).items()}
     if fault := _compare_names(expected, found, act):
         return fault

@@ -1,7 +1,8 @@
-"""Static stage: one check for each family of lint rules. torch is not imported."""
+"""Static stage: the base, then one check for each family of lint rules. torch is not imported."""
 
 from collections.abc import Mapping
 
+from phi3_lora_qa.adapter.base_checks.check_base import describe
 from phi3_lora_qa.adapter.finding import Severity, family_of
 from phi3_lora_qa.adapter.lint_report import LintReport, describe_unchecked
 from phi3_lora_qa.adapter.rule_catalogue import all_rules, families
@@ -13,6 +14,7 @@ from phi3_lora_qa.gate.check import (
     CheckFunction,
     CheckOutcome,
     checks_of,
+    errored,
     failed,
     not_run,
     passed,
@@ -20,7 +22,7 @@ from phi3_lora_qa.gate.check import (
 
 
 def checks(selection: Selection) -> tuple[Check, ...]:
-    """Return one check for each rule family, and one that the linter completed.
+    """Return the check of the base, one for each rule family, and one that the linter completed.
 
     A family without a selected rule has no check.
     """
@@ -30,7 +32,30 @@ def checks(selection: Selection) -> tuple[Check, ...]:
         for name in families()
         if name in selected
     ]
-    return (*of_families, *checks_of("static", linter_completed))
+    return (*checks_of("static", basemodel), *of_families, *checks_of("static", linter_completed))
+
+
+def basemodel(session: AdapterSession) -> CheckOutcome:
+    """The base itself can be used: a fault of the base is never charged to the adapter."""
+    report = session.adapter.base_report
+    if report is None:
+        return _no_base(session) or passed("not checked: a later stage downloads the base")
+    measured: dict[str, Json] = {
+        "findings": [to_plain(finding) for finding in report.findings],
+        "unseen": [{"roles": list(roles), "turns": list(turns)} for roles, turns in report.unseen],
+    }
+    if errors := report.errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        return errored(f"{describe(errors[0], with_fix=False)}{more}", errors[0].fix, measured)
+    left_out = f"; ignored by your settings: {', '.join(report.ignored)}" if report.ignored else ""
+    measured["ignored"] = list(report.ignored)
+    if not report.findings:
+        return passed(f"no findings about the base{left_out}", measured)
+    first = report.findings[0]
+    more = f" (and {len(report.findings) - 1} more)" if len(report.findings) > 1 else ""
+    return passed(
+        f"{first.severity} about the base: {first.rule}: {first.message}{more}{left_out}", measured
+    )
 
 
 def linter_completed(session: AdapterSession) -> CheckOutcome:
@@ -59,16 +84,11 @@ def linter_completed(session: AdapterSession) -> CheckOutcome:
 def _family_check(name: str) -> CheckFunction:
     def run(session: AdapterSession) -> CheckOutcome:
         report = session.adapter.lint_report.of_family(name)
-        if name == "base" and not session.is_compared_with_base:
-            missing = session.job.base_missing
-            return not_run(
-                f"the adapter was not compared with a base: {missing}"
-                if missing
-                else "the adapter was not compared with its base: the base's files are not on this "
-                "machine",
-                "pass a base that is on this machine with --phi3-base DIR_OR_ID",
-            )
-        measured = {"findings": [to_plain(f) for f in report.findings]}
+        if name == "base" and (lacking := _no_base(session) or _unreadable_base(session)):
+            return lacking
+        measured: dict[str, Json] = {"findings": [to_plain(f) for f in report.findings]}
+        if warnings := report.count(Severity.WARNING):
+            measured["warnings"] = warnings
         if errors := report.count(Severity.ERROR):
             first = report.findings[0]
             more = f" (and {errors - 1} more)" if errors > 1 else ""
@@ -85,6 +105,29 @@ def _family_check(name: str) -> CheckFunction:
         )
 
     return run
+
+
+def _no_base(session: AdapterSession) -> CheckOutcome | None:
+    """Return the outcome of a check that needs a base; None if the adapter is compared with one."""
+    if session.is_compared_with_base:
+        return None
+    missing = session.job.base_missing
+    return not_run(
+        f"the adapter was not compared with a base: {missing}"
+        if missing
+        else "the adapter was not compared with its base: the base's files are not on this machine",
+        "pass a base that is on this machine with --phi3-base DIR_OR_ID",
+    )
+
+
+def _unreadable_base(session: AdapterSession) -> CheckOutcome | None:
+    report = session.adapter.base_report
+    if report is None or report.is_readable:
+        return None
+    return not_run(
+        f"the adapter was not compared with its base: {describe(report.errors[0], with_fix=False)}",
+        "fix the base first",
+    )
 
 
 def _blocked(report: LintReport, measured: Mapping[str, Json]) -> CheckOutcome:

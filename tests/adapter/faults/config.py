@@ -27,8 +27,26 @@ CONFIG: dict[str, Fault] = {
     "alpha text": Fault(rule="config-value", apply=config(lora_alpha="8")),
     "alpha beyond float32": Fault(rule="config-value", apply=config(lora_alpha=1e300)),
     "dropout one": Fault(rule="config-value", apply=config(lora_dropout=1.0)),
-    "another peft type": Fault(rule="config-value", apply=config(peft_type="IA3")),
-    "targets null": Fault(rule="config-value", apply=config(target_modules=None)),
+    "another peft type": Fault(rule="files-format", apply=config(peft_type="IA3")),
+    "targets null": Fault(
+        rule="config-value",
+        apply=config(target_modules=None),
+        fits=lambda variant: variant != "parameters",
+    ),
+    "dropout null": Fault(rule="config-value", apply=config(lora_dropout=None)),
+    "bias null": Fault(rule="config-value", apply=config(bias=None)),
+    "rank pattern null": Fault(rule="config-value", apply=config(rank_pattern=None)),
+    "alpha pattern null": Fault(rule="config-value", apply=config(alpha_pattern=None)),
+    "parts of layers": Fault(
+        rule="config-refused", apply=config(enable_lora=[True, False, True])
+    ),
+    "a switch of a fork": Fault(rule="config-unknown-field", apply=config(use_mora=1)),
+    "a variant of a fork": Fault(
+        rule="config-unknown-field", apply=config(hydra_config={"heads": 3})
+    ),
+    "a number of a newer peft": Fault(
+        rule="config-unknown-field", apply=config(hydra_heads=3, peft_version="0.99.0.dev0@abc")
+    ),
     "rslora a number": Fault(rule="config-value", apply=config(use_rslora=1)),
     "init unknown": Fault(rule="config-value", apply=config(init_lora_weights="magic")),
     "bias unknown": Fault(rule="config-value", apply=config(bias="some")),
@@ -43,6 +61,11 @@ CONFIG: dict[str, Fault] = {
     "layers need a list": Fault(
         rule="config-conflict",
         apply=config(layers_to_transform=[0]),
+        fits=only("all-linear", "regex"),
+    ),
+    "empty layers need a list": Fault(
+        rule="config-conflict",
+        apply=config(layers_to_transform=[]),
         fits=only("all-linear", "regex"),
     ),
     "pattern without layers": Fault(
@@ -86,10 +109,22 @@ CONFIG: dict[str, Fault] = {
         rule="config-value", apply=config(trainable_token_indices={"lm_head": [-1]})
     ),
     "endless pattern": Fault(
-        rule="config-pattern", apply=config(rank_pattern={r"(a|a)*(?=b)": 4})
+        rule="config-pattern", apply=config(rank_pattern={r"([a-z]|.)*!": 4})
+    ),
+    "endless look-ahead": Fault(
+        rule="config-pattern", apply=config(exclude_modules=r"(?=([a-z]|.)*!).*")
+    ),
+    "polynomial pattern": Fault(
+        rule="config-pattern", apply=config(exclude_modules=r".*.*.*.*.*.*.*.*!")
     ),
     "invalid pattern": Fault(rule="config-pattern", apply=config(target_modules="*o_proj")),
-    "back reference": Fault(rule="config-pattern", apply=config(exclude_modules=r"(x+)\1+y")),
+    "invalid back reference": Fault(
+        rule="config-pattern", apply=config(exclude_modules=r"(x+)\2")
+    ),
+    "flags inside": Fault(rule="config-pattern", apply=config(rank_pattern={"(?i)o_proj": 4})),
+    "back reference for alpha": Fault(
+        rule="config-pattern", apply=config(alpha_pattern={r"(x+)\1+y": 4})
+    ),
 }  # fmt: skip
 
 for _field in ("arrow_config", "kasa_config"):  # peft takes defaults where they are empty
@@ -100,12 +135,10 @@ for _field, _value in {"use_bdlora": False, "trainable_token_indices": []}.items
 REFUSED_VALUES: dict[str, Any] = {
     "layer_replication": [[0, 2], [0, 2]],
     "megatron_config": {"tensor_model_parallel_size": 1},
-    "runtime_config": {"ephemeral_gpu_offload": True},
     "kasa_config": {"beta": 1e-4},
     "arrow_config": {"top_k": 3},
     "alora_invocation_tokens": [1, 2],
     "use_qalora": True,
-    "auto_mapping": {"base_model_class": "x", "parent_library": "os"},
     "init_lora_weights": "pissa",
 }
 """Fields that are rejected by name, each with a value that peft would act on."""
@@ -117,10 +150,13 @@ for _number, _mapping in enumerate((
     {"base_model_class": "Phi3ForCausalLM", "parent_library": f"{_PHI3}.evil"},
     {"base_model_class": "Phi3ForCausalLM", "parent_library": "transformers_modules.phi3"},
     {"base_model_class": "Phi3ForCausalLM", "parent_library": _PHI3, "code": "x.py"},
-    {"base_model_class": "Phi3ForCausalLM"},
+    {"base_model_class": "x", "parent_library": "os"},
+    {"base_model_class": "Phi3Model", "parent_library": _PHI3},
+    {"base_model_class": "PeftModel", "parent_library": "peft"},
+    {"base_model_class": "Phi3ForCausalLM", "parent_library": ["os"]},
     "Phi3ForCausalLM",
 )):  # fmt: skip
-    _apply = config(auto_mapping=_mapping)
+    _apply = config(auto_mapping=_mapping, task_type=None)
     CONFIG[f"mapping {_number}"] = Fault(rule="config-refused", apply=_apply)
 for _label in ("pissa_niter_4", "olora", "PiSSA", "corda", "loftq", "lora_ga"):
     CONFIG[f"init {_label}"] = Fault(rule="config-refused", apply=config(init_lora_weights=_label))

@@ -20,17 +20,23 @@ from tests.adapter.packing import pack
 FILES: dict[str, Fault] = {
     "truncated": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d[:-7])),
     "trailing bytes": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: d + b"\0")),
-    "empty file": Fault(rule="files-weights-unreadable", apply=rewrite(lambda d: b"")),
+    "empty file": Fault(rule="files-wrong-kind", apply=rewrite(lambda d: b"")),
     "git-lfs pointer": Fault(
-        rule="files-weights-unreadable",
+        rule="files-wrong-kind",
         apply=rewrite(lambda d: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     ),
     "renamed pickle": Fault(
-        rule="files-weights-unreadable", apply=rewrite(lambda d: b"PK\x03\x04" + bytes(99))
+        rule="files-wrong-kind", apply=rewrite(lambda d: b"PK\x03\x04" + bytes(99))
     ),
     "no tensors": Fault(rule="files-weights-empty", apply=rewrite(lambda d: pack({}))),
     "weights missing": Fault(
         rule="files-weights-missing", apply=afterwards(lambda f: (f / WEIGHTS).unlink())
+    ),
+    "weights in parts": Fault(
+        rule="files-weights-sharded",
+        apply=afterwards(
+            lambda f: (f / WEIGHTS).rename(f / "adapter_model-00001-of-00002.safetensors")
+        ),
     ),
     "only a pickle": Fault(rule="files-pickled-weights", apply=afterwards(only_pickle)),
     "config missing": Fault(

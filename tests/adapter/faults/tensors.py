@@ -115,7 +115,36 @@ TENSORS: dict[str, Fault] = {
     "split projections": Fault(
         rule="tensors-unknown-module",
         apply=rename(lambda n: n.replace("qkv_proj", "q_proj")),
+        fits=lambda v: linear(v) and v not in ("regex", "saved_head"),
+    ),
+    "all projections split": Fault(
+        rule="config-other-base",
+        apply=rename(
+            lambda n: n.replace("qkv_proj", "q_proj").replace("gate_up_proj", "gate_proj")
+        ),
         fits=linear,
+    ),
+    "another architecture": Fault(
+        rule="config-other-base",
+        apply=rename(
+            lambda n: n.replace("model.layers.", "transformer.h.")
+            .replace("self_attn.qkv_proj", "attn.c_attn")
+            .replace("_proj", "_c_proj")
+        ),
+        fits=linear,
+    ),
+    "kohya's own format": Fault(
+        rule="files-format",
+        apply=rename(
+            lambda n: "lora_"
+            + n.removeprefix(P)
+            .replace(".lora_A", "#lora_down")
+            .replace(".lora_B", "#lora_up")
+            .replace(".", "_")
+            .replace("#", ".")
+            .replace("_weight", ".weight")
+        ),
+        fits=only("plain", "rslora", "all-linear", "regex"),
     ),
     "too many layers": Fault(
         rule="tensors-unknown-module",

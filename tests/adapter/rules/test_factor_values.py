@@ -57,6 +57,24 @@ def test_zeros_in_healthy_adapters_are_not_truncated_tensors(
     assert [f for f in found if f.rule.startswith("values")] == []
 
 
+@pytest.mark.parametrize(("used", "reported"), [(RANK, True), (RANK - 1, False)])
+def test_ranks_that_are_padding_do_not_make_a_collapse(
+    used: int, reported: bool, tmp_path: Path
+) -> None:
+    adapter = plain()
+    for key in adapter.names(B):
+        array = adapter.array(key).copy()
+        array[:, 1:used] = array[:, :1] * np.arange(2, used + 1, dtype="f4")
+        array[:, used:] = 0
+        adapter.tensors[key] = array
+    for key in adapter.names(A):
+        array = adapter.array(key).copy()
+        array[used:] = 0
+        adapter.tensors[key] = array
+    rules = {f.rule for f in report_on(adapter, tmp_path).findings}
+    assert ("values-rank-collapse" in rules) is reported
+
+
 def test_an_untrained_adapter_is_reported_with_the_cause(tmp_path: Path) -> None:
     adapter = plain()
     for key in adapter.names(B):

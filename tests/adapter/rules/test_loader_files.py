@@ -158,7 +158,7 @@ def test_a_base_without_generation_settings_has_those_of_its_config(
         ("more.safetensors", pack({}), False),
         ("more.safetensors", pack({"base_model.model.x.weight": np.zeros(1, "f4")}), True),
         ("more.safetensors", b"no safetensors", True),
-        ("adapter_model-00002-of-00002.safetensors", b"", True),
+        ("adapter_model-00002-of-00002.safetensors", b"\0" * 9, True),
         ("new_embeddings.bin", b"", True),
         ("new_embeddings.safetensors", pack({}), True),
     ],

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.rules.saved_modules import _similarity
-from tests.adapter.adapters import Adapter, P
+from tests.adapter.adapters import Adapter, P, report_on
 from tests.adapter.healthy import embeddings, saved_head, trained_tokens
 from tests.adapter.packing import Array, bf16, pack
 from tests.adapter.rules.builders import rules_of
@@ -34,7 +35,7 @@ def drifted(by: float, *, together: float = 0.0) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("by", "together"), [(0, 0), (0.1, 0), (1, 0), (3, 0), (0, 30), (1, 10), (0.1, 60)]
+    ("by", "together"), [(1e-4, 0), (0.1, 0), (1, 0), (3, 0), (0, 30), (1, 10), (0.1, 60)]
 )
 def test_a_head_that_was_trained_a_lot_is_accepted(
     by: float, together: float, tmp_path: Path, base: Path
@@ -120,3 +121,20 @@ def test_a_table_may_be_rounded_in_the_copy_or_in_the_base(
     assert rules_of(adapter, tmp_path / "adapter", base, families=FAMILIES) == set()
     adapter.tensors[TABLE] = STORED[in_copy](table * np.float32(1.01))
     assert rules_of(adapter, tmp_path / "other", base, families=FAMILIES) == {"base-embedding-copy"}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_a_saved_module_that_equals_the_bases_is_reported_with_its_size(
+    dtype: str, tmp_path: Path, base: Path
+) -> None:
+    adapter = with_tensors(saved_head(), {HEAD: drifted(0).astype(dtype)})
+    findings = report_on(adapter, tmp_path / "a", base).findings
+    (found,) = [f for f in findings if f.rule == "base-saved-unchanged"]
+    assert (found.where, found.severity) == (HEAD, Severity.WARNING)
+    assert found.message.startswith("it equals the base's in every number, and takes 0.0 MiB")
+    one = drifted(0)
+    one[-1, -1] += 1e-3
+    assert (
+        rules_of(with_tensors(saved_head(), {HEAD: one}), tmp_path / "b", base, families=FAMILIES)
+        == set()
+    )

@@ -49,6 +49,16 @@ def test_ranks_above_the_limits_of_vllm_are_reported(rank: int, words: str, tmp_
     assert all(words in f.message for f in found)
 
 
+@pytest.mark.parametrize(("rank", "limit"), [(24, 32), (48, 64), (65, 128), (300, 320), (512, 512)])
+def test_the_named_limit_is_one_that_vllm_accepts(rank: int, limit: int, tmp_path: Path) -> None:
+    names = module_names(("o_proj",))
+    tensors = factors(names, ranks=dict.fromkeys(names, rank))
+    adapter = Adapter(config={**plain().config, "r": rank}, tensors=tensors)
+    adapter.config["target_modules"] = ["o_proj"]
+    (found,) = [f for f in report_on(adapter, tmp_path).findings if f.rule == "export-vllm"]
+    assert found.fix == f"start vLLM with --max-lora-rank {limit} or more"
+
+
 def test_merging_that_unties_the_tables_is_reported(tmp_path: Path) -> None:
     tied = write_base(tmp_path / "base", tie_word_embeddings=True)
     for variant, reported in (("saved_head", True), ("plain", False)):

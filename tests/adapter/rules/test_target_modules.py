@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapter.adapters import plain, report_on
+from tests.adapter.adapters import factors, plain, report_on
 from tests.adapter.healthy import HEALTHY
-from tests.adapter.tiny_base import LEAVES, write_base
+from tests.adapter.tiny_base import LEAVES, module_names, write_base
 
 
 def test_an_idle_pattern_is_reported(tmp_path: Path) -> None:
@@ -72,6 +72,62 @@ def test_the_fix_for_a_split_projection_names_the_fused_one(tmp_path: Path) -> N
     adapter = plain()
     adapter.config["target_modules"] = [*LEAVES, "up_proj"]
     assert "gate_up_proj instead of up_proj" in report_on(adapter, tmp_path).findings[0].fix
+
+
+SPLIT_NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize("based", [False, True])
+@pytest.mark.parametrize(
+    "targets", [SPLIT_NAMES, rf"^model\.layers\.\d+\..*\.({'|'.join(SPLIT_NAMES)})$"]
+)
+def test_llamas_names_give_one_finding_that_says_what_was_trained(
+    targets: object, based: bool, tmp_path: Path
+) -> None:
+    adapter = plain()
+    adapter.config["target_modules"] = targets
+    adapter.tensors = factors(module_names(("o_proj", "down_proj")))
+    base = write_base(tmp_path / "base") if based else None
+    (found,) = report_on(adapter, tmp_path / "adapter", base).findings
+    assert found.rule == "tensors-target-idle"
+    assert found.message == (
+        "only o_proj and down_proj were trained: 2 of the 7 names in target_modules exist in "
+        f"{'the base' if based else 'a Phi-3'}, and q_proj, k_proj, v_proj, gate_proj and up_proj "
+        "match no module"
+    )
+    assert found.fix.startswith(
+        "train again with qkv_proj instead of q_proj, k_proj and v_proj, and gate_up_proj "
+        "instead of gate_proj and up_proj, or remove"
+    )
+
+
+def test_one_name_of_many_that_matches_nothing_is_reported_without_only(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["target_modules"] = [*LEAVES, "dense"]
+    (found,) = report_on(adapter, tmp_path).findings
+    assert found.message.startswith("qkv_proj, o_proj, gate_up_proj and down_proj were trained: 4")
+    assert found.fix.startswith("correct dense in target_modules")
+
+
+def test_a_name_that_was_trained_on_another_base_is_not_called_idle(tmp_path: Path) -> None:
+    """Its factors are in the file, so "only o_proj was trained" would be untrue."""
+    adapter = plain()
+    adapter.config["target_modules"] = ["q_proj", "o_proj"]
+    adapter.tensors = factors(module_names(("o_proj",)))
+    trained = factors(module_names(("o_proj",)))
+    adapter.tensors |= {n.replace("o_proj", "q_proj"): t for n, t in trained.items()}
+    rules = {f.rule for f in report_on(adapter, tmp_path).findings}
+    assert "tensors-unknown-module" in rules
+    assert "tensors-target-idle" not in rules
+
+
+def test_targets_that_match_nothing_at_all_are_one_error(tmp_path: Path) -> None:
+    adapter = plain()
+    adapter.config["target_modules"] = ["q_proj", "k_proj"]
+    adapter.tensors = {}
+    rules = {f.rule for f in report_on(adapter, tmp_path).findings}
+    assert "tensors-target-unsupported" in rules
+    assert "tensors-target-idle" not in rules
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from phi3_lora_qa.adapter.finding import Finding
 from tests.adapter.adapters import P, plain, report_on
 from tests.adapter.faults import spoil
+from tests.adapter.healthy import embeddings
 
 B = f"{P}model.layers.0.self_attn.qkv_proj.lora_B.weight"
 
@@ -44,3 +45,16 @@ def test_a_missing_factor_is_reported_with_its_module(tmp_path: Path) -> None:
     (found,) = report_on(adapter, tmp_path).findings
     assert found.where == "model.layers.0.self_attn.qkv_proj"
     assert found.message == "lora_B.weight of model.layers.0.self_attn.qkv_proj is missing"
+
+
+def test_another_programs_name_of_the_head_is_renamed(tmp_path: Path) -> None:
+    """tinker-cookbook calls the head unembed_tokens."""
+    adapter = embeddings()
+    adapter.tensors = {n: t for n, t in adapter.tensors.items() if "base_layer" not in n}
+    adapter.rename(lambda name: name.replace(f"{P}lm_head", f"{P}model.unembed_tokens"))
+    found = [f for f in report_on(adapter, tmp_path).findings if f.rule == "tensors-unknown-module"]
+    assert {finding.fix.partition(",")[0] for finding in found} == {
+        "rename model.unembed_tokens to lm_head"
+    }
+    adapter.rename(lambda name: name.replace("model.unembed_tokens", "lm_head"))
+    assert report_on(adapter, tmp_path / "renamed").accepted

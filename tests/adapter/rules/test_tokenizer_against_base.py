@@ -211,11 +211,11 @@ def test_special_tokens_map_precedes_older_settings(tmp_path: Path, base: Path) 
 WARNINGS: dict[str, tuple[str, Change]] = {
     "another decoder": ("tokenizer-decoding", part("decoder", None)),
     "truncation": (
-        "tokenizer-decoding",
+        "tokenizer-length",
         part("truncation", {"max_length": 1, "direction": "Right", "stride": 0}),
     ),
     "padding": (
-        "tokenizer-decoding",
+        "tokenizer-length",
         part("padding", {"strategy": "BatchLongest", "pad_token": "<unk>"}),
     ),
     "a start before every text": ("tokenizer-decoding", part("post_processor", framed(ids=[1]))),

@@ -42,7 +42,6 @@ MODEL = json.loads(tokenizer_files()[VOCABULARY])["model"]
 UNREADABLE: dict[str, dict[str, bytes]] = {
     "not JSON": {VOCABULARY: b"{"},
     "a list": {VOCABULARY: b"[]"},
-    "a pointer": {VOCABULARY: b"version https://git-lfs.github.com/spec/v1"},
     "another version": changed(VOCABULARY, version="9"),
     "another part": changed(VOCABULARY, magic={}),
     "no model": changed(VOCABULARY, model=None),
@@ -70,10 +69,7 @@ UNREADABLE: dict[str, dict[str, bytes]] = {
     "a truncated special_tokens_map": files_with("special_tokens_map.json", b"{{{"),
     "truncated added_tokens": files_with("added_tokens.json", b"{{{"),
     "added_tokens without ids": files_with("added_tokens.json", {"<|end|>": "95"}),
-    "a damaged model": files_with("tokenizer.model", b"\x80\x04garbage"),
-    "a model that is a pointer": files_with(
-        "tokenizer.model", b"version https://git-lfs.github.com/"
-    ),
+    "a damaged model": files_with("tokenizer.model", b"\x90\x04garbage"),
     "a model cut short": files_with("tokenizer.model", pieces_file([("a", 0.0, 1)])[:-2]),
 }
 

@@ -54,9 +54,12 @@ MILD: dict[str, Callable[[Adapter], object]] = {
     "files-other-model": lambda a: a.after.append(lambda f: write_file(f, "merged.gguf")),
     "config-base-source": lambda a: a.config.update(revision="develop"),
     "files-subfolders": lambda a: a.after.append(lambda f: (f / "checkpoint-1").mkdir()),
+    "config-field-ignored": lambda a: a.config.update(lora_scale=4.0),
+    "config-pattern-unmatched": lambda a: a.config.update(target_modules=r"model(\.).*\1.*_proj"),
     "config-alpha-negative": lambda a: a.config.update(lora_alpha=-8),
     "config-task-type-null": lambda a: a.config.update(task_type=None),
     "config-machine-path": lambda a: a.config.update(base_model_name_or_path="/home/me/phi3"),
+    "config-unread-path": lambda a: a.config.update(corda_config={"cache_file": "/home/me/x.pt"}),
     "tensors-adapter-name": lambda a: a.rename(lambda n: n.replace(".weight", ".default.weight")),
     "tensors-float64": double,
     "tensors-target-idle": split_names,
@@ -66,7 +69,10 @@ MILD: dict[str, Callable[[Adapter], object]] = {
 }
 
 
-ELSEWHERE = {"manifest-card-changed", "files-oversized", "files-sampling", "values-shared-a"}
+ELSEWHERE = {
+    "manifest-card-changed", "files-oversized", "files-sampling", "values-shared-a",
+    "base-saved-unchanged", "values-parent-unchanged",
+}  # fmt: skip
 """Their cases are in the tests of their own modules."""
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from phi3_lora_qa.adapter.base_files import BaseFiles
-from phi3_lora_qa.adapter.config import read_config
 from phi3_lora_qa.adapter.folder import WEIGHTS, AdapterFolder
 from phi3_lora_qa.adapter.lint import Severity, lint
-from phi3_lora_qa.adapter.target_matching import Matching
+from phi3_lora_qa.adapter.manifest import scaling_table
 from tests.variants import FUSED, VARIANTS, train
 
 
@@ -36,14 +35,13 @@ def test_an_adapter_that_peft_trained_is_accepted_with_pefts_scaling(
     tokens = torch.arange(3, 19).reshape(2, 8)
     with torch.no_grad():
         assert torch.equal(loaded(tokens).logits, tuned(tokens).logits)
-    matching = Matching(read_config(folder))
     scaled = {
         name.removeprefix("base_model.model."): module.scaling["default"]
         for name, module in loaded.named_modules()
         if isinstance(module, LoraLayer)
     }
     assert scaled
-    assert {name: matching.scaling(name) for name in scaled} == pytest.approx(scaled)
+    assert scaling_table(folder) == pytest.approx(scaled)
 
 
 def test_an_untrained_adapter_of_each_kind_is_rejected(model: Any, tmp_path: Path) -> None:
@@ -175,9 +173,9 @@ def test_every_field_of_pefts_config_is_read_or_rejected_by_name() -> None:
 
     from peft import LoraConfig
 
-    from phi3_lora_qa.adapter.config_schema import FIELDS, REFUSED
+    from phi3_lora_qa.adapter.config_schema import FIELDS, REFUSED, WITHOUT_EFFECT
 
-    known = {*FIELDS, *REFUSED, "auto_mapping"}
+    known = {*FIELDS, *REFUSED, *WITHOUT_EFFECT, "auto_mapping"}
     assert {f.name for f in dataclasses.fields(LoraConfig)} - known == set()
     written = LoraConfig(r=4, target_modules=FUSED).to_dict()
     assert json.dumps(written, default=list)

@@ -63,8 +63,11 @@ def test_a_post_processor_is_reduced_to_the_ids_around_the_text() -> None:
 
 
 def test_padding_and_truncation_are_listed() -> None:
-    assert parse(padding={"pad_id": 0}).length_settings == ("padding",)
-    assert parse(padding=None, truncation=None).length_settings == ()
+    assert parse(padding={"pad_id": 0}).length_settings == {"padding": "the longest text"}
+    fixed = parse(padding={"strategy": {"Fixed": 256}}, truncation={"max_length": 64})
+    assert fixed.length_settings == {"truncation": "64 tokens", "padding": "256 tokens"}
+    assert parse(truncation=7).length_settings == {"truncation": "a length of its own"}
+    assert parse(padding=None, truncation=None).length_settings == {}
 
 
 @pytest.mark.parametrize(

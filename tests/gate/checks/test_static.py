@@ -10,8 +10,17 @@ from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.adapter_under_test import AdapterUnderTest
 from phi3_lora_qa.gate.checks import static
+from phi3_lora_qa.models.paths import bundled
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.setting_specs import STAGES
+from tests.adapter.base_variants import (
+    CONFIG,
+    GENERATION,
+    WITHOUT_SYSTEM,
+    copy_base,
+    edit_json,
+    write_template,
+)
 from tests.gate.builders import MakeSession
 
 Copy = Callable[[str], Path]
@@ -46,6 +55,29 @@ def test_a_pickle_beside_the_weights_is_reported(
     (folder / "optimizer.pt").write_bytes(b"never opened")
     findings = make_session(folder).adapter.lint_report.findings
     assert any("optimizer.pt" in finding.where + finding.message for finding in findings)
+
+
+def test_an_adapter_that_equals_its_parent_fails(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    session = make_session(adapter_copy("new"), parent=str(adapter_copy("old")))
+    check = next(c for c in static.checks(Selection()) if c.name == "values")
+    found = check.run(session)
+    assert found.outcome is Outcome.FAILED
+    assert found.message.startswith("values-parent-equal: adapter_model.safetensors: nothing was")
+    assert outcome_of(make_session(adapter_copy("alone")), "values") is Outcome.PASSED
+
+
+def test_warnings_are_counted_in_what_a_check_measured(
+    make_session: MakeSession, adapter_copy: Copy
+) -> None:
+    folder = adapter_copy("with settings")
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    session = make_session(folder)
+    found = {c.name: c.run(session) for c in static.checks(Selection())}
+    assert found["files"].outcome is Outcome.PASSED
+    assert found["files"].measured["warnings"] == 1
+    assert "warnings" not in found["config"].measured
 
 
 def test_without_a_base_the_family_base_is_not_run(
@@ -99,3 +131,71 @@ def test_places_beyond_the_listed_ones_are_counted(
     outcome = check.run(make_session(folder))
     assert outcome.outcome is Outcome.PASSED
     assert "; 12 warnings or notes" in outcome.message
+
+
+def test_a_base_that_cannot_be_used_is_an_error_and_no_failure(
+    make_session: MakeSession, tmp_path: Path
+) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, eos_token_id=741)
+    session = make_session(base=str(base))
+    found = static.basemodel(session)
+    assert found.outcome is Outcome.ERROR
+    assert found.message.startswith("the base cannot be used (basemodel-stop-tokens): ")
+    assert found.fix.startswith('write "eos_token_id": [741, 748]')
+    assert outcome_of(session, "base") is Outcome.PASSED
+    assert session.adapter.refusal == "the base cannot be used (basemodel-stop-tokens)"
+    assert session.adapter.refusal_fix == "fix the base first"
+
+
+@pytest.mark.parametrize(
+    ("stages", "backend", "expected"),
+    [
+        (("static", "quality"), None, Outcome.ERROR),
+        (("static", "math"), None, Outcome.PASSED),
+        (("static",), None, Outcome.PASSED),
+    ],
+)
+def test_only_what_a_stage_needs_is_an_error(
+    stages: tuple[str, ...], backend: None, expected: Outcome, make_session: MakeSession,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, eos_token_id=741)
+    session = make_session(stages=stages, base=str(base))
+    assert static.basemodel(session).outcome is expected
+    assert bool(session.adapter.refusal) is (expected is Outcome.ERROR)
+
+
+def test_an_adapter_is_not_compared_with_a_base_that_is_not_what_it_says(
+    make_session: MakeSession, tmp_path: Path
+) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), CONFIG, hidden_size=128)
+    session = make_session(base=str(base))
+    assert static.basemodel(session).outcome is Outcome.ERROR
+    assert outcome_of(session, "base") is Outcome.NOT_RUN
+    assert outcome_of(session, "tensors") is Outcome.PASSED
+    assert session.adapter.lint_report.accepted
+
+
+def test_a_warning_about_the_base_passes_and_is_said(
+    make_session: MakeSession, tmp_path: Path
+) -> None:
+    base = write_template(copy_base(tmp_path / "base"), WITHOUT_SYSTEM)
+    suite = [str(bundled("tiny/suite.jsonl"))]
+    session = make_session(base=str(base), suite=suite)
+    found = static.basemodel(session)
+    assert found.outcome is Outcome.PASSED
+    assert "warning about the base: basemodel-template-drops-turns" in found.message
+    assert "205 of 300 items" in found.message
+    assert found.measured["unseen"][0] == {"roles": ["system", "user"], "turns": [0]}
+    assert session.adapter.unseen_items.startswith("the base's chat template leaves out a turn of")
+    other = make_session(base=str(base))
+    assert static.basemodel(other).message.endswith("; no item of the suite is affected")
+    assert not other.adapter.unseen_items
+
+
+def test_ignored_rules_on_the_base_are_said(make_session: MakeSession) -> None:
+    ignored = make_session(lint_ignore=["basemodel-penalties"])
+    assert static.basemodel(ignored).message == (
+        "no findings about the base; ignored by your settings: basemodel-penalties"
+    )
+    assert static.basemodel(make_session()).message == "no findings about the base"

@@ -11,7 +11,7 @@ from phi3_lora_qa.training.library_arguments import (
     quantization_arguments,
     training_arguments,
 )
-from phi3_lora_qa.training.target_check import check_targets, linear_names, phi3_modules
+from phi3_lora_qa.training.target_check import check_targets, linear_modules, linear_names
 
 PAGE = (Path(__file__).parents[3] / "docs" / "how-to-train.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -29,11 +29,11 @@ def test_each_example_is_a_valid_config_without_notes(recipe: str, tmp_path: Pat
     resolve_base(config.model.base)
     assert not training_arguments(config.training).notes
     peft: Any = peft_arguments(config.peft).values
-    check_targets(peft["target_modules"], phi3_modules({"num_hidden_layers": 32}))
+    check_targets(peft["target_modules"], linear_modules({"num_hidden_layers": 32}))
     quantization_arguments(config.quantization)
 
 
 def test_the_modules_derived_from_the_config_are_those_of_the_model(
     tiny: Any,
 ) -> None:
-    assert sorted(phi3_modules(read_base_config(tiny.ref))) == sorted(linear_names(tiny.model))
+    assert sorted(linear_modules(read_base_config(tiny.ref))) == sorted(linear_names(tiny.model))

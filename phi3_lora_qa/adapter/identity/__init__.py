@@ -1,0 +1,1 @@
+"""Internal: what a folder is, and which base its adapter is for, judging by its own words."""
