@@ -9,16 +9,14 @@ OptionalNeed = Literal[
 ]
 """A part that a good adapter may lack."""
 
-Need = (
-    Literal[
-        "LoRA adapter of PEFT",
-        "base that the adapter is for",
-        "config",
-        "weights",
-        "expected tensors",
-    ]
-    | OptionalNeed
-)
+Need = Literal[
+    "LoRA adapter of PEFT",
+    "base that the adapter is for",
+    "config",
+    "weights",
+    "expected tensors",
+    OptionalNeed,
+]
 """A part of the `LintContext` that a rule may need to run."""
 
 IDENTITY: Mapping[Need, str] = MappingProxyType(
