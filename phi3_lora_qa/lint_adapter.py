@@ -37,9 +37,9 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
             it, rules that compare the adapter with its base do not run.
         select: Ids or families of the rules to run; if empty, all.
         ignore: Ids or families of the rules not to run.
+        levels: Severities that replace the rules' own, such as ``files-code=error``.
         any_base: Whether to accept a base that is not a Phi-3: Llama, Mistral, Qwen2, Qwen3 or
             Gemma.
-        levels: Severities that replace the rules' own, such as ``files-code=error``.
         parent: The folder of the adapter that this one was trained from, or of the last one that
             was shipped. An adapter that equals it is rejected.
 
@@ -51,8 +51,7 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
             the parent is inside the adapter's folder, or the parent cannot be read.
         AdapterError: The adapter's folder cannot be read, or is not an adapter folder.
         BaseModelError: The base is unknown, not on this machine, not a Phi-3, or cannot be read.
-        MissingDependencyError: No rule found an error, and one needs a package that is not
-            installed.
+        MissingDependencyError: There is no verdict without a package that is not installed.
         MachineError: The machine ran out of memory, file handles or the like.
 
     Example:

@@ -150,6 +150,7 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
 @app.command("lint-files")
 @click.argument("files", type=PATH, nargs=-1)
 @click.option("--base", metavar="DIR_OR_ID", help="The base model of the adapters.")
+@click.option("--any-base", is_flag=True, help="Accept a base that is not a Phi-3.")
 @click.option(
     "--select", multiple=True, metavar="RULE", help="Run only this rule or family (repeatable)."
 )
@@ -157,13 +158,18 @@ def lint(  # noqa: PLR0913, PLR0917 - click makes options of arguments
     "--ignore", multiple=True, metavar="RULE", help="Skip this rule, family or ALL (repeatable)."
 )
 def lint_files(
-    files: tuple[Path, ...], base: str | None, select: tuple[str, ...], ignore: tuple[str, ...]
+    files: tuple[Path, ...],
+    base: str | None,
+    any_base: bool,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
 ) -> None:
     """Lint each adapter folder that one of the FILES is in; for pre-commit."""
     from phi3_lora_qa.cli.lint import LintOptions
     from phi3_lora_qa.cli.lint_files import lint_files_command
 
-    sys.exit(lint_files_command(files, LintOptions(base=base, select=select, ignore=ignore)))
+    options = LintOptions(base=base, any_base=any_base, select=select, ignore=ignore)
+    sys.exit(lint_files_command(files, options))
 
 
 @app.command()

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from phi3_lora_qa.adapter.folder import CONFIG
+from phi3_lora_qa.adapter.folder import CONFIG, WEIGHTS
 from phi3_lora_qa.cli.lint import LintOptions, lint_command
 
 
 def lint_files_command(files: Sequence[Path], options: LintOptions) -> int:
     """Lint each adapter folder that one of the files is in, once, and print the reports.
 
-    A file belongs to an adapter if its own folder has an adapter_config.json; others are skipped.
+    A file belongs to an adapter if its own folder has an adapter's config or weights; others are
+    skipped.
 
     Args:
         files: Files, such as those of a commit.
@@ -32,6 +33,6 @@ def lint_files_command(files: Sequence[Path], options: LintOptions) -> int:
 
 
 def adapter_folders(files: Sequence[Path]) -> list[Path]:
-    """Return the distinct folders of the files that contain an adapter's config."""
+    """Return the distinct folders of the files that contain an adapter's config or weights."""
     folders = dict.fromkeys(file.parent for file in files)
-    return [folder for folder in folders if (folder / CONFIG).exists()]
+    return [folder for folder in folders if any((folder / n).exists() for n in (CONFIG, WEIGHTS))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.data.parquet_columns import UnsupportedParquetError, read_columns
 from phi3_lora_qa.dataclass_json import from_plain
@@ -15,6 +15,9 @@ from phi3_lora_qa.extras import is_installed, pip_command
 from phi3_lora_qa.reading import read_regular, require_regular
 from phi3_lora_qa.record import ItemRow, Turn
 from phi3_lora_qa.unicode_surrogates import escape_surrogates
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEXTS = (
     "id", "group", "prompt", "reference", "base_answer", "tuned_answer", "base_error",
@@ -32,23 +35,30 @@ def items_as_parquet(rows: Sequence[ItemRow]) -> bytes:
 
     ``prompt`` is JSON text: a list of turns, each with ``role`` and ``content``. A row without one
     of the metrics has NaN there, and is read without it. A lone surrogate, which UTF-8 cannot
-    encode, is written as ``\udXXX``.
+    encode, is written as ``\udXXX``. The encoding is the one that `read_columns` reads.
     """
-    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import parquet
 
-    metrics = sorted({metric for row in rows for metric in row.scores})
-    columns: dict[str, object] = {
-        name: pd.array([_text(row, name) for row in rows], dtype="string") for name in TEXTS
-    }
-    columns |= {name: [float(getattr(row, name)) for row in rows] for name in NUMBERS}
-    columns["tokens"] = pd.array([row.tokens for row in rows], dtype="int64")
-    for metric in metrics:
+    columns = {name: pa.array([_text(row, name) for row in rows], pa.string()) for name in TEXTS}
+    columns |= {name: _numbers(getattr(row, name) for row in rows) for name in NUMBERS}
+    columns["tokens"] = pa.array([row.tokens for row in rows], pa.int64())
+    for metric in sorted({metric for row in rows for metric in row.scores}):
         pairs = [row.scores.get(metric, (math.nan, math.nan)) for row in rows]
-        columns[metric + _BASE] = [float(base) for base, _ in pairs]
-        columns[metric + _TUNED] = [float(tuned) for _, tuned in pairs]
+        columns[metric + _BASE] = _numbers(base for base, _ in pairs)
+        columns[metric + _TUNED] = _numbers(tuned for _, tuned in pairs)
+    schema = pa.schema([pa.field(n, column.type, nullable=False) for n, column in columns.items()])
     buffer = BytesIO()
-    pd.DataFrame(columns).to_parquet(buffer, index=False)
+    parquet.write_table(
+        pa.table(columns, schema=schema), buffer, compression="gzip", use_dictionary=False
+    )
     return buffer.getvalue()
+
+
+def _numbers(values: Iterable[float]) -> "pa.DoubleArray":
+    import pyarrow as pa
+
+    return pa.array([float(value) for value in values], pa.float64())
 
 
 def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
@@ -99,13 +109,7 @@ def _read_any(path: Path | BytesIO) -> Columns:
 def _read_own(path: Path | BytesIO) -> Columns:
     """Return the columns of a file that `items_as_parquet` wrote; pandas is not installed."""
     data = read_regular(path, _MOST_BYTES) if isinstance(path, Path) else path.getvalue()
-    columns = read_columns(data)
-    if incomplete := [name for name in TEXTS if None in columns[name]]:
-        raise ValueError(f"a value of the column {incomplete[0]} is missing")
-    return {  # pandas writes NaN as a missing value
-        name: values if name in TEXTS else [math.nan if v is None else v for v in values]
-        for name, values in columns.items()
-    }
+    return read_columns(data)
 
 
 def _rows(frame: Columns) -> list[ItemRow]:

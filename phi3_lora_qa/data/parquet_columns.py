@@ -1,8 +1,9 @@
-"""Reads the flat parquet tables that the gate writes, with the standard library alone.
+"""Reads the parquet tables that the gate writes, with the standard library alone.
 
 pyarrow reads any parquet file, but takes 170 MB, and drawing a report again needs no more than
-this: columns of texts, numbers and flags, in the encodings and the compression that pyarrow writes
-by default. A file is untrusted: every count and length in it is checked before it is used.
+this: columns of texts and numbers without missing values, as `item_table` has pyarrow write them:
+in plain encoding, compressed by gzip. A file is untrusted: every count and length in it is checked
+before it is used.
 Format: https://parquet.apache.org/docs/file-format/ and Thrift's compact protocol.
 """
 
@@ -12,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phi3_lora_qa.data.snappy import decompress
-
 MARK = b"PAR1"
 _MOST_CELLS = 50_000_000
 _MOST_PAGE_BYTES = 1 << 28
@@ -22,11 +21,9 @@ _MOST_DEPTH = 12
 Thrift = Mapping[int, Any]
 """A struct of Thrift: its fields by their numbers."""
 
-_PLAIN, _DICTIONARIES = 0, (2, 8)
-_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
-_BOOLEAN, _BYTES = 0, 6
+# Numbers of the format's enumerations.
+_DATA_PAGE, _PLAIN, _REQUIRED, _GZIP, _BYTES = 0, 0, 0, 2, 6
 _NUMBERS = {1: "i", 2: "q", 4: "f", 5: "d"}
-_REQUIRED, _OPTIONAL = 0, 1
 
 
 class UnsupportedParquetError(ValueError):
@@ -34,10 +31,10 @@ class UnsupportedParquetError(ValueError):
 
 
 def read_columns(data: bytes) -> dict[str, list[Any]]:
-    """Return the columns of a flat parquet table by name; a missing value is None.
+    """Return the columns of a table by name.
 
     Raises:
-        UnsupportedParquetError: The file has nested columns, or another encoding or compression.
+        UnsupportedParquetError: The file is of another kind than the gate writes.
         ValueError: The file is damaged, or has too many cells.
     """
     try:
@@ -61,8 +58,10 @@ def _read(data: bytes) -> dict[str, list[Any]]:
         raise ValueError("the parquet file is cut off")
     footer, _ = _Thrift(data, len(data) - 8 - size).struct()
     root, *leaves = footer[2]
-    if any(5 in leaf and leaf[5] for leaf in leaves) or root.get(5) != len(leaves):
+    if any(leaf.get(5) for leaf in leaves) or root.get(5) != len(leaves):
         raise UnsupportedParquetError("it has nested columns")
+    if any(leaf.get(3) != _REQUIRED for leaf in leaves):
+        raise UnsupportedParquetError("its columns may have missing values")
     if not 0 <= footer[3] * len(leaves) <= _MOST_CELLS:
         raise ValueError(f"it has more than {_MOST_CELLS:,} cells")
     names = [leaf[4].decode("utf-8") for leaf in leaves]
@@ -87,79 +86,40 @@ class _Chunk:
 
     def values(self, rows: int) -> list[Any]:
         """Return the values of all pages."""
-        if self.leaf.get(3) not in (_REQUIRED, _OPTIONAL):
-            raise UnsupportedParquetError("it has repeated columns")
         found: list[Any] = []
-        known: list[Any] = []
         for header, body in self._pages(rows):
-            if header[1] == _DICTIONARY_PAGE:
-                known = self._plain(body, self._count(header[7][1], body))
-                continue
-            count = header[5][1]
+            count, encoding = header[5][1], header[5][2]
+            if encoding != _PLAIN:
+                raise UnsupportedParquetError("its values have another encoding")
             if not 0 < count <= rows - len(found):
                 raise ValueError("a page has more values than its column")
-            found += self._page(header[5], body, count, known)
+            found += self._plain(body, count)
             if len(found) == rows:
                 break
         return found
 
     def _pages(self, rows: int) -> Iterator[tuple[Thrift, bytes]]:
-        start = self.about.get(11) or self.about[9]
+        if self.about[4] != _GZIP:
+            raise UnsupportedParquetError("it is not compressed by gzip")
+        start = self.about[9]
         while rows:
             header, start = _Thrift(self.data, start).struct()
-            if header[1] not in (_DATA_PAGE, _DICTIONARY_PAGE):
-                raise UnsupportedParquetError("it has pages of the second version")
+            if header[1] != _DATA_PAGE:
+                raise UnsupportedParquetError("it has pages of another kind")
             packed, size = header[3], header[2]
-            if not 0 <= packed <= len(self.data) - start or not 0 <= size <= _MOST_PAGE_BYTES:
+            if not 0 <= packed <= len(self.data) - start or not 0 < size <= _MOST_PAGE_BYTES:
                 raise ValueError("a page is cut off, or too large")
-            yield header, self._unpacked(self.data[start : start + packed], size)
+            gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            body = gzip.decompress(self.data[start : start + packed], size)
+            if len(body) != size:
+                raise ValueError("a page does not have the size that it says")
+            yield header, body
             start += packed
-
-    def _unpacked(self, body: bytes, size: int) -> bytes:
-        match self.about[4]:
-            case 0:  # not compressed
-                unpacked = body
-            case 1:  # snappy
-                unpacked = decompress(body, size)
-            case 2:  # gzip
-                unpacked = zlib.decompressobj(31).decompress(body, size)
-            case _:
-                raise UnsupportedParquetError("it is compressed in another way than by snappy")
-        if len(unpacked) != size:
-            raise ValueError("a page does not have the size that it says")
-        return unpacked
-
-    def _page(self, header: Thrift, body: bytes, count: int, known: list[Any]) -> list[Any]:
-        present, start = [1] * count, 0
-        if self.leaf[3] == _OPTIONAL:
-            start = 4 + int.from_bytes(body[:4], "little")
-            present = _run_lengths(body[4:start], 1, count)
-        filled = sum(present)
-        if header[2] in _DICTIONARIES:
-            numbers = _run_lengths(body[start + 1 :], body[start], filled) if filled else []
-            values = [known[number] for number in numbers]
-        elif header[2] == _PLAIN:
-            values = self._plain(body[start:], filled)
-        else:
-            raise UnsupportedParquetError("its values have another encoding")
-        if filled == count:
-            return values
-        each = iter(values)
-        return [next(each) if here else None for here in present]
-
-    @staticmethod
-    def _count(count: int, body: bytes) -> int:
-        if not 0 <= count <= 8 * len(body):
-            raise ValueError("a page has more values than it has space for")
-        return count
 
     def _plain(self, body: bytes, count: int) -> list[Any]:
         kind = self.leaf.get(1)
         if kind in _NUMBERS:
-            layout = struct.Struct(f"<{count}{_NUMBERS[kind]}")
-            return list(layout.unpack_from(body))
-        if kind == _BOOLEAN:
-            return [bool(body[place >> 3] >> (place & 7) & 1) for place in range(count)]
+            return list(struct.unpack_from(f"<{count}{_NUMBERS[kind]}", body))
         if kind != _BYTES:
             raise UnsupportedParquetError("a column is neither text nor a number")
         texts, start = [], 0
@@ -170,27 +130,6 @@ class _Chunk:
             texts.append(body[start + 4 : end].decode("utf-8"))
             start = end
         return texts
-
-
-def _run_lengths(body: bytes, width: int, count: int) -> list[int]:
-    """Return numbers of ``width`` bits, which are stored as runs or packed in groups of eight."""
-    if width > 32:
-        raise ValueError("a number has too many bits")
-    found: list[int] = []
-    reader, mask = _Thrift(body, 0), (1 << width) - 1
-    while len(found) < count:
-        header = reader.varint()
-        left = count - len(found)
-        if header & 1:
-            for _ in range(min(header >> 1, -(-left // 8))):
-                packed = int.from_bytes(reader.take(width), "little")
-                found.extend(packed >> place * width & mask for place in range(8))
-        else:
-            number = int.from_bytes(reader.take((width + 7) // 8), "little")
-            found.extend([number] * min(header >> 1, left))
-            if not header:
-                raise ValueError("a run is empty")
-    return found[:count]
 
 
 class _Thrift:

@@ -1,17 +1,16 @@
 """A base in 4 or 8 bits, through the optional package bitsandbytes."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.errors import MissingDependencyError
+from phi3_lora_qa.extras import is_installed, pip_command
 from phi3_lora_qa.setting_specs import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import BitsAndBytesConfig
 
-PIP_COMMAND = 'pip install "phi3-lora-qa[qlora]"'
 _UNQUANTIZED, _NF4, _INT8 = QUANTIZATIONS
 
 
@@ -21,9 +20,10 @@ def require_bitsandbytes(setting: str) -> None:
     Raises:
         MissingDependencyError: Names the setting and the pip command.
     """
-    if find_spec("bitsandbytes") is None:
+    if not is_installed("bitsandbytes"):
         raise MissingDependencyError(
-            f"{setting} needs the package bitsandbytes, which is not installed; run: {PIP_COMMAND}"
+            f"{setting} needs the package bitsandbytes, which is not installed; "
+            f"run: {pip_command('qlora')}"
         )
 
 

@@ -41,6 +41,13 @@ def test_one_rejected_adapter_rejects_the_commit(project: Path) -> None:
     assert run("lint-files", *files, "--ignore", "values-nan").exit_code == 0
 
 
+def test_weights_whose_config_is_missing_are_an_adapter(project: Path) -> None:
+    (project / "good" / "adapter_config.json").unlink()
+    result = run("lint-files", "good/adapter_model.safetensors")
+    assert result.exit_code == 1
+    assert "config-missing" in result.stdout
+
+
 def test_an_adapter_in_the_current_folder_is_linted(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

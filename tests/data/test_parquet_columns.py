@@ -10,62 +10,61 @@ import pytest
 
 from phi3_lora_qa.data.parquet_columns import UnsupportedParquetError, read_columns
 
+KEPT: dict[str, Any] = {"compression": "gzip", "use_dictionary": False}
+
+
+def required(columns: dict[str, Any]) -> Any:
+    """A table in which no value may be missing."""
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    return pa.table(
+        arrays,
+        schema=pa.schema([pa.field(n, a.type, nullable=False) for n, a in arrays.items()]),
+    )
+
 
 def table(rows: int) -> Any:
     rng = random.Random(rows)
     words = ["", "a", "naïve \N{SNOWMAN}", "b" * 300, "c\x00d"]
-    return pa.table(
+    return required(
         {
-            "few": [rng.choice(words) for _ in range(rows)],
-            "many": [f"{i}-{rng.random()}" for i in range(rows)],
-            "gaps": [rng.choice([None, *words]) for _ in range(rows)],
-            "empty": pa.array([None] * rows, pa.string()),
-            "number": [rng.gauss(0.0, 1e9) for _ in range(rows)],
+            "few": pa.array([rng.choice(words) for _ in range(rows)], pa.string()),
+            "many": pa.array([f"{i}-{rng.random()}" for i in range(rows)], pa.string()),
+            "number": pa.array([rng.gauss(0.0, 1e9) for _ in range(rows)], pa.float64()),
             "small": pa.array([rng.random() for _ in range(rows)], pa.float32()),
             "count": pa.array([rng.randrange(-(2**63), 2**63) for _ in range(rows)], pa.int64()),
             "short": pa.array([rng.randrange(-9, 9) for _ in range(rows)], pa.int32()),
-            "flag": [rng.choice([True, False, None]) for _ in range(rows)],
         }
     )
 
 
 def written(content: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(content, buffer, **options)
+    pq.write_table(content, buffer, **(KEPT | options))
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 9, 1_000])
-@pytest.mark.parametrize("compression", ["snappy", "gzip", "none"])
-def test_what_pyarrow_writes_is_read_back(rows: int, compression: str) -> None:
+def test_what_pyarrow_writes_is_read_back(rows: int) -> None:
     content = table(rows)
-    for options in (
-        {},
-        {"use_dictionary": False},
-        {"row_group_size": 4, "data_page_size": 50},
-        {"dictionary_pagesize_limit": 64, "data_page_size": 200},
-    ):
-        data = written(content, compression=compression, **options)
+    for options in ({}, {"row_group_size": 4, "data_page_size": 50}, {"data_page_size": 200}):
+        data = written(content, **options)
         assert read_columns(data) == content.to_pydict(), options
-
-
-def test_a_required_column_is_read() -> None:
-    schema = pa.schema([pa.field("id", pa.string(), nullable=False)])
-    assert read_columns(written(pa.table({"id": ["x", "y"]}, schema=schema))) == {"id": ["x", "y"]}
 
 
 @pytest.mark.parametrize(
     ("content", "options"),
     [
-        (pa.table({"x": [[1, 2], [3]]}), {}),
-        (pa.table({"x": [{"y": 1}]}), {}),
-        (pa.table({"x": ["a"]}), {"compression": "zstd"}),
-        (pa.table({"x": ["a"]}), {"data_page_version": "2.0"}),
-        (
-            pa.table({"x": [1, 2]}),
-            {"use_dictionary": False, "column_encoding": "DELTA_BINARY_PACKED"},
-        ),
-        (pa.table({"x": pa.array([b"abcd"], pa.binary(4))}), {}),
+        (required({"x": [[1, 2], [3]]}), {}),
+        (required({"x": [{"y": 1}]}), {}),
+        (required({"x": ["a"]}), {"compression": "zstd"}),
+        (required({"x": ["a"]}), {"compression": "snappy"}),
+        (required({"x": ["a"]}), {"compression": "none"}),
+        (required({"x": ["a"]}), {"use_dictionary": True}),
+        (required({"x": ["a"]}), {"data_page_version": "2.0"}),
+        (required({"x": [1, 2]}), {"column_encoding": "DELTA_BINARY_PACKED"}),
+        (required({"x": pa.array([b"abcd"], pa.binary(4))}), {}),
+        (required({"x": [True]}), {}),
+        (pa.table({"x": ["a"]}), {}),
     ],
 )
 def test_another_kind_of_parquet_is_named_unsupported(
@@ -94,7 +93,7 @@ def test_a_damaged_file_is_refused_or_read_and_never_crashes() -> None:
 
 
 def test_a_count_of_rows_that_no_file_can_have_is_refused() -> None:
-    data = written(pa.table({"x": [None] * 300}, schema=pa.schema([("x", pa.string())])))
+    data = written(required({"x": [0] * 300}))
     count = bytes([0x16, 0xD8, 0x04])  # the field num_rows in Thrift's encoding: 300
     assert data.count(count) >= 1
     huge = bytes([0x16]) + bytes([0xFE] + [0xFF] * 7 + [0x0F])
