@@ -1,75 +1,17 @@
 """The commands in the fixes for other formats work, and what they write is accepted."""
 
-import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from phi3_lora_qa import lint
 from phi3_lora_qa.adapter.finding import Severity
 from phi3_lora_qa.adapter.lint_report import LintReport
-from tests.adapter.packing import Array, pack
-
-HIDDEN, MIDDLE = 96, 256
-MODULES = {"self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.down_proj": (MIDDLE, HIDDEN)}
-"""(inputs, outputs) of the bundled base's modules."""
-
-
-def factors(layer: int) -> dict[str, tuple[Array, Array]]:
-    random = np.random.default_rng(layer)
-    return {
-        f"model.layers.{layer}.{name}": (
-            random.uniform(-0.1, 0.1, (4, inputs)).astype("float32"),
-            random.normal(0, 0.02, (outputs, 4)).astype("float32"),
-        )
-        for name, (inputs, outputs) in MODULES.items()
-    }
-
-
-ALL = {name: pair for layer in range(2) for name, pair in factors(layer).items()}
-
-
-def mlx(folder: Path) -> Path:
-    parameters = {"rank": 4, "scale": 2.0, "dropout": 0.0}
-    config = {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": parameters}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    tensors = {f"{n}.lora_a": np.ascontiguousarray(a.T) for n, (a, _) in ALL.items()}
-    tensors |= {f"{n}.lora_b": np.ascontiguousarray(b.T) for n, (_, b) in ALL.items()}
-    (folder / "adapters.safetensors").write_bytes(pack(tensors))
-    return folder
-
-
-def kohya(folder: Path) -> Path:
-    tensors: dict[str, Array] = {}
-    for name, (a, b) in ALL.items():
-        key = f"lora_{name.replace('.', '_')}"
-        tensors |= {f"{key}.lora_down.weight": a, f"{key}.lora_up.weight": b}
-        tensors[f"{key}.alpha"] = np.array(8.0, "float32")
-    (folder / "kohya.safetensors").write_bytes(pack(tensors))
-    return folder / "kohya.safetensors"
-
-
-def torchtune(folder: Path) -> Path:
-    names = {"self_attn.o_proj": "attn.output_proj", "mlp.down_proj": "mlp.w2", "model.": ""}
-    tensors: dict[str, Array] = {}
-    for name, (a, b) in ALL.items():
-        key = name
-        for own, other in names.items():
-            key = key.replace(own, other)
-        tensors |= {f"{key}.lora_a.weight": a, f"{key}.lora_b.weight": b}
-    (folder / "adapter_model.safetensors").write_bytes(pack(tensors))
-    return folder / "adapter_model.safetensors"
-
-
-def loralib(folder: Path) -> Path:
-    tensors = {f"{n}.lora_{x}": pair[i] for n, pair in ALL.items() for i, x in enumerate("AB")}
-    (folder / "lora.safetensors").write_bytes(pack(tensors))
-    return folder / "lora.safetensors"
+from tests.cli.foreign_adapters import kohya, loralib, mlx, torchtune
 
 
 def error_of(report: LintReport) -> tuple[str, str]:

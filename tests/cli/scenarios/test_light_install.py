@@ -13,7 +13,9 @@ from phi3_lora_qa.extras import EXTRAS
 from phi3_lora_qa.models.registry import bundled
 from tests.adapter.adapters import plain
 from tests.adapter.faults import spoil
+from tests.adapter.shards import save_shards
 from tests.blocked_modules import run_without
+from tests.cli.foreign_adapters import kohya, mlx, torchtune
 from tests.report.builders import items
 
 MODULES = {module for names in EXTRAS.values() for module in names} | {"scipy"}
@@ -29,11 +31,18 @@ WORKS: dict[str, list[list[str]]] = {
     "base list": [[]],
     "base info": [["tiny"]],
     "base fetch": [["tiny"]],
+    "convert join-shards": [["shards", "-o", "joined"]],
 }
 NEEDS: dict[str, tuple[list[list[str]], str]] = {
     "train": ([["train.toml"]], "train"),
     "demo": ([[]], "train"),
     "convert fuse": ([["adapter", "--base", "tiny", "-o", "x"]], "gate"),
+    "convert mlx-to-peft": ([["mlx", "--base", "tiny", "-o", "x"]], "gate"),
+    "convert kohya-to-peft": ([["kohya.safetensors", "--base", "tiny", "-o", "x"]], "gate"),
+    "convert torchtune-to-peft": (
+        [["adapter_model.safetensors", "--base", "tiny", "--alpha", "8", "-o", "x"]],
+        "gate",
+    ),
     "convert peft-to-loralib": ([["adapter", "-o", "x.safetensors"]], "gate"),
     "convert loralib-to-peft": (
         [["state.safetensors", "--base", "tiny", "--alpha", "1", "-o", "x"]],
@@ -66,6 +75,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "suite.parquet").write_bytes(items_as_parquet(items(3)))
     (place / "folder").mkdir()
     shutil.copy(TINY / "adapter" / "adapter_model.safetensors", place / "state.safetensors")
+    (place / "mlx").mkdir()
+    mlx(place / "mlx")
+    kohya(place)
+    torchtune(place)
+    save_shards(plain(), place / "shards")
     with_tokenizer = place / "with-tokenizer"
     no_manifest = shutil.ignore_patterns("lora_qa_manifest.json")
     shutil.copytree(TINY / "adapter", with_tokenizer, ignore=no_manifest)
