@@ -56,7 +56,7 @@ def _numpy() -> bytes:
         (b'[\n  "a"\n]', FileKind.JSON),
         (save({"a": np.zeros(3, np.float32)}), FileKind.SAFETENSORS),
         (b"GGUF\x03\x00\x00\x00", FileKind.GGUF),
-        (gzip.compress(b"text"), FileKind.GZIP),
+        (gzip.compress(b"text", mtime=0), FileKind.GZIP),
         (_zip("adapter_model.safetensors"), FileKind.ZIP),
         (_torch(legacy=False), FileKind.TORCH_ARCHIVE),
         (_torch(legacy=True), FileKind.PICKLE),

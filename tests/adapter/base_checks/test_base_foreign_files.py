@@ -35,7 +35,7 @@ def test_a_pointer_in_any_file_is_named_with_the_command_that_helps(
     ("content", "what"),
     [
         (b"<!DOCTYPE html><html><head></head></html>", "a web page"),
-        (gzip.compress(b"weights"), "a gzip archive"),
+        (gzip.compress(b"weights", mtime=0), "a gzip archive"),
         (b"PK\x03\x04 an archive", "a zip archive"),
         (b"GGUF\x03\x00\x00\x00", "a GGUF file"),
         (b'{"error": "Repository not found"}', "a JSON document"),

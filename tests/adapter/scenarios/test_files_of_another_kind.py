@@ -17,7 +17,7 @@ CONTENTS = {
     FileKind.LFS_POINTER: POINTER,
     FileKind.WEB_PAGE: b"<!DOCTYPE html>\n<html class=''>\n<head>",
     FileKind.SERVER_MESSAGE: b"Invalid username or password.",
-    FileKind.GZIP: gzip.compress(b"text"),
+    FileKind.GZIP: gzip.compress(b"text", mtime=0),
     FileKind.GGUF: b"GGUF\x03\x00\x00\x00" + bytes(40),
     FileKind.ZIP: b"PK\x03\x04" + bytes(40),
     FileKind.EMPTY: b"",
