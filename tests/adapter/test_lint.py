@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from phi3_lora_qa.adapter import lint as engine
-from phi3_lora_qa.adapter import lint_context
+from phi3_lora_qa.adapter import lint_context, text_context
 from phi3_lora_qa.adapter import rule as rule_module
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.folder import AdapterFolder
@@ -59,15 +60,21 @@ def test_a_crash_while_reading_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "place", ["derive_expected_tensors", "parse_keys", "read_tokenizer", "open_safetensors"]
+    ("module", "place"),
+    [
+        (lint_context, "derive_expected_tensors"),
+        (lint_context, "parse_keys"),
+        (lint_context, "open_safetensors"),
+        (text_context, "read_tokenizer"),
+    ],
 )
 def test_a_machine_short_of_memory_is_not_a_finding(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(lint_context, place, crash)
+    monkeypatch.setattr(module, place, crash)
     adapter = plain()
     adapter.files = tokenizer_files()
     with pytest.raises(MachineError, match="ran out of memory; free some"):

@@ -254,7 +254,7 @@ def test_a_module_of_the_users_own_is_found_as_ever(
     )
     result = gate(pytester, f"--phi3-adapter={good_adapter}")
     assert result.ret == 0, result.stdout.str()
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=11)
 
 
 def test_a_pytest_that_loads_a_conftest_in_another_way_is_named(

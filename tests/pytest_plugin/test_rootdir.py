@@ -77,7 +77,7 @@ def test_the_users_own_options_count_however_the_adapter_is_named(
     )
     words = spelling.format(elsewhere).split(" ")
     result = pytester.runpytest_subprocess(*words, "--phi3-stage=static", "--phi3-report=out")
-    result.assert_outcomes(passed=9, failed=1)
+    result.assert_outcomes(passed=10, failed=1)
     assert record_of(pytester).settings["seed"].value == 6
 
 

@@ -9,7 +9,6 @@ is random. The child that renders templates imports this module; see `template_r
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 QUESTION, ANSWER, NEXT = "Where do 17 Grey herons nest?", "In Tall trees.", "And how High?"
@@ -73,6 +72,8 @@ class TemplateInput:
 
     def key(self) -> bytes:
         """Return a hash that identifies the input."""
+        from hashlib import sha256  # it loads OpenSSL, which most runs of the linter do not need
+
         return sha256(
             json.dumps([self.variables, self.clock_text, self.choice]).encode("ascii")
         ).digest()

@@ -13,6 +13,7 @@ from phi3_lora_qa.adapter.identity.foreign_format import (
     WHOLE_MODEL_FIX,
     ForeignFormat,
 )
+from phi3_lora_qa.adapter.weight_shards import find_shards
 
 _OLD_MLX_FIX = (
     'in its folder, run: python -c "import numpy; from safetensors.numpy import save_file; '
@@ -144,7 +145,7 @@ def format_by_files(names: Sequence[str], *, is_peft: bool) -> ForeignFormat | N
         names: The files and sub-folders.
         is_peft: Whether adapter_config.json is one of PEFT's LoRA.
     """
-    if WEIGHTS in names or PICKLED_WEIGHTS in names:
+    if WEIGHTS in names or PICKLED_WEIGHTS in names or find_shards(names):
         return None
     if found := _first(_FORMATS, names, is_peft=is_peft):
         return found
