@@ -1,15 +1,9 @@
 """The name of the base in a converted adapter's config: a public id, never a path."""
 
-import re
-
 from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.model_id import model_of
 from phi3_lora_qa.models.hub_base import is_hub_id
 from phi3_lora_qa.models.registry import find_known, known_bases
-
-_VARIANT = re.compile(
-    r"[-_.](unsloth|bnb|mlx|[48]bit|bf16|fp16|gptq|awq|int[48]|nf4|fp8|dynamic)(?=[-_.]|$)"
-)
-"""Parts of the names of copies in another precision or layout."""
 
 
 def public_base_name(identity: str, files: BaseFiles, trained_on: str = "") -> str:
@@ -49,6 +43,5 @@ def known_original(name: str) -> str:
         >>> known_original("mlx-community/Phi-3-mini-4k-instruct-4bit")
         'microsoft/Phi-3-mini-4k-instruct'
     """
-    model = _VARIANT.sub("", name.rpartition("/")[2].lower())
     on_hub = (known.id for known in known_bases() if known.source == "hub")
-    return next((known for known in on_hub if known.rpartition("/")[2].lower() == model), "")
+    return next((known for known in on_hub if model_of(known) == model_of(name)), "")

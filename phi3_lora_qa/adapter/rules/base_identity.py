@@ -8,6 +8,7 @@ from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.adapter.folder import CONFIG
 from phi3_lora_qa.adapter.lint_context import LintContext
+from phi3_lora_qa.adapter.model_id import model_of
 from phi3_lora_qa.adapter.path_texts import looks_like_path
 from phi3_lora_qa.adapter.rule import rule
 
@@ -16,10 +17,6 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHORT_ID = re.compile(r"\w[\w.-]*")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PULL_REQUEST = re.compile(r"\s*/*refs(/|%2f)(?!heads/|tags/)|.*\bpr(/|%2f)\d", re.IGNORECASE)
-_QUANTISED = re.compile(
-    r"[-_.](unsloth|bnb|[48]bits?|gptq|awq|gguf|int[48]|nf4|fp8|fp4|w[48]a\d+|hf|quantized|dynamic)"
-    r"(?=[-_.]|$)"
-)
 _OTHER_FAMILY = re.compile(
     "llama|mistral|mixtral|qwen|gemma|falcon|bloom|deepseek|gpt|pythia|vicuna|zephyr|opt-|yi-",
     re.IGNORECASE,
@@ -62,7 +59,7 @@ def base_name(context: LintContext) -> Iterator[Violation]:
     Paths cannot. A quantised upload counts as the same model.
     """
     named, given = _base_in_config(context), _base_checked(context)
-    if HUB_ID.fullmatch(named) and given and _model(named) != _model(given):
+    if HUB_ID.fullmatch(named) and given and model_of(named) != model_of(given):
         yield Violation(
             _NAME, f"the config names the base {named}, but the base for this check is {given}"
         )
@@ -101,11 +98,11 @@ def base_source(context: LintContext) -> Iterator[Violation]:
     """Find copies by other owners, names of other model families, branches and tags."""
     named, given = _base_in_config(context), _base_checked(context)
     if not HUB_ID.fullmatch(named):
-        if HUB_ID.fullmatch(given) and _SHORT_ID.fullmatch(named) and named != _model(given):
+        if HUB_ID.fullmatch(given) and _SHORT_ID.fullmatch(named) and named != model_of(given):
             yield Violation(
                 _NAME, f"the config names {named}, which may be a different model from {given}"
             )
-    elif given and _model(named) == _model(given) and named.lower() != given.lower():
+    elif given and model_of(named) == model_of(given) and named.lower() != given.lower():
         yield Violation(_NAME, f"the config names {named}, another owner's copy of {given}")
     elif (
         context.has("base")
@@ -124,11 +121,6 @@ def base_source(context: LintContext) -> Iterator[Violation]:
         yield Violation(
             _REVISION, f"{revision} cannot be compared: the commit of the base is unknown"
         )
-
-
-def _model(identifier: str) -> str:
-    """Return the model that an id means, without its owner and precision."""
-    return _QUANTISED.sub("", identifier.rpartition("/")[2].lower())
 
 
 def _base_in_config(context: LintContext) -> str:
