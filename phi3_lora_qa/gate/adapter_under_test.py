@@ -10,7 +10,11 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base
+from phi3_lora_qa.adapter.base_checks.check_base import (
+    BaseReport,
+    check_base,
+    use_of_template,
+)
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.finding import Severity
@@ -61,9 +65,8 @@ class AdapterUnderTest:
         if base is None or base.folder is None:
             return None
         prompts = [tuple(turn.role for turn in item.prompt) for item in self.job.items]
-        return check_base(
-            BaseView(base.folder, id=base.id, prompts=prompts), self.selection, self.uses
-        )
+        view = BaseView(base.folder, id=base.id, prompts=prompts)
+        return check_base(view, self.selection, self.uses | use_of_template(view, self.folder))
 
     @property
     def unseen_items(self) -> str:
