@@ -4,6 +4,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
@@ -130,3 +132,14 @@ def test_the_bases_own_template_and_none_are_not_compared(tmp_path: Path) -> Non
     (base / "chat_template.jinja").unlink()
     assert not use_of_template(BaseView(base), adapter)
     assert not use_of_template(BaseView(tmp_path), adapter)
+
+
+def test_an_adapter_is_not_charged_with_a_quantised_copy_of_its_base(tmp_path: Path) -> None:
+    base = copy_base(tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    packed = {n: t.to(torch.int8) if "_proj." in n else t for n, t in tensors.items()}
+    save_file(packed, base / "model.safetensors")
+    report = lint_adapter(bundled("tiny") / "adapter", base=base)
+    assert [finding.rule for finding in report.base_findings] == ["basemodel-quantised"]
+    assert not report.findings
+    assert "manifest-base" in {rule.rule for rule in report.unchecked}
