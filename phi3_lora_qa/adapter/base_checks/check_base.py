@@ -86,10 +86,8 @@ def check_base(
         selection: Which rules run, and at which severity; by default all, at their own severity.
         uses: What the run does with the base. A violation that makes it impossible is an error.
 
-    Returns:
-        The findings. A file that cannot be read is one, too, and the last that is looked for.
-
     Raises:
+        BaseModelError: A file of the base cannot be read.
         MachineError: The machine ran out of memory, file handles or the like.
     """
     chosen = selection or Selection()
@@ -102,11 +100,7 @@ def check_base(
         if rule.id in ignored:
             continue
         severity = _severity(rule, chosen, uses)
-        try:
-            found = list(_findings(rule, base, severity))
-        except BaseModelError as error:
-            unreadable = files_are_own.finding(Violation(_FILES, str(error)))
-            return BaseReport(findings=(unreadable,), ignored=ignored, is_readable=False)
+        found = list(_findings(rule, base, severity))
         findings += found
         if found and rule in required:  # nothing else can be read
             return BaseReport(findings=tuple(findings), ignored=ignored, is_readable=False)
@@ -120,6 +114,12 @@ def check_base(
         is_readable=BaseUse.TEMPLATE not in uses or not _has_error(findings, template_works),
         affected=sum(n for roles, n in base.shapes.items() if roles in drops or roles in refuses),
     )
+
+
+def unreadable(error: BaseModelError) -> BaseReport:
+    """Return the report on a base of which a file cannot be read, as `check_base` says."""
+    finding = files_are_own.finding(Violation(_FILES, str(error)))
+    return BaseReport(findings=(finding,), is_readable=False)
 
 
 def _has_error(findings: Sequence[Finding], rule: BaseRule) -> bool:

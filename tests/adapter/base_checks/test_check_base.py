@@ -13,6 +13,7 @@ from phi3_lora_qa.adapter.base_checks.check_base import (
     BaseReport,
     check_base,
     describe,
+    unreadable,
     use_of_template,
 )
 from phi3_lora_qa.adapter.finding import Severity
@@ -108,8 +109,10 @@ def test_a_finding_as_an_error_has_its_fix_at_the_end(base: Path) -> None:
 def test_a_file_that_ends_too_early_is_one_finding(name: str, tmp_path: Path) -> None:
     base = copy_base(tmp_path / "base")
     (base / name).write_bytes((base / name).read_bytes()[:60])
-    report = check_base(BaseView(base), uses=list(BaseUse))
-    assert [finding.rule for finding in report.findings] == ["basemodel-files"]
+    with pytest.raises(BaseModelError, match=f"{name} is not valid JSON") as caught:
+        check_base(BaseView(base), uses=list(BaseUse))
+    report = unreadable(caught.value)
+    assert [finding.rule for finding in report.errors] == ["basemodel-files"]
     assert f"{name} is not valid JSON" in report.findings[0].message
     assert not report.is_readable
 
