@@ -40,7 +40,7 @@ browser:
 test: .venv/ready browser lint ## lint, type checks and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
-test-gpu: .venv/ready ## the tests that need a GPU, with its speed and peak memory; skipped without one
+test-gpu: .venv/ready ## the tests that need a GPU, with its speed and peak memory; an error without one
 	$(BIN)/python -m pytest -q -rs -s -m cuda tests/cuda
 
 test-fast: .venv/ready ## only the fast tests, for use while you work

@@ -11,7 +11,8 @@ FAMILIES = {
     "basemodel": "The base model itself, before an adapter is compared with it. A finding about it "
     "never rejects the adapter: a base that cannot be used ends `lint` with status 2, and makes "
     "the gate INCOMPLETE. In the gate, `basemodel-quantised`, `-rope`, `-tokenizer`, "
-    "`-vocabulary`, `-template` and `-stop-tokens` are errors, if a stage needs what they check. "
+    "`-vocabulary`, `-template` and `-stop-tokens` are errors, if a stage needs what they check; "
+    "`-template` is also an error where an adapter has another chat template than the base. "
     "These rules need `--base`.",
     "files": "The files in the folder, before their content is interpreted.",
     "config": "The content of adapter_config.json.",

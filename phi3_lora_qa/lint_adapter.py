@@ -5,7 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base
+from phi3_lora_qa.adapter.base_checks.check_base import (
+    BaseReport,
+    check_base,
+    use_of_template,
+)
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.lint import lint
@@ -70,7 +74,7 @@ def lint_adapter(  # noqa: PLR0913 - all but the first are optional
     base_files = None if base is None else _open_base(str(require_path(base, "base")))
     about_base = BaseReport()
     if base_files:
-        about_base = _require_usable(base_files, selection, any_base=any_base)
+        about_base = _require_usable(base_files, folder, selection, any_base=any_base)
         reject_if_inside([place], base_files.path, "files of the base", "pass a base outside of it")
     start = None if parent is None else open_parent_of([place], require_path(parent, "parent"))
     report = lint(folder, base_files, selection, any_base=any_base, parent=start)
@@ -105,12 +109,14 @@ def _open_base(reference: str) -> BaseFiles:
     return open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder, id=ref.id)
 
 
-def _require_usable(base: BaseFiles, selection: Selection, *, any_base: bool) -> BaseReport:
+def _require_usable(
+    base: BaseFiles, adapter: AdapterFolder, selection: Selection, *, any_base: bool
+) -> BaseReport:
     """Return what is wrong with a base that can be used."""
     from phi3_lora_qa.models.registry import require_phi_files
 
     view = BaseView(base.path, id=base.id, files=base, is_thorough=False)
-    report = check_base(view, selection)
+    report = check_base(view, selection, use_of_template(view, adapter))
     report.require_usable()
     if not any_base:
         require_phi_files(base, "--any-base")

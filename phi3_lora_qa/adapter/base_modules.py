@@ -1,6 +1,7 @@
 """The modules of a base model: their kinds and sizes, from its config or from its weights."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Any
 from phi3_lora_qa.adapter.architecture import Architecture, architecture_of
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 class ModuleKind(StrEnum):
@@ -120,8 +122,9 @@ def modules_from_shapes(
 def first_mismatch(modules: Mapping[str, BaseModule], config: Mapping[str, Any]) -> str:
     """Say in which module a model's weights differ from its config.json; empty if in none.
 
-    The first layer and the tables are compared. transformers would initialize what is missing, in
-    the size that the config says, which may be far more than the machine's memory.
+    The number of layers, the first layer and the tables are compared. transformers would initialize
+    what is missing, in the size that the config says, which may be far more than the machine's
+    memory.
 
     Args:
         modules: The modules that the weights have.
@@ -137,7 +140,15 @@ def first_mismatch(modules: Mapping[str, BaseModule], config: Mapping[str, Any])
         wanted, actual = _shape(described), _shape(found)
         if described.kind is not ModuleKind.NORM and wanted != actual:
             return f"{name} is {wanted} in config.json and {actual} in the weights"
+    described_layers, layers = _size(config, "num_hidden_layers"), _layers(modules)
+    if layers != described_layers:
+        return f"config.json has {described_layers} layers, and the weights have {layers}"
     return ""
+
+
+def _layers(modules: Mapping[str, BaseModule]) -> int:
+    found = (_LAYER.match(name) for name in modules)
+    return len({match[1] for match in found if match})
 
 
 def _shape(module: BaseModule) -> str:

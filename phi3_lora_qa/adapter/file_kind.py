@@ -67,6 +67,7 @@ _FIXES = {
 
 _LFS = re.compile(rb"version https?://[^\s]*/spec/v\d|version https://git-lfs")
 _PAGE = re.compile(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I)
+_JSON_MESSAGE = re.compile(rb'\{\s*"(error|errors|detail)"\s*:')
 _JSON = re.compile(rb'\{\s*["}]|\[\s*["\[\]{\d-]')
 _MESSAGES = (
     b"entry not found", b"repository not found", b"not found", b"invalid username or password",
@@ -168,7 +169,9 @@ def _text_kind(head: bytes) -> FileKind | None:
         return FileKind.WEB_PAGE
     if lower.startswith((b"<?xml", b"<error>")):
         return FileKind.XML
+    is_short = len(head) < HEAD_BYTES
+    if is_short and _JSON_MESSAGE.match(text):
+        return FileKind.SERVER_MESSAGE
     if _JSON.match(text):
         return FileKind.JSON
-    is_short = len(head) < HEAD_BYTES
     return FileKind.SERVER_MESSAGE if is_short and lower.startswith(_MESSAGES) else None

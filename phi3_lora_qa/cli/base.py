@@ -67,7 +67,7 @@ def info(base: str) -> None:
         raise BaseModelError(
             f"the base {ref.name} is not on this machine; run: phi3-lora-qa base fetch {ref.name}"
         )
-    report = check_base(BaseView(ref.folder, id=ref.id), uses=list(BaseUse))
+    report = check_base(BaseView(ref.folder, id=ref.id), uses=[BaseUse.LOADING, BaseUse.ANSWERS])
     if not report.is_readable:
         report.require_usable()
     config, known = read_base_config(ref), find_known(ref.id)

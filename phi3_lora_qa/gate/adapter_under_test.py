@@ -10,7 +10,12 @@ from pathlib import Path
 
 from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base
+from phi3_lora_qa.adapter.base_checks.check_base import (
+    BaseReport,
+    check_base,
+    unreadable,
+    use_of_template,
+)
 from phi3_lora_qa.adapter.base_files import BaseFiles
 from phi3_lora_qa.adapter.config import LoraAdapterConfig, read_config
 from phi3_lora_qa.adapter.finding import Severity
@@ -20,6 +25,7 @@ from phi3_lora_qa.adapter.lint_report import LintReport
 from phi3_lora_qa.adapter.parent_adapter import open_parent
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.adapter.safetensors_file import SafetensorsFile
+from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors
 from phi3_lora_qa.gate.prepare import AdapterJob
 from phi3_lora_qa.lora import Factors
@@ -61,9 +67,12 @@ class AdapterUnderTest:
         if base is None or base.folder is None:
             return None
         prompts = [tuple(turn.role for turn in item.prompt) for item in self.job.items]
-        return check_base(
-            BaseView(base.folder, id=base.id, prompts=prompts), self.selection, self.uses
-        )
+        view = BaseView(base.folder, id=base.id, prompts=prompts)
+        uses = self.uses | use_of_template(view, self.folder)
+        try:
+            return check_base(view, self.selection, uses)
+        except BaseModelError as error:
+            return unreadable(error)
 
     @property
     def unseen_items(self) -> str:

@@ -134,8 +134,8 @@ def _smaller(need: _Need) -> Iterator[tuple[str, int]]:
     if settings.device != CPU:
         option = f"--phi3-device {CPU} --phi3-dtype {settings.dtype}"
         changes.append((option, replace(settings, device=CPU)))
-    if settings.quantization == UNQUANTIZED and "quality" in settings.stage:
-        kind = "nf4"
+    if "quality" in settings.stage:
+        kind = "nf4" if settings.quantization == UNQUANTIZED else settings.quantization
         option = " ".join(f"--phi3-stage {stage}" for stage in _WITHOUT_WHOLE_BASE)
         small = replace(settings, quantization=kind, stage=_WITHOUT_WHOLE_BASE)
         changes.append((f"--phi3-quantization {kind} {option}", small))

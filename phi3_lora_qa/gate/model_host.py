@@ -40,7 +40,7 @@ class ModelHost:
         self._load_errors: dict[str, str] = {}
         self._checksums: dict[tuple[str, str], str] = {}
         self._probe_logits: dict[str, Array] = {}
-        self._engines: dict[str, EngineChoice] = {}
+        self._engines: dict[tuple[str, str], EngineChoice] = {}
 
     def load_base(
         self, ref: BaseRef, log: PhaseLog, quantization: str = UNQUANTIZED
@@ -134,8 +134,8 @@ class ModelHost:
         return self._probe_logits[ref.id]
 
     def engine_of(self, ref: BaseRef) -> "EngineChoice":
-        """Return the engine that scores models of a base, which must have been loaded."""
-        return self._engines[ref.id]
+        """Return the engine that scores models of a base, as it was last loaded."""
+        return self._engines[ref.id, self._quantization]
 
     def _load(self, ref: BaseRef, log: PhaseLog, quantization: str) -> "LoadedBase":
         from phi3_lora_qa.models.checksum import checksum
@@ -161,7 +161,9 @@ class ModelHost:
             )
         if quantization == UNQUANTIZED and ref.id not in self._probe_logits:
             self._probe_logits[ref.id] = compute_probe_logits(base.model, base.tokenizer)
-        engine = self._engines.setdefault(ref.id, choose_engine(self._settings.engine, base.model))
+        engine = self._engines.setdefault(
+            (ref.id, quantization), choose_engine(self._settings.engine, base.model)
+        )
         log.add_environment(
             {**describe_hardware(base.model), **layer_products("base", base.model, engine)}
         )

@@ -51,7 +51,7 @@ def _numpy() -> bytes:
         (b"Entry not found", FileKind.SERVER_MESSAGE),
         (b"Access to model a/b is restricted.", FileKind.SERVER_MESSAGE),
         (b"Invalid username or password.", FileKind.SERVER_MESSAGE),
-        (b'{"error":"Repository not found"}', FileKind.JSON),
+        (b'{"error":"Repository not found"}', FileKind.SERVER_MESSAGE),
         (b"{}", FileKind.JSON),
         (b'[\n  "a"\n]', FileKind.JSON),
         (save({"a": np.zeros(3, np.float32)}), FileKind.SAFETENSORS),

@@ -73,6 +73,8 @@ def test_the_options_with_which_it_fits_are_named(
     stages = "--phi3-stage static --phi3-stage math --phi3-stage quality"
     assert f"--phi3-quantization nf4 {stages} (needs {as_gigabytes(small)})" in str(caught.value)
     require_memory([job], replace(settings, dtype="bfloat16"))
+    with pytest.raises(MachineError, match=f"--phi3-quantization nf4 {stages}"):
+        require_memory([job], replace(settings, quantization="nf4"))
     only = replace(settings, quantization="nf4", stage=("static", "math", "quality"))
     require_memory([job], only)
 

@@ -121,11 +121,12 @@ def test_a_missing_weight_is_not_initialized_randomly(toy: Path, edit_tensors: E
 
 
 def test_weights_that_the_config_does_not_describe_are_refused(
-    toy: Path, edit_config: EditConfig
+    toy: Path, edit_tensors: EditTensors
 ) -> None:
-    edit_config(toy / "config.json", num_hidden_layers=1, layer_types=None)
+    further = {f"model.layers.1.mlp.experts_{n}.weight": torch.zeros(2, 2) for n in range(4)}
+    edit_tensors(toy / "model.safetensors", lambda tensors: tensors.update(further))
     assert_refused(
-        toy, r"contain the unknown model.layers.1..* and 3 more; use a base whose config.json"
+        toy, r"contain the unknown model.layers.1..* and 1 more; use a base whose config.json"
     )
 
 
@@ -134,6 +135,7 @@ def test_weights_that_the_config_does_not_describe_are_refused(
     [
         ({"intermediate_size": 40}, r"gate_up_proj is 80x32 in config.json and 96x32 in the"),
         ({"num_attention_heads": 5}, r"qkv_proj is 54x32 in config.json and 64x32 in the"),
+        ({"num_hidden_layers": 1}, r"config.json has 1 layers, and the weights have 2"),
         ({"hidden_size": "many"}, r"config.json is not valid: hidden_size is 'many'"),
     ],
 )

@@ -16,6 +16,7 @@ class BaseUse(StrEnum):
 
     LOADING = "the model is loaded"
     ANSWERS = "answers to conversations are scored"
+    TEMPLATE = "an adapter's chat template is compared with the base's"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse, base_rule
-from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.unseen_turns import Roles
+from phi3_lora_qa.adapter.base_checks.base_view import GENERATION, BaseView
+from phi3_lora_qa.adapter.base_checks.unseen_turns import QUESTION, Roles
 from phi3_lora_qa.adapter.finding import FieldOf, Severity, Violation
 from phi3_lora_qa.errors import escape
 
@@ -14,18 +14,25 @@ _TEMPLATE = "chat_template.jinja"
 
 @base_rule(
     "basemodel-template",
-    title="The base has a chat template that can be rendered",
-    why="Without one, no conversation can be turned into a prompt.",
+    title="The base has a chat template that turns a question into a prompt",
+    why="Without one, no conversation can be turned into a prompt, and the chat template of an "
+    "adapter cannot be compared with the base's.",
     fix="use a base that was tuned for conversations, with its chat template",
-    blocks=(BaseUse.ANSWERS,),
+    blocks=(BaseUse.ANSWERS, BaseUse.TEMPLATE),
 )
 def template_works(base: BaseView) -> Iterator[Violation]:
-    """Render conversations with the default template."""
+    """Render conversations with the default template, and look for the question of the simplest."""
     if base.template is None:
         yield Violation(_TEMPLATE, "the base has no chat template")
     elif base.trial.error:
         yield Violation(
             base.template.file, f"the chat template cannot be rendered: {base.trial.error}"
+        )
+    elif reason := (base.trial.refusals or {}).get(QUESTION):
+        yield Violation(base.template.file, f"the chat template refuses a question: {reason!r}")
+    elif QUESTION in (base.trial.unseen or {}):
+        yield Violation(
+            base.template.file, "the prompt that the chat template renders lacks the question"
         )
 
 
@@ -41,7 +48,7 @@ def template_works(base: BaseView) -> Iterator[Violation]:
 def every_turn_is_shown(base: BaseView) -> Iterator[Violation]:
     """Look for the turns of made-up conversations in the prompts."""
     unseen = base.trial.unseen or {}
-    if not unseen or base.template is None:
+    if not unseen or base.template is None or QUESTION in unseen:
         return
     systems = all(roles[turn] == "system" for roles, turns in unseen.items() for turn in turns)
     shown = min(
@@ -73,7 +80,7 @@ def every_turn_is_shown(base: BaseView) -> Iterator[Violation]:
 def no_shape_is_refused(base: BaseView) -> Iterator[Violation]:
     """Look for conversations that the template refuses."""
     refusals = base.trial.refusals or {}
-    if not refusals or base.template is None:
+    if not refusals or base.template is None or QUESTION in refusals:
         return
     shown = min(refusals, key=lambda roles: (roles not in base.shapes, len(roles)))
     yield Violation(
@@ -111,12 +118,14 @@ def answers_can_end(base: BaseView) -> Iterator[Violation]:
             FieldOf(file, "eos_token_id"),
             f"it must be a token id or a list of token ids: got {value!r}",
         )
-    elif stops:
-        yield from _without_stop(base, end, stops, file)
+    elif stops or file == GENERATION:  # config.json alone: the class of the model has defaults
+        yield from _without_stop(base, end, stops, FieldOf(file, "eos_token_id"))
 
 
-def _without_stop(base: BaseView, end: str, stops: Sequence[int], file: str) -> Iterator[Violation]:
-    place, added = FieldOf(file, "eos_token_id"), base.added_tokens
+def _without_stop(
+    base: BaseView, end: str, stops: Sequence[int], place: FieldOf
+) -> Iterator[Violation]:
+    added = base.added_tokens
     names = {number: token for token, number in added.items()}
     found = [(end.find(token), -len(token), token) for token in added if token and token in end]
     if found:
@@ -125,7 +134,7 @@ def _without_stop(base: BaseView, end: str, stops: Sequence[int], file: str) -> 
             yield Violation(
                 place,
                 f"the chat template ends an answer with {token!r} (id {added[token]}), which is "
-                f"not a stop token: they are {_listed(stops, names)}",
+                f"not a stop token: {_listed(stops, names)}",
                 f'write "eos_token_id": {sorted({*stops, added[token]})} into the base\'s '
                 "generation_config.json",
             )
@@ -135,13 +144,15 @@ def _without_stop(base: BaseView, end: str, stops: Sequence[int], file: str) -> 
             yield Violation(
                 place,
                 f"the chat template ends an answer with the text {end[:40]!r}, which contains no "
-                f"stop token: they are {_listed(stops, names)}",
+                f"stop token: {_listed(stops, names)}",
                 "use the chat template that belongs to the base",
             )
 
 
 def _listed(stops: Sequence[int], names: Mapping[int, str]) -> str:
-    return ", ".join(
+    if not stops:
+        return "none is named"
+    return "they are " + ", ".join(
         f"{number} ({names[number]})" if number in names else f"{number}" for number in stops[:8]
     )
 

@@ -10,8 +10,11 @@ from phi3_lora_qa.adapter.manifest import template_hash
 Roles = tuple[str, ...]
 Shapes = Mapping[Roles, int]
 
+QUESTION: Roles = ("user",)
+"""The prompt of a single question, which every template for conversations must show."""
+
 USUAL: tuple[Roles, ...] = (
-    ("user",),
+    QUESTION,
     ("system", "user"),
     ("user", "assistant", "user"),
     ("system", "user", "assistant", "user"),

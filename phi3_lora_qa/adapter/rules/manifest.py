@@ -99,7 +99,7 @@ def _change(context: LintContext, name: str) -> str:
     why="Bases of one family have the same shapes. An adapter for another base, or another "
     "revision, loads silently and changes the wrong weights.",
     fix="pass the base used in training, or train again on this one",
-    needs=["manifest", "base"],
+    needs=["manifest", "base weights"],
 )
 def base(context: LintContext) -> Iterator[Violation]:
     """Compare the two fingerprints, if both are known."""

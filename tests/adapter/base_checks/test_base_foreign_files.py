@@ -38,7 +38,7 @@ def test_a_pointer_in_any_file_is_named_with_the_command_that_helps(
         (gzip.compress(b"weights", mtime=0), "a gzip archive"),
         (b"PK\x03\x04 an archive", "a zip archive"),
         (b"GGUF\x03\x00\x00\x00", "a GGUF file"),
-        (b'{"error": "Repository not found"}', "a JSON document"),
+        (b'{"error": "Repository not found"}', "a message of a server"),
         (b"", "empty"),
     ],
 )

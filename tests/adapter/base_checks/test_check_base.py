@@ -4,13 +4,24 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
 from phi3_lora_qa.adapter.base_checks.base_view import BaseView
-from phi3_lora_qa.adapter.base_checks.check_base import BaseReport, check_base, describe
+from phi3_lora_qa.adapter.base_checks.check_base import (
+    BaseReport,
+    check_base,
+    describe,
+    unreadable,
+    use_of_template,
+)
 from phi3_lora_qa.adapter.finding import Severity
+from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.errors import BaseModelError
+from phi3_lora_qa.lint_adapter import lint_adapter
+from phi3_lora_qa.models.paths import bundled
 from tests.adapter.base_variants import (
     CONFIG,
     GENERATION,
@@ -92,3 +103,46 @@ def test_a_finding_as_an_error_has_its_fix_at_the_end(base: Path) -> None:
     (found,) = check_base(BaseView(base), uses=[BaseUse.ANSWERS]).errors
     assert describe(found).endswith(found.fix)
     assert found.fix not in describe(found, with_fix=False)
+
+
+@pytest.mark.parametrize("name", [GENERATION, CONFIG, "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_that_ends_too_early_is_one_finding(name: str, tmp_path: Path) -> None:
+    base = copy_base(tmp_path / "base")
+    (base / name).write_bytes((base / name).read_bytes()[:60])
+    with pytest.raises(BaseModelError, match=f"{name} is not valid JSON") as caught:
+        check_base(BaseView(base), uses=list(BaseUse))
+    report = unreadable(caught.value)
+    assert [finding.rule for finding in report.errors] == ["basemodel-files"]
+    assert f"{name} is not valid JSON" in report.findings[0].message
+    assert not report.is_readable
+
+
+@pytest.mark.parametrize("text", ["{% for", "", "{{ raise_exception('no') }}"])
+def test_an_adapter_is_not_compared_with_a_broken_template(text: str, tmp_path: Path) -> None:
+    base = write_template(copy_base(tmp_path / "base"), text)
+    view, adapter = BaseView(base), AdapterFolder.open(bundled("tiny") / "adapter")
+    assert use_of_template(view, adapter) == {BaseUse.TEMPLATE}
+    assert not check_base(view, uses=[BaseUse.TEMPLATE]).is_readable
+    assert check_base(view, uses=[BaseUse.ANSWERS]).is_readable
+    with pytest.raises(BaseModelError, match=r"the base cannot be used \(basemodel-template\)"):
+        lint_adapter(adapter.path, base=base)
+
+
+def test_the_bases_own_template_and_none_are_not_compared(tmp_path: Path) -> None:
+    base = copy_base(tmp_path / "base")
+    adapter = AdapterFolder.open(bundled("tiny") / "adapter")
+    assert not use_of_template(BaseView(base), adapter)
+    (base / "chat_template.jinja").unlink()
+    assert not use_of_template(BaseView(base), adapter)
+    assert not use_of_template(BaseView(tmp_path), adapter)
+
+
+def test_an_adapter_is_not_charged_with_a_quantised_copy_of_its_base(tmp_path: Path) -> None:
+    base = copy_base(tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    packed = {n: t.to(torch.int8) if "_proj." in n else t for n, t in tensors.items()}
+    save_file(packed, base / "model.safetensors")
+    report = lint_adapter(bundled("tiny") / "adapter", base=base)
+    assert [finding.rule for finding in report.base_findings] == ["basemodel-quantised"]
+    assert not report.findings
+    assert "manifest-base" in {rule.rule for rule in report.unchecked}

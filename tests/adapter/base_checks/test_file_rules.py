@@ -78,3 +78,18 @@ def test_a_token_without_a_row_is_found(
     found = [f.message for f in check_base(view).findings if f.rule == "basemodel-vocabulary"]
     wanted = f"it has the token id {last}, and the embedding table has {VOCABULARY} rows"
     assert found == ([wanted] if last else [])
+
+
+@pytest.mark.parametrize("layers", [3, 5])
+def test_another_number_of_layers_is_found(layers: int, tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), CONFIG, num_hidden_layers=layers)
+    (found,) = findings_on(base)
+    assert (found.rule, found.severity) == ("basemodel-shapes", Severity.ERROR)
+    assert f"config.json has {layers} layers, and the weights have 4" in found.message
+
+
+@pytest.mark.parametrize("layers", [0, -4, "4", 10**9, None])
+def test_a_number_of_layers_that_cannot_be_is_found(layers: object, tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), CONFIG, num_hidden_layers=layers)
+    (found,) = findings_on(base)
+    assert f"num_hidden_layers is {layers!r}" in found.message

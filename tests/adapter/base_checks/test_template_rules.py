@@ -107,10 +107,41 @@ def test_the_fix_for_stop_tokens_works_when_it_is_followed(tmp_path: Path) -> No
     assert not findings_on(edit_json(base, GENERATION, **fields), BaseUse.ANSWERS)
 
 
-@pytest.mark.parametrize("stops", [END, [END], [EOS, 742, END], None])
+@pytest.mark.parametrize("stops", [END, [END], [EOS, 742, END]])
 def test_stop_tokens_with_the_templates_own_are_healthy(stops: Any, tmp_path: Path) -> None:
     base = edit_json(copy_base(tmp_path / "base"), GENERATION, eos_token_id=stops)
     assert not findings_on(base, *BaseUse)
+
+
+@pytest.mark.parametrize("stops", [None, []])
+def test_a_base_that_names_no_stop_token_is_found(stops: Any, tmp_path: Path) -> None:
+    base = edit_json(copy_base(tmp_path / "base"), GENERATION, eos_token_id=stops)
+    (found,) = findings_on(base, BaseUse.ANSWERS)
+    assert (found.rule, found.severity) == ("basemodel-stop-tokens", Severity.ERROR)
+    assert found.message.endswith("(id 748), which is not a stop token: none is named")
+    assert found.fix.startswith('write "eos_token_id": [748] into')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the prompt that the chat template renders lacks the question"),
+        ("Entry not found", "the prompt that the chat template renders lacks the question"),
+        ("{{ raise_exception('no') }}", "the chat template refuses a question: 'no'"),
+    ],
+)
+def test_a_template_that_does_not_show_a_question_is_no_template(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    base = with_template(tmp_path / "base", text)
+    (found,) = findings_on(base)
+    assert (found.rule, found.severity, found.message) == (
+        "basemodel-template",
+        Severity.WARNING,
+        message,
+    )
+    for use in (BaseUse.ANSWERS, BaseUse.TEMPLATE):
+        assert [found.severity for found in findings_on(base, use)] == [Severity.ERROR]
 
 
 def test_the_first_special_token_after_an_answer_counts(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def gate(base: Path, **settings: object) -> RunRecord:
         (CONFIG, {"rope_scaling": SU}, "basemodel-rope"),
         (CONFIG, {"quantization_config": {"quant_method": "gptq"}}, "basemodel-quantised"),
         (CONFIG, {"hidden_size": 128}, "basemodel-shapes"),
+        (CONFIG, {"num_hidden_layers": 3}, "basemodel-shapes"),
     ],
 )
 def test_a_base_that_cannot_be_used_is_the_reason_and_nothing_fails(
@@ -50,6 +51,28 @@ def test_a_base_that_cannot_be_used_is_the_reason_and_nothing_fails(
     assert [(f.rule, f.severity) for f in record.base.findings] == [(rule, "error")]
     assert load_record(tmp_path / "out" / "record.json").base == record.base
     assert "About the base, not the adapter" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", [GENERATION, "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_that_ends_too_early_is_one_error(name: str, tmp_path: Path) -> None:
+    base = copy_base(tmp_path / "base")
+    (base / name).write_bytes((base / name).read_bytes()[:60])
+    record = gate(base)
+    assert record.verdict is Verdict.INCOMPLETE
+    assert [c.id for c in record.checks if c.outcome is Outcome.ERROR] == [
+        "phi3::static::basemodel"
+    ]
+    assert f"{name} is not valid JSON" in record.reason
+
+
+@pytest.mark.parametrize("text", ["{% for", "", "{{ raise_exception('no') }}"])
+def test_a_template_that_shows_no_question_is_not_charged_to_the_adapter(
+    text: str, tmp_path: Path
+) -> None:
+    record = gate(write_template(copy_base(tmp_path / "base"), text))
+    assert record.verdict is Verdict.INCOMPLETE
+    assert [f.rule for f in record.base.findings] == ["basemodel-template"]
+    assert not any(check.outcome is Outcome.FAILED for check in record.checks)
 
 
 def test_a_base_with_a_pointer_ends_the_run_with_the_command_that_helps(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def test_its_effect_is_measured_on_the_same_items_and_the_other_stages_pass(
     record = gated(good_adapter, suite, quantization=kind)
     notes = record.environment
     assert notes["quantization"] == kind
+    assert notes["engine"] == ("plain" if kind == "int8" else "fast")
+    assert ("one by one" in str(notes.get("engine_fallback"))) == (kind == "int8")
     assert notes["quantization_items"] == ITEMS
     assert notes["quantization_loss_change"] != 0.0
     assert 0.0 <= float(str(notes["quantization_answers_changed"])) < 0.5
