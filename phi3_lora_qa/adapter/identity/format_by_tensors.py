@@ -46,7 +46,8 @@ _NOT_DECODER = r"(?!lora_[a-z0-9]+_(model_)?layers_\d+_(self_attn|mlp)_[a-z_]+_p
 
 _FORMATS = (
     _format(
-        _NOT_DECODER + r"lora_(unet|te\d?|transformer)_.*\.(lora_(down|up)\.weight|alpha)|diffusion_model\..*",
+        _NOT_DECODER
+        + r"lora_(unet|te\d?|transformer)_.*\.(lora_(down|up)\.weight|alpha)|diffusion_model\..*",
         "a LoRA of a diffusion model, in kohya's format",
         _DIFFUSION_FIX,
     ),

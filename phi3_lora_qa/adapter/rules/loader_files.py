@@ -37,8 +37,8 @@ _SIZES = (
 )  # fmt: skip
 _GENERATION_WITHOUT_EFFECT = (
     "transformers_version", "_from_model_config", "use_cache", "cache_implementation",
-    "cache_config", "pad_token_id", "bos_token_id", "output_attentions", "output_hidden_states", "output_logits",
-    "output_scores", "return_dict_in_generate", "num_return_sequences",
+    "cache_config", "pad_token_id", "bos_token_id", "output_attentions", "output_hidden_states",
+    "output_logits", "output_scores", "return_dict_in_generate", "num_return_sequences",
 )  # fmt: skip
 _LONG_ANSWER = 1024
 """A limit of this many new tokens, or more, cuts off no answer of a chat."""
