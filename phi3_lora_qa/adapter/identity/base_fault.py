@@ -46,7 +46,7 @@ def base_fault(
         any_base: Whether the user accepts other bases than a Phi-3.
     """
     if base is not None:
-        return _fault_with_base(words, own, base)
+        return _fault_with_base(words, own, base, any_base=any_base)
     return _fault_without_base(words, own, any_base=any_base)
 
 
@@ -80,7 +80,9 @@ def _fault_without_base(
     return _other_base(words, own, "not for a Phi-3", can_be_checked=supported)
 
 
-def _fault_with_base(words: AdapterWords, own: BaseOfAdapter, base: BaseFiles) -> BaseFault | None:
+def _fault_with_base(
+    words: AdapterWords, own: BaseOfAdapter, base: BaseFiles, *, any_base: bool
+) -> BaseFault | None:
     layout, theirs = words.layout, base.architecture
     base_is_phi = is_phi(base.config, family_name(base), base)
     against = f"not for the {'Phi-3' if base_is_phi else theirs.name} of this check"
@@ -97,8 +99,9 @@ def _fault_with_base(words: AdapterWords, own: BaseOfAdapter, base: BaseFiles) -
         is_other, is_supported = True, False
     elif layout.is_fused_for_sure:
         is_other = False  # only a Phi-3 has these names, and config-base-source compares the ids
-    elif layout.layout is not Layout.OTHER and is_other and not base_is_phi:
-        # The base is one that the user accepted: only an architecture other than its own is wrong.
+    elif layout.layout is not Layout.OTHER and is_other and (any_base or not base_is_phi):
+        # The user accepted the base, even if its template is Phi-3's: only another architecture
+        # than its own is wrong.
         is_other = own.family is not None and own.family.model_type not in ("", theirs.model_type)
     elif own.is_phi and not base_is_phi:
         named = family_of_id(words.base_id)

@@ -136,6 +136,26 @@ def test_a_base_in_llamas_layout_takes_its_own_adapter_only(llama: Path, tmp_pat
     assert fused.rule == "config-other-base"
 
 
+def test_a_base_that_the_user_accepted_may_have_phis_template(llama: Path, tmp_path: Path) -> None:
+    (llama / "tokenizer_config.json").write_text('["<|assistant|>", "<|end|>"]')
+    adapter = published("meta-llama/Llama-3.2-1B", layers(*SPLIT), WIDTHS)
+    folder = adapter.save(tmp_path / "own")
+    assert "--any-base" in only_error(lint_folder(folder, llama)).fix
+    assert not lint_folder(folder, llama, any_base=True).findings
+    other = published("Qwen/Qwen2.5-0.5B", layers(*SPLIT), WIDTHS).save(tmp_path / "other")
+    assert only_error(lint_folder(other, llama, any_base=True)).rule == "config-other-base"
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "meta-llama/Llama-3-8B"])
+def test_another_familys_id_of_an_adapter_with_phis_modules_is_named(
+    name: str, tmp_path: Path
+) -> None:
+    report = lint_folder(published(name, layers(*FUSED)).save(tmp_path))
+    (finding,) = (f for f in report.findings if f.rule == "config-base-source")
+    assert finding.message == f"the config names {name}, which is not a Phi-3, judging by its name"
+    assert finding.fix.endswith("the base that it was trained on")
+
+
 def test_a_phi_in_llamas_layout_does_not_take_phis_own(llama: Path, tmp_path: Path) -> None:
     (llama / "tokenizer_config.json").write_text('["<|assistant|>", "<|end|>"]')
     folder = published("microsoft/phi-4", layers(*FUSED)).save(tmp_path / "a")
