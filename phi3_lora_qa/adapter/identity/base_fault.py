@@ -74,7 +74,7 @@ def _fault_without_base(
             f"{_any_base()} if it is another model",
         )
     has_layout = layout in (Layout.SPLIT, Layout.SHARED) or not words.layout.count
-    supported = own.architecture is not None and has_layout
+    supported = own.may_be_in_the_table and has_layout
     if any_base and supported:
         return None
     return _other_base(words, own, "not for a Phi-3", can_be_checked=supported)
@@ -86,7 +86,7 @@ def _fault_with_base(
     layout, theirs = words.layout, base.architecture
     base_is_phi = is_phi(base.config, family_name(base), base)
     against = f"not for the {'Phi-3' if base_is_phi else theirs.name} of this check"
-    is_supported = own.architecture is not None and not own.architecture.is_fused
+    is_supported = own.may_be_in_the_table and not (own.family and own.family.is_phi)
     is_other = own.is_phi is False
     if layout.layout is Layout.SPLIT and theirs.is_fused:
         if not is_other and (own.is_phi or _has_width(words, base)):
@@ -162,7 +162,8 @@ def _other_base(
     family = family or (f"a model like {words.layout.family}" if words.layout.family else "")
     named = part_with_name(words.base_id)
     what = f"{named} ({family})" if named and family else named or family or "another model"
-    if can_be_checked and words.task_type not in _NOT_CAUSAL and words.layout.is_whole:
+    is_known = words.layout.is_whole and words.layout.layout is not Layout.OTHER
+    if can_be_checked and is_known and words.task_type not in _NOT_CAUSAL:
         fix = f"check it against its own base: {_any_base()}"
     else:
         fix = (
