@@ -1,5 +1,6 @@
 """Reads the config and tensor headers of a base model, without loading the model."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -212,6 +213,18 @@ def sample_rows(rows: int, *, each: int = 8) -> tuple[slice, ...]:
         return (slice(0, rows),)
     starts = (number * (rows - each) // 7 for number in range(8))
     return tuple(slice(start, start + each) for start in starts)
+
+
+def estimate_norm(base: BaseFiles, module: str) -> float:
+    """Estimate the Frobenius norm of a base weight from evenly spaced rows; 0 if it has none."""
+    place = base.tensor(module)
+    if place is None or len(place[1].shape) != 2:
+        return 0.0
+    file, info = place
+    sample = [file.tensor(info.name, rows) for rows in sample_rows(info.shape[0])]
+    seen = sum(len(block) for block in sample)
+    square = sum(float((block * block).sum()) for block in sample)
+    return math.sqrt(square * info.shape[0] / max(1, seen))
 
 
 def unknown_architecture(place: str, config: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from phi3_lora_qa.adapter.adapted_modules import ranks_in_file
-from phi3_lora_qa.adapter.base_files import BaseFiles
+from phi3_lora_qa.adapter.base_files import BaseFiles, estimate_norm
 from phi3_lora_qa.adapter.config import (
     LoraAdapterConfig,
     ParsedConfig,
@@ -219,6 +219,11 @@ class LintContext(TextContext):
             if sized is not None:
                 found[module] = sized
         return found
+
+    @cached_property
+    def base_norms(self) -> Mapping[str, float]:
+        """The estimated norm of the base weight under each delta (need: base weights)."""
+        return {module: estimate_norm(self.base, module) for module in self.delta_stats}
 
     @cached_property
     def reading(self) -> ParsedConfig | None:

@@ -112,13 +112,14 @@ def _check_tree(value: Any, max_depth: int, *, surrogates: bool) -> None:
         if surrogates:
             for text in (item for item in level if isinstance(item, str)):
                 text.encode("utf-8")
-        level = [child for item in level for child in _children(item, surrogates)]
+        inner = [item for item in level if isinstance(item, (dict, list))]  # few of many
+        level = [child for item in inner for child in _children(item, surrogates)]
         if not level:
             return
     raise _RefusedError(f"nested deeper than {max_depth} levels")
 
 
-def _children(item: Any, with_keys: bool) -> list[Any]:
+def _children(item: dict[str, Any] | list[Any], with_keys: bool) -> list[Any]:
     if isinstance(item, dict):
         return [*item.values(), *item] if with_keys else list(item.values())
-    return item if isinstance(item, list) else []
+    return item

@@ -46,7 +46,7 @@ def base_fault(
         any_base: Whether the user accepts other bases than a Phi-3.
     """
     if base is not None:
-        return _fault_with_base(words, own, base)
+        return _fault_with_base(words, own, base, any_base=any_base)
     return _fault_without_base(words, own, any_base=any_base)
 
 
@@ -74,17 +74,19 @@ def _fault_without_base(
             f"{_any_base()} if it is another model",
         )
     has_layout = layout in (Layout.SPLIT, Layout.SHARED) or not words.layout.count
-    supported = own.architecture is not None and has_layout
+    supported = own.may_be_in_the_table and has_layout
     if any_base and supported:
         return None
     return _other_base(words, own, "not for a Phi-3", can_be_checked=supported)
 
 
-def _fault_with_base(words: AdapterWords, own: BaseOfAdapter, base: BaseFiles) -> BaseFault | None:
+def _fault_with_base(
+    words: AdapterWords, own: BaseOfAdapter, base: BaseFiles, *, any_base: bool
+) -> BaseFault | None:
     layout, theirs = words.layout, base.architecture
     base_is_phi = is_phi(base.config, family_name(base), base)
     against = f"not for the {'Phi-3' if base_is_phi else theirs.name} of this check"
-    is_supported = own.architecture is not None and not own.architecture.is_fused
+    is_supported = own.may_be_in_the_table and not (own.family and own.family.is_phi)
     is_other = own.is_phi is False
     if layout.layout is Layout.SPLIT and theirs.is_fused:
         if not is_other and (own.is_phi or _has_width(words, base)):
@@ -97,8 +99,9 @@ def _fault_with_base(words: AdapterWords, own: BaseOfAdapter, base: BaseFiles) -
         is_other, is_supported = True, False
     elif layout.is_fused_for_sure:
         is_other = False  # only a Phi-3 has these names, and config-base-source compares the ids
-    elif layout.layout is not Layout.OTHER and is_other and not base_is_phi:
-        # The base is one that the user accepted: only an architecture other than its own is wrong.
+    elif layout.layout is not Layout.OTHER and is_other and (any_base or not base_is_phi):
+        # The user accepted the base, even if its template is Phi-3's: only another architecture
+        # than its own is wrong.
         is_other = own.family is not None and own.family.model_type not in ("", theirs.model_type)
     elif own.is_phi and not base_is_phi:
         named = family_of_id(words.base_id)
@@ -159,7 +162,8 @@ def _other_base(
     family = family or (f"a model like {words.layout.family}" if words.layout.family else "")
     named = part_with_name(words.base_id)
     what = f"{named} ({family})" if named and family else named or family or "another model"
-    if can_be_checked and words.task_type not in _NOT_CAUSAL and words.layout.is_whole:
+    is_known = words.layout.is_whole and words.layout.layout is not Layout.OTHER
+    if can_be_checked and is_known and words.task_type not in _NOT_CAUSAL:
         fix = f"check it against its own base: {_any_base()}"
     else:
         fix = (

@@ -9,6 +9,7 @@ from phi3_lora_qa.adapter.expected_tensors import Sizes
 from phi3_lora_qa.adapter.identity.adapter_words import AdapterWords
 from phi3_lora_qa.adapter.identity.model_names import (
     PHI,
+    UNVERSIONED_QWEN,
     ModelFamily,
     family_of_class,
     family_of_id,
@@ -56,6 +57,12 @@ class BaseOfAdapter:
     def architecture(self) -> Architecture | None:
         """The architecture, if the table has it."""
         return ARCHITECTURES.get(self.family.model_type) if self.family else None
+
+    @property
+    def may_be_in_the_table(self) -> bool:
+        """Whether the table has the architecture, or one of the family's."""
+        is_some_qwen = self.family is not None and self.family.name == UNVERSIONED_QWEN
+        return self.architecture is not None or is_some_qwen
 
 
 def base_of_adapter(words: AdapterWords) -> BaseOfAdapter:

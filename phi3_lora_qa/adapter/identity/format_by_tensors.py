@@ -41,9 +41,13 @@ def _format(names: str, kind: str, fix: str) -> _Format:
 
 
 _NOT_PEFT = rf"(?!{re.escape(PREFIX)})"
+_NOT_DECODER = r"(?!lora_[a-z0-9]+_(model_)?layers_\d+_(self_attn|mlp)_[a-z_]+_proj\.)"
+"""Some programs give a language model's layers the prefix that kohya has for diffusion models."""
+
 _FORMATS = (
     _format(
-        r"lora_(unet|te\d?|transformer)_.*\.(lora_(down|up)\.weight|alpha)|diffusion_model\..*",
+        _NOT_DECODER
+        + r"lora_(unet|te\d?|transformer)_.*\.(lora_(down|up)\.weight|alpha)|diffusion_model\..*",
         "a LoRA of a diffusion model, in kohya's format",
         _DIFFUSION_FIX,
     ),

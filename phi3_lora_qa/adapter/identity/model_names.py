@@ -25,6 +25,9 @@ class ModelFamily:
         return self.model_type == PHI.model_type
 
 
+UNVERSIONED_QWEN = "Qwen"
+"""The name without a version: the modules' names show whether it is the first Qwen."""
+
 PHI = ModelFamily(name="Phi-3", model_type="phi3")
 
 _OTHER_PHI = (
@@ -35,26 +38,30 @@ _OTHER_PHI = (
     (r"phi[-_ ]?4[-_ ]?mini[-_ ]?flash", "Phi-4-mini-flash"),
 )
 _FAMILIES = (
-    (r"phi[-_ ]?(1|1[._]5|2)(?![\d.])", "Phi-2", ""),
+    (r"phi[-_ ]?1[._]5(?![\d.])", "Phi-1.5", ""),
+    (r"phi[-_ ]?1(?![\d.])", "Phi-1", ""),
+    (r"phi[-_ ]?2(?![\d.])", "Phi-2", ""),
     (r"distill-qwen", "Qwen2", "qwen2"),
     (r"distill-llama", "Llama", "llama"),
     (r"qwen[-_]?3[._]?5|qwen[-_]?3-?(vl|omni|next|asr)|qwen3.*a\d+b", "Qwen3 of another kind", ""),
     (r"qwen[-_]?2([._]?5)?-?(vl|audio|omni)|qwen-?(vl|audio)", "Qwen-VL", ""),
     (r"qwen[-_]?3", "Qwen3", "qwen3"),
     (r"qwen[-_]?(2|1[._]5)|qwq|qvq", "Qwen2", "qwen2"),
-    (r"qwen", "Qwen", ""),
+    (r"qwen", UNVERSIONED_QWEN, ""),
+    (r"codegemma", "Gemma", "gemma"),
     (r"recurrentgemma|paligemma|t5-?gemma|gemma[-_]?3n|gemma[-_]?4", "Gemma of another kind", ""),
     (r"gemma[-_]?3|medgemma|functiongemma|embeddinggemma", "Gemma 3", "gemma3_text"),
     (r"gemma[-_]?2(?!b)|shieldgemma", "Gemma 2", "gemma2"),
     (r"gemma", "Gemma", "gemma"),
     (r"mixtral", "Mixtral", ""),
-    (r"pixtral|voxtral|mistral-small-(3\.[1-9]|24)", "Mistral of another kind", ""),
+    (r"pixtral|voxtral|mistral-small-3\.[1-9]|ministral-3-", "Mistral of another kind", ""),
     (r"zephyr|openhermes-2\.5|neural-chat|starling|openchat", "Mistral", "mistral"),
     (r"mistral|ministral|devstral|codestral", "Mistral", "mistral"),
     (r"llama[-_]?4|llama.*vision|mllama|llava", "Llama of another kind", ""),
     (r"(?:tiny|code|open|meta|sheared|deci)?[-_]?llama(?![-_]?(factory|adapter)|\.cpp|fied)",
      "Llama", "llama"),
-    (r"vicuna|alpaca|guanaco|wizardlm|solar-10|yi-\d|deepseek-(llm|coder-\d)", "Llama", "llama"),
+    (r"vicuna|alpaca|guanaco|wizardlm|solar-10|yi-(\d|coder)|falcon-?3|deepseek-(llm|coder-\d)",
+     "Llama", "llama"),
     (r"deepseek", "DeepSeek", ""),
     (r"falcon", "Falcon", ""),
     (r"bloomz?", "BLOOM", ""),

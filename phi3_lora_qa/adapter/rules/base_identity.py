@@ -104,14 +104,11 @@ def base_source(context: LintContext) -> Iterator[Violation]:
             )
     elif given and model_of(named) == model_of(given) and named.lower() != given.lower():
         yield Violation(_NAME, f"the config names {named}, another owner's copy of {given}")
-    elif (
-        context.has("base")
-        and not given
-        and _OTHER_FAMILY.search(named)
-        and "phi" not in named.lower()
-    ):
+    elif not given and _has_phi_modules(context) and _is_of_other_family(named):
         yield Violation(
-            _NAME, f"the config names {named}, which is not a Phi-3, judging by its name"
+            _NAME,
+            f"the config names {named}, which is not a Phi-3, judging by its name",
+            "set base_model_name_or_path to the id of the base that it was trained on",
         )
     revision = context.config.revision or "main"
     if revision != "main" and not _COMMIT.fullmatch(revision) and not _PULL_REQUEST.match(revision):
@@ -121,6 +118,17 @@ def base_source(context: LintContext) -> Iterator[Violation]:
         yield Violation(
             _REVISION, f"{revision} cannot be compared: the commit of the base is unknown"
         )
+
+
+def _has_phi_modules(context: LintContext) -> bool:
+    """Whether the base has Phi-3's own layout; without a base, whether the adapter says so."""
+    if context.has("base"):
+        return context.base.architecture.is_fused
+    return bool(context.identity.base_of_adapter.is_phi)
+
+
+def _is_of_other_family(named: str) -> bool:
+    return _OTHER_FAMILY.search(named) is not None and "phi" not in named.lower()
 
 
 def _base_in_config(context: LintContext) -> str:

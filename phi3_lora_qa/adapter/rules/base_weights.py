@@ -5,10 +5,8 @@ derived from it. Tensors that replace the base's own (complete modules, tables, 
 are compared with the base in `saved_modules`.
 """
 
-import math
 from collections.abc import Iterator
 
-from phi3_lora_qa.adapter.base_files import sample_rows
 from phi3_lora_qa.adapter.base_modules import ModuleKind
 from phi3_lora_qa.adapter.expected_tensors import majority_sizes
 from phi3_lora_qa.adapter.finding import Severity, Violation
@@ -75,7 +73,7 @@ def sizes(context: LintContext) -> Iterator[Violation]:
 def delta_size(context: LintContext) -> Iterator[Violation]:
     """Compare norms; the base's norm is estimated from some rows of each weight."""
     for module, sized in context.delta_stats.items():
-        weight = _weight_norm(context, module)
+        weight = context.base_norms[module]
         if weight and not sized.norm <= MAX_RATIO * weight:
             yield Violation(
                 module,
@@ -99,7 +97,7 @@ def delta_negligible(context: LintContext) -> Iterator[Violation]:
     ratios = {
         module: sized.norm / weight
         for module, sized in context.delta_stats.items()
-        if sized.norm and module not in dead and (weight := _weight_norm(context, module))
+        if sized.norm and module not in dead and (weight := context.base_norms[module])
     }
     largest = max(ratios.values(), default=1.0)
     if largest < MIN_RATIO and not _trains_more(context):
@@ -133,15 +131,3 @@ def _trains_more(context: LintContext) -> bool:
         or config.trainable_token_indices
         or context.expected.saved
     )
-
-
-def _weight_norm(context: LintContext, module: str) -> float:
-    """Estimate the Frobenius norm of a base weight from evenly spaced rows; 0 if it has none."""
-    place = context.base.tensor(module)
-    if place is None or len(place[1].shape) != 2:
-        return 0.0
-    file, info = place
-    sample = [file.tensor(info.name, rows) for rows in sample_rows(info.shape[0])]
-    seen = sum(len(block) for block in sample)
-    square = sum(float((block * block).sum()) for block in sample)
-    return math.sqrt(square * info.shape[0] / max(1, seen))

@@ -37,9 +37,12 @@ _SIZES = (
 )  # fmt: skip
 _GENERATION_WITHOUT_EFFECT = (
     "transformers_version", "_from_model_config", "use_cache", "cache_implementation",
-    "cache_config", "pad_token_id", "output_attentions", "output_hidden_states", "output_logits",
-    "output_scores", "return_dict_in_generate", "num_return_sequences",
+    "cache_config", "pad_token_id", "bos_token_id", "output_attentions", "output_hidden_states",
+    "output_logits", "output_scores", "return_dict_in_generate", "num_return_sequences",
 )  # fmt: skip
+_LONG_ANSWER = 1024
+"""A limit of this many new tokens, or more, cuts off no answer of a chat."""
+
 _SAMPLING = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff",
     "eta_cutoff",
@@ -187,6 +190,8 @@ def _differing(
 def _meaning(field: str, value: Any) -> Any:
     """Normalise a value: None for the default, a list for a single token."""
     if not value or value == _NEUTRAL.get(field):
+        return None
+    if field == "max_new_tokens" and type(value) is int and value >= _LONG_ANSWER:
         return None
     if field.endswith("_token_id"):
         return sorted(value) if _is_list_of_ids(value) else [value]

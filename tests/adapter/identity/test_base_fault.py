@@ -30,6 +30,9 @@ OTHERS = [
     ("TinyLlama/TinyLlama-1.1B", layers("self_attn.o_proj", "mlp.down_proj"), "(a Llama)", True),
     ("THUDM/glm-4-9b", layers("self_attn.o_proj", "mlp.gate_up_proj"), "(a ChatGLM)", False),
     ("google/gemma-2-2b-it", layers("self_attn.q_proj"), "(a Gemma 2)", True),
+    ("/home/me/qwen", layers(*SPLIT), "(a Qwen)", True),
+    ("Qwen/Qwen-7B", ["transformer.h.0.attn.c_attn"], "(a Qwen)", False),
+    ("tiiuae/Falcon3-1B-Base", layers(*SPLIT), "(a Llama)", True),
     ("microsoft/phi-2", layers("self_attn.q_proj", "mlp.fc1"), "phi-2", False),
     ("gpt2", ["transformer.h.0.attn.c_attn"], "(a GPT-2)", False),
     ("facebook/bart-base", ["model.encoder.layers.0.self_attn.q_proj"], "bart-base", False),
@@ -134,6 +137,26 @@ def test_a_base_in_llamas_layout_takes_its_own_adapter_only(llama: Path, tmp_pat
     assert "not for the Llama of this check" in qwen.message
     (fused,) = found("microsoft/phi-4", *FUSED)
     assert fused.rule == "config-other-base"
+
+
+def test_a_base_that_the_user_accepted_may_have_phis_template(llama: Path, tmp_path: Path) -> None:
+    (llama / "tokenizer_config.json").write_text('["<|assistant|>", "<|end|>"]')
+    adapter = published("meta-llama/Llama-3.2-1B", layers(*SPLIT), WIDTHS)
+    folder = adapter.save(tmp_path / "own")
+    assert "--any-base" in only_error(lint_folder(folder, llama)).fix
+    assert not lint_folder(folder, llama, any_base=True).findings
+    other = published("Qwen/Qwen2.5-0.5B", layers(*SPLIT), WIDTHS).save(tmp_path / "other")
+    assert only_error(lint_folder(other, llama, any_base=True)).rule == "config-other-base"
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "meta-llama/Llama-3-8B"])
+def test_another_familys_id_of_an_adapter_with_phis_modules_is_named(
+    name: str, tmp_path: Path
+) -> None:
+    report = lint_folder(published(name, layers(*FUSED)).save(tmp_path))
+    (finding,) = (f for f in report.findings if f.rule == "config-base-source")
+    assert finding.message == f"the config names {name}, which is not a Phi-3, judging by its name"
+    assert finding.fix.endswith("the base that it was trained on")
 
 
 def test_a_phi_in_llamas_layout_does_not_take_phis_own(llama: Path, tmp_path: Path) -> None:

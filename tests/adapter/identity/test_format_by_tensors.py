@@ -15,14 +15,22 @@ def named(pattern: str, *parts: str) -> list[str]:
     return [pattern.format(m, m.replace(".", "_")) + part for m in MODULES for part in parts]
 
 
+def diffusion(pattern: str) -> list[str]:
+    parts = (".lora_down.weight", ".lora_up.weight", ".alpha")
+    return [pattern.format(number) + part for number in range(4) for part in parts]
+
+
 @pytest.mark.parametrize(
     ("names", "kind", "fix"),
     [
         (named("lora_{1}", ".lora_down.weight", ".lora_up.weight", ".alpha"), "kohya",
          "kohya-to-peft"),
         (named("{0}", ".lora_down.weight", ".lora_up.weight"), "kohya", "kohya-to-peft"),
-        (named("lora_unet_{1}", ".lora_down.weight", ".alpha"), "diffusion model", "no language"),
-        (named("lora_te1_{1}", ".lora_up.weight"), "diffusion model", "no language"),
+        (named("lora_unet_{1}", ".lora_down.weight", ".alpha"), "kohya", "kohya-to-peft"),
+        (named("lora_te_{1}", ".lora_down.weight", ".alpha"), "kohya", "kohya-to-peft"),
+        (diffusion("lora_unet_down_blocks_{0}_attn1_to_q"), "diffusion model", "no language"),
+        (diffusion("lora_te1_text_model_encoder_layers_{0}_self_attn_q_proj"), "diffusion model",
+         "no language"),
         (named("diffusion_model.{0}", ".lora_A.weight"), "diffusion model", "no language"),
         (named("unet.{0}", ".lora_A.weight", ".lora_B.weight"), "diffusers", "load_lora_weights"),
         (named("lycoris_{1}", ".hada_w1_a", ".hada_w2_b", ".alpha"), "LyCORIS", "train again"),
