@@ -25,7 +25,7 @@ def list_bases() -> None:
             if folder
             else f"not on this machine; run: phi3-lora-qa base fetch {known.name}"
         )
-        click.echo(f"{known.name:<18}{known.id:<40}{known.license:<12}{where}")
+        click.echo(f"{known.name:<20} {known.id:<36} {known.license:<10} {where}")
 
 
 @app.command()
@@ -88,6 +88,11 @@ def info(base: str) -> None:
         "size on disk": f"{bytes_on_disk / 1e6:,.1f} MB",
         "fingerprint": base_fingerprint(ref),
     }
+    if known and (chat := known.chat):
+        rows["published as"] = (
+            f"{chat.user}…{chat.end}{chat.assistant}…{chat.end}, "
+            f"stop tokens {', '.join(map(str, chat.stop_tokens))}"
+        )
     for label, value in rows.items():
         click.echo(f"{label:<14} {escape(str(value))}")
     if not report.findings:

@@ -10,7 +10,7 @@ from phi3_lora_qa.adapter.architecture import architecture_of
 from phi3_lora_qa.adapter.base_checks.base_foreign_files import require_own_files
 from phi3_lora_qa.adapter.base_files import BaseFiles, unknown_architecture
 from phi3_lora_qa.adapter.phi_family import is_phi
-from phi3_lora_qa.adapter.phi_models import PHI_MODELS
+from phi3_lora_qa.adapter.phi_models import PHI_MODELS, ChatFormat
 from phi3_lora_qa.errors import BaseModelError, escape
 from phi3_lora_qa.extras import is_installed
 from phi3_lora_qa.models import smollm2
@@ -55,7 +55,8 @@ class KnownBase:
 
     ``source`` says how it is obtained: it ships with the package, is built from a package of the
     package index, or is downloaded from the Hugging Face hub. ``suite`` and ``thresholds`` are its
-    bundled suite and the limits for that suite, as names for :func:`bundled`.
+    bundled suite and the limits for that suite, as names for :func:`bundled`. ``chat`` is the
+    published chat format of a model on the hub.
     """
 
     name: str
@@ -63,6 +64,7 @@ class KnownBase:
     source: Literal["bundled", "built", "hub"]
     license: str
     about: str
+    chat: ChatFormat | None = None
     suite: str = _GENERAL_SUITE
     thresholds: str = _GENERAL_THRESHOLDS
 
@@ -85,7 +87,9 @@ _KNOWN = (
         about="SmolLM2-135M-Instruct in Phi-3's layout, from the package index",
     ),
     *(
-        KnownBase(name=phi.name, id=phi.id, source="hub", license="MIT", about=phi.about)
+        KnownBase(
+            name=phi.name, id=phi.id, source="hub", license="MIT", about=phi.about, chat=phi.chat
+        )
         for phi in PHI_MODELS
     ),
 )

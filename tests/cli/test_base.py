@@ -1,6 +1,7 @@
 """The command ``base`` lists, fetches and shows bases."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_list_shows_every_base_with_its_folder_or_the_command_that_fetches_it() 
     assert lines["smollm2"].endswith("not on this machine; run: phi3-lora-qa base fetch smollm2")
     assert "microsoft/Phi-3-mini-4k-instruct" in lines["phi3-mini-4k"]
     assert "MIT" in lines["phi3-mini-4k"]
+    assert all(f"{known.name} " in lines[known.name] for known in known_bases())
 
 
 def test_info_shows_what_a_base_contains() -> None:
@@ -62,6 +64,16 @@ def test_info_shows_what_a_base_contains() -> None:
     assert shown["license"] == "Apache-2.0"
     assert shown["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
     assert shown["fingerprint"] == base_fingerprint(ref)
+
+
+def test_info_shows_the_published_chat_format_of_a_known_model(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--microsoft--Phi-4-mini-instruct"
+    shutil.copytree(bundled("tiny/base"), repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    shown = run("info", "phi4-mini").stdout
+    assert "<|user|>…<|end|><|assistant|>…<|end|>, stop tokens 200020, 199999" in shown
+    assert "stop tokens" not in run("info", "tiny").stdout
 
 
 def test_info_of_a_missing_base_names_the_command_that_fetches_it() -> None:

@@ -26,6 +26,8 @@ MOST_SHAPES, MOST_TURNS = 64, 64
 """The most different prompts of a suite that are tried, and the most turns of one."""
 
 _ANSWERED = ("user", "assistant")
+_BETWEEN = " and" * 1000
+"""Makes a turn as long as people write them, so that a template that cuts turns is found."""
 _KNOWN_END = "<|end|>\n"
 
 
@@ -84,7 +86,7 @@ def try_template(text: str, shapes: Shapes, special_tokens: Mapping[str, str]) -
 
 
 def _made_up(roles: Roles, *, is_prompt: bool) -> Conversation:
-    messages = tuple((role, " ".join(words_of(turn))) for turn, role in enumerate(roles))
+    messages = tuple((role, f"{_BETWEEN} ".join(words_of(turn))) for turn, role in enumerate(roles))
     return Conversation(messages=messages, add_generation_prompt=is_prompt)
 
 

@@ -52,8 +52,9 @@ def test_answers_that_are_left_out_are_found() -> None:
     assert trial.end is None
 
 
-def test_a_long_turn_that_is_cut_is_not_seen_as_a_whole() -> None:
-    cut = GOOD.replace("{{ m.content }}", "{{ m.content[:12] }}")
+@pytest.mark.parametrize("length", [12, 200, 2048])
+def test_a_long_turn_that_is_cut_is_not_seen_as_a_whole(length: int) -> None:
+    cut = GOOD.replace("{{ m.content }}", f"{{{{ m.content[:{length}] }}}}")
     assert try_template(cut, {}, TOKENS).unseen
 
 
