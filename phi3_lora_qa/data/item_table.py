@@ -12,7 +12,7 @@ from phi3_lora_qa.data.parquet_columns import UnsupportedParquetError, read_colu
 from phi3_lora_qa.dataclass_json import from_plain
 from phi3_lora_qa.errors import InputError, MissingDependencyError, escape
 from phi3_lora_qa.extras import is_installed, pip_command
-from phi3_lora_qa.reading import read_regular, require_regular
+from phi3_lora_qa.reading import read_regular
 from phi3_lora_qa.record import ItemRow, Turn
 from phi3_lora_qa.unicode_surrogates import escape_surrogates
 
@@ -69,9 +69,8 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
             made.
         MissingDependencyError: pyarrow is not installed, and another program wrote the file.
     """
-    read = _read_any if is_installed("pandas") and is_installed("pyarrow") else _read_own
     try:
-        return tuple(_rows(read(path)))
+        return tuple(_rows(_read(path)))
     except UnsupportedParquetError as error:
         raise MissingDependencyError(
             f"the items {escape(str(path))} need pyarrow, which is not installed: {error}; "
@@ -92,24 +91,31 @@ def read_items(path: Path | BytesIO) -> tuple[ItemRow, ...]:
         ) from error
 
 
-def _read_any(path: Path | BytesIO) -> Columns:
-    """Return the columns of any parquet file."""
-    import pandas as pd
-    from pyarrow import ArrowException
-
-    if isinstance(path, Path):
-        require_regular(path)
-    try:
-        frame = pd.read_parquet(path)
-    except ArrowException as error:
-        raise ValueError(str(error)) from error
-    return {name: frame[name] for name in frame.columns}
-
-
-def _read_own(path: Path | BytesIO) -> Columns:
-    """Return the columns of a file that `items_as_parquet` wrote; pandas is not installed."""
+def _read(path: Path | BytesIO) -> Columns:
     data = read_regular(path, _MOST_BYTES) if isinstance(path, Path) else path.getvalue()
-    return read_columns(data)
+    try:
+        return read_columns(data)
+    except UnsupportedParquetError:  # another program wrote it
+        if not is_installed("pyarrow"):
+            raise
+        return _read_any(data)
+
+
+def _read_any(data: bytes) -> Columns:
+    """Return the columns of any parquet file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        columns = parquet.read_table(BytesIO(data)).to_pydict()
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    if incomplete := [name for name in TEXTS if None in columns[name]]:
+        raise ValueError(f"a value of the column {incomplete[0]} is missing")
+    return {  # pandas writes NaN as a missing value
+        name: values if name in TEXTS else [math.nan if v is None else v for v in values]
+        for name, values in columns.items()
+    }
 
 
 def _rows(frame: Columns) -> list[ItemRow]:

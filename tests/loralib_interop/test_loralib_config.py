@@ -1,10 +1,10 @@
 """Configs and layer descriptions that loralib would ignore or cannot represent are refused."""
 
-from importlib import util
 from typing import Any
 
 import pytest
 
+from phi3_lora_qa import extras
 from phi3_lora_qa.errors import InputError, MissingDependencyError
 from phi3_lora_qa.loralib_interop import LayerSpec, LoralibConfig, require_loralib
 
@@ -43,6 +43,6 @@ def test_an_unknown_bias_or_no_targets_are_refused() -> None:
 
 def test_a_missing_loralib_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     require_loralib()
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install .*\[loralib\]"):
         require_loralib()

@@ -144,7 +144,7 @@ def test_without_dora_a_row_may_cancel() -> None:
         linear_cases(max_side=2, kinds=["ordinary"]),
         lambda case: not (case.weight + delta(case.factors)).any(axis=1).all(),
     )
-    assert found.weight.shape == (1, 1)
+    assert found.weight.size <= 2
 
 
 @QUICK
