@@ -86,7 +86,7 @@ def loralib_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argument
         )
     adapter = to_peft(loaded, public_base_name(identity, files))
     require_fit(adapter, files.modules)
-    write_converted(adapter, files, output, force=force)
+    write_converted(adapter, files, output, base=base, force=force)
 
 
 @app.command("peft-to-loralib")

@@ -35,7 +35,9 @@ def fuse(adapter: Path, base: str, output: Path, force: bool) -> None:
     identity, files = open_base(base)
     fused = equalize_ranks(fuse_adapter(read_adapter(adapter), phi3_layouts(files.config)))
     fitted = _fitted(fused, identity, files)
-    write_converted(fitted, files, output, force=force, source=AdapterFolder.open(adapter))
+    write_converted(
+        fitted, files, output, base=base, force=force, source=AdapterFolder.open(adapter)
+    )
 
 
 @click.command("mlx-to-peft")
@@ -51,7 +53,9 @@ def mlx_to_peft(folder: Path, output: Path, base: str, scale: float | None, forc
 
     identity, files = open_base(base)
     adapter = _fitted(read_mlx_adapter(folder, files, scale), identity, files)
-    write_converted(adapter, files, output, force=force, source=AdapterFolder.open(folder))
+    write_converted(
+        adapter, files, output, base=base, force=force, source=AdapterFolder.open(folder)
+    )
 
 
 @click.command("kohya-to-peft")
@@ -65,7 +69,7 @@ def kohya_to_peft(file: Path, output: Path, base: str, force: bool) -> None:
 
     identity, files = open_base(base)
     adapter = _fitted(read_kohya_file(file, files), identity, files)
-    write_converted(adapter, files, output, force=force)
+    write_converted(adapter, files, output, base=base, force=force)
 
 
 @click.command("torchtune-to-peft")
@@ -85,7 +89,7 @@ def torchtune_to_peft(  # noqa: PLR0913, PLR0917 - click makes options of argume
     identity, files = open_base(base)
     tensors = read_file_tensors(file, allow_pickle=allow_pickle)
     adapter = _fitted(from_torchtune(tensors, files, alpha=alpha), identity, files)
-    write_converted(adapter, files, output, force=force)
+    write_converted(adapter, files, output, base=base, force=force)
 
 
 def _fitted(adapter: "PeftAdapter", identity: str, files: "BaseFiles") -> "PeftAdapter":

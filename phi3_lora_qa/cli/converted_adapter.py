@@ -1,5 +1,6 @@
 """What the commands that write a converted adapter share: options, the base, and the output."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,19 @@ def open_base(reference: str) -> "tuple[str, BaseFiles]":
     return ref.id, open_hub_base(ref.id) if ref.folder is None else BaseFiles.open(ref.folder)
 
 
-def write_converted(
+def write_converted(  # noqa: PLR0913 - callers name the last three
     adapter: "PeftAdapter",
     files: "BaseFiles",
     output: Path,
     *,
+    base: str,
     force: bool,
     source: "AdapterFolder | None" = None,
 ) -> None:
-    """Write an adapter, and what its source ships with it, completely or not at all; report it."""
+    """Write an adapter, and what its source ships with it, completely or not at all; report it.
+
+    The command that is shown names the base, unless the adapter's config names the same.
+    """
     from phi3_lora_qa.conversion.other_files import copy_other_files
     from phi3_lora_qa.conversion.peft_adapter import write_adapter
     from phi3_lora_qa.staged_output import staged_output
@@ -53,4 +58,5 @@ def write_converted(
             copy_other_files(source, folder)
     shown = escape(str(output), 1_000)
     click.echo(f"wrote adapter {shown}, {len(adapter.modules)} modules")
-    click.echo(f"to gate it: pytest --phi3-adapter={shown}")
+    option = "" if adapter.base == base else f" --phi3-base {escape(shlex.quote(base), 1_000)}"
+    click.echo(f"to gate it: pytest --phi3-adapter={shown}{option}")

@@ -28,6 +28,7 @@ from phi3_lora_qa.report.outcome_words import (
 from phi3_lora_qa.report.rerun_commands import rerun_all, rerun_check
 from phi3_lora_qa.report.safe_text import anchor, to_float
 from phi3_lora_qa.report.spectrum_views import KindView, kind_views
+from phi3_lora_qa.setting_specs import LOCAL_BACKEND
 
 _URGENCY = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN, Outcome.INCONCLUSIVE)
 
@@ -95,6 +96,7 @@ class Page:
     item_count: int
     labelled_by: str
     evaluated: str
+    device: str
     filters: tuple[FilterView, ...]
     kinds: tuple[KindView, ...]
     base_notes: str
@@ -119,6 +121,7 @@ def build_page(record: RunRecord, rows: Sequence[ItemRow]) -> Page:
         item_count=len(rows),
         labelled_by=", ".join(dict.fromkeys((*WATCHED, *limited))),
         evaluated=items_evaluated(record) or str(len(rows) or "none"),
+        device=device(record),
         filters=_filters(len(rows), count_flags(rows, labelling)),
         kinds=kind_views(record.spectra),
         base_notes=base_notes(record),
@@ -130,6 +133,17 @@ def base_notes(record: RunRecord) -> str:
     counts = Counter(finding.severity for finding in record.base.findings)
     parts = (f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
     return ", ".join(parts)
+
+
+def device(record: RunRecord) -> str:
+    """Return where and in which dtype models ran, such as ``cpu, float32``; empty if none ran."""
+    backend = record.settings.get("backend")
+    if not record.timings or (backend and backend.value != LOCAL_BACKEND):
+        return ""  # no model ran, or a server scored the items
+    names = ("device", "dtype", "quantization")
+    return ", ".join(
+        str(record.environment[name]) for name in names if record.environment.get(name)
+    )
 
 
 def todo_results(results: Sequence[CheckResult]) -> list[list[CheckResult]]:

@@ -78,6 +78,17 @@ def test_a_fused_adapter_answers_as_the_split_one_and_has_no_finding(
     torch.testing.assert_close(logits(fused), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_command_that_is_shown_names_the_base_if_the_config_does_not(
+    convert: Convert, tmp_path: Path, unnamed_base: Path
+) -> None:
+    split_adapter(tmp_path / "split", ["q_proj", "v_proj"])
+    out = convert("fuse", "split", "--base", unnamed_base, "-o", "a")[1]
+    shown = f"to gate it: pytest --phi3-adapter=a --phi3-base {unnamed_base}"
+    assert out.splitlines()[-1] == shown
+    out = convert("fuse", "split", "--base", "tiny", "-o", "b")[1]
+    assert out.splitlines()[-1] == "to gate it: pytest --phi3-adapter=b"
+
+
 @pytest.mark.parametrize(
     ("named", "written"),
     [

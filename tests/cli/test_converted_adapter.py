@@ -23,5 +23,5 @@ def test_an_error_while_files_are_copied_leaves_nothing(good_adapter: Path, tmp_
     _, files = open_base("tiny")
     adapter = read_adapter(source)
     with pytest.raises(AdapterError, match="changed while it was being read"):
-        write_converted(adapter, files, tmp_path / "out", force=False, source=opened)
+        write_converted(adapter, files, tmp_path / "out", base="tiny", force=False, source=opened)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from phi3_lora_qa.record import Outcome
+from phi3_lora_qa.record import Outcome, SettingEntry
 from phi3_lora_qa.report.item_views import MAX_ITEMS
 from phi3_lora_qa.report.page import build_page, rows_of, todo_results
+from phi3_lora_qa.setting_specs import SourceKind
 from tests.report.builders import checks, failing, incomplete, item, items, limit, metric, passing
 
 
@@ -58,3 +59,19 @@ def test_one_check_is_rerun_alone_and_several_with_the_whole_gate() -> None:
 
 def test_the_pairs_of_a_mapping_are_sorted_by_name() -> None:
     assert rows_of({"b": 1, "a": 2, 3: 4}) == [("3", 4), ("a", 2), ("b", 1)]
+
+
+def test_the_page_says_where_models_ran() -> None:
+    environment = {**passing().environment, "device": "cuda:0", "dtype": "bfloat16"}
+    assert build_page(passing(environment=environment), items()).device == "cuda:0, bfloat16"
+    without_models = passing(environment=environment, timings=[])
+    assert build_page(without_models, items()).device == ""
+
+
+def test_the_page_names_no_device_for_a_server() -> None:
+    environment = {**passing().environment, "device": "cpu", "dtype": "float32"}
+    backend = SettingEntry(
+        value="openai:http://localhost:8000/v1", source="--phi3-backend", kind=SourceKind.OPTION
+    )
+    record = passing(environment=environment, settings={"backend": backend})
+    assert build_page(record, items()).device == ""

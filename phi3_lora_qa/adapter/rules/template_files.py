@@ -2,14 +2,29 @@
 
 from collections.abc import Iterator
 
+from phi3_lora_qa.adapter.base_checks.unseen_turns import try_template
 from phi3_lora_qa.adapter.chat_template.template_files import DEFAULT, ChatTemplate
 from phi3_lora_qa.adapter.chat_template.template_rendering import Comparison
-from phi3_lora_qa.adapter.chat_template.template_results import TemplateMatch, shadowing
+from phi3_lora_qa.adapter.chat_template.template_results import (
+    TemplateMatch,
+    shadowing,
+    special_tokens,
+)
 from phi3_lora_qa.adapter.finding import Severity, Violation
 from phi3_lora_qa.adapter.lint_context import LintContext
 from phi3_lora_qa.adapter.manifest import template_hash
 from phi3_lora_qa.adapter.rule import rule
 from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS
+
+_SOFTEN = (
+    "--level tokenizer-template=warning, or in the gate "
+    "--phi3-lint-levels tokenizer-template=warning"
+)
+_FAULTY_BASE = (
+    "use a base whose chat template shows every turn (basemodel-template-drops-turns), and not "
+    "this base's tokenizer; or, if you trust the adapter's template, change the rule's level: "
+    + _SOFTEN
+)
 
 
 @rule(
@@ -22,7 +37,7 @@ from phi3_lora_qa.adapter.tokenizer.tokenizer_files import SETTINGS
     "counts as a difference. A manifest that records the template does not change this, because "
     "it comes from the same source as the template.",
     fix="save the base's own tokenizer with the adapter; or, if you trust the template, change "
-    "the rule's level: --level tokenizer-template=warning",
+    f"the rule's level: {_SOFTEN}",
     needs=["tokenizer", "base", "base's tokenizer"],
 )
 def template(context: LintContext) -> Iterator[Violation]:
@@ -32,9 +47,12 @@ def template(context: LintContext) -> Iterator[Violation]:
         comparison = result.comparison
         recorded = " (the manifest records this template)" if _is_recorded(context, ours) else ""
         if result.match is TemplateMatch.DIFFERENT:
-            yield Violation(
-                ours.file, f"{_label(ours)} {_describe_difference(comparison)}{recorded}"
-            )
+            message = f"{_label(ours)} {_describe_difference(comparison)}{recorded}"
+            if _base_drops_turns(context, ours, theirs):
+                message += "; the base's leaves out turns that this one shows"
+                yield Violation(ours.file, message, _FAULTY_BASE)
+            else:
+                yield Violation(ours.file, message)
         elif result.match is TemplateMatch.UNREACHED_BRANCH:
             line = comparison.uncovered_lines[0]
             yield Violation(
@@ -187,6 +205,18 @@ def _pairs(context: LintContext) -> Iterator[tuple[ChatTemplate, ChatTemplate]]:
 def _counterpart(context: LintContext, template: ChatTemplate) -> ChatTemplate | None:
     """Return the base's template of the same name, if there is a base that has one."""
     return context.base_templates.active.get(template.name) if context.has("base") else None
+
+
+def _base_drops_turns(context: LintContext, ours: ChatTemplate, theirs: ChatTemplate) -> bool:
+    """Return whether a prompt of the base's template lacks a turn that the adapter's shows."""
+    theirs_lack, ours_lack = (
+        {(roles, turn) for roles, turns in (trial.unseen or {}).items() for turn in turns}
+        for trial in (
+            try_template(template.text, {}, special_tokens((context.base,)))
+            for template in (theirs, ours)
+        )
+    )
+    return bool(theirs_lack - ours_lack)
 
 
 def _is_recorded(context: LintContext, ours: ChatTemplate) -> bool:
