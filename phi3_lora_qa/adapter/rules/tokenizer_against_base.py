@@ -108,7 +108,8 @@ def untrained_tokens(context: LintContext) -> Iterator[Violation]:
     ]
     if added:
         shown = ", ".join(map(repr, added[:3]))
-        yield Violation(VOCABULARY, f"{len(added)} tokens that the base does not know: {shown}")
+        count = f"{len(added)} tokens" if len(added) > 1 else "a token"
+        yield Violation(VOCABULARY, f"it has {count} that the base does not know: {shown}")
 
 
 @rule(
