@@ -1,11 +1,11 @@
 """What the commands that write a converted adapter share: options, the base, and the output."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from phi3_lora_qa.cli.gate_command import gate_command
 from phi3_lora_qa.cli.path_types import PATH
 from phi3_lora_qa.errors import escape
 
@@ -42,10 +42,7 @@ def write_converted(  # noqa: PLR0913 - callers name the last three
     force: bool,
     source: "AdapterFolder | None" = None,
 ) -> None:
-    """Write an adapter, and what its source ships with it, completely or not at all; report it.
-
-    The command that is shown names the base, unless the adapter's config names the same.
-    """
+    """Write an adapter, and what its source ships with it, completely or not at all; report it."""
     from phi3_lora_qa.conversion.other_files import copy_other_files
     from phi3_lora_qa.conversion.peft_adapter import write_adapter
     from phi3_lora_qa.staged_output import staged_output
@@ -58,5 +55,5 @@ def write_converted(  # noqa: PLR0913 - callers name the last three
             copy_other_files(source, folder)
     shown = escape(str(output), 1_000)
     click.echo(f"wrote adapter {shown}, {len(adapter.modules)} modules")
-    option = "" if adapter.base == base else f" --phi3-base {escape(shlex.quote(base), 1_000)}"
-    click.echo(f"to gate it: pytest --phi3-adapter={shown}{option}")
+    command = gate_command(output, base, configured=adapter.base)
+    click.echo(f"to gate it: {command}")

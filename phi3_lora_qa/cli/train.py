@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from phi3_lora_qa.cli.gate_command import gate_command
 from phi3_lora_qa.errors import escape
 from phi3_lora_qa.exit_codes import STOPPED
 from phi3_lora_qa.extras import require_extra
@@ -49,4 +50,4 @@ def train_command(config: Path, set_: Sequence[str]) -> None:
     )
     if result.pushed:
         print(f"pushed to {escape(str(result.pushed), 1_000)}")
-    print(f"to gate it: pytest --phi3-adapter={adapter}")
+    print(f"to gate it: {gate_command(result.adapter, result.base, configured=result.base)}")

@@ -83,7 +83,7 @@ def test_the_command_that_is_shown_names_the_base_if_the_config_does_not(
 ) -> None:
     split_adapter(tmp_path / "split", ["q_proj", "v_proj"])
     out = convert("fuse", "split", "--base", unnamed_base, "-o", "a")[1]
-    shown = f"to gate it: pytest --phi3-adapter=a --phi3-base {unnamed_base}"
+    shown = f"to gate it: pytest --phi3-adapter=a --phi3-base={unnamed_base}"
     assert out.splitlines()[-1] == shown
     out = convert("fuse", "split", "--base", "tiny", "-o", "b")[1]
     assert out.splitlines()[-1] == "to gate it: pytest --phi3-adapter=b"
