@@ -224,7 +224,9 @@ def _required() -> set[str]:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [project["optional-dependencies"][name] for name in ("gate", "train", "loralib")]
+    extras = [
+        project["optional-dependencies"][name] for name in ("tokenizer", "gate", "train", "loralib")
+    ]
     texts = (*project["dependencies"], *itertools.chain(*extras))
     return {Requirement(text).name for text in texts} - {project["name"]}
 

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from phi3_lora_qa.errors import MissingDependencyError, causes
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "tokenizer": ("transformers", "tokenizers", "sentencepiece", "regex", "huggingface_hub"),
     "gate": (
-        "torch", "transformers", "peft", "accelerate", "tokenizers", "sentencepiece", "regex",
-        "huggingface_hub", "datasets", "evaluate", "pandas", "pyarrow", "rouge_score", "sacrebleu",
-        "hypothesis", "pytest", "httpx2", "httpcore2", "threadpoolctl", "gguf",
+        "torch", "peft", "accelerate", "datasets", "evaluate", "pandas", "pyarrow", "rouge_score",
+        "sacrebleu", "hypothesis", "pytest", "httpx2", "httpcore2", "threadpoolctl", "gguf",
     ),
     "train": ("trl", "rich"),
     "loralib": ("loralib",),
@@ -22,10 +22,11 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 """The modules that each extra brings, besides those of the extras that it includes."""
 
 INCLUDED: Mapping[str, tuple[str, ...]] = {
-    "gate": (),
-    "train": ("gate",),
-    "loralib": ("gate",),
-    "qlora": ("gate", "train"),
+    "tokenizer": (),
+    "gate": ("tokenizer",),
+    "train": ("tokenizer", "gate"),
+    "loralib": ("tokenizer", "gate"),
+    "qlora": ("tokenizer", "gate", "train"),
 }
 """The other extras that an extra includes."""
 

@@ -49,7 +49,7 @@ def test_every_imported_module_is_required_or_in_an_extra() -> None:
     assert {(module, file) for module, file in imported() if module not in known} == set()
 
 
-@pytest.mark.parametrize("extra", ["gate", "train", "loralib", "qlora"])
+@pytest.mark.parametrize("extra", ["tokenizer", "gate", "train", "loralib", "qlora"])
 def test_an_extra_of_the_project_brings_the_modules_that_it_is_said_to(extra: str) -> None:
     requirements = PROJECT["optional-dependencies"][extra]
     included = [text for text in requirements if text.startswith("phi3-lora-qa[")]

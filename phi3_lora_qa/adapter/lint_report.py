@@ -23,7 +23,7 @@ class UncheckedRule:
     """
 
     rule: str
-    missing: tuple[Need | Literal["libraries of the gate"], ...]
+    missing: tuple[Need | Literal["tokenizer libraries"], ...]
     fix_first: str = ""
 
 
@@ -156,7 +156,7 @@ def describe_unchecked(unchecked: Iterable[UncheckedRule], *, base_option: str =
     lacking = Counter(rule.missing[0] for rule in rules if not rule.fix_first)
     for part, count in lacking.most_common():
         how = f" (pass {base_option} DIR_OR_ID)" if part == "base" else ""
-        how = f" ({pip_command('gate')})" if part == LIBRARIES else how
+        how = f" ({pip_command('tokenizer')})" if part == LIBRARIES else how
         parts.append((count, f"need{'s' * (count == 1)} the {part}{how}"))
     all_rules = f"{len(rules)} rule{'s' * (len(rules) != 1)}"
     if len(parts) == 1:

@@ -30,5 +30,5 @@ IDENTITY: Mapping[Need, str] = MappingProxyType(
 OPTIONAL: tuple[Need, ...] = get_args(OptionalNeed)
 """Every part that a good adapter may lack."""
 
-LIBRARIES: Literal["libraries of the gate"] = "libraries of the gate"
-"""What else a rule may lack: the tokenizers' libraries, which the package alone does not bring."""
+LIBRARIES: Literal["tokenizer libraries"] = "tokenizer libraries"
+"""What else a rule may lack, since the package alone does not bring it."""
