@@ -33,6 +33,7 @@ def list_bases() -> None:
 def fetch(name: str) -> None:
     """Fetch the known base model NAME, unless it is already on this machine."""
     from phi3_lora_qa.models import smollm2_build
+    from phi3_lora_qa.models.base_download import download_base
     from phi3_lora_qa.models.registry import find_known, known_bases, resolve_base
 
     known = find_known(name)
@@ -42,7 +43,7 @@ def fetch(name: str) -> None:
     if known.source == "built":
         smollm2_build.fetch(lambda phase, *_: click.echo(escape(phase, 2_000), err=True))
     elif known.source == "hub":
-        _download(known.id)
+        download_base(known.id)
     click.echo(escape(str(resolve_base(known.name).folder), 1_000))
 
 
@@ -121,18 +122,3 @@ def _weights(files: tuple[Path, ...]) -> tuple[int, str]:
                 f"cannot read {path}: {escape(str(error))}; download the base again"
             ) from error
     return parameters, ", ".join(dtype for dtype, _ in dtypes.most_common())
-
-
-def _download(identifier: str) -> None:
-    """Download the files that loading needs from the hub: no code and no pickles."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot_download(
-            identifier, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
-        )
-    except Exception as error:  # the hub's client has many kinds of failure
-        raise BaseModelError(
-            f"cannot download {identifier}: {type(error).__name__}: {escape(str(error), 300)}; "
-            "check the network, or download it elsewhere and pass its folder"
-        ) from error

@@ -53,8 +53,8 @@ class AdapterSession:
     def is_compared_with_base(self) -> bool:
         """Whether the adapter's tensors are compared with a base.
 
-        The static stage does not read a base that must first be downloaded. If a later stage runs,
-        attaching compares every name and shape with it.
+        A base that is not on this machine is downloaded if a stage of the run loads it. If a server
+        scores, it compares every name and shape.
         """
         base = self.job.base
         return base is not None and (base.folder is not None or self.stages != {"static"})

@@ -29,6 +29,7 @@ from phi3_lora_qa.errors import BaseModelError
 from phi3_lora_qa.gate.adapter_factors import open_weights, read_factors
 from phi3_lora_qa.gate.prepare import AdapterJob
 from phi3_lora_qa.lora import Factors
+from phi3_lora_qa.models.base_download import download_base
 
 
 class AdapterUnderTest:
@@ -63,16 +64,27 @@ class AdapterUnderTest:
     @cached_property
     def base_report(self) -> BaseReport | None:
         """What is wrong with the base itself; None if its files are not on this machine."""
-        base = self.job.base
-        if base is None or base.folder is None:
-            return None
-        prompts = [tuple(turn.role for turn in item.prompt) for item in self.job.items]
-        view = BaseView(base.folder, id=base.id, prompts=prompts)
-        uses = self.uses | use_of_template(view, self.folder)
         try:
+            base, folder = self.job.base, self._base_folder
+            if base is None or folder is None:
+                return None
+            prompts = [tuple(turn.role for turn in item.prompt) for item in self.job.items]
+            view = BaseView(folder, id=base.id, prompts=prompts)
+            uses = self.uses | use_of_template(view, self.folder)
             return check_base(view, self.selection, uses)
         except BaseModelError as error:
             return unreadable(error)
+
+    @cached_property
+    def _base_folder(self) -> Path | None:
+        """The folder with the base's files, which are downloaded if a stage of the run needs them.
+
+        Otherwise the rules on the base would not run before the stage that downloads it.
+        """
+        base = self.job.base
+        if base is None or base.folder is not None or BaseUse.LOADING not in self.uses:
+            return base.folder if base else None
+        return download_base(base.id)
 
     @property
     def unseen_items(self) -> str:
@@ -92,8 +104,8 @@ class AdapterUnderTest:
         """The lint report, compared with the base's files where they can be compared."""
         base, report = self.job.base, self.base_report
         files = None
-        if base and base.folder and report and report.is_readable:
-            files = BaseFiles.open(base.folder, id=base.id)
+        if base and report and report.is_readable and self._base_folder:
+            files = BaseFiles.open(self._base_folder, id=base.id)
         parent = open_parent(self.job.parent) if self.job.parent else None
         return lint(self.folder, files, self.selection, any_base=self.job.any_base, parent=parent)
 

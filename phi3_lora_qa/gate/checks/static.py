@@ -39,7 +39,7 @@ def basemodel(session: AdapterSession) -> CheckOutcome:
     """The base itself can be used: a fault of the base is never charged to the adapter."""
     report = session.adapter.base_report
     if report is None:
-        return _no_base(session) or passed("not checked: a later stage downloads the base")
+        return _no_base(session) or passed("not checked: the base is on a server")
     measured: dict[str, Json] = {
         "findings": [to_plain(finding) for finding in report.findings],
         "unseen": [{"roles": list(roles), "turns": list(turns)} for roles, turns in report.unseen],

@@ -1,16 +1,20 @@
 """The static stage lints the user's folder, not only the copy, and says what it did not check."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from phi3_lora_qa.adapter.base_checks.base_rule import BaseUse
 from phi3_lora_qa.adapter.rule_selection import Selection
 from phi3_lora_qa.gate.adapter_session import AdapterSession
 from phi3_lora_qa.gate.adapter_under_test import AdapterUnderTest
 from phi3_lora_qa.gate.checks import static
 from phi3_lora_qa.models.paths import bundled
+from phi3_lora_qa.models.registry import BaseRef
 from phi3_lora_qa.record import Outcome
 from phi3_lora_qa.setting_specs import STAGES
 from tests.adapter.base_variants import (
@@ -94,14 +98,45 @@ def test_without_a_base_the_family_base_is_not_run(
 @pytest.mark.parametrize(
     ("stages", "expected"), [(("static",), Outcome.NOT_RUN), (STAGES, Outcome.PASSED)]
 )
-def test_a_base_to_download_is_compared_by_a_later_stage_only(
+def test_a_base_that_no_stage_loads_is_not_downloaded(
     make_session: MakeSession, stages: tuple[str, ...], expected: Outcome
 ) -> None:
     session = make_session(stages=stages)
-    assert session.job.base
-    job = replace(session.job, base=replace(session.job.base, folder=None))
-    adapter = AdapterUnderTest(job, session.adapter.copy, Selection())
+    adapter = adapter_of_a_hub_base(session)
     assert outcome_of(replace(session, adapter=adapter), "base") == expected
+    assert adapter.base_report is None
+
+
+def adapter_of_a_hub_base(session: AdapterSession, *uses: BaseUse) -> AdapterUnderTest:
+    """The adapter under test, with a base that is not on this machine."""
+    ref = BaseRef(id="microsoft/Phi-4-mini-instruct", folder=None, name="phi4-mini")
+    job = replace(session.job, base=ref)
+    return AdapterUnderTest(job, session.adapter.copy, Selection(), frozenset(uses))
+
+
+def test_a_base_that_a_stage_loads_is_downloaded_and_checked_first(
+    make_session: MakeSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--microsoft--Phi-4-mini-instruct"
+    session = make_session()
+    lost = adapter_of_a_hub_base(session, BaseUse.LOADING)
+    checks = {check.name: check for check in static.checks(Selection())}
+    failed = checks["basemodel"].run(replace(session, adapter=lost))
+    assert failed.outcome is Outcome.ERROR
+    assert "cannot download microsoft/Phi-4-mini-instruct" in failed.message
+    assert lost.refusal.startswith("the base cannot be used")
+    assert outcome_of(replace(session, adapter=lost), "base") is Outcome.NOT_RUN
+
+    shutil.copytree(bundled("tiny/base"), repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    found = adapter_of_a_hub_base(session, BaseUse.LOADING)
+    assert found.base_report is not None
+    assert found.refusal == ""
+    assert "base-weights" not in str(found.lint_report.unchecked)
+    assert outcome_of(replace(session, adapter=found), "base") is Outcome.PASSED
 
 
 def test_a_family_blocked_by_an_error_is_not_run_and_names_the_file_to_fix(
