@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from phi3_lora_qa.adapter.architecture import FUSED_OF
 from phi3_lora_qa.adapter.expected_tensors import Sizes
 from phi3_lora_qa.adapter.folder import AdapterFolder
 from phi3_lora_qa.adapter.identity.module_layout import ModuleLayout, module_layout
@@ -24,6 +25,8 @@ class AdapterWords:
         layout: The layout of the modules that have factors.
         sizes: The inputs and outputs of the kinds of modules.
         layers: The number of layers that have factors.
+        idle_parts: The split projections that the config targets, if none of them has factors:
+            it was then trained on a base without them.
         folder: The adapter's folder, with its tokenizer.
     """
 
@@ -34,6 +37,7 @@ class AdapterWords:
     layout: ModuleLayout
     sizes: Sizes
     layers: int
+    idle_parts: tuple[str, ...]
     folder: AdapterFolder
 
     @property
@@ -87,8 +91,16 @@ def read_words(
         layout=module_layout(modules),
         sizes=sizes,
         layers=len(set(numbers)),
+        idle_parts=_idle_parts(config.get("target_modules"), modules),
         folder=folder,
     )
+
+
+def _idle_parts(targets: Any, modules: Iterable[str]) -> tuple[str, ...]:
+    texts = [name for name in targets if isinstance(name, str)] if isinstance(targets, list) else []
+    named = {name for name in texts if name in FUSED_OF}
+    has_factors = any(module.rpartition(".")[2] in FUSED_OF for module in modules)
+    return () if has_factors else tuple(sorted(named))
 
 
 def _module_of(name: str) -> str:

@@ -97,6 +97,9 @@ def _fault_with_base(
         if base_is_phi and not is_other:
             return _fused_layout(words)
         is_other, is_supported = True, False
+    elif layout.layout is Layout.SHARED and not theirs.is_fused and words.idle_parts:
+        if base_is_phi and not is_other:
+            return _fused_layout(words)
     elif layout.is_fused_for_sure:
         is_other = False  # only a Phi-3 has these names, and config-base-source compares the ids
     elif layout.layout is not Layout.OTHER and is_other and (any_base or not base_is_phi):
@@ -112,11 +115,14 @@ def _fault_with_base(
 
 def _fused_layout(words: AdapterWords) -> BaseFault:
     names = ", ".join(words.layout.names)
+    shown = f"{words.layout.count} modules are named {names} and so on"
+    if words.idle_parts:
+        shown = f"it targets {', '.join(words.idle_parts)}, but only {names} was trained"
     return BaseFault(
         is_layout=True,
         where=WEIGHTS,
-        message=f"the adapter is for Phi-3's own layout: {words.layout.count} modules are named "
-        f"{names} and so on, but the base has split projections (q_proj, gate_proj, …)",
+        message=f"the adapter is for Phi-3's own layout: {shown}, and the base has split "
+        "projections (q_proj, gate_proj, …)",
         fix="pass the same Phi-3 in its own layout with --base, such as microsoft/"
         "Phi-3-mini-4k-instruct",
     )

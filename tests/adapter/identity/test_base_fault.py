@@ -165,6 +165,19 @@ def test_a_phi_in_llamas_layout_does_not_take_phis_own(llama: Path, tmp_path: Pa
     assert "Phi-3's own layout" in only_error(lint_folder(folder, llama)).message
 
 
+def test_targets_that_were_idle_on_phis_own_layout_show_it(llama: Path, tmp_path: Path) -> None:
+    (llama / "tokenizer_config.json").write_text('["<|assistant|>", "<|end|>"]')
+    adapter = published("microsoft/Phi-3-mini-4k-instruct", layers("self_attn.o_proj"), WIDTHS)
+    adapter.config["target_modules"] = ["q_proj", "v_proj", "o_proj", 3, {}]
+    assert errors(lint_folder(adapter.save(tmp_path / "a"), llama))
+    adapter.config["target_modules"] = ["q_proj", "v_proj", "o_proj"]
+    error = only_error(lint_folder(adapter.save(tmp_path / "b"), llama))
+    assert "it targets q_proj, v_proj, but only o_proj was trained" in error.message
+    assert "in its own layout with --base" in error.fix
+    adapter.config["target_modules"] = ["o_proj"]
+    assert not errors(lint_folder(adapter.save(tmp_path / "c"), llama))
+
+
 @pytest.mark.parametrize("based", [False, True])
 @pytest.mark.parametrize("name", [None, "", "/x/y", "tiny", "microsoft/phi-4", "Qwen/Qwen3-8B"])
 def test_qkv_proj_is_a_phis_whatever_the_name(
