@@ -38,11 +38,6 @@ class WeightShards:
         return max(0, self.total - len(self.names))
 
 
-def is_shard(name: str) -> bool:
-    """Return whether a file is a part of an adapter's weights, by its name."""
-    return _SHARD.fullmatch(name) is not None
-
-
 def find_shards(names: Iterable[str]) -> WeightShards | None:
     """Return the shards among the files of a folder; the largest set if there are several.
 

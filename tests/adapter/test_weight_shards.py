@@ -2,7 +2,7 @@
 
 import pytest
 
-from phi3_lora_qa.adapter.weight_shards import WeightShards, find_shards, is_shard
+from phi3_lora_qa.adapter.weight_shards import WeightShards, find_shards
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,6 @@ def test_the_largest_set_is_found(
 ) -> None:
     expected = found and WeightShards(names=found[0], total=found[1], is_pickle=found[2])
     assert find_shards(names) == expected
-    assert all(map(is_shard, found[0] if found else ()))
 
 
 def test_the_number_of_missing_files_follows_from_the_names() -> None:
